@@ -1,0 +1,111 @@
+"""What a model was seen to do: plain arrays, made once by `observe`, read by every metric and probe, never by touching the model again.
+
+A *set* of an audit (forget, retain, holdout, real_authors ...) has items; an item is a question with one or more answers of several *kinds*:
+`answer` (the true one), `paraphrase` (the true one in other words) and `perturbed` (wrong ones, several an item). Classifiers have answers of
+one position. Everything is float32, stored without pickles.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """Teacher-forced answers, packed: answer k owns positions `start[k]:start[k+1]`; the end-of-sequence label is one of them."""
+
+    item: NDArray[np.int64]  # (answers,) the item that an answer belongs to
+    start: NDArray[np.int64]  # (answers + 1,)
+    logp: Array  # (positions,) log-probability of the label, in nats
+    hit: NDArray[np.bool_]  # (positions,) the label is the argmax
+    ended: NDArray[np.bool_]  # (answers,) the last label is the end of the sequence
+    text: tuple[str, ...] = ()  # (answers,) the labelled tokens as plain text, end of sequence left out
+    mean: Array | None = None  # (positions,) E[log p] under the model's own distribution, where it was asked for
+    std: Array | None = None  # (positions,) its standard deviation, variance clamped at 1e-6
+
+    def __len__(self) -> int:
+        return len(self.item)
+
+    def answer(self, k: int, values: NDArray[np.generic]) -> NDArray[np.generic]:
+        """The values of answer k, e.g. `scored.answer(0, scored.logp)`."""
+        return values[self.start[k] : self.start[k + 1]]
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Labels an answer, (answers,)."""
+        return np.diff(self.start)
+
+    def mean_logp(self) -> NDArray[np.float64]:
+        """Mean log-probability a label, (answers,): minus the average loss."""
+        sums = np.add.reduceat(self.logp.astype(np.float64), self.start[:-1]) if len(self) else np.zeros(0)
+        return sums / np.maximum(self.lengths, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class SetSeen:
+    """One set of an audit as one model answered it."""
+
+    ids: tuple[str, ...]  # (items,) content hashes: equal ids in two models' observations are the same item
+    question: tuple[str, ...]
+    answer: tuple[str, ...]  # the true answers as text
+    kinds: Mapping[str, Scored]  # answer | paraphrase | perturbed
+    said: tuple[str, ...] = ()  # (items,) greedy generations, where they were asked for
+    gradnorm: Array | None = None  # (items,) mean over weight tensors of the gradient's L2 norm, where it was asked for
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """Everything that was seen of one model. `about` holds what it was made of: hashes of weights, data and prompt format, counts, seconds."""
+
+    sets: Mapping[str, SetSeen]
+    about: Mapping[str, object] = field(default_factory=dict)
+
+    def save(self, folder: Path) -> None:
+        """Write `observed.npz` and `observed.json` under a folder, which is made if absent."""
+        folder.mkdir(parents=True, exist_ok=True)
+        arrays: dict[str, NDArray[np.generic]] = {}
+        texts: dict[str, object] = {}
+        for name, seen in self.sets.items():
+            for kind, scored in seen.kinds.items():
+                for part in ("item", "start", "logp", "hit", "ended", "mean", "std"):
+                    if (value := getattr(scored, part)) is not None:
+                        arrays[f"{name}/{kind}/{part}"] = value
+            if seen.gradnorm is not None:
+                arrays[f"{name}//gradnorm"] = seen.gradnorm
+            texts[name] = {
+                "ids": seen.ids,
+                "question": seen.question,
+                "answer": seen.answer,
+                "said": seen.said,
+                "kinds": {k: s.text for k, s in seen.kinds.items()},
+            }
+        np.savez(folder / "observed.npz.tmp.npz", allow_pickle=False, **arrays)
+        (folder / "observed.npz.tmp.npz").replace(folder / "observed.npz")
+        (folder / "observed.json.tmp").write_text(json.dumps({"about": dict(self.about), "sets": texts}, ensure_ascii=False))
+        (folder / "observed.json.tmp").replace(folder / "observed.json")
+
+    @classmethod
+    def load(cls, folder: Path) -> Observed:
+        """Read what `save` wrote. Errors: FileNotFoundError where nothing was saved."""
+        texts = json.loads((folder / "observed.json").read_text())
+        with np.load(folder / "observed.npz", allow_pickle=False) as arrays:
+            sets = {}
+            for name, t in texts["sets"].items():
+                kinds = {}
+                for kind, text in t["kinds"].items():
+                    got = {p: arrays[key] for p in ("item", "start", "logp", "hit", "ended", "mean", "std") if (key := f"{name}/{kind}/{p}") in arrays}
+                    kinds[kind] = Scored(text=tuple(text), **got)
+                norm = arrays[f"{name}//gradnorm"] if f"{name}//gradnorm" in arrays else None
+                sets[name] = SetSeen(tuple(t["ids"]), tuple(t["question"]), tuple(t["answer"]), kinds, tuple(t["said"]), norm)
+        return cls(sets, texts["about"])
