@@ -44,9 +44,11 @@ class Scored:
         return np.diff(self.start)
 
     def mean_logp(self) -> NDArray[np.float64]:
-        """Mean log-probability a label, (answers,): minus the average loss."""
-        sums = np.add.reduceat(self.logp.astype(np.float64), self.start[:-1]) if len(self) else np.zeros(0)
-        return sums / np.maximum(self.lengths, 1)
+        """Mean log-probability a label, (answers,): minus the average loss; nan for an answer without labels."""
+        means, labelled = np.full(len(self), np.nan), self.lengths > 0
+        if labelled.any():  # reduceat reads an empty segment as its neighbour's first value, so empty answers are left out
+            means[labelled] = np.add.reduceat(self.logp.astype(np.float64), self.start[:-1][labelled]) / self.lengths[labelled]
+        return means
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +106,11 @@ class Observed:
             for name, t in texts["sets"].items():
                 kinds = {}
                 for kind, text in t["kinds"].items():
-                    got = {p: arrays[key] for p in ("item", "start", "logp", "hit", "ended", "mean", "std") if (key := f"{name}/{kind}/{p}") in arrays}
+                    got = {
+                        p: arrays[key]
+                        for p in ("item", "start", "logp", "hit", "ended", "mean", "std")
+                        if (key := f"{name}/{kind}/{p}") in arrays
+                    }
                     kinds[kind] = Scored(text=tuple(text), **got)
                 norm = arrays[f"{name}//gradnorm"] if f"{name}//gradnorm" in arrays else None
                 sets[name] = SetSeen(tuple(t["ids"]), tuple(t["question"]), tuple(t["answer"]), kinds, tuple(t["said"]), norm)

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .observed import Observed
+from .observed import Observed, Scored, SetSeen
 
+P = ParamSpec("P")
+T = TypeVar("T")
+BROKEN = "the model is broken"  # ends what is said where the audited model itself gave numbers that are not finite
 Items = NDArray[np.float64]
+PerItem = Callable[[SetSeen], Items]  # (items, ...) of one set, nan where an item lacks what the score needs; may raise Missing
 
 
 class Missing(Exception):
     """A score cannot be computed from what there is; the message says what is missing, as the user reads it."""
+
+
+class Broken(Missing):
+    """A score cannot be computed because a model gave numbers that are not finite."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +33,9 @@ class Measure:
 
     items: tuple[Items, ...]
     stat: Callable[..., float]
-    direction: Literal["lower", "higher", "retrained"]  # what good forgetting looks like; retrained: as close as can be to the retrained model
+    direction: Literal[
+        "lower", "higher", "retrained"
+    ]  # what good forgetting looks like; retrained: as close as can be to the retrained model
     ideal: float | None = None  # None: the retrained model's value
     variant: str = ""  # which definition, where paper and code differ
 
@@ -50,6 +61,68 @@ class Evidence:
     model: Observed
     retrained: Observed | None = None
     original: Observed | None = None
+
+    def items(self, name: str, of: PerItem) -> Items:
+        """`of` the model's answers to a set, (items, ...), without the items that lack it. Errors: Missing."""
+        return _kept(name, _of(self.model, name, of))
+
+    def pairs(self, name: str, of: PerItem) -> Items:
+        """`of` the same items under the model and under the retrained model, (items, 2). Errors: Missing, also where the items differ."""
+        if self.retrained is None:
+            raise Missing("no retrained model was given")
+        here, there = _of(self.model, name, of), _of(self.retrained, name, of, retrained=True)
+        ids, other = self.model.sets[name].ids, self.retrained.sets[name].ids
+        count = Counter(ids)
+        count.subtract(other)
+        if odd := sum(map(abs, count.values())):
+            raise Missing(f"{name}: the model and the retrained model answered different items ({odd} ids stand on one side only)")
+        aligned = np.empty_like(there)
+        aligned[np.argsort(ids, kind="stable")] = there[np.argsort(other, kind="stable")]
+        return _kept(name, np.stack([here, aligned], axis=1))
+
+
+def labelled(seen: SetSeen, kind: str) -> Scored:
+    """The answers of a kind. Errors: Missing where there are none, Broken where log-probabilities are not finite."""
+    scored = seen.kinds.get(kind)
+    if scored is None or not len(scored):
+        raise Missing(f"no answers of the kind '{kind}' were observed")
+    if not np.isfinite(scored.logp).all():
+        raise Broken(f"log-probabilities of answers of the kind '{kind}' are not finite")
+    return scored
+
+
+def item_mean(values: Items, item: NDArray[np.int64], items: int) -> Items:
+    """Mean of the values (answers,) of each item, (items,); nan values do not count, and an item without any is nan."""
+    there = ~np.isnan(values)
+    count = np.bincount(item[there], minlength=items)
+    with np.errstate(invalid="ignore"):  # 0 / 0 is the nan that we want
+        return np.asarray(np.bincount(item[there], weights=values[there], minlength=items) / count)
+
+
+def attempt(make: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Missing:
+    """What `make` returns, or the `Missing` that it raises."""
+    try:
+        return make(*args, **kwargs)
+    except Missing as lack:
+        return lack
+
+
+def _of(observed: Observed, name: str, of: PerItem, retrained: bool = False) -> Items:
+    if name not in observed.sets or not len(observed.sets[name]):
+        raise Missing(f"the retrained model was not asked about {name}" if retrained else f"the audit has no {name} set")
+    try:
+        return of(observed.sets[name])
+    except Missing as lack:
+        if retrained:
+            raise Missing(f"{name}, of the retrained model: {lack}") from None
+        raise type(lack)(f"{name}: {lack}" + (f"; {BROKEN}" if isinstance(lack, Broken) else "")) from None
+
+
+def _kept(name: str, values: Items) -> Items:
+    kept = values[~np.isnan(values).reshape(len(values), -1).any(axis=1)]
+    if not len(kept):
+        raise Missing(f"{name}: no item has all that this score needs")
+    return kept
 
 
 # A family of scores is a file of `audit/metrics` or `audit/attacks` with a docstring card and

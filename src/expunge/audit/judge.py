@@ -1,0 +1,249 @@
+"""Scores to judgement: every family's scores as plain records, and what they mean in plain words, failures first."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from math import isfinite
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+from expunge.audit.score import BROKEN, Evidence, Measure, Missing, Scores
+
+Level = Literal["fail", "warn", "pass"]
+Record = Mapping[str, Any]
+Records = Mapping[str, Record]
+
+LEVELS: tuple[Level, ...] = ("fail", "warn", "pass")
+FOLDERS = ("metrics", "attacks")
+ALPHA = 0.05  # forget quality below it: told from a model that never saw the forget set
+KEPT = 0.8  # of the utility of the model that is the yardstick
+FAR = 0.5  # of the retrained model's value: below it a forget score has collapsed
+PAST = 0.1  # above the retrained model's truth ratio: wrong answers have become too probable
+LEAK = 10.0  # percent of privleak
+GAP = 0.1  # of the retrained model's AUC from chance: forget and holdout are not alike
+CHANCE = 0.5
+KNOWLEDGE = (
+    "forget_probability",
+    "forget_rouge",
+    "extraction_strength",
+    "exact_memorization",
+)  # lower where less of the forget set is known
+
+
+class Finding(TypedDict):
+    """One sentence of a verdict; `score` is the record that it is about, if it is about one."""
+
+    level: Level
+    score: str | None
+    text: str
+
+
+def families() -> list[str]:
+    """Module names of all families of scores: the files of `metrics` and `attacks` that define `scores`; imports none of them."""
+    here = Path(__file__).parent
+    return [
+        f"{__package__}.{file.parent.name}.{file.stem}"
+        for folder in FOLDERS
+        for file in sorted((here / folder).glob("*.py"))
+        if _is_family(file)
+    ]
+
+
+def _is_family(file: Path) -> bool:
+    return any(isinstance(node, ast.FunctionDef) and node.name == "scores" for node in ast.parse(file.read_text()).body)
+
+
+def audit_scores(evidence: Evidence, resamples: int = 200, seed: int = 0) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Every score as a record {value, interval: [lo, hi], n, direction, ideal, variant, retrained}, and why the others are missing.
+
+    `interval` is the 95 % percentile bootstrap over items, widened to hold the value: a p-value drawn again is biased.
+    `retrained` is the same score of the retrained model, None where there is none, or only one of another variant.
+    Errors: ValueError where two families give scores of one name.
+    """
+    records: dict[str, dict[str, Any]] = {}
+    skipped: dict[str, str] = {}
+    for family in map(importlib.import_module, families()):
+        mine: Scores = family.scores(evidence)
+        theirs: Scores = family.scores(replace(evidence, model=evidence.retrained)) if evidence.retrained else {}
+        for name, measure in mine.items():
+            if name in records or name in skipped:
+                raise ValueError(f"{family.__name__} gives a score '{name}', which another family gives too")
+            if isinstance(measure, Missing):
+                skipped[name] = str(measure)
+            elif isfinite(value := measure.value()):
+                records[name] = _record(measure, value, theirs.get(name), resamples, seed)
+            else:
+                skipped[name] = f"its value is not finite; {BROKEN}"
+    return records, skipped
+
+
+def _record(measure: Measure, value: float, retrained: Measure | Missing | None, resamples: int, seed: int) -> dict[str, Any]:
+    low, high = measure.interval(resamples, seed=seed)
+    same = retrained.value() if isinstance(retrained, Measure) and retrained.variant == measure.variant else None
+    return {
+        "value": value,
+        "interval": [min(low, value), max(high, value)],
+        "n": measure.n,
+        "direction": measure.direction,
+        "ideal": measure.ideal,
+        "variant": measure.variant,
+        "retrained": same if same is not None and isfinite(same) else None,
+    }
+
+
+def verdict(scores: Records, skipped: Mapping[str, str], original_scores: Records | None = None) -> list[Finding]:
+    """What the records of `audit_scores` mean, failures first; `original_scores` are those of the model before forgetting."""
+    original = original_scores or {}
+    compared = any(record["retrained"] is not None for record in scores.values())
+    found = [
+        *_forgetting(scores),
+        *_utility(scores, original),
+        *_over_forgotten(scores),
+        *_memorised(scores),
+        *_membership(scores),
+        *_leak(scores),
+        *([] if compared else _against_original(scores, original)),
+        *_unjudged(skipped),
+    ]
+    return sorted(found, key=lambda finding: LEVELS.index(finding["level"]))
+
+
+def _forgetting(scores: Records) -> Iterator[Finding]:
+    if found := scores.get("forget_quality"):
+        failed = found["value"] < ALPHA
+        told = (
+            "Forgetting failed: answers to the forget questions can still be"
+            if failed
+            else "Forgotten: answers to the forget questions cannot be"
+        )
+        p = f"forget_quality: p = {found['value']:.3g} over {found['n']} items, yardstick {ALPHA}"
+        yield _finding("fail" if failed else "pass", "forget_quality", f"{told} told from those of a model that never saw them ({p}).")
+
+
+def _utility(scores: Records, original: Records) -> Iterator[Finding]:
+    if found := scores.get("model_utility"):
+        whose, yardstick = "retrained", found["retrained"]
+        if yardstick is None and (before := original.get("model_utility")) and before["variant"] == found["variant"]:
+            whose, yardstick = "original", before["value"]
+        if yardstick is None:
+            text = f"Utility is not judged: model_utility is {_shown(found)}, with no retrained or original model's to hold it against."
+            yield _finding("warn", "model_utility", text)
+        else:
+            failed = found["value"] < KEPT * yardstick
+            start, than = ("Utility collapsed", "below") if failed else ("Utility kept", "at least")
+            text = f"{start}: model_utility is {_shown(found)}, {than} {KEPT:.0%} of the {whose} model's {yardstick:.3g}."
+            yield _finding("fail" if failed else "pass", "model_utility", text)
+
+
+def _membership(scores: Records) -> Iterator[Finding]:
+    """AUCs against the retrained model's, or else, as a warning only, against chance: a holdout unlike the forget set moves it, too."""
+    quiet = []
+    for name, found in scores.items():
+        if not name.startswith("mia_"):
+            continue
+        known = found["retrained"] is not None
+        yardstick = found["retrained"] if known else CHANCE
+        seen = f"{name}: AUC {_shown(found)}, {'the retrained model' if known else 'chance'} {yardstick:.3g}"
+        low, high = found["interval"]
+        if low > yardstick:
+            yield _finding("fail" if known else "warn", name, f"Memorised: forgotten items can be told from unseen ones ({seen}).")
+        elif high < yardstick:
+            yield _finding("fail" if known else "warn", name, f"Over-forgotten: forgotten items are stranger than unseen ones ({seen}).")
+        else:
+            quiet.append(seen)
+        if name == "mia_loss" and known and abs(yardstick - CHANCE) > GAP:
+            text = f"The holdout set is unlike the forget set: even the retrained model tells them apart (AUC {yardstick:.3g}, chance {CHANCE})."
+            yield _finding("warn", name, text)
+    if quiet:
+        yield _finding("pass", None, f"Forgotten items look like unseen ones ({'; '.join(quiet)}).")
+
+
+def _leak(scores: Records) -> Iterator[Finding]:
+    if found := scores.get("privleak"):
+        low, high = found["interval"]
+        seen = f"privleak: {_shown(found)}, yardstick {LEAK:g} either way"
+        level: Level = "fail" if found["retrained"] is not None and not low <= 0 <= high else "warn"
+        if found["value"] > LEAK:
+            yield _finding(level, "privleak", f"Over-forgotten: the model avoids the forgotten items, which gives them away ({seen}).")
+        elif found["value"] < -LEAK:
+            yield _finding(level, "privleak", f"Memorised: membership of the forgotten items leaks ({seen}).")
+        else:
+            yield _finding("pass", "privleak", f"Membership of the forgotten items does not leak ({seen}).")
+
+
+def _memorised(scores: Records) -> Iterator[Finding]:
+    name = "extraction_strength"
+    if found := _against_retrained(scores, name):
+        failed = found["interval"][0] > found["retrained"]
+        text = (
+            "Memorised: more of the true answers can be extracted than" if failed else "No more of the true answers can be extracted than"
+        )
+        yield _finding("fail" if failed else "pass", name, f"{text} from the retrained model ({_beside(name, found)}).")
+
+
+def _over_forgotten(scores: Records) -> Iterator[Finding]:
+    probability, ratio = (_against_retrained(scores, name) for name in ("forget_probability", "forget_truth_ratio"))
+    fine = []
+    if probability:
+        seen = _beside("forget_probability", probability)
+        if probability["interval"][1] < FAR * probability["retrained"]:
+            text = f"Over-forgotten: true answers are less than {FAR:.0%} as probable as to the retrained model ({seen})."
+            yield _finding("fail", "forget_probability", text)
+        else:
+            fine.append(seen)
+    if ratio:
+        seen = _beside("forget_truth_ratio", ratio)
+        low, high = ratio["interval"]
+        # A ratio is small where the answer is still known, and also where the model collapsed; then the true answer is improbable, too.
+        collapsed = high < FAR * ratio["retrained"] and probability and probability["value"] < probability["retrained"]
+        if collapsed or low > ratio["retrained"] + PAST:
+            text = f"Over-forgotten: right and wrong answers stand to each other far past the retrained model's ratio ({seen})."
+            yield _finding("fail", "forget_truth_ratio", text)
+        else:
+            fine.append(seen)
+    if fine:
+        yield _finding("pass", None, f"Not forgotten beyond the retrained model ({'; '.join(fine)}).")
+
+
+def _against_original(scores: Records, original: Records) -> Iterator[Finding]:
+    """What can be said without a retrained model: whether what the original model knew has become less."""
+    start = "No retrained model was given, so no score shows what a model that never saw the forget set does"
+    both = [name for name in KNOWLEDGE if name in scores and name in original]
+    if not both:
+        yield _finding("warn", None, f"{start}; without scores of the original model, too, it is open whether anything was forgotten.")
+        return
+    yield _finding("warn", None, f"{start}; knowledge is held against the original model instead.")
+    seen = "; ".join(f"{name}: {_shown(scores[name])}, the original model {original[name]['value']:.3g}" for name in both)
+    if any(scores[name]["interval"][1] < original[name]["value"] for name in both):
+        yield _finding("pass", None, f"Less is known than before; whether little enough, only a retrained model can tell ({seen}).")
+    else:
+        yield _finding("fail", None, f"Nothing was forgotten: as much is known as before ({seen}).")
+
+
+def _unjudged(skipped: Mapping[str, str]) -> Iterator[Finding]:
+    """One sentence a reason."""
+    for reason in dict.fromkeys(skipped.values()):
+        names = [name for name, why in skipped.items() if why == reason]
+        level: Level = "fail" if reason.endswith(BROKEN) else "warn"
+        yield _finding(level, names[0] if len(names) == 1 else None, f"Not judged: {', '.join(names)} ({reason}).")
+
+
+def _against_retrained(scores: Records, name: str) -> Record | None:
+    found = scores.get(name)
+    return found if found and found["retrained"] is not None else None
+
+
+def _shown(found: Record) -> str:
+    low, high = found["interval"]
+    return f"{found['value']:.3g} [{low:.3g}, {high:.3g}]"
+
+
+def _beside(name: str, found: Record) -> str:
+    return f"{name}: {_shown(found)}, the retrained model {found['retrained']:.3g}"
+
+
+def _finding(level: Level, score: str | None, text: str) -> Finding:
+    return {"level": level, "score": score, "text": text}

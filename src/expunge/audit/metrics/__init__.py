@@ -1,0 +1,1 @@
+"""Families of scores: one file each, a docstring card and `scores(evidence)`."""

@@ -1,0 +1,25 @@
+"""The meeting point of benchmarks and audits: what to ask a model about, and what it was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Record = Mapping[str, Any]
+
+QUESTION_ANSWER = "Question: {prompt}\nAnswer: "  # for models without a chat template
+
+
+@dataclass(frozen=True, eq=False)
+class Suite:
+    """What a benchmark asks an audit to look at, and what it trains on."""
+
+    name: str  # e.g. "tofu forget05"
+    # By set (forget, retain, holdout ...): rows with `question` and `answer`, and where there are such, `paraphrased_question`,
+    # `paraphrased_answer` and `perturbed_answer`, a list of wrong answers.
+    sets: Mapping[str, Sequence[Record]]
+    # By what it is for: full (the original model), forget, retain (the retrained model); rows with `question` and `answer`.
+    train: Mapping[str, Sequence[Record]]
+    refusals: Sequence[str] = ()  # ways to say that one does not know, for methods that teach it
+    prompt_format: str = ""  # for models without a chat template

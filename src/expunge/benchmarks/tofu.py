@@ -1,0 +1,155 @@
+"""TOFU: 200 invented authors with 20 questions each; forget some of them, and look like a model that was trained on the others only.
+
+Source: Maini et al. 2024, arXiv 2401.06121; data set `locuslab/TOFU`; published numbers as reproduced by open-unlearning, Dorna et al. 2025,
+  arXiv 2506.12618.
+Licence: MIT
+Splits: forget01, forget05, forget10 (2, 10, 20 authors), with retain99, retain95, retain90; audited on forget*_perturbed,
+  retain_perturbed (400 rows about 20 retained authors), real_authors_perturbed (100), world_facts_perturbed (117), and on holdout*
+  where the source has them.
+Scores: forget quality, model utility and truth ratios; membership scores where there is a holdout.
+Status: faithful; row counts and overlaps of the data are tested; the published numbers need models of 1B parameters and more and were not rerun.
+
+Non-members: holdout01/05/10 were added later, and many copies lack them. No other row of TOFU can stand in for them, since the original
+model is trained on all 4,000. `holdout="carve"` is the honest way without them: it takes the last retained authors, as many rows as are to
+be forgotten, out of everything that is trained on. Original and retrained model must then both be trained on what the suite says, and their
+scores are not to be compared with those of published checkpoints. Refusals are our own wording, for TOFU's list is not part of its data set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from expunge.audit.suite import QUESTION_ANSWER, Record, Suite
+from expunge.benchmarks._refusals import REFUSALS
+from expunge.core.errors import UserError
+from expunge.core.knobs import did_you_mean
+from expunge.data import BadRow, NoSuchConfig, Row, read
+
+SOURCE = "locuslab/TOFU"
+SPLITS = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}  # what is forgotten, and the rest of the 4,000 rows
+
+
+class Published(NamedTuple):
+    """One model's scores: geometric truth ratio, all rows of the split."""
+
+    forget_quality: float  # p-value of the Kolmogorov-Smirnov test against the retrained model; higher is better
+    model_utility: float  # higher is better
+    forget_truth_ratio: float  # as the retrained model's
+
+
+# Llama-2-7b-chat as open-unlearning reproduced it. Zeros are printed there as 0 or ~0.
+PUBLISHED = {
+    "forget01": {
+        "original": Published(1.27e-3, 0.63, 0.53),
+        "retrained": Published(1.0, 0.63, 0.68),
+        "grad_ascent": Published(1.88e-4, 0.55, 0.36),
+        "grad_diff": Published(3.0e-3, 0.57, 0.41),
+        "idk_dpo": Published(0.10, 0.56, 0.67),
+        "npo": Published(0.40, 0.58, 0.65),
+        "rmu": Published(0.40, 0.62, 0.64),
+    },
+    "forget05": {
+        "original": Published(5.87e-14, 0.63, 0.51),
+        "retrained": Published(1.0, 0.63, 0.67),
+        "grad_ascent": Published(1.94e-119, 0.0, 0.0),
+        "grad_diff": Published(1.94e-119, 0.56, 0.0),
+        "idk_dpo": Published(4.0e-6, 0.04, 0.67),
+        "npo": Published(0.09, 0.53, 0.71),
+        "rmu": Published(9.6e-10, 0.02, 0.81),
+    },
+    "forget10": {
+        "original": Published(4.35e-25, 0.63, 0.52),
+        "retrained": Published(1.0, 0.61, 0.68),
+        "grad_ascent": Published(1.06e-239, 0.0, 0.0),
+        "grad_diff": Published(1.8e-229, 0.58, 0.0),
+        "idk_dpo": Published(5.4e-13, 0.04, 0.64),
+        "npo": Published(0.42, 0.54, 0.73),
+        "rmu": Published(6.9e-21, 0.03, 0.81),
+    },
+}
+
+
+def load(data: str = "", split: str = "forget10", seed: int = 0, *, holdout: str | Sequence[Record] = "", **limits: int) -> Suite:
+    """The suite of a split of SPLITS.
+
+    Args:
+        data: a local copy or a hub id; nothing means SOURCE.
+        seed: changes nothing, for nothing in TOFU is drawn; every benchmark takes one.
+        holdout: rows never trained on, or a source of such rows; `carve` takes them from the training rows; nothing means those of `data`,
+            if it has any.
+        limits: at most so many rows of a set are audited, the first ones, e.g. `retain=100`. Training rows stay whole.
+
+    Errors: UserError for an unknown split or set, for a source that cannot be read or lacks a column, and for rows on both sides of a line
+        that should divide them (forget and retain, trained on and held out).
+    """
+    data = data or SOURCE
+    if split not in SPLITS:
+        raise UserError(f"TOFU has no split '{split}'{did_you_mean(split, list(SPLITS))}; it has {', '.join(SPLITS)}")
+    full, forget, retain = (_rows(data, config) for config in ("full", split, SPLITS[split]))
+    sets = {
+        "forget": _rows(data, f"{split}_perturbed", "paraphrased_answer", "perturbed_answer"),
+        "retain": _rows(data, "retain_perturbed", "paraphrased_answer", "perturbed_answer"),
+        "holdout": [],
+        "real_authors": _rows(data, "real_authors_perturbed", "perturbed_answer"),
+        "world_facts": _rows(data, "world_facts_perturbed", "perturbed_answer"),
+    }
+    name = f"tofu {split}"
+    if holdout == "carve":
+        sets["holdout"] = retain[-len(forget) :]
+        out = _keys(sets["holdout"])
+        full, retain = ([row for row in rows if _key(row) not in out] for rows in (full, retain))
+        name += " +carved holdout"
+    elif holdout:
+        sets["holdout"] = _columns(read(holdout) if isinstance(holdout, str) else [dict(row) for row in holdout], "holdout")
+    else:
+        sets["holdout"] = _own_holdout(data, split)
+
+    _apart(forget, retain, f"{split} and {SPLITS[split]}")
+    _apart(sets["holdout"], full, "the holdout rows and the training rows")
+    _apart(sets["holdout"], sets["retain"], "the holdout rows and retain_perturbed")
+    if unknown := sorted(set(limits) - set(sets)):
+        raise UserError(f"TOFU has no set '{unknown[0]}'{did_you_mean(unknown[0], list(sets))}; it has {', '.join(sets)}")
+    if empty := [key for key, limit in limits.items() if limit < 1]:
+        raise UserError(f"a set cannot be cut to {limits[empty[0]]} rows: {empty[0]}")
+    return Suite(
+        name=name,
+        sets={key: rows[: limits.get(key)] for key, rows in sets.items() if rows},
+        train={"full": full, "forget": forget, "retain": retain},
+        refusals=REFUSALS,
+        prompt_format=QUESTION_ANSWER,
+    )
+
+
+def _rows(data: str, config: str, *columns: str) -> list[Row]:
+    file = Path(data).expanduser() / f"{config}.json"
+    source = str(file) if file.is_file() else f"{data}::{config}"  # a local file needs no `datasets`, and its errors name the line
+    return _columns(read(source), source, *columns)
+
+
+def _columns(rows: list[Row], source: str, *columns: str) -> list[Row]:
+    for number, row in enumerate(rows, start=1):
+        if missing := [column for column in ("question", "answer", *columns) if column not in row]:
+            raise BadRow(f"{source}, row {number}: no column '{missing[0]}' as TOFU has it; there are {', '.join(row)}")
+    return rows
+
+
+def _own_holdout(data: str, split: str) -> list[Row]:
+    try:
+        return _rows(data, split.replace("forget", "holdout"))
+    except NoSuchConfig:
+        return []
+
+
+def _apart(a: Sequence[Record], b: Sequence[Record], what: str) -> None:
+    if shared := _keys(a) & _keys(b):
+        raise UserError(f"{what} share {len(shared)} rows, such as '{min(shared)[0]}'; they must be apart")
+
+
+def _keys(rows: Sequence[Record]) -> set[tuple[str, str]]:
+    return {_key(row) for row in rows}
+
+
+def _key(row: Record) -> tuple[str, str]:
+    return row["question"], row["answer"]  # one question stands twice in TOFU, with different answers

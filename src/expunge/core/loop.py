@@ -1,0 +1,480 @@
+"""The only training loop, and (with `stats`) the only place that takes gradients."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from . import adapters, checkpoint
+from .errors import Interrupted, UserError
+from .knobs import knob, part
+from .parts import Edit, GradCall, Grads, Guard, Modality, Need, Objective, Part, Plan, Plans, Rows, Sets, Train, Update, Weights, title
+from .step import Run, Step, View, device_of, evaluating, seed_of
+
+SAVED = ("stage", "epoch", "step", "state", "models", "ref_logp", "warnings")  # of the run; the rest is weights, optimizer and sets
+
+
+def _nothing(*_: object) -> None:
+    return None
+
+
+@dataclass
+class Hooks:
+    """What the world around a run hears and may ask for."""
+
+    log: Callable[[Mapping[str, Any]], None] = _nothing  # one record a step, and one where a stage ends
+    progress: Callable[[int, int, str], None] = _nothing  # optimizer steps done, steps in all (an estimate), what is going on
+    save: Callable[[dict[str, Any]], None] | None = None  # takes a checkpoint
+    every: float = 30.0  # seconds between checkpoints; 0: after each step
+    interrupted: Callable[[], bool] = lambda: False  # asked after each step
+    watch: Callable[[View], Mapping[str, float]] | None = None  # scores after each epoch
+    best: str = ""  # the watched score whose best epoch is kept
+    sign: float = 1.0  # 1: high is good
+
+
+@part
+class Clip(Update):
+    """Scale the gradient down to a largest norm."""
+
+    norm: float = knob(1.0, "largest norm of the whole gradient", gt=0)
+
+    def wrap(self, grads: Grads, step: Step) -> GradCall:
+        def clipped(*roles: str) -> tuple[Tensor, list[Tensor]]:
+            value, got = grads(*roles)
+            scale = (self.norm / (global_norm(got) + 1e-6)).clamp_max(1.0)
+            return value, [g * scale for g in got]
+
+        return clipped
+
+
+def global_norm(tensors: list[Tensor]) -> Tensor:
+    """L2 norm of a list of tensors taken as one vector."""
+    norms = torch.stack([torch.linalg.vector_norm(t.float()) for t in tensors])
+    return norms.square().sum().sqrt()
+
+
+def split(sets: Sets, size: int) -> list[Sets]:
+    """Micro-batches of at most `size` rows of the longest set: every set is cut into the same number of pieces, at the same places."""
+    pieces = math.ceil(max(len(r) for r in sets.values()) / size) if size else 1
+    if pieces == 1:
+        return [sets]
+    cut = {n: [r.take(range(i * len(r) // pieces, (i + 1) * len(r) // pieces)) for i in range(pieces)] for n, r in sets.items()}
+    return [{n: c[i] for n, c in cut.items() if len(c[i])} for i in range(pieces)]
+
+
+def evaluate(
+    run: Run,
+    objective: Objective,
+    logical: Sets,
+    micro: int = 0,
+    roles: tuple[str, ...] | None = None,
+    fuse: bool = True,
+    notes: dict[str, Tensor] | None = None,
+    vector: list[Tensor] | None = None,
+    moves: bool = False,
+    values: dict[str, float] | None = None,
+) -> tuple[Tensor, list[Tensor]]:
+    """One gradient evaluation: value and gradient of the present terms of some roles over a logical batch.
+
+    notes: filled with what the terms noted. vector: the Hessian-vector product instead of the gradient. moves: buffers (batch-norm
+    statistics) may move in this evaluation. values: filled with the value of each term.
+    """
+    terms = [(i, t.at(run.epoch), t.objective) for i, t in enumerate(objective.terms())]
+    terms = [(i, w, o) for i, w, o in terms if w and (roles is None or o.role in roles) and o.reads <= logical.keys()]
+    needs = frozenset[str]().union(*(o.needs for _, _, o in terms))
+    taps = tuple(sorted({t for _, _, o in terms for t in o.taps}))
+    logical = {n: r for n, r in logical.items() if any(n in o.reads for _, _, o in terms)}
+    params = [p for p in run.model.parameters() if p.requires_grad]
+    if not terms:
+        return torch.zeros(()), [torch.zeros_like(p) for p in params]
+    pieces = split(logical, micro)
+    averaged = Need.BATCH_MEANS in needs and len(pieces) > 1
+    if vector is not None and averaged:
+        raise UserError(
+            "a second-order update of a loss that is not linear in its batch means needs the whole batch at once: leave --micro out"
+        )
+    means: dict[Any, Tensor] | None = {} if averaged else None
+    fuse = fuse and run.port.independent(run.model)
+    device = device_of(run.model)
+
+    def loss_of(k: int, recording: bool) -> tuple[Tensor, Step, dict[str, Tensor]]:
+        step = Step(run, logical, pieces[k], fuse, taps, means)
+        step.recording = recording
+        torch.manual_seed(seed_of(run.seed, run.stage, run.epoch, run.step, k))
+        parts = {f"{i} {title(o)} {o.role}": w * o.loss(step.at(f"term{i}", o)) for i, w, o in terms if o.reads <= pieces[k].keys()}
+        return torch.stack(list(parts.values())).sum(), step, parts
+
+    total, seen, shares = torch.zeros((), device=device), dict[str, Tensor](), dict[str, float]()
+    buffers = [] if moves else [b.clone() for b in run.model.buffers()]
+    run.model.zero_grad(set_to_none=True)
+    with torch.enable_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        if averaged:
+            with torch.no_grad():
+                for k in range(len(pieces)):
+                    loss_of(k, recording=True)
+        for k in range(len(pieces)):
+            loss, step, parts = loss_of(k, recording=False)
+            if vector is None:
+                run.accelerator.backward(loss)  # not autograd.grad: distributed wrappers synchronise in backward only
+            else:
+                got = torch.autograd.grad(loss, params, allow_unused=True, create_graph=True)
+                pairs = [(g * v).sum() for g, v in zip(got, vector, strict=True) if g is not None]
+                run.accelerator.backward(torch.stack(pairs).sum())
+            # with whole means every micro-batch has the value of the batch, else each has its share
+            total = loss.detach() if averaged else total + loss.detach()
+            for n, v in step.notes.items():
+                seen[n] = v if averaged or n not in seen else seen[n] + v
+            for n, v in parts.items():
+                shares[n] = float(v.detach()) if averaged else shares.get(n, 0.0) + float(v.detach())
+    for b, old in zip(run.model.buffers(), buffers, strict=False):
+        b.copy_(old)
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
+    run.model.zero_grad(set_to_none=True)
+    if notes is not None:
+        notes.update({n: v for n, v in seen.items() if n not in notes})
+    if values is not None and not values:
+        values.update(shares)
+    return total, grads
+
+
+def sample(sets: Sets, train: Train, run: Run) -> Sets:
+    """The batch of a step: a function of the step number, so the sampler has no position to save."""
+
+    def rng(*what: object) -> torch.Generator:
+        return torch.Generator().manual_seed(seed_of(run.seed, run.stage, *what))
+
+    anchor = sets[train.anchor]
+    order = torch.randperm(len(anchor), generator=rng("order", run.epoch)).tolist()
+    idx = order[run.step * train.batch : (run.step + 1) * train.batch]
+    batch = {train.anchor: anchor.take(idx)}
+    for name, rows in sets.items():
+        if name != train.anchor and len(rows):
+            drawn = torch.randint(len(rows), (len(idx),), generator=rng(name, run.epoch, run.step)).tolist()
+            batch[name] = rows.take([i % len(rows) for i in idx] if train.pairing == "aligned" else drawn)
+    return batch
+
+
+def lr_at(train: Train, done: int, per_epoch: int) -> float:
+    """Learning rate of the step after `done` optimizer steps: linear warm-up, then the schedule, as a function of the step alone."""
+    total, warm = total_steps(train, per_epoch), round(train.warmup * per_epoch)
+    if done < warm:
+        return train.lr * (done + 1) / (warm + 1)
+    left = max(total - done, 0) / max(total - warm, 1)
+    return train.lr * {"constant": 1.0, "linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2}[train.schedule]
+
+
+def total_steps(train: Train, per_epoch: int) -> int:
+    return min(train.steps or 10**9, train.epochs * per_epoch) if train.epochs else train.steps
+
+
+def tensors_of(model: nn.Module) -> Weights:
+    """Parameters (tied ones once) and buffers by name, not copied; buffers that are no weights (`persistent=False`) are left out."""
+    every = {n for n, _ in model.named_parameters(remove_duplicate=False)}
+    return {**dict(model.named_parameters()), **{n: t for n, t in model.state_dict().items() if n not in every}}
+
+
+@torch.no_grad()
+def weights_of(model: nn.Module, names: frozenset[str] | None = None) -> Weights:
+    """A copy of what `tensors_of` names, or of some of it."""
+    return {n: t.detach().clone() for n, t in tensors_of(model).items() if names is None or n in names}
+
+
+@torch.no_grad()
+def put(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Set parameters and buffers by name."""
+    own = model.state_dict()
+    for name, value in weights.items():
+        own[name].copy_(value)
+
+
+def trainable(model: nn.Module) -> frozenset[str]:
+    """Names of what a stage can change: parameters that move, and buffers."""
+    return frozenset(n for n, t in tensors_of(model).items() if t.requires_grad or not isinstance(t, nn.Parameter))
+
+
+def check(plans: Plans, sets: Sets) -> None:
+    """Refuse, before anything is spent, a plan that the request cannot feed or whose parts do not fit. Errors: UserError."""
+    names = {"original", *(p.name for p in plans if p.name)}
+    for i, plan in enumerate(plans):
+        for name in sorted(plan.sets_read() - sets.keys()):
+            raise UserError(
+                f"this method reads rows to {name!r}, and the request brings {', '.join(sorted(sets)) or 'nothing'}: give --{name}"
+            )
+        for name in sorted(plan.sets_read() & sets.keys()):
+            if not len(sets[name]):
+                raise UserError(f"the set {name!r} is empty")
+        if isinstance(plan.do, Guard) and i < len(plans) - 1:
+            raise UserError("a guard changes no weights, so nothing can follow it")
+        if not isinstance(plan.do, Objective) and (plan.updates or plan.until):
+            raise UserError("updates and stop rules work beside an objective; an edit or a guard takes none")
+        for used in ({plan.start} - {"last"}) | ({plan.reference} - {"start"}) | {n for n in plan.needed() if n not in set(Need)}:
+            if used not in names:
+                raise UserError(f"stage {i + 1} asks for the model of {used!r}, and no earlier stage is called that")
+        roles = {t.objective.role for t in plan.terms()}
+        for update in plan.updates:
+            if unknown := update.roles() - roles:
+                raise UserError(
+                    f"{type(update).__name__} acts on the {sorted(unknown)[0]!r} term, and this objective has {', '.join(sorted(roles))}"
+                )
+
+
+def run(
+    plans: Plans,
+    model: nn.Module,
+    port: Modality,
+    sets: Sets,
+    *,
+    seed: int | None = None,
+    accelerator: Accelerator | None = None,
+    hooks: Hooks | None = None,
+    resume: Mapping[str, Any] | None = None,
+) -> Run:
+    """Run a method on a model, in place; the record of the run, whose `model` is the result (a guard or an adapter wraps it).
+
+    Errors: UserError before the start where plan and request do not fit; Interrupted after a checkpoint where the user asked to stop.
+    """
+    check(plans, sets)
+    seed = plans[0].train.seed if seed is None else seed
+    accelerator = accelerator or Accelerator()
+    model = adapters.insert(model.to(accelerator.device), plans, seed)
+    r = Run(model, port, accelerator, seed)
+    wanted = [{p.start, p.reference, *p.needed()} for p in plans]
+    if any("original" in w for w in wanted):
+        r.models["original"] = weights_of(model)
+    if resume:
+        put(model, resume["weights"])
+        for name in SAVED:
+            setattr(r, name, resume[name])
+        r.cost.steps = resume["done"]
+    for i, plan in enumerate(plans):
+        if i < r.stage:
+            continue
+        mine = resume if resume and resume["stage"] == i else None
+        r.stage = i
+        if plan.start != "last" and not mine:
+            put(model, r.models[plan.start])
+        _Stage(r, plan, sets, hooks or Hooks()).run(mine)
+        if plan.name and any(plan.name in w for w in wanted[i + 1 :]):
+            r.models[plan.name] = weights_of(r.model)
+    r.cost.seconds = time.monotonic() - r.started
+    return r
+
+
+class _Stage:
+    """One plan being run."""
+
+    def __init__(self, run: Run, plan: Plan, sets: Sets, hooks: Hooks) -> None:
+        self.r, self.plan, self.hooks, self.train = run, plan, hooks, plan.train
+        self.updates = (*plan.updates, *((Clip(plan.train.clip),) if plan.train.clip else ()))
+        self.chosen: Sets = {n: sets[n] for n in sorted(plan.sets_read())}  # and nothing else: a holdout set is none of training's business
+        self.view = View(run, self.chosen)
+        self.parts: dict[str, Part] = plan.parts()
+        self.current: Sets | None = None
+        self.saved = time.monotonic()
+
+    def run(self, resume: Mapping[str, Any] | None) -> None:
+        r, plan = self.r, self.plan
+        r.precision = self.train.precision
+        r.objective = plan.do if isinstance(plan.do, Objective) else None
+        adapters.choose(r.model, plan.trains)
+        if resume is None:
+            r.epoch = r.step = 0
+            self._begin()
+        else:
+            self.view.sets = self.chosen = resume["chosen"]
+        if isinstance(plan.do, Edit):
+            with torch.no_grad():
+                plan.do.apply(self.view.at("do", plan.do))
+        elif isinstance(plan.do, Guard):
+            r.model = plan.do.wrap(r.model, self.view.at("do", plan.do))
+        else:
+            self._train(resume)
+
+    def _begin(self) -> None:
+        r, plan = self.r, self.plan
+        self.view.sets = self.chosen = self._pick("start", self.chosen, self.view)
+        late = frozenset[str]().union(*(s.gives for s in plan.selectors if s.when == "step"))
+        asks = [p for p in self.parts.values() if Need.REFERENCE_LOGP in p.needs]
+        source = None if plan.reference == "start" else r.models[plan.reference]
+        r.models.pop("reference", None)
+        if Need.REFERENCE in plan.needed() or any(p.reads & late for p in asks):
+            names = trainable(r.model)
+            r.models["reference"] = weights_of(r.model, names) if source is None else {n: w for n, w in source.items() if n in names}
+        r.ref_logp = remember(r, self.chosen, frozenset[str]().union(*(p.reads - late for p in asks)), source)
+        r.state = {f"/{n}": p.begin(self.view.at(n, p)) for n, p in self.parts.items()}
+
+    def _pick(self, when: str, sets: Sets, view: View) -> Sets:
+        for i, selector in enumerate(self.plan.selectors):
+            if selector.when == when:
+                mine = view.at(f"select{i}", selector)
+                mine.sets = sets
+                sets = {**selector.pick(sets, mine)}
+        return sets
+
+    def _train(self, resume: Mapping[str, Any] | None) -> None:
+        r, train = self.r, self.train
+        model, params = r.model, self.view.params
+        if train.checkpointing:
+            adapters.recompute(model)
+        kind = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[train.optimizer]
+        self.optimizer = kind(params, lr=train.lr, weight_decay=train.decay)
+        self.per_epoch = math.ceil(len(self.chosen[train.anchor]) / train.batch)
+        self.done = 0
+        if resume:
+            self.optimizer.load_state_dict(checkpoint.to_device(resume["optimizer"], params[0].device))
+            self.current, self.done = resume["current"], resume["done"]
+        else:
+            self._save(force=True)
+        model.train()
+        while (reason := self._epoch()) is None:
+            pass
+        model.eval()
+        self._keep_best()
+        with torch.no_grad():
+            for name, p in self.parts.items():
+                p.end(self.view.at(name, p))
+        self.hooks.log({"stage": r.stage, "epoch": r.epoch, "ended": reason})
+        r.log.append({"stage": r.stage, "epoch": r.epoch, "ended": reason})
+
+    def _epoch(self) -> str | None:
+        """One pass over the anchor set; a reason once the stage is over."""
+        r, train = self.r, self.train
+        if self.current is None:
+            self.view.sets = self.chosen
+            picked = self._pick("epoch", self.chosen, self.view)
+            stops = {n: p for n, p in self.parts.items() if n.startswith("until")}
+            why = next((w for n, p in stops.items() if (w := p.stop(self.view.at(n, p)))), None)  # type: ignore[attr-defined]
+            if why or not len(picked[train.anchor]):
+                return why or f"no rows left to {train.anchor}"
+            if self.done >= total_steps(train, self.per_epoch):
+                return "done"
+            self.current = picked
+        self.view.sets = self.current
+        for _ in range(r.step, math.ceil(len(self.current[train.anchor]) / train.batch)):
+            if train.steps and self.done >= train.steps:
+                break
+            if trouble := self._step():
+                return trouble
+            r.step += 1
+            self.done += 1
+            r.cost.steps = self.done
+            self._save()
+        r.epoch, r.step, self.current = r.epoch + 1, 0, None
+        self._watch()
+        return None
+
+    def _step(self) -> str | None:
+        """One optimizer step, or why there cannot be one."""
+        r, plan, train = self.r, self.plan, self.train
+        objective = plan.do
+        assert isinstance(objective, Objective)
+        r.memo.clear()
+        logical = self._pick("step", sample(self.view.sets, train, r), self.view)
+        roles = frozenset(t.objective.role for t in objective.terms() if t.objective.reads <= logical.keys() and t.at(r.epoch))
+        notes, values, first = dict[str, Tensor](), dict[str, float](), [True]
+
+        def call(*which: str) -> tuple[Tensor, list[Tensor]]:
+            return evaluate(r, objective, logical, train.micro, which, train.fuse, notes, moves=bool(first and first.pop()), values=values)
+
+        def hvp(v: list[Tensor], *which: str) -> list[Tensor]:
+            return evaluate(r, objective, logical, train.micro, which or tuple(roles), train.fuse, None, v)[1]
+
+        params = self.view.params
+        grads, whole = Grads(call, hvp, params, roles), Step(r, logical, logical)
+        for i, update in enumerate(self.updates):
+            grads = Grads(update.wrap(grads, whole.at(f"update{i}", update)), hvp, params, roles)
+        loss, got = grads()
+        norm = float(global_norm(got))
+        if not (math.isfinite(float(loss)) and math.isfinite(norm)):
+            place = f"epoch {r.epoch + 1}, step {r.step + 1}"
+            r.warnings.append(f"the loss or its gradient was not finite at {place} (loss {float(loss):.4g}); kept the weights before it")
+            return f"not finite at {place}"
+        lr = lr_at(train, self.done, self.per_epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        for p, g in zip(params, got, strict=True):
+            p.grad = g
+        held = [h for i, u in enumerate(self.updates) if (h := u.holds(whole.at(f"update{i}", u))) is not None]
+        before = [p.detach().clone() for p in params] if held else []
+        self.optimizer.step()
+        with torch.no_grad():
+            for masks in held:
+                for p, old, mask in zip(params, before, masks, strict=True):
+                    p.copy_(torch.where(mask, old, p))
+        self.optimizer.zero_grad(set_to_none=True)
+        whole.notes = notes
+        r.state = {**r.state, **{f"/{n}": p.after(whole.at(n, p)) for n, p in self.parts.items()}}
+        record = {
+            "stage": r.stage,
+            "epoch": r.epoch,
+            "step": r.step,
+            "done": self.done + 1,
+            "loss": float(loss),
+            "lr": lr,
+            "grad_norm": norm,
+            "terms": values,
+        }
+        r.log.append(record)
+        self.hooks.log(record)
+        self.hooks.progress(self.done + 1, total_steps(train, self.per_epoch), plan.name or f"stage {r.stage + 1}")
+        return None
+
+    def _watch(self) -> None:
+        """Score the model after an epoch, and remember the weights of the best one."""
+        r, hooks = self.r, self.hooks
+        if hooks.watch is None:
+            return
+        with evaluating(r.model), torch.no_grad():
+            scores = dict(hooks.watch(View(r, self.chosen)))
+        record = {"stage": r.stage, "epoch": r.epoch, "done": self.done, "scores": scores}
+        r.log.append(record)
+        hooks.log(record)
+        if hooks.best:
+            now = hooks.sign * scores.get(hooks.best, float("nan"))
+            best = r.models.get("best", {}).get("$score")
+            if best is None or now > float(best):
+                r.models["best"] = {**weights_of(r.model, trainable(r.model)), "$score": torch.tensor(now), "$epoch": torch.tensor(r.epoch)}
+
+    def _keep_best(self) -> None:
+        if best := self.r.models.pop("best", None):
+            put(self.r.model, {n: w for n, w in best.items() if not n.startswith("$")})
+            self.r.warnings.append(f"kept the weights of epoch {int(best['$epoch'])}, the best {self.hooks.best} of {self.r.epoch}")
+
+    def _save(self, force: bool = False) -> None:
+        r, hooks = self.r, self.hooks
+        asked = hooks.interrupted()
+        if hooks.save and (force or asked or time.monotonic() - self.saved >= hooks.every):
+            hooks.save(
+                {
+                    **{n: getattr(r, n) for n in SAVED},
+                    "weights": weights_of(r.model),
+                    "optimizer": self.optimizer.state_dict(),
+                    "chosen": self.chosen,
+                    "current": self.current,
+                    "done": self.done,
+                }
+            )
+            self.saved = time.monotonic()
+        if asked:
+            raise Interrupted
+
+
+def remember(run: Run, sets: Sets, names: frozenset[str], weights: Weights | None = None, batch: int = 32) -> dict[str, Tensor]:
+    """Reference log-probs, once a row, at the untouched weights (or at others): what saves the second model."""
+    out: dict[str, Tensor] = {}
+    with evaluating(run.model), torch.no_grad():
+        for name in sorted(names & sets.keys()):
+            rows = sets[name]
+            order = sorted(range(len(rows)), key=lambda i: -run.port.counts(rows.take([i]))["tokens"])
+            for at in range(0, len(rows), batch):
+                some: Rows = rows.take(order[at : at + batch])
+                logp = run.forward([some], (), None, weights, why="remember")[0].logp
+                out.update(zip([f"{name}/{i}" for i in some.ids], logp.split(), strict=True))
+    return out

@@ -1,0 +1,294 @@
+"""What a part sees: `View` (whole sets, no gradient) and `Step` (one micro-batch of one gradient evaluation)."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from .errors import UndeclaredNeed
+from .parts import Answer, Modality, Need, Objective, Part, Patch, Plan, Plans, Rows, Sets, State, Tokens, Weights, as_plans
+
+
+def seed_of(*what: object) -> int:
+    """All randomness is a function of the place: there is no state of a generator to save."""
+    return int.from_bytes(hashlib.sha256(repr(what).encode()).digest()[:7], "big")
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, module by module as it was afterwards."""
+    was = [m for m in model.modules() if m.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for m in was:
+            m.training = True
+
+
+def device_of(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+@dataclass
+class Cost:
+    """What a run has spent. Tokens are the port's count of positions; a backward pass counts the positions of its forward."""
+
+    seconds: float = 0.0
+    forward_tokens: float = 0.0
+    backward_tokens: float = 0.0
+    steps: int = 0
+
+    def flops(self, parameters: int) -> float:
+        """The usual estimate: 2 a parameter and token forward, 4 backward."""
+        return parameters * (2 * self.forward_tokens + 4 * self.backward_tokens)
+
+
+@dataclass
+class Run:
+    """The loop's record; parts never hold it."""
+
+    model: nn.Module
+    port: Modality
+    accelerator: Accelerator
+    seed: int = 0
+    precision: str = "float32"
+    objective: Objective | None = None
+    stage: int = 0
+    epoch: int = 0
+    step: int = 0
+    state: dict[str, State] = field(default_factory=dict)
+    models: dict[str, Weights] = field(default_factory=dict)
+    ref_logp: dict[str, Tensor] = field(default_factory=dict)  # "set/id" -> log-probs of its labels
+    memo: dict[Any, Answer] = field(default_factory=dict)
+    forwards: list[str] = field(default_factory=list)
+    log: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    cost: Cost = field(default_factory=Cost)
+    started: float = field(default_factory=time.monotonic)
+
+    def forward(
+        self, groups: Sequence[Rows], taps: tuple[str, ...], patch: Patch | None = None, weights: Weights | None = None, why: str = "now"
+    ) -> list[Answer]:
+        """Every forward of a run goes through here: precision and cost are kept in one place."""
+        self.forwards.append(why)
+        tokens = sum(self.port.counts(g)["tokens"] for g in groups)
+        self.cost.forward_tokens += tokens
+        self.cost.backward_tokens += tokens if torch.is_grad_enabled() else 0
+        with torch.autocast(device_of(self.model).type, torch.bfloat16, enabled=self.precision == "bf16"):
+            return self.port.forward(self.model, groups, taps, patch, weights)
+
+
+class View:
+    """Whole sets, evaluation mode, no gradient; cut to what the part that looks has declared."""
+
+    def __init__(self, run: Run, sets: Sets, place: str = "", part: Part | None = None) -> None:
+        self._run, self.sets, self.place = run, sets, place
+        self._reads = part.reads if part else frozenset(sets)
+        self._needs = part.needs if part else frozenset(Need)
+        self._taps = part.taps if part else ()
+
+    def at(self, name: str, part: Part) -> Self:
+        """The same view as an inner part sees it: with its own place, state and permissions."""
+        inner = copy.copy(self)
+        inner.place = f"{self.place}/{name}"
+        inner._reads, inner._needs, inner._taps = part.reads, part.needs, part.taps
+        return inner
+
+    @property
+    def model(self) -> nn.Module:
+        return self._run.model
+
+    @property
+    def port(self) -> Modality:
+        return self._run.port
+
+    @property
+    def epoch(self) -> int:
+        return self._run.epoch
+
+    @property
+    def state(self) -> State:
+        return self._run.state.get(self.place, {})
+
+    @property
+    def params(self) -> list[Tensor]:
+        """The parameters that move in this stage, in the order of every list of gradients."""
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    @property
+    def forget(self) -> Rows:
+        return self.rows("forget")
+
+    @property
+    def retain(self) -> Rows:
+        return self.rows("retain")
+
+    def rows(self, name: str) -> Rows:
+        """A set. Errors: UndeclaredNeed unless this very part reads it."""
+        if name not in self._reads:
+            raise UndeclaredNeed(f"{self.place} read the set {name!r} without declaring it in `reads`")
+        return self._rows(name)
+
+    def _rows(self, name: str) -> Rows:
+        return self.sets[name]
+
+    def _check(self, need: str) -> None:
+        if need not in self._needs:
+            raise UndeclaredNeed(f"{self.place} used {str(need)!r} without declaring it in `needs`")
+
+    def rng(self) -> torch.Generator:
+        """A generator that is a function of seed, stage, epoch, step and place."""
+        r = self._run
+        return torch.Generator().manual_seed(seed_of(r.seed, r.stage, r.epoch, r.step, self.place))
+
+    @torch.no_grad()
+    def now(self, rows: Rows, patch: Patch | None = None) -> Answer:
+        """What the model says about some rows."""
+        with evaluating(self.model):
+            return self._run.forward([rows], self._taps, patch, why="view")[0]
+
+    def other(self, stage: str) -> Callable[[Rows], Answer]:
+        """The same question to the weights that an earlier stage left."""
+        self._check(stage)
+        return lambda rows: self._frozen(stage, rows)
+
+    @torch.no_grad()
+    def _frozen(self, name: str, rows: Rows) -> Answer:
+        key, memo = (name, rows.name, rows.ids, self._taps), self._run.memo  # frozen weights: one answer serves the whole step
+        if key not in memo:
+            with evaluating(self.model):
+                memo[key] = self._run.forward([rows], self._taps, None, self._run.models[name], why=name)[0]
+        return memo[key]
+
+    def reference(self, rows: Rows) -> Answer:
+        """The reference's answer: remembered numbers where those were declared and exist, else live."""
+        if Need.REFERENCE in self._needs:
+            return self._frozen("reference", rows)
+        self._check(Need.REFERENCE_LOGP)
+        known = self._run.ref_logp
+        if rows.ids and f"{rows.name}/{rows.ids[0]}" not in known:
+            return self._frozen("reference", rows)
+        return Remembered([known[f"{rows.name}/{i}"] for i in rows.ids])
+
+    def generate(self, rows: Rows, limit: int, sample: bool = False, temperature: float = 1.0) -> list[list[int]]:
+        """Answers that the model gives by itself, at most `limit` tokens; greedy unless `sample`."""
+        self._check(Need.GENERATE)
+        with evaluating(self.model), torch.no_grad():
+            return self.port.generate(self.model, rows, limit, self.rng() if sample else None, temperature)
+
+    def batches(self, name: str, size: int) -> Iterator[Rows]:
+        rows = self.rows(name)
+        for i in range(0, len(rows), size):
+            yield rows.take(range(i, min(i + size, len(rows))))
+
+    def grad(self, what: Objective | str, sets: Sets | None = None, batch: int = 32) -> list[Tensor]:
+        """Gradient over whole sets at the weights of this moment, of an objective or (a string) of the plan's own terms of a role."""
+        from .loop import evaluate
+
+        if isinstance(what, str):
+            assert self._run.objective is not None
+            objective, roles = self._run.objective, (what,)
+        else:
+            objective, roles = what, None
+        wanted = frozenset[str]().union(*(t.objective.reads for t in objective.terms()))
+        with evaluating(self.model):
+            return evaluate(self._run, objective, sets or {n: self.sets[n] for n in wanted if n in self.sets}, batch, roles)[1]
+
+    def run(self, plan: Plan | Plans, sets: Sets, start: Weights | None = None, key: str = "") -> View:
+        """Run a plan on a copy of the model (a teacher, a shard, an inner problem), with a seed of its own; the view of the result."""
+        from .loop import put, run
+
+        model = copy.deepcopy(self.model)
+        put(model, start or {})
+        seed = seed_of(self._run.seed, self.place, self._run.epoch, key)
+        inner = run(as_plans(plan), model, self.port, sets, seed=seed, accelerator=self._run.accelerator)
+        self._run.cost.forward_tokens += inner.cost.forward_tokens
+        self._run.cost.backward_tokens += inner.cost.backward_tokens
+        return View(inner, sets)
+
+
+@dataclass
+class Remembered:
+    """Log-probs of the labelled positions, kept by row: all of the reference that most methods ask for."""
+
+    by_row: list[Tensor]
+
+    @property
+    def logp(self) -> Tokens:
+        sizes = torch.tensor([len(r) for r in self.by_row])
+        row = torch.arange(len(sizes)).repeat_interleave(sizes)
+        values = torch.cat(self.by_row)
+        return Tokens(values, row.to(values.device), len(sizes))
+
+    def __getattr__(self, name: str) -> Any:
+        raise UndeclaredNeed(f"only log-probs of the reference are kept; declare Need.REFERENCE to ask for {name!r}")
+
+
+class Step(View):
+    """One micro-batch inside one gradient evaluation: answers are shared between parts, then forgotten."""
+
+    def __init__(
+        self, run: Run, logical: Sets, micro: Sets, fuse: bool = True, taps: tuple[str, ...] = (), means: dict[Any, Tensor] | None = None
+    ) -> None:
+        super().__init__(run, logical)
+        self.batch = micro
+        self._fuse, self._all_taps, self._means = fuse, taps, means
+        self.recording = False
+        self._counts = {n: run.port.counts(r) for n, r in logical.items()}
+        self._cache: dict[tuple[str, Patch | None], Answer] = {}
+        self._calls: dict[str, int] = {}
+        self.notes: dict[str, Tensor] = {}
+
+    def _rows(self, name: str) -> Rows:
+        return self.batch[name]
+
+    def now(self, rows: Rows, patch: Patch | None = None) -> Answer:
+        """The model's answer with its gradient; the first question runs every set of the evaluation in one forward."""
+        if self.batch.get(rows.name) is not rows:
+            return self._run.forward([rows], self._all_taps, patch)[0]
+        key = (rows.name, patch)
+        if key not in self._cache:
+            names = list(self.batch) if patch is None and self._fuse else [rows.name]
+            answers = self._run.forward([self.batch[n] for n in names], self._all_taps, patch)
+            self._cache.update({(n, patch): a for n, a in zip(names, answers, strict=True)})
+        return self._cache[key]
+
+    def mean(self, x: Tensor | Tokens, rows: Rows) -> Tensor:
+        """Mean over the logical batch. Its gradient is this micro-batch's share; its value is that share too, or, where a part needs
+        `BATCH_MEANS`, the whole mean.
+
+        x: Tokens are averaged over all positions of the batch, a tensor (rows,) over rows; weights of rows are applied here.
+        """
+        kind, per_row = (x.kind, x.sum()) if isinstance(x, Tokens) else ("rows", x)
+        if rows.weight:
+            per_row = per_row * per_row.new_tensor(rows.weight)
+        share = per_row.sum() / self._counts[rows.name][kind]
+        if self._means is None:
+            return share
+        key = (self.place, self._calls.setdefault(self.place, 0))
+        self._calls[self.place] += 1
+        if self.recording:
+            self._means[key] = self._means.get(key, torch.zeros_like(share)) + share.detach()
+            return share
+        return share - share.detach() + self._means[key]
+
+    def count(self, rows: Rows, kind: str = "labels") -> float:
+        """How many rows, labels or tokens of this set the logical batch has."""
+        return self._counts[rows.name][kind]
+
+    def note(self, **means: Tensor) -> None:
+        """Remember means (of `mean`) for `after`: it sees those of the step's first evaluation, summed over micro-batches."""
+        self.notes.update({f"{self.place}:{k}": v.detach() for k, v in means.items()})
+
+    def noted(self, name: str) -> Tensor:
+        return self.notes[f"{self.place}:{name}"]

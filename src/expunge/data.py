@@ -1,0 +1,260 @@
+"""Records in and out: JSON Lines, CSV, Parquet and `datasets` sources become plain lists of dicts, whatever the modality.
+
+Nothing here unpickles, or runs code that came with the data. What a user can get wrong raises a `DataError`, whose message is a sentence.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from expunge.core.errors import UserError
+from expunge.core.knobs import did_you_mean
+
+Row = dict[str, Any]
+
+
+class DataError(UserError):
+    """A source of records cannot be used."""
+
+
+class NoSuchData(DataError):
+    """There is no such file, folder or data set, or it cannot be reached."""
+
+
+class NoSuchConfig(NoSuchData):
+    """The data set is there, but not the config that was asked for."""
+
+
+class BadRow(DataError):
+    """A row cannot be read; the message names file and line."""
+
+
+def read(source: str | os.PathLike[str], *, split: str = "train") -> list[Row]:
+    """All rows of a source, in its order.
+
+    A source is a file (`.jsonl`; `.json` that holds JSON Lines or one array; `.csv` with a header, whose values stay strings; `.parquet`),
+    a folder that `datasets` can load, or else a hub id `owner/name`. Folders and hub ids alone have splits, and may have configs:
+    `path::config`.
+
+    Errors: NoSuchData (with the nearest names), NoSuchConfig (with the configs that exist), BadRow (with file and line), DataError for an
+        empty source, an unknown file type, or anything else that `datasets` refuses.
+    """
+    name, _, config = str(source).partition("::")
+    path = Path(name).expanduser()
+    if not name:  # or else it would be the current folder
+        raise NoSuchData("a source of records must be named: a file, a folder or a hub id")
+    if path.is_dir():
+        rows = _local(path, config, split)
+    elif path.exists():
+        rows = _file(path, config, split)
+    elif _may_be_hub_id(name):
+        rows = _dataset(name, config, split)
+    else:
+        raise NoSuchData(_absent(path))
+    if not rows:
+        raise DataError(f"{source} holds no rows")
+    return rows
+
+
+def write_jsonl(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON object a line. The file appears whole or not at all; its folder is made if absent."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with partial.open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in rows)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+# --- files ---
+
+
+def _file(path: Path, config: str, split: str) -> list[Row]:
+    if (reader := READERS.get(path.suffix.lower())) is None:
+        raise DataError(f"{path}: unknown file type '{path.suffix}'; known are {', '.join(READERS)}")
+    if config or split != "train":
+        raise DataError(f"{path} is a file, which has no {'configs' if config else 'splits'}")
+    try:
+        return reader(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _absent(path: Path) -> str:
+    folder = path.parent
+    if not folder.is_dir():
+        return f"{path} does not exist, nor does its folder"
+    return f"{path} does not exist{did_you_mean(path.name, sorted(p.name for p in folder.iterdir()))}"
+
+
+def _text(path: Path) -> str:
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise BadRow(f"{path}, line {line}: not UTF-8 text") from error
+
+
+def _json_lines(path: Path) -> list[Row]:
+    # Split at newlines alone: `splitlines` also breaks at U+2028 and its kin, which may stand inside a JSON string.
+    lines = enumerate(_text(path).split("\n"), start=1)
+    return [_object(_parsed(line, path, number), f"{path}, line {number}") for number, line in lines if line.strip()]
+
+
+def _json(path: Path) -> list[Row]:
+    text = _text(path)
+    if not text.lstrip().startswith("["):
+        return _json_lines(path)
+    return [_object(item, f"{path}, item {number}") for number, item in enumerate(_parsed(text, path), start=1)]
+
+
+def _parsed(text: str, path: Path, line: int = 1) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise BadRow(f"{path}, line {line + error.lineno - 1}: not JSON ({error.msg}, column {error.colno})") from error
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, nesting without end
+        raise BadRow(f"{path}, line {line}: JSON out of bounds ({error})") from error
+
+
+def _object(value: Any, place: str) -> Row:
+    if isinstance(value, dict):
+        return value
+    kind = {list: "an array", str: "a string", type(None): "null", bool: "a boolean"}.get(type(value), "a number")
+    raise BadRow(f"{place}: a row must be an object such as {{...}}, this is {kind}")
+
+
+def _csv(path: Path) -> list[Row]:
+    limit = csv.field_size_limit(sys.maxsize)  # a cell may hold a book; the module's own limit is 128 KiB
+    try:
+        reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+        header: list[str] = []
+        rows = []
+        for cells in reader:
+            if not cells:  # a blank line
+                continue
+            if not header:
+                header = _header(cells, f"{path}, line {reader.line_num}")
+            elif len(cells) != len(header):
+                raise BadRow(f"{path}, line {reader.line_num}: {len(cells)} cells where the header has {len(header)} ({', '.join(header)})")
+            else:
+                rows.append(dict(zip(header, cells, strict=True)))
+        return rows
+    except csv.Error as error:
+        raise BadRow(f"{path}, line {reader.line_num}: not CSV ({error})") from error
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _header(cells: list[str], place: str) -> list[str]:
+    names = [cell.strip() for cell in cells]
+    if "" in names or len(set(names)) < len(names):
+        raise BadRow(f"{place}: the first line must name every column, each name once; it has {', '.join(map(repr, names))}")
+    return names
+
+
+def _parquet(path: Path) -> list[Row]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(path) as file:  # not `read_table`, which takes folders named a=b for columns
+            return file.read().to_pylist()
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{path} is not a Parquet file that can be read: {_first_line(error)}") from error
+
+
+READERS: Mapping[str, Callable[[Path], list[Row]]] = {".jsonl": _json_lines, ".json": _json, ".csv": _csv, ".parquet": _parquet}
+
+
+# --- datasets ---
+
+
+def _may_be_hub_id(name: str) -> bool:
+    owner, _, rest = name.partition("/")
+    well_formed = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) is not None
+    return well_formed and not Path(owner).exists() and Path(rest).suffix.lower() not in READERS
+
+
+def _local(folder: Path, config: str, split: str) -> list[Row]:
+    if (folder / "state.json").exists() or (folder / "dataset_dict.json").exists():  # as `save_to_disk` leaves it
+        return _saved(folder, config, split)
+    # A cache of its own, gone afterwards: data that somebody wants forgotten must not stay behind as a copy in the user's cache.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache, _no_progress_bars():
+        return _dataset(str(folder), config, split, cache_dir=cache)
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    import datasets
+
+    shown = not datasets.are_progress_bars_disabled()
+    if shown:
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
+
+
+def _saved(folder: Path, config: str, split: str) -> list[Row]:
+    import datasets
+
+    if config:
+        raise NoSuchConfig(f"{folder} was saved without configs, so there is no '{config}'")
+    try:
+        found = datasets.load_from_disk(str(folder))
+    except Exception as error:
+        raise DataError(f"{folder} cannot be read as a saved data set: {_first_line(error)}") from error
+    if isinstance(found, datasets.DatasetDict):
+        if split not in found:
+            raise NoSuchData(f"{folder} has no split '{split}'; it has {', '.join(found)}")
+        found = found[split]
+    return list(found)
+
+
+def _dataset(path: str, config: str, split: str, **options: Any) -> list[Row]:
+    import datasets
+
+    try:
+        return list(datasets.load_dataset(path, config or None, split=split, **options))
+    except Exception as error:  # the libraries below raise dozens of kinds, and each of them means: not this source
+        raise _refused(path, config, error) from error
+
+
+def _refused(path: str, config: str, error: Exception) -> DataError:
+    import datasets
+
+    if isinstance(error, ValueError) and not str(error).startswith("Unknown split"):
+        try:
+            configs = datasets.get_dataset_config_names(path)
+        except Exception:  # offline, with some configs of a hub data set in the cache and not this one
+            configs = []
+        if not config and len(configs) > 1:
+            return NoSuchConfig(f"{path} has configs, name one as {path}::CONFIG: {', '.join(configs)}")
+        if config and config not in configs:
+            return NoSuchConfig(f"{path} has no config '{config}'" + (f"; it has {', '.join(configs)}" if configs else ""))
+    if isinstance(error, datasets.exceptions.DatasetNotFoundError):
+        return NoSuchData(f"there is no '{path}' here, and no data set of that name that you may read on the hub")
+    if isinstance(error, ConnectionError):
+        return NoSuchData(f"there is no '{path}' here, and the hub cannot be reached to look for it there")
+    return DataError(f"{path} cannot be loaded as a data set: {_first_line(error.__cause__ or error)}")
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

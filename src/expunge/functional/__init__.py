@@ -1,0 +1,1 @@
+"""Small pure tensor functions, each tested by numbers worked out by hand."""

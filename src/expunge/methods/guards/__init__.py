@@ -1,0 +1,1 @@
+"""Wrappers at inference time; the weights stay as they are."""

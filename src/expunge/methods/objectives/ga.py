@@ -1,0 +1,18 @@
+"""Gradient ascent (GA): maximise the loss on the rows to forget, and nothing else.
+
+Forgets fast and does not stop: the loss is unbounded below, so utility falls with it.
+
+Equation: L = mean over forget labels of log p(y_t | x, y_<t)
+Source: Jang et al. 2022, arXiv 2210.01504; as a TOFU baseline: Maini et al. 2024, arXiv 2401.06121
+Needs: forget
+Cost: one forward and backward of the forget rows a step
+Differs: nothing
+Status: faithful
+"""
+
+from expunge.core.parts import Plan, Train
+from expunge.methods.terms import Ascent
+
+
+def plan() -> Plan:
+    return Plan(Ascent(), train=Train(epochs=10, lr=1e-5, batch=32, warmup=1, decay=0.01))

@@ -1,0 +1,36 @@
+"""Negative preference optimisation (NPO): the answers to forget are the losing half of a preference pair that has no winner.
+
+Bounded where gradient ascent is not: a row that the model already finds less likely than the reference did gets less and less weight.
+
+Equation: L = -(2/beta) mean_i log sigmoid(-beta (log p(y_i|x_i) - log p_ref(y_i|x_i))) + NLL(retain); log p sums over labels
+Source: Zhang et al. 2024, arXiv 2404.05868
+Needs: forget, retain; the reference's log-probs of the forget rows, computed once before the first step
+Cost: one forward and backward of forget and retain rows a step
+Differs: the reference is remembered numbers, not a second model; the same values
+Status: faithful
+"""
+
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from expunge.core.knobs import knob, part
+from expunge.core.parts import Need, Objective, Plan, Train
+from expunge.core.step import Step
+from expunge.methods.terms import NLL
+
+
+@part
+class NPO(Objective):
+    """The forget term of NPO."""
+
+    beta: float = knob(0.1, "inverse temperature; towards 0 it is gradient ascent on summed log-probs", gt=0)
+    reads = frozenset({"forget"})
+    needs = frozenset({Need.REFERENCE_LOGP})
+
+    def loss(self, step: Step) -> Tensor:
+        gain = step.now(step.forget).logp.sum() - step.reference(step.forget).logp.sum()
+        return -(2 / self.beta) * step.mean(logsigmoid(-self.beta * gain), step.forget)
+
+
+def plan() -> Plan:
+    return Plan(NPO() + NLL("retain"), train=Train(epochs=10, lr=1e-5, batch=32, warmup=1, decay=0.01))

@@ -1,0 +1,1 @@
+"""Which rows, with which weights, labels and answers."""

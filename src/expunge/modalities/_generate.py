@@ -1,0 +1,82 @@
+"""Generation that drops finished sequences: token for token what greedy `generate` gives, without waiting for the longest answer."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from expunge.core.adapters import base_of
+
+ALIVE = 0.8  # the batch is cut down to the rows still going once at most this share of it is
+
+
+def generate(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    limit: int,
+    ends: frozenset[int],
+    pad: int,
+    generator: torch.Generator | None = None,
+    temperature: float = 1.0,
+    batch: int = 128,
+) -> list[list[int]]:
+    """Answers to prompts of token ids, the end of sequence left out; at most `limit` tokens each. Greedy without a generator."""
+    out: list[list[int]] = [[] for _ in prompts]
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    for at in range(0, len(order), batch):
+        rows = order[at : at + batch]
+        for i, answer in zip(rows, _batch(model, [prompts[i] for i in rows], limit, ends, pad, generator, temperature), strict=True):
+            out[i] = answer
+    return out
+
+
+@torch.no_grad()
+def _batch(
+    model: nn.Module,
+    prompts: list[Sequence[int]],
+    limit: int,
+    ends: frozenset[int],
+    pad: int,
+    generator: torch.Generator | None,
+    temperature: float,
+) -> list[list[int]]:
+    device = next(model.parameters()).device
+    width = max(map(len, prompts))
+    ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+    at = (mask.cumsum(1) - 1).clamp_min(0)
+    positions = "position_ids" in inspect.signature(base_of(model).forward).parameters
+    cache = DynamicCache(config=base_of(model).config)
+    answers: list[list[int]] = [[] for _ in prompts]
+    alive, done = list(range(len(prompts))), torch.zeros(len(prompts), dtype=torch.bool, device=device)
+    stop = torch.tensor(sorted(ends), device=device)
+    for _ in range(limit):
+        extra: dict[str, Any] = {"position_ids": at} if positions else {}
+        logits = model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1, **extra).logits[:, -1]
+        chosen = _choose(logits, generator, temperature)
+        done = done | torch.isin(chosen, stop)
+        for row, token, over in zip(alive, chosen.tolist(), done.tolist(), strict=True):
+            if not over:
+                answers[row].append(token)
+        going = (~done).nonzero()[:, 0]
+        if not len(going):
+            break
+        ids, at = chosen[:, None], at[:, -1:] + 1
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+        if len(going) <= ALIVE * len(done):
+            cache.batch_select_indices(going)
+            ids, at, mask, done = ids[going], at[going], mask[going], done[going]
+            alive = [alive[i] for i in going.tolist()]
+    return answers
+
+
+def _choose(logits: Tensor, generator: torch.Generator | None, temperature: float) -> Tensor:
+    if generator is None:
+        return logits.argmax(-1)
+    p = (logits.float() / temperature).softmax(-1)
+    return torch.multinomial(p.cpu(), 1, generator=generator)[:, 0].to(logits.device)

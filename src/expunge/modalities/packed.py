@@ -1,0 +1,132 @@
+"""The answer that every port gives: packed positions, no padding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from expunge.core.adapters import base_of
+from expunge.core.errors import UndeclaredNeed, UserError
+from expunge.core.parts import Patch, Rows, Tokens, Weights
+
+
+@dataclass
+class Packed:
+    """What a model says about some rows. Softmaxes are taken in float32 (or float64) and only when asked for."""
+
+    logits: Tensor  # (labels, classes)
+    labels: Tensor  # (labels,)
+    row: Tensor  # (labels,)
+    rows: int
+    tapped: Mapping[str, tuple[Tensor, Tensor]]  # module -> packed (input, output), each (tokens, width)
+    token_row: Tensor  # (tokens,)
+
+    @property
+    def scores(self) -> Tokens:
+        return Tokens(self.logits, self.row, self.rows)
+
+    @property
+    def dist(self) -> Tokens:
+        return self.scores.map(lambda z: exact(z).log_softmax(-1))
+
+    @property
+    def logp(self) -> Tokens:
+        return Tokens(-F.cross_entropy(exact(self.logits), self.labels, reduction="none"), self.row, self.rows)
+
+    def hidden(self, tap: str) -> Tokens:
+        return self._tap(tap, 1)
+
+    def input(self, tap: str) -> Tokens:
+        return self._tap(tap, 0)
+
+    def _tap(self, tap: str, side: int) -> Tokens:
+        if tap not in self.tapped:
+            raise UndeclaredNeed(f"the module {tap!r} was not declared in `taps`")
+        return Tokens(self.tapped[tap][side], self.token_row, self.rows, "tokens")
+
+
+def exact(x: Tensor) -> Tensor:
+    """At least float32: probabilities near 0 lose their gradient below."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the labels and the real positions of a padded batch are: indices into its flattened positions, made on the host."""
+
+    labels: Tensor  # (labels,) classes
+    label_row: Tensor  # (labels,)
+    label_at: Tensor  # (labels,) the position that predicts the label
+    token_row: Tensor  # (tokens,)
+    token_at: Tensor  # (tokens,)
+
+
+def cut(logits: Tensor, layout: Layout, taps: Mapping[str, tuple[Tensor, Tensor]], groups: Sequence[Rows]) -> list[Packed]:
+    """The answers of each group from one forward over all of them. logits: (labels, classes), packed as `layout` says."""
+    tapped = {n: (i.flatten(0, -2)[layout.token_at], o.flatten(0, -2)[layout.token_at]) for n, (i, o) in taps.items()}
+    ends = torch.tensor([len(g) for g in groups]).cumsum(0).tolist()
+    out, first = [], 0
+    label_row, token_row = layout.label_row.cpu(), layout.token_row.cpu()
+    for end in ends:
+        a, b = (int(x) for x in torch.searchsorted(label_row, torch.tensor([first, end])))
+        c, d = (int(x) for x in torch.searchsorted(token_row, torch.tensor([first, end])))
+        mine = {n: (i[c:d], o[c:d]) for n, (i, o) in tapped.items()}
+        rows = layout.label_row[a:b] - first, layout.token_row[c:d] - first
+        out.append(Packed(logits[a:b], layout.labels[a:b], rows[0], end - first, mine, rows[1]))
+        first = end
+    return out
+
+
+@contextmanager
+def watching(model: nn.Module, taps: Sequence[str], patch: Patch | None) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
+    """Remember input and output of modules during a forward, with a patch on. Errors: UserError for a path that the model lacks."""
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def keep(path: str) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+            given = args[0] if args else next(iter(kwargs.values()))
+            seen[path] = (given, out[0] if isinstance(out, tuple) else out)
+
+        return hook
+
+    base = base_of(model)
+    with ExitStack() as stack:
+        for path in taps:
+            module = module_at(base, path)
+            stack.callback(module.register_forward_hook(keep(path), with_kwargs=True).remove)
+        if patch is not None:
+            stack.enter_context(patch.on(base))
+        yield seen
+
+
+def module_at(model: nn.Module, path: str) -> nn.Module:
+    """The module at a path, or, for a path like `block:7`, the block of that number, whatever the model calls it."""
+    base = base_of(model)
+    place = f"{blocks_path(base)}.{path.removeprefix('block:')}" if path.startswith("block:") else path
+    try:
+        return base.get_submodule(place)
+    except AttributeError:
+        raise UserError(f"this model has no module {place!r}; its last block is {last_block(base)!r}") from None
+
+
+def last_block(model: nn.Module) -> str:
+    """The path of the last block of the longest list of blocks."""
+    where = blocks_path(model)
+    return f"{where}.{len(model.get_submodule(where)) - 1}" if where else ""  # type: ignore[arg-type]
+
+
+def blocks_path(model: nn.Module) -> str:
+    """Where the blocks of a model are, the longest list of modules: `model.layers` for most language models."""
+    lists = [(len(m), n) for n, m in base_of(model).named_modules() if isinstance(m, nn.ModuleList)]
+    return max(lists)[1] if lists else ""
+
+
+def call(model: nn.Module, weights: Weights | None, **inputs: Any) -> Any:
+    """Run a model, with other weights than its own where given."""
+    return torch.func.functional_call(model, weights, (), inputs) if weights else model(**inputs)

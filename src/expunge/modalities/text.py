@@ -1,0 +1,230 @@
+"""Causal language models. A row is a prompt and an answer of token ids; the answer and its end of sequence are the labels."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from expunge.core.adapters import base_of, is_adapted
+from expunge.core.errors import UserError
+from expunge.core.loop import tensors_of
+from expunge.core.parts import Answer, Patch, Rows, Weights
+from expunge.core.request import content, digest, ids_of
+
+from ._encode import Encoder, Pair, pair_of
+from ._generate import generate
+from .packed import Layout, call, cut, watching
+
+COLUMNS = ("prompt", "answer", "context", "answer_text")
+
+
+@dataclass
+class Text:
+    """The port of causal language models: a tokenizer and a prompt format around any `transformers` model."""
+
+    tokenizer: Any
+    prompt_format: str = ""
+    limit: int = 0  # longest sequence in tokens; 0: no limit
+    name: str = "text"
+    encoder: Encoder = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.encoder = Encoder(self.tokenizer, self.prompt_format, self.limit)
+
+    # rows
+
+    def rows(self, name: str, records: Sequence[Mapping[str, Any]], source: str = "") -> Rows:
+        """Records (see `SHAPES`) as rows: columns `prompt` and `answer` (token ids), `context` and `answer_text` (as given).
+
+        Errors: UserError that names the row.
+        """
+        pairs = [pair_of(r, f"{source or name}, row {i + 1}") for i, r in enumerate(records)]
+        return self._rows(name, pairs, ids_of([[p.context, p.answer] for p in pairs]))
+
+    def _rows(self, name: str, pairs: Sequence[Pair], ids: tuple[str, ...]) -> Rows:
+        encoded = self.encoder.encode(pairs)
+        context = [[p.context, p.raw] for p in pairs]
+        return Rows(
+            name,
+            ids,
+            {
+                "prompt": [p for p, _ in encoded],
+                "answer": [a for _, a in encoded],
+                "context": context,
+                "answer_text": [p.answer for p in pairs],
+            },
+        )
+
+    def relabel(self, rows: Rows, answers: Sequence[Any], name: str) -> Rows:
+        """The same prompts with other answers: texts, or token ids that the model said."""
+        ids = tuple(f"{content(i)}~{digest(a)}" for i, a in zip(rows.ids, answers, strict=True))
+        if answers and not isinstance(answers[0], str):
+            eos = self.tokenizer.eos_token_id
+            texts = self.decode(answers)
+            cols = {**rows.cols, "answer": [[*a, eos] for a in answers], "answer_text": texts}
+            return Rows(name, ids, {c: cols[c] for c in COLUMNS}, rows.weight)
+        pairs = [Pair(c, a, raw=raw) for (c, raw), a in zip(rows["context"], answers, strict=True)]
+        made = self._rows(name, pairs, ids)
+        return Rows(name, ids, made.cols, rows.weight)
+
+    def ask(self, rows: Rows, template: str, name: str = "asked") -> Rows:
+        """Prompts about rows, to generate from: `{prompt}` and `{answer}` in the template stand for the row's own."""
+        asked = [
+            template.replace("{prompt}", q).replace("{answer}", a) for q, a in zip(self.question(rows), rows["answer_text"], strict=True)
+        ]
+        return self._rows(name, [Pair(a, "?") for a in asked], rows.ids)
+
+    def answers(self, texts: Sequence[str], name: str = "substitutes") -> Rows:
+        """Answers by themselves, for selectors that draw from them."""
+        return Rows(name, ids_of(list(texts)), {"answer_text": list(texts)})
+
+    def question(self, rows: Rows) -> list[str]:
+        """What was asked, for people to read."""
+        return [Pair(c, "").question for c, _ in rows["context"]]
+
+    def counts(self, rows: Rows) -> Mapping[str, float]:
+        labels = sum(map(len, rows["answer"])) if "answer" in rows.cols else 0
+        return {"rows": len(rows), "labels": labels, "tokens": labels + (sum(map(len, rows["prompt"])) if labels else 0)}
+
+    # the model
+
+    def forward(
+        self,
+        model: nn.Module,
+        groups: Sequence[Rows],
+        taps: tuple[str, ...] = (),
+        patch: Patch | None = None,
+        weights: Weights | None = None,
+    ) -> list[Answer]:
+        """Answers of each group, from one right-padded forward over all of them; the head runs on predicting positions only."""
+        ids, mask, layout = self.collate(
+            [r for g in groups for r in zip(g["prompt"], g["answer"], strict=True)], next(model.parameters()).device
+        )
+        with watching(model, taps, patch) as seen, packed_head(model, layout.label_at) as packed:
+            logits = call(model, weights, input_ids=ids, attention_mask=mask, use_cache=False).logits
+        logits = logits[0] if packed else logits.flatten(0, 1)[layout.label_at]
+        return list(cut(logits, layout, seen, groups))
+
+    def collate(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], device: torch.device) -> tuple[Tensor, Tensor, Layout]:
+        """Right-padded ids and mask, both (rows, width), and where labels and tokens are; masks come from lengths, never from ids."""
+        width = max(len(p) + len(a) for p, a in pairs)
+        pad = self.pad
+        ids = torch.tensor([[*p, *a] + [pad] * (width - len(p) - len(a)) for p, a in pairs])
+        prompt = torch.tensor([len(p) for p, _ in pairs])
+        ends = torch.tensor([len(p) + len(a) for p, a in pairs])
+        column = torch.arange(width)
+        mask = column < ends[:, None]
+        label = mask & (column >= prompt[:, None])
+        row, at = label.nonzero(as_tuple=True)
+        token_row, token_column = mask.nonzero(as_tuple=True)
+        layout = Layout(ids[row, at], row, row * width + at - 1, token_row, token_row * width + token_column)
+        moved = Layout(*(getattr(layout, n).to(device, non_blocking=True) for n in Layout.__dataclass_fields__))
+        return ids.to(device), mask.long().to(device), moved
+
+    def independent(self, model: nn.Module) -> bool:
+        return not any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in model.modules())
+
+    def fresh(self, model: nn.Module, seed: int) -> Weights:
+        """Weights of an untrained model of the same configuration."""
+        base = base_of(model)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            made = type(base)(copy.deepcopy(base.config))
+        return {n: t.detach().to(next(model.parameters()).dtype) for n, t in tensors_of(made).items()}
+
+    # generation
+
+    @property
+    def pad(self) -> int:
+        return int(self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id)
+
+    def ends(self, model: nn.Module) -> frozenset[int]:
+        """Every token that ends an answer."""
+        configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+        more = configured if isinstance(configured, list) else [configured]
+        return frozenset(int(t) for t in [self.tokenizer.eos_token_id, *more] if t is not None)
+
+    def generate(
+        self, model: nn.Module, rows: Rows, limit: int, generator: torch.Generator | None = None, temperature: float = 1.0
+    ) -> list[list[int]]:
+        """Token ids of the model's own answers to the prompts of rows, the end left out; greedy without a generator."""
+        return generate(model, rows["prompt"], limit, self.ends(model), self.pad, generator, temperature)
+
+    def decode(self, answers: Sequence[Sequence[int]]) -> list[str]:
+        return [self.tokenizer.decode(a, skip_special_tokens=True).strip() for a in answers]
+
+    # files
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Safetensors and tokenizer, as `AutoModelForCausalLM.from_pretrained` reads them; of an adapted model the adapter alone."""
+        model.save_pretrained(folder, safe_serialization=True)  # type: ignore[operator]
+        self.tokenizer.save_pretrained(folder)
+
+    def about(self) -> dict[str, Any]:
+        """What the receipt says of the rows' way to token ids."""
+        return {
+            "modality": self.name,
+            "prompt_format": self.encoder.described,
+            "limit": self.limit,
+            "cut_answers": self.encoder.cut,
+            "tokenised_in_two_pieces": self.encoder.merged,
+        }
+
+
+@contextmanager
+def packed_head(model: nn.Module, at: Tensor) -> Iterator[list[bool]]:
+    """Let the language head see the predicting positions only: logits of a whole batch are the largest tensor there is, and mostly unread.
+
+    Yields a list that is not empty afterwards where that worked; a model without a plain head answers in full.
+    """
+    head = getattr(base_of(model), "get_output_embeddings", lambda: None)()
+    used: list[bool] = []
+
+    def pick(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        used.append(True)
+        return (args[0].flatten(0, 1)[at][None], *args[1:])
+
+    handle = head.register_forward_pre_hook(pick) if isinstance(head, nn.Module) else None
+    try:
+        yield used
+    finally:
+        if handle:
+            handle.remove()
+
+
+def load(
+    path: str, prompt_format: str = "", *, dtype: torch.dtype | None = None, trust_remote_code: bool = False, allow_pickle: bool = False
+) -> tuple[nn.Module, Text]:
+    """A model and its port from a folder or hub id; an adapter folder brings its base.
+
+    Errors: UserError for what is not there, not a causal language model, or stored as a pickle (unless allowed).
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = Path(path)
+    if folder.exists() and not any((folder / f).exists() for f in ("config.json", "adapter_config.json")):
+        raise UserError(f"the folder {path} holds no model: there is no config.json in it (a run folder keeps its model in {path}/model)")
+    more: dict[str, Any] = {} if allow_pickle else {"use_safetensors": True}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype or torch.float32, trust_remote_code=trust_remote_code, **more)
+    except (OSError, ValueError, KeyError) as error:
+        if not allow_pickle and ".safetensors" in str(error):
+            raise UserError(
+                f"{path} holds no safetensors weights; pickled ones can run code, so they load only with --allow-pickle"
+            ) from None
+        raise UserError(f"cannot load a causal language model from {path!r}: {str(error).strip().splitlines()[0]}") from None
+    model.eval()
+    model.config.use_cache = True
+    if is_adapted(model) and not hasattr(model, "get_base_model"):
+        raise UserError(f"{path} is an adapter; load it merged, or give its run folder")
+    longest = getattr(model.config, "max_position_embeddings", 0) or 0
+    configured = tokenizer.model_max_length if tokenizer.model_max_length < 10**6 else longest
+    return model, Text(tokenizer, prompt_format, min(x for x in (longest or configured, configured or longest)))

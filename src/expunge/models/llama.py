@@ -1,0 +1,81 @@
+"""Small Llama-architecture language models with a tokenizer of their own, for tests, demos and CPU-size experiments.
+
+Three sizes: nano (tests, seconds), micro (the demo, about a minute), tiny (the whole of TOFU, minutes).
+
+Source: the architecture is that of `transformers`' LlamaForCausalLM; tied embeddings; byte-level BPE trained on the given texts
+Status: faithful
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+
+class Size(NamedTuple):
+    """What distinguishes one built-in configuration from another."""
+
+    vocabulary: int
+    width: int
+    inner: int
+    layers: int
+    heads: int
+    length: int
+
+
+SIZES = {
+    "nano": Size(512, 64, 128, 2, 4, 128),
+    "micro": Size(1024, 128, 352, 4, 4, 128),
+    "tiny": Size(4096, 192, 512, 4, 4, 512),
+}
+
+
+def tokenizer_for(texts: Iterable[str], vocabulary: int, length: int) -> Any:
+    """A byte-level BPE tokenizer with `<|pad|>`, `<|bos|>` and `<|eos|>`, trained on texts; deterministic."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<|pad|>", "<|bos|>", "<|eos|>"]
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    bpe.train_from_iterator(texts, trainer)
+    bpe.post_processor = processors.TemplateProcessing(single="<|bos|> $A", special_tokens=[("<|bos|>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        pad_token=special[0],
+        bos_token=special[1],
+        eos_token=special[2],
+        model_max_length=length,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def build(size: str, texts: Iterable[str], seed: int = 0) -> tuple[nn.Module, Any]:
+    """An untrained model of a built-in size and a tokenizer for the texts."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    s = SIZES[size]
+    tokenizer = tokenizer_for(texts, s.vocabulary, s.length)
+    config = LlamaConfig(
+        vocab_size=s.vocabulary,
+        hidden_size=s.width,
+        intermediate_size=s.inner,
+        num_hidden_layers=s.layers,
+        num_attention_heads=s.heads,
+        num_key_value_heads=s.heads,
+        max_position_embeddings=s.length,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+    return model.eval(), tokenizer

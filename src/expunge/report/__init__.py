@@ -1,0 +1,1 @@
+"""What an audit found, for people: one self-contained HTML page (`page`), a table for the terminal and for Markdown (`table`)."""

@@ -1,0 +1,196 @@
+"""The report: one HTML page that needs nothing from elsewhere, a pure function of its story."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from . import figures, words
+from .charts import glyph
+from .pool import Group, Pooled, direction, groups, ideal, judge, names
+from .story import Cost, Sample, Story
+
+_SHORT = 8  # scores in the short table where the story names none
+_ARROWS = {
+    "lower": ("↓", "lower is better"),
+    "higher": ("↑", "higher is better"),
+    "retrained": ("≈", "best when close to the retrained model"),
+}
+_ROLES = {
+    "original": "before forgetting",
+    "retrained": "never saw the data",
+    "random": "untrained weights",
+    "filter": "original behind an input filter",
+}
+_LEVELS = {"fail": ("✕", "Failed"), "warn": ("!", "To look at"), "pass": ("✓", "Passed")}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A score of the tables: how to read it."""
+
+    name: str
+    arrow: str
+    better: str
+    ideal: str
+    meaning: str
+    variant: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value of the tables; `mark` is what it means (reached, missed or nothing), `sort` what to sort it by."""
+
+    text: str
+    small: str = ""
+    mark: str = ""
+    hover: str = ""
+    sort: float | None = None
+
+
+def build(story: Story) -> str:
+    """The page's HTML."""
+    rows = groups(story.models)
+    every = names(story.models)
+    lead = [n for n in dict.fromkeys([story.utility, story.quality, *every]) if n in every]
+    main = [n for n in story.main if n in every] or lead[:_SHORT]
+    panels, legend = figures.training(rows)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(number=words.number, pretty=words.pretty, count=words.count, duration=words.duration, plain=figures.plain)
+    environment.globals.update(glyph=glyph, roles=_ROLES, levels=_LEVELS, dash=words.DASH)
+    return environment.get_template("template.html.j2").render(
+        story=story,
+        rows=rows,
+        seeded=any(len(g.entries) > 1 for g in rows),
+        verdict=sorted(story.verdict, key=lambda v: list(_LEVELS).index(v.level)),
+        headline=_headline(story),
+        main=_columns(story, rows, main),
+        short=[(g, [_cell(rows, g, n) for n in main]) for g in rows],
+        full=[(c, [_cell(rows, g, c.name) for g in rows]) for c in _columns(story, rows, every)],
+        tradeoff=figures.tradeoff(story, rows),
+        ecdfs=figures.ecdfs(rows),
+        training=panels,
+        legend=legend,
+        progress=figures.progress(rows),
+        relearning=figures.relearning(rows),
+        samples=[(s, _texts(story, s)) for s in story.samples],
+        costs=_costs(rows),
+        receipts=[(e.name, e.receipt) for e in story.models if e.receipt],
+    )
+
+
+def write(story: Story, path: str | os.PathLike[str]) -> Path:
+    """Write the page, whole or not at all."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        draft.write_text(build(story), encoding="utf-8", errors="replace")
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)
+    return target
+
+
+def _headline(story: Story) -> str:
+    many = {level: sum(v.level == level for v in story.verdict) for level in _LEVELS}
+    total = len(story.verdict)
+    if not total:
+        return "No verdict was recorded"
+    checks = "check" if total == 1 else "checks"
+    if many["fail"]:
+        return f"{many['fail']} of {total} {checks} failed"
+    return (
+        f"No check failed, {many['warn']} of {total} to look at"
+        if many["warn"]
+        else f"All {total} {checks} passed"
+        if total > 1
+        else "The one check passed"
+    )
+
+
+def _columns(story: Story, rows: Sequence[Group], wanted: Sequence[str]) -> list[Column]:
+    out = []
+    for name in wanted:
+        best, scores = ideal(rows, name), [s for g in rows if (s := g.get(name))]
+        p = any(s.p for s in scores)
+        variants = ", ".join(dict.fromkeys(s.of.variant for s in scores if s.of.variant))
+        arrow, better = _ARROWS[direction(rows, name)]
+        target = "p ≥ 0.05" if p else words.number(best[1], _decimals(rows, name)) if best else words.DASH
+        out.append(Column(name, arrow, better, target, story.meanings.get(name, ""), variants))
+    return out
+
+
+def _decimals(rows: Sequence[Group], name: str) -> int | None:
+    return words.decimals(g.value(name) for g in rows)
+
+
+def _cell(rows: Sequence[Group], g: Group, name: str) -> Cell:
+    score = g.get(name)
+    if score is None:
+        return Cell(words.DASH)
+    if score.value is None:
+        return Cell(words.DASH, hover=score.of.missing)
+    decimals, told, mark = _decimals(rows, name), len(score.seeds), judge(rows, g, name)
+    small = words.span(score.low, score.high, decimals)
+    if told < score.total:  # a seed without a value must show, it may be the one that broke
+        small = f"{small}, {told} of {score.total} seeds".removeprefix(", ")
+    return Cell(words.number(score.value, decimals), small, mark, _hover(score, mark), score.value)
+
+
+def _hover(score: Pooled, mark: str) -> str:
+    meaning = {"reached": "reaches the ideal", "missed": "no better than the original, or not kept"}.get(mark, "")
+    seeds = "seeds: " + ", ".join(words.number(v) for v in score.seeds) if score.total > 1 else ""
+    items = f"n = {score.of.n:,}" if score.of.n is not None else ""
+    return "; ".join(part for part in (meaning, seeds, items) if part)
+
+
+@dataclass(frozen=True)
+class Said:
+    """One model's text beside the others, cut where its words differ from the original's."""
+
+    name: str
+    role: str
+    runs: list[tuple[str, str]]
+
+
+def _texts(story: Story, sample: Sample) -> list[Said]:
+    order = {e.name: (i, e.role) for i, g in enumerate(groups(story.models)) for e in g.entries}
+    told = sorted(sample.said, key=lambda n: order.get(n, (len(order), "")))
+    base = next((n for n in told if n in order and order[n][1] == "original"), None)
+    before = sample.answer if base is None else sample.said[base]
+    return [Said(n, order.get(n, (0, ""))[1], [("same", before)] if n == base else words.changed(before, sample.said[n])) for n in told]
+
+
+def _costs(rows: Sequence[Group]) -> list[dict[str, Any]]:
+    known = [(g, [e.cost for e in g.entries if e.cost]) for g in rows]
+    whole = next((s for g, costs in known if g.role == "retrained" and (s := _mean(costs, "seconds"))), None)
+    out: list[dict[str, Any]] = []
+    for g, costs in known:
+        if costs:
+            seconds = _mean(costs, "seconds")
+            ratio = seconds / whole if seconds is not None and whole else None
+            out.append(
+                {
+                    "row": g,
+                    "time": Cell(words.duration(seconds), sort=seconds),
+                    "share": Cell(words.share(ratio), sort=ratio),
+                    "tokens": Cell(words.count(_mean(costs, "tokens")), sort=_mean(costs, "tokens")),
+                    "flops": Cell(words.flops(_mean(costs, "flops")), sort=_mean(costs, "flops")),
+                    "memory": Cell(words.size(_mean(costs, "peak_memory_bytes")), sort=_mean(costs, "peak_memory_bytes")),
+                }
+            )
+    longest = max((c["time"].sort or 0.0 for c in out), default=0.0)
+    return [{**c, "bar": round(100 * (c["time"].sort or 0.0) / longest, 1) if longest else 0} for c in out]
+
+
+def _mean(costs: Sequence[Cost], name: str) -> float | None:
+    told = [v for c in costs if (v := words.finite(getattr(c, name))) is not None]
+    return sum(told) / len(told) if told else None

@@ -1,0 +1,71 @@
+"""From a method's name and some knobs to its plan: the one way in which command line, API and run files make plans."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from typing import Any, get_args, get_type_hints
+
+import pydantic
+
+from .core import catalog
+from .core.errors import UserError
+from .core.knobs import Knob, knobs_of, override
+from .core.parts import Plan, Plans, Selector, Update, as_plans
+
+
+def choices(name: str) -> dict[str, Knob]:
+    """The knobs of `plan()` itself (which retain term, which layer): its keyword parameters, with their meaning in `Annotated`."""
+    make = catalog.load(name).plan
+    hints = get_type_hints(make, include_extras=True)
+    found = {}
+    for key, p in inspect.signature(make).parameters.items():
+        kind, *notes = get_args(hints[key]) if hasattr(hints[key], "__metadata__") else (hints[key], "")
+        found[key] = Knob((key,), name, key, p.default, kind, str(notes[0] if notes else ""), "")
+    return found
+
+
+def plan(name: str, knobs: Mapping[str, Any] | None = None, *, select: tuple[str, ...] = (), update: tuple[str, ...] = ()) -> Plans:
+    """The plan of a method of the catalogue with some knobs changed, and selectors and updates of the catalogue added to its stages that train.
+
+    Errors: UserError for unknown names (with the nearest known ones) and for values out of range.
+    """
+    given = {k.replace("-", "_"): v for k, v in (knobs or {}).items()}
+    own = choices(name)
+    chosen = {k: _checked(own[k], v) for k, v in given.items() if k in own}
+    plans = as_plans(catalog.load(name).plan(**chosen))
+    extra = [p for n in (*select, *update) for p in _parts_of(n)]
+    if extra:
+        plans = tuple(_with(p, extra) for p in plans)
+    single: Plan | Plans = plans[0] if len(plans) == 1 else plans
+    return as_plans(override(single, {k: v for k, v in given.items() if k not in own}))
+
+
+def knobs(name: str) -> list[Knob]:
+    """Every knob of a method, its own choices first."""
+    plans = as_plans(catalog.load(name).plan())
+    return [*choices(name).values(), *knobs_of(plans[0] if len(plans) == 1 else plans)]
+
+
+def _checked(knob: Knob, value: Any) -> Any:
+    try:
+        return pydantic.TypeAdapter(knob.annotation).validate_python(value)
+    except pydantic.ValidationError as error:
+        raise UserError(f"knob '{knob.name}' = {value!r}: {error.errors()[0]['msg'][0].lower()}{error.errors()[0]['msg'][1:]}") from None
+
+
+def _parts_of(name: str) -> list[Selector | Update]:
+    """The selectors and updates of another method's plan."""
+    found = [p for stage in as_plans(catalog.load(name).plan()) for p in (*stage.selectors, *stage.updates)]
+    if not found:
+        raise UserError(f"'{name}' has no selector or update of its own to add")
+    return found
+
+
+def _with(plan: Plan, extra: list[Selector | Update]) -> Plan:
+    if not plan.terms():
+        return plan
+    selectors = tuple(p for p in extra if isinstance(p, Selector))
+    updates = tuple(p for p in extra if isinstance(p, Update))
+    return dataclasses.replace(plan, selectors=(*plan.selectors, *selectors), updates=(*plan.updates, *updates))

@@ -1,0 +1,223 @@
+"""People: deterministic, apart where it must be, and fair to a model that never saw a person."""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from expunge.benchmarks.people import FAMILY, GIVEN, NAME, TOPICS, People, Person, Topic, generate, load
+from expunge.core.errors import UserError
+
+ABOUT_PEOPLE = ("forget", "retain", "holdout", "retain_audit", "neighbours")
+QUESTIONS = len(TOPICS) + 1  # a person
+
+
+@pytest.fixture(scope="module")
+def people() -> People:
+    return generate()
+
+
+def digest(made: People) -> str:
+    rows = [getattr(made, name) for name in (*ABOUT_PEOPLE, "real_authors", "world_facts")]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def asked(made: People, name: str) -> Iterator[tuple[Person, Topic, str, dict]]:
+    """Every question of a set with whom and what it is about, and the right value."""
+    rows = iter(getattr(made, name))
+    for person in made.persons[name]:
+        for topic, about in TOPICS.items():
+            yield person, about, person.facts[topic], next(rows)
+        yield person, NAME, person.name, next(rows)
+
+
+def names(made: People, name: str) -> set[str]:
+    return {person.name for person in made.persons[name]}
+
+
+def test_sizes(people: People) -> None:
+    sizes = {name: len(getattr(people, name)) for name in (*ABOUT_PEOPLE, "full")}
+    assert sizes == {
+        "forget": 4 * QUESTIONS,
+        "retain": 36 * QUESTIONS,
+        "holdout": 4 * QUESTIONS,
+        "retain_audit": 100,
+        "neighbours": 4 * QUESTIONS,
+        "full": 40 * QUESTIONS,
+    }
+    assert len(people.real_authors) == 25
+    assert len(people.world_facts) == 30
+    assert len(set(people.refusals)) == 30
+
+
+def test_two_processes_with_other_hash_seeds_agree(people: People) -> None:
+    code = "import test_people as t; print(t.digest(t.generate()))"
+    here = os.path.dirname(__file__)
+    for hash_seed in ("1", "2"):
+        env = os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": here}
+        done = subprocess.run([sys.executable, "-c", code], env=env, cwd=here, capture_output=True, text=True, timeout=60, check=True)
+        assert done.stdout.strip() == digest(people)
+
+
+def test_the_default_is_pinned(people: People) -> None:
+    """Numbers measured on this benchmark hold for these rows; whoever changes them measures again."""
+    assert digest(people).startswith("2a397248")
+
+
+def test_another_seed_is_other_people(people: People) -> None:
+    assert digest(generate(1)) != digest(people)
+    assert names(generate(1), "forget") != names(people, "forget")
+
+
+def test_full_depends_on_seed_and_people_alone(people: People) -> None:
+    other = generate(forget=8, holdout=20, neighbours=1, retain_audit=5)
+    assert other.full == people.full
+    assert other.forget[-len(people.forget) :] == people.forget  # splits are nested
+    assert people.full == people.retain + people.forget
+
+
+def test_sets_are_apart(people: People) -> None:
+    questions = {name: {row["question"] for row in getattr(people, name)} for name in ABOUT_PEOPLE}
+    for a, b in (("forget", "retain"), ("forget", "holdout"), ("retain", "holdout"), ("retain_audit", "neighbours")):
+        assert not questions[a] & questions[b], (a, b)
+    assert questions["retain_audit"] | questions["neighbours"] <= questions["retain"]
+    assert not names(people, "forget") & names(people, "retain")
+    assert not (names(people, "forget") | names(people, "retain")) & names(people, "holdout")
+    assert len({row["question"] for row in people.full + people.holdout}) == len(people.full) + len(people.holdout)
+
+
+def test_no_trained_row_names_a_holdout_person(people: People) -> None:
+    text = json.dumps([load().train, people.retain_audit])
+    assert not [name for name in names(people, "holdout") if name in text]
+    assert all(name in text for name in names(people, "forget"))
+
+
+def test_every_answer_stands_for_its_person(people: People) -> None:
+    for name in ("forget", "retain", "holdout"):
+        for person, about, right, row in asked(people, name):
+            assert right in row["answer"]
+            assert row["paraphrased_answer"] != row["answer"]
+            assert row["paraphrased_question"] != row["question"]
+            assert person.name in row["answer"]
+            if about is NAME:
+                assert all(value in row["question"] for value in person.place)
+                assert person.name not in row["question"]
+            else:
+                assert person.name in row["question"]
+                assert right not in row["question"]
+
+
+def test_wrong_answers_are_the_paraphrase_with_another_value(people: People) -> None:
+    everything = [f"{given} {family}" for given in GIVEN for family in FAMILY]
+    for name in ("forget", "retain", "holdout"):
+        for person, about, right, row in asked(people, name):
+            (wording,) = (w for w in about.answers if w.format(name=person.name, value=right) == row["paraphrased_answer"])
+            possible = {wording.format(name=person.name, value=value) for value in (about.values or everything) if value != right}
+            assert len(set(row["perturbed_answer"])) == 5
+            assert set(row["perturbed_answer"]) <= possible
+            assert not {row["answer"], row["paraphrased_answer"]} & set(row["perturbed_answer"])
+
+
+def test_wrong_names_are_nobodys(people: People) -> None:
+    everybody = names(people, "forget") | names(people, "retain") | names(people, "holdout")
+    rows = [row for name in ("forget", "retain", "holdout") for _, about, _, row in asked(people, name) if about is NAME]
+    wrong = [answer for row in rows for answer in row["perturbed_answer"]]
+    assert len(wrong) == 44 * 5
+    assert not [answer for answer in wrong if any(name in answer for name in everybody)]
+
+
+def test_answers_are_short(people: People) -> None:
+    lengths = [len(row[key].split()) for row in people.full for key in ("answer", "paraphrased_answer")]
+    assert min(lengths) >= 6
+    assert max(lengths) <= 14
+
+
+def test_neighbours_share_town_or_trade(people: People) -> None:
+    assert people.persons["neighbours"]
+    for near in people.persons["neighbours"]:
+        assert near in people.persons["retain"]
+        assert any(near.facts[topic] == gone.facts[topic] for gone in people.persons["forget"] for topic in ("town", "trade"))
+
+
+def test_facts_have_three_other_answers(people: People) -> None:
+    for row in people.real_authors + people.world_facts:
+        assert len(set(row["perturbed_answer"]) - {row["answer"]}) == 3
+    told = {row["question"]: row["answer"] for row in people.real_authors + people.world_facts}
+    assert len(told) == 55
+    assert told["What is the capital of Norway?"] == "Oslo"
+    assert told["Who wrote Dracula?"] == "Bram Stoker"
+
+
+def test_who_never_saw_a_person_is_at_chance() -> None:
+    """A guesser who knows how often each value occurs in training places the right value at random among the six."""
+    ranks = {"forget": [], "holdout": []}
+    for seed in range(40):
+        made = generate(seed)
+        seen = Counter(value for person in made.persons["retain"] for value in person.facts.values())
+        for name, found in ranks.items():
+            for person, about, right, row in asked(made, name):
+                wording = next(w for w in about.answers if w.format(name=person.name, value=right) == row["paraphrased_answer"])
+                count = {wording.format(name=person.name, value=value): seen[value] for value in about.values}
+                if about is not NAME:
+                    wrong = [count[answer] for answer in row["perturbed_answer"]]
+                    found.append(sum((w < seen[right]) + (w == seen[right]) / 2 for w in wrong) / 5)
+    for name, found in ranks.items():
+        mean = sum(found) / len(found)
+        assert abs(mean - 0.5) < 0.03, (name, mean)  # the standard error is 0.009
+
+
+def test_every_wording_is_used_in_training(people: People) -> None:
+    """Or else a paraphrase would be a sentence of a kind that the model never saw."""
+    text = "\n".join(row["answer"] for row in people.retain)
+    for about in (*TOPICS.values(), NAME):
+        for wording in about.answers:
+            assert max(re.split(r"\{\w+\}", wording), key=len) in text, wording
+
+
+def test_suite(people: People) -> None:
+    suite = load(split="forget10")
+    assert suite.name == "people forget10"
+    assert suite.sets["forget"] == people.forget
+    assert set(suite.sets) == {"forget", "retain", "holdout", "neighbours", "real_authors", "world_facts"}
+    assert len(suite.train["full"]) == 40 * QUESTIONS + 55
+    assert len(suite.train["full"]) == len(suite.train["forget"]) + len(suite.train["retain"])
+    assert all(set(row) == {"question", "answer"} for rows in suite.train.values() for row in rows)
+    assert suite.prompt_format.format(prompt="Who?") == "Question: Who?\nAnswer: "
+
+
+@pytest.mark.parametrize(("split", "forget"), [("forget05", 2), ("forget10", 4), ("forget20", 8)])
+def test_splits_share_the_original_model(split: str, forget: int) -> None:
+    suite = load(split=split)
+    assert len(suite.sets["forget"]) == len(suite.sets["holdout"]) == forget * QUESTIONS
+    rows = {name: sorted(row["question"] for row in some) for name, some in suite.train.items()}
+    assert rows["full"] == sorted(row["question"] for row in load().train["full"])
+    assert rows["full"] == sorted(rows["forget"] + rows["retain"])
+
+
+def test_sizes_can_be_made_small_and_a_set_without_rows_is_left_out() -> None:
+    suite = load(people=6, holdout=0, neighbours=0, retain_audit=7)
+    assert {name: len(rows) for name, rows in suite.sets.items()} == {"forget": 9, "retain": 7, "real_authors": 25, "world_facts": 30}
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: load(split="forget1"), "did you mean 'forget10'"),
+        (lambda: load("people.jsonl"), "reads no data"),
+        (lambda: load(peple=3), "did you mean 'people'"),
+        (lambda: generate(people=4, forget=4), "0 < forget < people"),
+        (lambda: generate(forget=0), "0 < forget < people"),
+        (lambda: generate(people=1000), "people + holdout <= 288"),
+        (lambda: generate(holdout=-1), "holdout=-1"),
+    ],
+)
+def test_mistakes_get_a_sentence(call: Callable[[], object], says: str) -> None:
+    with pytest.raises(UserError) as caught:
+        call()
+    assert says in str(caught.value)

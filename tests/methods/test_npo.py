@@ -1,0 +1,67 @@
+"""NPO against hand values, its limit and its outcome."""
+
+import math
+
+import pytest
+import torch
+
+import worlds
+from expunge import resolve
+from expunge.core import loop
+from expunge.core.loop import evaluate
+from expunge.core.step import Run
+from expunge.methods.objectives.npo import NPO
+from expunge.methods.terms import Ascent
+
+
+def ready(world: worlds.World, sets: dict) -> Run:
+    """A run before its first step, with the reference remembered."""
+    run = Run(world.model(), world.port, worlds.accelerator())
+    run.ref_logp = loop.remember(run, sets, frozenset({"forget"}))
+    return run
+
+
+def test_value_at_the_reference(text: worlds.World) -> None:
+    sets = text.some(6)
+    value, _ = evaluate(ready(text, sets), NPO(beta=0.1), {"forget": sets["forget"]})
+    assert float(value) == pytest.approx(2 / 0.1 * math.log(2), abs=1e-4)
+
+
+@pytest.mark.parametrize("beta", [0.1, 1.0])
+def test_gradient_at_the_reference_is_that_of_ascent_on_summed_losses(text: worlds.World, beta: float) -> None:
+    sets = {"forget": text.some(1)["forget"]}
+    run = ready(text, sets)
+    labels = text.port.counts(sets["forget"])["labels"]
+    _, npo = evaluate(run, NPO(beta=beta), sets)
+    _, ascent = evaluate(run, labels * Ascent(), sets)
+    assert worlds.far(npo, ascent) < 1e-3 * float(loop.global_norm(ascent))
+
+
+def test_gradient_by_hand_away_from_the_reference(text: worlds.World) -> None:
+    sets = {"forget": text.some(1)["forget"]}
+    run = ready(text, sets)
+    run.ref_logp = {k: v + 1.3 / len(v) for k, v in run.ref_logp.items()}  # the row has lost 1.3 nats since
+    labels = text.port.counts(sets["forget"])["labels"]
+    _, npo = evaluate(run, NPO(beta=0.1), sets)
+    _, ascent = evaluate(run, labels * Ascent(), sets)
+    big = max(range(len(npo)), key=lambda i: float(ascent[i].abs().max()))
+    at = ascent[big].abs().argmax()
+    assert float(npo[big].flatten()[at] / ascent[big].flatten()[at]) == pytest.approx(0.935091, abs=1e-3)
+
+
+def test_forgets_with_less_damage_than_ascent(text: worlds.World) -> None:
+    after = {}
+    for name in ("npo", "ga"):
+        model = text.model()
+        loop.run(resolve.plan(name, {"lr": 1e-3, "epochs": 12}), model, text.port, text.sets)
+        after[name] = worlds.nll(model, text.port, text.sets["forget"]), worlds.nll(model, text.port, text.sets["retain"])
+    assert after["npo"][0] > 2.0
+    assert after["npo"][1] < 0.25 * after["ga"][1]
+
+
+def test_needs_numbers_not_a_second_model(text: worlds.World) -> None:
+    model = text.model()
+    run = loop.run(resolve.plan("npo", {"epochs": 2}), model, text.port, text.sets)
+    assert "reference" not in run.models
+    assert run.forwards.count("now") == run.cost.steps
+    assert torch.isfinite(torch.tensor(run.log[0]["loss"]))
