@@ -1,4 +1,4 @@
-"""Tiny worlds: one model and data set a modality, built from a seed in seconds, kept on disk between runs under a hash of what makes them."""
+"""Tiny worlds: one model and data set a modality, built from a seed in seconds and kept on disk under a hash of what makes them."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge.core.errors import UserError
-from expunge.core.knobs import did_you_mean
+from expunge.core.words import did_you_mean
 
 Row = dict[str, Any]
 
@@ -173,7 +173,8 @@ def _parquet(path: Path) -> list[Row]:
 
     try:
         with parquet.ParquetFile(path) as file:  # not `read_table`, which takes folders named a=b for columns
-            return file.read().to_pylist()
+            rows: list[Row] = file.read().to_pylist()
+            return rows
     except pyarrow.ArrowException as error:
         raise DataError(f"{path} is not a Parquet file that can be read: {_first_line(error)}") from error
 

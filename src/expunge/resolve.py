@@ -27,7 +27,7 @@ def choices(name: str) -> dict[str, Knob]:
 
 
 def plan(name: str, knobs: Mapping[str, Any] | None = None, *, select: tuple[str, ...] = (), update: tuple[str, ...] = ()) -> Plans:
-    """The plan of a method of the catalogue with some knobs changed, and selectors and updates of the catalogue added to its stages that train.
+    """The plan of a method with some knobs changed, and selectors and updates of others added to its stages that train.
 
     Errors: UserError for unknown names (with the nearest known ones) and for values out of range.
     """

@@ -1,10 +1,12 @@
-"""Records and verdicts, on a world of counting language models: one that memorised, one retrained, one that forgot, one that forgot too much."""
+"""Records and verdicts, on a world of counting language models: one memorised, one is retrained, one forgot, one forgot too much."""
 
+import importlib
 import json
 import time
 from collections import Counter
 from dataclasses import replace
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from expunge.audit import judge
 from expunge.audit.judge import audit_scores, families, verdict
 from expunge.audit.metrics.memorization import memorization_accuracy
 from expunge.audit.observed import Observed, Scored, SetSeen
-from expunge.audit.score import BROKEN, Evidence
+from expunge.audit.score import BROKEN, Evidence, Measure
 
 WORDS = np.array([a + b for a in ("stone", "river", "cloud", "maple") for b in ("ford", "side", "bank", "wood")])
 END = len(WORDS)
@@ -75,7 +77,8 @@ def world() -> dict[str, list[dict]]:
     for name, n in SIZES.items():
         trues = [answer() for _ in range(n)]
         items[name] = [
-            {"q": f"{name}-{i}", "answer": [a], "paraphrase": [changed(a)], "perturbed": [answer() for _ in range(3)]} for i, a in enumerate(trues)
+            {"q": f"{name}-{i}", "answer": [a], "paraphrase": [changed(a)], "perturbed": [answer() for _ in range(3)]}
+            for i, a in enumerate(trues)
         ]
     return items
 
@@ -151,6 +154,26 @@ def test_records_are_plain_and_whole():
     assert records["mia_loss"]["retrained"] == scored("retrained")[0]["mia_loss"]["value"]
 
 
+def test_intervals_hold_the_value_even_where_resampling_is_biased(monkeypatch):
+    x = np.arange(20.0)
+    family = SimpleNamespace(scores=lambda evidence: {f.__name__: Measure((x,), f, "lower") for f in (np.min, np.max)})
+    monkeypatch.setattr(judge, "families", lambda: ["one"])
+    monkeypatch.setattr(judge.importlib, "import_module", lambda name: family)
+    for record in audit_scores(Evidence(Observed({})))[0].values():
+        assert record["interval"][0] <= record["value"] <= record["interval"][1]
+        assert record["interval"][0] < record["interval"][1]
+
+
+def test_a_retrained_model_seen_on_less_is_no_yardstick():
+    retrained = seen("retrained")
+    records, _ = audit_scores(
+        Evidence(seen("original"), replace(retrained, sets={n: s for n, s in retrained.sets.items() if n != "world_facts"}))
+    )
+    assert records["model_utility"]["retrained"] is None
+    assert records["world_facts_rouge"]["retrained"] is None
+    assert records["retain_rouge"]["retrained"] == 1
+
+
 def test_the_same_audit_gives_the_same_records():
     assert audit_scores(Evidence(seen("forgot"), seen("retrained"))) == scored("forgot")
 
@@ -195,14 +218,16 @@ def test_verdict_on_the_original_fails_forgetting_and_keeps_utility():
 
 def test_verdict_on_the_retrained_model_passes_all():
     findings = judged("retrained")
-    assert {f["level"] for f in findings} == {"pass"}
+    assert all(f["level"] == "pass" or f["text"].startswith("Not judged") for f in findings)
     assert "p = 1 over 60 items" in texts(findings, "pass")
 
 
 def test_verdict_on_a_model_that_forgot_passes_quality_utility_and_extraction():
     findings = judged("forgot", original="original")
     assert "Forgotten" in texts(findings, "pass")
-    assert not {"forget_quality", "model_utility", "extraction_strength", "forget_probability"} & {f["score"] for f in findings if f["level"] == "fail"}
+    assert not {"forget_quality", "model_utility", "extraction_strength", "forget_probability"} & {
+        f["score"] for f in findings if f["level"] == "fail"
+    }
 
 
 def test_verdict_on_a_model_that_forgot_too_much():
@@ -288,7 +313,10 @@ def test_what_could_not_be_judged_is_said_once_a_reason():
 
 def test_a_broken_model_fails():
     model = seen("original")
-    sets = {name: replace(s, kinds={k: replace(v, logp=np.full_like(v.logp, np.nan)) for k, v in s.kinds.items()}) for name, s in model.sets.items()}
+    sets = {
+        name: replace(s, kinds={k: replace(v, logp=np.full_like(v.logp, np.nan)) for k, v in s.kinds.items()})
+        for name, s in model.sets.items()
+    }
     findings = verdict(*audit_scores(Evidence(Observed(sets), seen("retrained"))))
     assert BROKEN in texts(findings, "fail")
     assert "model_utility" in texts(findings, "fail")
@@ -307,7 +335,13 @@ def test_a_full_sized_audit_takes_seconds():
 
     def full(seed: int) -> Observed:
         sets = {}
-        for name, (n, wrong) in {"forget": (400, 5), "holdout": (400, 0), "retain": (400, 5), "real_authors": (100, 3), "world_facts": (117, 3)}.items():
+        for name, (n, wrong) in {
+            "forget": (400, 5),
+            "holdout": (400, 0),
+            "retain": (400, 5),
+            "real_authors": (100, 3),
+            "world_facts": (117, 3),
+        }.items():
 
             def answers(item) -> Scored:
                 start = np.cumsum([0, *rng.integers(20, 70, len(item))])
@@ -319,13 +353,17 @@ def test_a_full_sized_audit_takes_seconds():
             kinds |= {"perturbed": answers(np.repeat(np.arange(n), wrong))} if wrong else {}
             true = kinds["answer"].text
             ids = tuple(f"{name}{i}" for i in range(n))
-            sets[name] = SetSeen(ids, ids, true, kinds, tuple(" ".join(rng.permutation(t.split())) for t in true), rng.random(n).astype(np.float32))
+            sets[name] = SetSeen(
+                ids, ids, true, kinds, tuple(" ".join(rng.permutation(t.split())) for t in true), rng.random(n).astype(np.float32)
+            )
         return Observed(sets)
 
     evidence = Evidence(full(0), full(1))
+    for family in families():
+        importlib.import_module(family)
     start = time.process_time()
     records, skipped = audit_scores(evidence, resamples=200)
     spent = time.process_time() - start
     assert not [name for name in skipped if not name.startswith("holdout")]
     assert len(records) >= 26
-    assert spent < 5, f"{spent:.1f} s of processor time; the aim is 3"
+    assert spent < 3, f"{spent:.1f} s of processor time"

@@ -202,6 +202,7 @@ def test_splits_share_the_original_model(split: str, forget: int) -> None:
 
 def test_sizes_can_be_made_small_and_a_set_without_rows_is_left_out() -> None:
     suite = load(people=6, holdout=0, neighbours=0, retain_audit=7)
+    assert suite.name == "people forget10 people=6 holdout=0 neighbours=0 retain_audit=7"
     assert {name: len(rows) for name, rows in suite.sets.items()} == {"forget": 9, "retain": 7, "real_authors": 25, "world_facts": 30}
 
 

@@ -53,7 +53,7 @@ def test_forgets_with_less_damage_than_ascent(text: worlds.World) -> None:
     after = {}
     for name in ("npo", "ga"):
         model = text.model()
-        loop.run(resolve.plan(name, {"lr": 1e-3, "epochs": 12}), model, text.port, text.sets)
+        loop.run(resolve.plan(name, {"lr": 1e-3, "epochs": 30}), model, text.port, text.sets)
         after[name] = worlds.nll(model, text.port, text.sets["forget"]), worlds.nll(model, text.port, text.sets["retain"])
     assert after["npo"][0] > 2.0
     assert after["npo"][1] < 0.25 * after["ga"][1]

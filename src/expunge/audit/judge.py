@@ -25,12 +25,7 @@ PAST = 0.1  # above the retrained model's truth ratio: wrong answers have become
 LEAK = 10.0  # percent of privleak
 GAP = 0.1  # of the retrained model's AUC from chance: forget and holdout are not alike
 CHANCE = 0.5
-KNOWLEDGE = (
-    "forget_probability",
-    "forget_rouge",
-    "extraction_strength",
-    "exact_memorization",
-)  # lower where less of the forget set is known
+KNOWLEDGE = ("forget_probability", "forget_rouge", "extraction_strength", "exact_memorization")  # less of the forget set known: lower
 
 
 class Finding(TypedDict):
@@ -44,12 +39,8 @@ class Finding(TypedDict):
 def families() -> list[str]:
     """Module names of all families of scores: the files of `metrics` and `attacks` that define `scores`; imports none of them."""
     here = Path(__file__).parent
-    return [
-        f"{__package__}.{file.parent.name}.{file.stem}"
-        for folder in FOLDERS
-        for file in sorted((here / folder).glob("*.py"))
-        if _is_family(file)
-    ]
+    files = [file for folder in FOLDERS for file in sorted((here / folder).glob("*.py"))]
+    return [f"{__package__}.{file.parent.name}.{file.stem}" for file in files if _is_family(file)]
 
 
 def _is_family(file: Path) -> bool:
@@ -114,13 +105,10 @@ def verdict(scores: Records, skipped: Mapping[str, str], original_scores: Record
 def _forgetting(scores: Records) -> Iterator[Finding]:
     if found := scores.get("forget_quality"):
         failed = found["value"] < ALPHA
-        told = (
-            "Forgetting failed: answers to the forget questions can still be"
-            if failed
-            else "Forgotten: answers to the forget questions cannot be"
-        )
+        start, can = ("Forgetting failed", "can still") if failed else ("Forgotten", "cannot")
+        text = f"{start}: answers to the forget questions {can} be told from those of a model that never saw them"
         p = f"forget_quality: p = {found['value']:.3g} over {found['n']} items, yardstick {ALPHA}"
-        yield _finding("fail" if failed else "pass", "forget_quality", f"{told} told from those of a model that never saw them ({p}).")
+        yield _finding("fail" if failed else "pass", "forget_quality", f"{text} ({p}).")
 
 
 def _utility(scores: Records, original: Records) -> Iterator[Finding]:
@@ -145,20 +133,21 @@ def _membership(scores: Records) -> Iterator[Finding]:
         if not name.startswith("mia_"):
             continue
         known = found["retrained"] is not None
+        level: Level = "fail" if known else "warn"
         yardstick = found["retrained"] if known else CHANCE
         seen = f"{name}: AUC {_shown(found)}, {'the retrained model' if known else 'chance'} {yardstick:.3g}"
         low, high = found["interval"]
         if low > yardstick:
-            yield _finding("fail" if known else "warn", name, f"Memorised: forgotten items can be told from unseen ones ({seen}).")
+            yield _finding(level, name, f"Memorised: forgotten items look too familiar beside unseen ones ({seen}).")
         elif high < yardstick:
-            yield _finding("fail" if known else "warn", name, f"Over-forgotten: forgotten items are stranger than unseen ones ({seen}).")
+            yield _finding(level, name, f"Over-forgotten: forgotten items look too unfamiliar beside unseen ones ({seen}).")
         else:
             quiet.append(seen)
         if name == "mia_loss" and known and abs(yardstick - CHANCE) > GAP:
-            text = f"The holdout set is unlike the forget set: even the retrained model tells them apart (AUC {yardstick:.3g}, chance {CHANCE})."
-            yield _finding("warn", name, text)
+            text = "The holdout set is unlike the forget set: even the retrained model tells them apart"
+            yield _finding("warn", name, f"{text} ({name}: AUC {yardstick:.3g}, chance {CHANCE}).")
     if quiet:
-        yield _finding("pass", None, f"Forgotten items look like unseen ones ({'; '.join(quiet)}).")
+        yield _finding("pass", None, f"Forgotten items look as familiar beside unseen ones as they should ({'; '.join(quiet)}).")
 
 
 def _leak(scores: Records) -> Iterator[Finding]:
@@ -178,10 +167,8 @@ def _memorised(scores: Records) -> Iterator[Finding]:
     name = "extraction_strength"
     if found := _against_retrained(scores, name):
         failed = found["interval"][0] > found["retrained"]
-        text = (
-            "Memorised: more of the true answers can be extracted than" if failed else "No more of the true answers can be extracted than"
-        )
-        yield _finding("fail" if failed else "pass", name, f"{text} from the retrained model ({_beside(name, found)}).")
+        text = f"{'Memorised: more' if failed else 'No more'} of the true answers can be extracted than from the retrained model"
+        yield _finding("fail" if failed else "pass", name, f"{text} ({_beside(name, found)}).")
 
 
 def _over_forgotten(scores: Records) -> Iterator[Finding]:
@@ -205,7 +192,7 @@ def _over_forgotten(scores: Records) -> Iterator[Finding]:
         else:
             fine.append(seen)
     if fine:
-        yield _finding("pass", None, f"Not forgotten beyond the retrained model ({'; '.join(fine)}).")
+        yield _finding("pass", None, f"Not over-forgotten ({'; '.join(fine)}).")
 
 
 def _against_original(scores: Records, original: Records) -> Iterator[Finding]:

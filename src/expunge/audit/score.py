@@ -33,9 +33,7 @@ class Measure:
 
     items: tuple[Items, ...]
     stat: Callable[..., float]
-    direction: Literal[
-        "lower", "higher", "retrained"
-    ]  # what good forgetting looks like; retrained: as close as can be to the retrained model
+    direction: Literal["lower", "higher", "retrained"]  # what good forgetting looks like; retrained: as near the retrained model as can be
     ideal: float | None = None  # None: the retrained model's value
     variant: str = ""  # which definition, where paper and code differ
 

@@ -11,8 +11,8 @@ Scores: those of TOFU; membership scores against holdout.
 Status: faithful; who never saw a person is at chance between the right value and the wrong ones, by construction and by test.
 
 Every value of every person is drawn uniformly and on its own, wrong values from what is left of the same pool. Given training rows without
-a person, the right value is therefore one of six that nothing tells apart. Neighbours are found, not made: to place them would give the
-values of the others away.
+a person, the right value is therefore one of six that nothing tells apart. Neighbours are found, not made: to place them would give away
+the values of those to be forgotten.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any
 from expunge.audit.suite import QUESTION_ANSWER, Suite
 from expunge.benchmarks._refusals import REFUSALS
 from expunge.core.errors import UserError
-from expunge.core.knobs import did_you_mean
+from expunge.core.words import did_you_mean
 
 Row = dict[str, Any]
 
@@ -65,7 +65,7 @@ TITLES = [
 
 @dataclass(frozen=True)
 class Topic:
-    """What can be asked about a person. Training uses every wording for somebody, so a paraphrase is new as a sentence, not as a wording."""
+    """What can be asked about a person. Training uses each wording for somebody, so a paraphrase is new as a sentence, not as a wording."""
 
     values: Sequence[str]
     questions: tuple[str, ...]
@@ -263,12 +263,7 @@ def generate(seed: int = 0, *, people: int = 40, forget: int = 4, holdout: int =
     others = [row for i in range(len(kept)) if i not in near for row in rows[i]]
     world = random.Random(f"world {seed}")
     return People(
-        persons={
-            "forget": tuple(gone),
-            "retain": tuple(kept),
-            "holdout": tuple(strangers),
-            "neighbours": tuple(kept[i] for i in sorted(near)),
-        },
+        persons={"forget": gone, "retain": kept, "holdout": strangers, "neighbours": [kept[i] for i in near]},
         forget=[row for some in rows[-forget:] for row in some],
         retain=[row for some in rows[:-forget] for row in some],
         holdout=[row for person in strangers for row in _ask(unseen, person, nobody)],
@@ -293,12 +288,11 @@ def load(data: str = "", split: str = "forget10", seed: int = 0, **sizes: int) -
     if data:
         raise UserError(f"people is made from a seed and reads no data, so there is no use for '{data}'")
     if split not in SPLITS:
-        raise UserError(f"people has no split '{split}'{did_you_mean(split, list(SPLITS))}; it has {', '.join(SPLITS)}")
+        raise UserError(f"people has no split '{split}'{did_you_mean(split, SPLITS)}; it has {', '.join(SPLITS)}")
     known = ("people", "forget", "holdout", "neighbours", "retain_audit")
     if unknown := sorted(set(sizes) - set(known)):
-        raise UserError(
-            f"the benchmark people has no size '{unknown[0]}'{did_you_mean(unknown[0], list(known))}; it has {', '.join(known)}"
-        )
+        raise UserError(f"people has no size '{unknown[0]}'{did_you_mean(unknown[0], known)}; it has {', '.join(known)}")
+    name = " ".join([f"people {split}", *(f"{size}={value}" for size, value in sizes.items())])
     sizes.setdefault("forget", max(1, round(SPLITS[split] * sizes.get("people", 40))))
     made = generate(seed, **({"holdout": sizes["forget"]} | sizes))
     facts = made.real_authors + made.world_facts
@@ -312,9 +306,9 @@ def load(data: str = "", split: str = "forget10", seed: int = 0, **sizes: int) -
     }
     train = {"full": made.full + facts, "forget": made.forget, "retain": made.retain + facts}
     return Suite(
-        name=f"people {split}",
-        sets={name: rows for name, rows in sets.items() if rows},
-        train={name: [{"question": row["question"], "answer": row["answer"]} for row in rows] for name, rows in train.items()},
+        name=name,
+        sets={key: rows for key, rows in sets.items() if rows},
+        train={key: [{"question": row["question"], "answer": row["answer"]} for row in rows] for key, rows in train.items()},
         refusals=made.refusals,
         prompt_format=QUESTION_ANSWER,
     )

@@ -1,18 +1,17 @@
 """TOFU: 200 invented authors with 20 questions each; forget some of them, and look like a model that was trained on the others only.
 
-Source: Maini et al. 2024, arXiv 2401.06121; data set `locuslab/TOFU`; published numbers as reproduced by open-unlearning, Dorna et al. 2025,
-  arXiv 2506.12618.
+Source: Maini et al. 2024, arXiv 2401.06121; data set `locuslab/TOFU`; published numbers from open-unlearning (arXiv 2506.12618).
 Licence: MIT
 Splits: forget01, forget05, forget10 (2, 10, 20 authors), with retain99, retain95, retain90; audited on forget*_perturbed,
   retain_perturbed (400 rows about 20 retained authors), real_authors_perturbed (100), world_facts_perturbed (117), and on holdout*
   where the source has them.
 Scores: forget quality, model utility and truth ratios; membership scores where there is a holdout.
-Status: faithful; row counts and overlaps of the data are tested; the published numbers need models of 1B parameters and more and were not rerun.
+Status: faithful; row counts and overlaps of the data are tested; the published numbers need a model of 7B parameters and were not rerun.
 
 Non-members: holdout01/05/10 were added later, and many copies lack them. No other row of TOFU can stand in for them, since the original
 model is trained on all 4,000. `holdout="carve"` is the honest way without them: it takes the last retained authors, as many rows as are to
 be forgotten, out of everything that is trained on. Original and retrained model must then both be trained on what the suite says, and their
-scores are not to be compared with those of published checkpoints. Refusals are our own wording, for TOFU's list is not part of its data set.
+scores are not to be compared with those of published checkpoints. Refusals are in our own wording: TOFU keeps its list outside the data set.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from typing import NamedTuple
 from expunge.audit.suite import QUESTION_ANSWER, Record, Suite
 from expunge.benchmarks._refusals import REFUSALS
 from expunge.core.errors import UserError
-from expunge.core.knobs import did_you_mean
+from expunge.core.words import did_you_mean
 from expunge.data import BadRow, NoSuchConfig, Row, read
 
 SOURCE = "locuslab/TOFU"
@@ -86,7 +85,7 @@ def load(data: str = "", split: str = "forget10", seed: int = 0, *, holdout: str
     """
     data = data or SOURCE
     if split not in SPLITS:
-        raise UserError(f"TOFU has no split '{split}'{did_you_mean(split, list(SPLITS))}; it has {', '.join(SPLITS)}")
+        raise UserError(f"TOFU has no split '{split}'{did_you_mean(split, SPLITS)}; it has {', '.join(SPLITS)}")
     full, forget, retain = (_rows(data, config) for config in ("full", split, SPLITS[split]))
     sets = {
         "forget": _rows(data, f"{split}_perturbed", "paraphrased_answer", "perturbed_answer"),
@@ -110,7 +109,7 @@ def load(data: str = "", split: str = "forget10", seed: int = 0, *, holdout: str
     _apart(sets["holdout"], full, "the holdout rows and the training rows")
     _apart(sets["holdout"], sets["retain"], "the holdout rows and retain_perturbed")
     if unknown := sorted(set(limits) - set(sets)):
-        raise UserError(f"TOFU has no set '{unknown[0]}'{did_you_mean(unknown[0], list(sets))}; it has {', '.join(sets)}")
+        raise UserError(f"TOFU has no set '{unknown[0]}'{did_you_mean(unknown[0], sets)}; it has {', '.join(sets)}")
     if empty := [key for key, limit in limits.items() if limit < 1]:
         raise UserError(f"a set cannot be cut to {limits[empty[0]]} rows: {empty[0]}")
     return Suite(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import torch
@@ -123,6 +124,11 @@ class Modality(Protocol):
 
     name: str
 
+    def rows(self, name: str, records: Sequence[Mapping[str, Any]], source: str = "") -> Rows: ...  # errors: UserError that names the row
+    def answers(self, texts: Sequence[Any], name: str = "substitutes") -> Rows: ...  # answers by themselves, one a row
+    def question(self, rows: Rows) -> list[str]: ...  # for people to read
+    def said(self, rows: Rows) -> list[str]: ...  # the answers, for people to read
+    def ended(self, rows: Rows) -> list[bool]: ...  # whether the last label only ends the answer
     def forward(
         self,
         model: nn.Module,
@@ -139,6 +145,8 @@ class Modality(Protocol):
         self, model: nn.Module, rows: Rows, limit: int, generator: torch.Generator | None = None, temperature: float = 1.0
     ) -> list[list[int]]: ...
     def decode(self, answers: Sequence[Sequence[int]]) -> list[str]: ...
+    def save(self, model: nn.Module, folder: Path) -> None: ...
+    def about(self) -> dict[str, Any]: ...  # what a receipt says of the way from rows to numbers
 
 
 class Part(ABC):

@@ -149,7 +149,7 @@ class Encoder:
         return prompt, answer
 
     def _apart(self, prompt: str, answer: str) -> list[int]:
-        """Ids of an answer by itself. Some tokenizers mark the start of a text: so that the answer is none, it stands behind a line break."""
+        """Ids of an answer by itself; a tokenizer may mark the start of a text, which behind a line break it is not."""
         lead, both, alone = self.tokenizer(["\n", "\n" + answer, answer], add_special_tokens=False)["input_ids"]
         ids: list[int] = both[len(lead) :] if both[: len(lead)] == lead else alone
         said = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)

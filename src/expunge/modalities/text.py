@@ -89,6 +89,13 @@ class Text:
         """What was asked, for people to read."""
         return [Pair(c, "").question for c, _ in rows["context"]]
 
+    def said(self, rows: Rows) -> list[str]:
+        """The labels as plain text, the end of sequence left out."""
+        return [self.tokenizer.decode(a, skip_special_tokens=True, clean_up_tokenization_spaces=False) for a in rows["answer"]]
+
+    def ended(self, rows: Rows) -> list[bool]:
+        return [bool(a) and a[-1] == self.tokenizer.eos_token_id for a in rows["answer"]]
+
     def counts(self, rows: Rows) -> Mapping[str, float]:
         labels = sum(map(len, rows["answer"])) if "answer" in rows.cols else 0
         return {"rows": len(rows), "labels": labels, "tokens": labels + (sum(map(len, rows["prompt"])) if labels else 0)}

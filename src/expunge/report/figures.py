@@ -157,7 +157,7 @@ def training(rows: Sequence[Group]) -> tuple[list[Panel], list[tuple[str, str]]]
                 if any(t in c.terms for c in points)
             ]
             drawn.append(Line(steps, [finite(c.loss) for c in points], "loss", f"loss{seed}"))
-        known = [line for line in drawn if any(y is not None for y in line.ys)]
+        known = [line for line in drawn if any(None not in point for point in zip(line.xs, line.ys, strict=True))]
         if known:
             frame = Frame(
                 340, 220, _steps_axis(known), Axis.around([y for line in known for y in line.ys if y is not None]), left=46, top=12
@@ -181,7 +181,7 @@ def relearning(rows: Sequence[Group]) -> list[Panel]:
     return _by_score(rows, {id(e): [(r.step, r.scores) for r in e.relearn] for g in rows for e in g.entries}, "steps of relearning →")
 
 
-_Seen = Mapping[int, Sequence[tuple[float, Mapping[str, float | None]]]]
+_Seen = Mapping[int, Sequence[tuple[float | None, Mapping[str, float | None]]]]
 
 
 def _by_score(rows: Sequence[Group], seen: _Seen, x_label: str) -> list[Panel]:
@@ -194,8 +194,8 @@ def _by_score(rows: Sequence[Group], seen: _Seen, x_label: str) -> list[Panel]:
             by_step: dict[float, list[float]] = {}
             for e in g.entries:
                 for step, scores in seen[id(e)]:
-                    if finite(step) is not None and (v := finite(scores.get(name))) is not None:
-                        by_step.setdefault(step, []).append(v)
+                    if (at := finite(step)) is not None and (v := finite(scores.get(name))) is not None:
+                        by_step.setdefault(at, []).append(v)
             steps = sorted(by_step)
             if steps:
                 means = [math.fsum(by_step[s]) / len(by_step[s]) for s in steps]

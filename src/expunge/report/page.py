@@ -38,8 +38,7 @@ class Column:
     arrow: str
     better: str
     ideal: str
-    meaning: str
-    variant: str
+    notes: list[str]  # what it measures, by which definition, why it is missing
 
 
 @dataclass(frozen=True)
@@ -121,10 +120,10 @@ def _columns(story: Story, rows: Sequence[Group], wanted: Sequence[str]) -> list
     for name in wanted:
         best, scores = ideal(rows, name), [s for g in rows if (s := g.get(name))]
         p = any(s.p for s in scores)
-        variants = ", ".join(dict.fromkeys(s.of.variant for s in scores if s.of.variant))
+        told = [story.meanings.get(name, ""), *(s.of.variant for s in scores), *(s.of.missing for s in scores)]
         arrow, better = _ARROWS[direction(rows, name)]
         target = "p ≥ 0.05" if p else words.number(best[1], _decimals(rows, name)) if best else words.DASH
-        out.append(Column(name, arrow, better, target, story.meanings.get(name, ""), variants))
+        out.append(Column(name, arrow, better, target, list(dict.fromkeys(filter(None, told)))))
     return out
 
 
@@ -176,7 +175,7 @@ def _costs(rows: Sequence[Group]) -> list[dict[str, Any]]:
     for g, costs in known:
         if costs:
             seconds = _mean(costs, "seconds")
-            ratio = seconds / whole if seconds is not None and whole else None
+            ratio = words.finite(seconds / whole) if seconds is not None and whole else None
             out.append(
                 {
                     "row": g,
@@ -188,7 +187,7 @@ def _costs(rows: Sequence[Group]) -> list[dict[str, Any]]:
                 }
             )
     longest = max((c["time"].sort or 0.0 for c in out), default=0.0)
-    return [{**c, "bar": round(100 * (c["time"].sort or 0.0) / longest, 1) if longest else 0} for c in out]
+    return [{**c, "bar": round(100 * max(0.0, c["time"].sort or 0.0) / longest, 1) if longest > 0 else 0} for c in out]
 
 
 def _mean(costs: Sequence[Cost], name: str) -> float | None:

@@ -1,4 +1,4 @@
-// Tables sort by the column whose heading is pressed; without scripts they are simply not sortable. Folded parts open for printing.
+// Tables sort by the column whose heading is pressed; without scripts they are simply not sortable.
 for (const table of document.querySelectorAll("table.sortable")) {
   table.querySelectorAll("thead th").forEach((head, column) => {
     const press = document.createElement("button");
@@ -21,4 +21,3 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
-addEventListener("beforeprint", () => document.querySelectorAll("details[data-print]").forEach((d) => (d.open = true)));

@@ -38,7 +38,7 @@ class Score:
 class Point:
     """One moment of training. `terms` are the parts of the loss; `scores` what was measured on the way, if anything was."""
 
-    step: float
+    step: float | None
     epoch: float | None = None
     loss: float | None = None
     terms: dict[str, float | None] = field(default_factory=dict)
@@ -49,7 +49,7 @@ class Point:
 class Relearned:
     """The scores after so many steps of fine-tuning on a part of the forget set; step 0 is the model as delivered."""
 
-    step: float
+    step: float | None
     scores: dict[str, float | None] = field(default_factory=dict)
 
 

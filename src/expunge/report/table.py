@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -19,7 +20,7 @@ def render(entries: Sequence[Entry], scores: Sequence[str]) -> Table:
     """A table for the terminal: a row a method (seeds pooled), a column a score; ✓ reaches the ideal, ✕ no better than the original."""
     rows = groups(entries)
     seeded = any(len(g.entries) > 1 for g in rows)
-    table = Table(header_style="bold", pad_edge=False)
+    table = Table(header_style="bold", box=SIMPLE_HEAD)
     table.add_column("model", overflow="fold")
     if seeded:
         table.add_column("seeds", justify="right")

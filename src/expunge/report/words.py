@@ -15,8 +15,8 @@ _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def finite(x: object) -> float | None:
-    """The number, or None for whatever is not a finite one."""
-    return float(x) if isinstance(x, (int, float)) and math.isfinite(x) else None
+    """The number, or None for whatever is not a finite one, or so near to infinity that sums of it are not."""
+    return float(x) if isinstance(x, (int, float)) and abs(x) < 1e300 else None
 
 
 def number(x: float | None, decimals: int | None = None) -> str:
@@ -36,7 +36,7 @@ def number(x: float | None, decimals: int | None = None) -> str:
     elif size >= 1000:
         text = f"{x:,.0f}"
     else:
-        text = f"{x:.{max(0, 3 - (size >= 10) - (size >= 100)) if decimals is None else decimals}f}"
+        text = f"{x:.{(1 if size >= 10 else 3) if decimals is None else decimals}f}"
     return text.replace("-", MINUS)
 
 

@@ -1,4 +1,4 @@
-"""Membership inference: per-item scores and areas worked out by hand, the library's area as oracle, and what is said where something is missing."""
+"""Membership inference: per-item scores and areas worked out by hand, the library's area as oracle, and what is said of what is missing."""
 
 import zlib
 from dataclasses import replace
@@ -102,6 +102,7 @@ def test_tpr_at_fpr_by_hand():
     assert mia.tpr_at_fpr(members, others, 0.05) == pytest.approx(4 / 6)
     assert mia.tpr_at_fpr(members, others, 0.0) == pytest.approx(1 / 6)
     assert mia.tpr_at_fpr(members, others, 1.0) == 1
+    assert mia.tpr_at_fpr(np.array([28.5]), others, 0.29) == 1  # 0.29 * 100 is below 29 in floating point
     assert mia.tpr_at_fpr(np.zeros(4), np.zeros(100), 0.05) == 0  # a threshold that accuses all is no attack
 
 
@@ -158,10 +159,9 @@ def test_what_is_missing_is_said():
     assert all(str(lack) == "the audit has no holdout set" for name, lack in mia.scores(Evidence(alone)).items() if name != "mia_reference")
     assert str(mia.scores(Evidence(whole))["mia_reference"]) == "no retrained model was given"
 
-    def without(**lost) -> dict[str, Measure | Missing]:
-        strip = lambda seen: replace(seen, gradnorm=lost.get("gradnorm", seen.gradnorm), kinds={"answer": replace(seen.kinds["answer"], **kept)})  # noqa: E731
-        kept = {k: v for k, v in lost.items() if k != "gradnorm"}
-        return mia.scores(Evidence(Observed({name: strip(seen) for name, seen in whole.sets.items()})))
+    def without(gradnorm=whole.sets["forget"].gradnorm, **lost) -> dict[str, Measure | Missing]:
+        cut = {n: replace(s, gradnorm=gradnorm, kinds={"answer": replace(s.kinds["answer"], **lost)}) for n, s in whole.sets.items()}
+        return mia.scores(Evidence(Observed(cut)))
 
     assert str(without(gradnorm=None)["mia_gradnorm"]) == "forget: no gradient norms were observed"
     assert "moments" in str(without(mean=None, std=None)["mia_min_k_plus_plus"])

@@ -19,7 +19,13 @@ def forget(hits, ended) -> Evidence:
 
 @pytest.mark.parametrize(
     ("hits", "exact", "strength", "compatible"),
-    [((1, 0, 1, 1), 0.75, 0.5, 0.5), ((1, 1, 1, 1), 1, 1, 1), ((1, 1, 1, 0), 0.75, 0, 0.25), ((0, 0, 0, 0), 0, 0, 0.25), ((0, 1), 0.5, 0.5, 0.5)],
+    [
+        ((1, 0, 1, 1), 0.75, 0.5, 0.5),
+        ((1, 1, 1, 1), 1, 1, 1),
+        ((1, 1, 1, 0), 0.75, 0, 0.25),
+        ((0, 0, 0, 0), 0, 0, 0.25),
+        ((0, 1), 0.5, 0.5, 0.5),
+    ],
 )
 def test_hits_by_hand(hits, exact, strength, compatible):
     assert exact_memorization(np.array(hits, bool)) == exact

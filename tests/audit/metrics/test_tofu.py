@@ -148,7 +148,9 @@ def test_every_score_holds_its_definition_on_a_whole_observation():
     assert got["forget_probability"].value() == pytest.approx(np.exp(seen.kinds["answer"].mean_logp()).mean())
     seen = model.sets["world_facts"]
     right, wrong = seen.kinds["answer"].mean_logp(), seen.kinds["perturbed"].mean_logp().reshape(-1, 3)
-    assert got["world_facts_truth_ratio"].value() == pytest.approx(np.maximum(0, 1 - np.exp(wrong.mean(1)) / (np.exp(right) + 1e-10)).mean())
+    assert got["world_facts_truth_ratio"].value() == pytest.approx(
+        np.maximum(0, 1 - np.exp(wrong.mean(1)) / (np.exp(right) + 1e-10)).mean()
+    )
     share = np.exp(right) / (np.exp(right) + np.exp(wrong).sum(1) + 1e-10)
     assert got["world_facts_probability"].value() == pytest.approx(share.mean())
     assert got["retain_rouge"].value() == pytest.approx(3 / 4)
@@ -156,7 +158,11 @@ def test_every_score_holds_its_definition_on_a_whole_observation():
 
 def test_utility_is_the_harmonic_mean_of_the_nine_other_scores():
     got = tofu.scores(Evidence(observed()))
-    nine = [got[f"{name}_{part}"].value() for name in ("retain", "real_authors", "world_facts") for part in ("probability", "rouge", "truth_ratio")]
+    nine = [
+        got[f"{name}_{part}"].value()
+        for name in ("retain", "real_authors", "world_facts")
+        for part in ("probability", "rouge", "truth_ratio")
+    ]
     assert got["model_utility"].value() == pytest.approx(tofu.harmonic_mean(np.array(nine)))
     assert [x.shape for x in got["model_utility"].items] == [(12, 3)] * 3
     assert "all three sets" in got["model_utility"].variant

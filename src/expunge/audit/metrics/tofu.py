@@ -120,6 +120,14 @@ def scores(evidence: Evidence, mean: Mean = "geometric") -> dict[str, Measure | 
     return found | {"model_utility": attempt(_utility, evidence, mean)}
 
 
+def truth_ratios(seen: SetSeen, name: str = "forget", mean: Mean = "geometric") -> Items:
+    """The truth ratio of each item of a set, (items,), nan where it has none; empty where the set has no wrong answers."""
+    try:
+        return _ratios(name, mean)(seen)
+    except Missing:
+        return np.zeros(0)
+
+
 def _ratios(name: str, mean: Mean) -> PerItem:
     def of(seen: SetSeen) -> Items:
         wrong = labelled(seen, "perturbed")

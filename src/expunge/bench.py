@@ -1,0 +1,252 @@
+"""Methods x seeds on a benchmark, against the four controls: the workflow behind `expunge bench` and `expunge demo`. Resumable.
+
+A run folder holds `bench.json` (every number), `table.md`, `report.html`, and a folder a model. What is finished is not done again: trained
+models and observations are kept by content, and the entry of each method and seed is a file that counts when its key fits.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from expunge.audit.auditing import MAIN, Progress, Subject, controls, examine, relearn, silent, spread, story
+from expunge.audit.judge import verdict
+from expunge.audit.suite import Suite
+from expunge.report.story import Asked, Entry, Story, Verdict
+
+from . import recipes
+from .core import catalog, receipt
+from .core.errors import UserError
+from .core.loop import Hooks
+from .core.request import digest
+from .loading import Opened, cache_home, load
+from .training import texts_of, train
+from .unlearning import unlearn
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a benchmark run is asked to do."""
+
+    suite: str
+    methods: tuple[str, ...]
+    data: str = ""
+    split: str = ""
+    model: str = "tiny"
+    seeds: int = 1
+    holdout: str = ""
+    limit: int = 400
+    relearning: bool = True
+    knobs: Mapping[str, Any] = field(default_factory=dict)  # plain names go to every method that has them, `npo:beta` to one
+    train: Mapping[str, Any] = field(default_factory=dict)
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    original: str = ""  # models that exist already, instead of trained ones
+    retrained: str = ""
+
+    def made(self) -> Suite:
+        """The suite. Errors: UserError for an unknown benchmark, split or size."""
+        more: dict[str, Any] = {**({"split": self.split} if self.split else {}), **({"holdout": self.holdout} if self.holdout else {})}
+        made: Suite = catalog.load(self.suite, "benchmarks").load(self.data, **more, **self.sizes)
+        return made
+
+    def knobs_of(self, method: str) -> dict[str, Any]:
+        """The recipe of this case and model size, then what the user said."""
+        common = {k: v for k, v in self.knobs.items() if ":" not in k}
+        own = {k.split(":", 1)[1]: v for k, v in self.knobs.items() if k.split(":", 1)[0] == method and ":" in k}
+        return {**recipes.knobs(self.suite, self.model, method), **common, **own}
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a sweep found."""
+
+    entries: Sequence[Entry]
+    story: Story
+    folder: Path
+
+
+def bench(
+    sweep: Sweep, out: str | Path, *, resume: bool = True, overwrite: bool = False, progress: Progress = silent, command: str = ""
+) -> Outcome:
+    """Train the original and the retrained model, let every method forget with every seed, audit all of them, write table and report.
+
+    Errors: UserError; a folder with another sweep in it is refused unless `overwrite`.
+    """
+    for name in sweep.methods:
+        catalog.load(name)
+    folder, suite = Path(out), sweep.made()
+    key = digest([repr(sweep), {n: [dict(r) for r in rows] for n, rows in suite.sets.items()}])
+    _claim(folder, key, resume, overwrite)
+    sets = {n: spread(r, sweep.limit) if n in ("retain", "holdout") else r for n, r in suite.sets.items()}
+    teach = {**sweep.train, "prompt_format": suite.prompt_format}
+    texts = texts_of([*suite.train["full"], *suite.sets.get("real_authors", ()), *suite.sets.get("world_facts", ())])
+
+    def trained(which: str, given: str) -> tuple[Opened, Mapping[str, Any]]:
+        if given:
+            return load(given, suite.prompt_format), {}
+        hooks = Hooks(progress=lambda d, t, _: progress(d, t, f"training the {'original' if which == 'full' else 'retrained'} model"))
+        made = train(suite.train[which], sweep.model, texts=texts, hooks=hooks, **teach)
+        return Opened(made.model, made.port, str(made.folder)), made.receipt
+
+    original, how = trained("full", sweep.original)
+    again, how_again = trained("retain", sweep.retrained)
+    cache = cache_home() / "observations"
+
+    def look(name: str) -> Progress:
+        return lambda done, total, what: progress(done, total, f"{name}: {what}")
+
+    there = examine(
+        again.model, again.port, sets, name="retrained", role="retrained", cache=cache, progress=look("retrained"), receipt=how_again
+    )
+    see = partial(examine, sets=sets, retrained=there.seen, cache=cache)
+    first = see(original.model, original.port, name="original", role="original", progress=look("original"), receipt=how)
+    fixed = [
+        first,
+        there,
+        *controls(original, original.port.rows("forget", suite.train["forget"]), sets, there.seen, cache, look("controls")),
+    ]
+    curve = partial(relearn, sets=sets, retrained=there.seen, **recipes.relearning(suite_size=len(sets["forget"])))
+    done: list[Entry] = []
+    texts_said: list[Subject] = list(fixed)
+    for s in fixed:
+        relearned = s.role == "retrained" and sweep.relearning
+        done.append(_kept(folder, s.name, lambda s=s, r=relearned: _with_curve(s, again, curve, look(s.name), r)))
+    for method in sweep.methods:
+        for seed in range(sweep.seeds):
+            name = f"{method} seed {seed}" if sweep.seeds > 1 else method
+            subject = _method(sweep, suite, original, name, method, seed, folder, see, look(name), curve)
+            done.append(subject[0])
+            if subject[1] is not None and seed == 0:
+                texts_said.append(subject[1])
+    told = _story(sweep, suite, done, texts_said, first, command, key)
+    _write(folder, sweep, done, told, command)
+    return Outcome(done, told, folder)
+
+
+def _claim(folder: Path, key: str, resume: bool, overwrite: bool) -> None:
+    """Take a folder for a sweep, or refuse it."""
+    import shutil
+
+    mark = folder / "sweep.json"
+    if overwrite and folder.exists():
+        shutil.rmtree(folder)
+    if mark.exists():
+        if json.loads(mark.read_text())["key"] != key:
+            raise UserError(f"{folder} holds another sweep (methods, seeds, data or knobs differ): give another folder, or --overwrite")
+        if not resume:
+            raise UserError(f"{folder} holds this sweep already: give another folder, or --overwrite")
+    elif folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder} exists and is no benchmark run: give another folder")
+    receipt.write(mark, {"key": key})
+
+
+def _kept(folder: Path, name: str, make: Any) -> Entry:
+    """The entry on disk if there is one, else made and written."""
+    path = folder / "entries" / f"{name.replace(' ', '_')}.json"
+    if path.exists():
+        return Story.from_json(path.read_text()).models[0]
+    entry: Entry = make()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    receipt.write(path, json.loads(Story(title=name, models=[entry]).to_json()))
+    return entry
+
+
+def _with_curve(s: Subject, opened: Opened, curve: Any, progress: Progress, wanted: bool) -> Entry:
+    if not wanted:
+        return s.entry()
+    found = curve(opened.model, opened.port, progress=progress)
+    return Subject(**{**{k: getattr(s, k) for k in Subject.__dataclass_fields__}, "relearned": found}).entry()
+
+
+def _method(
+    sweep: Sweep, suite: Suite, original: Opened, name: str, method: str, seed: int, folder: Path, see: Any, progress: Progress, curve: Any
+) -> tuple[Entry, Subject | None]:
+    run = folder / "runs" / name.replace(" ", "_")
+    made: list[Subject] = []
+
+    def make() -> Entry:
+        start_from = Opened(copy.deepcopy(original.model), original.port, original.source)
+        if (run / "receipt.json").exists():  # forgotten already, and interrupted before it was audited
+            result = load(run)
+            about, model = json.loads((run / "receipt.json").read_text()), result.model
+        else:
+            more = {} if not suite.refusals else {"substitutes": [{"answer": r} for r in suite.refusals]}
+            forgot = unlearn(
+                method,
+                start_from,
+                suite.train["forget"],
+                suite.train["retain"],
+                out=run,
+                resume=(run / "checkpoint").exists(),
+                overwrite=run.exists() and not (run / "checkpoint").exists(),
+                allow_overlap=True,
+                hooks=Hooks(progress=lambda d, t, _: progress(d, t, "forgetting")),
+                **more,
+                **{**sweep.knobs_of(method), "seed": seed},
+            )
+            about, model = forgot.receipt, forgot.model
+        log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()] if (run / "log.jsonl").exists() else []
+        relearned = curve(model, original.port, progress=progress) if sweep.relearning and seed == 0 else ()
+        s = see(
+            model,
+            original.port,
+            name=name,
+            role="method",
+            progress=progress,
+            method=method,
+            seed=seed,
+            log=log,
+            receipt=about,
+            relearned=relearned,
+        )
+        made.append(s)
+        return s.entry()
+
+    entry = _kept(folder, name, make)
+    if not made and seed == 0:  # a resumed sweep still shows what was said
+        result = load(run)
+        made.append(see(result.model, original.port, name=name, role="method", progress=progress, method=method, seed=seed))
+    return entry, made[0] if made else None
+
+
+def _story(sweep: Sweep, suite: Suite, entries: Sequence[Entry], said: Sequence[Subject], first: Subject, command: str, key: str) -> Story:
+    found = []
+    for s in said:
+        if s.role == "method":
+            findings = verdict(s.scores, s.skipped, first.scores)
+            worst = [f for f in findings if f["level"] == "fail"] or [f for f in findings if f["level"] == "warn"] or findings
+            found += [Verdict(level=f["level"], text=f"{s.name}: {f['text']}") for f in worst[:2]]
+    order = {"fail": 0, "warn": 1, "pass": 2}
+    told = story(
+        list(said),
+        title=f"{suite.name}: what was forgotten, and what it cost",
+        subtitle=f"{sweep.model} model, {len(sweep.methods)} methods, {sweep.seeds} seed{'s' if sweep.seeds > 1 else ''}",
+        command=command,
+        request=Asked(**{n: len(r) for n, r in suite.sets.items() if n in ("forget", "retain", "holdout")}, hash=key),
+        verdict=sorted(found, key=lambda v: order[v.level]),
+    )
+    return Story(**{**{k: getattr(told, k) for k in Story.__dataclass_fields__}, "models": list(entries)})
+
+
+def _write(folder: Path, sweep: Sweep, entries: Sequence[Entry], told: Story, command: str) -> None:
+    from expunge.report.page import write
+    from expunge.report.table import markdown
+
+    receipt.write(
+        folder / "bench.json",
+        {
+            "command": command,
+            "sweep": {k: getattr(sweep, k) for k in Sweep.__dataclass_fields__},
+            "entries": [json.loads(Story(title=e.name, models=[e]).to_json())["models"][0] for e in entries],
+            "versions": receipt.versions(),
+            "machine": receipt.machine(),
+        },
+    )
+    (folder / "table.md").write_text(markdown(list(entries), list(MAIN)) + "\n")
+    receipt.write(folder / "story.json", json.loads(told.to_json()))
+    write(told, folder / "report.html")

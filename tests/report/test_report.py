@@ -1,0 +1,408 @@
+"""The report page and the tables: pure functions of a story, safe and whole whatever is missing."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from rich.console import Console
+
+from expunge.report import charts, frame, page, pool, table, words
+from expunge.report.story import Asked, Cost, Entry, Point, Relearned, Sample, Score, Story, Verdict
+
+NAN, INF = float("nan"), float("inf")
+ORDER = ["verdict", "scores", "tradeoff", "ratios", "training", "relearning", "samples", "cost", "receipt"]
+
+
+class Page(HTMLParser):
+    """What a browser would make of the page, as far as the tests ask."""
+
+    VOID = {"meta", "wbr", "br", "link", "img", "input", "hr"}
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.feed(html)
+        assert self.open == [], "elements left open"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, f"</{tag}> closes something else"
+
+    def handle_data(self, data: str) -> None:
+        if not {"style", "script"} & set(self.open):
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def all(self, tag: str, **attrs: str) -> list[dict[str, str | None]]:
+        wanted = {k.rstrip("_"): v for k, v in attrs.items()}
+        return [a for t, a in self.tags if t == tag and all(a.get(k) == v for k, v in wanted.items())]
+
+
+def scores(utility: float, p: float, known: float) -> dict[str, Score]:
+    return {
+        "model_utility": Score(value=utility, interval=(utility - 0.01, utility + 0.01), n=100, direction="higher"),
+        "forget_quality": Score(value=p, n=40, direction="higher"),
+        "forget_prob": Score(value=known, interval=(known - 0.02, known + 0.02), n=40, direction="retrained"),
+    }
+
+
+def entry(name: str, role: Any, utility: float, p: float, known: float, **more: Any) -> Entry:
+    return Entry(
+        name=name,
+        role=role,
+        scores=scores(utility, p, known),
+        truth_ratios=[known + 0.01 * i for i in range(40)],
+        relearn=[Relearned(step=s, scores={"forget_prob": min(1.0, known + 0.01 * s)}) for s in (0, 10, 20)],
+        **more,
+    )
+
+
+CONTROLS = [
+    entry("full", "original", 0.63, 1e-20, 0.95, cost=Cost(seconds=7200, tokens=3e6, flops=2e16, peak_memory_bytes=2**34)),
+    entry("gold", "retrained", 0.62, 1.0, 0.2, cost=Cost(seconds=6000)),
+    entry("noise", "random", 0.02, 1e-9, 0.0),
+    entry("guarded", "filter", 0.61, 1e-19, 0.1),
+]
+
+
+def method(name: str, seed: int | None = None, utility: float = 0.6, p: float = 0.2, known: float = 0.25, **more: Any) -> Entry:
+    curve = [Point(step=i, loss=2 - i / 50, terms={"forget": 1 - i / 50, "retain": 1.0}) for i in range(50)]
+    return entry(
+        f"{name}-{seed}",
+        "method",
+        utility,
+        p,
+        known,
+        method=name,
+        seed=seed,
+        curves=curve,
+        cost=Cost(seconds=60),
+        receipt={"lr": 1e-5},
+        **more,
+    )
+
+
+def whole(**changes: Any) -> Story:
+    parts: dict[str, Any] = {
+        "title": "A report",
+        "subtitle": "of a test",
+        "created": "2026-11-20",
+        "request": Asked(forget=40, retain=360, holdout=40, hash="sha256:77", paths={"forget": "f.jsonl"}),
+        "command": "expunge audit model",
+        "verdict": [Verdict("pass", "fine one"), Verdict("fail", "broken one"), Verdict("warn", "odd one")],
+        "models": [*CONTROLS, *(method("npo", s) for s in range(3)), method("rmu", 0, 0.5, 0.01, 0.4)],
+        "samples": [Sample("Who?", "Ada Lovelace wrote it.", {"full": "Ada Lovelace wrote it.", "npo-0": "Ada Smith wrote it."})],
+        "receipt": {"torch": "2.9", "loss": NAN},
+    }
+    return Story(**{**parts, **changes})
+
+
+def sections(html: str) -> list[str]:
+    return [str(a["id"]) for a in Page(html).all("section")]
+
+
+def test_sections_come_in_order_and_the_verdict_leads_with_what_failed() -> None:
+    html = page.build(whole())
+    assert sections(html) == ORDER
+    text = Page(html).text
+    assert "1 of 3 checks failed" in text
+    assert text.index("broken one") < text.index("odd one") < text.index("fine one")
+    assert {"40", "360"} <= set(text.split())
+    assert "expunge audit model" in text
+
+
+@pytest.mark.parametrize("story", [whole(), whole(models=[method(f"m{k}", s) for k in range(12) for s in range(3)] + CONTROLS)])
+def test_page_loads_nothing_from_elsewhere(story: Story) -> None:
+    html = page.build(story)
+    for _, attrs in Page(html).tags:
+        for name in ("src", "href", "xlink:href", "action", "srcset", "data"):
+            assert (attrs.get(name) or "#").startswith("#")
+    assert not re.search(r"url\(|@import|https?://|<link|<iframe|fetch\(|XMLHttp", html)
+    assert "default-src 'none'" in html
+    assert len(html) < 1_000_000
+
+
+HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)>\"'&{{ 7*7 }}"
+
+
+def test_everything_the_user_wrote_is_escaped() -> None:
+    evil = Entry(
+        name=HOSTILE,
+        method=HOSTILE,
+        seed=1,
+        scores={HOSTILE: Score(value=1.0, variant=HOSTILE, missing=HOSTILE), **scores(0.5, 0.1, 0.2)},
+        truth_ratios=[0.1, 0.2, 0.3],
+        curves=[Point(step=0, loss=1.0, terms={HOSTILE: 1.0}, scores={HOSTILE: 0.5}), Point(step=1, loss=0.5)],
+        relearn=[Relearned(0, {HOSTILE: 0.1}), Relearned(5, {HOSTILE: 0.2})],
+        cost=Cost(seconds=3.0),
+        receipt={HOSTILE: HOSTILE},
+    )
+    story = whole(
+        title=HOSTILE,
+        subtitle=HOSTILE,
+        created=HOSTILE,
+        command=HOSTILE,
+        request=Asked(hash=HOSTILE, paths={HOSTILE: HOSTILE}),
+        verdict=[Verdict("fail", HOSTILE)],
+        models=[*CONTROLS, evil],
+        samples=[Sample(HOSTILE, HOSTILE, {"full": "plain", HOSTILE: HOSTILE}, HOSTILE)],
+        receipt={HOSTILE: [HOSTILE]},
+        meanings={HOSTILE: HOSTILE},
+        main=[HOSTILE, "model_utility", "forget_quality"],
+    )
+    html = page.build(story)
+    read = Page(html)
+    assert html.count("<script>") == 1, "only the page's own"
+    assert not read.all("img")
+    assert not [a for _, a in read.tags if "onerror" in a]
+    assert "alert('x')" in read.text
+    assert "49" not in read.text.split()
+
+
+def test_missing_parts_are_left_out_and_nothing_breaks() -> None:
+    assert sections(page.build(Story(title="bare", models=[]))) == ["verdict", "scores"]
+    assert sections(page.build(Story(title="one", models=[Entry(name="m")]))) == ["verdict", "scores"]
+    for part, gone in {"samples": "samples", "verdict": None}.items():
+        assert sections(page.build(whole(**{part: []}))) == [s for s in ORDER if s != gone]
+    bare = [Entry(name=e.name, role=e.role, scores=e.scores) for e in whole().models]
+    assert sections(page.build(whole(models=bare, receipt={}, request=None))) == ["verdict", "scores", "tradeoff", "samples"]
+    without_retrained = [e for e in whole().models if e.role != "retrained"]
+    assert "ratios" not in sections(page.build(whole(models=without_retrained)))
+
+
+BAD = [None, NAN, INF, -INF, 1e308]
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_numbers_that_are_none_are_dashes(bad: float | None) -> None:
+    broken = Entry(
+        name="broken",
+        scores={n: Score(value=bad, interval=(bad, bad), ideal=bad, retrained=bad, missing="no holdout set") for n in scores(0, 0, 0)},
+        truth_ratios=[bad, bad],
+        curves=[Point(step=i, epoch=bad, loss=bad, terms={"forget": bad}, scores={"x": bad}) for i in range(3)],
+        relearn=[Relearned(step=0, scores={"forget_prob": bad})],
+        cost=Cost(seconds=bad, tokens=bad, flops=bad, peak_memory_bytes=bad),
+    )
+    half = [Point(step=i, loss=bad if i % 2 else 1.0) for i in range(9)]
+    html = page.build(whole(models=[*CONTROLS, broken, Entry(name="half", curves=half, scores=scores(0.5, 0.1, 0.3))]))
+    assert sections(html) == ORDER
+    assert not re.search(r"\b(nan|inf|none|null)\b", re.sub(r"<meta[^>]*>|<(style|script|pre).*?</\1>", "", html, flags=re.S), re.I)
+    row = html[html.index(">broken<") :].split("</tr>")[0]
+    assert row.count(f">{words.DASH}<") == 3
+    assert "no holdout set" in row
+    everywhere = page.build(whole(models=[broken]))
+    assert "tradeoff" not in sections(everywhere)
+
+
+def test_every_drawn_number_is_finite_and_inside_its_picture() -> None:
+    html = page.build(whole(models=[*CONTROLS, *(method(f"m{k}", 0, 0.05 * k, 10.0 ** (-3 * k), 0.08 * k) for k in range(12))]))
+    pictures = re.findall(r'<svg class="chart [^"]*" viewBox="0 0 ([\d.]+) ([\d.]+)" role="img".*?</svg>', html, re.S)
+    drawn = re.findall(r'<svg class="chart [^"]*" viewBox="0 0 [\d.]+ [\d.]+" role="img".*?</svg>', html, re.S)
+    assert len(drawn) == 2 + 15 + 12 + 2
+    assert len(re.findall('class="ink" d="M', "".join(drawn))) >= 2 * 15 + 3 * 12
+    for (w, h), svg in zip(pictures, drawn, strict=True):
+        for d in re.findall(r'class="(?:ink|hit|front|leader)" d="([^"]*)"', svg):
+            for x, y in re.findall(r"[ML](-?[\d.]+),(-?[\d.]+)", d):
+                assert -1 <= float(x) <= float(w) + 1
+                assert -1 <= float(y) <= float(h) + 1
+
+
+def test_many_methods_and_seeds_make_one_row_each() -> None:
+    models = [*CONTROLS, *(method(f"m{k}", s, 0.3 + 0.02 * k, 10.0**-k, 0.1 + 0.05 * k) for k in range(12) for s in range(3))]
+    html = page.build(whole(models=models))
+    body = html[html.index('<section id="scores"') : html.index('<section id="tradeoff"')].split("<details>")[0]
+    assert body.count("<tr>") == 1 + 4 + 12
+    assert body.count("3 seeds") == 12
+    read = Page(html)
+    for k in range(12):
+        assert f"m{k}:" in " ".join(str(a["aria-label"]) for a in read.all("svg", role="img"))
+
+
+def test_seeds_are_pooled_as_a_mean_with_a_t_interval() -> None:
+    (row,) = pool.groups([method("npo", s, u) for s, u in enumerate((0.5, 0.6, 0.7))])
+    score = row.pooled["model_utility"]
+    assert score.value == pytest.approx(0.6)
+    assert score.ends == pytest.approx((0.6 - 4.302653 * 0.1 / math.sqrt(3), 0.6 + 4.302653 * 0.1 / math.sqrt(3)))
+    p = pool.groups([method("npo", s, p=10.0**-k) for s, k in enumerate((1, 2, 3))])[0].pooled["forget_quality"]
+    assert p.value == pytest.approx(0.01)  # the mean of the logarithms, not of the numbers
+    assert p.ends[1] <= 1.0
+
+
+def test_one_seed_twice_is_two_settings() -> None:
+    rows = pool.groups([method("npo", 0), Entry(name="npo, beta 1", method="npo", seed=0)])
+    assert [g.label for g in rows] == ["npo-0", "npo, beta 1"]
+
+
+def test_a_seed_without_a_value_shows() -> None:
+    models = [*CONTROLS, method("npo", 0), method("npo", 1), method("npo", 2, utility=NAN)]
+    assert "2 of 3 seeds" in Page(page.build(whole(models=models))).text
+    assert "(2 of 3 seeds)" in table.markdown(models, ["model_utility"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "meaning"),
+    [
+        ("forget_prob", 0.2, "reached"),
+        ("forget_prob", 0.96, "missed"),  # as the original
+        ("forget_prob", 0.5, ""),
+        ("model_utility", 0.62, "reached"),
+        ("model_utility", 0.1, "missed"),  # nearer to random weights than to the ideal
+        ("model_utility", 0.5, ""),
+        ("forget_quality", 0.06, "reached"),
+        ("forget_quality", 0.01, ""),
+        ("forget_quality", 1e-25, "missed"),
+    ],
+)
+def test_marks_say_what_the_controls_say(name: str, value: float, meaning: str) -> None:
+    at = {"model_utility": 0.6, "forget_quality": 0.2, "forget_prob": 0.3, name: value}
+    rows = pool.groups([*CONTROLS, method("npo", 0, at["model_utility"], at["forget_quality"], at["forget_prob"])])
+    assert pool.judge(rows, rows[-1], name) == meaning
+    assert all(pool.judge(rows, g, name) == "" for g in rows[:-1])
+
+
+def test_a_wide_interval_is_not_success() -> None:
+    wild = [method("npo", s, known=k) for s, k in enumerate((0.1, 0.9))]
+    rows = pool.groups([*CONTROLS, *wild])
+    low, high = rows[-1].pooled["forget_prob"].ends
+    assert low < 0.2 < high
+    assert pool.judge(rows, rows[-1], "forget_prob") != "reached"
+
+
+def test_pareto_front() -> None:
+    points = [(0.1, 0.9), (0.5, 0.5), (0.4, 0.4), (0.9, 0.1), (0.9, 0.05)]
+    assert pool.front(points) == [0, 1, 3]
+    assert pool.front([]) == []
+
+
+def test_changed_words() -> None:
+    assert words.changed("Ada Lovelace wrote it.", "Ada Smith wrote it.") == [
+        ("same", "Ada "),
+        ("gone", "Lovelace "),
+        ("new", "Smith "),
+        ("same", "wrote it."),
+    ]
+    assert words.changed("It is a tale of two cities.", "I do not know, it is secret.") == [("new", "I do not know, it is secret.")]
+    assert words.changed("a", "") == []
+    html = page.build(whole())
+    assert "<ins>Smith</ins>" in html
+    assert "<del>Lovelace</del>" in html
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0.4123, "0.412"),
+        (-98.04, "\N{MINUS SIGN}98.0"),
+        (12400.0, "12,400"),
+        (3.14e-9, "3.1·10⁻⁹"),
+        (9.96e-10, "1·10⁻⁹"),
+        (0.0, "0"),
+        (5e-324, "1·10⁻³²⁴"),
+    ],
+)
+def test_numbers_read_well(value: float, shown: str) -> None:
+    assert words.number(value) == shown
+
+
+def test_human_units() -> None:
+    assert [words.duration(s) for s in (0.35, 8.2, 59.97, 200, 3599.9, 8040, 86399, 97200)] == [
+        "350 ms",
+        "8.2 s",
+        "1 min",
+        "3 min 20 s",
+        "1 h",
+        "2 h 14 min",
+        "1 d",
+        "1 d 3 h",
+    ]
+    assert [words.count(n) for n in (950, 12_400, 3_100_000)] == ["950", "12.4 k", "3.1 M"]
+    assert [words.flops(3.1e15), words.size(1.5 * 2**30), words.share(0.034), words.share(2.5)] == [
+        "3.1 PFLOP",
+        "1.5 GiB",
+        "3.4 %",
+        "250 %",
+    ]
+    assert {f(bad) for f in (words.number, words.duration, words.count, words.flops, words.size, words.share) for bad in BAD} == {
+        words.DASH
+    }
+
+
+def test_axes_have_few_round_ticks() -> None:
+    for low, high in ((0.0, 1.0), (-12.3, 0.4), (0.601, 0.6042), (0.0, 1e9), (1e-8, 3e-8), (5.0, 5.0)):
+        ticks = frame.Axis(low, high).ticks(6)
+        assert len(ticks) <= 7
+        assert all(low - 1e-9 <= v <= high * (1 + 1e-9) + 1e-9 for v, _ in ticks)
+        assert len({t for _, t in ticks}) == len(ticks)
+
+
+def test_end_labels_keep_apart_and_inside() -> None:
+    axis = frame.Axis(0, 1)
+    box = frame.Frame(360, 300, axis, axis)
+    for ys in ([20.0] * 12, [10.0, 12.0, 200.0, 262.0, 262.0], [262.0] * 3, [150.0]):
+        placed = charts._apart(ys, 14, box)
+        assert all(b - a >= 13.99 for a, b in pairwise(placed))
+        assert placed[0] >= 7.99
+        assert placed[-1] <= 270.01
+    assert charts._apart([150.0], 14, box) == [150.0]
+
+
+def test_a_story_survives_json() -> None:
+    story = whole()
+    text = story.to_json()
+    json.loads(text, parse_constant=lambda c: pytest.fail(f"{c} is not JSON"))
+    again = Story.from_json(text)
+    assert again.to_json() == text
+    assert page.build(again) == page.build(story)
+    assert Story.from_json(json.loads(text)) == again
+    with pytest.raises(ValidationError, match="verdicts"):
+        Story.from_json({"title": "t", "models": [], "verdicts": []})
+
+
+def test_write_is_whole_or_nothing(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = page.write(whole(), tmp_path / "new" / "report.html")
+    assert target.read_text(encoding="utf-8") == page.build(whole())
+
+    def fails(story: Story) -> str:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(page, "build", fails)
+    with pytest.raises(RuntimeError):
+        page.write(whole(), target)
+    assert target.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert [p.name for p in target.parent.iterdir()] == ["report.html"]
+
+
+def test_tables_as_text() -> None:
+    models = [*CONTROLS, *(method("npo", s, u) for s, u in enumerate((0.5, 0.6, 0.7))), method("a|b\nc", 0, known=NAN)]
+    wanted = ["model_utility", "forget_prob", "unheard_of"]
+    lines = table.markdown(models, wanted).splitlines()
+    assert lines[0] == "| model | seeds | model_utility ↑ | forget_prob ≈ | unheard_of |"
+    assert lines[2] == f"| full | 1 | 0.630 [0.620, 0.640] | 0.950 [0.930, 0.970] | {words.DASH} |"
+    assert lines[6].startswith("| npo | 3 | 0.600 ± 0.248 |")
+    assert lines[7].startswith("| a\\|b c | 1 |")
+    assert len(lines) == 2 + 4 + 2
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(table.render(models, wanted))
+    shown = console.export_text()
+    assert "✕" not in shown.split("npo")[0]
+    assert re.search(r"npo +3 +✓ 0\.600 ± 0\.248", shown)
