@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from expunge.audit.auditing import MAIN, Progress, Subject, controls, examine, relearn, silent, spread, story
 from expunge.audit.judge import verdict
+from expunge.audit.subjects import MAIN, Progress, Subject, controls, examine, relearn, silent, spread, story
 from expunge.audit.suite import Suite
 from expunge.report.story import Asked, Entry, Story, Verdict
 

@@ -53,8 +53,8 @@ def train(
 ) -> Result:
     """Train a model on all rows of some data.
 
-    model: a folder or hub id, or a built-in size (nano, micro, tiny), which gets a tokenizer trained on `texts` (default: the data) and, where
-    `knobs` do not say otherwise, that size's settings. out: where to copy the result. The same rows, start and knobs are trained once.
+    model: a folder or hub id, or a built-in size (nano, micro, tiny), which gets a tokenizer trained on `texts` (default: the data) and,
+    where `knobs` do not say otherwise, that size's settings. out: where to copy the result. The same work is done once.
     Errors: UserError.
     """
     if out and Path(out).exists() and any(Path(out).iterdir()) and not overwrite:
@@ -68,7 +68,8 @@ def train(
     key = digest([receipt.hash_weights(opened.model), rows.ids, rows["prompt"], rows["answer"], receipt.describe(plans)])
     kept = (cache or cache_home()) / "models" / key
     if not (kept / "receipt.json").exists():
-        unlearn(plans, opened, retain=rows, out=kept, resume=(kept / "checkpoint").exists(), overwrite=kept.exists(), hooks=hooks)
+        begun = (kept / "checkpoint").exists()
+        unlearn(plans, opened, retain=rows, out=kept, resume=begun, overwrite=kept.exists() and not begun, hooks=hooks)
     if out:
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(kept, out)

@@ -60,7 +60,7 @@ def test_two_processes_with_other_hash_seeds_agree(people: People) -> None:
     code = "import test_people as t; print(t.digest(t.generate()))"
     here = os.path.dirname(__file__)
     for hash_seed in ("1", "2"):
-        env = os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": here}
+        env = os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join([here, *sys.path])}
         done = subprocess.run([sys.executable, "-c", code], env=env, cwd=here, capture_output=True, text=True, timeout=60, check=True)
         assert done.stdout.strip() == digest(people)
 

@@ -1,8 +1,8 @@
-"""What a model was seen to do: plain arrays, made once by `observe`, read by every metric and probe, never by touching the model again.
+"""What a model was seen to do: plain arrays, made once by `observe` and read by every metric and probe, never by touching the model again.
 
-A *set* of an audit (forget, retain, holdout, real_authors ...) has items; an item is a question with one or more answers of several *kinds*:
-`answer` (the true one), `paraphrase` (the true one in other words) and `perturbed` (wrong ones, several an item). Classifiers have answers of
-one position. Everything is float32, stored without pickles.
+A *set* of an audit (forget, retain, holdout, real_authors ...) has items; an item is a question with one or more answers of several
+*kinds*: `answer` (the true one), `paraphrase` (the true one in other words) and `perturbed` (wrong ones, several an item). Classifiers
+have answers of one position. Everything is float32, stored without pickles.
 """
 
 from __future__ import annotations
@@ -112,6 +112,6 @@ class Observed:
                         if (key := f"{name}/{kind}/{p}") in arrays
                     }
                     kinds[kind] = Scored(text=tuple(text), **got)
-                norm = arrays[f"{name}//gradnorm"] if f"{name}//gradnorm" in arrays else None
+                norm = arrays.get(f"{name}//gradnorm")
                 sets[name] = SetSeen(tuple(t["ids"]), tuple(t["question"]), tuple(t["answer"]), kinds, tuple(t["said"]), norm)
         return cls(sets, texts["about"])

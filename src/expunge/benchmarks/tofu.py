@@ -11,7 +11,7 @@ Status: faithful; row counts and overlaps of the data are tested; the published 
 Non-members: holdout01/05/10 were added later, and many copies lack them. No other row of TOFU can stand in for them, since the original
 model is trained on all 4,000. `holdout="carve"` is the honest way without them: it takes the last retained authors, as many rows as are to
 be forgotten, out of everything that is trained on. Original and retrained model must then both be trained on what the suite says, and their
-scores are not to be compared with those of published checkpoints. Refusals are in our own wording: TOFU keeps its list outside the data set.
+scores are not to be compared with those of published checkpoints. Refusals are in our own wording: TOFU's list is not in its data set.
 """
 
 from __future__ import annotations

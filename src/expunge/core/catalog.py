@@ -6,6 +6,7 @@ import ast
 import importlib
 import importlib.metadata
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,15 @@ FOLDERS = {
 
 
 @dataclass(frozen=True)
+class KnobLine:
+    """A knob as its source says it."""
+
+    name: str
+    default: str
+    help: str
+
+
+@dataclass(frozen=True)
 class Card:
     """A module's docstring, read as a card: a summary, then fields, one a line (`Source: ...`), continued by indentation."""
 
@@ -33,6 +43,12 @@ class Card:
     folder: str
     summary: str
     fields: dict[str, str]
+    knobs: tuple[KnobLine, ...] = ()
+
+    @property
+    def headline(self) -> str:
+        """The first sentence of the summary, on one line."""
+        return re.split(r"(?<=[.?])\s", " ".join(self.summary.split()), maxsplit=1)[0].rstrip(".")
 
     @property
     def status(self) -> str:
@@ -88,7 +104,8 @@ def card(name: str, kind: str = "") -> Card:
     kind = kind or find(name)
     path = _files(kind).get(name)
     text, folder = (path.read_text(), str(path.parent.relative_to(ROOT))) if path else (f'"""{load(name, kind).__doc__}"""', "plugin")
-    doc = ast.get_docstring(ast.parse(text)) or ""
+    tree = ast.parse(text)
+    doc = ast.get_docstring(tree) or ""
     summary, _, rest = doc.partition("\n\n")
     fields: dict[str, str] = {}
     key, extra = "", []
@@ -101,4 +118,17 @@ def card(name: str, kind: str = "") -> Card:
         elif line.strip():
             key = ""
             extra.append(line)
-    return Card(name, kind, folder, "\n".join([summary, *extra]).strip(), fields)
+    return Card(name, kind, folder, "\n".join([summary, *extra]).strip(), fields, tuple(_knobs(tree)))
+
+
+def _knobs(tree: ast.Module) -> Iterator[KnobLine]:
+    """Fields of the parts in a file that are made by `knob(default, help)`, and the annotated choices of its `plan`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and isinstance(node.value, ast.Call):
+            if getattr(node.value.func, "id", "") == "knob" and len(node.value.args) == 2:
+                default, help_ = node.value.args
+                yield KnobLine(node.target.id, ast.unparse(default), str(ast.literal_eval(help_)))
+        elif isinstance(node, ast.FunctionDef) and node.name == "plan":
+            for argument, default in zip(node.args.args, node.args.defaults, strict=False):
+                notes = [n.value for n in ast.walk(argument) if isinstance(n, ast.Constant) and isinstance(n.value, str) and " " in n.value]
+                yield KnobLine(argument.arg, ast.unparse(default), notes[0] if notes else "")

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from . import adapters, checkpoint
 from .errors import Interrupted, UserError
 from .knobs import knob, part
-from .parts import Edit, GradCall, Grads, Guard, Modality, Need, Objective, Part, Plan, Plans, Rows, Sets, Train, Update, Weights, title
+from .parts import Edit, GradCall, Grads, Guard, Modality, Need, Objective, Part, Plan, Plans, Rows, Sets, Update, Weights, title
+from .schedule import lr_at, sample, total_steps
 from .step import Run, Step, View, device_of, evaluating, seed_of
+from .weights import put, trainable, weights_of
 
 SAVED = ("stage", "epoch", "step", "state", "models", "ref_logp", "warnings")  # of the run; the rest is weights, optimizer and sets
 
@@ -142,61 +144,6 @@ def evaluate(
     if values is not None and not values:
         values.update(shares)
     return total, grads
-
-
-def sample(sets: Sets, train: Train, run: Run) -> Sets:
-    """The batch of a step: a function of the step number, so the sampler has no position to save."""
-
-    def rng(*what: object) -> torch.Generator:
-        return torch.Generator().manual_seed(seed_of(run.seed, run.stage, *what))
-
-    anchor = sets[train.anchor]
-    order = torch.randperm(len(anchor), generator=rng("order", run.epoch)).tolist()
-    idx = order[run.step * train.batch : (run.step + 1) * train.batch]
-    batch = {train.anchor: anchor.take(idx)}
-    for name, rows in sets.items():
-        if name != train.anchor and len(rows):
-            drawn = torch.randint(len(rows), (len(idx),), generator=rng(name, run.epoch, run.step)).tolist()
-            batch[name] = rows.take([i % len(rows) for i in idx] if train.pairing == "aligned" else drawn)
-    return batch
-
-
-def lr_at(train: Train, done: int, per_epoch: int) -> float:
-    """Learning rate of the step after `done` optimizer steps: linear warm-up, then the schedule, as a function of the step alone."""
-    total, warm = total_steps(train, per_epoch), round(train.warmup * per_epoch)
-    if done < warm:
-        return train.lr * (done + 1) / (warm + 1)
-    left = max(total - done, 0) / max(total - warm, 1)
-    return train.lr * {"constant": 1.0, "linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2}[train.schedule]
-
-
-def total_steps(train: Train, per_epoch: int) -> int:
-    return min(train.steps or 10**9, train.epochs * per_epoch) if train.epochs else train.steps
-
-
-def tensors_of(model: nn.Module) -> Weights:
-    """Parameters (tied ones once) and buffers by name, not copied; buffers that are no weights (`persistent=False`) are left out."""
-    every = {n for n, _ in model.named_parameters(remove_duplicate=False)}
-    return {**dict(model.named_parameters()), **{n: t for n, t in model.state_dict().items() if n not in every}}
-
-
-@torch.no_grad()
-def weights_of(model: nn.Module, names: frozenset[str] | None = None) -> Weights:
-    """A copy of what `tensors_of` names, or of some of it."""
-    return {n: t.detach().clone() for n, t in tensors_of(model).items() if names is None or n in names}
-
-
-@torch.no_grad()
-def put(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Set parameters and buffers by name."""
-    own = model.state_dict()
-    for name, value in weights.items():
-        own[name].copy_(value)
-
-
-def trainable(model: nn.Module) -> frozenset[str]:
-    """Names of what a stage can change: parameters that move, and buffers."""
-    return frozenset(n for n, t in tensors_of(model).items() if t.requires_grad or not isinstance(t, nn.Parameter))
 
 
 def check(plans: Plans, sets: Sets) -> None:

@@ -108,8 +108,8 @@ class Answer(Protocol):
     def dist(self) -> Tokens: ...  # (labels, classes), log-probabilities
     @property
     def labels(self) -> Tensor: ...  # (labels,) the class that each label position should say
-    def hidden(self, tap: str) -> Tokens: ...  # output of a tapped module
-    def input(self, tap: str) -> Tokens: ...  # its input
+    def hidden(self, tap: str, answers: bool = False) -> Tokens: ...  # output of a tapped module, at all tokens or at the answer's own
+    def input(self, tap: str, answers: bool = False) -> Tokens: ...  # its input
 
 
 class Patch(Protocol):

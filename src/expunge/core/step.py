@@ -206,7 +206,8 @@ class View:
 
     def run(self, plan: Plan | Plans, sets: Sets, start: Weights | None = None, key: str = "") -> View:
         """Run a plan on a copy of the model (a teacher, a shard, an inner problem), with a seed of its own; the view of the result."""
-        from .loop import put, run
+        from .loop import run
+        from .weights import put
 
         model = copy.deepcopy(self.model)
         put(model, start or {})

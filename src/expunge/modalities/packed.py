@@ -39,16 +39,23 @@ class Packed:
     def logp(self) -> Tokens:
         return Tokens(-F.cross_entropy(exact(self.logits), self.labels, reduction="none"), self.row, self.rows)
 
-    def hidden(self, tap: str) -> Tokens:
-        return self._tap(tap, 1)
+    @property
+    def answer_tokens(self) -> Tensor:
+        """Which of the tokens hold a label, (labels,): the last ones of each row."""
+        tokens, labels = (torch.bincount(r, minlength=self.rows).cumsum(0) for r in (self.token_row, self.row))
+        return torch.arange(len(self.row), device=self.row.device) + (tokens - labels)[self.row]
 
-    def input(self, tap: str) -> Tokens:
-        return self._tap(tap, 0)
+    def hidden(self, tap: str, answers: bool = False) -> Tokens:
+        return self._tap(tap, 1, answers)
 
-    def _tap(self, tap: str, side: int) -> Tokens:
+    def input(self, tap: str, answers: bool = False) -> Tokens:
+        return self._tap(tap, 0, answers)
+
+    def _tap(self, tap: str, side: int, answers: bool) -> Tokens:
         if tap not in self.tapped:
             raise UndeclaredNeed(f"the module {tap!r} was not declared in `taps`")
-        return Tokens(self.tapped[tap][side], self.token_row, self.rows, "tokens")
+        found = self.tapped[tap][side]
+        return Tokens(found[self.answer_tokens], self.row, self.rows) if answers else Tokens(found, self.token_row, self.rows, "tokens")
 
 
 def exact(x: Tensor) -> Tensor:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from expunge.core.adapters import base_of, is_adapted
 from expunge.core.errors import UserError
-from expunge.core.loop import tensors_of
 from expunge.core.parts import Answer, Patch, Rows, Weights
 from expunge.core.request import content, digest, ids_of
+from expunge.core.weights import tensors_of
 
 from ._encode import Encoder, Pair, pair_of
 from ._generate import generate

@@ -1,6 +1,6 @@
 """Knobs that fit the small built-in models, by benchmark and size; papers' defaults are for models a thousand times larger.
 
-`people-micro.json` and its like map a method to its knobs. They were chosen on another split than the one that is reported (see `tuning` in each).
+`people-micro.json` and its like map a method to its knobs, chosen on another split than the one that is reported (see `tuning` in each).
 """
 
 from __future__ import annotations

@@ -1,0 +1,5 @@
+"""`python -m expunge`."""
+
+from .cli import main
+
+main()

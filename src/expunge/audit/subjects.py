@@ -1,0 +1,180 @@
+"""The models that an audit or a benchmark looks at: observed, scored, and as the report shows them."""
+
+from __future__ import annotations
+
+import copy
+import datetime
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from expunge.core import catalog, loop
+from expunge.core.parts import Modality, Rows
+from expunge.core.weights import put
+from expunge.loading import Opened
+from expunge.report.story import Cost, Entry, Point, Relearned, Role, Sample, Score, Story
+
+from .judge import audit_scores
+from .metrics.tofu import truth_ratios
+from .observe import Records, Wants, observe
+from .observed import Observed
+from .score import Evidence
+
+Progress = Callable[[int, int, str], None]
+MAIN = (
+    "forget_quality",
+    "model_utility",
+    "forget_truth_ratio",
+    "forget_probability",
+    "forget_rouge",
+    "retain_rouge",
+    "extraction_strength",
+    "mia_min_k",
+    "privleak",
+)
+P_VALUES = ("forget_quality", "retain_quality", "real_authors_quality", "world_facts_quality")
+RELEARNED = ("forget_probability", "extraction_strength", "forget_truth_ratio")
+SAMPLES = 6  # questions shown side by side
+
+
+def silent(done: int, total: int, what: str) -> None:
+    """Progress that nobody sees."""
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A model that an audit looks at, and what is known of it."""
+
+    name: str
+    role: Role
+    seen: Observed
+    scores: Mapping[str, Mapping[str, Any]]
+    skipped: Mapping[str, str]
+    method: str = ""
+    seed: int | None = None
+    log: Sequence[Mapping[str, Any]] = ()
+    receipt: Mapping[str, Any] = field(default_factory=dict)
+    relearned: Sequence[Mapping[str, Any]] = ()
+
+    def entry(self) -> Entry:
+        """As the report shows it."""
+        scores = {n: Score(**dict(r), scale="p" if n in P_VALUES else "linear") for n, r in self.scores.items()}
+        missing = {n: Score(missing=why) for n, why in self.skipped.items()}
+        cost = self.receipt.get("cost", {})
+        return Entry(
+            name=self.name,
+            role=self.role,
+            method=self.method,
+            seed=self.seed,
+            scores={**scores, **missing},
+            truth_ratios=[float(x) for x in truth_ratios(self.seen.sets["forget"])],
+            curves=points(self.log),
+            relearn=[Relearned(step=p["step"], scores=dict(p["scores"])) for p in self.relearned],
+            cost=Cost(**{k: cost.get(k) for k in ("seconds", "tokens", "flops", "peak_memory_bytes")}) if cost else None,
+            receipt=dict(self.receipt),
+        )
+
+
+def points(log: Sequence[Mapping[str, Any]]) -> list[Point]:
+    """Training curves from the records of a log."""
+    out = []
+    for r in log:
+        if "loss" in r:
+            terms = {n.split(" ", 1)[1]: v for n, v in r["terms"].items()}
+            out.append(Point(step=r["done"], epoch=r["epoch"], loss=r["loss"], terms=terms))
+        elif "scores" in r:
+            out.append(Point(step=r["done"], epoch=r["epoch"], scores=dict(r["scores"])))
+    return out
+
+
+def examine(
+    model: nn.Module,
+    port: Modality,
+    sets: Mapping[str, Records],
+    *,
+    name: str,
+    role: Role = "method",
+    retrained: Observed | None = None,
+    cache: Path | None = None,
+    progress: Progress = silent,
+    wants: Wants = Wants(),  # noqa: B008 - frozen
+    **known: Any,
+) -> Subject:
+    """Observe a model and score it. known: what else the subject carries (method, seed, log, receipt, relearned)."""
+    seen = observe(model, port, sets, wants=wants, cache=cache, progress=progress)
+    return judged(seen, name, role, retrained if role != "retrained" else seen, **known)
+
+
+def judged(seen: Observed, name: str, role: Role, retrained: Observed | None, **known: Any) -> Subject:
+    """Score observations, without a model."""
+    scores, skipped = audit_scores(Evidence(seen, retrained))
+    return Subject(name, role, seen, scores, skipped, **known)
+
+
+def controls(
+    opened: Opened, forget: Rows, sets: Mapping[str, Records], retrained: Observed | None, cache: Path | None, progress: Progress = silent
+) -> list[Subject]:
+    """The two controls that anybody has: random weights (must fail utility) and an input filter around the original (must pass for now)."""
+    blank = copy.deepcopy(opened.model)
+    put(blank, opened.port.fresh(blank, seed=0))
+    plan = catalog.load("input_filter").plan()
+    guarded = loop.run((plan,), opened.model, opened.port, {"forget": forget}).model
+    look: dict[str, Any] = {"retrained": retrained, "cache": cache, "progress": progress}
+    return [
+        examine(blank, opened.port, sets, name="random weights", role="random", method="random_weights", **look),
+        examine(guarded, opened.port, sets, name="input filter", role="filter", method="input_filter", **look),
+    ]
+
+
+def relearn(
+    model: nn.Module, port: Modality, sets: Mapping[str, Records], retrained: Observed | None, progress: Progress = silent, **knobs: Any
+) -> list[Mapping[str, Any]]:
+    """The relearning curve: scores on the forget set after some steps of fine-tuning on a part of it; the model stays as it is."""
+    attack = catalog.load("relearn", "attacks")
+    look = Wants(said=False, moments=False, gradnorm=False)
+    forget = {"forget": sets["forget"]}
+
+    def score(relearned: nn.Module) -> Mapping[str, float]:
+        scores, _ = audit_scores(Evidence(observe(relearned, port, forget, wants=look), retrained), resamples=1)
+        return {n: float(scores[n]["value"]) for n in RELEARNED if n in scores}
+
+    progress(0, 1, "relearning")
+    curve: list[Mapping[str, Any]] = attack.curve(model, port, {"forget": port.rows("forget", sets["forget"])}, score, **knobs)
+    return curve
+
+
+def story(subjects: Sequence[Subject], title: str, **more: Any) -> Story:
+    """What a report shows of some subjects; the first one that a method made is what the verdict is about, else the first."""
+    about = next((s for s in subjects if s.role == "method"), subjects[0])
+    return Story(
+        title=title,
+        models=[s.entry() for s in subjects],
+        created=datetime.date.today().isoformat(),
+        samples=samples(subjects),
+        main=list(MAIN),
+        **{"receipt": dict(about.receipt), **more},
+    )
+
+
+def samples(subjects: Sequence[Subject], count: int = SAMPLES) -> list[Sample]:
+    """What every model says to the same few questions, evenly spread over forget and then retain."""
+    found = []
+    for name, many in (("forget", count - count // 3), ("retain", count // 3)):
+        first = subjects[0].seen.sets.get(name)
+        if first is None or not first.said:
+            continue
+        step = max(1, len(first) // many)
+        for i in range(0, len(first), step)[:many]:
+            said = {
+                s.name: s.seen.sets[name].said[i] for s in subjects if name in s.seen.sets and len(s.seen.sets[name].said) == len(first)
+            }
+            found.append(Sample(question=first.question[i], answer=first.answer[i], said=said, set=name))
+    return found
+
+
+def spread(rows: Records, limit: int) -> Records:
+    """At most `limit` rows, evenly spread; 0: all."""
+    return rows if not limit or len(rows) <= limit else [rows[i * len(rows) // limit] for i in range(limit)]

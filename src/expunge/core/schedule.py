@@ -1,0 +1,40 @@
+"""What a step trains on and how fast: functions of the step number, so that there is no position to save."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from .parts import Sets, Train
+from .step import Run, seed_of
+
+
+def sample(sets: Sets, train: Train, run: Run) -> Sets:
+    """The batch of a step: a function of the step number, so the sampler has no position to save."""
+
+    def rng(*what: object) -> torch.Generator:
+        return torch.Generator().manual_seed(seed_of(run.seed, run.stage, *what))
+
+    anchor = sets[train.anchor]
+    order = torch.randperm(len(anchor), generator=rng("order", run.epoch)).tolist()
+    idx = order[run.step * train.batch : (run.step + 1) * train.batch]
+    batch = {train.anchor: anchor.take(idx)}
+    for name, rows in sets.items():
+        if name != train.anchor and len(rows):
+            drawn = torch.randint(len(rows), (len(idx),), generator=rng(name, run.epoch, run.step)).tolist()
+            batch[name] = rows.take([i % len(rows) for i in idx] if train.pairing == "aligned" else drawn)
+    return batch
+
+
+def lr_at(train: Train, done: int, per_epoch: int) -> float:
+    """Learning rate of the step after `done` optimizer steps: linear warm-up, then the schedule, as a function of the step alone."""
+    total, warm = total_steps(train, per_epoch), round(train.warmup * per_epoch)
+    if done < warm:
+        return train.lr * (done + 1) / (warm + 1)
+    left = max(total - done, 0) / max(total - warm, 1)
+    return train.lr * {"constant": 1.0, "linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2}[train.schedule]
+
+
+def total_steps(train: Train, per_epoch: int) -> int:
+    return min(train.steps or 10**9, train.epochs * per_epoch) if train.epochs else train.steps

@@ -1,0 +1,122 @@
+"""The walls of the house, checked: one loop, layers, sizes, no heavy import where it is not needed."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import expunge
+from expunge.core import catalog
+
+ROOT = Path(expunge.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+LARGEST = 280  # code lines of a file; past that, look for the missing abstraction
+LARGER = {"core/loop.py": 340, "cli.py": 340}  # the one loop, and a list of options
+
+# Who may import whom, lowest layer first: a folder may import from those named here (and from itself).
+LAYERS = {
+    "core": set(),
+    "functional": set(),
+    "modalities": {"core", "functional"},
+    "models": {"core"},
+    "methods": {"core", "functional", "audit"},
+    "report": {"core"},
+}
+OPTIONAL = ("datasets", "peft", "pyarrow", "diffusers", "ray", "kronfluence", "lm_eval", "plotly")
+
+
+def imports(path: Path, top_only: bool = False) -> Iterator[str]:
+    """Absolute names of the modules that a file imports."""
+    package = ("expunge", *path.relative_to(ROOT).parent.parts)
+    tree = ast.parse(path.read_text())
+    for node in tree.body if top_only else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (a.name for a in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) + "." if node.level else ""
+            yield from (f"{base}{node.module or ''}.{a.name}".replace("..", ".") for a in node.names)
+
+
+def code(path: Path) -> str:
+    """The source without docstrings and comments."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node):
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)
+
+
+def code_lines(path: Path) -> int:
+    """Lines that are neither blank, comment nor docstring."""
+    text = path.read_text()
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    docs = [n.body[0] for n in ast.walk(ast.parse(text)) if isinstance(n, documented) and ast.get_docstring(n)]
+    skipped = {line for d in docs for line in range(d.lineno, (d.end_lineno or d.lineno) + 1)}
+    lines = enumerate(text.splitlines(), 1)
+    return sum(bool(s.strip()) and not s.lstrip().startswith("#") and i not in skipped for i, s in lines)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_gradients_are_taken_in_one_place(path: Path) -> None:
+    allowed = {"core/loop.py", "core/stats.py"}
+    if str(path.relative_to(ROOT)) not in allowed:
+        assert not re.search(r"backward\(|autograd\.grad\(", code(path))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_layers(path: Path) -> None:
+    room = path.relative_to(ROOT).parts[0]
+    if room in LAYERS:
+        used = {m[1] for name in imports(path) if (m := re.match(r"expunge\.(\w+)", name))}
+        assert used - {room} <= LAYERS[room], f"{path} reaches for {used - {room} - LAYERS[room]}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "core").rglob("*.py")), ids=lambda p: p.name)
+def test_core_knows_no_name_of_the_catalogue_and_no_tokens(path: Path) -> None:
+    words = set(re.findall(r"[a-z_]+", code(path).lower()))
+    everything = {n for kind in ("methods", "metrics", "benchmarks") for n in catalog.names(kind)} - {"finetune", "relearn"}
+    assert not words & everything
+    assert not words & {"tokenizer", "input_ids", "attention_mask", "pixel_values", "prompt"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_stay_small(path: Path) -> None:
+    assert code_lines(path) <= LARGER.get(str(path.relative_to(ROOT)), LARGEST)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_optional_import_at_the_top(path: Path) -> None:
+    top = {name.split(".")[0] for name in imports(path, top_only=True)}
+    assert not top & set(OPTIONAL)
+
+
+@pytest.mark.parametrize("command", [["--help"], ["names"], ["card", "npo"]], ids=" ".join)
+def test_help_and_lists_import_no_torch(command: list[str]) -> None:
+    script = f"import sys; sys.argv = ['expunge', *{command}]\nfrom expunge.cli import main\ntry:\n    main()\nexcept SystemExit:\n    pass\nassert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_no_method_inherits_from_a_method() -> None:
+    """Abstract or final: parts of methods derive from the core's abstract classes alone."""
+    abstract = {"Objective", "Update", "Selector", "Stop", "Edit", "Guard", "ByDesign"}
+    for path in sorted((ROOT / "methods").rglob("*.py")):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and any(isinstance(d, ast.Name) and d.id == "part" for d in node.decorator_list):
+                assert {ast.unparse(b) for b in node.bases} <= abstract, f"{path.name}: {node.name}"
+
+
+@pytest.mark.parametrize(("kind", "name"), [(k, n) for k in catalog.kinds() for n in catalog.names(k)])
+def test_every_card_is_complete(kind: str, name: str) -> None:
+    card = catalog.card(name, kind)
+    wanted = {"methods": ("Equation", "Source", "Needs", "Cost", "Differs", "Status")}.get(kind, ("Source", "Status"))
+    assert card.summary
+    assert all(card.fields.get(f) for f in wanted), f"{name} lacks {[f for f in wanted if not card.fields.get(f)]}"
+    assert card.status.split()[0].strip(",.;") in ("sketch", "faithful", "reproduced")
