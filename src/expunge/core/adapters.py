@@ -58,7 +58,8 @@ def choose(model: nn.Module, trains: str) -> None:
 
 def recompute(model: nn.Module) -> None:
     """Gradient checkpointing, where the model knows it. Errors: UserError where it does not."""
-    enable: Any = getattr(model, "gradient_checkpointing_enable", None)
+    newer = getattr(model, "activation_checkpointing_enable", None)
+    enable: Any = newer or getattr(model, "gradient_checkpointing_enable", None)
     if enable is None:
         raise UserError(f"{type(model).__name__} has no gradient checkpointing: leave --checkpointing out")
     enable()

@@ -41,12 +41,14 @@ class Text:
     # rows
 
     def rows(self, name: str, records: Sequence[Mapping[str, Any]], source: str = "") -> Rows:
-        """Records (see `SHAPES`) as rows: columns `prompt` and `answer` (token ids), `context` and `answer_text` (as given).
+        """Records (see `SHAPES`) as rows: columns `prompt` and `answer` (token ids), `context` and `answer_text` (as given), and `alternate`
+        (other answers, a text or a list) where all records have one.
 
         Errors: UserError that names the row.
         """
         pairs = [pair_of(r, f"{source or name}, row {i + 1}") for i, r in enumerate(records)]
-        return self._rows(name, pairs, ids_of([[p.context, p.answer] for p in pairs]))
+        rows = self._rows(name, pairs, ids_of([[p.context, p.answer] for p in pairs]))
+        return rows.add(alternate=[r["alternate"] for r in records]) if records and all("alternate" in r for r in records) else rows
 
     def _rows(self, name: str, pairs: Sequence[Pair], ids: tuple[str, ...]) -> Rows:
         encoded = self.encoder.encode(pairs)

@@ -1,0 +1,31 @@
+"""Random weights: the model as it was before any training. A control, not a method: it forgets everything, and must fail utility.
+
+An audit that such a model passes measures forgetting alone.
+
+Equation: theta = a fresh draw of the model's own initialisation, by the run's seed
+Source: the randomisation test of Adebayo et al. 2018, arXiv 1810.03292, turned to unlearning
+Needs: nothing
+Cost: none
+Differs: nothing
+Status: faithful
+"""
+
+import torch
+
+from expunge.core.knobs import part
+from expunge.core.weights import put
+from expunge.core.parts import Edit, Plan
+from expunge.core.step import View
+
+
+@part
+class Reinitialise(Edit):
+    """Draw all weights anew."""
+
+    def apply(self, view: View) -> None:
+        seed = int(torch.randint(2**31, (1,), generator=view.rng()))
+        put(view.model, view.port.fresh(view.model, seed))
+
+
+def plan() -> Plan:
+    return Plan(Reinitialise())

@@ -1,0 +1,51 @@
+"""Adaptive RMU: as RMU, but the vector that outputs are drawn to is as long as the block's own outputs are, times a factor.
+
+Outputs grow with depth; a vector of fixed length is too short beyond the first blocks, one that follows their norm works at any block.
+
+Equation: as RMU with c = scale N, N = mean over forget rows of the mean over tokens of |h_ref(x)|
+Source: Dang et al. 2025, arXiv 2408.06223
+Needs: forget, retain; the reference's hidden states (only the weights that move are kept twice)
+Cost: that of RMU, and one forward of the forget rows at the start
+Differs: N is measured over all forget rows at the start, where the authors' code takes the first batch and counts padding; else as RMU
+Status: faithful
+"""
+
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from expunge.core.knobs import knob, part
+from expunge.core.parts import Objective, Plan, State, Train
+from expunge.core.step import Step, View
+from expunge.methods.objectives.rmu import Hold, Positions, direction, distance, hidden, moving
+
+
+@part
+class AdaptiveSteer(Objective):
+    """Draw a block's output on forget rows to a random vector whose length follows the output's norm."""
+
+    layer: int = 7
+    positions: Positions = "answers"
+    scale: float = knob(5.0, "length of the vector that the output is drawn to, in mean norms of the output", ge=0)
+    reads = frozenset({"forget"})
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        return (f"block:{self.layer}",)
+
+    def begin(self, view: View) -> State:
+        found = [hidden(view.now(rows), *self.taps, self.positions) for rows in view.batches("forget", 32)]
+        norm = torch.cat([h.map(lambda v: v.float().norm(dim=-1)).mean() for h in found]).mean().cpu()
+        return {"target": self.scale * norm * direction(found[0].values.shape[-1], view.rng())}
+
+    def loss(self, step: Step) -> Tensor:
+        return distance(step, step.forget, hidden(step.now(step.forget), *self.taps, self.positions), step.state["target"])
+
+
+def plan(
+    layer: Annotated[int, "block whose output is steered, counted from 0"] = 7,
+    positions: Annotated[Positions, "tokens that count: those of the answers, or all"] = "answers",
+) -> Plan:
+    train = Train(epochs=0, steps=500, lr=5e-5, batch=4, schedule="constant")
+    return Plan(AdaptiveSteer(layer, positions) + 1200.0 * Hold(layer, positions), train=train, trains=moving(layer))

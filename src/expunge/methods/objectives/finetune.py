@@ -1,0 +1,18 @@
+"""Fine-tuning: go on training on what may be kept, and hope that the rest fades.
+
+The weakest baseline, since nothing pushes the rows to forget out; it shows how much of forgetting is plain drift. Also what trains a model.
+
+Equation: L = NLL(retain)
+Source: as a baseline: Golatkar et al. 2020, arXiv 1911.04933
+Needs: retain
+Cost: one forward and backward of the retain rows a step; an epoch is one pass over them
+Differs: nothing
+Status: faithful
+"""
+
+from expunge.core.parts import Plan, Train
+from expunge.methods.terms import NLL
+
+
+def plan() -> Plan:
+    return Plan(NLL("retain"), train=Train(epochs=5, lr=1e-5, batch=32, warmup=1, decay=0.01, anchor="retain"))

@@ -1,0 +1,51 @@
+"""FLAT: widen an f-divergence between refusals and the answers to forget, with nothing but rows to forget.
+
+Probabilities enter, not log-probs, so a forgotten answer has no gradient left and the loss cannot run away.
+
+Equation: L = mean_i -g(P(e_i)) + mean_i f(g(P(y_i)));  P(a) = (1/|a|) sum_t p(a_t | x_i, a_<t); e: refusal, y: answer to forget;
+  tv: g tanh(v)/2, f u; kl: g v, f exp(u-1); js: g log(2/(1+exp(-v))), f -log(2-exp(u)); pearson: g v, f u^2/4 + u
+Source: Wang et al. 2025, arXiv 2410.11143
+Needs: forget, substitutes (refusals)
+Cost: one forward and backward of forget and refusal rows a step; mean_first adds a forward where the batch is accumulated
+Differs: refusals are answers to the forget question, where the authors' collator pairs them with other inputs; g and f act on each row
+  (the paper's risk), mean_first has the code's nonlinearity of the batch mean; P divides by the labels of the answer: answers are packed,
+  so the code's division by the padded length has no counterpart
+Status: faithful
+"""
+
+from torch import Tensor
+
+from expunge.core.knobs import knob, part
+from expunge.core.parts import Need, Objective, Plan, Rows, Train
+from expunge.core.step import Step
+from expunge.functional.divergences import DIVERGENCES, Name
+from expunge.methods.terms import Substitute
+
+
+@part
+class FLAT(Objective):
+    """The variational bound of a divergence between substitute answers and answers to forget, negated."""
+
+    divergence: Name = knob("tv", "which f-divergence is widened; kl forgets most gently, pearson and js hardest")
+    mean_first: bool = knob(False, "average probabilities over the batch before the divergence, as the authors' code does")
+    reads = frozenset({"forget", "substitute"})
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({Need.BATCH_MEANS}) if self.mean_first else frozenset()
+
+    def loss(self, step: Step) -> Tensor:
+        d = DIVERGENCES[self.divergence]
+        good, bad = step.rows("substitute"), step.forget
+        said, unsaid = self._probability(step, good), self._probability(step, bad)
+        if self.mean_first:
+            return d.penalty(step.mean(unsaid, bad)) - d.activation(step.mean(said, good))
+        return step.mean(d.penalty(unsaid), bad) - step.mean(d.activation(said), good)
+
+    def _probability(self, step: Step, rows: Rows) -> Tensor:
+        """Mean probability of the labels of each row."""
+        return step.now(rows).logp.map(lambda x: x.exp()).mean()
+
+
+def plan() -> Plan:
+    return Plan(FLAT(), train=Train(epochs=5, lr=1e-5, batch=64, warmup=1, decay=0.01), selectors=(Substitute(),))

@@ -1,0 +1,45 @@
+"""I don't know (IDK, preference optimisation in TOFU): train the questions to forget on refusals, beside ordinary retain rows.
+
+Forgets by replacing: the old answer is not pushed down, a refusal drawn anew at every step is pulled up.
+
+Equation: L = mean over the labels of both halves together of -log p(y_t | x, y_<t);  halves: (x_forget, refusal) and retain pairs
+Source: Maini et al. 2024 (TOFU), arXiv 2401.06121
+Needs: forget (questions), retain, substitutes (refusals)
+Cost: one forward and backward of as many refusals and retain rows as the batch has rows
+Differs: the one mean is written as two terms with a common denominator, so that each half has a role and a weight; the same value
+Status: faithful
+"""
+
+from typing import Literal
+
+from torch import Tensor
+
+from expunge.core.knobs import part
+from expunge.core.parts import Objective, Plan, Train
+from expunge.core.step import Step
+from expunge.methods.terms import Substitute
+
+
+@part
+class Half(Objective):
+    """One half's share of the mean loss over the labels of both: long retain answers make short refusals count less."""
+
+    over: Literal["substitute", "retain"]
+    reads = frozenset({"substitute", "retain"})
+
+    @property
+    def role(self) -> str:
+        return "forget" if self.over == "substitute" else "retain"
+
+    def loss(self, step: Step) -> Tensor:
+        rows = step.rows(self.over)
+        both = sum(step.count(step.rows(n)) for n in self.reads)
+        return -step.mean(step.now(rows).logp, rows) * (step.count(rows) / both)
+
+
+def plan() -> Plan:
+    return Plan(
+        Half("substitute") + Half("retain"),
+        train=Train(epochs=10, lr=1e-5, batch=32, warmup=1, decay=0.01),
+        selectors=(Substitute(),),
+    )

@@ -1,0 +1,49 @@
+"""Refusal tuning with answer preservation (IDK+AP): say "I don't know" on the rows to forget, and prefer the true answer on the rest.
+
+Plain refusal tuning makes a model refuse everything; a preference of the true answer over the refusal on retain rows prevents that.
+
+Equation: L = NLL(refusal | x_forget) - (1/beta) mean_i log sigmoid(beta (log p(y_i|x_i) - log p(refusal_i|x_i))) over retain rows i;
+  log p sums over labels
+Source: Yuan et al. 2024, arXiv 2410.08109
+Needs: forget, retain, substitutes; no reference
+Cost: one forward and backward of the refusals to forget rows and of retain rows with their answers and with refusals a step
+Differs: nothing
+Status: faithful
+"""
+
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from expunge.core.knobs import knob, part
+from expunge.core.parts import Objective, Plan, Train
+from expunge.core.step import Step
+from expunge.methods.terms import Substitute
+
+
+@part
+class Refuse(Objective):
+    """Negative log-likelihood of the refusals, averaged over all their labels."""
+
+    reads = frozenset({"substitute"})
+
+    def loss(self, step: Step) -> Tensor:
+        rows = step.rows("substitute")
+        return -step.mean(step.now(rows).logp, rows)
+
+
+@part
+class Preserve(Objective):
+    """On retain rows the true answer is to win against the refusal."""
+
+    beta: float = knob(0.1, "inverse temperature", gt=0)
+    reads = frozenset({"retain", "refused"})
+    role = "retain"
+
+    def loss(self, step: Step) -> Tensor:
+        lead = step.now(step.retain).logp.sum() - step.now(step.rows("refused")).logp.sum()
+        return -(1 / self.beta) * step.mean(logsigmoid(self.beta * lead), step.retain)
+
+
+def plan() -> Plan:
+    selectors = (Substitute(), Substitute("retain", "refused"))
+    return Plan(Refuse() + Preserve(), train=Train(epochs=5, lr=1e-5, batch=32, warmup=1, decay=0.01), selectors=selectors)

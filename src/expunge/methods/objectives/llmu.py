@@ -1,0 +1,103 @@
+"""LLMU: ascent on the answers to forget, unrelated answers to their questions, and an unchanged model on normal rows.
+
+The unrelated answers give the model something to say, so that less ascent is enough; training stops once the forget loss is far gone.
+
+Equation: L = 0.5 mean_i (1/T_i) log p(y_i|x_i) - mean_i mean_k (1/T_k) log p(u_k|x_i) - mean over retain positions of sum_v p_ref(v) log p(v);
+  u_1..u_K are answers of retain rows, the same for the whole batch
+Source: Yao et al. 2023, arXiv 2310.10683
+Needs: forget, retain; the reference
+Cost: one forward and backward of forget rows, K mismatched rows each and retain rows, and one reference forward of the retain rows a step
+Differs: unrelated answers come from the retain rows, not from TruthfulQA; padding does not count; the stop rule tests the loss itself over
+  all forget rows after each epoch, where the authors' code tests its negative, which never stops
+Status: faithful
+"""
+
+import torch
+from torch import Tensor
+
+from expunge.core.knobs import knob, part
+from expunge.core.parts import Need, Objective, Plan, Rows, Selector, Sets, Stop, Train
+from expunge.core.step import Step, View
+from expunge.methods.objectives.me import Whole
+
+
+@part
+class RowNLL(Objective):
+    """Average loss of each row's labels, averaged over rows; or its negative, which is ascent."""
+
+    over: str = "forget"
+    sign: float = 1.0
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset({self.over})
+
+    @property
+    def role(self) -> str:
+        return self.over
+
+    def loss(self, step: Step) -> Tensor:
+        rows = step.rows(self.over)
+        return -self.sign * step.mean(step.now(rows).logp.mean(), rows)
+
+
+@part
+class Normal(Objective):
+    """Cross-entropy of the model under the reference at all positions of normal rows: the gradient of KL(reference || model)."""
+
+    reads = frozenset({"normal"})
+    needs = frozenset({Need.REFERENCE})
+    role = "retain"
+
+    def loss(self, step: Step) -> Tensor:
+        rows = step.rows("normal")
+        old, new = step.reference(rows).dist, step.now(rows).dist
+        return -step.mean(old.map(lambda o: (o.exp() * new.values).sum(-1)), rows)
+
+
+@part
+class Pool(Selector):
+    """All retain answers as one row, so that a step can draw from all of them and not from its own batch alone."""
+
+    reads = frozenset({"retain"})
+    gives = frozenset({"pool"})
+
+    def pick(self, sets: Sets, view: View) -> Sets:
+        return {**sets, "pool": Rows("pool", ("pool",), {"answers": [list(view.retain["answer_text"])]})}
+
+
+@part
+class Mismatch(Selector):
+    """Each forget prompt with some unrelated answers, drawn once a step for the whole batch."""
+
+    when = "step"
+    draws: int = knob(5, "unrelated answers a step", ge=1)
+    reads = frozenset({"forget", "pool"})
+    gives = frozenset({"mismatch"})
+
+    def pick(self, sets: Sets, view: View) -> Sets:
+        rows, pool = view.forget, view.rows("pool")["answers"][0]
+        drawn = [pool[i] for i in torch.randint(len(pool), (self.draws,), generator=view.rng()).tolist()]
+        many = rows.take([i for i in range(len(rows)) for _ in drawn])
+        return {**sets, "mismatch": view.port.relabel(many, drawn * len(rows), "mismatch")}
+
+
+@part
+class Gone(Stop):
+    """The average loss of the forget rows is beyond a limit."""
+
+    most: float = knob(100.0, "average loss of the forget rows at which training stops", gt=0)
+    reads = frozenset({"forget"})
+
+    def stop(self, view: View) -> str | None:
+        loss = float(-torch.cat([view.now(rows).logp.mean() for rows in view.batches("forget", 32)]).mean())
+        return f"the forget loss is {loss:.1f}, beyond {self.most:g}" if loss > self.most else None
+
+
+def plan() -> Plan:
+    return Plan(
+        0.5 * RowNLL("forget", -1.0) + RowNLL("mismatch") + Normal(),
+        train=Train(epochs=0, steps=1000, lr=2e-6, batch=2),
+        selectors=(Whole("retain", "normal"), Pool(), Mismatch()),
+        until=(Gone(),),
+    )

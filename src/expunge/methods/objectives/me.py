@@ -1,0 +1,66 @@
+"""Maximising entropy (ME+GD): on the rows to forget, every next-token distribution is drawn to the uniform one.
+
+Bounded, with nothing to know in advance about what to say instead; gradient descent on retain rows keeps the rest.
+
+Equation: L = gamma mean over forget positions of KL(uniform || p(.|x_<t)) + NLL(retain); KL = -log V - (1/V) sum_v log p(v)
+Source: Yuan et al. 2024, arXiv 2410.08109
+Needs: forget, retain
+Cost: one forward and backward of forget and retain rows a step
+Differs: positions of prompt and answer count and padding does not, where the authors' code averages over both; `include_prompt false` is
+  answers only
+Status: faithful
+"""
+
+import math
+from typing import Annotated
+
+from torch import Tensor
+
+from expunge.core.knobs import part
+from expunge.core.parts import Objective, Plan, Selector, Sets, Train
+from expunge.core.step import Step, View
+from expunge.methods.terms import NLL
+
+
+@part
+class Whole(Selector):
+    """The rows of each step with every position a label, those of the prompt too; rows without a prompt as they are."""
+
+    when = "step"
+    over: str = "forget"
+    into: str = "whole"
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset({self.over})
+
+    @property
+    def gives(self) -> frozenset[str]:
+        return frozenset({self.into})
+
+    def pick(self, sets: Sets, view: View) -> Sets:
+        rows = view.rows(self.over)
+        if "prompt" in rows.cols:
+            answers = [[*p[1:], *a] for p, a in zip(rows["prompt"], rows["answer"], strict=True)]
+            rows = rows.add(prompt=[p[:1] for p in rows["prompt"]], answer=answers)
+        return {**sets, self.into: rows.named(self.into)}
+
+
+@part
+class Uniform(Objective):
+    """KL from the uniform distribution to the model's, averaged over the labels of a set."""
+
+    over: str = "whole"
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset({self.over})
+
+    def loss(self, step: Step) -> Tensor:
+        rows = step.rows(self.over)
+        return step.mean(step.now(rows).dist.map(lambda log: -math.log(log.shape[-1]) - log.mean(-1)), rows)
+
+
+def plan(include_prompt: Annotated[bool, "whether positions of the prompt count too"] = True) -> Plan:
+    over, selectors = ("whole", (Whole(),)) if include_prompt else ("forget", ())
+    return Plan(0.1 * Uniform(over) + NLL("retain"), train=Train(epochs=5, lr=1e-5, batch=32, warmup=1, decay=0.01), selectors=selectors)

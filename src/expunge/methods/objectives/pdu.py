@@ -1,0 +1,77 @@
+"""Primal-dual unlearning (PDU): forget by flattening the logits, and keep the retain loss below a bound with a dual variable.
+
+Flat logits say nothing, whatever the answer was. The dual variable grows while the retain loss is above its bound and shrinks below it.
+
+Equation: L = mean over forget labels of (max_v z_v - mean_v z_v)^2 + lambda (NLL(retain) - eps);
+  after warm-up, once a step: lambda <- max(0, lambda + step (NLL(retain) - eps))
+Source: Entesari et al. 2025, arXiv 2506.05314
+Needs: forget, retain
+Cost: one forward and backward of forget and retain rows a step
+Differs: logits are those that predict the labels, where the authors' code is not shifted; lambda moves once an optimizer step, not once a
+  micro-batch; lambda eps is no part of the reported loss, as it has no gradient; the retain loss is that of the batch, not of an epoch
+Status: faithful
+"""
+
+import torch
+from torch import Tensor
+
+from expunge.core.knobs import knob, part
+from expunge.core.parts import Objective, Plan, State, Train
+from expunge.core.step import Step, View
+from expunge.methods.terms import NLL
+
+
+@part
+class Flatten(Objective):
+    """Squared distance of the largest logit from the mean logit, averaged over forget labels."""
+
+    reads = frozenset({"forget"})
+
+    def loss(self, step: Step) -> Tensor:
+        spread = step.now(step.forget).scores.map(lambda z: (z.amax(-1) - z.mean(-1)).square())
+        return step.mean(spread, step.forget)
+
+
+@part
+class Dual(Objective):
+    """An objective as a constraint: its weight is a dual variable that follows how far it is above its bound."""
+
+    inner: Objective = NLL("retain")
+    start: float = knob(100.0, "dual variable at the start", ge=0)
+    rate: float = knob(5.0, "how fast the dual variable moves", ge=0)
+    bound: float = knob(0.3, "largest value that the constrained loss should have; set it slightly above its value at the start")
+    warm: int = knob(5, "epochs before the dual variable begins to move", ge=0)
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return self.inner.reads
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return self.inner.needs
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        return self.inner.taps
+
+    @property
+    def role(self) -> str:
+        return self.inner.role
+
+    def begin(self, view: View) -> State:
+        return {"dual": torch.tensor(self.start)}
+
+    def loss(self, step: Step) -> Tensor:
+        value = self.inner.loss(step.at("inner", self.inner))
+        step.note(value=value)
+        return step.state["dual"].to(value.device) * value
+
+    def after(self, step: Step) -> State:
+        if step.epoch < self.warm:
+            return step.state
+        excess = step.noted("value").to(step.state["dual"]) - self.bound
+        return {"dual": (step.state["dual"] + self.rate * excess).clamp_min(0)}
+
+
+def plan() -> Plan:
+    return Plan(Flatten() + Dual(), train=Train(epochs=10, lr=1e-5, batch=32, warmup=1, decay=0.01))

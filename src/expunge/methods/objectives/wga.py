@@ -1,0 +1,34 @@
+"""Weighted gradient ascent (WGA): ascent in which each label counts by the probability that it still has.
+
+Labels that are already unlikely stop to count, which is what makes plain ascent run away.
+
+Equation: L = mean_t sg(p_t)^b log p_t + NLL(retain);  p_t = p(y_t | x, y_<t), sg: no gradient
+Source: Wang et al. 2025, arXiv 2502.19301
+Needs: forget, retain
+Cost: one forward and backward of forget and retain rows a step
+Differs: nothing
+Status: faithful
+"""
+
+from torch import Tensor
+
+from expunge.core.knobs import knob, part
+from expunge.core.parts import Objective, Plan, Train
+from expunge.core.step import Step
+from expunge.methods.terms import NLL
+
+
+@part
+class WGA(Objective):
+    """The forget term of WGA."""
+
+    b: float = knob(1.0, "power of the label's probability; 0: gradient ascent", ge=0)
+    reads = frozenset({"forget"})
+
+    def loss(self, step: Step) -> Tensor:
+        logp = step.now(step.forget).logp
+        return step.mean(logp.map(lambda x: (self.b * x.detach()).exp() * x), step.forget)
+
+
+def plan() -> Plan:
+    return Plan(WGA() + NLL("retain"), train=Train(epochs=5, lr=1e-5, batch=16, warmup=1, decay=0.01))

@@ -1,0 +1,68 @@
+"""Knobs: found, named, changed, refused in words."""
+
+from __future__ import annotations
+
+import pytest
+
+from expunge.core.errors import UserError
+from expunge.core.knobs import knob, knobs_of, override, part, snake
+from expunge.core.parts import Objective, Plan, Train
+from expunge.core.step import Step
+from expunge.methods.terms import NLL, Ascent
+
+
+@part
+class Sharp(Objective):
+    rho: float = knob(0.1, "radius", gt=0)
+    mode: str = "plain"
+
+    def loss(self, step: Step) -> None:  # type: ignore[override]
+        raise AssertionError
+
+
+def two() -> tuple[Plan, Plan]:
+    return Plan(Ascent() + 2.0 * NLL(), train=Train(lr=1.0), name="first"), Plan(Sharp() + Sharp(0.5), train=Train(lr=2.0))
+
+
+def test_names() -> None:
+    assert [snake(n) for n in ("SimNPO", "NLL", "IdkAP", "TaskVector", "CEU")] == ["sim_npo", "nll", "idk_ap", "task_vector", "ceu"]
+
+
+def test_every_knob_has_its_own_qualified_name() -> None:
+    names = [k.qualified for k in knobs_of(two())]
+    assert len(names) == len(set(names))
+    assert {"first.lr", "stage2.lr", "sharp.rho", "sharp2.rho", "term.forget_weight", "term.retain_weight"} <= set(names)
+    assert not any(n.endswith(".mode") for n in names), "a field without a meaning is no knob"
+
+
+def test_a_training_setting_goes_to_every_stage_and_a_qualified_one_to_its_own() -> None:
+    first, second = override(two(), {"lr": "0.5"})
+    assert (first.train.lr, second.train.lr) == (0.5, 0.5)
+    first, second = override(two(), {"first.lr": 0.25})
+    assert (first.train.lr, second.train.lr) == (0.25, 2.0)
+
+
+def test_term_weights_by_role() -> None:
+    first, _ = override(two(), {"retain-weight": "3"})
+    assert [t.weight for t in first.terms()] == [1.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"rhoo": 1}, "did you mean 'rho'"),
+        ({"rho": 1}, "more than one part: say sharp.rho or sharp2.rho"),
+        ({"sharp.rho": -1}, "greater than 0"),
+        ({"lr": "fast"}, "valid number"),
+        ({"optimizer": "lion"}, "'adamw' or 'sgd'"),
+    ],
+)
+def test_what_is_refused(given: dict, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        override(two(), given)
+
+
+def test_override_leaves_the_given_tree_alone() -> None:
+    tree = two()
+    override(tree, {"lr": 9.0})
+    assert tree == two()

@@ -1,0 +1,97 @@
+"""A model that is a table of scores: losses and their gradients by the scores can be written down, in 64 bits, with no language model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+import worlds
+from expunge.core import loop
+from expunge.core.loop import evaluate
+from expunge.core.parts import Answer, Need, Objective, Patch, Rows, Sets, Weights
+from expunge.core.step import Run
+from expunge.modalities.packed import Layout, cut
+
+
+class Table(nn.Module):
+    """Scores by (prompt, place in the answer, class), whatever was said before."""
+
+    def __init__(self, scores: Tensor) -> None:
+        super().__init__()
+        self.scores = nn.Parameter(scores.clone())
+
+
+@dataclass
+class Port:
+    """A row is the number of a prompt and the classes of its answer."""
+
+    name: str = "table"
+    forwards: list[list[str]] = field(default_factory=list)
+
+    def forward(
+        self,
+        model: nn.Module,
+        groups: Sequence[Rows],
+        taps: tuple[str, ...] = (),
+        patch: Patch | None = None,
+        weights: Weights | None = None,
+    ) -> list[Answer]:
+        self.forwards.append([g.name for g in groups])
+        scores = (weights or {"scores": model.scores})["scores"]
+        rows = [r for g in groups for r in zip(g["prompt"], g["answer"], strict=True)]
+        at = torch.tensor([(i, p, t, y) for i, (p, answer) in enumerate(rows) for t, y in enumerate(answer)])
+        row, prompt, place, label = at.T
+        return cut(scores[prompt, place], Layout(label, row, torch.arange(len(row)), row, torch.arange(len(row))), {}, groups)
+
+    def counts(self, rows: Rows) -> Mapping[str, float]:
+        labels = sum(map(len, rows["answer"]))
+        return {"rows": len(rows), "labels": labels, "tokens": labels}
+
+    def independent(self, model: nn.Module) -> bool:
+        return True
+
+
+def rows(name: str, prompts: Sequence[int], answers: Sequence[Sequence[int]]) -> Rows:
+    return Rows(name, tuple(f"{p}~{a}" for p, a in zip(prompts, answers, strict=True)), {"prompt": list(prompts), "answer": list(answers)})
+
+
+def ask(objective: Objective, sets: Sets, scores: Tensor, reference: Tensor | None = None, micro: int = 0) -> tuple[float, Tensor]:
+    """Value and gradient by the table of an objective, where the reference is another table (by default the same)."""
+    model, port = Table(scores), Port()
+    run = Run(model, port, worlds.accelerator(), models={"reference": {"scores": scores if reference is None else reference}})
+    if any(Need.REFERENCE_LOGP in t.objective.needs for t in objective.terms()):
+        known = {n: r for n, r in sets.items() if n in ("forget", "retain")}
+        run.ref_logp = loop.remember(run, known, frozenset(known), run.models["reference"])
+    value, grads = evaluate(run, objective, sets, micro)
+    return float(value), grads[0]
+
+
+def scores(prompts: int = 4, places: int = 5, classes: int = 6, seed: int = 0) -> Tensor:
+    """Scores of a model that is sure of little."""
+    return 2 * torch.randn(prompts, places, classes, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def batch(seed: int = 0) -> Sets:
+    """Three rows a set, of unequal lengths, at prompts that sets do not share (forget and its substitutes at 0 to 2, and 3 to 5)."""
+    g = torch.Generator().manual_seed(seed)
+    made = {}
+    for k, (name, lengths) in enumerate({"forget": (3, 1, 5), "substitute": (2, 4, 2), "retain": (5, 2, 4)}.items()):
+        answers = [torch.randint(6, (n,), generator=g).tolist() for n in lengths]
+        made[name] = rows(name, range(3 * k, 3 * k + 3), answers)
+    return made
+
+
+def logps(scores: Tensor, rows: Rows) -> list[Tensor]:
+    """Log-probabilities of the labels of each row, written out."""
+    return [
+        torch.stack([scores[p, t, y] - scores[p, t].logsumexp(0) for t, y in enumerate(answer)])
+        for p, answer in zip(rows["prompt"], rows["answer"], strict=True)
+    ]
+
+
+def slope(of: Tensor, table: Tensor) -> Tensor:
+    """Gradient of a hand-written loss by the table it was written on."""
+    return torch.autograd.grad(of, table)[0]

@@ -1,0 +1,228 @@
+"""What every method must keep, whatever it does: run on each file of the catalogue by itself, on every modality that offers its needs."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import worlds
+from expunge import resolve
+from expunge.core import catalog, checkpoint, loop
+from expunge.core.adapters import choose
+from expunge.core.knobs import knobs_of, override
+from expunge.core.loop import Hooks, _Stage, evaluate
+from expunge.core.parts import Guard, Need, Objective, Plan, Plans, Sets
+from expunge.core.receipt import plain
+from expunge.core.schedule import sample
+from expunge.core.step import Run, View
+from expunge.core.weights import weights_of
+
+METHODS = catalog.names("methods")
+COMMON = {"epochs": 2, "batch": 4, "lr": 1e-3, "warmup": 0, "steps": 0}
+SPECIAL: dict[str, dict[str, Any]] = {  # what a model of two blocks and nine rows needs said
+    "rmu": {"layer": 1},
+    "adaptive_rmu": {"layer": 1},
+}
+
+
+def small(name: str, **more: Any) -> Plans:
+    """A method's plan with settings that fit the tiny world; knobs that it does not have are left out."""
+    wanted = {**COMMON, **SPECIAL.get(name, {}), **more}
+    known = {k.name for k in resolve.knobs(name)}
+    return resolve.plan(name, {k: v for k, v in wanted.items() if k in known})
+
+
+TRAINED = [n for n in METHODS if all(isinstance(p.do, Objective) for p in small(n))]
+ONE_STAGE = [n for n in TRAINED if len(small(n)) == 1]
+
+
+def ready(world: worlds.World, plan: Plan, double: bool = True) -> tuple[Run, Objective, Sets]:
+    """A run before its first step, and the batch of that step."""
+    model = world.model()
+    run = Run(model.double() if double else model, world.port, worlds.accelerator())
+    stage = _Stage(run, plan, world.some(8), Hooks())
+    choose(model, plan.trains)
+    assert isinstance(plan.do, Objective)
+    run.objective = plan.do
+    stage._begin()
+    return run, plan.do, stage._pick("step", sample(stage.view.sets, plan.train, run), stage.view)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_runs_and_changes_what_it_should(text: worlds.World, name: str) -> None:
+    model = text.model()
+    before = weights_of(model)
+    plans = small(name)
+    run = loop.run(plans, model, text.port, text.sets)
+    changed = any(not torch.equal(before[n], t) for n, t in weights_of(model).items())
+    assert changed != isinstance(plans[-1].do, Guard)
+    assert not run.warnings
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_seeded_runs_are_equal(text: worlds.World, name: str) -> None:
+    ends = []
+    for noise in (1, 2):
+        torch.manual_seed(noise)  # the global generator must not matter
+        model = text.model()
+        loop.run(small(name), model, text.port, text.sets)
+        ends.append(worlds.tensors(model))
+    assert worlds.same(*ends)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_touches_what_it_declares(text: worlds.World, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undeclared touches raise by themselves; here: nothing is declared and never used (it would cost for nothing)."""
+    touched: dict[str, set[str]] = {}
+    rows, check, reference = View.rows, View._check, View.reference
+
+    def spy_rows(self: View, which: str) -> Any:
+        touched.setdefault(self.place, set()).add(which)
+        return rows(self, which)
+
+    def spy_check(self: View, need: str) -> None:
+        touched.setdefault(self.place, set()).add(str(need))
+        check(self, need)
+
+    def spy_reference(self: View, some: Any) -> Any:
+        touched.setdefault(self.place, set()).update({Need.REFERENCE, Need.REFERENCE_LOGP} & self._needs)
+        return reference(self, some)
+
+    for attribute, spy in (("rows", spy_rows), ("_check", spy_check), ("reference", spy_reference)):
+        monkeypatch.setattr(View, attribute, spy)
+    plans = small(name, epochs=3, micro=2)
+    loop.run(plans, text.model(), text.port, text.sets)
+    silent = {Need.BATCH_MEANS}  # a property of the loss, nothing that is asked for
+    for plan in plans:
+        for place, part in plan.parts().items():
+            used = set().union(*(names for where, names in touched.items() if where == f"/{place}" or where.startswith(f"/{place}/")))
+            assert part.reads | part.needs <= used | silent, (
+                f"{place} declares {sorted((part.reads | part.needs) - used)} and never uses it"
+            )
+
+
+@pytest.mark.parametrize("name", ONE_STAGE)
+def test_the_loss_is_pure(text: worlds.World, name: str) -> None:
+    run, objective, batch = ready(text, small(name)[0])
+    first, second = evaluate(run, objective, batch), evaluate(run, objective, batch)
+    assert torch.equal(first[0], second[0])
+    assert worlds.same(first[1], second[1])
+
+
+@pytest.mark.parametrize("name", ONE_STAGE)
+@pytest.mark.parametrize("micro", [1, 2, 4])
+def test_accumulation_does_not_matter(text: worlds.World, name: str, micro: int) -> None:
+    run, objective, batch = ready(text, small(name)[0])
+    whole, pieces = evaluate(run, objective, batch), evaluate(run, objective, batch, micro)
+    scale = max(1.0, float(loop.global_norm(whole[1])))
+    assert float(pieces[0]) == pytest.approx(float(whole[0]), rel=1e-6, abs=1e-6)
+    assert worlds.far(whole[1], pieces[1]) < 1e-6 * scale
+
+
+@pytest.mark.parametrize("name", ONE_STAGE)
+def test_fusing_does_not_matter(text: worlds.World, name: str) -> None:
+    run, objective, batch = ready(text, small(name)[0])
+    fused, separate = evaluate(run, objective, batch, fuse=True), evaluate(run, objective, batch, fuse=False)
+    assert worlds.far(fused[1], separate[1]) < 1e-6 * max(1.0, float(loop.global_norm(fused[1])))
+
+
+@pytest.mark.parametrize("name", ONE_STAGE)
+def test_roles_add_up(text: worlds.World, name: str) -> None:
+    run, objective, batch = ready(text, small(name)[0])
+    whole = evaluate(run, objective, batch)[1]
+    by_role = [evaluate(run, objective, batch, roles=(r,))[1] for r in sorted({t.objective.role for t in objective.terms()})]
+    total = [sum(parts, torch.zeros_like(parts[0])) for parts in zip(*by_role, strict=True)]
+    assert worlds.far(whole, total) < 1e-6 * max(1.0, float(loop.global_norm(whole)))
+
+
+@pytest.mark.parametrize("name", ONE_STAGE)
+def test_frozen_parameters_stay_bit_identical(text: worlds.World, name: str) -> None:
+    plan = small(name)[0]
+    if plan.trains == ".*":
+        plan = replace(plan, trains=r"layers\.1\.")
+    model = text.model()
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    choose(model, plan.trains)
+    moving = {n for n, p in model.named_parameters() if p.requires_grad}
+    loop.run((plan,), model, text.port, text.sets)
+    after = dict(model.named_parameters())
+    assert {n for n in before if not torch.equal(before[n], after[n])} <= moving
+    assert moving
+    assert moving < before.keys()
+
+
+class Killed(Exception):
+    """The process is gone."""
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_resumes_bit_for_bit_after_a_kill_at_every_step(text: worlds.World, name: str, tmp_path: Path) -> None:
+    def begin() -> nn.Module:
+        model = text.model()
+        for layer in model.model.layers:  # dropout on: the generator's state must not matter
+            layer.self_attn.attention_dropout = 0.2
+        return model
+
+    plans, sets = small(name, epochs=2), text.some(6)
+    whole, saves = begin(), []
+    loop.run(plans, whole, text.port, sets, hooks=Hooks(save=lambda c: saves.append(1), every=0))
+    assert len(saves) >= 3
+    for at in range(1, len(saves) + 1):
+        count = [0]
+
+        def save(state: dict[str, Any], at: int = at, count: list[int] = count) -> None:
+            count[0] += 1
+            if count[0] == at:
+                checkpoint.save(state, tmp_path / f"kill{at}")
+                raise Killed
+
+        with pytest.raises(Killed):
+            loop.run(plans, begin(), text.port, sets, hooks=Hooks(save=save, every=0))
+        torch.manual_seed(at)
+        model = begin()
+        loop.run(plans, model, text.port, sets, resume=checkpoint.load(tmp_path / f"kill{at}"))
+        assert worlds.same(worlds.tensors(whole), worlds.tensors(model)), f"killed after save {at} of {len(saves)}"
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_trains_an_adapter(text: worlds.World, name: str) -> None:
+    model = text.model()
+    plans = small(name, lora=2)
+    before = weights_of(copy.deepcopy(model))
+    run = loop.run(plans, model, text.port, text.sets)
+    adapter = {n for n, p in run.model.named_parameters() if "lora_" in n}
+    assert adapter
+    changed = [n for n, p in run.model.named_parameters() if "lora_B" in n and float(p.detach().abs().max()) > 0]
+    assert changed
+    base = {n.removeprefix("base_model.model.").replace(".base_layer", ""): t for n, t in weights_of(run.model).items() if "lora_" not in n}
+    assert all(torch.equal(before[n], t) for n, t in base.items())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_knobs_survive_json(name: str) -> None:
+    plans = small(name)
+    tree: Plan | Plans = plans[0] if len(plans) == 1 else plans
+    said = {k.qualified: plain(k.value) for k in knobs_of(tree) if not callable(k.value)}
+    assert override(tree, json.loads(json.dumps(said))) == tree
+
+
+def test_every_method_imports_without_extras() -> None:
+    absent = ("datasets", "peft", "rouge_score", "sklearn", "jinja2", "pyarrow")
+    script = f"""
+import sys
+sys.modules.update(dict.fromkeys({absent!r}))
+from expunge.core import catalog
+for name in catalog.names():
+    catalog.load(name).plan()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
