@@ -43,7 +43,7 @@ class Port:
         scores = (weights or {"scores": model.scores})["scores"]
         rows = [r for g in groups for r in zip(g["prompt"], g["answer"], strict=True)]
         at = torch.tensor([(i, p, t, y) for i, (p, answer) in enumerate(rows) for t, y in enumerate(answer)])
-        row, prompt, place, label = at.T
+        row, prompt, place, label = at.T.contiguous()
         return cut(scores[prompt, place], Layout(label, row, torch.arange(len(row)), row, torch.arange(len(row))), {}, groups)
 
     def counts(self, rows: Rows) -> Mapping[str, float]:

@@ -47,11 +47,12 @@ class Sweep:
     sizes: Mapping[str, int] = field(default_factory=dict)
     original: str = ""  # models that exist already, instead of trained ones
     retrained: str = ""
+    draw: int = 0  # seed of a benchmark that is made, not read
 
     def made(self) -> Suite:
         """The suite. Errors: UserError for an unknown benchmark, split or size."""
         more: dict[str, Any] = {**({"split": self.split} if self.split else {}), **({"holdout": self.holdout} if self.holdout else {})}
-        made: Suite = catalog.load(self.suite, "benchmarks").load(self.data, **more, **self.sizes)
+        made: Suite = catalog.load(self.suite, "benchmarks").load(self.data, seed=self.draw, **more, **self.sizes)
         return made
 
     def knobs_of(self, method: str) -> dict[str, Any]:
@@ -110,7 +111,7 @@ def bench(
         there,
         *controls(original, original.port.rows("forget", suite.train["forget"]), sets, there.seen, cache, look("controls")),
     ]
-    curve = partial(relearn, sets=sets, retrained=there.seen, **recipes.relearning(suite_size=len(sets["forget"])))
+    curve = partial(relearn, sets=sets, retrained=there.seen, **recipes.relearning(sweep.suite, sweep.model, len(sets["forget"])))
     done: list[Entry] = []
     texts_said: list[Subject] = list(fixed)
     for s in fixed:

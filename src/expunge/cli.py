@@ -198,8 +198,9 @@ def audit(
     out.print(f"report: {run / 'report.html'}", highlight=False)
 
 
-@app.command()
+@app.command(context_settings=FREE)
 def attack(
+    ctx: typer.Context,
     name: Annotated[str, typer.Argument(help="attack: see `expunge names attacks`")],
     model: Annotated[str, typer.Argument(help="model folder, hub id or run folder")],
     forget: Forget = "",
@@ -213,15 +214,16 @@ def attack(
     prompt_format: Format = "",
     overwrite: Overwrite = False,
 ) -> None:
-    """Attack one model, and print what the attack found."""
-    _required(out=run != Path())
+    """Attack one model, and print what the attack found. Knobs of the attack follow as [bold]--NAME VALUE[/]."""
     catalog.load(name, "attacks")
+    _required(out=run != Path())
     from .audit.auditing import audit as look
 
     with console.progress() as show:
+        knobs = console.knobs_from(ctx.args)
         sources = {"forget": forget or None, "retain": retain or None, "holdout": holdout or None, "reference": reference or None}
         where: dict[str, Any] = {"suite": suite, "data": data, "split": split, "out": run, "overwrite": overwrite}
-        done = look(model, **sources, **where, prompt_format=prompt_format, attack=(name,), progress=show)  # type: ignore[arg-type]
+        done = look(model, **sources, **where, prompt_format=prompt_format, attack=(name,), attack_knobs=knobs, progress=show)  # type: ignore[arg-type]
     if curve := done.attacks.get(name):
         console.show_curve(curve, out.print)
     else:

@@ -65,7 +65,7 @@ def train(
     opened = start(model, texts or texts_of(found), prompt_format, seed, **(load_options or {}))
     rows: Rows = opened.port.rows("retain", found, str(data) if isinstance(data, (str, Path)) else "training")
     plans = resolve.plan("finetune", {**knobs, "seed": seed})
-    key = digest([receipt.hash_weights(opened.model), rows.ids, rows["prompt"], rows["answer"], receipt.describe(plans)])
+    key = digest([receipt.hash_weights(opened.model), opened.port.about(), rows.ids, rows["prompt"], rows["answer"], receipt.describe(plans)])
     kept = (cache or cache_home()) / "models" / key
     if not (kept / "receipt.json").exists():
         begun = (kept / "checkpoint").exists()

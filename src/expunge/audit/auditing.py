@@ -50,6 +50,7 @@ def audit(
     original: str | Path | Opened | None = None,
     reference: str | Path | Opened | None = None,
     attack: Sequence[str] = (),
+    attack_knobs: Mapping[str, Any] | None = None,
     with_controls: bool = False,
     out: str | Path | None = None,
     prompt_format: str = "",
@@ -65,7 +66,7 @@ def audit(
         model: a folder, hub id, run folder or opened model, or a folder of observations (`observed.json`), which needs no model.
         forget, retain, holdout: records; where a suite is named, the split's own fill what is not given.
         original, reference: the model before, and a model retrained without the forget set, each as a model or as observations.
-        attack: interventions of the catalogue, followed by the same scores.
+        attack: interventions of the catalogue, followed by the same scores; attack_knobs are theirs.
         with_controls: also look at random weights and, where the original is given, at an input filter around it.
         limit: rows of retain and holdout that are looked at, evenly spread.
 
@@ -103,7 +104,7 @@ def audit(
     if "relearn" in attack:
         if opened is None:
             raise UserError("relearning changes a model, and only observations were given")
-        mine = replace(mine, relearned=relearn(opened.model, opened.port, sets, retrained, progress))
+        mine = replace(mine, relearned=relearn(opened.model, opened.port, sets, retrained, progress, **(attack_knobs or {})))
         attacks["relearn"] = list(mine.relearned)
     subjects.append(mine)
     if with_controls and (source := before or opened) is not None:

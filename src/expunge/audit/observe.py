@@ -21,7 +21,8 @@ from expunge.core.step import evaluating
 from .observed import Observed, Scored, SetSeen
 
 BUDGET = 4096  # positions in one forward
-SAID = 200  # tokens of a generation at most
+SAID = 200  # tokens of a generation at most, and at most
+TIMES = 3  # times the longest true answer of the set
 VARIANCE = 1e-6  # smallest variance of a position's log-probability
 MEMBERS = ("forget", "holdout")  # sets whose true answers membership inference reads: moments and gradient norms
 WRITTEN = ("forget", "retain", "real_authors", "world_facts")  # sets that are answered in words
@@ -74,7 +75,8 @@ def observe(
             said: tuple[str, ...] = ()
             if wants.said and name in WRITTEN:
                 progress(done, total, f"asking {name}")
-                said = tuple(port.decode(port.generate(model, answers, SAID)))
+                longest = max(port.counts(answers.take([i]))["labels"] for i in range(len(answers)))
+                said = tuple(port.decode(port.generate(model, answers, min(SAID, int(TIMES * longest)))))
             norm = None
             if wants.gradnorm and name in MEMBERS:
                 progress(done, total, f"gradients of {name}")
@@ -149,8 +151,11 @@ def _score(model: nn.Module, port: Modality, rows: Rows, item: list[int], moment
 def _read(answer: Answer, moments: bool) -> dict[str, list[Any]]:
     """Per row: log-probs, hits and, if asked for, mean and deviation of log p under the model's own distribution."""
     scores, logp = answer.scores.values, answer.logp
-    of_label = scores.gather(-1, answer.labels[:, None])[:, 0]
-    found = {"logp": logp.values, "hit": of_label >= scores.amax(-1)}
+    best = scores.amax(-1)
+    hit = scores.gather(-1, answer.labels[:, None])[:, 0] >= best
+    if (tied := hit & ((scores == best[:, None]).sum(-1) > 1)).any():  # a model that says nothing says everything equally
+        hit[tied] = scores[tied].argmax(-1) == answer.labels[tied]
+    found = {"logp": logp.values, "hit": hit}
     if moments:
         log = answer.dist.values
         p = log.exp()

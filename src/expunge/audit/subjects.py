@@ -15,7 +15,8 @@ from expunge.core import catalog, loop
 from expunge.core.parts import Modality, Rows
 from expunge.core.weights import put
 from expunge.loading import Opened
-from expunge.report.story import Cost, Entry, Point, Relearned, Role, Sample, Score, Story
+from expunge.report.collect import curves
+from expunge.report.story import Cost, Entry, Relearned, Role, Sample, Score, Story
 
 from .judge import audit_scores
 from .metrics.tofu import truth_ratios
@@ -71,23 +72,11 @@ class Subject:
             seed=self.seed,
             scores={**scores, **missing},
             truth_ratios=[float(x) for x in truth_ratios(self.seen.sets["forget"])],
-            curves=points(self.log),
+            curves=curves(self.log),
             relearn=[Relearned(step=p["step"], scores=dict(p["scores"])) for p in self.relearned],
             cost=Cost(**{k: cost.get(k) for k in ("seconds", "tokens", "flops", "peak_memory_bytes")}) if cost else None,
             receipt=dict(self.receipt),
         )
-
-
-def points(log: Sequence[Mapping[str, Any]]) -> list[Point]:
-    """Training curves from the records of a log."""
-    out = []
-    for r in log:
-        if "loss" in r:
-            terms = {n.split(" ", 1)[1]: v for n, v in r["terms"].items()}
-            out.append(Point(step=r["done"], epoch=r["epoch"], loss=r["loss"], terms=terms))
-        elif "scores" in r:
-            out.append(Point(step=r["done"], epoch=r["epoch"], scores=dict(r["scores"])))
-    return out
 
 
 def examine(

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from expunge.audit.suite import QUESTION_ANSWER, Record, Suite
-from expunge.benchmarks._refusals import REFUSALS
+from expunge.modalities._refusals import REFUSALS
 from expunge.core.errors import UserError
 from expunge.core.words import did_you_mean
 from expunge.data import BadRow, NoSuchConfig, Row, read

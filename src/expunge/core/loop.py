@@ -246,7 +246,7 @@ class _Stage:
 
     def _begin(self) -> None:
         r, plan = self.r, self.plan
-        self.view.sets = self.chosen = self._pick("start", self.chosen, self.view)
+        self.view.sets = self.chosen = r.sets = self._pick("start", self.chosen, self.view)
         late = frozenset[str]().union(*(s.gives for s in plan.selectors if s.when == "step"))
         asks = [p for p in self.parts.values() if Need.REFERENCE_LOGP in p.needs]
         source = None if plan.reference == "start" else r.models[plan.reference]
@@ -303,7 +303,7 @@ class _Stage:
             if self.done >= total_steps(train, self.per_epoch):
                 return "done"
             self.current = picked
-        self.view.sets = self.current
+        self.view.sets = r.sets = self.current
         for _ in range(r.step, math.ceil(len(self.current[train.anchor]) / train.batch)):
             if train.steps and self.done >= train.steps:
                 break

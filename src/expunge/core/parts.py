@@ -126,6 +126,7 @@ class Modality(Protocol):
 
     def rows(self, name: str, records: Sequence[Mapping[str, Any]], source: str = "") -> Rows: ...  # errors: UserError that names the row
     def answers(self, texts: Sequence[Any], name: str = "substitutes") -> Rows: ...  # answers by themselves, one a row
+    def refusals(self) -> list[str]: ...  # ways to say that one does not know, where the request brings none
     def question(self, rows: Rows) -> list[str]: ...  # for people to read
     def said(self, rows: Rows) -> list[str]: ...  # the answers, for people to read
     def ended(self, rows: Rows) -> list[bool]: ...  # whether the last label only ends the answer

@@ -32,8 +32,8 @@ def hash_weights(model: nn.Module) -> str:
 
 
 def _bytes(t: Tensor) -> bytes:
-    flat = t.detach().cpu().contiguous().view(-1)
-    return bytes(flat.view(torch.uint8).numpy().data) if flat.numel() else b""
+    values = t.detach().cpu().contiguous().view(-1)
+    return bytes(values.view(torch.uint8).numpy().data) if values.numel() else b""
 
 
 def versions() -> dict[str, str]:

@@ -63,6 +63,7 @@ class Run:
     seed: int = 0
     precision: str = "float32"
     objective: Objective | None = None
+    sets: Sets = field(default_factory=dict)  # those of the epoch, whole
     stage: int = 0
     epoch: int = 0
     step: int = 0
@@ -138,6 +139,11 @@ class View:
         if name not in self._reads:
             raise UndeclaredNeed(f"{self.place} read the set {name!r} without declaring it in `reads`")
         return self._rows(name)
+
+    def pool(self, name: str) -> Rows:
+        """The whole set of the epoch, for selectors that a step shows only its batch of it."""
+        self.rows(name)
+        return self._run.sets[name]
 
     def _rows(self, name: str) -> Rows:
         return self.sets[name]

@@ -72,7 +72,7 @@ class Substitute(Selector):
         return frozenset({self.into})
 
     def pick(self, sets: Sets, view: View) -> Sets:
-        rows, pool = view.rows(self.over), view.rows("substitutes")
+        rows, pool = view.rows(self.over), view.pool("substitutes")
         rows = rows.take([i for i in range(len(rows)) for _ in range(self.draws)])
         drawn = torch.randint(len(pool), (len(rows),), generator=view.rng()).tolist()
         answers = [pool["answer_text"][i] for i in drawn]

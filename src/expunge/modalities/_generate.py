@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from expunge.core.adapters import base_of
+from expunge.core.errors import UserError
 
 ALIVE = 0.8  # the batch is cut down to the rows still going once at most this share of it is
 
@@ -18,19 +19,20 @@ ALIVE = 0.8  # the batch is cut down to the rows still going once at most this s
 def generate(
     model: nn.Module,
     prompts: Sequence[Sequence[int]],
-    limit: int,
+    rooms: Sequence[int],
     ends: frozenset[int],
     pad: int,
     generator: torch.Generator | None = None,
     temperature: float = 1.0,
     batch: int = 128,
 ) -> list[list[int]]:
-    """Answers to prompts of token ids, the end of sequence left out; at most `limit` tokens each. Greedy without a generator."""
+    """Answers to prompts of token ids, the end of sequence left out, of at most `rooms` tokens each. Greedy without a generator."""
     out: list[list[int]] = [[] for _ in prompts]
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     for at in range(0, len(order), batch):
         rows = order[at : at + batch]
-        for i, answer in zip(rows, _batch(model, [prompts[i] for i in rows], limit, ends, pad, generator, temperature), strict=True):
+        answers = _batch(model, [prompts[i] for i in rows], [rooms[i] for i in rows], ends, pad, generator, temperature)
+        for i, answer in zip(rows, answers, strict=True):
             out[i] = answer
     return out
 
@@ -39,7 +41,7 @@ def generate(
 def _batch(
     model: nn.Module,
     prompts: list[Sequence[int]],
-    limit: int,
+    rooms: Sequence[int],
     ends: frozenset[int],
     pad: int,
     generator: torch.Generator | None,
@@ -50,19 +52,23 @@ def _batch(
     ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
     at = (mask.cumsum(1) - 1).clamp_min(0)
-    positions = "position_ids" in inspect.signature(base_of(model).forward).parameters
+    known = inspect.signature(base_of(model).forward).parameters
+    if "past_key_values" not in known:  # it would be swallowed, and each token be said without those before it
+        raise UserError(f"answers are generated with a cache of keys and values, and {type(base_of(model)).__name__} has none")
+    last: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
     cache = DynamicCache(config=base_of(model).config)
     answers: list[list[int]] = [[] for _ in prompts]
-    alive, done = list(range(len(prompts))), torch.zeros(len(prompts), dtype=torch.bool, device=device)
-    stop = torch.tensor(sorted(ends), device=device)
-    for _ in range(limit):
-        extra: dict[str, Any] = {"position_ids": at} if positions else {}
-        logits = model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1, **extra).logits[:, -1]
+    alive, room = list(range(len(prompts))), torch.tensor(rooms, device=device)
+    done, stop = room <= 0, torch.tensor(sorted(ends), device=device)
+    for said in range(1, max(rooms) + 1):
+        where: dict[str, Any] = {"position_ids": at} if "position_ids" in known else {}
+        logits = model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **where, **last).logits[:, -1]
         chosen = _choose(logits, generator, temperature)
         done = done | torch.isin(chosen, stop)
         for row, token, over in zip(alive, chosen.tolist(), done.tolist(), strict=True):
             if not over:
                 answers[row].append(token)
+        done = done | (room <= said)
         going = (~done).nonzero()[:, 0]
         if not len(going):
             break
@@ -70,7 +76,7 @@ def _batch(
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
         if len(going) <= ALIVE * len(done):
             cache.batch_select_indices(going)
-            ids, at, mask, done = ids[going], at[going], mask[going], done[going]
+            ids, at, mask, done, room = ids[going], at[going], mask[going], done[going], room[going]
             alive = [alive[i] for i in going.tolist()]
     return answers
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -65,7 +66,10 @@ def exact(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the labels and the real positions of a padded batch are: indices into its flattened positions, made on the host."""
+    """Where the labels and the real positions of a padded batch are: indices into its flattened positions, made on the host.
+
+    The rows of labels and tokens stay on the host: to ask a busy device for them would wait for the whole forward.
+    """
 
     labels: Tensor  # (labels,) classes
     label_row: Tensor  # (labels,)
@@ -73,21 +77,28 @@ class Layout:
     token_row: Tensor  # (tokens,)
     token_at: Tensor  # (tokens,)
 
+    def to(self, device: torch.device) -> Layout:
+        moved = {n: getattr(self, n).to(device, non_blocking=True) for n in ("labels", "label_at", "token_at")}
+        return replace(self, **moved)
+
 
 def cut(logits: Tensor, layout: Layout, taps: Mapping[str, tuple[Tensor, Tensor]], groups: Sequence[Rows]) -> list[Packed]:
     """The answers of each group from one forward over all of them. logits: (labels, classes), packed as `layout` says."""
-    tapped = {n: (i.flatten(0, -2)[layout.token_at], o.flatten(0, -2)[layout.token_at]) for n, (i, o) in taps.items()}
-    ends = torch.tensor([len(g) for g in groups]).cumsum(0).tolist()
-    out, first = [], 0
-    label_row, token_row = layout.label_row.cpu(), layout.token_row.cpu()
-    for end in ends:
-        a, b = (int(x) for x in torch.searchsorted(label_row, torch.tensor([first, end])))
-        c, d = (int(x) for x in torch.searchsorted(token_row, torch.tensor([first, end])))
+    tapped = {n: (_flat(i)[layout.token_at], _flat(o)[layout.token_at]) for n, (i, o) in taps.items()}
+    label_row, token_row = layout.label_row.contiguous(), layout.token_row.contiguous()
+    edges = torch.tensor([0, *(len(g) for g in groups)]).cumsum(0)
+    at = zip(*(torch.searchsorted(rows, edges).tolist() for rows in (label_row, token_row)), edges.tolist(), strict=True)
+    out = []
+    for (a, c, first), (b, d, end) in pairwise(at):
         mine = {n: (i[c:d], o[c:d]) for n, (i, o) in tapped.items()}
-        rows = layout.label_row[a:b] - first, layout.token_row[c:d] - first
+        rows = [(r - first).to(logits.device, non_blocking=True) for r in (label_row[a:b], token_row[c:d])]
         out.append(Packed(logits[a:b], layout.labels[a:b], rows[0], end - first, mine, rows[1]))
-        first = end
     return out
+
+
+def _flat(x: Tensor) -> Tensor:
+    """Positions of a batch in one dimension; ids, unlike hidden states, have no width."""
+    return x.flatten(0, -2) if x.is_floating_point() else x.flatten()
 
 
 @contextmanager
@@ -125,13 +136,14 @@ def module_at(model: nn.Module, path: str) -> nn.Module:
 def last_block(model: nn.Module) -> str:
     """The path of the last block of the longest list of blocks."""
     where = blocks_path(model)
-    return f"{where}.{len(model.get_submodule(where)) - 1}" if where else ""  # type: ignore[arg-type]
+    return f"{where}.{len(base_of(model).get_submodule(where)) - 1}" if where else ""  # type: ignore[arg-type]
 
 
 def blocks_path(model: nn.Module) -> str:
-    """Where the blocks of a model are, the longest list of modules: `model.layers` for most language models."""
-    lists = [(len(m), n) for n, m in base_of(model).named_modules() if isinstance(m, nn.ModuleList)]
-    return max(lists)[1] if lists else ""
+    """Where the blocks of a model are, the longest list of modules that is in no other list: `model.layers` for most language models."""
+    lists = {n: len(m) for n, m in base_of(model).named_modules() if isinstance(m, nn.ModuleList)}
+    outer = [(size, n) for n, size in lists.items() if not any(n.startswith(f"{other}.") for other in lists)]
+    return max(outer)[1] if outer else ""
 
 
 def call(model: nn.Module, weights: Weights | None, **inputs: Any) -> Any:

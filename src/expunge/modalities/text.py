@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,14 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from expunge.core.adapters import base_of, is_adapted
-from expunge.core.errors import UserError
 from expunge.core.parts import Answer, Patch, Rows, Weights
 from expunge.core.request import content, digest, ids_of
 from expunge.core.weights import tensors_of
 
 from ._encode import Encoder, Pair, pair_of
+from ._files import opened, write
 from ._generate import generate
-from .packed import Layout, call, cut, watching
+from ._refusals import REFUSALS
+from .packed import Layout, call, cut, module_at, watching
 
 COLUMNS = ("prompt", "answer", "context", "answer_text")
 
@@ -41,51 +43,49 @@ class Text:
     # rows
 
     def rows(self, name: str, records: Sequence[Mapping[str, Any]], source: str = "") -> Rows:
-        """Records (see `SHAPES`) as rows: columns `prompt` and `answer` (token ids), `context` and `answer_text` (as given), and `alternate`
-        (other answers, a text or a list) where all records have one.
+        """Records (see `SHAPES`) as rows: columns `prompt` and `answer` (token ids), `context` and `answer_text` (as given), and, where all
+        records have one, `alternate` (other answers, a text or a list).
 
         Errors: UserError that names the row.
         """
-        pairs = [pair_of(r, f"{source or name}, row {i + 1}") for i, r in enumerate(records)]
-        rows = self._rows(name, pairs, ids_of([[p.context, p.answer] for p in pairs]))
+        where = source or name
+        pairs = [pair_of(r, f"{where}, row {i + 1}") for i, r in enumerate(records)]
+        rows = self._rows(name, pairs, ids_of([[p.context, p.answer] for p in pairs]), where)
         return rows.add(alternate=[r["alternate"] for r in records]) if records and all("alternate" in r for r in records) else rows
 
-    def _rows(self, name: str, pairs: Sequence[Pair], ids: tuple[str, ...]) -> Rows:
-        encoded = self.encoder.encode(pairs)
-        context = [[p.context, p.raw] for p in pairs]
-        return Rows(
-            name,
-            ids,
-            {
-                "prompt": [p for p, _ in encoded],
-                "answer": [a for _, a in encoded],
-                "context": context,
-                "answer_text": [p.answer for p in pairs],
-            },
-        )
+    def _rows(self, name: str, pairs: Sequence[Pair], ids: tuple[str, ...], where: str = "", weight: tuple[float, ...] = ()) -> Rows:
+        encoded = self.encoder.encode(pairs, where)
+        cols: dict[str, list[Any]] = {
+            "prompt": [p for p, _ in encoded],
+            "answer": [a for _, a in encoded],
+            "context": [[p.context, p.kind] for p in pairs],
+            "answer_text": [p.answer for p in pairs],
+        }
+        return Rows(name, ids, cols, weight)
 
     def relabel(self, rows: Rows, answers: Sequence[Any], name: str) -> Rows:
         """The same prompts with other answers: texts, or token ids that the model said."""
         ids = tuple(f"{content(i)}~{digest(a)}" for i, a in zip(rows.ids, answers, strict=True))
-        if answers and not isinstance(answers[0], str):
-            eos = self.tokenizer.eos_token_id
-            texts = self.decode(answers)
-            cols = {**rows.cols, "answer": [[*a, eos] for a in answers], "answer_text": texts}
-            return Rows(name, ids, {c: cols[c] for c in COLUMNS}, rows.weight)
-        pairs = [Pair(c, a, raw=raw) for (c, raw), a in zip(rows["context"], answers, strict=True)]
-        made = self._rows(name, pairs, ids)
-        return Rows(name, ids, made.cols, rows.weight)
+        if not answers or isinstance(answers[0], str):
+            pairs = [Pair(c, a, kind) for (c, kind), a in zip(rows["context"], answers, strict=True)]
+            return self._rows(name, pairs, ids, name, rows.weight)
+        ends = [[] if kind == "text" else [self.encoder.end(Pair(c, "", kind))] for c, kind in rows["context"]]
+        said = [self.encoder.fit(p, [*a, *end]) for p, a, end in zip(rows["prompt"], answers, ends, strict=True)]
+        cols = {**rows.cols, "answer": said, "answer_text": self.decode(answers)}
+        return Rows(name, ids, {c: cols[c] for c in COLUMNS}, rows.weight)
 
     def ask(self, rows: Rows, template: str, name: str = "asked") -> Rows:
         """Prompts about rows, to generate from: `{prompt}` and `{answer}` in the template stand for the row's own."""
-        asked = [
-            template.replace("{prompt}", q).replace("{answer}", a) for q, a in zip(self.question(rows), rows["answer_text"], strict=True)
-        ]
-        return self._rows(name, [Pair(a, "?") for a in asked], rows.ids)
+        asked = [_filled(template, q, a) for q, a in zip(self.question(rows), rows["answer_text"], strict=True)]
+        return self._rows(name, [Pair(a, "?") for a in asked], rows.ids, name)
 
     def answers(self, texts: Sequence[str], name: str = "substitutes") -> Rows:
         """Answers by themselves, for selectors that draw from them."""
         return Rows(name, ids_of(list(texts)), {"answer_text": list(texts)})
+
+    def refusals(self) -> list[str]:
+        """Ways to say that one does not know, where the request brings none."""
+        return list(REFUSALS)
 
     def question(self, rows: Rows) -> list[str]:
         """What was asked, for people to read."""
@@ -96,7 +96,8 @@ class Text:
         return [self.tokenizer.decode(a, skip_special_tokens=True, clean_up_tokenization_spaces=False) for a in rows["answer"]]
 
     def ended(self, rows: Rows) -> list[bool]:
-        return [bool(a) and a[-1] == self.tokenizer.eos_token_id for a in rows["answer"]]
+        """Whether the last label only ends the answer; of an answer that was cut, it does not."""
+        return [bool(a) and a[-1] in self.encoder.ends for a in rows["answer"]]
 
     def counts(self, rows: Rows) -> Mapping[str, float]:
         labels = sum(map(len, rows["answer"])) if "answer" in rows.cols else 0
@@ -116,7 +117,7 @@ class Text:
         ids, mask, layout = self.collate(
             [r for g in groups for r in zip(g["prompt"], g["answer"], strict=True)], next(model.parameters()).device
         )
-        with watching(model, taps, patch) as seen, packed_head(model, layout.label_at) as packed:
+        with watching(model, taps, patch) as seen, packed_head(model, layout.label_at, taps) as packed:
             logits = call(model, weights, input_ids=ids, attention_mask=mask, use_cache=False).logits
         logits = logits[0] if packed else logits.flatten(0, 1)[layout.label_at]
         return list(cut(logits, layout, seen, groups))
@@ -134,19 +135,20 @@ class Text:
         row, at = label.nonzero(as_tuple=True)
         token_row, token_column = mask.nonzero(as_tuple=True)
         layout = Layout(ids[row, at], row, row * width + at - 1, token_row, token_row * width + token_column)
-        moved = Layout(*(getattr(layout, n).to(device, non_blocking=True) for n in Layout.__dataclass_fields__))
-        return ids.to(device), mask.long().to(device), moved
+        return ids.to(device), mask.long().to(device), layout.to(device)
 
     def independent(self, model: nn.Module) -> bool:
         return not any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in model.modules())
 
     def fresh(self, model: nn.Module, seed: int) -> Weights:
-        """Weights of an untrained model of the same configuration."""
-        base = base_of(model)
+        """Weights of an untrained model of the same configuration, under the names of this one; its adapter starts anew too, adding nothing."""
+        base: Any = base_of(model)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            made = type(base)(copy.deepcopy(base.config))
-        return {n: t.detach().to(next(model.parameters()).dtype) for n, t in tensors_of(made).items()}
+            made = tensors_of(type(base)(copy.deepcopy(base.config)))
+            own = tensors_of(model)
+            found = {n: made.get(_bare(n) if is_adapted(model) else n) for n in own}
+            return {n: (_restarted(n, t) if found[n] is None else found[n]).detach().to(t.dtype) for n, t in own.items()}
 
     # generation
 
@@ -155,16 +157,20 @@ class Text:
         return int(self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id)
 
     def ends(self, model: nn.Module) -> frozenset[int]:
-        """Every token that ends an answer."""
+        """Every token that ends an answer: of the tokenizer, of its chat template, and what the model's own configuration adds."""
         configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
         more = configured if isinstance(configured, list) else [configured]
-        return frozenset(int(t) for t in [self.tokenizer.eos_token_id, *more] if t is not None)
+        return self.encoder.ends | {int(t) for t in more if t is not None}
 
     def generate(
         self, model: nn.Module, rows: Rows, limit: int, generator: torch.Generator | None = None, temperature: float = 1.0
     ) -> list[list[int]]:
-        """Token ids of the model's own answers to the prompts of rows, the end left out; greedy without a generator."""
-        return generate(model, rows["prompt"], limit, self.ends(model), self.pad, generator, temperature)
+        """Token ids of the model's own answers to the prompts of rows, the end left out; greedy without a generator.
+
+        An answer stops where the model's longest sequence does.
+        """
+        rooms = [min(limit, self.limit - len(p)) if self.limit else limit for p in rows["prompt"]]
+        return generate(model, rows["prompt"], rooms, self.ends(model), self.pad, generator, temperature)
 
     def decode(self, answers: Sequence[Sequence[int]]) -> list[str]:
         return [self.tokenizer.decode(a, skip_special_tokens=True).strip() for a in answers]
@@ -173,8 +179,7 @@ class Text:
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """Safetensors and tokenizer, as `AutoModelForCausalLM.from_pretrained` reads them; of an adapted model the adapter alone."""
-        model.save_pretrained(folder, safe_serialization=True)  # type: ignore[operator]
-        self.tokenizer.save_pretrained(folder)
+        write(model, self.tokenizer, folder)
 
     def about(self) -> dict[str, Any]:
         """What the receipt says of the rows' way to token ids."""
@@ -184,19 +189,42 @@ class Text:
             "limit": self.limit,
             "cut_answers": self.encoder.cut,
             "tokenised_in_two_pieces": self.encoder.merged,
+            "answers_with_unknown_tokens": self.encoder.unknown,
         }
 
 
+def _bare(name: str) -> str:
+    """The name that a weight has in the model without its adapter."""
+    return re.sub(r"\.(base_layer|original_module|modules_to_save\.\w+)(?=\.)", "", name.removeprefix("base_model.model."))
+
+
+def _restarted(name: str, own: Tensor) -> Tensor:
+    """What a tensor that only an adapter has begins as: of the two factors, one is drawn and the other is 0."""
+    if re.search(r"lora_(B|embedding_A)\b", name):
+        return torch.zeros_like(own, device="cpu")
+    if "lora_" in name:
+        return torch.nn.init.kaiming_uniform_(torch.empty_like(own, device="cpu"), a=5**0.5)
+    return own.cpu()
+
+
+def _filled(template: str, prompt: str, answer: str) -> str:
+    """Both at once: what is filled in may hold braces of its own."""
+    return re.sub(r"\{(prompt|answer)\}", lambda found: prompt if found[1] == "prompt" else answer, template)
+
+
 @contextmanager
-def packed_head(model: nn.Module, at: Tensor) -> Iterator[list[bool]]:
+def packed_head(model: nn.Module, at: Tensor, taps: Sequence[str] = ()) -> Iterator[list[bool]]:
     """Let the language head see the predicting positions only: logits of a whole batch are the largest tensor there is, and mostly unread.
 
-    Yields a list that is not empty afterwards where that worked; a model without a plain head answers in full.
+    Yields a list that is not empty afterwards where that worked; a model without a plain head, or with a tap on it, answers in full.
     """
     head = getattr(base_of(model), "get_output_embeddings", lambda: None)()
+    head = None if any(module_at(model, t) is head for t in taps) else head
     used: list[bool] = []
 
-    def pick(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def pick(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        if not args:
+            return None
         used.append(True)
         return (args[0].flatten(0, 1)[at][None], *args[1:])
 
@@ -211,29 +239,11 @@ def packed_head(model: nn.Module, at: Tensor) -> Iterator[list[bool]]:
 def load(
     path: str, prompt_format: str = "", *, dtype: torch.dtype | None = None, trust_remote_code: bool = False, allow_pickle: bool = False
 ) -> tuple[nn.Module, Text]:
-    """A model and its port from a folder or hub id; an adapter folder brings its base.
+    """A model and its port from a folder or hub id; an adapter brings its base. In evaluation mode, without a word on the way.
 
-    Errors: UserError for what is not there, not a causal language model, or stored as a pickle (unless allowed).
+    Errors: UserError for what is not there, not whole, not a causal language model, or stored as a pickle (unless allowed).
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    folder = Path(path)
-    if folder.exists() and not any((folder / f).exists() for f in ("config.json", "adapter_config.json")):
-        raise UserError(f"the folder {path} holds no model: there is no config.json in it (a run folder keeps its model in {path}/model)")
-    more: dict[str, Any] = {} if allow_pickle else {"use_safetensors": True}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype or torch.float32, trust_remote_code=trust_remote_code, **more)
-    except (OSError, ValueError, KeyError) as error:
-        if not allow_pickle and ".safetensors" in str(error):
-            raise UserError(
-                f"{path} holds no safetensors weights; pickled ones can run code, so they load only with --allow-pickle"
-            ) from None
-        raise UserError(f"cannot load a causal language model from {path!r}: {str(error).strip().splitlines()[0]}") from None
-    model.eval()
-    model.config.use_cache = True
-    if is_adapted(model) and not hasattr(model, "get_base_model"):
-        raise UserError(f"{path} is an adapter; load it merged, or give its run folder")
-    longest = getattr(model.config, "max_position_embeddings", 0) or 0
+    model, tokenizer = opened(path, dtype or torch.float32, trust_remote_code, allow_pickle)
+    longest = getattr(base_of(model).config, "max_position_embeddings", 0) or 0
     configured = tokenizer.model_max_length if tokenizer.model_max_length < 10**6 else longest
-    return model, Text(tokenizer, prompt_format, min(x for x in (longest or configured, configured or longest)))
+    return model, Text(tokenizer, prompt_format, min(longest or configured, configured or longest))

@@ -28,7 +28,7 @@ class Size(NamedTuple):
 
 SIZES = {
     "nano": Size(512, 64, 128, 2, 4, 128),
-    "micro": Size(1024, 128, 352, 4, 4, 128),
+    "micro": Size(1024, 128, 352, 4, 4, 256),
     "tiny": Size(4096, 192, 512, 4, 4, 512),
 }
 

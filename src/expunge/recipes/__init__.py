@@ -23,6 +23,6 @@ def knobs(suite: str, size: str, method: str) -> dict[str, Any]:
     return dict(_file(suite, size).get("methods", {}).get(method, {}))
 
 
-def relearning(suite_size: int) -> dict[str, Any]:
-    """How relearning is done on the small models: on a quarter of the forget rows."""
-    return {"k": max(2, suite_size // 4)}
+def relearning(suite: str, size: str, items: int) -> dict[str, Any]:
+    """How a model of a case is attacked by relearning: on a quarter of the forget rows, with the case's rate and steps."""
+    return {"k": max(2, items // 4), **_file(suite, size).get("relearn", {})}

@@ -13,9 +13,9 @@ Status: faithful
 import torch
 
 from expunge.core.knobs import part
-from expunge.core.weights import put
 from expunge.core.parts import Edit, Plan
 from expunge.core.step import View
+from expunge.core.weights import put
 
 
 @part

@@ -14,9 +14,9 @@ from typing import Any
 
 from expunge.core.adapters import is_adapted
 from expunge.core.knobs import knob, part
-from expunge.core.weights import put, tensors_of
 from expunge.core.parts import Edit, Plan, Train
 from expunge.core.step import View
+from expunge.core.weights import put, tensors_of
 from expunge.methods.terms import NLL
 
 

@@ -21,7 +21,7 @@ import json
 import re
 import unicodedata
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,12 +92,14 @@ class Filtered(nn.Module):
         super().__init__()
         self.unguarded, self.port, self.told = unguarded, port, dict(told)
         self.prompts = [(int(size), frozenset(grams)) for size, grams in told["prompts"]]
-        self.positions = "position_ids" in inspect.signature(base_of(unguarded).forward).parameters
+        self.known = frozenset(inspect.signature(base_of(unguarded).forward).parameters)
         self.training = unguarded.training
 
-    def forward(self, input_ids: Tensor, position_ids: Tensor | None = None, past_key_values: Any = None, **more: Any) -> Any:
-        if position_ids is not None and self.positions:
-            more["position_ids"] = position_ids
+    def forward(
+        self, input_ids: Tensor, position_ids: Any = None, past_key_values: Any = None, logits_to_keep: Any = None, **more: Any
+    ) -> Any:
+        asked = {"position_ids": position_ids, "logits_to_keep": logits_to_keep}
+        more.update({n: v for n, v in asked.items() if v is not None and n in self.known})
         if past_key_values is None:
             out = self.unguarded(input_ids=input_ids, **more)
             hits = self.hits(input_ids)[:, None, None]
@@ -146,7 +148,7 @@ class Filtered(nn.Module):
     def generation_config(self) -> Any:
         return getattr(self.unguarded, "generation_config", None)
 
-    def named_modules(self, *args: Any, **more: Any) -> Iterator[tuple[str, nn.Module]]:
+    def named_modules(self, *args: Any, **more: Any) -> Any:
         return self.unguarded.named_modules(*args, **more)
 
     def get_submodule(self, target: str) -> nn.Module:

@@ -35,12 +35,12 @@ class AdaptiveSteer(Objective):
         return (f"block:{self.layer}",)
 
     def begin(self, view: View) -> State:
-        found = [hidden(view.now(rows), *self.taps, self.positions) for rows in view.batches("forget", 32)]
+        found = [hidden(view.now(rows), self.taps[0], self.positions) for rows in view.batches("forget", 32)]
         norm = torch.cat([h.map(lambda v: v.float().norm(dim=-1)).mean() for h in found]).mean().cpu()
         return {"target": self.scale * norm * direction(found[0].values.shape[-1], view.rng())}
 
     def loss(self, step: Step) -> Tensor:
-        return distance(step, step.forget, hidden(step.now(step.forget), *self.taps, self.positions), step.state["target"])
+        return distance(step, step.forget, hidden(step.now(step.forget), self.taps[0], self.positions), step.state["target"])
 
 
 def plan(

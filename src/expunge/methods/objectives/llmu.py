@@ -2,8 +2,8 @@
 
 The unrelated answers give the model something to say, so that less ascent is enough; training stops once the forget loss is far gone.
 
-Equation: L = 0.5 mean_i (1/T_i) log p(y_i|x_i) - mean_i mean_k (1/T_k) log p(u_k|x_i) - mean over retain positions of sum_v p_ref(v) log p(v);
-  u_1..u_K are answers of retain rows, the same for the whole batch
+Equation: L = 0.5 mean_i (1/T_i) log p(y_i|x_i) - mean_i mean_k (1/T_k) log p(u_k|x_i) - mean over retain positions of
+  sum_v p_ref(v) log p(v); u_1..u_K are answers of retain rows, the same for the whole batch; T: labels
 Source: Yao et al. 2023, arXiv 2310.10683
 Needs: forget, retain; the reference
 Cost: one forward and backward of forget rows, K mismatched rows each and retain rows, and one reference forward of the retain rows a step
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from expunge.core.knobs import knob, part
-from expunge.core.parts import Need, Objective, Plan, Rows, Selector, Sets, Stop, Train
+from expunge.core.parts import Need, Objective, Plan, Selector, Sets, Stop, Train
 from expunge.core.step import Step, View
 from expunge.methods.objectives.me import Whole
 
@@ -56,27 +56,16 @@ class Normal(Objective):
 
 
 @part
-class Pool(Selector):
-    """All retain answers as one row, so that a step can draw from all of them and not from its own batch alone."""
-
-    reads = frozenset({"retain"})
-    gives = frozenset({"pool"})
-
-    def pick(self, sets: Sets, view: View) -> Sets:
-        return {**sets, "pool": Rows("pool", ("pool",), {"answers": [list(view.retain["answer_text"])]})}
-
-
-@part
 class Mismatch(Selector):
     """Each forget prompt with some unrelated answers, drawn once a step for the whole batch."""
 
     when = "step"
     draws: int = knob(5, "unrelated answers a step", ge=1)
-    reads = frozenset({"forget", "pool"})
+    reads = frozenset({"forget", "retain"})
     gives = frozenset({"mismatch"})
 
     def pick(self, sets: Sets, view: View) -> Sets:
-        rows, pool = view.forget, view.rows("pool")["answers"][0]
+        rows, pool = view.forget, view.pool("retain")["answer_text"]
         drawn = [pool[i] for i in torch.randint(len(pool), (self.draws,), generator=view.rng()).tolist()]
         many = rows.take([i for i in range(len(rows)) for _ in drawn])
         return {**sets, "mismatch": view.port.relabel(many, drawn * len(rows), "mismatch")}
@@ -98,6 +87,6 @@ def plan() -> Plan:
     return Plan(
         0.5 * RowNLL("forget", -1.0) + RowNLL("mismatch") + Normal(),
         train=Train(epochs=0, steps=1000, lr=2e-6, batch=2),
-        selectors=(Whole("retain", "normal"), Pool(), Mismatch()),
+        selectors=(Whole("retain", "normal"), Mismatch()),
         until=(Gone(),),
     )

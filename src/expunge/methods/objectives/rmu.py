@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from expunge.core.knobs import knob, part
 from expunge.core.parts import Answer, Need, Objective, Plan, Rows, State, Tokens, Train
@@ -28,7 +29,7 @@ LAST = "down_proj|c_proj|fc2|dense_4h_to_h"  # what families call the last matri
 def direction(width: int, generator: torch.Generator) -> Tensor:
     """A random unit vector without negative entries, (width,)."""
     drawn = torch.rand(width, generator=generator)
-    return drawn / drawn.norm()
+    return normalize(drawn, dim=0)
 
 
 def hidden(answer: Answer, tap: str, positions: Positions) -> Tokens:
@@ -56,11 +57,11 @@ class Steer(Objective):
         return (f"block:{self.layer}",)
 
     def begin(self, view: View) -> State:
-        width = view.now(view.forget.take([0])).hidden(*self.taps).values.shape[-1]
+        width = view.now(view.forget.take([0])).hidden(self.taps[0]).values.shape[-1]
         return {"target": self.coefficient * direction(width, view.rng())}
 
     def loss(self, step: Step) -> Tensor:
-        return distance(step, step.forget, hidden(step.now(step.forget), *self.taps, self.positions), step.state["target"])
+        return distance(step, step.forget, hidden(step.now(step.forget), self.taps[0], self.positions), step.state["target"])
 
 
 @part
@@ -78,8 +79,8 @@ class Hold(Objective):
         return (f"block:{self.layer}",)
 
     def loss(self, step: Step) -> Tensor:
-        old = hidden(step.reference(step.retain), *self.taps, self.positions)
-        return distance(step, step.retain, hidden(step.now(step.retain), *self.taps, self.positions), old.values)
+        old = hidden(step.reference(step.retain), self.taps[0], self.positions)
+        return distance(step, step.retain, hidden(step.now(step.retain), self.taps[0], self.positions), old.values)
 
 
 def moving(layer: int) -> str:

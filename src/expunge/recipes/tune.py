@@ -1,0 +1,121 @@
+"""Choose the knobs of a case: the same small grid for every method, scored on a split that no result is reported on.
+
+`python -m expunge.recipes.tune --suite people --model micro` writes `people-micro.json` beside this file, the whole grid included. The
+goodness of a setting is the harmonic mean of three closenesses to the retrained model, each from 0 to 1: of its utility (more is no better
+than as much), of its truth ratios on the forget set (1 - the Kolmogorov-Smirnov distance) and of its extraction strength.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import hmean, ks_2samp
+
+from expunge.audit.metrics.tofu import truth_ratios
+from expunge.audit.observe import Wants
+from expunge.audit.subjects import Subject, examine
+from expunge.bench import Sweep
+from expunge.core import catalog, receipt
+from expunge.core.errors import UserError
+from expunge.loading import Opened
+from expunge.training import texts_of, train
+from expunge.unlearning import unlearn
+
+GRID = {"lr": (1e-4, 3e-4, 1e-3, 3e-3), "epochs": (5, 15)}
+FIXED = {"batch": 16}
+# What the small models need said beside the grid: fewer blocks, other scales of activations, shorter answers.
+SPECIAL: dict[str, dict[str, Any]] = {
+    "rmu": {"layer": 2, "steps": 0},
+    "adaptive_rmu": {"layer": 2, "steps": 0},
+    "llmu": {"steps": 0},
+    "altpo": {"length": 40},
+}
+# Methods whose rate and weights are of another scale have as many settings, elsewhere.
+GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
+    "rmu": {"lr": (1e-3, 1e-2), "epochs": (5, 15), "retain_weight": (10.0, 1200.0)},
+    "adaptive_rmu": {"lr": (1e-3, 1e-2), "epochs": (5, 15), "retain_weight": (10.0, 1200.0)},
+    "task_vector": {"lr": (3e-4, 1e-3), "epochs": (1, 3), "scale": (1.0, 3.0)},
+}
+CONTROLS = ("retrain", "random_weights", "input_filter")  # nothing to choose
+WANTS = Wants(moments=False, gradnorm=False)
+VALIDATION_SEED = 1
+
+
+def settings(method: str) -> Iterator[dict[str, Any]]:
+    """The grid, as far as the method has those knobs."""
+    from expunge import resolve
+
+    known = {k.name for k in resolve.knobs(method)}
+    grid = {k: v for k, v in GRIDS.get(method, GRID).items() if k in known}
+    fixed = {k: v for k, v in {**FIXED, **SPECIAL.get(method, {})}.items() if k in known}
+    for values in itertools.product(*grid.values()):
+        yield {**fixed, **dict(zip(grid, values, strict=True))}
+
+
+def goodness(mine: Subject, retrained: Subject) -> float:
+    """How near a model is to the retrained one, 0 to 1."""
+    a, b = (truth_ratios(s.seen.sets["forget"]) for s in (mine, retrained))
+    utility = [s.scores["model_utility"]["value"] for s in (mine, retrained)]
+    extracted = [s.scores["extraction_strength"]["value"] for s in (mine, retrained)]
+    near = [min(1.0, utility[0] / utility[1]), 1 - ks_2samp(a, b).statistic, 1 - abs(extracted[0] - extracted[1])]
+    return float(hmean([max(x, 1e-6) for x in near]))
+
+
+def tune(sweep: Sweep, methods: list[str], path: Path) -> None:
+    """Fill the file of a case method by method; what is in it already is kept."""
+    suite = sweep.made()
+    texts = texts_of([*suite.train["full"], *suite.sets.get("real_authors", ()), *suite.sets.get("world_facts", ())])
+    made = [train(suite.train[w], sweep.model, texts=texts, prompt_format=suite.prompt_format, **sweep.train) for w in ("full", "retain")]
+    sets = {n: suite.sets[n] for n in ("forget", "retain", "real_authors", "world_facts") if n in suite.sets}
+    retrained = examine(made[1].model, made[1].port, sets, name="retrained", role="retrained", wants=WANTS)
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    found["tuning"] = {
+        "suite": suite.name,
+        "seed": VALIDATION_SEED,
+        "grid": {k: list(v) for k, v in GRID.items()},
+        **found.get("tuning", {}),
+    }
+    for method in methods:
+        tried = []
+        for knobs in settings(method):
+            opened = Opened(copy.deepcopy(made[0].model), made[0].port, "original")
+            tried.append({"knobs": knobs, **_tried(opened, method, knobs, suite, sets, retrained)})
+            print(method, json.dumps(tried[-1]), flush=True)
+        best: Mapping[str, Any] = max(tried, key=lambda t: t["goodness"])
+        found.setdefault("methods", {})[method] = best["knobs"]
+        found["tuning"].setdefault("tried", {})[method] = tried
+        found["methods"] = dict(sorted(found["methods"].items()))
+        receipt.write(path, found)
+
+
+def _tried(opened: Opened, method: str, knobs: Mapping[str, Any], suite: Any, sets: Any, retrained: Subject) -> dict[str, Any]:
+    answers = [{"answer": r} for r in suite.refusals]
+    try:
+        made = unlearn(method, opened, suite.train["forget"], suite.train["retain"], substitutes=answers, allow_overlap=True, **knobs)
+    except UserError as error:
+        return {"goodness": 0.0, "why": str(error)}
+    mine = examine(made.model, made.port, sets, name=method, retrained=retrained.seen, wants=WANTS)
+    shown = ("model_utility", "forget_quality", "forget_probability", "extraction_strength")
+    return {"goodness": round(goodness(mine, retrained), 4), **{n: round(mine.scores[n]["value"], 6) for n in shown if n in mine.scores}}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--suite", default="people")
+    parser.add_argument("--model", default="micro")
+    parser.add_argument("--methods", default="")
+    args = parser.parse_args()
+    methods = args.methods.split(",") if args.methods else [n for n in catalog.names() if n not in CONTROLS]
+    # the tuning split is another draw of the people; where a benchmark cannot be drawn anew, another split
+    sweep = Sweep(args.suite, tuple(methods), model=args.model, draw=VALIDATION_SEED)
+    tune(sweep, methods, Path(__file__).parent / f"{args.suite}-{args.model}.json")
+
+
+if __name__ == "__main__":
+    main()

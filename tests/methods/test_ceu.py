@@ -1,0 +1,63 @@
+"""CE-U against its gradient by the scores, the labels that it leaves alone, and its outcome."""
+
+import math
+
+import pytest
+import torch
+
+import tables
+import worlds
+from expunge import resolve
+from expunge.core import loop
+from expunge.methods.objectives.ceu import CEU
+
+FORGET = {"forget": tables.batch()["forget"]}  # answers of 3, 1 and 5 labels
+
+
+@pytest.mark.parametrize(("n", "left"), [(0, 9), (1, 6), (2, 4), (4, 1)])
+def test_gradient_by_the_scores(n: int, left: int) -> None:
+    table = tables.scores(9)
+    wanted = torch.zeros_like(table)
+    for p, answer in zip(FORGET["forget"]["prompt"], FORGET["forget"]["answer"], strict=True):
+        for t, y in list(enumerate(answer))[n:]:
+            prob = table[p, t].softmax(0)
+            wanted[p, t] = -prob * prob[y] / (1 - prob[y]) / left
+            wanted[p, t, y] = prob[y] / left
+    _, grad = tables.ask(CEU(n=n), FORGET, table)
+    assert torch.allclose(grad, wanted, atol=1e-14)
+
+
+def test_value_by_hand() -> None:
+    """Probabilities (.5, .3, .2), label 0: the target is (0, .6, .4)."""
+    table = torch.tensor([[[math.log(0.5), math.log(0.3), math.log(0.2)]]], dtype=torch.float64)
+    value, grad = tables.ask(CEU(n=0), {"forget": tables.rows("forget", [0], [[0]])}, table)
+    assert value == pytest.approx(-0.6 * math.log(0.3) - 0.4 * math.log(0.2))
+    assert grad.flatten().tolist() == pytest.approx([0.5, -0.3, -0.2])
+
+
+def test_no_push_on_what_is_forgotten() -> None:
+    table = torch.tensor([[[-60.0, 0.0, 1.0]]], dtype=torch.float64)
+    assert float(tables.ask(CEU(n=0), {"forget": tables.rows("forget", [0], [[0]])}, table)[1].abs().max()) < 1e-15
+
+
+def test_an_answer_as_short_as_what_is_left_alone() -> None:
+    value, grad = tables.ask(CEU(n=1), {"forget": tables.rows("forget", [0], [[2]])}, tables.scores(1))
+    assert value == 0.0
+    assert float(grad.abs().max()) == 0.0
+
+
+@pytest.mark.parametrize("micro", [1, 2])
+def test_accumulation_does_not_matter(micro: int) -> None:
+    whole, parts = tables.ask(CEU(), FORGET, tables.scores(9)), tables.ask(CEU(), FORGET, tables.scores(9), micro=micro)
+    assert parts[0] == pytest.approx(whole[0], abs=1e-12)
+    assert torch.allclose(parts[1], whole[1])
+
+
+def test_forgets_with_less_damage_than_ascent(text: worlds.World) -> None:
+    after = {}
+    for name in ("ceu", "ga"):
+        model = text.model()
+        loop.run(resolve.plan(name, {"lr": 1e-3, "epochs": 30}), model, text.port, {"forget": text.sets["forget"]})
+        after[name] = worlds.nll(model, text.port, text.sets["forget"]), worlds.nll(model, text.port, text.sets["retain"])
+    assert after["ceu"][0] > 5.0
+    assert after["ceu"][1] < 0.8 * after["ga"][1]

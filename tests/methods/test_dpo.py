@@ -1,0 +1,77 @@
+"""DPO with refusals against formulas written on a table of scores, its symmetry, its tie to NPO, and its outcome."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+import tables
+import worlds
+from expunge import resolve
+from expunge.core import loop
+from expunge.core.errors import UserError
+from expunge.core.parts import Sets
+from expunge.methods.objectives.dpo import DPO
+from expunge.methods.objectives.npo import NPO
+
+
+def by_hand(table: Tensor, reference: Tensor, sets: Sets, beta: float) -> Tensor:
+    total = table.new_zeros(())
+    names = ("substitute", "forget")
+    pairs = zip(*(tables.logps(w, sets[n]) for n in names for w in (table, reference)), strict=True)
+    for won, won_before, lost, lost_before in pairs:
+        margin = (won.sum() - won_before.sum()) - (lost.sum() - lost_before.sum())
+        total = total + (2 / beta) * torch.log1p(torch.exp(-beta * margin)) / 3
+    return total
+
+
+@pytest.mark.parametrize("beta", [0.1, 0.5])
+def test_value_and_gradient(beta: float) -> None:
+    sets, table, reference = tables.batch(), tables.scores(9).requires_grad_(), tables.scores(9, seed=1)
+    wanted = by_hand(table, reference, sets, beta)
+    value, grad = tables.ask(DPO(beta=beta), sets, table.detach(), reference)
+    assert value == pytest.approx(wanted.item(), abs=1e-12)
+    assert torch.allclose(grad, tables.slope(wanted, table))
+
+
+def test_value_at_the_reference_and_the_sign_of_a_swap() -> None:
+    sets, table = tables.batch(), tables.scores(9)
+    swapped = {"forget": sets["substitute"].named("forget"), "substitute": sets["forget"].named("substitute")}
+    value, grad = tables.ask(DPO(), sets, table)
+    other, opposite = tables.ask(DPO(), swapped, table)
+    assert value == other == pytest.approx(20 * math.log(2))
+    assert torch.allclose(grad, -opposite, atol=1e-14)
+    assert float(grad.abs().max()) > 1e-3
+
+
+def test_is_npo_where_the_winner_has_not_moved() -> None:
+    sets, table, reference = tables.batch(), tables.scores(9), tables.scores(9)
+    reference[:3] = tables.scores(3, seed=1)  # of the prompts to forget; those of the refusals are as they were
+    value, grad = tables.ask(DPO(), sets, table, reference)
+    npo, npo_grad = tables.ask(NPO(), {"forget": sets["forget"]}, table, reference)
+    assert value == pytest.approx(npo, abs=1e-12)
+    assert torch.allclose(grad[:3], npo_grad[:3])
+    assert float(grad[3:6].abs().max()) > 1e-3
+
+
+def test_a_pair_has_one_winner(text: worlds.World) -> None:
+    with pytest.raises(UserError, match="one winner"):
+        loop.run(resolve.plan("dpo", {"draws": 2, "epochs": 1}), text.model(), text.port, text.sets)
+
+
+def test_the_refusals_have_a_live_reference_and_the_known_rows_numbers(text: worlds.World) -> None:
+    run = loop.run(resolve.plan("dpo", {"epochs": 2}), text.model(), text.port, text.sets)
+    assert run.forwards.count("now") == run.forwards.count("reference") == run.cost.steps
+    assert {k.split("/")[0] for k in run.ref_logp} == {"forget"}
+    assert next(iter(run.log[0]["terms"].values())) == pytest.approx(20 * math.log(2), rel=1e-4)
+
+
+def test_prefers_refusals_and_retains(text: worlds.World) -> None:
+    pool, model = text.sets["substitutes"]["answer_text"], text.model()
+    rows = text.port.relabel(text.sets["forget"], [pool[i % len(pool)] for i in range(len(text.sets["forget"]))], "refused")
+    before = worlds.nll(model, text.port, rows)
+    loop.run(resolve.plan("dpo", {"lr": 1e-3, "epochs": 30}), model, text.port, text.sets)
+    assert worlds.nll(model, text.port, text.sets["forget"]) > 0.5
+    assert worlds.nll(model, text.port, rows) < 0.7 * before
+    assert worlds.nll(model, text.port, text.sets["retain"]) < 0.4

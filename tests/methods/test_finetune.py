@@ -1,0 +1,42 @@
+"""Fine-tuning: the loss is that of training, and the rows to forget are none of its business."""
+
+import torch
+
+import worlds
+from expunge import resolve
+from expunge.core import loop
+from expunge.core.loop import evaluate
+from expunge.core.step import Run
+from expunge.methods.objectives import finetune
+
+
+def test_gradient_is_that_of_the_librarys_own_loss(text: worlds.World) -> None:
+    rows, model = text.some(5)["retain"], text.model()
+    value, grads = evaluate(Run(model, text.port, worlds.accelerator()), finetune.plan().do, {"retain": rows})
+    ids, mask, _ = text.port.collate(list(zip(rows["prompt"], rows["answer"], strict=True)), torch.device("cpu"))
+    labels = torch.full_like(ids, -100)
+    for i, (p, a) in enumerate(zip(rows["prompt"], rows["answer"], strict=True)):
+        labels[i, len(p) : len(p) + len(a)] = torch.tensor(a)
+    loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+    wanted = torch.autograd.grad(loss, list(model.parameters()))
+    assert abs(float(value) - float(loss.detach())) < 1e-6
+    assert worlds.far(grads, list(wanted)) < 1e-5
+
+
+def test_reads_only_what_may_be_kept(text: worlds.World) -> None:
+    plans = resolve.plan("finetune", {"lr": 1e-3, "epochs": 3})
+    assert plans[0].sets_read() == {"retain"}
+    ends = []
+    for sets in ({"retain": text.sets["retain"]}, text.sets):
+        model = text.model()
+        run = loop.run(plans, model, text.port, sets)
+        ends.append(worlds.tensors(model))
+    assert worlds.same(*ends)
+    assert run.cost.steps == 3 * 4  # an epoch is one pass over 99 retain rows in batches of 32
+
+
+def test_hardly_forgets(text: worlds.World) -> None:
+    model = text.model()
+    loop.run(resolve.plan("finetune", {"lr": 1e-3, "epochs": 5}), model, text.port, text.sets)
+    assert worlds.nll(model, text.port, text.sets["forget"]) < 0.5
+    assert worlds.nll(model, text.port, text.sets["retain"]) < worlds.nll(text.model(), text.port, text.sets["retain"])

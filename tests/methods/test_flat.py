@@ -1,0 +1,89 @@
+"""FLAT against formulas written on a table of scores, its gradient on answers of one label, and its outcome."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+import tables
+import worlds
+from expunge import resolve
+from expunge.core import loop
+from expunge.core.parts import Need, Rows, Sets
+from expunge.methods.objectives.flat import FLAT
+
+NAMES = ("tv", "kl", "js", "pearson")
+
+
+def closed(name: str, p: Tensor, q: Tensor) -> Tensor:
+    """The loss of one pair of probabilities, of the refusal and of the answer to forget."""
+    return {
+        "tv": lambda: -p.tanh() / 2 + q.tanh() / 2,
+        "kl": lambda: -p + (q - 1).exp(),
+        "js": lambda: (1 + (-p).exp()).log() + q + (1 + (-q).exp()).log() - 2 * math.log(2),
+        "pearson": lambda: -p + q + q * q / 4,
+    }[name]()
+
+
+def by_hand(name: str, table: Tensor, sets: Sets, mean_first: bool) -> Tensor:
+    p, q = (torch.stack([x.exp().mean() for x in tables.logps(table, sets[n])]) for n in ("substitute", "forget"))
+    return closed(name, p.mean(), q.mean()) if mean_first else closed(name, p, q).mean()
+
+
+@pytest.mark.parametrize("mean_first", [False, True])
+@pytest.mark.parametrize("micro", [0, 1, 2])
+@pytest.mark.parametrize("name", NAMES)
+def test_value_and_gradient(name: str, micro: int, mean_first: bool) -> None:
+    sets, table = tables.batch(), tables.scores(9).requires_grad_()
+    wanted = by_hand(name, table, sets, mean_first)
+    value, grad = tables.ask(FLAT(divergence=name, mean_first=mean_first), sets, table.detach(), micro=micro)
+    assert value == pytest.approx(wanted.item(), abs=1e-12)
+    assert torch.allclose(grad, tables.slope(wanted, table), atol=1e-14)
+
+
+def test_the_two_orders_of_averaging_differ_but_for_one_row() -> None:
+    sets, table = tables.batch(), tables.scores(9)
+    one = {n: r.take([0]) for n, r in sets.items()}
+    rowwise, batchwise = FLAT(divergence="pearson"), FLAT(divergence="pearson", mean_first=True)
+    assert tables.ask(rowwise, one, table)[0] == pytest.approx(tables.ask(batchwise, one, table)[0], abs=1e-12)
+    assert abs(tables.ask(rowwise, sets, table)[0] - tables.ask(batchwise, sets, table)[0]) > 1e-4
+    assert Need.BATCH_MEANS in batchwise.needs
+    assert not rowwise.needs
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_answers_of_one_label(name: str) -> None:
+    """Both answers one label of two classes, at probabilities 0.4 (refusal) and 0.8: dL/dscore = dL/dP * P (1 - P)."""
+    table = torch.tensor([[[math.log(0.8), math.log(0.2)]], [[math.log(0.4), math.log(0.6)]]], dtype=torch.float64)
+    sets = {"forget": tables.rows("forget", [0], [[0]]), "substitute": tables.rows("substitute", [1], [[0]])}
+    by_p, by_q = {
+        "tv": (-(1 - math.tanh(0.4) ** 2) / 2, (1 - math.tanh(0.8) ** 2) / 2),
+        "kl": (-1.0, math.exp(-0.2)),
+        "js": (-1 / (1 + math.exp(0.4)), 1 / (1 + math.exp(-0.8))),
+        "pearson": (-1.0, 1.4),
+    }[name]
+    value, grad = tables.ask(FLAT(divergence=name), sets, table)
+    assert value == pytest.approx({"kl": 0.418731, "tv": 0.142044, "pearson": 0.56, "js": 0.297822}[name], abs=1e-6)
+    assert float(grad[0, 0, 0]) == pytest.approx(by_q * 0.8 * 0.2, abs=1e-12)
+    assert float(grad[1, 0, 0]) == pytest.approx(by_p * 0.4 * 0.6, abs=1e-12)
+
+
+@torch.no_grad()
+def said(world: worlds.World, model: torch.nn.Module, rows: Rows) -> float:
+    """Mean probability of the labels, a row at a time."""
+    return float(world.port.forward(model, [rows])[0].logp.map(torch.exp).mean().mean())
+
+
+def test_forgets_learns_refusals_and_does_not_run_away(text: worlds.World) -> None:
+    sets = {n: text.sets[n] for n in ("forget", "substitutes")}  # no retain set
+    pool, model, ascended = sets["substitutes"]["answer_text"], text.model(), text.model()
+    rows = text.port.relabel(sets["forget"], [pool[i % len(pool)] for i in range(len(sets["forget"]))], "refused")
+    refusal, known = said(text, model, rows), said(text, model, sets["forget"])
+    loop.run(resolve.plan("flat", {"lr": 1e-3, "epochs": 50}), model, text.port, sets)
+    loop.run(resolve.plan("ga", {"lr": 1e-3, "epochs": 50}), ascended, text.port, sets)
+    assert known > 0.9
+    assert said(text, model, sets["forget"]) < 0.1
+    assert said(text, model, rows) > refusal + 0.1
+    damage, runaway = (worlds.nll(m, text.port, text.sets["retain"]) for m in (model, ascended))
+    assert math.exp(runaway - damage) > 10

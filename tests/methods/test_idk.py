@@ -1,0 +1,51 @@
+"""Refusal tuning: one mean over the labels of both halves, and its outcome."""
+
+import pytest
+import torch
+
+import tables
+import worlds
+from expunge import resolve
+from expunge.core import loop
+from expunge.core.parts import Rows
+
+KNOWN = resolve.plan("idk")[0].do
+
+
+def test_value_and_gradient_are_those_of_one_mean_over_all_labels() -> None:
+    sets, table = tables.batch(), tables.scores(9).requires_grad_()
+    wanted = -torch.cat([*tables.logps(table, sets["substitute"]), *tables.logps(table, sets["retain"])]).mean()
+    value, grad = tables.ask(KNOWN, sets, table.detach())
+    assert value == pytest.approx(wanted.item(), abs=1e-12)
+    assert torch.allclose(grad, tables.slope(wanted, table))
+
+
+def test_longer_retain_answers_take_weight_from_the_refusals() -> None:
+    uniform = torch.zeros(2, 4, 5, dtype=torch.float64)
+    sets = {"substitute": tables.rows("substitute", [0], [[1]]), "retain": tables.rows("retain", [1], [[0, 1, 2, 3]])}
+    _, grad = tables.ask(KNOWN, sets, uniform)
+    assert grad[0, 0].tolist() == pytest.approx([0.04, -0.16, 0.04, 0.04, 0.04])  # (1/5 - onehot) / 5 labels, not / 1
+
+
+@pytest.mark.parametrize("micro", [1, 2])
+def test_accumulation_does_not_matter(micro: int) -> None:
+    sets, table = tables.batch(), tables.scores(9)
+    whole, parts = tables.ask(KNOWN, sets, table), tables.ask(KNOWN, sets, table, micro=micro)
+    assert parts[0] == pytest.approx(whole[0], abs=1e-12)
+    assert torch.allclose(parts[1], whole[1])
+
+
+def refused(world: worlds.World) -> Rows:
+    """The questions to forget with one refusal each."""
+    pool, rows = world.sets["substitutes"]["answer_text"], world.sets["forget"]
+    return world.port.relabel(rows, [pool[i % len(pool)] for i in range(len(rows))], "refused")
+
+
+def test_refuses_and_retains(text: worlds.World) -> None:
+    model, rows = text.model(), refused(text)
+    before = worlds.nll(model, text.port, rows)
+    loop.run(resolve.plan("idk", {"lr": 1e-3, "epochs": 40}), model, text.port, text.sets)
+    assert before > 5.0
+    assert worlds.nll(model, text.port, rows) < 2.0
+    assert worlds.nll(model, text.port, text.sets["forget"]) > 0.5
+    assert worlds.nll(model, text.port, text.sets["retain"]) < 0.4

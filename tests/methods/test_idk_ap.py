@@ -1,0 +1,70 @@
+"""IDK+AP against values written on a table of scores, and who refuses what afterwards."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+import tables
+import worlds
+from expunge import resolve
+from expunge.core import loop
+from expunge.methods.objectives.idk_ap import Preserve, Refuse
+
+
+def retained() -> dict:
+    """Retain rows with refusals to the same prompts."""
+    own = tables.batch()["retain"]
+    return {"retain": own, "refused": tables.rows("refused", own["prompt"], [[0, 1], [2, 3, 4], [5]])}
+
+
+@pytest.mark.parametrize("micro", [0, 1, 2])
+def test_preserve_by_hand(micro: int) -> None:
+    sets, table = retained(), tables.scores(9).requires_grad_()
+    own, refused = (torch.stack([x.sum() for x in tables.logps(table, sets[n])]) for n in ("retain", "refused"))
+    wanted = -(1 / 0.3) * torch.log(1 / (1 + torch.exp(-0.3 * (own - refused)))).mean()
+    value, grad = tables.ask(Preserve(beta=0.3), sets, table.detach(), micro=micro)
+    assert value == pytest.approx(float(wanted.detach()), rel=1e-12)
+    assert torch.allclose(grad, tables.slope(wanted, table), atol=1e-12)
+
+
+def test_equal_losses_give_log_two_over_beta_and_push_the_two_apart() -> None:
+    table = torch.zeros(1, 1, 4, dtype=torch.float64)
+    sets = {"retain": tables.rows("retain", [0], [[1]]), "refused": tables.rows("refused", [0], [[2]])}
+    value, grad = tables.ask(Preserve(beta=0.1), sets, table)
+    assert value == pytest.approx(math.log(2) / 0.1)
+    assert grad[0, 0].tolist() == pytest.approx([0, -0.5, 0.5, 0])  # a step down raises the answer and lowers the refusal
+
+
+def test_refuse_is_a_mean_over_labels() -> None:
+    sets, table = {"substitute": tables.batch()["substitute"]}, tables.scores(9)
+    wanted = -torch.cat(tables.logps(table, sets["substitute"])).mean()
+    assert tables.ask(Refuse(), sets, table)[0] == pytest.approx(float(wanted.detach()), rel=1e-12)
+
+
+def test_each_retain_row_meets_a_refusal_of_its_own(text: worlds.World) -> None:
+    plan = resolve.plan("idk_ap")[0]
+    assert plan.sets_read() == {"forget", "retain", "substitutes"}
+    assert {n for s in plan.selectors for n in s.gives} == {"substitute", "refused"}
+
+
+def won(text: worlds.World, model: torch.nn.Module, name: str) -> float:
+    """Share of rows whose own answer is more likely than a refusal."""
+    rows = text.sets[name].take(range(min(40, len(text.sets[name]))))
+    refused = text.port.relabel(rows, [text.sets["substitutes"]["answer_text"][i % 8] for i in range(len(rows))], "refused")
+    with torch.no_grad():
+        own, other = (a.logp.sum() for a in text.port.forward(model, [rows, refused]))
+    return float((own > other).float().mean())
+
+
+def test_refuses_what_is_to_be_forgotten_and_prefers_the_answer_on_the_rest(text: worlds.World) -> None:
+    whole = resolve.plan("idk_ap", {"lr": 2e-3, "epochs": 30})[0]
+    after = {}
+    for name, plan in (("whole", whole), ("refusals alone", replace(whole, do=Refuse()))):
+        model = text.model()
+        loop.run((plan,), model, text.port, text.sets)
+        after[name] = won(text, model, "forget"), won(text, model, "retain")
+    assert after["whole"][0] < 0.2
+    assert after["whole"][1] > 0.9
+    assert after["refusals alone"][1] < 0.6

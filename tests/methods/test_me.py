@@ -1,0 +1,73 @@
+"""Maximising entropy: zero where uniform, its gradient by the scores, what `include_prompt` means, and the outcome."""
+
+import math
+
+import pytest
+import torch
+
+import tables
+import worlds
+from expunge import resolve
+from expunge.core import loop
+from expunge.core.parts import Rows
+from expunge.methods.objectives.me import Uniform, Whole
+
+
+class Seen:
+    """The view of a selector that reads one set."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.found = rows
+
+    def rows(self, name: str) -> Rows:
+        assert name == self.found.name
+        return self.found
+
+
+@pytest.mark.parametrize("micro", [0, 1])
+def test_gradient_is_the_distance_from_uniform(micro: int) -> None:
+    sets, table = {"forget": tables.batch()["forget"]}, tables.scores(9)
+    value, grad = tables.ask(Uniform("forget"), sets, table, micro=micro)
+    wanted, labels, total = torch.zeros_like(table), 9, 0.0
+    for prompt, answer in zip(sets["forget"]["prompt"], sets["forget"]["answer"], strict=True):
+        for t in range(len(answer)):
+            p = table[prompt, t].softmax(-1)
+            wanted[prompt, t] = (p - 1 / 6) / labels
+            total += float((1 / 6 * (1 / 6 / p).log()).sum()) / labels
+    assert value == pytest.approx(total, rel=1e-12)
+    assert torch.allclose(grad, wanted, atol=1e-12)
+
+
+def test_zero_where_uniform_and_by_hand_where_not() -> None:
+    sets = {"forget": tables.rows("forget", [0], [[1]])}
+    assert tables.ask(Uniform("forget"), sets, torch.full((1, 1, 8), 5.0, dtype=torch.float64))[0] == pytest.approx(0, abs=1e-12)
+    table = torch.tensor([[[0.75, 0.25]]], dtype=torch.float64).log()  # KL((1/2, 1/2) || (3/4, 1/4)) = log(4/3)/2
+    assert tables.ask(Uniform("forget"), sets, table)[0] == pytest.approx(math.log(4 / 3) / 2)
+
+
+def test_whole_rows_have_a_label_at_every_position_but_the_first() -> None:
+    rows = Rows("forget", ("a", "b"), {"prompt": [[1, 5, 6], [1]], "answer": [[7, 2], [8, 9]]})
+    whole = Whole().pick({"forget": rows}, Seen(rows))["whole"]
+    assert whole["prompt"] == [[1], [1]]
+    assert whole["answer"] == [[5, 6, 7, 2], [8, 9]]
+    bare = Rows("forget", ("a",), {"pixels": [0]})
+    assert Whole().pick({"forget": bare}, Seen(bare))["whole"].cols == bare.cols
+
+
+def test_prompts_count_by_default(text: worlds.World) -> None:
+    losses = {}
+    for whole in (True, False):
+        run = loop.run(resolve.plan("me", {"include_prompt": whole, "epochs": 1}), text.model(), text.port, text.sets)
+        losses[whole] = run.log[0]["terms"]["0 uniform forget"] / 0.1
+    with torch.no_grad():
+        forget = text.sets["forget"]
+        dist = text.port.forward(text.model(), [forget])[0].dist.values
+    assert losses[False] == pytest.approx(float((-math.log(512) - dist.mean(-1)).mean()), rel=1e-5)
+    assert abs(losses[True] - losses[False]) > 1e-3
+
+
+def test_forgets_and_keeps(text: worlds.World) -> None:
+    model = text.model()
+    loop.run(resolve.plan("me", {"lr": 1e-3, "epochs": 30}), model, text.port, text.sets)
+    assert worlds.nll(model, text.port, text.sets["forget"]) > 1.5
+    assert worlds.nll(model, text.port, text.sets["retain"]) < 0.2

@@ -1,0 +1,65 @@
+"""PDU against values written on a table of scores, the dual variable followed by hand, and the outcome."""
+
+import pytest
+import torch
+
+import tables
+import worlds
+from expunge import resolve
+from expunge.core import loop
+from expunge.methods.objectives.pdu import Flatten
+
+
+def of_labels(table: torch.Tensor, rows) -> torch.Tensor:
+    """The scores at every label position, (labels, classes)."""
+    return torch.stack([table[p, t] for p, answer in zip(rows["prompt"], rows["answer"], strict=True) for t in range(len(answer))])
+
+
+@pytest.mark.parametrize("micro", [0, 1, 2])
+def test_forget_term_by_hand(micro: int) -> None:
+    sets, table = tables.batch(), tables.scores(9).requires_grad_()
+    z = of_labels(table, sets["forget"])
+    wanted = ((z.max(-1).values - z.mean(-1)) ** 2).mean()
+    value, grad = tables.ask(Flatten(), {"forget": sets["forget"]}, table.detach(), micro=micro)
+    assert value == pytest.approx(float(wanted.detach()), rel=1e-12)
+    assert torch.allclose(grad, tables.slope(wanted, table), atol=1e-12)
+
+
+def test_one_position_in_numbers() -> None:
+    table = torch.tensor([[[1.0, 2.0, 3.0, 6.0]]], dtype=torch.float64)  # largest 6, mean 3
+    assert tables.ask(Flatten(), {"forget": tables.rows("forget", [0], [[1]])}, table)[0] == pytest.approx(9.0)
+
+
+def test_no_loss_where_all_scores_are_equal_and_none_from_a_constant() -> None:
+    sets, table = {"forget": tables.batch()["forget"]}, tables.scores(9)
+    assert tables.ask(Flatten(), sets, torch.full_like(table, 3.0))[0] == 0
+    assert tables.ask(Flatten(), sets, table + 7)[0] == pytest.approx(tables.ask(Flatten(), sets, table)[0], rel=1e-12)
+
+
+@pytest.mark.parametrize("micro", [0, 4])
+def test_dual_variable_moves_after_the_warm_up_and_by_the_excess(text: worlds.World, micro: int) -> None:
+    knobs = {"lr": 1e-3, "epochs": 6, "warm": 2, "start": 3.0, "rate": 20.0, "bound": 0.05, "micro": micro}
+    run = loop.run(resolve.plan("pdu", knobs), text.model(), text.port, text.sets)
+    dual, seen = 3.0, []
+    for record in [r for r in run.log if "loss" in r]:
+        seen.append(dual)
+        retain = record["terms"]["1 dual retain"] / dual
+        if record["epoch"] >= 2:
+            dual = max(0.0, dual + 20.0 * (retain - 0.05))
+    assert seen[:3] == [3.0, 3.0, 3.0]
+    assert len(set(seen)) > 2
+    assert float(run.state["/term1"]["dual"]) == pytest.approx(dual, rel=1e-4)
+
+
+def test_dual_variable_is_never_negative(text: worlds.World) -> None:
+    knobs = {"lr": 1e-4, "epochs": 3, "warm": 0, "rate": 1e4, "bound": 9.0}
+    run = loop.run(resolve.plan("pdu", knobs), text.model(), text.port, text.sets)
+    assert float(run.state["/term1"]["dual"]) == 0
+    assert run.log[-2]["terms"]["1 dual retain"] == 0
+
+
+def test_forgets_and_keeps(text: worlds.World) -> None:
+    model = text.model()
+    loop.run(resolve.plan("pdu", {"lr": 1e-3, "epochs": 30}), model, text.port, text.sets)
+    assert worlds.nll(model, text.port, text.sets["forget"]) > 4.0
+    assert worlds.nll(model, text.port, text.sets["retain"]) < 0.3

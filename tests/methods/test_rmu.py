@@ -1,0 +1,169 @@
+"""RMU: the steering vector, the gradient at the hidden states, a linear block that can be solved, what moves, and the outcome."""
+
+import math
+import re
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import worlds
+from expunge import resolve
+from expunge.core import loop
+from expunge.core.loop import evaluate
+from expunge.core.parts import Answer, Rows, Sets
+from expunge.core.step import Run, View
+from expunge.methods.objectives.rmu import Hold, Steer, direction, moving
+from expunge.modalities.packed import Layout, call, cut, watching
+
+KNOBS = {"layer": 1, "coefficient": 20, "retain_weight": 10, "lr": 1e-2, "batch": 9}
+
+
+class Linear(nn.Module):
+    """One linear block."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        block = nn.Module()
+        block.mlp = nn.Module()
+        block.mlp.down_proj = nn.Linear(width, width, bias=False, dtype=torch.float64)
+        block.forward = block.mlp.down_proj.forward
+        self.layers = nn.ModuleList([block])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers[0](x)
+
+
+class Port:
+    """A row is its tokens' vectors, the last `labels` of which hold the answer."""
+
+    name = "vectors"
+
+    def forward(self, model: nn.Module, groups: Sequence[Rows], taps: tuple[str, ...] = (), patch=None, weights=None) -> list[Answer]:
+        rows = [r for g in groups for r in zip(g["tokens"], g["labels"], strict=True)]
+        tokens = torch.tensor([i for i, (z, _) in enumerate(rows) for _ in z])
+        labels = torch.tensor([i for i, (_, n) in enumerate(rows) for _ in range(n)])
+        with watching(model, taps, patch) as seen:
+            out = call(model, weights, x=torch.cat([z for z, _ in rows])[None])
+        none = torch.zeros(len(labels), dtype=torch.long)
+        return cut(out[0][none], Layout(none, labels, none, tokens, torch.arange(len(tokens))), seen, groups)
+
+    def counts(self, rows: Rows) -> dict[str, float]:
+        return {"rows": len(rows), "labels": sum(rows["labels"]), "tokens": sum(map(len, rows["tokens"]))}
+
+    def independent(self, model: nn.Module) -> bool:
+        return True
+
+
+def vectors(name: str, *tokens: Tensor, labels: Sequence[int]) -> Rows:
+    return Rows(name, tuple(f"{name}{i}" for i in range(len(tokens))), {"tokens": list(tokens), "labels": list(labels)})
+
+
+def steered(model: nn.Module, sets: Sets, part: Steer) -> tuple[float, Tensor, Tensor]:
+    """Value, gradient and target of the forget term."""
+    run = Run(model, Port(), worlds.accelerator())
+    run.state = {"/term0": part.begin(View(run, sets).at("term0", part))}
+    value, grads = evaluate(run, part, sets)
+    return float(value), grads[0], run.state["/term0"]["target"].double()
+
+
+def test_the_vector_has_the_asked_length_and_no_negative_entry() -> None:
+    found = direction(4096, torch.Generator().manual_seed(0))
+    assert float(found.norm()) == pytest.approx(1, abs=1e-6)
+    assert float(found.min()) >= 0
+    assert float(found.sum() / math.sqrt(4096)) == pytest.approx(math.sqrt(3) / 2, abs=0.01)  # cosine with all ones
+    assert found.dtype == torch.float32
+
+
+@pytest.mark.parametrize("positions", ["answers", "all"])
+def test_gradient_at_the_hidden_states(positions: str) -> None:
+    g = torch.Generator().manual_seed(1)
+    z = [torch.randn(n, 3, generator=g, dtype=torch.float64) for n in (4, 2)]
+    sets, model = {"forget": vectors("forget", *z, labels=[1, 2])}, Linear(3)
+    _, grad, target = steered(model, sets, Steer(0, positions, coefficient=6.5))
+    assert float(target.norm()) == pytest.approx(6.5, rel=1e-6)
+    weight, wanted = model.layers[0].mlp.down_proj.weight.detach(), torch.zeros(3, 3, dtype=torch.float64)
+    for x, labels in zip(z, (1, 2), strict=True):
+        for t in range(len(x)):
+            counts = positions == "all" or t >= len(x) - labels
+            share = 1 / 6 if positions == "all" else counts / (2 * labels)  # rows count equally, or tokens do
+            wanted += torch.outer(2 * (weight @ x[t] - target) * share / 3, x[t])
+    assert torch.allclose(grad, wanted, atol=1e-12)
+
+
+def test_no_gradient_once_the_output_is_the_vector() -> None:
+    model, sets = Linear(3), {"forget": vectors("forget", torch.eye(3, dtype=torch.float64)[:1], labels=[1])}
+    _, _, target = steered(model, sets, Steer(0))
+    with torch.no_grad():
+        model.layers[0].mlp.down_proj.weight[:, 0] = target
+    value, grad, _ = steered(model, sets, Steer(0))
+    assert value == pytest.approx(0, abs=1e-12)
+    assert float(grad.abs().max()) < 1e-6
+
+
+def test_a_linear_block_learns_the_vector_and_holds_the_rest() -> None:
+    eye, model = torch.eye(3, dtype=torch.float64), Linear(3)
+    before = model.layers[0].mlp.down_proj.weight.detach().clone()
+    sets = {"forget": vectors("forget", eye[:1], labels=[1]), "retain": vectors("retain", eye[1:2], labels=[1])}
+    knobs = {"layer": 0, "retain_weight": 1, "lr": 0.5, "optimizer": "sgd", "steps": 60}
+    run = loop.run(resolve.plan("rmu", knobs), model, Port(), sets)
+    after = model.layers[0].mlp.down_proj.weight.detach()
+    assert torch.allclose(after[:, 0], run.state["/term0"]["target"].double(), atol=1e-6)
+    assert torch.allclose(after[:, 1:], before[:, 1:], atol=1e-12)
+
+
+def test_retain_term_starts_at_zero(text: worlds.World) -> None:
+    run = loop.run(resolve.plan("rmu", {**KNOBS, "steps": 1}), text.model(), text.port, text.sets)
+    assert run.log[0]["terms"]["1 hold retain"] == pytest.approx(0, abs=1e-9)
+    assert Hold(1).role == "retain"
+    assert set(run.models["reference"]) == {f"model.layers.{i}.mlp.down_proj.weight" for i in (0, 1)}
+
+
+def test_finds_the_last_matrices_of_three_blocks_in_every_family() -> None:
+    names = [
+        *(f"model.layers.{i}.mlp.{n}" for i in range(12) for n in ("gate_proj.weight", "up_proj.weight", "down_proj.weight")),
+        *(f"transformer.h.{i}.{n}" for i in range(12) for n in ("attn.c_proj.weight", "mlp.c_proj.weight", "mlp.c_proj.bias")),
+        *(f"model.decoder.layers.{i}.{n}" for i in range(12) for n in ("fc1.weight", "fc2.weight", "fc2.bias")),
+        *(f"gpt_neox.layers.{i}.mlp.{n}" for i in range(12) for n in ("dense_h_to_4h.weight", "dense_4h_to_h.weight")),
+        "model.embed_tokens.weight",
+        "lm_head.weight",
+    ]
+    assert {n for n in names if re.search(moving(7), n)} == {
+        *(f"model.layers.{i}.mlp.down_proj.weight" for i in (5, 6, 7)),
+        *(f"transformer.h.{i}.mlp.c_proj.weight" for i in (5, 6, 7)),
+        *(f"model.decoder.layers.{i}.fc2.weight" for i in (5, 6, 7)),
+        *(f"gpt_neox.layers.{i}.mlp.dense_4h_to_h.weight" for i in (5, 6, 7)),
+    }
+
+
+def test_answers_are_the_tokens_that_hold_the_labels(text: worlds.World) -> None:
+    some, model = text.some(3)["forget"], text.model()
+    with torch.no_grad():
+        answer = text.port.forward(model, [some], ("block:1",))[0]
+        alone = text.port.forward(model, [some.take([2])], ("block:1",))[0]
+    whole, own = answer.hidden("block:1"), answer.hidden("block:1", answers=True)
+    assert (whole.kind, own.kind) == ("tokens", "labels")
+    assert own.lengths.tolist() == [len(a) for a in some["answer"]]
+    for all_tokens, answers, n in zip(whole.split(), own.split(), own.lengths.tolist(), strict=True):
+        assert torch.equal(all_tokens[-n:], answers)
+    assert torch.allclose(alone.hidden("block:1", answers=True).values, own.split()[2], atol=1e-5)
+    assert torch.equal(answer.input("block:1", answers=True).split()[0], answer.input("block:1").split()[0][-own.lengths[0] :])
+
+
+def test_forgets_more_than_it_harms_and_moves_only_these_matrices(text: worlds.World) -> None:
+    model, before = text.model(), dict(text.model().named_parameters())
+    loop.run(resolve.plan("rmu", {**KNOBS, "steps": 40}), model, text.port, text.sets)
+    forget, retain = (worlds.nll(model, text.port, text.sets[n]) for n in ("forget", "retain"))
+    assert forget > 3.0
+    assert retain < 0.5 * forget
+    moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    assert moved == {f"model.layers.{i}.mlp.down_proj.weight" for i in (0, 1)}
+    with torch.no_grad():
+        before, after = (text.port.forward(m, [text.sets[n] for n in ("forget", "retain")], ("block:1",)) for m in (text.model(), model))
+    gone, kept = (
+        float(torch.cosine_similarity(a.hidden("block:1", True).values, b.hidden("block:1", True).values, dim=-1).mean())
+        for a, b in zip(before, after, strict=True)
+    )
+    assert gone < 0.3
+    assert kept > 0.7

@@ -1,0 +1,56 @@
+"""Task vectors against their identities, a vector made by hand, and the outcome."""
+
+import pytest
+import torch
+
+import worlds
+from expunge import resolve
+from expunge.core import loop
+from expunge.core.parts import Plan, Train
+from expunge.methods.terms import NLL
+
+
+def negated(text: worlds.World, model: torch.nn.Module | None = None, **knobs: float) -> torch.nn.Module:
+    model = model or text.model()
+    loop.run(resolve.plan("task_vector", {"lr": 1e-3, "epochs": 3, **knobs}), model, text.port, {"forget": text.sets["forget"]})
+    return model
+
+
+def test_scale_zero_changes_no_bit(text: worlds.World) -> None:
+    assert worlds.same(worlds.tensors(negated(text, scale=0)), worlds.tensors(text.model()))
+
+
+def test_an_empty_vector_changes_no_bit(text: worlds.World) -> None:
+    assert worlds.same(worlds.tensors(negated(text, scale=7, lr=0.0)), worlds.tensors(text.model()))
+
+
+def test_steps_from_the_model_away_from_the_tuned_one(text: worlds.World) -> None:
+    start, tuned = text.model(), text.model()
+    train = Train(epochs=3, lr=1e-3, batch=32, schedule="constant")
+    loop.run((Plan(NLL("forget"), train=train),), tuned, text.port, {"forget": text.sets["forget"]})
+    by_hand = [2.5 * a - 1.5 * b for a, b in zip(worlds.tensors(start), worlds.tensors(tuned), strict=True)]
+    found = worlds.tensors(negated(text, scale=1.5))
+    assert worlds.far(found, worlds.tensors(start)) > 1e-3
+    assert worlds.far(found, by_hand) < 1e-5
+
+
+def test_integers_stay(text: worlds.World) -> None:
+    model = text.model()
+    model.register_buffer("count", torch.tensor([3, 5]))
+    assert negated(text, model, scale=5).count.tolist() == [3, 5]
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def test_an_adapter_makes_the_same_kind_of_vector(text: worlds.World) -> None:
+    model = negated(text, scale=5, lora=4, lr=1e-2)
+    assert [n for n, _ in model.named_parameters()] == [n for n, _ in text.model().named_parameters()]
+    assert torch.equal(model.model.embed_tokens.weight, text.model().model.embed_tokens.weight)
+    assert not torch.equal(model.model.layers[0].mlp.down_proj.weight, text.model().model.layers[0].mlp.down_proj.weight)
+
+
+def test_forgets_more_than_it_harms(text: worlds.World) -> None:
+    model = negated(text, epochs=10, scale=2)
+    forget, retain = (worlds.nll(model, text.port, text.sets[n]) for n in ("forget", "retain"))
+    assert forget > 0.5
+    assert retain < 0.5 * forget
+    assert resolve.plan("task_vector")[0].do.scale == pytest.approx(5.0)

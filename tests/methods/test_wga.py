@@ -1,0 +1,53 @@
+"""WGA against worked values, its limit, and its outcome."""
+
+import math
+
+import pytest
+import torch
+
+import tables
+import worlds
+from expunge import resolve
+from expunge.core import loop
+from expunge.methods.objectives.wga import WGA
+from expunge.methods.terms import Ascent
+
+FORGET = {"forget": tables.batch()["forget"]}
+
+
+def two(*p: float) -> torch.Tensor:
+    """One row whose labels, always class 0 of two, have these probabilities."""
+    return torch.tensor([[[math.log(x), math.log1p(-x)] for x in p]], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("b", "value"),
+    [
+        (1.0, (0.5 * math.log(0.5) + 0.25 * math.log(0.25)) / 2),
+        (2.0, (0.25 * math.log(0.5) + 0.0625 * math.log(0.25)) / 2),
+    ],
+)
+def test_value_by_hand(b: float, value: float) -> None:
+    assert tables.ask(WGA(b=b), {"forget": tables.rows("forget", [0], [[0, 0]])}, two(0.5, 0.25))[0] == pytest.approx(value, abs=1e-12)
+
+
+def test_the_weight_has_no_gradient() -> None:
+    """d L / d score of the label = p^b (1 - p), over one label."""
+    _, grad = tables.ask(WGA(b=1), {"forget": tables.rows("forget", [0], [[0]])}, two(0.8))
+    assert grad.flatten().tolist() == pytest.approx([0.8 * 0.2, -0.8 * 0.2], abs=1e-12)
+
+
+def test_a_power_of_zero_is_ascent() -> None:
+    mine, ascent = (tables.ask(o, FORGET, tables.scores(9)) for o in (WGA(b=0), Ascent()))
+    assert mine[0] == pytest.approx(ascent[0], abs=1e-12)
+    assert torch.allclose(mine[1], ascent[1])
+
+
+def test_forgets_with_less_damage_than_graddiff(text: worlds.World) -> None:
+    after = {}
+    for name in ("wga", "graddiff"):
+        model = text.model()
+        loop.run(resolve.plan(name, {"lr": 1e-3, "epochs": 30, "batch": 32}), model, text.port, text.sets)
+        after[name] = worlds.nll(model, text.port, text.sets["forget"]), worlds.nll(model, text.port, text.sets["retain"])
+    assert after["wga"][0] > 2.0
+    assert after["wga"][1] < 0.5 * after["graddiff"][1]

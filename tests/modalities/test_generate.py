@@ -1,0 +1,190 @@
+"""Generation against `generate` of the library, token for token, and against a chain whose answers are known."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import makers
+from expunge.core.errors import UserError
+from expunge.modalities._generate import generate
+from expunge.modalities.text import Text
+
+# Of unequal lengths, some longer than a sliding window, two equal.
+PROMPTS = [
+    [1, 40, 41, 42],
+    [1, 7],
+    [1, *range(60, 80)],
+    [1],
+    [1, 7],
+    [1, 300, 20, 9, 8, 7, 6, 5, 250, 30],
+    [1, *range(100, 109)],
+]
+
+
+def library(model: Any, prompts: Sequence[list[int]], limit: int, ends: list[int], pad: int) -> list[list[int]]:
+    """What `generate` says, cut at the end of sequence."""
+    width = max(map(len, prompts))
+    ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts])
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
+    out = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=limit, do_sample=False, eos_token_id=ends, pad_token_id=pad)
+    cut = []
+    for row in out[:, width:].tolist():
+        at = next((i for i, t in enumerate(row) if t in ends), len(row))
+        cut.append(row[:at])
+    return cut
+
+
+def some_ends(free: list[list[int]]) -> list[int]:
+    """Tokens that end some answers soon, some later and some not at all."""
+    said = Counter(t for answer in free for t in set(answer))
+    rare = sorted(said, key=lambda t: (said[t], t))
+    return rare[:: max(1, len(rare) // 6)][:6]
+
+
+@pytest.mark.parametrize("name", [*makers.CONFIGS, "adapted"])
+def test_equals_the_library(name: str) -> None:
+    model = makers.adapted() if name == "adapted" else makers.model(name)
+    free = library(model, PROMPTS, 24, [2], 0)
+    ends = some_ends(free)
+    wanted = library(model, PROMPTS, 24, ends, 0)
+    lengths = {len(a) for a in wanted}
+    assert len(lengths) > 2, "the ends should fall at different places"
+    for batch in (1, 3, 128):
+        assert generate(model, PROMPTS, [24] * len(PROMPTS), frozenset(ends), 0, batch=batch) == wanted
+
+
+def test_padding_may_be_the_end_of_sequence() -> None:
+    model = makers.model()
+    ends = some_ends(library(model, PROMPTS, 24, [2], 0))
+    wanted = library(model, PROMPTS, 24, ends, 0)
+    assert generate(model, PROMPTS, [24] * len(PROMPTS), frozenset(ends), ends[0]) == wanted
+
+
+def test_prompts_may_hold_ends_and_padding() -> None:
+    model = makers.model()
+    prompts = [[1, 2, 0, 2, 30], [2], [0, 0, 31], [1, 5]]
+    assert generate(model, prompts, [8] * 4, frozenset({2}), 2) == [library(model, [p], 8, [2], 2)[0] for p in prompts]
+
+
+def test_nothing_asked_nothing_said() -> None:
+    assert generate(makers.model(), [], [], frozenset({2}), 0) == []
+    assert generate(makers.model(), [[1, 5]], [0], frozenset({2}), 0) == [[]]
+
+
+class Chain(nn.Module):
+    """Says the token behind the last one; writes down how many rows each call brings."""
+
+    def __init__(self, words: int = 40) -> None:
+        super().__init__()
+        self.config = makers.CONFIGS["llama"]()
+        self.table = nn.Parameter(10 * torch.eye(words).roll(1, 1))
+        self.calls: list[tuple[int, int]] = []
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, past_key_values: Any, use_cache: bool) -> Any:
+        self.calls.append(tuple(input_ids.shape))
+        keys = torch.zeros(len(input_ids), 1, input_ids.shape[1], 1)
+        past_key_values.update(keys, keys, 0)
+        assert attention_mask.shape == (len(input_ids), past_key_values.get_seq_length())
+        assert past_key_values.layers[0].keys.shape[0] == len(input_ids)
+        return SimpleNamespace(logits=self.table[input_ids])
+
+
+def test_finished_rows_are_dropped() -> None:
+    chain = Chain()
+    prompts = [[28], [25], [29], [20], [10]]  # 30 ends: 1, 4, 0, 9 and 19 tokens before it
+    answers = generate(chain, prompts, [40] * 5, frozenset({30}), 0)
+    assert answers == [[29], [26, 27, 28, 29], [], list(range(21, 30)), list(range(11, 30))]
+    rows = [r for r, _ in chain.calls]
+    assert len(rows) == 20  # one call a token of the longest answer, its end included
+    assert rows == sorted(rows, reverse=True)
+    assert (rows[0], rows[1], rows[2], rows[5], rows[-1]) == (5, 4, 3, 2, 1)
+    assert all(width == 1 for _, width in chain.calls)
+
+
+def test_several_ends_and_each_row_its_own_room() -> None:
+    chain = Chain()
+    answers = generate(chain, [[10], [10], [10], [24], [37]], [3, 0, 30, 30, 2], frozenset({15, 30}), 0)
+    assert answers == [[11, 12, 13], [], [11, 12, 13, 14], [25, 26, 27, 28, 29], [38, 39]]
+
+
+def test_draws_follow_the_generator_and_the_distribution() -> None:
+    chain = Chain()
+    with torch.no_grad():
+        chain.table.copy_(torch.zeros(40, 40))
+        chain.table[:, 3:] = -torch.inf  # 0, 1 and 2 alone, with 1 : 1 : 2
+        chain.table[:, 2] = torch.log(torch.tensor(2.0))
+
+    def draw(seed: int, temperature: float = 1.0) -> list[list[int]]:
+        return generate(chain, [[5]] * 4, [500] * 4, frozenset({39}), 0, torch.Generator().manual_seed(seed), temperature)
+
+    assert draw(0) == draw(0) != draw(1)
+    said = Counter(t for a in draw(0) for t in a)
+    assert said.keys() == {0, 1, 2}
+    assert said[2] / 2000 == pytest.approx(0.5, abs=0.05)
+    cold = Counter(t for a in draw(0, temperature=0.5) for t in a)  # 1 : 1 : 4
+    assert cold[2] / 2000 == pytest.approx(4 / 6, abs=0.05)
+
+
+def test_models_without_a_cache_are_refused() -> None:
+    class Recurrent(Chain):
+        def forward(self, input_ids: Tensor, **_: Any) -> Any:
+            return SimpleNamespace(logits=self.table[input_ids])
+
+    with pytest.raises(UserError, match="Recurrent has none"):
+        generate(Recurrent(), [[1]], [2], frozenset({2}), 0)
+
+
+# the port
+
+
+def test_ends_of_tokenizer_template_and_model() -> None:
+    model = makers.model()
+    plain, chat = Text(makers.tokenizer()), Text(makers.tokenizer(template=makers.CHATML))
+    turn = chat.tokenizer.convert_tokens_to_ids(makers.TURN)
+    model.generation_config.eos_token_id = 2
+    assert plain.ends(model) == {2}
+    assert chat.ends(model) == {2, turn}
+    model.generation_config.eos_token_id = [7, 8]
+    assert plain.ends(model) == {2, 7, 8}
+    model.generation_config.eos_token_id = None
+    assert plain.ends(model) == {2}
+    assert plain.ends(nn.Linear(2, 2)) == {2}
+
+
+@pytest.mark.parametrize("pad", [makers.PAD, makers.EOS, None])
+@pytest.mark.parametrize("make", [makers.model, makers.adapted])
+def test_the_port_equals_the_library_on_rows(make: Any, pad: str | None) -> None:
+    model, port = make(), Text(makers.tokenizer(pad_token=pad))
+    records = [{"question": q, "answer": "x"} for q in ("Who is Ana Belor?", "Who?", "Where was Dovik born, in Nessop?")]
+    rows = port.rows("asked", records)
+    free = library(model, rows["prompt"], 16, [2], 0)
+    ends = some_ends(free)
+    model.generation_config.eos_token_id = ends
+    assert port.generate(model, rows, 16) == library(model, rows["prompt"], 16, [2, *ends], 0) != free
+
+
+def test_the_port_stops_where_the_model_does() -> None:
+    """Behind the last position of GPT-2 there is none."""
+    model, tokenizer = makers.model("gpt2"), makers.tokenizer()
+    port = Text(tokenizer, limit=128)
+    rows = port.rows("asked", [{"prompt": " Ana" * 100, "completion": "x"}, {"prompt": "Ana", "completion": "x"}])
+    model.generation_config.eos_token_id = None
+    long, short = port.generate(model, rows, 120)
+    assert len(rows["prompt"][0]) + len(long) == 128
+    assert len(short) == 120
+
+
+def test_a_trained_model_gives_its_answers_and_ends_them(text: Any) -> None:
+    rows = text.sets["forget"]
+    said = text.port.generate(text.model(), rows, 60)
+    right = sum(s == a[:-1] for s, a in zip(said, rows["answer"], strict=True))
+    assert right >= 0.9 * len(rows)
+    again = text.port.relabel(rows, said, "said")
+    assert sum(a == b for a, b in zip(again["answer"], rows["answer"], strict=True)) == right
