@@ -65,6 +65,17 @@ def test_averaging_means_of_micro_batches_would_be_wrong(text: worlds.World) -> 
     assert worlds.far(whole, [(a + b) / 2 for a, b in zip(*pieces, strict=True)]) > 1e-6
 
 
+def test_pieces_keep_sets_of_one_term_together_and_pairs_aligned(text: worlds.World) -> None:
+    forget = text.sets["forget"].take(range(3))
+    three = forget.take([i for i in range(3) for _ in range(3)]).named("substitute")
+    batch = {"forget": forget, "substitute": three}
+    assert len(loop.split(batch, 1)) == 9
+    pieces = loop.split(batch, 1, [frozenset(batch)])
+    assert [p["forget"].ids for p in pieces] == [(i,) for i in forget.ids]
+    assert all(set(p["substitute"].ids) == set(p["forget"].ids) and len(p["substitute"]) == 3 for p in pieces)
+    assert sum(len(p["substitute"]) for p in loop.split({"forget": forget.take([0]), "substitute": three}, 2)) == 9
+
+
 def test_one_forward_a_step_for_two_sets(text: worlds.World) -> None:
     r, _ = run(Plan(Ascent() + NLL(), train=FAST), text)
     assert r.forwards == ["now"] * r.cost.steps

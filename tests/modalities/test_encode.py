@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import makers
 import pytest
 
-import makers
 from expunge.core.errors import UserError
 from expunge.modalities._encode import QUESTION_FORMAT, Encoder, Pair, pair_of
 

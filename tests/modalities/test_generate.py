@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import makers
 import pytest
 import torch
 from torch import Tensor, nn
 
-import makers
 from expunge.core.errors import UserError
 from expunge.modalities._generate import generate
 from expunge.modalities.text import Text

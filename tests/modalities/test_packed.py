@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import makers
 import pytest
 import torch
 from torch import Tensor, nn
 
-import makers
 from expunge.core.errors import UndeclaredNeed, UserError
 from expunge.core.parts import Rows
 from expunge.modalities.packed import Layout, Packed, blocks_path, call, cut, last_block, module_at, watching

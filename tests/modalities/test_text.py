@@ -8,11 +8,11 @@ import zlib
 from types import SimpleNamespace
 from typing import Any
 
+import makers
 import pytest
 import torch
 from torch import Tensor, nn
 
-import makers
 import worlds
 from expunge.core import loop
 from expunge.core.errors import UserError
@@ -384,6 +384,25 @@ def test_fresh_weights_below_an_adapter_are_those_of_the_bare_model(port: Text, 
     put(bare, port.fresh(bare, 3))
     put(adapted, port.fresh(adapted, 3))
     assert torch.equal(port.forward(adapted, [rows])[0].logp.values, port.forward(bare, [rows])[0].logp.values)
+
+
+def test_a_fresh_adapter_can_learn(port: Text, rows: Rows) -> None:
+    """Were both factors 0, no gradient would reach either."""
+    model = makers.adapted()
+    put(model, port.fresh(model, 3))
+    trained = [p for p in model.parameters() if p.requires_grad]
+    grads = torch.autograd.grad(port.forward(model, [rows])[0].logp.sum().sum(), trained)
+    assert max(float(g.abs().max()) for g in grads) > 0
+
+
+def test_fresh_weights_of_what_is_trained_beside_an_adapter(port: Text, rows: Rows) -> None:
+    import peft
+
+    config = peft.LoraConfig(r=2, target_modules="all-linear", modules_to_save=["lm_head"], task_type="CAUSAL_LM")
+    adapted, bare = peft.get_peft_model(makers.model(), config).eval(), makers.model()
+    put(adapted, port.fresh(adapted, 3))
+    put(bare, port.fresh(bare, 3))
+    torch.testing.assert_close(port.forward(adapted, [rows])[0].logp.values, port.forward(bare, [rows])[0].logp.values)
 
 
 def test_fresh_weights_keep_the_type_of_every_tensor(port: Text) -> None:

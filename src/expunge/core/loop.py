@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,12 +62,23 @@ def global_norm(tensors: list[Tensor]) -> Tensor:
     return norms.square().sum().sqrt()
 
 
-def split(sets: Sets, size: int) -> list[Sets]:
-    """Micro-batches of at most `size` rows of the longest set: every set is cut into the same number of pieces, at the same places."""
+def split(sets: Sets, size: int, together: Iterable[frozenset[str]] = ()) -> list[Sets]:
+    """Micro-batches of about `size` rows of the longest set: every set is cut into the same number of pieces.
+
+    together: sets that one term reads at once; none of them may be missing from a piece, so there are at most as many pieces as the
+    shortest of them has rows. A set that is a multiple of the shortest is cut at the same rows.
+    """
     pieces = math.ceil(max(len(r) for r in sets.values()) / size) if size else 1
-    if pieces == 1:
+    pieces = min([pieces, *(len(sets[n]) for names in together if len(names) > 1 for n in names)])
+    if pieces <= 1:
         return [sets]
-    cut = {n: [r.take(range(i * len(r) // pieces, (i + 1) * len(r) // pieces)) for i in range(pieces)] for n, r in sets.items()}
+    shortest = min(len(r) for r in sets.values())
+
+    def bound(rows: Rows, i: int) -> int:
+        times, rest = divmod(len(rows), shortest) if shortest >= pieces else (1, 1)
+        return (i * shortest // pieces) * times if not rest else i * len(rows) // pieces
+
+    cut = {n: [r.take(range(bound(r, i), bound(r, i + 1))) for i in range(pieces)] for n, r in sets.items()}
     return [{n: c[i] for n, c in cut.items() if len(c[i])} for i in range(pieces)]
 
 
@@ -96,7 +107,7 @@ def evaluate(
     params = [p for p in run.model.parameters() if p.requires_grad]
     if not terms:
         return torch.zeros(()), [torch.zeros_like(p) for p in params]
-    pieces = split(logical, micro)
+    pieces = split(logical, micro, [o.reads for _, _, o in terms])
     averaged = Need.BATCH_MEANS in needs and len(pieces) > 1
     if vector is not None and averaged:
         raise UserError(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from expunge.core.adapters import base_of, is_adapted
@@ -17,6 +18,8 @@ from expunge.core.errors import UserError
 
 PICKLED = "{} holds no safetensors weights; pickled ones can run code, so they load only with --allow-pickle"
 
+TROUBLE = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)  # what the libraries raise over files
+GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")  # all there is to know of these stands in tokenizer.json
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 
 
@@ -68,13 +71,17 @@ def _adapter(path: str) -> dict[str, Any] | None:
 
 
 def _tokenizer(path: str, trust_remote_code: bool) -> Any:
-    from transformers import AutoTokenizer
+    """Errors: those of the library."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
+    said = get_tokenizer_config(path)
+    if said.get("tokenizer_class") in GENERIC and "auto_map" not in said:  # else rebuilt to suit the model's type, to say other ids
+        return PreTrainedTokenizerFast.from_pretrained(path)
     return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
 
 
 def _whole(path: str, dtype: torch.dtype, trust_remote_code: bool, allow_pickle: bool) -> tuple[nn.Module, Any]:
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     more: dict[str, Any] = {} if allow_pickle else {"use_safetensors": True}
@@ -83,10 +90,10 @@ def _whole(path: str, dtype: torch.dtype, trust_remote_code: bool, allow_pickle:
         model, info = AutoModelForCausalLM.from_pretrained(
             path, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True, **more
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+    except TROUBLE as error:
         if not allow_pickle and ".safetensors" in str(error):
             raise UserError(PICKLED.format(path)) from None
-        raise UserError(f"cannot load a causal language model from {path!r}: {str(error).strip().splitlines()[0]}") from None
+        raise UserError(f"cannot load a causal language model from {path!r}: {_first_line(error)}") from None
     if lacking := sorted(info["missing_keys"]):
         raise UserError(f"{path} lacks {len(lacking)} weights of its model, among them {lacking[0]}: it would answer at random")
     _match(tokenizer, model, path)
@@ -94,9 +101,12 @@ def _whole(path: str, dtype: torch.dtype, trust_remote_code: bool, allow_pickle:
 
 
 def _match(tokenizer: Any, model: Any, path: str) -> None:
-    """Refuse a tokenizer whose ids the model has no place for; only its padding may be such an id, since padding is never looked at."""
-    places = model.get_input_embeddings().weight.shape[0]
-    largest = max((i for i in tokenizer.get_vocab().values() if i != tokenizer.pad_token_id), default=0)
+    """Refuse a tokenizer whose ids the model has no place for. Special tokens that nobody writes are often added and never used, padding
+    among them, which is not looked at.
+    """
+    places, eos = model.get_input_embeddings().weight.shape[0], tokenizer.eos_token_id
+    special = {i for i, t in tokenizer.added_tokens_decoder.items() if t.special and i != eos}
+    largest = max((i for i in tokenizer.get_vocab().values() if i not in special), default=0)
     if largest >= places:
         raise UserError(f"the tokenizer in {path} says ids up to {largest}, and the model knows {places}: they do not belong together")
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= places:
@@ -106,8 +116,15 @@ def _match(tokenizer: Any, model: Any, path: str) -> None:
 def _adapted(model: nn.Module, path: str) -> nn.Module:
     import peft
 
-    adapted: nn.Module = peft.PeftModel.from_pretrained(model, path, is_trainable=True)
+    try:
+        adapted: nn.Module = peft.PeftModel.from_pretrained(model, path, is_trainable=True)
+    except TROUBLE as error:
+        raise UserError(f"cannot load the adapter {path}: {_first_line(error)}") from None
     return adapted.eval()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def write(model: nn.Module, tokenizer: Any, folder: Path) -> None:

@@ -141,14 +141,14 @@ class Text:
         return not any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in model.modules())
 
     def fresh(self, model: nn.Module, seed: int) -> Weights:
-        """Weights of an untrained model of the same configuration, under the names of this one; its adapter starts anew too, adding nothing."""
+        """Weights of an untrained model of the same configuration, under the names of this one; an adapter starts anew, adding nothing."""
         base: Any = base_of(model)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             made = tensors_of(type(base)(copy.deepcopy(base.config)))
-            own = tensors_of(model)
-            found = {n: made.get(_bare(n) if is_adapted(model) else n) for n in own}
-            return {n: (_restarted(n, t) if found[n] is None else found[n]).detach().to(t.dtype) for n, t in own.items()}
+            own, adapted = tensors_of(model), is_adapted(model)
+            found = {n: made.get(_bare(n) if adapted else n, t) for n, t in own.items()}
+            return {n: (_restarted(n, t) if t is own[n] else t).detach().to(own[n].dtype) for n, t in found.items()}
 
     # generation
 

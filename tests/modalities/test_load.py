@@ -1,0 +1,331 @@
+"""Folders: what is saved is what is loaded, by us and by the library, and what is not whole or not safe is refused in a sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import makers
+import peft
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.utils import logging
+
+from expunge.core import adapters
+from expunge.core.errors import UserError
+from expunge.core.parts import Rows
+from expunge.modalities.text import Text, load
+
+RECORDS = [{"question": "Who is Ana Belor?", "answer": "Ana Belor is a potter."}, {"question": "Who?", "answer": "Dovik, born in Nessop."}]
+
+
+@pytest.fixture
+def port() -> Text:
+    return Text(makers.tokenizer(template=makers.CHATML))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, port: Text) -> Path:
+    """A saved model."""
+    port.save(makers.model(), tmp_path / "model")
+    return tmp_path / "model"
+
+
+@torch.no_grad()
+def scores(model: nn.Module, port: Text) -> torch.Tensor:
+    return port.forward(model, [port.rows("forget", RECORDS)])[0].scores.values
+
+
+def change(file: Path, **what: Any) -> None:
+    """Set entries of a JSON file; None takes them out."""
+    found = {**json.loads(file.read_text()), **what}
+    file.write_text(json.dumps({k: v for k, v in found.items() if v is not None}))
+
+
+@pytest.mark.parametrize("name", makers.CONFIGS)
+def test_what_is_saved_is_what_is_loaded(name: str, tmp_path: Path, port: Text) -> None:
+    model = makers.model(name)
+    port.save(model, tmp_path)
+    ids = torch.tensor([[1, 5, 6, 7]])
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    ours, again = load(str(tmp_path))
+    with torch.no_grad():
+        assert torch.equal(theirs(input_ids=ids).logits, model(input_ids=ids).logits)
+    assert torch.equal(scores(ours, again), scores(model, port))
+    assert {f.suffix for f in tmp_path.iterdir()} <= {".json", ".safetensors", ".jinja"}
+    assert AutoTokenizer.from_pretrained(tmp_path)("Who is Ana?")["input_ids"] == port.tokenizer("Who is Ana?")["input_ids"]
+    assert not ours.training
+    assert ours.config.to_dict().items() >= {"vocab_size": makers.WORDS, "eos_token_id": 2}.items()
+
+
+def test_loading_and_saving_are_silent(
+    tmp_path: Path, port: Text, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        port.save(makers.model(), tmp_path / "model")
+        model, found = load(str(tmp_path / "model"))
+        found.save(adapt(model), tmp_path / "adapter")
+        load(str(tmp_path / "adapter"))
+    assert capfd.readouterr() == ("", "")
+    assert not [str(w.message) for w in heard if "is_gradient_checkpointing" not in str(w.message)]  # what peft asks while it adapts
+    assert not caplog.records
+    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == (level, bars)
+
+
+def test_progress_bars_come_back_after_a_failure(tmp_path: Path) -> None:
+    assert logging.is_progress_bar_enabled()
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(UserError):
+        load(str(tmp_path))
+    assert logging.is_progress_bar_enabled()
+
+
+def test_a_loaded_port_has_template_format_and_limit(folder: Path) -> None:
+    _, port = load(str(folder))
+    assert port.encoder.described == "chat template"
+    assert port.limit == 128  # of the model; its tokenizer says 512
+    _, port = load(str(folder), "Q: {prompt}\\n")
+    assert port.encoder.described == "Q: {prompt}\n"
+    change(folder / "tokenizer_config.json", model_max_length=64)
+    assert load(str(folder))[1].limit == 64
+    change(folder / "tokenizer_config.json", model_max_length=10**30)
+    assert load(str(folder))[1].limit == 128
+
+
+def test_types_of_weights(folder: Path) -> None:
+    assert load(str(folder))[0].dtype == torch.float32
+    assert load(str(folder), dtype=torch.bfloat16)[0].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("name", makers.CONFIGS)
+@pytest.mark.parametrize("family", ["bytes-bos", "pieces", "unigram", "words"])
+def test_a_tokenizer_says_the_same_ids_whatever_model_it_is_saved_with(name: str, family: str, tmp_path: Path) -> None:
+    """The library rebuilds the tokenizers of some model types, Qwen 2 among them, from their vocabulary alone."""
+    before = Text(makers.tokenizer(family))
+    model = makers.model(name)
+    model.resize_token_embeddings(max(makers.WORDS, len(before.tokenizer)), mean_resizing=False)
+    before.save(model, tmp_path)
+    after = load(str(tmp_path))[1]
+    rows = [p.rows("forget", RECORDS) for p in (before, after)]
+    assert rows[0]["prompt"] == rows[1]["prompt"]
+    assert rows[0]["answer"] == rows[1]["answer"]
+    assert before.said(rows[0]) == after.said(rows[0])
+
+
+def test_a_folder_is_found_from_home_and_by_relative_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder.parent))
+    monkeypatch.chdir(folder.parent)
+    for path in ("~/model", "model", "./model"):
+        assert load(path)[0].config._name_or_path == str(folder.resolve())
+
+
+# adapters
+
+
+def adapt(model: nn.Module) -> Any:
+    """With a LoRA adapter that does something."""
+    made = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
+    for k, (n, p) in enumerate(made.named_parameters()):
+        if "lora_" in n:
+            p.data = 0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(k))
+    return made.eval()
+
+
+@pytest.fixture
+def adapter(folder: Path, tmp_path: Path) -> Path:
+    model, port = load(str(folder))
+    port.save(adapt(model), tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def test_adapters_out_and_in(folder: Path, adapter: Path, port: Text) -> None:
+    wanted = scores(adapt(makers.model()), port)
+    assert not (adapter / "model.safetensors").exists()
+    model, found = load(str(adapter))
+    assert torch.equal(scores(model, found), wanted)
+    assert not torch.allclose(scores(load(str(folder))[0], port), wanted, atol=1e-2)
+    theirs = peft.AutoPeftModelForCausalLM.from_pretrained(adapter).eval()
+    assert torch.equal(scores(theirs, port), wanted)
+    # it is the adapter that goes on learning, under names that the core knows
+    assert adapters.is_adapted(model)
+    assert not model.training
+    assert {n for n, p in model.named_parameters() if p.requires_grad} == {n for n, _ in model.named_parameters() if "lora_" in n}
+    assert type(adapters.base_of(model)) is type(makers.model())
+    again = adapter.parent / "again"
+    found.save(model, again)
+    assert torch.equal(scores(load(str(again))[0], port), wanted)
+
+
+def test_an_adapter_finds_its_base_and_may_have_no_tokenizer(adapter: Path, port: Text, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = scores(load(str(adapter))[0], port)
+    monkeypatch.chdir(adapter)
+    for file in adapter.glob("token*"):
+        file.unlink()
+    model, found = load(".")
+    assert torch.equal(scores(model, found), wanted)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda a: change(a / "adapter_config.json", base_model_name_or_path=None), "does not say which model it belongs to"),
+        (lambda a: change(a / "adapter_config.json", peft_type="IA3"), "of the kind IA3; only LoRA"),
+        (lambda a: shutil.rmtree(a.parent / "model"), "the model that the adapter .* belongs to does not load: there is no folder"),
+        (lambda a: (a / "adapter_model.safetensors").rename(a / "adapter_model.bin"), "only with --allow-pickle"),
+        (lambda a: (a / "adapter_model.safetensors").rename(a / "model.safetensors"), "holds no weights"),
+        (lambda a: (a / "adapter_model.safetensors").write_bytes(b"{}"), "cannot load the adapter"),
+        (lambda a: change(a / "adapter_config.json", r=3), "cannot load the adapter"),
+    ],
+    ids=["no base", "another kind", "base gone", "pickled", "no weights", "broken", "another rank"],
+)
+def test_adapters_that_are_refused(adapter: Path, spoil: Callable[[Path], Any], message: str) -> None:
+    spoil(adapter)
+    with pytest.raises(UserError, match=message):
+        load(str(adapter))
+
+
+# refusals
+
+
+def pickled(folder: Path, model: nn.Module) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+
+
+def test_pickles_are_refused_unless_allowed(folder: Path, port: Text) -> None:
+    pickled(folder, makers.model())
+    with pytest.raises(UserError, match="holds no safetensors weights; pickled ones can run code, so they load only with --allow-pickle"):
+        load(str(folder))
+    assert torch.equal(scores(load(str(folder), allow_pickle=True)[0], port), scores(makers.model(), port))
+
+
+def test_a_pickle_beside_safetensors_is_not_opened(folder: Path, port: Text) -> None:
+    (folder / "pytorch_model.bin").write_bytes(b"not a pickle")
+    assert torch.equal(scores(load(str(folder))[0], port), scores(makers.model(), port))
+
+
+def without_a_layer(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    kept = {n: t for n, t in weights.items() if "layers.1.mlp" not in n}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            lambda f: (f / "config.json").unlink(),
+            r"holds no model: there is no config.json .*a run folder keeps its model in .*/model\)",
+        ),
+        (lambda f: (f / "model.safetensors").unlink(), "describes a model and holds no weights"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"short"), "cannot load a causal language model"),
+        (lambda f: change(f / "config.json", num_hidden_layers=3), r"lacks 9 weights of its model, among them model.layers.2"),
+        (without_a_layer, r"lacks 3 weights of its model, among them model.layers.1.mlp.down_proj.weight"),
+        (lambda f: change(f / "config.json", intermediate_size=32), "cannot load a causal language model"),
+        (lambda f: change(f / "config.json", model_type="t5"), "cannot load a causal language model"),
+        (lambda f: change(f / "config.json", model_type="nonesuch"), "cannot load a causal language model"),
+        (lambda f: (f / "config.json").write_text("{"), "cannot load a causal language model"),
+        (lambda f: [t.unlink() for t in f.glob("token*")], "cannot load a causal language model"),
+    ],
+    ids=["no config", "no weights", "broken", "deeper", "lacking", "narrower", "no decoder", "unknown", "no JSON", "no tokenizer"],
+)
+def test_folders_that_are_refused(folder: Path, spoil: Callable[[Path], Any], message: str) -> None:
+    spoil(folder)
+    with pytest.raises(UserError, match=message) as error:
+        load(str(folder))
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize("path", ["./nowhere", "/no/where", "~/nowhere", "runs/npo/model", "../nowhere"])
+def test_folders_that_are_not_there(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"^there is no folder {path}$"):
+        load(path)
+
+
+def test_hub_ids_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=r"cannot load a causal language model from 'nobody/nothing'"):
+        load("nobody/nothing")
+
+
+def test_a_tokenizer_of_another_model_is_refused(folder: Path) -> None:
+    tokenizer = makers.tokenizer()
+    tokenizer.add_tokens(["Quillhaven"])
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(UserError, match="says ids up to 400, and the model knows 400"):
+        load(str(folder))
+
+
+def test_special_tokens_that_the_model_was_never_given_do_not_matter(folder: Path, port: Text) -> None:
+    tokenizer = makers.tokenizer(template=makers.CHATML)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|tool|>"]}, replace_additional_special_tokens=False)
+    assert len(tokenizer) == 401
+    tokenizer.save_pretrained(folder)
+    assert torch.equal(scores(*load(str(folder))), scores(makers.model(), port))
+
+
+def test_padding_that_the_model_has_no_place_for_does_not_matter(tmp_path: Path) -> None:
+    """Padding is often added to a tokenizer whose model was never resized."""
+    tokenizer = makers.tokenizer(pad_token=None)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    assert tokenizer.pad_token_id == 400
+    Text(tokenizer).save(makers.model(), tmp_path)
+    model, port = load(str(tmp_path))
+    assert port.pad == 2
+    rows: Rows = port.rows("forget", RECORDS)
+    assert torch.isfinite(port.forward(model, [rows])[0].logp.values).all()
+    assert len(port.generate(model, rows, 4)) == 2
+
+
+def test_settings_of_sampling_do_not_keep_a_model_from_being_saved(folder: Path, tmp_path: Path) -> None:
+    """Greedy models that carry a temperature are on every hub; the library loads them and refuses to write them."""
+    change(folder / "generation_config.json", temperature=0.6, top_p=0.9, eos_token_id=[2, 3])
+    model, port = load(str(folder))
+    port.save(model, tmp_path / "again")
+    settings = GenerationConfig.from_pretrained(tmp_path / "again")
+    assert (settings.temperature, settings.top_p, settings.eos_token_id) == (None, None, [2, 3])
+    change(folder / "generation_config.json", do_sample=True)
+    model, port = load(str(folder))
+    port.save(model, tmp_path / "sampling")
+    assert GenerationConfig.from_pretrained(tmp_path / "sampling").temperature == 0.6
+
+
+def test_saving_does_not_change_settings_of_the_model(folder: Path, tmp_path: Path) -> None:
+    change(folder / "config.json", use_cache=False)
+    model, port = load(str(folder))
+    port.save(model, tmp_path / "again")
+    before, after = (json.loads((f / "config.json").read_text()) for f in (folder, tmp_path / "again"))
+    assert after.items() >= before.items()
+    assert port.generate(model, port.rows("forget", RECORDS), 3)
+
+
+def test_nothing_is_asked_of_the_network(folder: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    model, port = load(str(adapter))
+    peft_config = model.peft_config["default"]
+    peft_config.base_model_name_or_path = "some/model"  # as of a base from the hub
+    port.save(model, adapter.parent / "again")
+    load(str(folder))
+    assert "some/model" in (adapter.parent / "again" / "adapter_config.json").read_text()
+    assert os.listdir(adapter.parent / "again")
