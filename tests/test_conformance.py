@@ -31,6 +31,7 @@ COMMON = {"epochs": 2, "batch": 4, "lr": 1e-3, "warmup": 0, "steps": 0}
 SPECIAL: dict[str, dict[str, Any]] = {  # what a model of two blocks and nine rows needs said
     "rmu": {"layer": 1},
     "adaptive_rmu": {"layer": 1},
+    "altpo": {"request": "{prompt}", "length": 8, "draws": 2},
 }
 
 

@@ -75,7 +75,8 @@ def write(folder: Path, wanted: dict[str, str]) -> None:
 
 def systems() -> str:
     """The table of everything."""
-    kinds = ", ".join(f"{sum(c.kind == k for c in cards())} {k}" for k in catalog.kinds())
+    count = {k: sum(c.kind == k for c in cards()) for k in catalog.kinds()}
+    kinds = ", ".join(f"{n} {k if n > 1 else k[:-1]}" for k, n in count.items() if n)
     rows = [
         [f"[{c.name}]({c.kind}/{c.name}.md)", role(c), status(c), _source(c), f"`{short(c)}`", _evidence(c, "../") or "-"] for c in cards()
     ]
@@ -169,36 +170,30 @@ def commands(card: Card) -> list[str]:
     line = short(card).replace("MODEL", "model").replace("RUN", f"runs/{card.name}")
     for name, file in FILES.items():
         line = line.replace(f" {name.upper()}", f" {file}")
-    return [line, *(f"{line} {_option(k)}" for k in _example(card))]
+    return [" ".join([line, *(f"--{k.name.replace('_', '-')} {k.value}" for k in _example(card))])]
 
 
 def snippet(card: Card) -> list[str]:
     """The same in Python."""
-    given = ", ".join(f'{n}="{FILES[n]}"' for n in sets(card))
-    out = f'out="runs/{card.name}"'
-    if card.kind == "models":
-        first = next(iter(_sizes(card)), card.name)
-        return ["import expunge", "", f'trained = expunge.train("train.jsonl", "{first}", out="models/{first}")']
     if card.kind == "benchmarks":
-        return [
-            f"from expunge.benchmarks import {card.name}",
-            "",
-            f"suite = {card.name}.load()",
-            "print({n: len(r) for n, r in suite.sets.items()})",
-        ]
+        shown = "print({n: len(rows) for n, rows in suite.sets.items()})"
+        return [f"from expunge.benchmarks import {card.name}", "", f"suite = {card.name}.load()", shown]
+    if card.kind == "models":
+        size = next(iter(_sizes(card)), card.name)
+        return ["import expunge", "", f'trained = expunge.train("train.jsonl", "{size}", out="models/{size}")']
+    given = [f'{n}="{FILES[n]}"' for n in sets(card)]
+    values = {k.name: json.dumps(k.value) if isinstance(k.value, str) else repr(k.value) for k in _example(card)}
+    more = [f'out="runs/{card.name}"']
     if card.kind == "methods":
-        more = "".join(f", {k.name}={k.value!r}" for k in _example(card))
-        call = ", ".join(x for x in (f'"{card.name}", "model"', given, out) if x)
-        return ["import expunge", "", f"result = expunge.unlearn({call}{more})", 'print(result.receipt["cost"])']
-    scores = [s for s in re.split(r",\s*", card.fields.get("Scores", "")) if re.fullmatch(r"\w+", s)]
+        call = ", ".join([f'"{card.name}"', '"model"', *given, *more, *(f"{n}={v}" for n, v in values.items())])
+        return ["import expunge", "", f"result = expunge.unlearn({call})", 'print(result.receipt["cost"])']
+    shown = 'print({name: score["value"] for name, score in found.scores.items()})'
     if _is_intervention(card):
-        return [
-            "import expunge",
-            "",
-            f'found = expunge.audit("model", {given}, attack=["{card.name}"], {out})',
-            f'print(found.attacks["{card.name}"])',
-        ]
-    return ["import expunge", "", f'found = expunge.audit("model", {given}, {out})', f'print(found.scores["{scores[0]}"])']
+        how = ", ".join(f'"{n}": {v}' for n, v in values.items())
+        more += [f'attack=["{card.name}"]', f"attack_knobs={{{how}}}"]
+        shown = f'print(found.attacks["{card.name}"])'
+    call = ", ".join(['"model"', *given, *more])
+    return ["import expunge", "", f"found = expunge.audit({call})", shown]
 
 
 def _sizes(card: Card) -> Iterable[str]:
@@ -210,15 +205,9 @@ def _is_intervention(card: Card) -> bool:
 
 
 def _example(card: Card) -> list[Knob]:
-    """One knob to show how knobs are given: the first of the method's own that is a plain value."""
-    if card.kind != "methods":
-        return []
-    own, _ = _grouped(resolve.knobs(card.name), _training_paths(card))
-    return [k for k in own if isinstance(k.value, (int, float, str)) and k.value != "" and "_weight" not in k.name][:1]
-
-
-def _option(knob: Knob) -> str:
-    return f"--{knob.name.replace('_', '-')} {knob.value}"
+    """One knob to show how knobs are given: the first of an entry's own that is a plain value."""
+    own, _ = _knobs(card)
+    return [k for k in own if isinstance(k.value, (int, float, str)) and k.value != "" and not k.name.endswith("_weight")][:1]
 
 
 # --- knobs ---
@@ -226,21 +215,22 @@ def _option(knob: Knob) -> str:
 
 def knobs(card: Card) -> tuple[list[list[str]], list[list[str]]]:
     """Rows of two tables: an entry's own knobs, and those of its training."""
+    own, training = _knobs(card)
+    names = dict.fromkeys(k.name for k in training)
+    taken = [*(k.name for k in own), *names]
+    rows = [_row(k.qualified if taken.count(k.name) > 1 else k.name, [k]) for k in own]
+    return rows, [_row(n, [k for k in training if k.name == n]) for n in names]
+
+
+def _knobs(card: Card) -> tuple[list[Knob], list[Knob]]:
+    """An entry's own knobs, and the training settings of the stages that train; a stage that does not has a seed alone."""
     if card.kind == "methods":
         found = resolve.knobs(card.name)
     elif _is_intervention(card):
         found = knobs_of(catalog.load(card.name, "attacks").plan())
     else:
         return [], []
-    own, training = _grouped(found, _training_paths(card))
-    taken = [k.name for k in (*own, *{k.name: k for k in training}.values())]
-    rows = [_row(k.qualified if taken.count(k.name) > 1 else k.name, [k]) for k in own]
-    names = dict.fromkeys(k.name for k in training)
-    return rows, [_row(n, [k for k in training if k.name == n]) for n in names]
-
-
-def _grouped(found: Sequence[Knob], trained: set[tuple[Any, ...]]) -> tuple[list[Knob], list[Knob]]:
-    """An entry's own knobs, and the training settings of the stages that train; a stage that does not has a seed alone."""
+    trained = _training_paths(card)
     settings = [k for k in found if k.path[-2:-1] == ("train",) or k.path[-1] == "trains"]
     used = [k for k in settings if (k.path[:-1] if k.path[-1] == "trains" else k.path[:-2]) in trained]
     return [k for k in found if k not in settings], used or [k for k in settings if k.name == "seed"]
@@ -281,7 +271,7 @@ def _range(knob: Knob) -> str:
         return " or ".join(f"`{o}`" for o in options)
     kind = knob.annotation if isinstance(knob.annotation, type) else next((a for a in options if isinstance(a, type)), str)
     word = {bool: "true or false", int: "whole number", float: "number", str: "text"}.get(kind, "text")
-    return f"{word} {_escape(knob.limits)}".strip()
+    return f"{word}, `{knob.limits}`" if knob.limits else word
 
 
 # --- Markdown ---
@@ -309,7 +299,7 @@ def _paper(match: re.Match[str]) -> str:
 
 
 def _escape(text: str) -> str:
-    return re.sub(r"([*<>\[\]]|(?<!\w)_|_(?!\w))", r"\\\1", text)
+    return re.sub(r"([*<\[\]]|(?<!\w)_|_(?!\w))", r"\\\1", text)
 
 
 def main(arguments: Sequence[str] = ()) -> int:

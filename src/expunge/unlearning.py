@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from . import resolve
+from . import folders, resolve
 from .audit.observed import Observed
 from .core import checkpoint, loop, receipt
 from .core.adapters import is_adapted
@@ -22,14 +20,10 @@ from .core.loop import Hooks
 from .core.parts import Guard, Modality, Plan, Plans, Rows, as_plans
 from .core.request import Request, digest
 from .core.step import Run, View
+from .core.words import did_you_mean
 from .loading import Opened, Source, load, rows
 
-FIRST_RUN = "the run folder {} exists: give another one, go on with --resume, or replace it with --overwrite"
-Progress = Callable[[int, int, str], None]
-
-
-def silent(done: int, total: int, what: str) -> None:
-    """Progress that nobody sees."""
+TO_RESUME = "go on with --resume, "
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,34 +44,40 @@ class Watch:
     retrained: Observed | None = None
     best: str = ""
 
-    def hook(self, port: Modality) -> Callable[[View], Mapping[str, float]]:
+    def scores(self, model: nn.Module, port: Modality) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+        """Records of the scores that are quick to have, and why there are no others."""
         from .audit.judge import audit_scores
         from .audit.observe import Wants, observe
         from .audit.score import Evidence
 
+        seen = observe(model, port, self.sets, wants=Wants(said=False, moments=False, gradnorm=False))
+        return audit_scores(Evidence(seen, self.retrained), resamples=1)
+
+    def hooks(self, model: nn.Module, port: Modality) -> dict[str, Any]:
+        """What the loop needs to watch; the model is scored once, so that a score that cannot be had is known before anything is spent.
+
+        Errors: UserError.
+        """
+
         def look(view: View) -> Mapping[str, float]:
-            seen = observe(view.model, port, self.sets, wants=Wants(said=False, moments=False, gradnorm=False))
-            records, skipped = audit_scores(Evidence(seen, self.retrained), resamples=1)
-            scores = {n: float(r["value"]) for n, r in records.items()}
-            if self.best:
-                scores["goodness"] = self._goodness(records, skipped)
-            return scores
+            return {n: float(r["value"]) for n, r in self.scores(view.model, port)[0].items()}
 
-        return look
-
-    def _goodness(self, records: Mapping[str, Mapping[str, Any]], skipped: Mapping[str, str]) -> float:
-        from .core.words import did_you_mean
-
+        if not self.best:
+            return {"watch": look}
+        records, skipped = self.scores(model, port)
         if self.best not in records:
-            why = skipped.get(self.best) or f"no such score{did_you_mean(self.best, records)}"
-            raise UserError(f"cannot keep the best '{self.best}': {why}")
+            near = did_you_mean(self.best, records) or f"; there are {', '.join(records)}"
+            raise UserError(f"cannot keep the best '{self.best}': {skipped.get(self.best) or f'there is no such score{near}'}")
         r = records[self.best]
-        if r["direction"] != "retrained":
-            return float(r["value"]) * (1 if r["direction"] == "higher" else -1)
         ideal = r["ideal"] if r["ideal"] is not None else r["retrained"]
-        if ideal is None:
+        if r["direction"] == "retrained" and ideal is None:
             raise UserError(f"'{self.best}' is best where it is as in the retrained model: give one with --reference")
-        return -abs(float(r["value"]) - float(ideal))
+        return {
+            "watch": look,
+            "best": self.best,
+            "sign": -1.0 if r["direction"] == "lower" else 1.0,
+            "ideal": float(ideal) if r["direction"] == "retrained" else None,
+        }
 
 
 def unlearn(
@@ -113,49 +113,55 @@ def unlearn(
     Errors: UserError for everything that the user can mend; Interrupted after a checkpoint, from which `resume` goes on.
     """
     plans = resolve.plan(method, knobs, select=select, update=update) if isinstance(method, str) else as_plans(method)
-    folder = _folder(out, resume, overwrite)
+    folder = Path(out) if out is not None else None
+    if folder:
+        _check_folder(folder, resume, overwrite, (model, forget, retain, holdout, substitutes))
     opened = model if isinstance(model, Opened) else load(model, prompt_format, **(load_options or {}))
     port = opened.port
     request = _request(port, plans, forget, retain, holdout, substitutes, allow_overlap)
     loop.check(plans, request.sets)
-    before = receipt.hash_weights(opened.model)
+    before, adapted = receipt.hash_weights(opened.model), is_adapted(opened.model)
     described = {
         "method": method if isinstance(method, str) else "custom",
         "stages": receipt.describe(plans),
         "model": {"source": opened.source, "weights": before},
         "request": {"hash": request.hash, "sets": {n: len(r) for n, r in request.sets.items()}, "findings": list(request.findings)},
-        "port": port.about(),
+        "port": {**port.about(), "format_given": bool(getattr(port, "prompt_format", ""))},
+        **({"watch": {"sets": {n: len(r) for n, r in watch.sets.items()}, "best": watch.best}} if watch else {}),
     }
-    key = digest(described)
+    key = digest({**described, "model": before})  # the same model may be called by another path
+    saved = _resumed(folder, key) if resume and folder else None
     log = _Log(folder)
-    saved = _resumed(folder, key) if resume else None
-    mine = _hooks(hooks or Hooks(), folder, key, log, watch, port)
+    mine = _hooks(hooks or Hooks(), folder, key, log, watch.hooks(opened.model, port) if watch else {})
+    there = folder is not None and folder.exists()
+    if folder and not resume:
+        folders.empty(folder)
     log.keep_until(saved)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    started = time.monotonic()
-    run = loop.run(plans, opened.model, port, request.sets, hooks=mine, resume=saved)
-    done = _receipt(described, run, plans, before, time.monotonic() - started)
+    try:
+        run = loop.run(plans, opened.model, port, request.sets, hooks=mine, resume=saved)
+        done = _receipt(described, run, plans, before, adapted)
+    except UserError:
+        if folder and not resume:  # nothing came of it, so nothing is left behind
+            folders.empty(folder)
+            if not there:
+                folder.rmdir()
+        raise
     if folder:
-        _write(folder, run.model, port, plans, done)
+        _write(folder, run.model, port, done)
     return Result(run.model, port, done, folder)
 
 
-def _folder(out: str | Path | None, resume: bool, overwrite: bool) -> Path | None:
-    if out is None:
-        return None
-    folder = Path(out)
-    if folder.exists() and any(folder.iterdir()):
-        if (folder / "receipt.json").exists() and resume:
-            raise UserError(f"the run in {folder} has ended; there is nothing to resume")
-        if overwrite:
-            shutil.rmtree(folder)
-        elif not resume:
-            raise UserError(FIRST_RUN.format(folder))
-    elif resume:
-        raise UserError(f"there is no run in {folder} to resume")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def _check_folder(folder: Path, resume: bool, overwrite: bool, reads: tuple[object, ...]) -> None:
+    if resume and overwrite:
+        raise UserError("--resume goes on with a run and --overwrite replaces it: give one of them")
+    if not resume:
+        folders.check_free(folder, overwrite, reads, TO_RESUME if folders.begun(folder) else "")
+    elif (folder / "receipt.json").exists():
+        raise UserError(f"the run in {folder} has ended, so there is nothing to resume")
+    elif not folders.begun(folder):
+        raise UserError(f"there is no run in {folder} to resume: leave --resume out to start one")
 
 
 def _request(
@@ -186,8 +192,8 @@ def _answer_of(record: Mapping[str, Any]) -> Any:
     raise UserError(f"substitutes need a column 'answer' (or 'completion', 'text', 'label'); found {', '.join(map(repr, record))}")
 
 
-def _resumed(folder: Path | None, key: str) -> dict[str, Any] | None:
-    saved: dict[str, Any] | None = checkpoint.load(folder / "checkpoint") if folder else None
+def _resumed(folder: Path, key: str) -> dict[str, Any] | None:
+    saved: dict[str, Any] | None = checkpoint.load(folder / "checkpoint")
     if saved is None:
         return None  # killed before the first checkpoint: nothing is lost by starting over
     if saved.pop("key") != key:
@@ -215,13 +221,19 @@ class _Log:
         """Drop what a killed run wrote after its last checkpoint."""
         if not self.path or not self.path.exists():
             return
-        lines = [json.loads(line) for line in self.path.read_text().splitlines() if line.endswith("}")]
-        at = (saved["stage"], saved["done"]) if saved else (-1, 0)
-        kept = [r for r in lines if (r["stage"], r.get("done", 0)) <= at]
-        self.path.write_text("".join(json.dumps(r) + "\n" for r in kept))
+        stage, done = (saved["stage"], saved["done"]) if saved else (-1, 0)
+        kept = []
+        for line in self.path.read_text().splitlines(keepends=True):
+            if not line.endswith("\n"):  # the kill fell into it
+                break
+            r = json.loads(line)
+            # A checkpoint is older than the scores and the end that follow its step; both come again.
+            if r["stage"] < stage or (r["stage"] == stage and r.get("done", done) < done + ("loss" in r)):
+                kept.append(line)
+        self.path.write_text("".join(kept))
 
 
-def _hooks(given: Hooks, folder: Path | None, key: str, log: _Log, watch: Watch | None, port: Modality) -> Hooks:
+def _hooks(given: Hooks, folder: Path | None, key: str, log: _Log, watching: Mapping[str, Any]) -> Hooks:
     def record(entry: Mapping[str, Any]) -> None:
         log(entry)
         given.log(entry)
@@ -230,22 +242,15 @@ def _hooks(given: Hooks, folder: Path | None, key: str, log: _Log, watch: Watch 
         if folder:
             checkpoint.save({**state, "key": key}, folder / "checkpoint")
 
-    return Hooks(
-        log=record,
-        progress=given.progress,
-        save=save if folder else given.save,
-        every=given.every,
-        interrupted=given.interrupted,
-        watch=watch.hook(port) if watch else given.watch,
-        best="goodness" if watch and watch.best else given.best,
-        sign=given.sign,
-    )
+    return replace(given, log=record, save=save if folder else given.save, **watching)
 
 
-def _receipt(described: Mapping[str, Any], run: Run, plans: Plans, before: str, seconds: float) -> dict[str, Any]:
+def _receipt(described: Mapping[str, Any], run: Run, plans: Plans, before: str, adapted: bool) -> dict[str, Any]:
     after = receipt.hash_weights(run.model)
     guarded = isinstance(plans[-1].do, Guard)
-    if after == before and not guarded:
+    new = is_adapted(run.model) and not adapted  # its weights have new names, and change nothing until one of these is not zero
+    changed = any(bool(p.any()) for n, p in run.model.named_parameters() if "lora_B" in n) if new else after != before
+    if not changed and not guarded:
         why = f" ({run.warnings[-1]})" if run.warnings else ""
         raise UserError(f"the weights did not change, so nothing was forgotten: is the learning rate or the number of steps 0?{why}")
     return {
@@ -253,11 +258,11 @@ def _receipt(described: Mapping[str, Any], run: Run, plans: Plans, before: str, 
         "expunge": receipt.versions()["expunge"],
         "result": {
             "weights": after,
-            "changed": after != before,
+            "changed": changed,
             "kind": "guard" if guarded else "adapter" if is_adapted(run.model) else "model",
         },
         "seed": run.seed,
-        "cost": {**receipt.cost(run), "seconds": round(seconds, 3)},
+        "cost": receipt.cost(run),
         "warnings": list(run.warnings),
         "ended": [{"stage": r["stage"], "epoch": r["epoch"], "why": r["ended"]} for r in run.log if "ended" in r],
         "versions": receipt.versions(),
@@ -265,18 +270,18 @@ def _receipt(described: Mapping[str, Any], run: Run, plans: Plans, before: str, 
     }
 
 
-def _write(folder: Path, model: nn.Module, port: Modality, plans: Plans, done: Mapping[str, Any]) -> None:
+def _write(folder: Path, model: nn.Module, port: Modality, done: Mapping[str, Any]) -> None:
     """The model under a temporary name, then its own, then the receipt: a run folder with a receipt is complete."""
     kind = str(done["result"]["kind"])
     temporary = folder / f"{kind}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
+    folders.empty(temporary)
     if kind == "guard":
         save: Any = getattr(model, "save")  # noqa: B009 - a guard's own, not torch's
         save(temporary)
     else:
         port.save(model, temporary)
-    shutil.rmtree(folder / kind, ignore_errors=True)
+    folders.remove(folder / kind)
     temporary.rename(folder / kind)
     receipt.write(folder / "receipt.json", done)
-    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    for rest in folder.glob("checkpoint*"):
+        folders.remove(rest)

@@ -157,6 +157,32 @@ def test_state_moves_once_a_step_by_what_after_returns(text: worlds.World) -> No
     assert first == pytest.approx(self_seen[:2], abs=1e-6), "a note is the mean of the logical batch"
 
 
+def test_parts_that_others_hold_have_a_state_of_their_own(text: worlds.World) -> None:
+    @part
+    class Inner(Objective):
+        reads = frozenset({"forget"})
+
+        def begin(self, view: View) -> State:
+            return {"n": torch.zeros(())}
+
+        def loss(self, step: Step) -> Tensor:
+            return step.mean(step.now(step.forget).logp, step.forget) + 0 * step.state["n"]
+
+        def after(self, step: Step) -> State:
+            return {"n": step.state["n"] + 1}
+
+    @part
+    class Outer(Objective):
+        inner: Objective = Inner()
+        reads = frozenset({"forget"})
+
+        def loss(self, step: Step) -> Tensor:
+            return self.inner.loss(step.at("inner", self.inner))
+
+    r, _ = run(Plan(Outer() + Outer(), train=replace(FAST, batch=9)), text)
+    assert {place: float(s["n"]) for place, s in r.state.items() if s} == {"/term0/inner": 2.0, "/term1/inner": 2.0}
+
+
 def test_notes_are_of_the_untouched_weights(text: worlds.World) -> None:
     @part
     class Twice(Update):

@@ -274,7 +274,7 @@ def test_a_tokenizer_of_another_model_is_refused(folder: Path) -> None:
 
 def test_special_tokens_that_the_model_was_never_given_do_not_matter(folder: Path, port: Text) -> None:
     tokenizer = makers.tokenizer(template=makers.CHATML)
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|tool|>"]}, replace_additional_special_tokens=False)
+    tokenizer.add_tokens(["<|tool|>"], special_tokens=True)
     assert len(tokenizer) == 401
     tokenizer.save_pretrained(folder)
     assert torch.equal(scores(*load(str(folder))), scores(makers.model(), port))

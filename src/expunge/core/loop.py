@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from . import adapters, checkpoint
 from .errors import Interrupted, UserError
 from .knobs import knob, part
-from .parts import Edit, GradCall, Grads, Guard, Modality, Need, Objective, Part, Plan, Plans, Rows, Sets, Update, Weights, title
+from .parts import Edit, GradCall, Grads, Guard, Modality, Need, Objective, Part, Plan, Plans, Rows, Sets, Stop, Update, Weights, title
 from .schedule import lr_at, sample, total_steps
-from .step import Run, Step, View, device_of, evaluating, seed_of
+from .step import Cost, Run, Step, View, device_of, evaluating, seed_of
 from .weights import put, trainable, weights_of
 
 SAVED = ("stage", "epoch", "step", "state", "models", "ref_logp", "warnings")  # of the run; the rest is weights, optimizer and sets
@@ -38,7 +38,14 @@ class Hooks:
     interrupted: Callable[[], bool] = lambda: False  # asked after each step
     watch: Callable[[View], Mapping[str, float]] | None = None  # scores after each epoch
     best: str = ""  # the watched score whose best epoch is kept
-    sign: float = 1.0  # 1: high is good
+    sign: float = 1.0  # 1: high is good, -1: low is
+    ideal: float | None = None  # where there is one: near it is good
+
+    def goodness(self, scores: Mapping[str, float]) -> float:
+        """How good the watched score is; an epoch without it is the worst of all."""
+        value = scores.get(self.best, math.nan)
+        value = self.sign * value if self.ideal is None else -abs(value - self.ideal)
+        return value if math.isfinite(value) else -math.inf
 
 
 @part
@@ -210,7 +217,8 @@ def run(
         put(model, resume["weights"])
         for name in SAVED:
             setattr(r, name, resume[name])
-        r.cost.steps = resume["done"]
+        r.cost, r.log = Cost(**resume["cost"]), list(resume["ended"])
+        r.started -= r.cost.seconds
     for i, plan in enumerate(plans):
         if i < r.stage:
             continue
@@ -307,8 +315,8 @@ class _Stage:
         if self.current is None:
             self.view.sets = self.chosen
             picked = self._pick("epoch", self.chosen, self.view)
-            stops = {n: p for n, p in self.parts.items() if n.startswith("until")}
-            why = next((w for n, p in stops.items() if (w := p.stop(self.view.at(n, p)))), None)  # type: ignore[attr-defined]
+            stops = {n: p for n, p in self.parts.items() if isinstance(p, Stop)}
+            why = next((w for n, p in stops.items() if (w := p.stop(self.view.at(n, p)))), None)
             if why or not len(picked[train.anchor]):
                 return why or f"no rows left to {train.anchor}"
             if self.done >= total_steps(train, self.per_epoch):
@@ -322,7 +330,7 @@ class _Stage:
                 return trouble
             r.step += 1
             self.done += 1
-            r.cost.steps = self.done
+            r.cost.steps += 1
             self._save()
         r.epoch, r.step, self.current = r.epoch + 1, 0, None
         self._watch()
@@ -395,10 +403,9 @@ class _Stage:
         r.log.append(record)
         hooks.log(record)
         if hooks.best:
-            now = hooks.sign * scores.get(hooks.best, float("nan"))
-            best = r.models.get("best", {}).get("$score")
-            if best is None or now > float(best):
-                r.models["best"] = {**weights_of(r.model, trainable(r.model)), "$score": torch.tensor(now), "$epoch": torch.tensor(r.epoch)}
+            now, best = torch.tensor(hooks.goodness(scores), dtype=torch.float64), r.models.get("best")
+            if best is None or now > best["$score"]:
+                r.models["best"] = {**weights_of(r.model, trainable(r.model)), "$score": now, "$epoch": torch.tensor(r.epoch)}
 
     def _keep_best(self) -> None:
         if best := self.r.models.pop("best", None):
@@ -417,6 +424,8 @@ class _Stage:
                     "chosen": self.chosen,
                     "current": self.current,
                     "done": self.done,
+                    "cost": {**vars(r.cost), "seconds": time.monotonic() - r.started},
+                    "ended": [record for record in r.log if "ended" in record],
                 }
             )
             self.saved = time.monotonic()

@@ -359,14 +359,15 @@ class Plan:
         return self.do.terms() if isinstance(self.do, Objective) else ()
 
     def parts(self) -> dict[str, Part]:
-        """Every part by its place; places, not types, key the state."""
+        """Every part by its place, parts that others hold included; places, not types, key the state."""
         do: dict[str, Part] = {f"term{i}": t.objective for i, t in enumerate(self.terms())} or {"do": self.do}
-        return {
+        placed: dict[str, Part] = {
             **{f"select{i}": s for i, s in enumerate(self.selectors)},
             **do,
             **{f"update{i}": u for i, u in enumerate(self.updates)},
             **{f"until{i}": u for i, u in enumerate(self.until)},
         }
+        return {place: p for outer, holder in placed.items() for place, p in _held(outer, holder)}
 
     def needed(self) -> frozenset[str]:
         """The needs of all parts."""
@@ -378,6 +379,14 @@ class Plan:
         anchor = {self.train.anchor} if isinstance(self.do, Objective) else frozenset[str]()
         given = frozenset[str]().union(*(s.gives - s.reads for s in self.selectors))
         return (reads | anchor) - given
+
+
+def _held(place: str, holder: Part) -> Iterator[tuple[str, Part]]:
+    """A part, and the parts in its fields, by the names of those fields."""
+    yield place, holder
+    for name, value in vars(holder).items():
+        if isinstance(value, Part) and not isinstance(value, Sum):
+            yield from _held(f"{place}/{name}", value)
 
 
 Plans = tuple[Plan, ...]
