@@ -98,7 +98,10 @@ def test_no_optional_import_at_the_top(path: Path) -> None:
 
 @pytest.mark.parametrize("command", [["--help"], ["names"], ["card", "npo"]], ids=" ".join)
 def test_help_and_lists_import_no_torch(command: list[str]) -> None:
-    script = f"import sys; sys.argv = ['expunge', *{command}]\nfrom expunge.cli import main\ntry:\n    main()\nexcept SystemExit:\n    pass\nassert 'torch' not in sys.modules"
+    script = (
+        f"import sys; sys.argv = ['expunge', *{command}]\nfrom expunge.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\nassert 'torch' not in sys.modules"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout

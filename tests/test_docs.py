@@ -110,3 +110,14 @@ def test_pages_are_the_same_in_another_process(pages: dict[str, str]) -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env={"PYTHONHASHSEED": "7"})
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout) == pages
+
+
+def test_the_readme_names_what_exists() -> None:
+    readme = (docs.ROOT / "README.md").read_text()
+    listed = {
+        n for line in readme.split("## Methods")[1].split("##")[0].splitlines() if line[:1] == "|" for n in re.findall(r"`(\w+)`", line)
+    }
+    assert len(listed) > 20
+    assert listed <= set(catalog.names("methods"))
+    for command in re.findall(r"^expunge (?:unlearn|card) (\w+)", readme, flags=re.MULTILINE):
+        assert command in catalog.names("methods")

@@ -6,18 +6,22 @@ import json
 import os
 import shlex
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
+from rich.markup import escape
 
 from . import console
+from .console import out, say
 from .core import catalog
-from .core.errors import Interrupted, UserError
+from .core.errors import UserError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False, help=__doc__)
-out = Console()
+ABOUT = "Remove the influence of chosen training data from a trained model, and give evidence that it is gone."
+app = typer.Typer(
+    cls=console.Commands, no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False, help=ABOUT
+)
 
 Model = Annotated[str, typer.Option("--model", help="model folder, hub id, or the folder of an earlier run", show_default=False)]
 Forget = Annotated[str, typer.Option(help="rows to forget: .jsonl, .json, .csv, .parquet, a datasets folder or hub id (PATH::CONFIG)")]
@@ -31,26 +35,17 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace what is in
 Overlap = Annotated[bool, typer.Option("--allow-overlap", help="let rows to forget also stand in retain or holdout")]
 Pickle = Annotated[bool, typer.Option("--allow-pickle", help="load weights stored as pickles, which can run code")]
 Remote = Annotated[bool, typer.Option("--trust-remote-code", help="run code that comes with a model")]
+Every = Annotated[float, typer.Option("--checkpoint-every", help="seconds between checkpoints; 0: one after each step", min=0)]
+Limit = Annotated[int, typer.Option(help="rows of retain and holdout that are looked at; 0: all", min=0)]
 Data = Annotated[str, typer.Option(help="where the benchmark's data are; default: its hub id")]
 FREE = {"allow_extra_args": True, "ignore_unknown_options": True}
-
-
-class WithKnobs(typer.core.TyperCommand):
-    """Help that ends with the knobs of the method, where one is named."""
-
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
-        if "--help" in args and (method := next((a for a in args if a in catalog.names()), "")):
-            out.print(self.get_help(ctx))
-            console.show_knobs(method, out.print)
-            ctx.exit()
-        return super().parse_args(ctx, args)
 
 
 def _options(pickle: bool, remote: bool) -> dict[str, bool]:
     return {"allow_pickle": pickle, "trust_remote_code": remote}
 
 
-@app.command(context_settings=FREE, cls=WithKnobs)
+@app.command(context_settings=FREE, cls=console.WithKnobs)
 def unlearn(
     ctx: typer.Context,
     method: Annotated[str, typer.Argument(help="name of a method: see `expunge names`")],
@@ -67,6 +62,7 @@ def unlearn(
     keep_best: Annotated[str, typer.Option(help="score whose best epoch is kept (with --evaluate)")] = "",
     reference: Annotated[str, typer.Option(help="a retrained model, for scores that compare with one")] = "",
     resume: Annotated[bool, typer.Option("--resume", help="go on with a run that was stopped")] = False,
+    checkpoint_every: Every = 30.0,
     overwrite: Overwrite = False,
     allow_overlap: Overlap = False,
     allow_pickle: Pickle = False,
@@ -74,16 +70,21 @@ def unlearn(
 ) -> None:
     """Remove the influence of rows from a model. Knobs of the method follow as [bold]--NAME VALUE[/]."""
     catalog.load(method)
+    knobs: dict[str, Any] = {**console.knobs_from(ctx.args)}
     _required(model=model, out=run != Path())
+    from . import resolve
     from .core.loop import Hooks
-    from .unlearning import Watch
+    from .unlearning import check_folder, watching
     from .unlearning import unlearn as forget_rows
 
     options = _options(allow_pickle, trust_remote_code)
+    selects, updates = tuple(select or ()), tuple(update or ())
+    resolve.plan(method, knobs, select=selects, update=updates)  # what is wrong is said before anything is read
+    check_folder(run, resume, overwrite, (model, forget, retain, holdout, substitutes, reference))
     with console.progress() as show, console.interruptible() as interrupted:
         watch = None
         if evaluate or keep_best:
-            watch = Watch(*_watched(forget, retain, reference, prompt_format, options), best=keep_best)
+            watch = watching(forget, retain, reference, best=keep_best, prompt_format=prompt_format, model=model, **options)
         result = forget_rows(
             method,
             model,
@@ -92,43 +93,38 @@ def unlearn(
             holdout=holdout or None,
             substitutes=substitutes or None,
             out=run,
-            select=tuple(select or ()),
-            update=tuple(update or ()),
             prompt_format=prompt_format,
             allow_overlap=allow_overlap,
             watch=watch,
             resume=resume,
             overwrite=overwrite,
-            hooks=Hooks(progress=show, interrupted=interrupted),
+            hooks=Hooks(progress=lambda d, t, what: show(d, t, f"forgetting: {what}"), interrupted=interrupted, every=checkpoint_every),
             load_options=options,
-            **console.knobs_from(ctx.args),
+            select=selects,
+            update=updates,
+            **knobs,
         )
     cost, made = result.receipt["cost"], result.receipt["result"]
     for warning in (*result.receipt["request"]["findings"], *result.receipt["warnings"]):
-        out.print(f"[yellow]warning:[/] {warning}")
-    out.print(f"{method}: {cost['steps']} steps in {cost['seconds']:.1f} s; the {made['kind']} is in {run / made['kind']}")
-    out.print(f"next: expunge audit {run} --forget {forget or 'FILE'} --original {model} --out {run}-audit", highlight=False)
+        say(warning, "[yellow]warning:[/] ")
+    say(f"{method}: {cost['steps']} steps in {cost['seconds']:.1f} s; the {made['kind']} is in {run / made['kind']}")
+    given = {"--forget": forget or "FILE", "--retain": retain, "--holdout": holdout, "--original": model, "--reference": reference}
+    words = [w for option, value in given.items() if value for w in (option, value)]
+    say(f"next: expunge audit {shlex.join([str(run), *words, '--out', f'{run}-audit'])}")
 
 
-def _watched(forget: str, retain: str, reference: str, prompt_format: str, options: dict[str, bool]) -> tuple[dict[str, Any], Any]:
-    from .audit.subjects import examine, spread
-    from .loading import load, records
-
-    sets: dict[str, Any] = {n: spread(records(s, n), 100) for n, s in (("forget", forget), ("retain", retain)) if s}
-    if not reference:
-        return sets, None
-    opened = load(reference, prompt_format, **options)
-    return sets, examine(opened.model, opened.port, sets, name="retrained", role="retrained").seen
-
-
-@app.command(context_settings=FREE)
+@app.command(context_settings=FREE, cls=console.WithKnobs)
 def train(
     ctx: typer.Context,
     data: Annotated[str, typer.Option(help="rows to train on")] = "",
     model: Annotated[str, typer.Option(help="model folder, hub id, or a built-in size: nano, micro, tiny")] = "tiny",
     run: Out = Path(),
     prompt_format: Format = "",
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(help="seed of everything that is random", min=0)] = 0,
+    vocabulary: Annotated[
+        str, typer.Option(help="rows that the tokenizer of a built-in size is made for: the same for models that are to be compared")
+    ] = "",
+    checkpoint_every: Every = 30.0,
     overwrite: Overwrite = False,
     allow_pickle: Pickle = False,
     trust_remote_code: Remote = False,
@@ -136,14 +132,26 @@ def train(
     """Train a model on rows: the original or the retrained model of a comparison. The same work is done once."""
     _required(data=data, out=run != Path())
     from .core.loop import Hooks
+    from .loading import records
+    from .training import texts_of
     from .training import train as teach
 
+    knobs: dict[str, Any] = {**console.knobs_from(ctx.args)}
     with console.progress() as show, console.interruptible() as interrupted:
-        hooks = Hooks(progress=lambda d, t, _: show(d, t, "training"), interrupted=interrupted)
-        options = _options(allow_pickle, trust_remote_code)
-        more = {"prompt_format": prompt_format, "seed": seed, "overwrite": overwrite, "hooks": hooks, "load_options": options}
-        result = teach(data, model, out=run, **more, **console.knobs_from(ctx.args))  # type: ignore[arg-type]
-    out.print(f"trained {model} for {result.receipt['cost']['steps']} steps; the model is in {run / 'model'}")
+        result = teach(
+            data,
+            model,
+            out=run,
+            texts=texts_of(records(vocabulary, "vocabulary")) if vocabulary else (),
+            prompt_format=prompt_format,
+            seed=seed,
+            overwrite=overwrite,
+            hooks=Hooks(progress=lambda d, t, _: show(d, t, "training"), interrupted=interrupted, every=checkpoint_every),
+            load_options=_options(allow_pickle, trust_remote_code),
+            **knobs,
+        )
+    made = result.receipt["result"]["kind"]
+    say(f"trained {model} for {result.receipt['cost']['steps']} steps; the {made} is in {run / made}")
 
 
 @app.command()
@@ -161,7 +169,7 @@ def audit(
     controls: Annotated[bool, typer.Option("--controls", help="also look at random weights and an input filter")] = False,
     run: Out = Path(),
     prompt_format: Format = "",
-    limit: Annotated[int, typer.Option(help="rows of retain and holdout that are looked at; 0: all")] = 400,
+    limit: Limit = 400,
     overwrite: Overwrite = False,
     allow_overlap: Overlap = False,
     allow_pickle: Pickle = False,
@@ -191,14 +199,15 @@ def audit(
             overwrite=overwrite,
             allow_overlap=allow_overlap,
             progress=show,
+            command=_typed(),
             load_options=_options(allow_pickle, trust_remote_code),
         )
     console.show_scores({n: done.scores[n] for n in (*MAIN, *done.scores) if n in done.scores}, out.print)
-    console.show_verdict(done.verdict, out.print)
-    out.print(f"report: {run / 'report.html'}", highlight=False)
+    console.show_verdict(done.verdict, say)
+    say(f"report: {run / 'report.html'}")
 
 
-@app.command(context_settings=FREE)
+@app.command(context_settings=FREE, cls=console.WithKnobs)
 def attack(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(help="attack: see `expunge names attacks`")],
@@ -212,26 +221,49 @@ def attack(
     split: Annotated[str, typer.Option(help="split of the benchmark")] = "",
     run: Out = Path(),
     prompt_format: Format = "",
+    limit: Limit = 400,
     overwrite: Overwrite = False,
+    allow_overlap: Overlap = False,
+    allow_pickle: Pickle = False,
+    trust_remote_code: Remote = False,
 ) -> None:
     """Attack one model, and print what the attack found. Knobs of the attack follow as [bold]--NAME VALUE[/]."""
     catalog.load(name, "attacks")
+    knobs = console.knobs_from(ctx.args)
     _required(out=run != Path())
     from .audit.auditing import audit as look
 
     with console.progress() as show:
-        knobs = console.knobs_from(ctx.args)
-        sources = {"forget": forget or None, "retain": retain or None, "holdout": holdout or None, "reference": reference or None}
-        where: dict[str, Any] = {"suite": suite, "data": data, "split": split, "out": run, "overwrite": overwrite}
-        done = look(model, **sources, **where, prompt_format=prompt_format, attack=(name,), attack_knobs=knobs, progress=show)  # type: ignore[arg-type]
-    if curve := done.attacks.get(name):
-        console.show_curve(curve, out.print)
-    else:
+        done = look(
+            model,
+            forget or None,
+            retain or None,
+            holdout or None,
+            suite=suite,
+            data=data,
+            split=split,
+            reference=reference or None,
+            attack=(name,),
+            attack_knobs=knobs,
+            out=run,
+            prompt_format=prompt_format,
+            limit=limit,
+            overwrite=overwrite,
+            allow_overlap=allow_overlap,
+            progress=show,
+            command=_typed(),
+            load_options=_options(allow_pickle, trust_remote_code),
+        )
+    for entry in done.story.models:
+        if entry.relearn:
+            say(f"{entry.name}, by steps of the attack:")
+            console.show_curve([{"step": p.step, "scores": p.scores} for p in entry.relearn], out.print)
+    if name not in done.attacks:
         own = {s.strip() for s in catalog.card(name, "attacks").fields.get("Scores", "").split(",")}
         console.show_scores({n: r for n, r in done.scores.items() if n in own}, out.print)
         for missing in sorted(own & done.skipped.keys()):
-            out.print(f"{missing}: {done.skipped[missing]}")
-    out.print(f"report: {run / 'report.html'}", highlight=False)
+            say(f"{missing}: {done.skipped[missing]}")
+    say(f"report: {run / 'report.html'}")
 
 
 @app.command(context_settings=FREE)
@@ -246,7 +278,7 @@ def bench(
     holdout: Annotated[str, typer.Option(help="file of rows never trained on, or 'carve' where the benchmark can")] = "",
     original: Annotated[str, typer.Option(help="a model trained on everything, instead of training one")] = "",
     reference: Annotated[str, typer.Option(help="a model trained without the forget set, instead of training one")] = "",
-    limit: Annotated[int, typer.Option(help="rows of retain and holdout that are looked at; 0: all")] = 400,
+    limit: Limit = 400,
     train_knobs: Annotated[
         list[str] | None, typer.Option("--train", help="NAME=VALUE for training the original and retrained model")
     ] = None,
@@ -274,10 +306,10 @@ def _sweep(sweep: Any, run: Path, overwrite: bool) -> None:
     from .report.table import render
 
     with console.progress() as show:
-        done = measure(sweep, run, overwrite=overwrite, progress=show, command=f"expunge {shlex.join(sys.argv[1:])}")
+        done = measure(sweep, run, overwrite=overwrite, progress=show, command=_typed())
     out.print(render(list(done.entries), list(MAIN)))
-    console.show_verdict([{"level": v.level, "text": v.text} for v in done.story.verdict], out.print)
-    out.print(f"report: {run / 'report.html'}", highlight=False)
+    console.show_verdict([{"level": v.level, "text": v.text} for v in done.story.verdict], say)
+    say(f"report: {run / 'report.html'}")
 
 
 @app.command()
@@ -300,7 +332,7 @@ def report(
     from .report.collect import collect
     from .report.page import write
 
-    out.print(f"report: {write(collect(runs), page if page != Path() else runs[0] / 'report.html')}", highlight=False)
+    say(f"report: {write(collect(runs), page if page != Path() else runs[0] / 'report.html')}")
 
 
 @app.command()
@@ -318,18 +350,13 @@ def names(
     for k, cs in cards.items():
         out.print(f"[bold]{k}[/]")
         for c in cs:
-            out.print(f"  {c.name:18} {c.headline}", overflow="ellipsis", no_wrap=True, highlight=False)
+            out.print(f"  {c.name:18} {escape(c.headline)}", overflow="ellipsis", no_wrap=True, highlight=False)
 
 
 @app.command()
 def card(name: Annotated[str, typer.Argument(help="a name of the catalogue")]) -> None:
     """What one method, metric, attack, benchmark or model is: equation, source, needs, cost, status."""
-    c = catalog.card(name)
-    out.print(f"[bold]{c.name}[/] ({c.kind[:-1]}, {c.folder}/{c.name}.py)\n\n{c.summary}\n", highlight=False)
-    for key, text in c.fields.items():
-        out.print(f"[bold]{key}[/]: {text}", highlight=False)
-    for k in c.knobs:
-        out.print(f"  --{k.name.replace('_', '-')} {k.default}  {k.help}", highlight=False)
+    console.show_cards(name)
 
 
 @app.command()
@@ -351,6 +378,10 @@ def reproduce(
         raise SystemExit(1)
 
 
+def _typed() -> str:
+    return f"expunge {shlex.join(sys.argv[1:])}"
+
+
 def _required(**given: Any) -> None:
     missing = [name for name, value in given.items() if not value]
     if missing:
@@ -358,24 +389,13 @@ def _required(**given: Any) -> None:
 
 
 def main() -> NoReturn:
-    """Entry point: what the user can mend is one sentence and exit code 2."""
+    """Entry point."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    try:
-        app()
-    except UserError as error:
-        _fail(f"error: {error}", 2)
-    except Interrupted:
-        _fail("stopped; the same command with --resume goes on from here", 130)
-    except KeyboardInterrupt:
-        _fail("stopped", 130)
+    warnings.simplefilter("ignore", FutureWarning)  # of the libraries, to each other
+    app()
     raise SystemExit(0)
-
-
-def _fail(sentence: str, code: int) -> NoReturn:
-    print(sentence, file=sys.stderr)
-    raise SystemExit(code)
 
 
 if __name__ == "__main__":

@@ -1,22 +1,91 @@
-"""The terminal: progress, plain errors, Ctrl-C. No torch here, so that help is quick."""
+"""The terminal: help, plain errors, progress, Ctrl-C, tables. No torch here, so that help is quick."""
 
 from __future__ import annotations
 
+import difflib
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from .core.errors import UserError
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from .core import catalog
+from .core.errors import Interrupted, UserError
+
+if TYPE_CHECKING:
+    from .core.knobs import Knob
 
 Progress = Callable[[int, int, str], None]
+TO_GO_ON = {"unlearn": "the same command with --resume goes on from here"}
+TO_GO_ON |= dict.fromkeys(("train", "bench", "demo"), "the same command goes on from here")
+PACKAGES = {"sklearn": "scikit-learn", "rouge_score": "rouge-score"}  # where the package is not called as what is imported
+
+out = Console()
+
+
+class Commands(typer.core.TyperGroup):
+    """What the user can mend is one sentence and exit code 2; what the user stopped is one sentence and 130."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            fail(f"error: {error}", 2)
+        except KeyboardInterrupt as stop:
+            way_on = TO_GO_ON.get(str(ctx.invoked_subcommand), "")
+            lost = way_on and not isinstance(stop, Interrupted) and ctx.invoked_subcommand == "unlearn"
+            fail(f"stopped{'; ' + way_on if way_on else ''}{', or from its last checkpoint' if lost else ''}", 130)
+        except ModuleNotFoundError as error:
+            package = (error.name or "expunge").split(".")[0]
+            if package == "expunge":
+                raise
+            fail(f"error: this needs the package {package}, which is not installed: pip install {PACKAGES.get(package, package)}", 2)
+        except OSError as error:
+            if not error.filename:
+                raise
+            fail(f"error: {error.filename}: {str(error.strerror).lower()}", 2)
+
+
+class WithKnobs(typer.core.TyperCommand):
+    """Help that ends with the knobs of what is named; a value that looks like an option is a value that was forgotten."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        kind = "attacks" if self.name == "attack" else "methods"
+        name = "finetune" if self.name == "train" else next((a for a in args if a in catalog.names(kind)), "")
+        if "--help" in args and name:
+            out.print(self.get_help(ctx))
+            show_knobs(name, kind, out.print)
+            ctx.exit()
+        left = super().parse_args(ctx, args)
+        for key, value in ctx.params.items():
+            if isinstance(value, str) and value.startswith("--"):
+                raise UserError(f"--{key.replace('_', '-')} needs a value, and what follows it is {value}")
+        own = [o.removeprefix("--") for p in self.params for o in p.opts if o.startswith("--")]
+        for word in (w.removeprefix("--").partition("=")[0] for w in ctx.args if w.startswith("--")):
+            if near := difflib.get_close_matches(word, own, n=1, cutoff=0.75):
+                known = {k.name for k in knobs_of(name, kind)} if name else set()
+                if word.replace("-", "_") not in known:
+                    raise UserError(f"there is no option or knob --{word}; did you mean --{near[0]}?")
+        return left
+
+
+def fail(sentence: str, code: int) -> NoReturn:
+    print(sentence, file=sys.stderr)
+    raise SystemExit(code)
+
+
+def say(sentence: str, label: str = "") -> None:
+    """One line where the output is a file, so that it can be searched; words with brackets are left alone."""
+    out.print(f"{label}{escape(sentence)}", soft_wrap=not out.is_terminal, highlight=False)
 
 
 @contextmanager
 def progress() -> Iterator[Progress]:
     """A bar a task, with the time left; tasks come and go by their text. Plain lines where the output is no terminal."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
@@ -85,31 +154,54 @@ def knobs_from(args: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def show_knobs(method: str, out: Callable[[Any], None]) -> None:
-    """A table of the knobs of a method."""
+def knobs_of(name: str, kind: str) -> list[Knob]:
+    """The knobs of a method or an attack; none where it has no plan."""
+    from . import resolve
+    from .core.knobs import Knob
+    from .core.knobs import knobs_of as of
+
+    if kind == "methods":
+        return resolve.knobs(name)
+    module = catalog.load(name, kind)
+    if not hasattr(module, "plan"):
+        return []
+    return [Knob(("every",), name, "every", 10, int, "steps between two scores", ">= 1"), *of(module.plan())]
+
+
+def show_knobs(name: str, kind: str, out: Callable[[Any], None]) -> None:
+    """A table of the knobs of a method or an attack."""
     from rich.table import Table
 
-    from . import resolve
-
-    table = Table(title=f"knobs of {method}", title_justify="left", box=None, pad_edge=False)
+    table = Table(title=f"knobs of {name}", title_justify="left", box=None, pad_edge=False)
     for column in ("knob", "default", "range", "meaning"):
         table.add_column(column, no_wrap=column == "knob")
-    for k in resolve.knobs(method):
-        kind = getattr(k.annotation, "__args__", ())
-        options = "|".join(map(str, kind)) if kind and all(isinstance(a, str) for a in kind) else k.limits
-        table.add_row(f"--{k.name.replace('_', '-')}", str(k.value), options, k.help)
+    for k in knobs_of(name, kind):
+        choices = getattr(k.annotation, "__args__", ())
+        options = "|".join(map(str, choices)) if choices and all(isinstance(a, str) for a in choices) else k.limits
+        table.add_row(f"--{k.name.replace('_', '-')}", escape(str(k.value)), escape(options), escape(k.help))
     out(table)
+
+
+def show_cards(name: str) -> None:
+    """Everything of one name: a metric may be called as its benchmark is. Errors: UserError."""
+    catalog.find(name)
+    for kind in (k for k in catalog.kinds() if name in catalog.names(k)):
+        c = catalog.card(name, kind)
+        say(f" ({kind[:-1]}, {c.folder}/{c.name}.py)\n\n{c.summary}\n", f"[bold]{c.name}[/]")
+        for key, text in c.fields.items():
+            say(f": {text}", f"[bold]{key}[/]")
+        for k in c.knobs:
+            say(f"  --{k.name.replace('_', '-')} {k.default}  {k.help}")
+        say("")
 
 
 LEVELS = {"fail": "[bold red]failed[/]", "warn": "[yellow]warning[/]", "pass": "[green]passed[/]"}
 
 
-def show_verdict(findings: Sequence[Mapping[str, Any]], out: Callable[[Any], None]) -> None:
+def show_verdict(findings: Sequence[Mapping[str, Any]], say: Callable[[str, str], None]) -> None:
     """Findings in words, failures first."""
-    from rich.markup import escape
-
     for f in findings:
-        out(f"{LEVELS[f['level']]}: {escape(f['text'])}")
+        say(f["text"], f"{LEVELS[f['level']]}: ")
 
 
 def show_curve(curve: Sequence[Mapping[str, Any]], out: Callable[[Any], None]) -> None:
@@ -121,7 +213,7 @@ def show_curve(curve: Sequence[Mapping[str, Any]], out: Callable[[Any], None]) -
     names = list(curve[0]["scores"])
     table = Table("step", *names, box=None, pad_edge=False)
     for point in curve:
-        table.add_row(str(point["step"]), *(number(point["scores"].get(n)) for n in names))
+        table.add_row(f"{point['step']:g}", *(number(point["scores"].get(n)) for n in names))
     out(table)
 
 

@@ -158,7 +158,7 @@ def short(card: Card) -> str:
         "methods": f"expunge unlearn {card.name} --model MODEL {given} --out RUN".replace("  ", " "),
         "metrics": f"expunge audit MODEL {given} --out RUN",
         "attacks": f"expunge attack {card.name} MODEL {given} --out RUN",
-        "benchmarks": f"expunge bench {card.name} --methods npo,flat --out RUN",
+        "benchmarks": f"expunge bench {card.name} --methods npo,flat{_tuned(card.name)} --out RUN",
         "models": "expunge train --data DATA --model SIZE --out RUN",
     }[card.kind]
 
@@ -194,6 +194,12 @@ def snippet(card: Card) -> list[str]:
         shown = f'print(found.attacks["{card.name}"])'
     call = ", ".join(['"model"', *given, *more])
     return ["import expunge", "", f"found = expunge.audit({call})", shown]
+
+
+def _tuned(suite: str) -> str:
+    """The option for a built-in size that there are settings for; '' where there is none."""
+    found = sorted(catalog.ROOT.glob(f"recipes/{suite}-*.json"))
+    return f" --model {found[0].stem.removeprefix(f'{suite}-')}" if found else ""
 
 
 def _sizes(card: Card) -> Iterable[str]:

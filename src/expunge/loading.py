@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import data
+from . import data, folders
 from .core.errors import UserError
 from .core.parts import Modality, Rows
 from .core.words import did_you_mean
@@ -44,33 +45,78 @@ def load(
     """
     from .modalities import text
 
-    folder, inner = Path(path), Path(path)
+    folder = inner = Path(path).expanduser()
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle}
+    if not folder.exists():
+        _look_for(str(path))
+        model, port = text.load(str(path), prompt_format, dtype=getattr(torch, dtype), **options)
+        return Opened(model.to(_device()), port, str(path))
+    if not folder.is_dir():
+        raise UserError(f"{path} is a file, and a model is a folder: give the one that it lies in")
     if (folder / "receipt.json").exists():
-        receipt = json.loads((folder / "receipt.json").read_text())
-        stored = receipt.get("port", {}).get("prompt_format", "")
-        prompt_format = prompt_format or ("" if stored == "chat template" else stored)
+        prompt_format = prompt_format or format_of(folder)
         found = [n for n in ("model", "adapter", "guard") if (folder / n).is_dir()]
         if not found:
-            raise UserError(f"the run in {path} has not finished: it holds no model yet (go on with --resume)")
+            raise UserError(f"the run in {path} has a receipt, and the model that belongs to it is gone")
         inner = folder / found[0]
         if found[0] == "guard":
-            return _guarded(folder, receipt, prompt_format, dtype, trust_remote_code, allow_pickle)
-    elif str(path).startswith((".", "/", "~")) and not folder.exists():
-        near = did_you_mean(folder.name, [p.name for p in folder.parent.iterdir()]) if folder.parent.is_dir() else ""
-        raise UserError(f"there is no folder {path}{near}")
-    model, port = text.load(
-        str(inner), prompt_format, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code, allow_pickle=allow_pickle
-    )
-    return Opened(model, port, str(path))
+            return _guarded(folder, prompt_format, dtype=dtype, **options)
+    elif folders.begun(folder):
+        raise UserError(f"the run in {path} has not ended, so it holds no model yet: go on with --resume")
+    elif (folder / "audit.json").exists():
+        raise UserError(f"{path} is an audit, which holds no model; what it saw can be audited again: {folder}/observations/NAME")
+    model, port = text.load(str(inner), prompt_format, dtype=getattr(torch, dtype), **options)
+    return Opened(model.to(_device()), port, str(folder.resolve()))
 
 
-def _guarded(folder: Path, receipt: dict[str, Any], *how: Any) -> Opened:
+def _device() -> torch.device:
+    """Where the loop will train, too; no accelerator is needed."""
+    from accelerate import PartialState
+
+    return torch.device(PartialState().device)
+
+
+def receipt_of(path: object) -> dict[str, Any]:
+    """The receipt of the run in a folder; empty where there is none."""
+    file = Path(path).expanduser() / "receipt.json" if isinstance(path, (str, Path)) else None
+    return dict(json.loads(file.read_text())) if file and file.exists() else {}
+
+
+def format_of(path: object) -> str:
+    """The prompt format that the run in a folder was given; '' where there is no run, or where it went by the model's own."""
+    port = receipt_of(path).get("port", {})
+    return str(port.get("prompt_format", "")) if port.get("format_given") else ""
+
+
+def _look_for(name: str) -> None:
+    """One quick question before the libraries ask many times. Errors: UserError for what is neither a folder nor on the hub."""
+    import huggingface_hub
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    folder = Path(name).expanduser()
+    near = did_you_mean(folder.name, sorted(p.name for p in folder.parent.iterdir() if p.is_dir())) if folder.parent.is_dir() else ""
+    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
+        raise UserError(f"there is no folder {name}{near}")
+    if any(isinstance(huggingface_hub.try_to_load_from_cache(name, file), str) for file in ("config.json", "adapter_config.json")):
+        return
+    try:
+        huggingface_hub.HfApi().model_info(name, timeout=10)
+    except RepositoryNotFoundError:
+        raise UserError(f"there is no folder {name} here, and no model of that name that you may read on the hub{near}") from None
+    except Exception:  # each of its many kinds means: no answer
+        raise UserError(f"there is no folder {name} here, and the hub cannot be reached to look for it there{near}") from None
+
+
+def _guarded(folder: Path, prompt_format: str, **options: Any) -> Opened:
     from .core import catalog
 
-    prompt_format, dtype, remote, pickle = how
-    base = load(receipt["model"]["source"], prompt_format, dtype=dtype, trust_remote_code=remote, allow_pickle=pickle)
+    receipt = receipt_of(folder)
+    try:
+        base = load(receipt["model"]["source"], prompt_format, **options)
+    except UserError as error:
+        raise UserError(f"the model that the guard in {folder} stands around does not load: {error}") from None
     model = catalog.load(receipt["method"]).restore(base.model, base.port, folder / "guard")
-    return Opened(model, base.port, str(folder))
+    return Opened(model, base.port, str(folder.resolve()))
 
 
 def records(source: Source, what: str) -> list[Mapping[str, Any]]:
@@ -78,6 +124,9 @@ def records(source: Source, what: str) -> list[Mapping[str, Any]]:
     found = data.read(str(source)) if isinstance(source, (str, Path)) else list(source)
     if not found:
         raise UserError(f"the {what} set is empty")
+    for i, record in enumerate(found):
+        if not isinstance(record, Mapping):
+            raise UserError(f"{what}, row {i + 1}: a row is a mapping of columns to values, and this is a {type(record).__name__}")
     return list(found)
 
 

@@ -8,15 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import resolve
+from . import folders, resolve
 from .core import receipt
 from .core.catalog import load as load_module
-from .core.errors import UserError
 from .core.loop import Hooks
 from .core.parts import Rows
 from .core.request import digest
 from .loading import Opened, Source, cache_home, load, records
-from .unlearning import FIRST_RUN, Result, unlearn
+from .unlearning import Result, unlearn
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -57,22 +56,28 @@ def train(
     where `knobs` do not say otherwise, that size's settings. out: where to copy the result. The same work is done once.
     Errors: UserError.
     """
-    if out and Path(out).exists() and any(Path(out).iterdir()) and not overwrite:
-        raise UserError(FIRST_RUN.format(out))
+    if out:
+        folders.check_free(Path(out), overwrite, (data, model))
     found = records(data, "training")
     llama = load_module("llama", "models")
     knobs = {**llama.TRAINING.get(model, {}), **knobs}
     opened = start(model, texts or texts_of(found), prompt_format, seed, **(load_options or {}))
     rows: Rows = opened.port.rows("retain", found, str(data) if isinstance(data, (str, Path)) else "training")
-    plans = resolve.plan("finetune", {**knobs, "seed": seed})
-    key = digest([receipt.hash_weights(opened.model), opened.port.about(), rows.ids, rows["prompt"], rows["answer"], receipt.describe(plans)])
+    settings = {**knobs, "seed": seed}
+    plans = resolve.plan("finetune", settings)
+    key = digest(
+        [receipt.hash_weights(opened.model), opened.port.about(), rows.ids, rows["prompt"], rows["answer"], receipt.describe(plans)]
+    )
     kept = (cache or cache_home()) / "models" / key
     if not (kept / "receipt.json").exists():
         begun = (kept / "checkpoint").exists()
-        unlearn(plans, opened, retain=rows, out=kept, resume=begun, overwrite=kept.exists() and not begun, hooks=hooks)
-    if out:
-        shutil.rmtree(out, ignore_errors=True)
-        shutil.copytree(kept, out)
+        unlearn("finetune", opened, retain=rows, out=kept, resume=begun, overwrite=kept.exists() and not begun, hooks=hooks, **settings)
     place = Path(out) if out else kept
-    again = load(place, prompt_format)
+    if out:
+        whole = place.with_name(place.name + ".tmp")
+        folders.remove(whole)
+        shutil.copytree(kept, whole)
+        folders.remove(place)
+        whole.rename(place)
+    again = load(place, prompt_format, **(load_options or {}))
     return Result(again.model, again.port, json.loads((kept / "receipt.json").read_text()), place)

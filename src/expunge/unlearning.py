@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,12 @@ import torch
 from torch import nn
 
 from . import folders, resolve
+from .audit.auditing import Alike
+from .audit.judge import audit_scores, verdict
+from .audit.observe import Wants, observe
 from .audit.observed import Observed
+from .audit.score import Evidence
+from .audit.subjects import spread
 from .core import checkpoint, loop, receipt
 from .core.adapters import is_adapted
 from .core.errors import UserError
@@ -21,9 +26,11 @@ from .core.parts import Guard, Modality, Plan, Plans, Rows, as_plans
 from .core.request import Request, digest
 from .core.step import Run, View
 from .core.words import did_you_mean
-from .loading import Opened, Source, load, rows
+from .loading import Opened, Source, cache_home, format_of, load, receipt_of, records, rows
 
 TO_RESUME = "go on with --resume, "
+Records = dict[str, dict[str, Any]]
+QUICK = Wants(said=False, moments=False, gradnorm=False)  # what is looked at after every epoch
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,17 +51,18 @@ class Watch:
     retrained: Observed | None = None
     best: str = ""
 
-    def scores(self, model: nn.Module, port: Modality) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    def scores(self, model: nn.Module, port: Modality, resamples: int = 1) -> tuple[Records, dict[str, str]]:
         """Records of the scores that are quick to have, and why there are no others."""
-        from .audit.judge import audit_scores
-        from .audit.observe import Wants, observe
-        from .audit.score import Evidence
+        seen = observe(model, port, self.sets, wants=QUICK)
+        return audit_scores(Evidence(seen, self.retrained), resamples)
 
-        seen = observe(model, port, self.sets, wants=Wants(said=False, moments=False, gradnorm=False))
-        return audit_scores(Evidence(seen, self.retrained), resamples=1)
+    def failures(self, model: nn.Module, port: Modality, before: Records) -> list[str]:
+        """What failed in the end, in words: utility that collapsed, too much or too little forgotten."""
+        found = verdict(*self.scores(model, port, resamples=200), before)
+        return [f["text"] for f in found if f["level"] == "fail"]
 
-    def hooks(self, model: nn.Module, port: Modality) -> dict[str, Any]:
-        """What the loop needs to watch; the model is scored once, so that a score that cannot be had is known before anything is spent.
+    def hooks(self, port: Modality, records: Records, skipped: Mapping[str, str]) -> dict[str, Any]:
+        """What the loop needs to watch. records: scores before the start, so that one that cannot be had is known before anything is spent.
 
         Errors: UserError.
         """
@@ -64,20 +72,40 @@ class Watch:
 
         if not self.best:
             return {"watch": look}
-        records, skipped = self.scores(model, port)
         if self.best not in records:
-            near = did_you_mean(self.best, records) or f"; there are {', '.join(records)}"
+            near = did_you_mean(self.best, [*records, *skipped]) or f"; there are {', '.join(records)}"
             raise UserError(f"cannot keep the best '{self.best}': {skipped.get(self.best) or f'there is no such score{near}'}")
         r = records[self.best]
         ideal = r["ideal"] if r["ideal"] is not None else r["retrained"]
         if r["direction"] == "retrained" and ideal is None:
             raise UserError(f"'{self.best}' is best where it is as in the retrained model: give one with --reference")
-        return {
-            "watch": look,
-            "best": self.best,
-            "sign": -1.0 if r["direction"] == "lower" else 1.0,
-            "ideal": float(ideal) if r["direction"] == "retrained" else None,
-        }
+        good = {"higher": float, "lower": lambda value: -value, "retrained": lambda value: -abs(value - ideal)}[r["direction"]]
+        return {"watch": look, "best": self.best, "good": good}
+
+
+def watching(
+    forget: Source,
+    retain: Source | None = None,
+    reference: str | Path | None = None,
+    *,
+    best: str = "",
+    prompt_format: str = "",
+    model: str | Path = "",
+    limit: int = 100,
+    **load_options: Any,
+) -> Watch:
+    """What to watch while a model forgets: at most so many rows of each set, and what a retrained model says about them.
+
+    Errors: UserError.
+    """
+    given = {"forget": forget, "retain": retain}
+    sets = {n: spread(records(s, n), limit) for n, s in given.items() if s}
+    if not sets:
+        raise UserError("there are no rows to evaluate on: give --forget FILE")
+    if not reference:
+        return Watch(sets, best=best)
+    opened = load(reference, prompt_format or format_of(model), **load_options)
+    return Watch(sets, observe(opened.model, opened.port, sets, wants=QUICK, cache=cache_home() / "observations"), best)
 
 
 def unlearn(
@@ -115,13 +143,16 @@ def unlearn(
     plans = resolve.plan(method, knobs, select=select, update=update) if isinstance(method, str) else as_plans(method)
     folder = Path(out) if out is not None else None
     if folder:
-        _check_folder(folder, resume, overwrite, (model, forget, retain, holdout, substitutes))
+        check_folder(folder, resume, overwrite, (model, forget, retain, holdout, substitutes))
     opened = model if isinstance(model, Opened) else load(model, prompt_format, **(load_options or {}))
+    if hasattr(opened.model, "unguarded"):
+        base = receipt_of(opened.source).get("model", {}).get("source", "that it stands around")
+        raise UserError(f"{opened.source} is a guard, whose model was not changed: unlearn the model {base} itself")
     port = opened.port
     request = _request(port, plans, forget, retain, holdout, substitutes, allow_overlap)
     loop.check(plans, request.sets)
     before, adapted = receipt.hash_weights(opened.model), is_adapted(opened.model)
-    described = {
+    described: dict[str, Any] = {
         "method": method if isinstance(method, str) else "custom",
         "stages": receipt.describe(plans),
         "model": {"source": opened.source, "weights": before},
@@ -132,7 +163,8 @@ def unlearn(
     key = digest({**described, "model": before})  # the same model may be called by another path
     saved = _resumed(folder, key) if resume and folder else None
     log = _Log(folder)
-    mine = _hooks(hooks or Hooks(), folder, key, log, watch.hooks(opened.model, port) if watch else {})
+    start, skipped = _start(watch, opened) if watch else ({}, {})
+    mine = _hooks(hooks or Hooks(), folder, key, log, watch.hooks(port, start, skipped) if watch else {})
     there = folder is not None and folder.exists()
     if folder and not resume:
         folders.empty(folder)
@@ -141,7 +173,7 @@ def unlearn(
         torch.cuda.reset_peak_memory_stats()
     try:
         run = loop.run(plans, opened.model, port, request.sets, hooks=mine, resume=saved)
-        done = _receipt(described, run, plans, before, adapted)
+        done = _receipt(described, run, plans, before, adapted, watch.failures(run.model, port, start) if watch else [])
     except UserError:
         if folder and not resume:  # nothing came of it, so nothing is left behind
             folders.empty(folder)
@@ -153,7 +185,17 @@ def unlearn(
     return Result(run.model, port, done, folder)
 
 
-def _check_folder(folder: Path, resume: bool, overwrite: bool, reads: tuple[object, ...]) -> None:
+def _start(watch: Watch, opened: Opened) -> tuple[Records, dict[str, str]]:
+    """Scores before the start. Errors: UserError for a reference that reads in another way."""
+    if watch.retrained and "forget" in watch.sets:
+        alike = Alike()
+        alike.check("reference", watch.retrained)
+        alike.check("model", opened.port.rows("forget", watch.sets["forget"]), opened.port)
+    return watch.scores(opened.model, opened.port)
+
+
+def check_folder(folder: Path, resume: bool, overwrite: bool, reads: tuple[object, ...]) -> None:
+    """Refuse a run folder that cannot be used as asked. reads: what the run reads. Errors: UserError."""
     if resume and overwrite:
         raise UserError("--resume goes on with a run and --overwrite replaces it: give one of them")
     if not resume:
@@ -179,8 +221,6 @@ def _request(
     elif isinstance(substitutes, Rows):
         given = substitutes
     else:
-        from .loading import records
-
         given = port.answers([_answer_of(r) for r in records(substitutes, "substitutes")])
     return Request(rows(port, "forget", forget), rows(port, "retain", retain), rows(port, "holdout", holdout), given, overlap)
 
@@ -245,14 +285,14 @@ def _hooks(given: Hooks, folder: Path | None, key: str, log: _Log, watching: Map
     return replace(given, log=record, save=save if folder else given.save, **watching)
 
 
-def _receipt(described: Mapping[str, Any], run: Run, plans: Plans, before: str, adapted: bool) -> dict[str, Any]:
+def _receipt(described: Mapping[str, Any], run: Run, plans: Plans, before: str, adapted: bool, failures: list[str]) -> dict[str, Any]:
     after = receipt.hash_weights(run.model)
     guarded = isinstance(plans[-1].do, Guard)
     new = is_adapted(run.model) and not adapted  # its weights have new names, and change nothing until one of these is not zero
     changed = any(bool(p.any()) for n, p in run.model.named_parameters() if "lora_B" in n) if new else after != before
     if not changed and not guarded:
         why = f" ({run.warnings[-1]})" if run.warnings else ""
-        raise UserError(f"the weights did not change, so nothing was forgotten: is the learning rate or the number of steps 0?{why}")
+        raise UserError(f"the weights did not change: is the learning rate or the number of steps 0?{why}")
     return {
         **described,
         "expunge": receipt.versions()["expunge"],
@@ -263,7 +303,7 @@ def _receipt(described: Mapping[str, Any], run: Run, plans: Plans, before: str, 
         },
         "seed": run.seed,
         "cost": receipt.cost(run),
-        "warnings": list(run.warnings),
+        "warnings": [*run.warnings, *failures],
         "ended": [{"stage": r["stage"], "epoch": r["epoch"], "why": r["ended"]} for r in run.log if "ended" in r],
         "versions": receipt.versions(),
         "machine": receipt.machine(),

@@ -10,8 +10,10 @@ from typing import Any
 
 from expunge.core import catalog, receipt
 from expunge.core.errors import UserError
+from expunge.core.knobs import override
+from expunge.core.parts import Modality, Rows
 from expunge.core.request import content, digest
-from expunge.loading import Opened, Source, cache_home, load, records
+from expunge.loading import Opened, Source, cache_home, format_of, load, receipt_of, records
 from expunge.report.story import Asked, Role, Story, Verdict
 
 from .judge import verdict
@@ -58,35 +60,46 @@ def audit(
     overwrite: bool = False,
     allow_overlap: bool = False,
     progress: Progress = silent,
+    command: str = "",
     load_options: Mapping[str, Any] | None = None,
 ) -> Audit:
     """Look at a model that is said to have forgotten, and say what that is worth.
 
     Args:
         model: a folder, hub id, run folder or opened model, or a folder of observations (`observed.json`), which needs no model.
-        forget, retain, holdout: records; where a suite is named, the split's own fill what is not given.
+        forget, retain, holdout: records; where a suite is named, the split's own fill what is not given. Observations need none.
         original, reference: the model before, and a model retrained without the forget set, each as a model or as observations.
         attack: interventions of the catalogue, followed by the same scores; attack_knobs are theirs.
         with_controls: also look at random weights and, where the original is given, at an input filter around it.
-        limit: rows of retain and holdout that are looked at, evenly spread.
+        prompt_format: for all models; '' is what the audited model's run was given, else each model's own.
+        limit: rows of retain and holdout that are looked at, evenly spread; 0: all.
+        command: what was typed, for the report.
 
     Errors: UserError.
     """
-    for name in attack:
-        catalog.load(name, "attacks")
+    knobs = _attack_knobs(attack, attack_knobs or {})
     folder = _run_folder(out, overwrite)
-    sets = _sets(forget, retain, holdout, suite, data, split, limit, allow_overlap)
-    options = dict(load_options or {})
+    seen_before = _observed(model) is not None
+    if seen_before and "relearn" in attack:
+        raise UserError("relearning changes a model, and only observations were given: give the model")
+    sets = _sets(forget, retain, holdout, suite, data, split, limit, allow_overlap, optional=seen_before)
+    prompt_format = prompt_format or format_of(model)
     cache = cache_home() / "observations"
+    alike = Alike()
 
     def subject(what: str | Path | Opened, name: str, role: Role, retrained: Observed | None) -> tuple[Subject, Opened | None]:
-        if not isinstance(what, Opened) and (Path(what) / "observed.json").exists():
-            seen = Observed.load(Path(what))
-            return judged(seen, name, role, seen if role == "retrained" else retrained), None
-        opened = what if isinstance(what, Opened) else load(what, prompt_format, **options)
         known = _known(what)
+        if seen := _observed(what):
+            alike.check(name, seen)
+            return judged(seen, name, role, seen if role == "retrained" else retrained, **known), None
+        if not sets:
+            raise UserError(f"there are no rows to ask the {name} model about: give --forget FILE")
+        opened = what if isinstance(what, Opened) else load(what, prompt_format, **(load_options or {}))
+        alike.check(name, opened.port.rows("forget", sets["forget"]), opened.port)
         said = lambda done, total, text: progress(done, total, f"{name}: {text}")  # noqa: E731
         made = examine(opened.model, opened.port, sets, name=name, role=role, retrained=retrained, cache=cache, progress=said, **known)
+        if "relearn" in attack and role != "original":
+            made = replace(made, relearned=relearn(opened.model, opened.port, sets, retrained or made.seen, said, **knobs))
         return made, opened
 
     subjects: list[Subject] = []
@@ -100,12 +113,7 @@ def audit(
         first, before = subject(original, "original", "original", retrained)
         subjects.insert(0, first)
     mine, opened = subject(model, "audited model", "method", retrained)
-    attacks: dict[str, Any] = {}
-    if "relearn" in attack:
-        if opened is None:
-            raise UserError("relearning changes a model, and only observations were given")
-        mine = replace(mine, relearned=relearn(opened.model, opened.port, sets, retrained, progress, **(attack_knobs or {})))
-        attacks["relearn"] = list(mine.relearned)
+    attacks = {"relearn": list(mine.relearned)} if mine.relearned else {}
     subjects.append(mine)
     if with_controls and (source := before or opened) is not None:
         rows = source.port.rows("forget", sets["forget"])
@@ -113,13 +121,13 @@ def audit(
         subjects += found if before else found[:1]
     originals = next((s.scores for s in subjects if s.role == "original"), None)
     findings = verdict(mine.scores, mine.skipped, originals)
-    asked = Asked(
-        **{n: len(r) for n, r in sets.items() if n in ("forget", "retain", "holdout")}, hash=digest([mine.seen.sets["forget"].ids])
-    )
+    sizes = {n: len(r) for n, r in mine.seen.sets.items()}
+    asked = Asked(sizes["forget"], sizes.get("retain"), sizes.get("holdout"), digest([mine.seen.sets["forget"].ids]))
     told = story(
         subjects,
         title=f"Audit of {_label(model)}",
         subtitle=f"{suite} {split}".strip() or "your own data",
+        command=command,
         request=asked,
         verdict=[Verdict(level=v["level"], text=v["text"]) for v in findings],
     )
@@ -133,14 +141,79 @@ def _run_folder(out: str | Path | None, overwrite: bool) -> Path | None:
     if out is None:
         return None
     folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file, and an audit needs a folder: give another name")
     if (folder / "audit.json").exists() and not overwrite:
         raise UserError(f"the folder {folder} holds an audit already: give another one, or replace it with --overwrite")
-    folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
+def _attack_knobs(attack: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The knobs of an attack, checked before anything is spent. Errors: UserError, also for an unknown attack."""
+    knobs = dict(given)
+    for name in attack:
+        module = catalog.load(name, "attacks")
+        if given and not hasattr(module, "plan"):
+            raise UserError(f"the attack '{name}' has no knobs, so there is no use for --{next(iter(given))}")
+    if "every" in knobs:
+        if not str(knobs["every"]).isdecimal() or int(knobs["every"]) < 1:
+            raise UserError(f"knob 'every' = {knobs['every']!r}: scores are taken every so many steps, 1 or more")
+        knobs["every"] = int(knobs["every"])
+    if knobs:
+        override(catalog.load("relearn", "attacks").plan(), {n: v for n, v in knobs.items() if n != "every"})
+    return knobs
+
+
+def _observed(what: str | Path | Opened) -> Observed | None:
+    """Observations, where that is what was given."""
+    if isinstance(what, Opened) or not (Path(what) / "observed.json").exists():
+        return None
+    return Observed.load(Path(what))
+
+
+class Alike:
+    """Models are compared answer by answer, token by token: all must read the rows to forget in the same way."""
+
+    def __init__(self) -> None:
+        self.first: tuple[str, str, dict[str, int]] | None = None
+
+    def check(self, name: str, what: Rows | Observed, port: Modality | None = None) -> None:
+        """Errors: UserError where a model reads in another way than the first one did."""
+        if isinstance(what, Observed):
+            scored, about = what.sets["forget"].kinds["answer"], dict(what.about.get("port") or {})  # type: ignore[call-overload]
+            labels = dict(zip(what.sets["forget"].ids, scored.lengths.tolist(), strict=True))
+        else:
+            assert port is not None
+            about = dict(port.about())
+            labels = {i: int(port.counts(what.take([k]))["labels"]) for k, i in enumerate(what.ids)}
+        said = str(about.get("prompt_format", ""))
+        if self.first is None:
+            self.first = name, said, labels
+            return
+        other, other_said, other_labels = self.first
+        both = labels.keys() & other_labels.keys()
+        if odd := sum(labels[i] != other_labels[i] for i in both):
+            raise UserError(
+                f"the {name} and the {other} have incompatible tokenizers: {odd} of {len(both)} answers to forget have another number of "
+                f"tokens, so their scores cannot be compared. Give a model that shares the tokenizer"
+            )
+        if said != other_said:
+            raise UserError(
+                f"the {name} is asked by the prompt format {said!r} and the {other} by {other_said!r}, so their scores cannot be compared. "
+                f"Give one for all with --prompt-format"
+            )
+
+
 def _sets(
-    forget: Source | None, retain: Source | None, holdout: Source | None, suite: str, data: str, split: str, limit: int, allow_overlap: bool
+    forget: Source | None,
+    retain: Source | None,
+    holdout: Source | None,
+    suite: str,
+    data: str,
+    split: str,
+    limit: int,
+    allow_overlap: bool,
+    optional: bool,
 ) -> dict[str, Records]:
     given = {"forget": forget, "retain": retain, "holdout": holdout}
     sets: dict[str, Records] = {}
@@ -148,7 +221,11 @@ def _sets(
         made = catalog.load(suite, "benchmarks").load(data, **({"split": split} if split else {}))
         sets.update(made.sets)
     sets.update({n: records(source, n) for n, source in given.items() if source is not None})
+    if (data or split) and not suite:
+        raise UserError(f"--{'data' if data else 'split'} belongs to a benchmark: name it with --suite")
     if "forget" not in sets:
+        if optional and not sets:
+            return {}
         raise UserError("an audit needs the rows that were to be forgotten: give --forget FILE, or --suite with its --split")
     if not allow_overlap:
         _apart(sets)
@@ -160,7 +237,8 @@ def _apart(sets: Mapping[str, Records]) -> None:
     for name in ("retain", "holdout"):
         if both := sum(content(digest(_plain(r))) in gone for r in sets.get(name, ())):
             raise UserError(
-                f"{both} rows of {name!r} also stand in 'forget', so the two cannot be told apart; allow it with --allow-overlap"
+                f"{both} of {len(sets[name])} rows of {name!r} also stand in 'forget', so the two cannot be told apart. "
+                f"Take them out, or allow it with --allow-overlap"
             )
 
 
@@ -170,10 +248,9 @@ def _plain(record: Mapping[str, Any]) -> list[Any]:
 
 def _known(what: str | Path | Opened) -> dict[str, Any]:
     """What the folder of a run tells about the model in it."""
-    if isinstance(what, Opened) or not (Path(what) / "receipt.json").exists():
+    if isinstance(what, Opened) or not (about := receipt_of(what)):
         return {}
-    about = json.loads((Path(what) / "receipt.json").read_text())
-    log = Path(what) / "log.jsonl"
+    log = Path(what).expanduser() / "log.jsonl"
     lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     return {"method": about.get("method", ""), "seed": about.get("seed"), "receipt": about, "log": lines}
 

@@ -119,6 +119,9 @@ def _utility(scores: Records, original: Records) -> Iterator[Finding]:
         if yardstick is None:
             text = f"Utility is not judged: model_utility is {_shown(found)}, with no retrained or original model's to hold it against."
             yield _finding("warn", "model_utility", text)
+        elif yardstick <= 0:
+            text = f"Utility is not judged: that of the {whose} model is {yardstick:.3g}, of which nothing can be lost"
+            yield _finding("warn", "model_utility", f"{text} (model_utility: {_shown(found)}).")
         else:
             failed = found["value"] < KEPT * yardstick
             start, than = ("Utility collapsed", "below") if failed else ("Utility kept", "at least")

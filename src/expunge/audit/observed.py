@@ -68,7 +68,7 @@ class SetSeen:
 
 @dataclass(frozen=True, eq=False)
 class Observed:
-    """Everything that was seen of one model. `about` holds what it was made of: hashes of weights, data and prompt format, counts, seconds."""
+    """Everything that was seen of one model. `about` holds what it was made of: hash of weights, prompt format, counts, seconds."""
 
     sets: Mapping[str, SetSeen]
     about: Mapping[str, object] = field(default_factory=dict)

@@ -107,10 +107,11 @@ def controls(
     opened: Opened, forget: Rows, sets: Mapping[str, Records], retrained: Observed | None, cache: Path | None, progress: Progress = silent
 ) -> list[Subject]:
     """The two controls that anybody has: random weights (must fail utility) and an input filter around the original (must pass for now)."""
-    blank = copy.deepcopy(opened.model)
+    bare = getattr(opened.model, "unguarded", opened.model)
+    blank = copy.deepcopy(bare)
     put(blank, opened.port.fresh(blank, seed=0))
     plan = catalog.load("input_filter").plan()
-    guarded = loop.run((plan,), opened.model, opened.port, {"forget": forget}).model
+    guarded = loop.run((plan,), bare, opened.port, {"forget": forget}).model
     look: dict[str, Any] = {"retrained": retrained, "cache": cache, "progress": progress}
     return [
         examine(blank, opened.port, sets, name="random weights", role="random", method="random_weights", **look),

@@ -24,9 +24,9 @@ from itertools import product
 from typing import Any
 
 from expunge.audit.suite import QUESTION_ANSWER, Suite
-from expunge.modalities._refusals import REFUSALS
 from expunge.core.errors import UserError
 from expunge.core.words import did_you_mean
+from expunge.modalities._refusals import REFUSALS
 
 Row = dict[str, Any]
 

@@ -38,14 +38,7 @@ class Hooks:
     interrupted: Callable[[], bool] = lambda: False  # asked after each step
     watch: Callable[[View], Mapping[str, float]] | None = None  # scores after each epoch
     best: str = ""  # the watched score whose best epoch is kept
-    sign: float = 1.0  # 1: high is good, -1: low is
-    ideal: float | None = None  # where there is one: near it is good
-
-    def goodness(self, scores: Mapping[str, float]) -> float:
-        """How good the watched score is; an epoch without it is the worst of all."""
-        value = scores.get(self.best, math.nan)
-        value = self.sign * value if self.ideal is None else -abs(value - self.ideal)
-        return value if math.isfinite(value) else -math.inf
+    good: Callable[[float], float] = float  # how good a value of that score is; as it stands: high is good
 
 
 @part
@@ -403,14 +396,14 @@ class _Stage:
         r.log.append(record)
         hooks.log(record)
         if hooks.best:
-            now, best = torch.tensor(hooks.goodness(scores), dtype=torch.float64), r.models.get("best")
-            if best is None or now > best["$score"]:
+            now = torch.tensor(hooks.good(scores.get(hooks.best, math.nan)), dtype=torch.float64).nan_to_num(-math.inf)  # none: the worst
+            if "best" not in r.models or now > r.models["best"]["$score"]:
                 r.models["best"] = {**weights_of(r.model, trainable(r.model)), "$score": now, "$epoch": torch.tensor(r.epoch)}
 
     def _keep_best(self) -> None:
         if best := self.r.models.pop("best", None):
             put(self.r.model, {n: w for n, w in best.items() if not n.startswith("$")})
-            self.r.warnings.append(f"kept the weights of epoch {int(best['$epoch'])}, the best {self.hooks.best} of {self.r.epoch}")
+            self.r.warnings.append(f"kept the weights of epoch {int(best['$epoch'])} of {self.r.epoch}, the best by {self.hooks.best}")
 
     def _save(self, force: bool = False) -> None:
         r, hooks = self.r, self.hooks

@@ -38,7 +38,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
 }
 # Methods whose rate and weights are of another scale have as many settings, elsewhere.
 GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
-    "rmu": {"lr": (1e-3, 1e-2), "epochs": (5, 15), "retain_weight": (10.0, 1200.0)},
+    "rmu": {"lr": (1e-2,), "epochs": (15,), "retain_weight": (1.0, 10.0), "coefficient": (6.5, 20.0, 60.0, 200.0)},
     "adaptive_rmu": {"lr": (1e-3, 1e-2), "epochs": (5, 15), "retain_weight": (10.0, 1200.0)},
     "task_vector": {"lr": (3e-4, 1e-3), "epochs": (1, 3), "scale": (1.0, 3.0)},
 }

@@ -36,12 +36,14 @@ def _with(what: Any, **changed: Any) -> Any:
 def _one(folder: Path) -> Story:
     if (folder / "story.json").exists():
         return Story.from_json((folder / "story.json").read_text())
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}")
     if not (folder / "receipt.json").exists():
         raise UserError(f"{folder} holds no finished run: there is neither a story.json nor a receipt.json in it")
     receipt = json.loads((folder / "receipt.json").read_text())
     log = folder / "log.jsonl"
     lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    cost = receipt["cost"]
+    cost, source = receipt["cost"], Path(receipt["model"]["source"])
     entry = Entry(
         name=receipt["method"],
         method=receipt["method"],
@@ -55,7 +57,7 @@ def _one(folder: Path) -> Story:
     warned = [Verdict(level="warn", text=w) for w in (*receipt["request"]["findings"], *receipt["warnings"])]
     asked = Asked(**{n: k for n, k in sizes.items() if n in ("forget", "retain", "holdout")}, hash=receipt["request"]["hash"])
     return Story(
-        title=f"{receipt['method']} on {receipt['model']['source']}",
+        title=f"{receipt['method']} on {source.name if source.is_absolute() else source}",
         models=[entry],
         request=asked,
         verdict=[unjudged, *warned],

@@ -103,6 +103,14 @@ PROBES: dict[str, PerItem] = {
     "mia_min_k": min_k,
     "mia_min_k_plus_plus": min_k_plus_plus,
 }
+VARIANTS = {
+    "mia_loss": "mean loss of a label",
+    "mia_zlib": "mean loss of a label by zlib bytes of the answer",
+    "mia_reference": "difference of losses",
+    "mia_gradnorm": "mean L2 norm over weight tensors",
+    "mia_min_k": f"k = {SHARE}",
+    "mia_min_k_plus_plus": f"k = {SHARE}",
+}
 
 
 def item_scores(evidence: Evidence, probe: str) -> tuple[Items, Items]:
@@ -117,10 +125,7 @@ def scores(evidence: Evidence) -> dict[str, Measure | Missing]:
     """All scores of the card."""
 
     def area(probe: str) -> Measure:
-        variant = {"mia_reference": "difference of losses", "mia_min_k": f"k = {SHARE}", "mia_min_k_plus_plus": f"k = {SHARE}"}.get(
-            probe, ""
-        )
-        return Measure(item_scores(evidence, probe), auc, "retrained", variant=variant)
+        return Measure(item_scores(evidence, probe), auc, "retrained", variant=VARIANTS[probe])
 
     return {probe: attempt(area, probe) for probe in PROBES} | {"privleak": attempt(_privleak, evidence)}
 

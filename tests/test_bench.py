@@ -1,0 +1,96 @@
+"""Sweeps: the four controls come apart, results are complete, and what is done is not done again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from expunge import bench as module
+from expunge.bench import Outcome, Sweep, bench
+from expunge.core.errors import UserError
+
+SMALL = Sweep(
+    "people",
+    ("npo", "ga"),
+    model="nano",
+    seeds=2,
+    sizes={"people": 14, "forget": 4, "holdout": 2, "neighbours": 1, "retain_audit": 20},
+    knobs={"lr": "1e-3", "epochs": "12", "warmup": "0"},
+)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    return bench(SMALL, tmp_path_factory.mktemp("sweep") / "run", command="expunge bench people")
+
+
+def value(done: Outcome, name: str, score: str) -> float:
+    found = next(e for e in done.entries if e.name == name).scores[score].value
+    assert found is not None
+    return found
+
+
+def test_the_four_controls_are_separated(done: Outcome) -> None:
+    assert value(done, "original", "forget_quality") < 0.05, "the original must fail forgetting"
+    assert value(done, "retrained", "forget_quality") == 1.0, "the retrained model passes"
+    assert value(done, "random weights", "retain_rouge") < 0.1 * value(done, "original", "retain_rouge"), "random weights fail utility"
+    assert value(done, "input filter", "forget_rouge") < 0.2, "the filter hides the answers"
+    assert value(done, "original", "extraction_strength") > 0.9
+    assert value(done, "retrained", "extraction_strength") < 0.5
+
+
+def test_the_folder_is_complete(done: Outcome) -> None:
+    names = {"bench.json", "table.md", "report.html", "story.json", "sweep.json", "entries", "runs"}
+    assert names <= {p.name for p in done.folder.iterdir()}
+    assert {p.name for p in (done.folder / "runs").iterdir()} == {"npo_seed_0", "npo_seed_1", "ga_seed_0", "ga_seed_1"}
+    told = json.loads((done.folder / "bench.json").read_text())
+    assert told["command"] == "expunge bench people"
+    assert len(told["entries"]) == 4 + 4
+    assert told["machine"]["threads"] >= 1
+
+
+def test_seeds_differ_and_relearning_is_measured(done: Outcome) -> None:
+    assert value(done, "npo seed 0", "forget_probability") != value(done, "npo seed 1", "forget_probability")
+    curves = {e.name: e.relearn for e in done.entries}
+    assert curves["retrained"]
+    assert curves["npo seed 0"][0].step == 0
+    assert not curves["npo seed 1"]
+
+
+def test_what_is_done_is_not_done_again(done: Outcome, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(module, "unlearn", never)
+    again = bench(SMALL, done.folder)
+    assert [e.name for e in again.entries] == [e.name for e in done.entries]
+
+
+def test_a_lost_entry_is_audited_anew_from_the_finished_run(done: Outcome, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = value(done, "ga seed 1", "forget_probability")
+    (done.folder / "entries" / "ga_seed_1.json").unlink()
+    monkeypatch.setattr(module, "unlearn", None)
+    assert value(bench(SMALL, done.folder), "ga seed 1", "forget_probability") == pytest.approx(before, abs=1e-6)
+
+
+def test_another_sweep_does_not_share_the_folder(done: Outcome, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="another sweep"):
+        bench(replace(SMALL, seeds=1), done.folder)
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="no benchmark run"):
+        bench(SMALL, tmp_path)
+
+
+def test_knobs_go_to_every_method_or_to_one() -> None:
+    sweep = replace(SMALL, model="none", knobs={"lr": "1", "npo:beta": "0.5"})
+    assert sweep.knobs_of("npo") == {"lr": "1", "beta": "0.5"}
+    assert sweep.knobs_of("ga") == {"lr": "1"}
+
+
+def test_unknown_names_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="did you mean 'npo'"):
+        bench(replace(SMALL, methods=("npoo",)), tmp_path / "x")
+    assert not (tmp_path / "x").exists()
