@@ -17,7 +17,7 @@ from expunge.core import catalog
 ROOT = Path(expunge.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 LARGEST = 280  # code lines of a file; past that, look for the missing abstraction
-LARGER = {"core/loop.py": 370, "cli.py": 340, "benchmarks/people.py": 300}  # the one loop, a list of options, tables of words
+LARGER = {"core/loop.py": 380, "cli.py": 360, "benchmarks/people.py": 300}  # the one loop, a list of options, tables of words
 
 # Who may import whom, lowest layer first: a folder may import from those named here (and from itself).
 LAYERS = {

@@ -174,7 +174,8 @@ def test_what_is_watched_must_read_alike(cases: Cases, tmp_path: Path) -> None:
 
 
 def test_chats_are_asked_by_the_template(cases: Cases, tmp_path: Path) -> None:
-    template = "{% for m in messages %}<|bos|>{{ m['role'] }}: {{ m['content'] }}<|eos|>{% endfor %}{% if add_generation_prompt %}<|bos|>assistant: {% endif %}"
+    turns = "{% for m in messages %}<|bos|>{{ m['role'] }}: {{ m['content'] }}<|eos|>{% endfor %}"
+    template = turns + "{% if add_generation_prompt %}<|bos|>assistant: {% endif %}"
     shutil.copytree(cases.model, tmp_path / "chat")
     settings = json.loads((tmp_path / "chat" / "tokenizer_config.json").read_text())
     (tmp_path / "chat" / "tokenizer_config.json").write_text(json.dumps({**settings, "chat_template": template}))

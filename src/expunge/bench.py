@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from expunge.audit.judge import verdict
@@ -28,6 +30,8 @@ from .loading import Opened, cache_home, load
 from .training import texts_of, train
 from .unlearning import unlearn
 
+SIZES = {"people": "micro", "tofu": "tiny"}
+
 
 @dataclass(frozen=True)
 class Sweep:
@@ -37,7 +41,7 @@ class Sweep:
     methods: tuple[str, ...]
     data: str = ""
     split: str = ""
-    model: str = "tiny"
+    model: str = ""  # '': the built-in size that the benchmark is made for
     seeds: int = 1
     holdout: str = ""
     limit: int = 400
@@ -49,6 +53,11 @@ class Sweep:
     retrained: str = ""
     draw: int = 0  # seed of a benchmark that is made, not read
 
+    @property
+    def size(self) -> str:
+        """The model, or the built-in size that has recipes for the benchmark."""
+        return self.model or SIZES.get(self.suite, "tiny")
+
     def made(self) -> Suite:
         """The suite. Errors: UserError for an unknown benchmark, split or size."""
         more: dict[str, Any] = {**({"split": self.split} if self.split else {}), **({"holdout": self.holdout} if self.holdout else {})}
@@ -59,7 +68,7 @@ class Sweep:
         """The recipe of this case and model size, then what the user said."""
         common = {k: v for k, v in self.knobs.items() if ":" not in k}
         own = {k.split(":", 1)[1]: v for k, v in self.knobs.items() if k.split(":", 1)[0] == method and ":" in k}
-        return {**recipes.knobs(self.suite, self.model, method), **common, **own}
+        return {**recipes.knobs(self.suite, self.size, method), **common, **own}
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +100,7 @@ def bench(
         if given:
             return load(given, suite.prompt_format), {}
         hooks = Hooks(progress=lambda d, t, _: progress(d, t, f"training the {'original' if which == 'full' else 'retrained'} model"))
-        made = train(suite.train[which], sweep.model, texts=texts, hooks=hooks, **teach)
+        made = train(suite.train[which], sweep.size, texts=texts, hooks=hooks, **teach)
         return Opened(made.model, made.port, str(made.folder)), made.receipt
 
     original, how = trained("full", sweep.original)
@@ -111,7 +120,7 @@ def bench(
         there,
         *controls(original, original.port.rows("forget", suite.train["forget"]), sets, there.seen, cache, look("controls")),
     ]
-    curve = partial(relearn, sets=sets, retrained=there.seen, **recipes.relearning(sweep.suite, sweep.model, len(sets["forget"])))
+    curve = partial(relearn, sets=sets, retrained=there.seen, **recipes.relearning(sweep.suite, sweep.size, len(sets["forget"])))
     done: list[Entry] = []
     texts_said: list[Subject] = list(fixed)
     for s in fixed:
@@ -226,7 +235,7 @@ def _story(sweep: Sweep, suite: Suite, entries: Sequence[Entry], said: Sequence[
     told = story(
         list(said),
         title=f"{suite.name}: what was forgotten, and what it cost",
-        subtitle=f"{sweep.model} model, {len(sweep.methods)} methods, {sweep.seeds} seed{'s' if sweep.seeds > 1 else ''}",
+        subtitle=f"{sweep.size} model, {len(sweep.methods)} methods, {sweep.seeds} seed{'s' if sweep.seeds > 1 else ''}",
         command=command,
         request=Asked(**{n: len(r) for n, r in suite.sets.items() if n in ("forget", "retain", "holdout")}, hash=key),
         verdict=sorted(found, key=lambda v: order[v.level]),
@@ -251,3 +260,13 @@ def _write(folder: Path, sweep: Sweep, entries: Sequence[Entry], told: Story, co
     (folder / "table.md").write_text(markdown(list(entries), list(MAIN)) + "\n")
     receipt.write(folder / "story.json", json.loads(told.to_json()))
     write(told, folder / "report.html")
+
+
+class _Callable(ModuleType):
+    """`expunge.bench(...)` is `expunge.bench.bench`: the verb and the module that does it share a name."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Outcome:
+        return bench(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _Callable

@@ -272,7 +272,9 @@ def bench(
     suite: Annotated[str, typer.Argument(help="benchmark: see `expunge names benchmarks`")],
     methods: Annotated[str, typer.Option(help="names, comma-separated")] = "graddiff,npo,flat",
     seeds: Annotated[int, typer.Option(help="how often each method forgets", min=1)] = 1,
-    model: Annotated[str, typer.Option(help="model folder, hub id, or a built-in size: nano, micro, tiny")] = "tiny",
+    model: Annotated[
+        str, typer.Option(help="model folder, hub id, or a built-in size: nano, micro, tiny; default: the benchmark's own")
+    ] = "",
     data: Data = "",
     split: Annotated[str, typer.Option(help="split of the benchmark")] = "",
     holdout: Annotated[str, typer.Option(help="file of rows never trained on, or 'carve' where the benchmark can")] = "",
@@ -301,13 +303,13 @@ def bench(
 
 
 def _sweep(sweep: Any, run: Path, overwrite: bool) -> None:
-    from .audit.subjects import MAIN
+    from .audit.subjects import MAIN, SHORT
     from .bench import bench as measure
     from .report.table import render
 
     with console.progress() as show:
         done = measure(sweep, run, overwrite=overwrite, progress=show, command=_typed())
-    out.print(render(list(done.entries), list(MAIN)))
+    out.print(render(list(done.entries), list(SHORT if out.width < 120 else MAIN), out.width))
     console.show_verdict([{"level": v.level, "text": v.text} for v in done.story.verdict], say)
     say(f"report: {run / 'report.html'}")
 

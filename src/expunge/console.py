@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from .core.knobs import Knob
 
 Progress = Callable[[int, int, str], None]
-TO_GO_ON = {"unlearn": "the same command with --resume goes on from here"}
-TO_GO_ON |= dict.fromkeys(("train", "bench", "demo"), "the same command goes on from here")
+TO_GO_ON = {"unlearn": "the same command with --resume", **dict.fromkeys(("train", "bench", "demo"), "the same command")}
 PACKAGES = {"sklearn": "scikit-learn", "rouge_score": "rouge-score"}  # where the package is not called as what is imported
 
 out = Console()
@@ -36,9 +35,9 @@ class Commands(typer.core.TyperGroup):
         except UserError as error:
             fail(f"error: {error}", 2)
         except KeyboardInterrupt as stop:
+            where = "here" if isinstance(stop, Interrupted) else "its last checkpoint"
             way_on = TO_GO_ON.get(str(ctx.invoked_subcommand), "")
-            lost = way_on and not isinstance(stop, Interrupted) and ctx.invoked_subcommand == "unlearn"
-            fail(f"stopped{'; ' + way_on if way_on else ''}{', or from its last checkpoint' if lost else ''}", 130)
+            fail(f"stopped; {way_on} goes on from {where}" if way_on else "stopped", 130)
         except ModuleNotFoundError as error:
             package = (error.name or "expunge").split(".")[0]
             if package == "expunge":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from .unlearning import unlearn
 CASE = Sweep("people", (), model="micro")
 SHOWN = ("forget_quality", "model_utility", "forget_probability", "forget_rouge", "retain_rouge", "extraction_strength", "mia_min_k")
 TOLERANCE = 0.1  # of a score between 0 and 1, between machines; p-values are compared by which side of 0.05 they are on
+EVERY = 4  # steps between two looks at a model that relearns
 RECOVERED = 0.5  # of the original's forget probability: a relearning attack has succeeded
 
 Numbers = Mapping[str, Mapping[str, float]]
@@ -57,6 +59,10 @@ SPARES = Claim(
 KEEPS = Claim(
     "utility stays at or above 80 % of the retrained model's", lambda n, me: n[me]["model_utility"] >= 0.8 * n["retrained"]["model_utility"]
 )
+BOUNDED = Claim(
+    "retain perplexity stays below a tenth of that of gradient ascent with as many steps at the same rate",
+    lambda n, me: n[me]["retain_loss"] <= n["ga"]["retain_loss"] - math.log(10),
+)
 DESTROYS = Claim("utility falls below half of the original's", lambda n, me: n[me]["model_utility"] < 0.5 * n["original"]["model_utility"])
 REMEMBERS = Claim(
     "fine-tuning alone forgets little: extraction_strength stays above the retrained model's by 0.1 or more",
@@ -74,15 +80,17 @@ FASTER = Claim(
     lambda n, me: max(n[m]["steps_to_recover"] for m in ("ga", "npo")) < n["retrained"]["steps_to_recover"],
 )
 
-# Settings that the claim is about, where the recipe is not: ascent that goes on.
-SETTINGS: dict[str, dict[str, Any]] = {"ga": {"lr": 1e-3, "epochs": 15, "batch": 16}}
+# Settings that the claim is about, where the recipe is not: a rate and a number of steps at which ascent has run away.
+FAR = {"lr": 1e-3, "epochs": 15, "batch": 16}
+SETTINGS: dict[str, dict[str, Any]] = dict.fromkeys(("ga", "npo", "flat", "ceu", "undial"), FAR)
+AGAINST_ASCENT = (SPARES, BOUNDED)
 DEFAULT = (FORGETS, SPARES, KEEPS)
 CLAIMS: dict[str, tuple[Claim, ...]] = {
     "ga": (FORGETS, DESTROYS),
-    "ceu": (FORGETS, SPARES),  # forget data alone: nothing holds the rest of the model
-    "flat": (FORGETS, SPARES),
-    "undial": (FORGETS, SPARES),
-    "task_vector": (FORGETS, SPARES),
+    "ceu": (FORGETS, BOUNDED),  # forget data alone: nothing holds the rest of the model
+    "flat": (FORGETS, BOUNDED),
+    "undial": (FORGETS, BOUNDED),
+    "task_vector": (FORGETS, KEEPS),
     "finetune": (REMEMBERS, KEEPS),
     "random_weights": (FORGETS, USELESS),
     "retrain": (FORGETS, LIKE_RETRAINED, KEEPS),
@@ -163,8 +171,8 @@ def differences(mine: Numbers, known: Numbers) -> list[str]:
             now = mine.get(model, {}).get(score, float("nan"))
             if score.endswith("quality"):
                 same = (now >= 0.05) == (value >= 0.05) or abs(now - value) <= TOLERANCE
-            elif score == "steps_to_recover":
-                same = abs(now - value) <= max(10, 0.3 * value)
+            elif score in ("steps_to_recover", "retain_loss"):
+                same = abs(now - value) <= max(1, 0.3 * value)
             else:
                 same = abs(now - value) <= TOLERANCE
             if not same:
@@ -216,7 +224,7 @@ class _Case:
             guarded = controls(self.original, rows, self.suite.sets, self.there.seen, self.cache)[1]
             numbers[name] = {**shown(guarded), "unguarded_forget_probability": numbers["original"]["forget_probability"]}
             return numbers, knobs
-        if SPARES in CLAIMS.get(name, DEFAULT):
+        if any(c in AGAINST_ASCENT for c in CLAIMS.get(name, DEFAULT)):
             budget = {**recipes.knobs(CASE.suite, CASE.model, "ga"), **{k: v for k, v in knobs.items() if k in BUDGET}}
             numbers["ga"] = shown(self._see(self.forget("ga", budget), "ga"))
         numbers[name] = shown(self._see(self.forget(name, knobs), name))
@@ -230,7 +238,7 @@ class _Case:
         numbers = {}
         for name, opened in models.items():
             self.progress(0, 1, f"{name}: relearning")
-            curve = relearn(opened.model, opened.port, self.suite.sets, self.there.seen, **knobs)
+            curve = relearn(opened.model, opened.port, self.suite.sets, self.there.seen, every=EVERY, **knobs)
             values = {p["step"]: p["scores"]["forget_probability"] for p in curve}
             back = [step for step, value in values.items() if value >= bar]
             last = max(values)
@@ -240,4 +248,7 @@ class _Case:
 
 def shown(subject: Subject) -> dict[str, float]:
     """The scores that are compared."""
-    return {n: float(subject.scores[n]["value"]) for n in SHOWN if n in subject.scores}
+    answers = subject.seen.sets["retain"].kinds["answer"]
+    return {n: float(subject.scores[n]["value"]) for n in SHOWN if n in subject.scores} | {
+        "retain_loss": float(-answers.mean_logp().mean())
+    }

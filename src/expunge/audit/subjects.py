@@ -36,6 +36,7 @@ MAIN = (
     "mia_min_k",
     "privleak",
 )
+SHORT = ("forget_quality", "model_utility", "forget_rouge", "retain_rouge", "extraction_strength", "mia_min_k")  # on a narrow terminal
 P_VALUES = ("forget_quality", "retain_quality", "real_authors_quality", "world_facts_quality")
 RELEARNED = ("forget_probability", "extraction_strength", "forget_truth_ratio")
 SAMPLES = 6  # questions shown side by side

@@ -106,19 +106,18 @@ def card(name: str, kind: str = "") -> Card:
     text, folder = (path.read_text(), str(path.parent.relative_to(ROOT))) if path else (f'"""{load(name, kind).__doc__}"""', "plugin")
     tree = ast.parse(text)
     doc = ast.get_docstring(tree) or ""
-    summary, _, rest = doc.partition("\n\n")
+    paragraphs = doc.split("\n\n")
+    place = next((i for i, p in enumerate(paragraphs) if re.search(r"^Source: ", p, re.M)), len(paragraphs))
     fields: dict[str, str] = {}
-    key, extra = "", []
-    for line in rest.splitlines():
+    key = ""
+    for line in paragraphs[place].splitlines() if place < len(paragraphs) else []:
         if match := re.match(r"([A-Z][A-Za-z ]+): (.*)", line):
             key = match[1]
             fields[key] = match[2]
-        elif key and line.startswith("  "):
+        elif key:
             fields[key] += " " + line.strip()
-        elif line.strip():
-            key = ""
-            extra.append(line)
-    return Card(name, kind, folder, "\n".join([summary, *extra]).strip(), fields, tuple(_knobs(tree)))
+    summary = "\n\n".join(p for i, p in enumerate(paragraphs) if i != place)
+    return Card(name, kind, folder, summary.strip(), fields, tuple(_knobs(tree)))
 
 
 def _knobs(tree: ast.Module) -> Iterator[KnobLine]:

@@ -16,8 +16,15 @@ _ARROWS = {"lower": "↓", "higher": "↑", "retrained": "≈"}
 _SIGNS = {"reached": ("✓ ", "green"), "missed": ("✕ ", "red"), "": ("", "")}
 
 
-def render(entries: Sequence[Entry], scores: Sequence[str]) -> Table:
-    """A table for the terminal: a row a method (seeds pooled), a column a score; ✓ reaches the ideal, ✕ no better than the original."""
+ROOM = 13  # columns of a terminal that a score with its interval needs
+
+
+def render(entries: Sequence[Entry], scores: Sequence[str], width: int = 200) -> Table:
+    """A table for the terminal: a row a method (seeds pooled), a column a score; ✓ reaches the ideal, ✕ no better than the original.
+
+    width: of the terminal in columns; where intervals do not fit they are left out.
+    """
+    wide = width >= ROOM * (len(scores) + 2)
     rows = groups(entries)
     seeded = any(len(g.entries) > 1 for g in rows)
     table = Table(header_style="bold", box=SIMPLE_HEAD)
@@ -30,7 +37,8 @@ def render(entries: Sequence[Entry], scores: Sequence[str]) -> Table:
         cells = [Text(g.label), *([Text(str(len(g.entries)))] if seeded else [])]
         for name in scores:
             sign, colour = _SIGNS[judge(rows, g, name)]
-            cells.append(Text(sign + _value(rows, g, name).replace(" [", "\n["), style=colour))
+            value = _value(rows, g, name)
+            cells.append(Text(sign + (value if wide else value.partition(" [")[0]).replace(" [", "\n["), style=colour))
         last = g.role != "method" and i + 1 < len(rows) and rows[i + 1].role == "method"
         table.add_row(*cells, end_section=last)
     return table
