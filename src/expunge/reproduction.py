@@ -27,8 +27,8 @@ from .unlearning import unlearn
 CASE = Sweep("people", (), model="micro")
 SHOWN = ("forget_quality", "model_utility", "forget_probability", "forget_rouge", "retain_rouge", "extraction_strength", "mia_min_k")
 TOLERANCE = 0.1  # of a score between 0 and 1, between machines; p-values are compared by which side of 0.05 they are on
-EVERY = 4  # steps between two looks at a model that relearns
-RECOVERED = 0.5  # of the original's forget probability: a relearning attack has succeeded
+EVERY = 1  # steps between two looks at a model that relearns
+RECOVERED = 0.5  # extraction strength of the rows that the attacker holds at which they have come back
 
 Numbers = Mapping[str, Mapping[str, float]]
 BUDGET = ("lr", "epochs", "batch")
@@ -76,7 +76,7 @@ INSIDE = Claim(
     lambda n, me: abs(n[me]["unguarded_forget_probability"] - n["original"]["forget_probability"]) < 1e-3,
 )
 FASTER = Claim(
-    "a few steps of fine-tuning bring back what ga and npo forgot before they teach it to the retrained model",
+    "fine-tuning makes half of what ga and npo forgot extractable in fewer steps than it teaches it to the retrained model",
     lambda n, me: max(n[m]["steps_to_recover"] for m in ("ga", "npo")) < n["retrained"]["steps_to_recover"],
 )
 
@@ -231,18 +231,18 @@ class _Case:
         return numbers, knobs
 
     def relearning(self) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
-        """How many steps bring the forget probability back to half of the original's."""
-        knobs = recipes.relearning(CASE.suite, CASE.model, len(self.suite.sets["forget"]))
-        bar = RECOVERED * shown(self.first)["forget_probability"]
+        """How many steps on a quarter of the forget rows make half of those answers extractable."""
+        held = self.suite.sets["forget"][::4]
+        knobs = {**recipes.relearning(CASE.suite, CASE.model, 0), "k": len(held), "every": EVERY}
         models = {"retrained": self.retrained, **{n: self.forget(n, recipes.knobs(CASE.suite, CASE.model, n)) for n in ("ga", "npo")}}
         numbers = {}
         for name, opened in models.items():
             self.progress(0, 1, f"{name}: relearning")
-            curve = relearn(opened.model, opened.port, self.suite.sets, self.there.seen, every=EVERY, **knobs)
-            values = {p["step"]: p["scores"]["forget_probability"] for p in curve}
-            back = [step for step, value in values.items() if value >= bar]
+            curve = relearn(opened.model, opened.port, {"forget": held}, None, **knobs)
+            values = {p["step"]: p["scores"]["extraction_strength"] for p in curve}
+            back = [step for step, value in values.items() if value >= RECOVERED]
             last = max(values)
-            numbers[name] = {"forget_probability": values[0], "after": values[last], "steps_to_recover": float(min(back, default=2 * last))}
+            numbers[name] = {"before": values[0], "after": values[last], "steps_to_recover": float(min(back, default=2 * last))}
         return numbers, knobs
 
 

@@ -7,7 +7,7 @@ Scores: whatever the caller's `score` returns, after every so many steps; step 0
 Needs: forget
 Range and ideal: those of the scores; the ideal curve is that of the retrained model under the same attack
 Differs: the rows are drawn from the forget set itself, not from related public text; a score over all forget rows counts them too
-Status: faithful
+Status: reproduced
 """
 
 from __future__ import annotations

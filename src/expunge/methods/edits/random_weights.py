@@ -7,7 +7,7 @@ Source: the randomisation test of Adebayo et al. 2018, arXiv 1810.03292, turned 
 Needs: nothing
 Cost: none
 Differs: nothing
-Status: faithful
+Status: reproduced
 """
 
 import torch

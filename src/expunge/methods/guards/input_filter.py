@@ -7,7 +7,7 @@ Source: our own; as a baseline (input filtering): Thaker et al. 2024, arXiv 2403
 Needs: forget (prompts only)
 Cost: one forward, with logits at all positions, and a set comparison an input and forget prompt
 Differs: nothing
-Status: faithful
+Status: reproduced
 
 Prompts are kept as salted hashes of their n-grams, since a request to delete should not be stored in the clear. That hides them from a
 reader, not from somebody who guesses whole prompts and tries them.

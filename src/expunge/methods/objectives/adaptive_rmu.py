@@ -7,7 +7,7 @@ Source: Dang et al. 2025, arXiv 2408.06223
 Needs: forget, retain; the reference's hidden states (only the weights that move are kept twice)
 Cost: that of RMU, and one forward of the forget rows at the start
 Differs: N is measured over all forget rows at the start, where the authors' code takes the first batch and counts padding; else as RMU
-Status: faithful
+Status: reproduced
 """
 
 from typing import Annotated

@@ -7,7 +7,7 @@ Source: as a baseline: Golatkar et al. 2020, arXiv 1911.04933
 Needs: retain
 Cost: one forward and backward of the retain rows a step; an epoch is one pass over them
 Differs: nothing
-Status: faithful
+Status: reproduced
 """
 
 from expunge.core.parts import Plan, Train

@@ -10,7 +10,7 @@ Cost: one forward and backward of forget and refusal rows a step; mean_first add
 Differs: refusals are answers to the forget question, where the authors' collator pairs them with other inputs; g and f act on each row
   (the paper's risk), mean_first has the code's nonlinearity of the batch mean; P divides by the labels of the answer: answers are packed,
   so the code's division by the padded length has no counterpart
-Status: faithful
+Status: reproduced
 """
 
 from torch import Tensor

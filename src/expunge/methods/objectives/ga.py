@@ -7,7 +7,7 @@ Source: Jang et al. 2022, arXiv 2210.01504; as a TOFU baseline: Maini et al. 202
 Needs: forget
 Cost: one forward and backward of the forget rows a step
 Differs: nothing
-Status: faithful
+Status: reproduced
 """
 
 from expunge.core.parts import Plan, Train

@@ -7,7 +7,7 @@ Source: Liu et al. 2022, arXiv 2203.12817; as a TOFU baseline: Maini et al. 2024
 Needs: forget, retain; with kl the reference
 Cost: one forward and backward of forget and retain rows a step; with kl one forward of the retain rows by the reference more
 Differs: kl is averaged over answer labels; the TOFU code averages over all positions, prompt and padding among them
-Status: faithful
+Status: reproduced
 """
 
 from typing import Annotated, Literal

@@ -7,7 +7,7 @@ Source: Zhang et al. 2024, arXiv 2404.05868
 Needs: forget, retain; the reference's log-probs of the forget rows, computed once before the first step
 Cost: one forward and backward of forget and retain rows a step
 Differs: the reference is remembered numbers, not a second model; the same values
-Status: faithful
+Status: reproduced
 """
 
 from torch import Tensor

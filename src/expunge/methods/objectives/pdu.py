@@ -9,7 +9,7 @@ Needs: forget, retain
 Cost: one forward and backward of forget and retain rows a step
 Differs: logits are those that predict the labels, where the authors' code is not shifted; lambda moves once an optimizer step, not once a
   micro-batch; lambda eps is no part of the reported loss, as it has no gradient; the retain loss is that of the batch, not of an epoch
-Status: faithful
+Status: reproduced
 """
 
 import torch

@@ -7,7 +7,7 @@ Source: Yang et al. 2025, arXiv 2505.11953
 Needs: forget, retain
 Cost: one forward and backward of forget and retain rows a step
 Differs: no reference is built, for the loss has none; the weights 1 and 0.1 are those of the paper (the code has three different pairs)
-Status: faithful
+Status: reproduced
 """
 
 from torch import Tensor
