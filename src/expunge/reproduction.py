@@ -170,7 +170,7 @@ def differences(mine: Numbers, known: Numbers) -> list[str]:
         for score, value in scores.items():
             now = mine.get(model, {}).get(score, float("nan"))
             if score.endswith("quality"):
-                same = (now >= 0.05) == (value >= 0.05) or abs(now - value) <= TOLERANCE
+                same = math.isfinite(now) and ((now >= 0.05) == (value >= 0.05) or abs(now - value) <= TOLERANCE)
             elif score in ("steps_to_recover", "retain_loss"):
                 same = abs(now - value) <= max(1, 0.3 * value)
             else:

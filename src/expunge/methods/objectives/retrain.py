@@ -8,7 +8,7 @@ Source: the definition of exact unlearning, as in Cao and Yang 2015 and Bourtoul
 Needs: retain
 Cost: that of training; one forward and backward of the retain rows a step, an epoch is one pass over them
 Differs: from fresh weights the default learning rate is 1e-3, as 1e-5 would not get anywhere
-Status: faithful
+Status: reproduced
 """
 
 from typing import Annotated, Any
