@@ -82,6 +82,9 @@ def test_another_sweep_does_not_share_the_folder(done: Outcome, tmp_path: Path) 
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="no benchmark run"):
         bench(SMALL, tmp_path)
+    with pytest.raises(UserError, match="not part of a run"):
+        bench(SMALL, tmp_path, overwrite=True)
+    assert (tmp_path / "notes.txt").exists()
 
 
 def test_knobs_go_to_every_method_or_to_one() -> None:

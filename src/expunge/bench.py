@@ -26,6 +26,7 @@ from .core import catalog, receipt
 from .core.errors import UserError
 from .core.loop import Hooks
 from .core.request import digest
+from .folders import check_free, empty
 from .loading import Opened, cache_home, load
 from .training import texts_of, train
 from .unlearning import unlearn
@@ -91,7 +92,7 @@ def bench(
         catalog.load(name)
     folder, suite = Path(out), sweep.made()
     key = digest([repr(sweep), {n: [dict(r) for r in rows] for n, rows in suite.sets.items()}])
-    _claim(folder, key, resume, overwrite)
+    _claim(folder, key, resume, overwrite, sweep)
     sets = {n: spread(r, sweep.limit) if n in ("retain", "holdout") else r for n, r in suite.sets.items()}
     teach = {**sweep.train, "prompt_format": suite.prompt_format}
     texts = texts_of([*suite.train["full"], *suite.sets.get("real_authors", ()), *suite.sets.get("world_facts", ())])
@@ -138,13 +139,12 @@ def bench(
     return Outcome(done, told, folder)
 
 
-def _claim(folder: Path, key: str, resume: bool, overwrite: bool) -> None:
+def _claim(folder: Path, key: str, resume: bool, overwrite: bool, sweep: Sweep) -> None:
     """Take a folder for a sweep, or refuse it."""
-    import shutil
-
     mark = folder / "sweep.json"
-    if overwrite and folder.exists():
-        shutil.rmtree(folder)
+    if overwrite:
+        check_free(folder, overwrite=True, reads=[p for p in (sweep.data, sweep.original, sweep.retrained, sweep.holdout) if p])
+        empty(folder)
     if mark.exists():
         if json.loads(mark.read_text())["key"] != key:
             raise UserError(f"{folder} holds another sweep (methods, seeds, data or knobs differ): give another folder, or --overwrite")
