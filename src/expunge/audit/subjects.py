@@ -69,6 +69,7 @@ class Subject:
         return Entry(
             name=self.name,
             role=self.role,
+            label="" if self.role == "method" else self.name,
             method=self.method,
             seed=self.seed,
             scores={**scores, **missing},
