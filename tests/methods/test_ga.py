@@ -1,0 +1,32 @@
+"""Gradient ascent against the library's own loss, and its outcome."""
+
+from __future__ import annotations
+
+import torch
+
+import worlds
+from expunge import resolve
+from expunge.core import loop
+from expunge.core.loop import evaluate
+from expunge.core.step import Run
+from expunge.methods.terms import Ascent
+
+
+def test_value_and_sign_are_those_of_the_negated_library_loss(text: worlds.World) -> None:
+    rows, model = text.some(5)["forget"], text.model()
+    value, _ = evaluate(Run(model, text.port, worlds.accelerator()), Ascent(), {"forget": rows})
+    ids, mask, _ = text.port.collate(list(zip(rows["prompt"], rows["answer"], strict=True)), torch.device("cpu"))
+    labels = torch.full_like(ids, -100)
+    for i, (p, a) in enumerate(zip(rows["prompt"], rows["answer"], strict=True)):
+        labels[i, len(p) : len(p) + len(a)] = torch.tensor(a)
+    with torch.no_grad():
+        loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+    assert abs(float(value) + float(loss)) < 1e-5
+
+
+def test_destroys_what_it_was_not_asked_to(text: worlds.World) -> None:
+    model = text.model()
+    before = worlds.nll(model, text.port, text.sets["retain"])
+    loop.run(resolve.plan("ga", {"lr": 1e-3, "epochs": 30}), model, text.port, text.sets)
+    assert worlds.nll(model, text.port, text.sets["forget"]) > 5
+    assert worlds.nll(model, text.port, text.sets["retain"]) > before + 3
