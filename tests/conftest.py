@@ -21,6 +21,11 @@ def text() -> worlds.World:
     return worlds.text()
 
 
+@pytest.fixture(scope="session")
+def digits() -> worlds.World:
+    return worlds.digits()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No test reads what a user, or another run of the tests, has left in the cache."""

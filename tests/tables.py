@@ -29,6 +29,7 @@ class Port:
     """A row is the number of a prompt and the classes of its answer."""
 
     name: str = "table"
+    offers: frozenset[Need] = frozenset(Need)
     forwards: list[list[str]] = field(default_factory=list)
 
     def forward(

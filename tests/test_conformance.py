@@ -25,12 +25,16 @@ from expunge.core.receipt import plain
 from expunge.core.schedule import sample
 from expunge.core.step import Run, View
 from expunge.core.weights import weights_of
+from expunge.modalities.image import Image
+from expunge.modalities.text import Text
 
 METHODS = catalog.names("methods")
 COMMON = {"epochs": 2, "batch": 4, "lr": 1e-3, "warmup": 0, "steps": 0}
+WORLDS = {"text": worlds.text, "digits": worlds.digits}
 SPECIAL: dict[str, dict[str, Any]] = {  # what a model of two blocks and nine rows needs said
     "rmu": {"layer": 1},
     "adaptive_rmu": {"layer": 1},
+    "ceu": {"n": 0},  # a class is an answer of one label
     "altpo": {"request": "{prompt}", "length": 8, "draws": 2},
 }
 
@@ -42,8 +46,25 @@ def small(name: str, **more: Any) -> Plans:
     return resolve.plan(name, {k: v for k, v in wanted.items() if k in known})
 
 
+def offered(name: str, world: str) -> bool:
+    """Whether the world's modality gives what the method needs."""
+    return all(p.needed() & set(Need) <= OFFERS[world] for p in small(name))
+
+
+OFFERS = {"text": Text.offers, "digits": Image.offers}
 TRAINED = [n for n in METHODS if all(isinstance(p.do, Objective) for p in small(n))]
 ONE_STAGE = [n for n in TRAINED if len(small(n)) == 1]
+
+
+@pytest.fixture
+def world(request: pytest.FixtureRequest) -> worlds.World:
+    return WORLDS[request.param]()
+
+
+def each(methods: list[str]) -> pytest.MarkDecorator:
+    """Every method in every world that offers what it needs."""
+    pairs = [(n, w) for n in methods for w in WORLDS if offered(n, w)]
+    return pytest.mark.parametrize(("name", "world"), pairs, indirect=["world"], ids=[f"{n}-{w}" for n, w in pairs])
 
 
 def ready(world: worlds.World, plan: Plan, double: bool = True) -> tuple[Run, Objective, Sets]:
@@ -58,30 +79,30 @@ def ready(world: worlds.World, plan: Plan, double: bool = True) -> tuple[Run, Ob
     return run, plan.do, stage._pick("step", sample(stage.view.sets, plan.train, run), stage.view)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_runs_and_changes_what_it_should(text: worlds.World, name: str) -> None:
-    model = text.model()
+@each(METHODS)
+def test_runs_and_changes_what_it_should(world: worlds.World, name: str) -> None:
+    model = world.model()
     before = weights_of(model)
     plans = small(name)
-    run = loop.run(plans, model, text.port, text.sets)
+    run = loop.run(plans, model, world.port, world.sets)
     changed = any(not torch.equal(before[n], t) for n, t in weights_of(model).items())
     assert changed != isinstance(plans[-1].do, Guard)
     assert not run.warnings
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_seeded_runs_are_equal(text: worlds.World, name: str) -> None:
+@each(METHODS)
+def test_seeded_runs_are_equal(world: worlds.World, name: str) -> None:
     ends = []
     for noise in (1, 2):
         torch.manual_seed(noise)  # the global generator must not matter
-        model = text.model()
-        loop.run(small(name), model, text.port, text.sets)
+        model = world.model()
+        loop.run(small(name), model, world.port, world.sets)
         ends.append(worlds.tensors(model))
     assert worlds.same(*ends)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_touches_what_it_declares(text: worlds.World, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@each(METHODS)
+def test_touches_what_it_declares(world: worlds.World, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Undeclared touches raise by themselves; here: nothing is declared and never used (it would cost for nothing)."""
     touched: dict[str, set[str]] = {}
     rows, check, reference = View.rows, View._check, View.reference
@@ -101,8 +122,8 @@ def test_touches_what_it_declares(text: worlds.World, name: str, monkeypatch: py
     for attribute, spy in (("rows", spy_rows), ("_check", spy_check), ("reference", spy_reference)):
         monkeypatch.setattr(View, attribute, spy)
     plans = small(name, epochs=3, micro=2)
-    loop.run(plans, text.model(), text.port, text.sets)
-    silent = {Need.BATCH_MEANS}  # a property of the loss, nothing that is asked for
+    loop.run(plans, world.model(), world.port, world.sets)
+    silent = {Need.BATCH_MEANS, Need.PROMPTS}  # properties of the loss and of the rows, nothing that is asked for
     for plan in plans:
         for place, part in plan.parts().items():
             used = set().union(*(names for where, names in touched.items() if where == f"/{place}" or where.startswith(f"/{place}/")))
@@ -111,50 +132,50 @@ def test_touches_what_it_declares(text: worlds.World, name: str, monkeypatch: py
             )
 
 
-@pytest.mark.parametrize("name", ONE_STAGE)
-def test_the_loss_is_pure(text: worlds.World, name: str) -> None:
-    run, objective, batch = ready(text, small(name)[0])
+@each(ONE_STAGE)
+def test_the_loss_is_pure(world: worlds.World, name: str) -> None:
+    run, objective, batch = ready(world, small(name)[0])
     first, second = evaluate(run, objective, batch), evaluate(run, objective, batch)
     assert torch.equal(first[0], second[0])
     assert worlds.same(first[1], second[1])
 
 
-@pytest.mark.parametrize("name", ONE_STAGE)
+@each(ONE_STAGE)
 @pytest.mark.parametrize("micro", [1, 2, 4])
-def test_accumulation_does_not_matter(text: worlds.World, name: str, micro: int) -> None:
-    run, objective, batch = ready(text, small(name)[0])
+def test_accumulation_does_not_matter(world: worlds.World, name: str, micro: int) -> None:
+    run, objective, batch = ready(world, small(name)[0])
     whole, pieces = evaluate(run, objective, batch), evaluate(run, objective, batch, micro)
     scale = max(1.0, float(loop.global_norm(whole[1])))
     assert float(pieces[0]) == pytest.approx(float(whole[0]), rel=1e-6, abs=1e-6)
     assert worlds.far(whole[1], pieces[1]) < 1e-6 * scale
 
 
-@pytest.mark.parametrize("name", ONE_STAGE)
-def test_fusing_does_not_matter(text: worlds.World, name: str) -> None:
-    run, objective, batch = ready(text, small(name)[0])
+@each(ONE_STAGE)
+def test_fusing_does_not_matter(world: worlds.World, name: str) -> None:
+    run, objective, batch = ready(world, small(name)[0])
     fused, separate = evaluate(run, objective, batch, fuse=True), evaluate(run, objective, batch, fuse=False)
     assert worlds.far(fused[1], separate[1]) < 1e-6 * max(1.0, float(loop.global_norm(fused[1])))
 
 
-@pytest.mark.parametrize("name", ONE_STAGE)
-def test_roles_add_up(text: worlds.World, name: str) -> None:
-    run, objective, batch = ready(text, small(name)[0])
+@each(ONE_STAGE)
+def test_roles_add_up(world: worlds.World, name: str) -> None:
+    run, objective, batch = ready(world, small(name)[0])
     whole = evaluate(run, objective, batch)[1]
     by_role = [evaluate(run, objective, batch, roles=(r,))[1] for r in sorted({t.objective.role for t in objective.terms()})]
     total = [sum(parts, torch.zeros_like(parts[0])) for parts in zip(*by_role, strict=True)]
     assert worlds.far(whole, total) < 1e-6 * max(1.0, float(loop.global_norm(whole)))
 
 
-@pytest.mark.parametrize("name", ONE_STAGE)
-def test_frozen_parameters_stay_bit_identical(text: worlds.World, name: str) -> None:
+@each(ONE_STAGE)
+def test_frozen_parameters_stay_bit_identical(world: worlds.World, name: str) -> None:
     plan = small(name)[0]
     if plan.trains == ".*":
-        plan = replace(plan, trains=r"layers\.1\.")
-    model = text.model()
+        plan = replace(plan, trains=r"layers?\.1\.")
+    model = world.model()
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     choose(model, plan.trains)
     moving = {n for n, p in model.named_parameters() if p.requires_grad}
-    loop.run((plan,), model, text.port, text.sets)
+    loop.run((plan,), model, world.port, world.sets)
     after = dict(model.named_parameters())
     assert {n for n in before if not torch.equal(before[n], after[n])} <= moving
     assert moving
@@ -165,17 +186,20 @@ class Killed(Exception):
     """The process is gone."""
 
 
-@pytest.mark.parametrize("name", TRAINED)
-def test_resumes_bit_for_bit_after_a_kill_at_every_step(text: worlds.World, name: str, tmp_path: Path) -> None:
+@each(TRAINED)
+def test_resumes_bit_for_bit_after_a_kill_at_every_step(world: worlds.World, name: str, tmp_path: Path) -> None:
     def begin() -> nn.Module:
-        model = text.model()
-        for layer in model.model.layers:  # dropout on: the generator's state must not matter
-            layer.self_attn.attention_dropout = 0.2
+        model = world.model()
+        for module in model.modules():  # dropout on: the generator's state must not matter
+            if isinstance(getattr(module, "attention_dropout", None), float):
+                module.attention_dropout = 0.2
+            if isinstance(module, nn.Dropout):
+                module.p = 0.2
         return model
 
-    plans, sets = small(name, epochs=2), text.some(6)
+    plans, sets = small(name, epochs=2), world.some(6)
     whole, saves = begin(), []
-    loop.run(plans, whole, text.port, sets, hooks=Hooks(save=lambda c: saves.append(1), every=0))
+    loop.run(plans, whole, world.port, sets, hooks=Hooks(save=lambda c: saves.append(1), every=0))
     assert len(saves) >= 3
     for at in range(1, len(saves) + 1):
         count = [0]
@@ -187,19 +211,19 @@ def test_resumes_bit_for_bit_after_a_kill_at_every_step(text: worlds.World, name
                 raise Killed
 
         with pytest.raises(Killed):
-            loop.run(plans, begin(), text.port, sets, hooks=Hooks(save=save, every=0))
+            loop.run(plans, begin(), world.port, sets, hooks=Hooks(save=save, every=0))
         torch.manual_seed(at)
         model = begin()
-        loop.run(plans, model, text.port, sets, resume=checkpoint.load(tmp_path / f"kill{at}"))
+        loop.run(plans, model, world.port, sets, resume=checkpoint.load(tmp_path / f"kill{at}"))
         assert worlds.same(worlds.tensors(whole), worlds.tensors(model)), f"killed after save {at} of {len(saves)}"
 
 
-@pytest.mark.parametrize("name", TRAINED)
-def test_trains_an_adapter(text: worlds.World, name: str) -> None:
-    model = text.model()
+@each(TRAINED)
+def test_trains_an_adapter(world: worlds.World, name: str) -> None:
+    model = world.model()
     plans = small(name, lora=2)
     before = weights_of(copy.deepcopy(model))
-    run = loop.run(plans, model, text.port, text.sets)
+    run = loop.run(plans, model, world.port, world.sets)
     adapter = {n for n, p in run.model.named_parameters() if "lora_" in n}
     assert adapter
     changed = [n for n, p in run.model.named_parameters() if "lora_B" in n and float(p.detach().abs().max()) > 0]

@@ -20,17 +20,21 @@ from expunge.benchmarks import people
 from expunge.core import checkpoint, loop
 from expunge.core.parts import Modality, Plan, Rows, Sets, Train, Weights
 from expunge.methods.terms import NLL
+from expunge.modalities.image import Image
 from expunge.modalities.text import Text
-from expunge.models import llama
+from expunge.models import llama, vision
 
 MAKERS = (
     "core/loop.py",
     "core/parts.py",
     "core/step.py",
     "modalities/text.py",
+    "modalities/image.py",
     "modalities/_encode.py",
+    "modalities/_pictures.py",
     "benchmarks/people.py",
     "models/llama.py",
+    "models/vision.py",
 )
 
 
@@ -71,17 +75,43 @@ def text() -> World:
     sets: dict[str, Rows] = {n: port.rows(n, r) for n, r in records.items()}
     full = port.rows("retain", [*made.forget, *made.retain])
     sets["substitutes"] = port.answers(made.refusals[:8])
-    folder = _folder("text")
-    weights = checkpoint.load(folder)
+    train = Train(epochs=45, lr=5e-3, batch=16, anchor="retain", clip=1.0, warmup=1)
+    return World(port, sets, _trained("text", shell, port, full, sets["retain"], train), shell)
+
+
+@functools.cache
+def digits(size: str = "vit-nano") -> World:
+    """Some drawn digits, the threes to be forgotten, as a small vision transformer (or, with batch norm, a residual network) knows them."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    images = (data.images / 16).astype("float32")
+    records = [{"image": x, "label": int(y)} for x, y in zip(images, data.target, strict=True)]
+    seen, unseen = records[:360], records[360:480]
+    port = Image(tuple(map(str, range(10))))
+    shell = vision.build(size, (1, 8, 8), port.labels, seed=0)
+    sets: dict[str, Rows] = {
+        "forget": port.rows("forget", [r for r in seen if r["label"] == 3]),
+        "retain": port.rows("retain", [r for r in seen if r["label"] != 3]),
+        "holdout": port.rows("holdout", unseen),
+        "substitutes": port.answers(port.refusals()),
+    }
+    train = Train(epochs=20, lr=4e-3, batch=32, anchor="retain", warmup=1, decay=0.0)
+    return World(port, sets, _trained(f"digits-{size}", shell, port, port.rows("retain", seen), sets["retain"], train), shell)
+
+
+def _trained(name: str, shell: nn.Module, port: Modality, full: Rows, retain: Rows, train: Train) -> dict[str, Weights]:
+    """Weights of the original, the retrained and the random model; trained once."""
+    folder = _folder(name)
+    weights: dict[str, Weights] | None = checkpoint.load(folder)
     if weights is None:
         weights = {"random": loop.weights_of(shell)}
-        plan = Plan(NLL("retain"), train=Train(epochs=45, lr=5e-3, batch=16, anchor="retain", clip=1.0, warmup=1))
-        for name, rows in (("original", full), ("retrained", sets["retain"])):
+        for which, rows in (("original", full), ("retrained", retain)):
             model = copy.deepcopy(shell)
-            loop.run((plan,), model, port, {"retain": rows})
-            weights[name] = loop.weights_of(model)
+            loop.run((Plan(NLL("retain"), train=train),), model, port, {"retain": rows})
+            weights[which] = loop.weights_of(model)
         checkpoint.save(weights, folder)
-    return World(port, sets, weights, shell)
+    return weights
 
 
 @torch.no_grad()

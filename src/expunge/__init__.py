@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .core.parts import Plan as Plan
     from .core.parts import Train as Train
     from .core.request import Request as Request
+    from .loading import classifier as classifier
     from .loading import load as load
     from .reproduction import reproduce as reproduce
     from .resolve import plan as plan
@@ -31,6 +32,7 @@ WHERE = {  # the module that a name comes from; "": it is a module itself
     "bench": "",  # bench.bench(bench.Sweep(suite, methods)): methods x seeds against four controls
     "reproduce": "reproduction",  # reproduce(name): a paper's effect, beside the committed numbers
     "load": "loading",  # load(path): a model with its port, from a folder, hub id or run
+    "classifier": "loading",  # classifier(module, labels): any torch module that returns logits for images
     "plan": "resolve",  # plan(name, knobs): what a method does, with some knobs changed
     "names": "core.catalog",  # names(kind): what there is
     "card": "core.catalog",  # card(name): what it is, from its docstring

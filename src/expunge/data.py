@@ -12,6 +12,7 @@ import os
 import re
 import sys
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,14 +43,15 @@ class BadRow(DataError):
 def read(source: str | os.PathLike[str], *, split: str = "train") -> list[Row]:
     """All rows of a source, in its order.
 
-    A source is a file (`.jsonl`; `.json` that holds JSON Lines or one array; `.csv` with a header, whose values stay strings; `.parquet`),
-    a folder that `datasets` can load, or else a hub id `owner/name`. Folders and hub ids alone have splits, and may have configs:
-    `path::config`.
+    A source is a file (`.jsonl`; `.json` that holds JSON Lines or one array; `.csv` with a header, whose values stay strings; `.parquet`;
+    `.npz` with arrays of one length, a row an index), a folder that `datasets` can load, or else a hub id `owner/name`. Folders and hub ids
+    alone have splits, and may have configs: `path::config`. A last `::column=value,value` or `::column!=value` keeps the rows that fit, and
+    `::rows=0-99,120` those places; more of them may follow each other.
 
     Errors: NoSuchData (with the nearest names), NoSuchConfig (with the configs that exist), BadRow (with file and line), DataError for an
         empty source, an unknown file type, or anything else that `datasets` refuses.
     """
-    name, _, config = str(source).partition("::")
+    name, config, conditions = _parsed_source(str(source))
     path = Path(name).expanduser()
     if not name:  # or else it would be the current folder
         raise NoSuchData("a source of records must be named: a file, a folder or a hub id")
@@ -61,9 +63,57 @@ def read(source: str | os.PathLike[str], *, split: str = "train") -> list[Row]:
         rows = _dataset(name, config, split)
     else:
         raise NoSuchData(_absent(path))
+    for condition in conditions:
+        rows = where(rows, condition, str(source))
     if not rows:
         raise DataError(f"{source} holds no rows")
     return rows
+
+
+def _parsed_source(source: str) -> tuple[str, str, list[str]]:
+    """Name, config and conditions of a source."""
+    name, *more = source.split("::")
+    conditions = [m for m in more if "=" in m]
+    configs = [m for m in more if "=" not in m]
+    if len(configs) > 1:
+        raise DataError(f"{source} names {len(configs)} configs: {', '.join(configs)}")
+    return name, "".join(configs), conditions
+
+
+def where(rows: list[Row], condition: str, source: str = "the data") -> list[Row]:
+    """Rows that fit a condition: `column=a,b` or `column!=a,b` (values as they are written out), or `rows=0-99,120` (places).
+
+    Errors: DataError for a column or a place that is not there, or where no row fits.
+    """
+    column, _, said = condition.partition("=")
+    unlike, column, values = column.endswith("!"), column.removesuffix("!"), said.split(",")
+    if column == "rows":
+        chosen = _places(values, len(rows), source)
+        kept = [r for i, r in enumerate(rows) if (i in chosen) != unlike]
+    else:
+        if odd := next((i for i, r in enumerate(rows) if column not in r), None):
+            raise DataError(f"{source}: row {odd + 1} has no column {column!r}")
+        if rows and column not in rows[0]:
+            raise DataError(f"{source}: there is no column {column!r}{did_you_mean(column, sorted(rows[0]))}")
+        kept = [r for r in rows if (str(r[column]) in values) != unlike]
+    if not kept:
+        there = [] if column == "rows" else sorted({str(r[column]) for r in rows})
+        shown = f"; {column!r} has {', '.join(there[:8])}{' and more' if len(there) > 8 else ''}" if there else ""
+        raise DataError(f"{source}: no row fits{shown}")
+    return kept
+
+
+def _places(values: list[str], count: int, source: str) -> set[int]:
+    """Places from `3`, `0-99`. Errors: DataError for what is no place, or past the end."""
+    chosen: set[int] = set()
+    for value in values:
+        if not (match := re.fullmatch(r"(\d+)(?:-(\d+))?", value)):
+            raise DataError(f"{source}: {value!r} is neither a place such as 3 nor a range such as 0-99")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if not first <= last < count:
+            raise DataError(f"{source}: there are {count} rows, places 0 to {count - 1}, so {value} is not among them")
+        chosen |= set(range(first, last + 1))
+    return chosen
 
 
 def write_jsonl(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -> None:
@@ -179,7 +229,30 @@ def _parquet(path: Path) -> list[Row]:
         raise DataError(f"{path} is not a Parquet file that can be read: {_first_line(error)}") from error
 
 
-READERS: Mapping[str, Callable[[Path], list[Row]]] = {".jsonl": _json_lines, ".json": _json, ".csv": _csv, ".parquet": _parquet}
+def _npz(path: Path) -> list[Row]:
+    """A row an index of the arrays, which must be of one length."""
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {n: file[n] for n in file.files}
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} is not an .npz file that can be read without pickles: {_first_line(error)}") from error
+    lengths = {n: len(a) if a.ndim else 0 for n, a in arrays.items()}
+    if len(set(lengths.values())) != 1:
+        said = ", ".join(f"{n} {k}" for n, k in lengths.items())
+        raise DataError(f"{path}: every array must have as many entries as there are rows; found {said or 'none'}")
+    columns = {n: list(a) if a.ndim > 1 else a.tolist() for n, a in arrays.items()}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+READERS: Mapping[str, Callable[[Path], list[Row]]] = {
+    ".jsonl": _json_lines,
+    ".json": _json,
+    ".csv": _csv,
+    ".parquet": _parquet,
+    ".npz": _npz,
+}
 
 
 # --- datasets ---

@@ -43,13 +43,11 @@ def load(
     prompt_format: how a question becomes a prompt; '' is the chat template, or the format that the run was made with.
     Errors: UserError for what is not there or not safe to load.
     """
-    from .modalities import text
-
     folder = inner = Path(path).expanduser()
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle}
     if not folder.exists():
         _look_for(str(path))
-        model, port = text.load(str(path), prompt_format, dtype=getattr(torch, dtype), **options)
+        model, port = _of_its_kind(str(path), prompt_format, dtype=getattr(torch, dtype), **options)
         return Opened(model.to(_device()), port, str(path))
     if not folder.is_dir():
         raise UserError(f"{path} is a file, and a model is a folder: give the one that it lies in")
@@ -65,8 +63,50 @@ def load(
         raise UserError(f"the run in {path} has not ended, so it holds no model yet: go on with --resume")
     elif (folder / "audit.json").exists():
         raise UserError(f"{path} is an audit, which holds no model; what it saw can be audited again: {folder}/observations/NAME")
-    model, port = text.load(str(inner), prompt_format, dtype=getattr(torch, dtype), **options)
+    model, port = _of_its_kind(str(inner), prompt_format, dtype=getattr(torch, dtype), **options)
     return Opened(model.to(_device()), port, str(folder.resolve()))
+
+
+def classifier(model: nn.Module, labels: int | Sequence[str], mean: Sequence[float] = (), std: Sequence[float] = ()) -> Opened:
+    """Any module that returns logits for a batch of images, opened. labels: names of the classes, or how many there are.
+
+    mean, std: by channel, where the model wants values from 0 to 1 normalised. What `unlearn` writes of such a model is the safetensors
+    of its weights, which only the code of the module can load.
+    """
+    from .modalities.image import classifier_port
+
+    return Opened(model.to(_device()), classifier_port(labels, mean, std), type(model).__name__)
+
+
+def _of_its_kind(path: str, prompt_format: str, **options: Any) -> tuple[nn.Module, Modality]:
+    """Load with the modality that the model's configuration names; what names none is taken for a language model."""
+    if _architecture(path).endswith("ForImageClassification"):
+        from .modalities import image
+
+        if prompt_format:
+            raise UserError(f"{path} is an image classifier, which has no prompts: leave --prompt-format out")
+        return image.load(path, **options)
+    from .modalities import text
+
+    return text.load(path, prompt_format, **options)
+
+
+def _architecture(path: str) -> str:
+    """The class of the model in a folder or on the hub; of an adapter that of its base. '' where nothing says."""
+    from transformers.utils import cached_file
+
+    missing: dict[str, Any] = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    for name in ("adapter_config.json", "config.json"):
+        try:
+            file = cached_file(path, name, **missing)
+            said = json.loads(Path(file).read_text()) if file else {}
+        except (OSError, ValueError):
+            continue
+        if base := said.get("base_model_name_or_path"):
+            return _architecture(str(base))
+        if found := said.get("architectures"):
+            return str(found[0])
+    return ""
 
 
 def _device() -> torch.device:

@@ -6,11 +6,13 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from . import folders, resolve
 from .core import receipt
 from .core.catalog import load as load_module
+from .core.catalog import names
 from .core.loop import Hooks
 from .core.parts import Rows
 from .core.request import digest
@@ -25,15 +27,34 @@ def texts_of(rows: Records) -> list[str]:
     return [" ".join(str(v) for v in r.values() if isinstance(v, str)) for r in rows]
 
 
-def start(model: str, texts: Sequence[str], prompt_format: str = "", seed: int = 0, **options: Any) -> Opened:
-    """An untrained model of a built-in size with a tokenizer for the texts, or the model of a folder or hub id."""
-    llama = load_module("llama", "models")
-    if model not in llama.SIZES:
-        return load(model, prompt_format, **options)
-    from .modalities.text import Text
+def built_in(model: str) -> ModuleType | None:
+    """The module of `models` that has a size of this name, if there is one."""
+    found = (load_module(name, "models") for name in names("models"))
+    return next((m for m in found if model in getattr(m, "SIZES", ())), None)
 
-    made, tokenizer = llama.build(model, [*texts, prompt_format], seed)
-    return Opened(made, Text(tokenizer, prompt_format, llama.SIZES[model].length), model)
+
+def start(
+    model: str,
+    found: Records,
+    texts: Sequence[str] = (),
+    labels: Sequence[str] = (),
+    prompt_format: str = "",
+    seed: int = 0,
+    **options: Any,
+) -> Opened:
+    """An untrained model of a built-in size, made for the data, or the model of a folder or hub id."""
+    module = built_in(model)
+    if module is None:
+        return load(model, prompt_format, **options)
+    if module.__name__.endswith("llama"):
+        from .modalities.text import Text
+
+        made, tokenizer = module.build(model, [*(texts or texts_of(found)), prompt_format], seed)
+        return Opened(made, Text(tokenizer, prompt_format, module.SIZES[model].length), model)
+    from .modalities.image import Image, classes, shape_of
+
+    port = Image(tuple(labels) or classes(found))
+    return Opened(module.build(model, shape_of(found[0]), port.labels, seed), port, model)
 
 
 def train(
@@ -42,6 +63,7 @@ def train(
     *,
     out: str | Path | None = None,
     texts: Sequence[str] = (),
+    labels: Sequence[str] = (),
     prompt_format: str = "",
     seed: int = 0,
     overwrite: bool = False,
@@ -52,21 +74,29 @@ def train(
 ) -> Result:
     """Train a model on all rows of some data.
 
-    model: a folder or hub id, or a built-in size (nano, micro, tiny), which gets a tokenizer trained on `texts` (default: the data) and,
-    where `knobs` do not say otherwise, that size's settings. out: where to copy the result. The same work is done once.
+    model: a folder or hub id, or a built-in size (`nano`, `micro`, `tiny` for text, `resnet-nano`, `vit-nano` ... for images), which gets a
+    tokenizer trained on `texts` or the class names `labels` (default: those of the data) and, where `knobs` do not say otherwise, that
+    size's settings. out: where to copy the result. The same work is done once.
     Errors: UserError.
     """
     if out:
         folders.check_free(Path(out), overwrite, (data, model))
     found = records(data, "training")
-    llama = load_module("llama", "models")
-    knobs = {**llama.TRAINING.get(model, {}), **knobs}
-    opened = start(model, texts or texts_of(found), prompt_format, seed, **(load_options or {}))
+    module = built_in(model)
+    knobs = {**(module.TRAINING[model] if module else {}), **knobs}
+    opened = start(model, found, texts, labels, prompt_format, seed, **(load_options or {}))
     rows: Rows = opened.port.rows("retain", found, str(data) if isinstance(data, (str, Path)) else "training")
     settings = {**knobs, "seed": seed}
     plans = resolve.plan("finetune", settings)
     key = digest(
-        [receipt.hash_weights(opened.model), opened.port.about(), rows.ids, rows["prompt"], rows["answer"], receipt.describe(plans)]
+        [
+            receipt.hash_weights(opened.model),
+            opened.port.about(),
+            rows.ids,
+            rows.cols.get("prompt"),
+            rows["answer"],
+            receipt.describe(plans),
+        ]
     )
     kept = (cache or cache_home()) / "models" / key
     if not (kept / "receipt.json").exists():

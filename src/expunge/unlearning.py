@@ -150,7 +150,7 @@ def unlearn(
         raise UserError(f"{opened.source} is a guard, whose model was not changed: unlearn the model {base} itself")
     port = opened.port
     request = _request(port, plans, forget, retain, holdout, substitutes, allow_overlap)
-    loop.check(plans, request.sets)
+    loop.check(plans, request.sets, port)
     before, adapted = receipt.hash_weights(opened.model), is_adapted(opened.model)
     described: dict[str, Any] = {
         "method": method if isinstance(method, str) else "custom",

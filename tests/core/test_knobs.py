@@ -54,7 +54,7 @@ def test_term_weights_by_role() -> None:
         ({"rho": 1}, "more than one part: say sharp.rho or sharp2.rho"),
         ({"sharp.rho": -1}, "greater than 0"),
         ({"lr": "fast"}, "valid number"),
-        ({"optimizer": "lion"}, "'adamw' or 'sgd'"),
+        ({"optimizer": "lion"}, "'adam' or 'sgd'"),
     ],
 )
 def test_what_is_refused(given: dict, said: str) -> None:
@@ -66,3 +66,9 @@ def test_override_leaves_the_given_tree_alone() -> None:
     tree = two()
     override(tree, {"lr": 9.0})
     assert tree == two()
+
+
+def test_several_values_have_commas_between_them() -> None:
+    assert override(Plan(Ascent()), {"drops": "3,5"}).train.drops == (3, 5)
+    with pytest.raises(UserError, match="knob 'drops'"):
+        override(Plan(Ascent()), {"drops": "3,x"})

@@ -116,6 +116,7 @@ def test_learning_rate_by_hand() -> None:
     linear = Train(lr=1.0, epochs=4, warmup=1)
     assert [round(lr_at(linear, i, per_epoch=2), 4) for i in range(8)] == [0.3333, 0.6667, 1.0, 0.8333, 0.6667, 0.5, 0.3333, 0.1667]
     assert lr_at(Train(lr=1.0, schedule="constant"), 3, 2) == 1.0
+    assert [round(lr_at(Train(lr=1.0, schedule="constant", drops=(1, 2)), i, 2), 4) for i in range(5)] == [1.0, 1.0, 0.1, 0.1, 0.01]
     assert lr_at(Train(lr=1.0, epochs=2, schedule="cosine"), 2, 2) == pytest.approx(0.5)
     assert lr_at(Train(lr=1.0, epochs=100, steps=4), 2, 10) == pytest.approx(0.5)
 

@@ -12,7 +12,7 @@ import worlds
 from expunge import resolve
 from expunge.core import loop
 from expunge.core.loop import evaluate
-from expunge.core.parts import Answer, Rows, Sets
+from expunge.core.parts import Answer, Need, Rows, Sets
 from expunge.core.step import Run, View
 from expunge.methods.objectives.rmu import Hold, Steer, direction, moving
 from expunge.modalities.packed import Layout, call, cut, watching
@@ -39,6 +39,7 @@ class Port:
     """A row is its tokens' vectors, the last `labels` of which hold the answer."""
 
     name = "vectors"
+    offers = frozenset(Need)
 
     def forward(self, model: nn.Module, groups: Sequence[Rows], taps: tuple[str, ...] = (), patch=None, weights=None) -> list[Answer]:
         rows = [r for g in groups for r in zip(g["tokens"], g["labels"], strict=True)]

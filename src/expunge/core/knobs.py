@@ -10,7 +10,7 @@ import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast, dataclass_transform
+from typing import Any, TypeVar, cast, dataclass_transform, get_origin
 
 import pydantic
 
@@ -97,7 +97,7 @@ def knobs_of(tree: Any) -> list[Knob]:
 
 
 def override(tree: T, values: Mapping[str, Any]) -> T:
-    """The same tree with some knobs changed. Strings are converted to the knob's type.
+    """The same tree with some knobs changed. Strings are converted to the knob's type; several values have commas between them.
 
     The plain name of a training setting (`lr`) changes it in every stage; any other name that stands more than once must be qualified.
     Errors: UserError for an unknown name (with the nearest known ones), an ambiguous one, or a value out of range.
@@ -111,7 +111,8 @@ def override(tree: T, values: Mapping[str, Any]) -> T:
         if len(hits) > 1 and not all(k.path[-2:-1] == ("train",) for k in hits):
             raise UserError(f"'{name}' is a knob of more than one part: say {' or '.join(sorted({k.qualified for k in hits}))}")
         for hit in hits:
-            tree = _replaced(tree, hit.path, value, wanted)
+            several = isinstance(value, str) and get_origin(hit.annotation) is tuple
+            tree = _replaced(tree, hit.path, [v for v in value.split(",") if v.strip()] if several else value, wanted)
     return tree
 
 

@@ -22,6 +22,8 @@ from .weights import put, trainable, weights_of
 
 SAVED = ("stage", "epoch", "step", "state", "models", "ref_logp", "warnings")  # of the run; the rest is weights, optimizer and sets
 
+ASKS = {Need.GENERATE: "answers in the model's own words", Need.PROMPTS: "rows that ask in words"}
+
 
 def _nothing(*_: object) -> None:
     return None
@@ -157,8 +159,11 @@ def evaluate(
     return total, grads
 
 
-def check(plans: Plans, sets: Sets) -> None:
+def check(plans: Plans, sets: Sets, port: Modality) -> None:
     """Refuse, before anything is spent, a plan that the request cannot feed or whose parts do not fit. Errors: UserError."""
+    for need in sorted(set(Need) - port.offers):
+        if any(need in p.needed() for p in plans):
+            raise UserError(f"this method needs {ASKS.get(need, str(need))}, which a model of the kind {port.name!r} cannot give")
     names = {"original", *(p.name for p in plans if p.name)}
     for i, plan in enumerate(plans):
         for name in sorted(plan.sets_read() - sets.keys()):
@@ -198,7 +203,7 @@ def run(
 
     Errors: UserError before the start where plan and request do not fit; Interrupted after a checkpoint where the user asked to stop.
     """
-    check(plans, sets)
+    check(plans, sets, port)
     seed = plans[0].train.seed if seed is None else seed
     accelerator = accelerator or Accelerator()
     model = adapters.insert(model.to(accelerator.device), plans, seed)
@@ -282,8 +287,9 @@ class _Stage:
         model, params = r.model, self.view.params
         if train.checkpointing:
             adapters.recompute(model)
-        kind = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[train.optimizer]
-        self.optimizer = kind(params, lr=train.lr, weight_decay=train.decay)
+        kind: Any = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[train.optimizer]
+        more = {"momentum": train.momentum} if train.optimizer == "sgd" else {}
+        self.optimizer = kind(params, lr=train.lr, weight_decay=train.decay, **more)
         self.per_epoch = math.ceil(len(self.chosen[train.anchor]) / train.batch)
         self.done = 0
         if resume:

@@ -30,7 +30,8 @@ class Need(StrEnum):
     REFERENCE_LOGP = "reference_logp"  # numbers of rows that exist before step 1: remembered, no second model
     REFERENCE = "reference"  # anything, also about rows made on the way: the trainable tensors are kept twice
     BATCH_MEANS = "batch_means"  # the loss is not linear in `step.mean`: accumulation pays one more forward
-    GENERATE = "generate"
+    GENERATE = "generate"  # answers in the model's own words
+    PROMPTS = "prompts"  # rows that ask in words
     EXAMPLE_GRADS = "example_grads"
     FISHER = "fisher"
 
@@ -123,6 +124,7 @@ class Modality(Protocol):
     """The port: everything that depends on what a row is. Parts speak to it and to nothing behind it."""
 
     name: str
+    offers: frozenset[Need]  # what parts may ask of it; a method that needs more is refused
 
     def rows(self, name: str, records: Sequence[Mapping[str, Any]], source: str = "") -> Rows: ...  # errors: UserError that names the row
     def answers(self, texts: Sequence[Any], name: str = "substitutes") -> Rows: ...  # answers by themselves, one a row
@@ -141,6 +143,7 @@ class Modality(Protocol):
     def counts(self, rows: Rows) -> Mapping[str, float]: ...  # rows, labels, tokens: denominators known without a forward
     def independent(self, model: nn.Module) -> bool: ...  # False (batch norm in training): rows of one forward influence each other
     def relabel(self, rows: Rows, answers: Sequence[Any], name: str) -> Rows: ...
+    def head(self, model: nn.Module) -> str: ...  # path of the last linear layer: its input is what the model makes of a row
     def fresh(self, model: nn.Module, seed: int) -> Weights: ...  # the weights of an untrained model of the same shape
     def generate(
         self, model: nn.Module, rows: Rows, limit: int, generator: torch.Generator | None = None, temperature: float = 1.0
@@ -324,7 +327,9 @@ class Train:
     lr: float = knob(1e-5, "peak learning rate", ge=0)
     schedule: Literal["linear", "constant", "cosine"] = knob("linear", "how the learning rate falls after the warm-up")
     warmup: float = knob(0.0, "epochs of linear warm-up", ge=0)
-    optimizer: Literal["adamw", "sgd"] = knob("adamw", "optimizer")
+    drops: tuple[int, ...] = knob((), "epochs after which the learning rate falls to a tenth, counted from 1")
+    optimizer: Literal["adamw", "adam", "sgd"] = knob("adamw", "optimizer")
+    momentum: float = knob(0.0, "momentum of sgd", ge=0, lt=1)
     decay: float = knob(0.0, "weight decay", ge=0)
     clip: float = knob(0.0, "largest norm of the whole gradient; 0: no clipping", ge=0)
     precision: Literal["float32", "bf16"] = knob("float32", "bf16: mixed precision, weights stay as loaded")

@@ -29,11 +29,12 @@ def sample(sets: Sets, train: Train, run: Run) -> Sets:
 
 def lr_at(train: Train, done: int, per_epoch: int) -> float:
     """Learning rate of the step after `done` optimizer steps: linear warm-up, then the schedule, as a function of the step alone."""
+    peak = train.lr * 0.1 ** sum(done >= epoch * per_epoch for epoch in train.drops)
     total, warm = total_steps(train, per_epoch), round(train.warmup * per_epoch)
     if done < warm:
-        return train.lr * (done + 1) / (warm + 1)
+        return peak * (done + 1) / (warm + 1)
     left = max(total - done, 0) / max(total - warm, 1)
-    return train.lr * {"constant": 1.0, "linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2}[train.schedule]
+    return peak * {"constant": 1.0, "linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2}[train.schedule]
 
 
 def total_steps(train: Train, per_epoch: int) -> int:

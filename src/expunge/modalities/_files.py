@@ -1,11 +1,12 @@
-"""Language models and their tokenizers from folders and hub ids and back: quietly, whole or not at all, and no pickle unless allowed."""
+"""Models and what turns rows into their inputs, from folders and hub ids: quietly, whole or not at all, and no pickle unless allowed."""
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,28 +24,39 @@ GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")  # all there is to kn
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 
 
-def opened(path: str, dtype: torch.dtype, trust_remote_code: bool, allow_pickle: bool) -> tuple[nn.Module, Any]:
-    """Model and tokenizer, in evaluation mode. Errors: UserError, see `text.load`."""
+@dataclass(frozen=True)
+class Kind:
+    """A kind of model that `transformers` loads, and what comes beside it (a tokenizer, an image processor)."""
+
+    name: str  # as people say it
+    auto: str  # the class that loads it
+    beside: Callable[[str, bool], Any]  # (path, trust_remote_code); errors: those of the library
+    file: str  # which says that there is something beside
+    match: Callable[[Any, Any, str], None]  # refuses what does not belong together
+
+
+def opened(path: str, kind: Kind, dtype: torch.dtype, trust_remote_code: bool, allow_pickle: bool) -> tuple[nn.Module, Any]:
+    """Model and what comes beside it, in evaluation mode. Errors: UserError, see `load` of the modality."""
     folder = Path(path).expanduser()
     if folder.exists():
         path = str(folder.resolve())  # an adapter remembers the place of its base, and is opened from anywhere
         _check(folder, allow_pickle)
     elif path.startswith((".", "/", "~")) or path.count("/") > 1:
         raise UserError(f"there is no folder {path}")
-    with _quiet():
+    with quiet():
         adapter = _adapter(path)
         if adapter is None:
-            return _whole(path, dtype, trust_remote_code, allow_pickle)
+            return _whole(path, kind, dtype, trust_remote_code, allow_pickle)
         base = adapter.get("base_model_name_or_path")
         if not base:
             raise UserError(f"{path} is an adapter that does not say which model it belongs to")
-        if (kind := adapter.get("peft_type")) != "LORA":
-            raise UserError(f"{path} is an adapter of the kind {kind}; only LoRA adapters can be loaded")
+        if (sort := adapter.get("peft_type")) != "LORA":
+            raise UserError(f"{path} is an adapter of the kind {sort}; only LoRA adapters can be loaded")
         try:
-            model, tokenizer = opened(str(base), dtype, trust_remote_code, allow_pickle)
+            model, beside = opened(str(base), kind, dtype, trust_remote_code, allow_pickle)
         except UserError as error:
             raise UserError(f"the model that the adapter {path} belongs to does not load: {error}") from None
-        return _adapted(model, path), _tokenizer(path, trust_remote_code) if (folder / "tokenizer_config.json").exists() else tokenizer
+        return _adapted(model, path), kind.beside(path, trust_remote_code) if (folder / kind.file).exists() else beside
 
 
 def _check(folder: Path, allow_pickle: bool) -> None:
@@ -81,23 +93,23 @@ def _tokenizer(path: str, trust_remote_code: bool) -> Any:
     return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
 
 
-def _whole(path: str, dtype: torch.dtype, trust_remote_code: bool, allow_pickle: bool) -> tuple[nn.Module, Any]:
-    from transformers import AutoModelForCausalLM
+def _whole(path: str, kind: Kind, dtype: torch.dtype, trust_remote_code: bool, allow_pickle: bool) -> tuple[nn.Module, Any]:
+    import transformers
 
     more: dict[str, Any] = {} if allow_pickle else {"use_safetensors": True}
     try:
-        tokenizer = _tokenizer(path, trust_remote_code)
-        model, info = AutoModelForCausalLM.from_pretrained(
+        beside = kind.beside(path, trust_remote_code)
+        model, info = getattr(transformers, kind.auto).from_pretrained(
             path, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True, **more
         )
     except TROUBLE as error:
         if not allow_pickle and ".safetensors" in str(error):
             raise UserError(PICKLED.format(path)) from None
-        raise UserError(f"cannot load a causal language model from {path!r}: {_first_line(error)}") from None
+        raise UserError(f"cannot load {kind.name} from {path!r}: {_first_line(error)}") from None
     if lacking := sorted(info["missing_keys"]):
         raise UserError(f"{path} lacks {len(lacking)} weights of its model, among them {lacking[0]}: it would answer at random")
-    _match(tokenizer, model, path)
-    return model.eval(), tokenizer
+    kind.match(beside, model, path)
+    return model.eval(), beside
 
 
 def _match(tokenizer: Any, model: Any, path: str) -> None:
@@ -111,6 +123,9 @@ def _match(tokenizer: Any, model: Any, path: str) -> None:
         raise UserError(f"the tokenizer in {path} says ids up to {largest}, and the model knows {places}: they do not belong together")
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= places:
         tokenizer.pad_token = tokenizer.eos_token
+
+
+LANGUAGE = Kind("a causal language model", "AutoModelForCausalLM", _tokenizer, "tokenizer_config.json", _match)
 
 
 def _adapted(model: nn.Module, path: str) -> nn.Module:
@@ -127,20 +142,21 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
-def write(model: nn.Module, tokenizer: Any, folder: Path) -> None:
-    """Model, or its adapter alone, and tokenizer, as safetensors beside JSON."""
+def write(model: nn.Module, beside: Any, folder: Path) -> None:
+    """Model, or its adapter alone, and what comes beside it (None: nothing), as safetensors beside JSON."""
     whole: Any = model
     settings: Any = getattr(base_of(model), "generation_config", None)
     if settings is not None and not settings.do_sample:  # greedy models that carry these load, and would not save
         for name in SAMPLING:
             setattr(settings, name, None)
-    with _quiet():
+    with quiet():
         whole.save_pretrained(folder, **({"save_embedding_layers": False} if is_adapted(model) else {}))
-        tokenizer.save_pretrained(folder)
+        if beside is not None:
+            beside.save_pretrained(folder)
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars and advice from the libraries; what matters in them is an error of ours."""
     from transformers.utils import logging
 

@@ -146,6 +146,19 @@ def blocks_path(model: nn.Module) -> str:
     return max(outer)[1] if outer else ""
 
 
-def call(model: nn.Module, weights: Weights | None, **inputs: Any) -> Any:
+def call(model: nn.Module, weights: Weights | None, *given: Tensor, **inputs: Any) -> Any:
     """Run a model, with other weights than its own where given."""
-    return torch.func.functional_call(model, weights, (), inputs) if weights else model(**inputs)
+    return torch.func.functional_call(model, weights, given, inputs) if weights else model(*given, **inputs)
+
+
+def independent(model: nn.Module) -> bool:
+    """Whether rows of one forward leave each other alone: not under batch norm in training."""
+    return not any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in model.modules())
+
+
+def last_linear(model: nn.Module) -> str:
+    """The path of the last linear layer, adapters aside. Errors: UserError where there is none."""
+    found: list[str] = [n for n, m in base_of(model).named_modules() if isinstance(m, nn.Linear) and "lora_" not in n]
+    if not found:
+        raise UserError(f"a {type(base_of(model)).__name__} has no linear layer to end with")
+    return found[-1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,16 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from expunge.core.adapters import base_of, is_adapted
-from expunge.core.parts import Answer, Patch, Rows, Weights
+from expunge.core.adapters import base_of
+from expunge.core.parts import Answer, Need, Patch, Rows, Weights
 from expunge.core.request import content, digest, ids_of
-from expunge.core.weights import tensors_of
 
 from ._encode import Encoder, Pair, pair_of
-from ._files import opened, write
+from ._files import LANGUAGE, opened, write
+from ._fresh import fresh
 from ._generate import generate
 from ._refusals import REFUSALS
-from .packed import Layout, call, cut, module_at, watching
+from .packed import Layout, call, cut, independent, last_linear, module_at, watching
 
 COLUMNS = ("prompt", "answer", "context", "answer_text")
 
@@ -35,6 +34,7 @@ class Text:
     prompt_format: str = ""
     limit: int = 0  # longest sequence in tokens; 0: no limit
     name: str = "text"
+    offers: frozenset[Need] = frozenset(Need)
     encoder: Encoder = field(init=False)
 
     def __post_init__(self) -> None:
@@ -138,17 +138,13 @@ class Text:
         return ids.to(device), mask.long().to(device), layout.to(device)
 
     def independent(self, model: nn.Module) -> bool:
-        return not any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in model.modules())
+        return independent(model)
+
+    def head(self, model: nn.Module) -> str:
+        return last_linear(model)
 
     def fresh(self, model: nn.Module, seed: int) -> Weights:
-        """Weights of an untrained model of the same configuration, under the names of this one; an adapter starts anew, adding nothing."""
-        base: Any = base_of(model)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            made = tensors_of(type(base)(copy.deepcopy(base.config)))
-            own, adapted = tensors_of(model), is_adapted(model)
-            found = {n: made.get(_bare(n) if adapted else n, t) for n, t in own.items()}
-            return {n: (_restarted(n, t) if t is own[n] else t).detach().to(own[n].dtype) for n, t in found.items()}
+        return fresh(model, seed)
 
     # generation
 
@@ -193,20 +189,6 @@ class Text:
         }
 
 
-def _bare(name: str) -> str:
-    """The name that a weight has in the model without its adapter."""
-    return re.sub(r"\.(base_layer|original_module|modules_to_save\.\w+)(?=\.)", "", name.removeprefix("base_model.model."))
-
-
-def _restarted(name: str, own: Tensor) -> Tensor:
-    """What a tensor that only an adapter has begins as: of the two factors, one is drawn and the other is 0."""
-    if re.search(r"lora_(B|embedding_A)\b", name):
-        return torch.zeros_like(own, device="cpu")
-    if "lora_" in name:
-        return torch.nn.init.kaiming_uniform_(torch.empty_like(own, device="cpu"), a=5**0.5)
-    return own.cpu()
-
-
 def _filled(template: str, prompt: str, answer: str) -> str:
     """Both at once: what is filled in may hold braces of its own."""
     return re.sub(r"\{(prompt|answer)\}", lambda found: prompt if found[1] == "prompt" else answer, template)
@@ -243,7 +225,7 @@ def load(
 
     Errors: UserError for what is not there, not whole, not a causal language model, or stored as a pickle (unless allowed).
     """
-    model, tokenizer = opened(path, dtype or torch.float32, trust_remote_code, allow_pickle)
+    model, tokenizer = opened(path, LANGUAGE, dtype or torch.float32, trust_remote_code, allow_pickle)
     longest = getattr(base_of(model).config, "max_position_embeddings", 0) or 0
     configured = tokenizer.model_max_length if tokenizer.model_max_length < 10**6 else longest
     return model, Text(tokenizer, prompt_format, min(longest or configured, configured or longest))

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from expunge.core.adapters import base_of
 from expunge.core.errors import UserError
 from expunge.core.knobs import knob, part
-from expunge.core.parts import Guard, Modality, Plan
+from expunge.core.parts import Guard, Modality, Need, Plan
 from expunge.core.step import View
 
 FILE = "guard.json"
@@ -46,6 +46,7 @@ class InputFilter(Guard):
     ngram: int = knob(3, "words in an n-gram", ge=1)
     refusal: str = knob("I have no answer to that.", "what is said instead of an answer", min_length=1)
     reads = frozenset({"forget"})
+    needs = frozenset({Need.PROMPTS})
 
     def wrap(self, model: nn.Module, view: View) -> nn.Module:
         rows, port = view.forget, view.port

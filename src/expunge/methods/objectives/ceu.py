@@ -15,9 +15,10 @@ import math
 import torch
 from torch import Tensor
 
+from expunge.core.errors import UserError
 from expunge.core.knobs import knob, part
-from expunge.core.parts import Objective, Plan, Tokens, Train
-from expunge.core.step import Step
+from expunge.core.parts import Objective, Plan, State, Tokens, Train
+from expunge.core.step import Step, View
 from expunge.functional.packed import lowered, places
 
 
@@ -27,6 +28,11 @@ class CEU(Objective):
 
     n: int = knob(1, "first labels of each answer that are left alone", ge=0)
     reads = frozenset({"forget"})
+
+    def begin(self, view: View) -> State:
+        if all(view.port.counts(view.forget.take([i]))["labels"] <= self.n for i in range(len(view.forget))):
+            raise UserError(f"no answer to forget has more than {self.n} labels, and the first {self.n} are left alone: give n = 0")
+        return {}
 
     def loss(self, step: Step) -> Tensor:
         now = step.now(step.forget)

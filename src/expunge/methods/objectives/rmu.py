@@ -23,7 +23,7 @@ from expunge.core.parts import Answer, Need, Objective, Plan, Rows, State, Token
 from expunge.core.step import Step, View
 
 Positions = Literal["answers", "all"]
-LAST = "down_proj|c_proj|fc2|dense_4h_to_h"  # what families call the last matrix of a block's perceptron
+LAST = "down_proj|c_proj|fc2|dense_4h_to_h|output.dense"  # what families call the last matrix of a block's perceptron
 
 
 def direction(width: int, generator: torch.Generator) -> Tensor:

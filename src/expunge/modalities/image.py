@@ -1,0 +1,215 @@
+"""Image classifiers. A row is an image and its class; the class is the one label, so an answer has one position."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_model
+from torch import Tensor, nn
+
+from expunge.core.adapters import base_of
+from expunge.core.errors import UserError
+from expunge.core.parts import Answer, Need, Patch, Rows, Weights
+from expunge.core.request import content, digest, ids_of
+from expunge.core.words import did_you_mean
+
+from ._files import opened, write
+from ._fresh import fresh
+from ._pictures import CLASSIFIER, IMAGES, LABELS, column, normalisation, prepared
+from .packed import Layout, call, cut, independent, last_linear, watching
+
+
+@dataclass
+class Image:
+    """The port of image classifiers: names of the classes, and the way from a picture to the model's input.
+
+    labels: class names, in the order of the model's outputs. mean, std: by channel, of values from 0 to 1; empty: as they are.
+    processor: an image processor of `transformers` that resizes and crops; None: pictures have the model's size already.
+    """
+
+    labels: tuple[str, ...]
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    processor: Any = None
+    name: str = "image"
+    offers: frozenset[Need] = frozenset(Need) - {Need.GENERATE, Need.PROMPTS}
+
+    # rows
+
+    def rows(self, name: str, records: Sequence[Mapping[str, Any]], source: str = "") -> Rows:
+        """Records with an image and its class as rows: columns `pixels` (channels, height, width; uint8, or floats from 0 to 1), `answer`
+        (the class in a list), `answer_text` (its name), and every other column of the records as it is.
+
+        Errors: UserError that names the row.
+        """
+        where = source or name
+        pixels: list[Tensor] = []
+        labels: list[int] = []
+        for i, record in enumerate(records):
+            place = f"{where}, row {i + 1}"
+            pixels.append(prepared(record[column(record, IMAGES, "image", place)], self.processor, place))
+            labels.append(self.label(record[column(record, LABELS, "class", place)], place))
+            if pixels[i].shape != pixels[0].shape:
+                raise UserError(f"{place}: an image of shape {tuple(pixels[i].shape)}, and the first has {tuple(pixels[0].shape)}")
+        taken = {*IMAGES, *LABELS}
+        rest = {k: [r.get(k) for r in records] for k in dict.fromkeys(k for r in records for k in r if k not in taken)}
+        cols: dict[str, Sequence[Any]] = {**rest, "pixels": pixels, **self._answered(labels)}
+        return Rows(name, ids_of([[_hash(p), y] for p, y in zip(pixels, labels, strict=True)]), cols)
+
+    def label(self, said: Any, place: str = "a label") -> int:
+        """The number of a class that is given by number or name. Errors: UserError where there is no such class."""
+        if isinstance(said, (list, tuple)) and len(said) == 1:
+            said = said[0]
+        if isinstance(said, str) and said in self.labels:
+            return self.labels.index(said)
+        number = int(said) if isinstance(said, int) or str(said).lstrip("-").isdecimal() else -1
+        if not 0 <= number < len(self.labels):
+            near = did_you_mean(str(said), self.labels)
+            raise UserError(f"{place}: there is no class {said!r}; the model has {len(self.labels)}, {self.labels[0]!r} first{near}")
+        return number
+
+    def _answered(self, labels: Sequence[int]) -> dict[str, list[Any]]:
+        return {"answer": [[y] for y in labels], "answer_text": [self.labels[y] for y in labels]}
+
+    def relabel(self, rows: Rows, answers: Sequence[Any], name: str) -> Rows:
+        """The same images with other classes, by name or number."""
+        ids = tuple(f"{content(i)}~{digest(a)}" for i, a in zip(rows.ids, answers, strict=True))
+        labels = [self.label(a, name) for a in answers]
+        return Rows(name, ids, {**rows.cols, **self._answered(labels)}, rows.weight)
+
+    def answers(self, texts: Sequence[Any], name: str = "substitutes") -> Rows:
+        """Classes by themselves, for selectors that draw from them."""
+        return Rows(name, ids_of(list(texts)), {"answer_text": [self.labels[self.label(t, name)] for t in texts]})
+
+    def refusals(self) -> list[str]:
+        """Not to know an image is to call it anything: all classes, to draw from."""
+        return list(self.labels)
+
+    def question(self, rows: Rows) -> list[str]:
+        """What stands for an image where there are only words."""
+        return [f"image {content(i)}" for i in rows.ids]
+
+    def said(self, rows: Rows) -> list[str]:
+        return [self.labels[y] for (y,) in rows["answer"]]
+
+    def ended(self, rows: Rows) -> list[bool]:
+        return [False] * len(rows)
+
+    def counts(self, rows: Rows) -> Mapping[str, float]:
+        n = float(len(rows))
+        return {"rows": n, "labels": n, "tokens": n}
+
+    # the model
+
+    def pixels(self, rows: Rows, like: Tensor) -> Tensor:
+        """The images of rows as the model sees them, (rows, channels, height, width): normalised, in the type and place of `like`."""
+        x = torch.stack(list(rows["pixels"])).to(like.device)
+        x = x.to(like.dtype) / 255 if x.dtype == torch.uint8 else x.to(like.dtype)
+        if not self.mean:
+            return x
+        mean, std = (x.new_tensor(v).view(-1, 1, 1) for v in (self.mean, self.std or (1.0,) * len(self.mean)))
+        return (x - mean) / std
+
+    def forward(
+        self,
+        model: nn.Module,
+        groups: Sequence[Rows],
+        taps: tuple[str, ...] = (),
+        patch: Patch | None = None,
+        weights: Weights | None = None,
+    ) -> list[Answer]:
+        """Answers of each group, from one forward over all of them. What a tap saw is averaged over an image's places (or patches)."""
+        like = next(p for p in model.parameters() if p.is_floating_point())
+        labels = torch.tensor([y for g in groups for (y,) in g["answer"]], dtype=torch.long)
+        at = torch.arange(len(labels))
+        with watching(model, taps, patch) as seen:
+            logits = logits_of(call(model, weights, torch.cat([self.pixels(g, like) for g in groups])))
+        if logits.dim() != 2 or logits.shape[1] < len(self.labels):
+            raise UserError(f"the model answers with shape {tuple(logits.shape)}, and there are {len(self.labels)} classes")
+        pooled = {n: (_pooled(i), _pooled(o)) for n, (i, o) in seen.items()}
+        return list(cut(logits, Layout(labels, at, at, at, at).to(logits.device), pooled, groups))
+
+    def independent(self, model: nn.Module) -> bool:
+        return independent(model)
+
+    def head(self, model: nn.Module) -> str:
+        return last_linear(model)
+
+    def fresh(self, model: nn.Module, seed: int) -> Weights:
+        return fresh(model, seed)
+
+    def generate(
+        self, model: nn.Module, rows: Rows, limit: int, generator: torch.Generator | None = None, temperature: float = 1.0
+    ) -> list[list[int]]:
+        raise UserError("an image classifier has no words of its own")
+
+    def decode(self, answers: Sequence[Sequence[int]]) -> list[str]:
+        return [" ".join(self.labels[y] for y in a) for a in answers]
+
+    # files
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Safetensors and the image processor, as `AutoModelForImageClassification` reads them; of a module of one's own the weights."""
+        if hasattr(model, "save_pretrained"):
+            return write(model, self.processor, folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_model(model, str(folder / "model.safetensors"))
+
+    def about(self) -> dict[str, Any]:
+        """What the receipt says of the rows' way to the model."""
+        return {"modality": self.name, "labels": len(self.labels), "mean": list(self.mean), "std": list(self.std)}
+
+
+def logits_of(out: Any) -> Tensor:
+    """The logits in whatever a classifier returns: a tensor, an output with `logits`, or a tuple that begins with them."""
+    found = getattr(out, "logits", out[0] if isinstance(out, (tuple, list)) else out)
+    if not isinstance(found, Tensor):
+        raise UserError(f"the model returns a {type(out).__name__}, in which there are no logits to be found")
+    return found
+
+
+def _pooled(x: Tensor) -> Tensor:
+    """(rows, width) of maps (rows, width, height, width) and of patches (rows, patches, width)."""
+    return x.mean((2, 3)) if x.dim() == 4 else x.mean(1) if x.dim() == 3 else x.flatten(1)
+
+
+def _hash(pixels: Tensor) -> str:
+    return hashlib.sha256(pixels.contiguous().numpy().tobytes() + str(tuple(pixels.shape)).encode()).hexdigest()[:16]
+
+
+def classes(records: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Names of the classes in some records: numbers from 0 to the largest, or the names in order."""
+    found = {r[column(r, LABELS, "class", f"row {i + 1}")] for i, r in enumerate(records)}
+    numbers = [int(x) for x in found if isinstance(x, int) or str(x).isdecimal()]
+    return tuple(map(str, range(max(numbers) + 1))) if len(numbers) == len(found) else tuple(sorted(map(str, found)))
+
+
+def shape_of(record: Mapping[str, Any]) -> tuple[int, ...]:
+    """(channels, height, width) of the image of a record."""
+    return tuple(prepared(record[column(record, IMAGES, "image", "row 1")]).shape)
+
+
+def classifier_port(labels: int | Sequence[str], mean: Sequence[float] = (), std: Sequence[float] = ()) -> Image:
+    """The port for a module that returns logits. labels: names of the classes, or how many there are."""
+    names = tuple(str(i) for i in range(labels)) if isinstance(labels, int) else tuple(labels)
+    if not names:
+        raise UserError("a classifier has classes: give their names, or how many there are")
+    return Image(names, tuple(mean), tuple(std))
+
+
+def load(
+    path: str, *, dtype: torch.dtype | None = None, trust_remote_code: bool = False, allow_pickle: bool = False
+) -> tuple[nn.Module, Image]:
+    """A model and its port from a folder or hub id, in evaluation mode.
+
+    Errors: UserError for what is not there, not whole, not an image classifier, or stored as a pickle (unless allowed).
+    """
+    model, processor = opened(path, CLASSIFIER, dtype or torch.float32, trust_remote_code, allow_pickle)
+    config: Any = getattr(base_of(model), "config")  # noqa: B009 - typed as a module
+    labels = tuple(str(config.id2label[i]) for i in range(config.num_labels))
+    return model, Image(labels, *normalisation(processor), processor)

@@ -1,0 +1,83 @@
+"""Small image classifiers of two families, for tests, demos and CPU-size experiments: residual networks and vision transformers.
+
+The residual networks carry batch norm, the transformers do not, so that both kinds of rules are met.
+
+Source: the architectures are `ResNetForImageClassification` and `ViTForImageClassification` of `transformers`
+Status: faithful
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from expunge.core.errors import UserError
+
+
+class Size(NamedTuple):
+    """What distinguishes one built-in configuration from another."""
+
+    family: str  # resnet, vit
+    widths: tuple[int, ...]  # of a residual network's stages; of a transformer's hidden states, once a block
+    depth: int  # blocks a stage; blocks
+
+
+SIZES = {
+    "resnet-nano": Size("resnet", (16, 32), 1),
+    "resnet-micro": Size("resnet", (32, 64, 128), 1),
+    "vit-nano": Size("vit", (32,), 2),
+    "vit-micro": Size("vit", (64,), 4),
+}
+
+# What trains each size from scratch on some thousand small images.
+TRAINING: dict[str, dict[str, Any]] = {
+    "resnet-nano": {"epochs": 12, "lr": 2e-3, "batch": 32, "warmup": 0, "decay": 0.0},
+    "resnet-micro": {"epochs": 12, "lr": 2e-3, "batch": 32, "warmup": 0, "decay": 0.0},
+    "vit-nano": {"epochs": 40, "lr": 4e-3, "batch": 32, "warmup": 1, "decay": 0.0},
+    "vit-micro": {"epochs": 30, "lr": 2e-3, "batch": 32, "warmup": 1, "decay": 0.0},
+}
+
+
+def build(size: str, shape: Sequence[int], labels: Sequence[str], seed: int = 0) -> nn.Module:
+    """An untrained model of a built-in size. shape: (channels, height, width) of the images; labels: names of the classes."""
+    names = {i: str(n) for i, n in enumerate(labels)}
+    channels, height, width = shape
+    common = {"num_channels": channels, "id2label": names, "label2id": {n: i for i, n in names.items()}}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        made: nn.Module = _resnet(SIZES[size], common) if SIZES[size].family == "resnet" else _vit(SIZES[size], (height, width), common)
+    return made.eval()
+
+
+def _resnet(size: Size, common: Mapping[str, Any]) -> Any:
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    depths = [size.depth] * len(size.widths)
+    widths = list(size.widths)
+    return ResNetForImageClassification(
+        ResNetConfig(embedding_size=widths[0], hidden_sizes=widths, depths=depths, layer_type="basic", **common)
+    )
+
+
+def _vit(size: Size, shape: tuple[int, int], common: Mapping[str, Any]) -> Any:
+    from transformers import ViTConfig, ViTForImageClassification
+
+    if shape[0] != shape[1] or shape[0] % 4:
+        raise UserError(f"a vision transformer of a built-in size takes square images of a multiple of 4, and these are {shape}")
+    (width,) = size.widths
+    return ViTForImageClassification(
+        ViTConfig(
+            image_size=shape[0],
+            patch_size=shape[0] // 4,
+            hidden_size=width,
+            intermediate_size=2 * width,
+            num_hidden_layers=size.depth,
+            num_attention_heads=4,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+            **common,
+        )
+    )

@@ -1,0 +1,181 @@
+"""The port of image classifiers: records to tensors, forwards, files."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as Pillow
+from torch import nn
+
+import expunge
+import worlds
+from expunge.core import loop
+from expunge.core.errors import UserError
+from expunge.core.parts import Plan, Train
+from expunge.loading import load
+from expunge.methods.terms import Ascent
+from expunge.modalities.image import Image, classes
+from expunge.models import vision
+
+PORT = Image(("cat", "dog", "owl"))
+GREY = np.arange(16, dtype=np.uint8).reshape(4, 4)
+
+
+def encoded(array: Any) -> bytes:
+    kept = io.BytesIO()
+    Pillow.fromarray(array).save(kept, "PNG")
+    return kept.getvalue()
+
+
+def one(picture: Any, label: Any = 0, port: Image = PORT) -> torch.Tensor:
+    return port.rows("forget", [{"image": picture, "label": label}])["pixels"][0]
+
+
+def test_all_shapes_of_a_picture_give_the_same_tensor(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encoded(GREY))
+    kinds = [GREY, GREY[None], GREY[..., None], str(tmp_path / "a.png"), encoded(GREY), {"bytes": encoded(GREY), "path": None}]
+    for picture in [*kinds, Pillow.fromarray(GREY)]:
+        assert torch.equal(one(picture), torch.from_numpy(GREY)[None])
+    rgb = np.stack([GREY, GREY + 1, GREY + 2])
+    assert torch.equal(one(rgb.transpose(1, 2, 0)), one(rgb))
+    assert one(GREY / 15).dtype == torch.float32
+
+
+def test_classes_by_number_and_name() -> None:
+    rows = PORT.rows("forget", [{"img": GREY, "y": v} for v in ("dog", 1, "1", [1])])
+    assert rows["answer"] == [[1]] * 4
+    assert PORT.said(rows) == ["dog"] * 4
+    assert len({i.split("#")[0] for i in rows.ids}) == 1
+    assert PORT.relabel(rows, ["owl", 0, "cat", "dog"], "other")["answer"] == [[2], [0], [0], [1]]
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ({"image": GREY, "label": "dgo"}, "did you mean 'dog'"),
+        ({"image": GREY, "label": 3}, "the model has 3"),
+        ({"image": GREY, "label": -1}, "there is no class -1"),
+        ({"image": GREY}, "no class; it stands in a column"),
+        ({"label": 1}, "no image; it stands in a column"),
+        ({"image": "nowhere.png", "label": 1}, "there is no image file nowhere.png"),
+        ({"image": b"no picture", "label": 1}, "not an image that can be read"),
+        ({"image": np.zeros((2, 2, 2, 2)), "label": 1}, "neither (height, width)"),
+    ],
+)
+def test_a_bad_row_is_named(record: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError) as error:
+        PORT.rows("forget", [{"image": GREY, "label": 0}, record], "a.npz")
+    assert str(error.value).startswith("a.npz, row 2: ")
+    assert said in str(error.value)
+
+
+def test_images_of_another_size_are_refused() -> None:
+    with pytest.raises(UserError, match=r"row 2: an image of shape \(1, 2, 2\), and the first has \(1, 4, 4\)"):
+        PORT.rows("forget", [{"image": GREY, "label": 0}, {"image": GREY[:2, :2], "label": 0}])
+
+
+def test_other_columns_stay() -> None:
+    rows = PORT.rows("forget", [{"image": GREY, "label": 0, "identity": 7}, {"image": GREY, "label": 1}])
+    assert rows["identity"] == [7, None]
+
+
+def test_values_are_scaled_and_normalised() -> None:
+    port = Image(("a", "b"), mean=(0.5,), std=(0.25,))
+    rows = port.rows("forget", [{"image": np.array([[0, 255]], np.uint8), "label": 0}])
+    assert port.pixels(rows, torch.zeros(())).flatten().tolist() == [-2.0, 2.0]
+    floats = port.rows("forget", [{"image": np.array([[0.0, 1.0]]), "label": 0}])
+    assert port.pixels(floats, torch.zeros((), dtype=torch.float64)).dtype == torch.float64
+    assert port.pixels(floats, torch.zeros(())).flatten().tolist() == [-2.0, 2.0]
+
+
+def test_answers_are_those_of_the_model(digits: worlds.World) -> None:
+    model, rows = digits.model(), digits.sets["forget"].take(range(5))
+    more = digits.sets["retain"].take(range(3))
+    first, second = digits.port.forward(model, [rows, more], taps=("vit.layers.1", digits.port.head(model)))
+    x = torch.stack(list(rows["pixels"]))
+    with torch.no_grad():
+        logits = model(pixel_values=x).logits
+        hidden = model.vit(pixel_values=x).last_hidden_state[:, 0]
+    assert torch.allclose(first.scores.values, logits, atol=1e-5)
+    assert torch.allclose(first.logp.values, logits.log_softmax(-1)[torch.arange(5), 3], atol=1e-5)
+    assert first.labels.tolist() == [3] * 5
+    assert len(second.labels) == 3
+    assert torch.allclose(first.input("classifier").values, hidden, atol=1e-5)
+    assert first.hidden("vit.layers.1").values.shape == (5, 32)
+
+
+def test_a_batch_normed_model_is_not_independent_in_training() -> None:
+    model = vision.build("resnet-nano", (1, 8, 8), ("a", "b"))
+    assert PORT.independent(model)
+    assert not PORT.independent(model.train())
+
+
+def test_fresh_weights_follow_the_seed_for_any_module() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    made = [PORT.fresh(model, s) for s in (0, 0, 1)]
+    assert torch.equal(made[0]["1.weight"], made[1]["1.weight"])
+    assert not torch.equal(made[0]["1.weight"], made[2]["1.weight"])
+    model.register_parameter("odd", nn.Parameter(torch.ones(1)))
+    with pytest.raises(UserError, match="does not say how 'odd' begins"):
+        PORT.fresh(model, 0)
+
+
+@pytest.mark.parametrize("size", ["resnet-nano", "vit-nano"])
+def test_a_saved_model_loads_with_its_classes(size: str, tmp_path: Path) -> None:
+    from transformers import AutoModelForImageClassification
+
+    model = vision.build(size, (1, 8, 8), PORT.labels)
+    PORT.save(model, tmp_path / "m")
+    again = load(tmp_path / "m")
+    assert again.port.name == "image"
+    assert again.port.label("owl") == 2
+    theirs = AutoModelForImageClassification.from_pretrained(tmp_path / "m")
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), theirs.state_dict().values(), strict=True))
+
+
+def test_an_image_processor_resizes_and_travels_along(tmp_path: Path) -> None:
+    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+    model = vision.build("vit-nano", (3, 8, 8), PORT.labels)
+    model.save_pretrained(tmp_path / "m")
+    ViTImageProcessorPil(size={"height": 8, "width": 8}, image_mean=[0.5] * 3, image_std=[0.25] * 3).save_pretrained(tmp_path / "m")
+    opened = load(tmp_path / "m")
+    rows = opened.port.rows("forget", [{"image": Pillow.fromarray(np.zeros((20, 30), np.uint8)), "label": "cat"}])
+    assert rows["pixels"][0].shape == (3, 8, 8)
+    like = next(opened.model.parameters())
+    assert opened.port.pixels(rows, like).unique().tolist() == [-2.0]
+    opened.port.save(opened.model, tmp_path / "again")
+    assert load(tmp_path / "again").port.std == (0.25,) * 3
+
+
+def test_a_prompt_format_is_refused(tmp_path: Path) -> None:
+    PORT.save(vision.build("vit-nano", (1, 8, 8), PORT.labels), tmp_path / "m")
+    with pytest.raises(UserError, match="has no prompts"):
+        load(tmp_path / "m", "{prompt}")
+
+
+def test_a_method_that_needs_words_is_refused(digits: worlds.World) -> None:
+    with pytest.raises(UserError, match="answers in the model's own words, which a model of the kind 'image' cannot give"):
+        loop.run(expunge.resolve.plan("altpo"), digits.model(), digits.port, digits.sets)
+
+
+def test_a_module_of_ones_own_forgets(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
+    opened = expunge.classifier(model, ["cat", "dog", "owl"])
+    forget = [{"image": np.full((4, 4), v, np.float32), "label": "dog"} for v in (0.1, 0.2, 0.3)]
+    rows = opened.port.rows("forget", forget)
+    before = worlds.nll(model, opened.port, rows)
+    done = expunge.unlearn(Plan(Ascent(), train=Train(epochs=3, lr=0.01)), opened, forget=forget, out=tmp_path / "run")
+    assert worlds.nll(done.model, opened.port, rows) > before
+    assert (tmp_path / "run" / "model" / "model.safetensors").exists()
+
+
+def test_classes_of_data() -> None:
+    assert classes([{"y": 2}, {"y": 0}]) == ("0", "1", "2")
+    assert classes([{"label": "b"}, {"label": "a"}]) == ("a", "b")
