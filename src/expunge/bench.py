@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from expunge.audit.judge import verdict
-from expunge.audit.subjects import MAIN, Progress, Subject, controls, examine, relearn, silent, spread, story
+from expunge.audit.subjects import Progress, Subject, blank, controls, examine, relearn, silent, spread, story
 from expunge.audit.suite import Suite
 from expunge.report.story import Asked, Entry, Story, Verdict
 
@@ -25,13 +25,14 @@ from . import recipes
 from .core import catalog, receipt
 from .core.errors import UserError
 from .core.loop import Hooks
+from .core.parts import Need
 from .core.request import digest
 from .folders import check_free, empty
 from .loading import Opened, cache_home, load
 from .training import texts_of, train
 from .unlearning import unlearn
 
-SIZES = {"people": "micro", "tofu": "tiny"}
+SIZES = {"people": "micro", "tofu": "tiny", "digits": "resnet-nano"}
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def bench(
     key = digest([repr(sweep), {n: [dict(r) for r in rows] for n, rows in suite.sets.items()}])
     _claim(folder, key, resume, overwrite, sweep)
     sets = {n: spread(r, sweep.limit) if n in ("retain", "holdout") else r for n, r in suite.sets.items()}
-    teach = {**sweep.train, "prompt_format": suite.prompt_format}
+    teach = {**sweep.train, "prompt_format": suite.prompt_format, "labels": tuple(suite.labels)}
     texts = texts_of([*suite.train["full"], *suite.sets.get("real_authors", ()), *suite.sets.get("world_facts", ())])
 
     def trained(which: str, given: str) -> tuple[Opened, Mapping[str, Any]]:
@@ -111,16 +112,14 @@ def bench(
     def look(name: str) -> Progress:
         return lambda done, total, what: progress(done, total, f"{name}: {what}")
 
-    there = examine(
-        again.model, again.port, sets, name="retrained", role="retrained", cache=cache, progress=look("retrained"), receipt=how_again
-    )
-    see = partial(examine, sets=sets, retrained=there.seen, cache=cache)
+    none = blank(original, sets, cache) if Need.PROMPTS not in original.port.offers else None
+    see = partial(examine, sets=sets, cache=cache, blank=none)
+    there = see(again.model, again.port, name="retrained", role="retrained", progress=look("retrained"), receipt=how_again)
+    see = partial(see, retrained=there.seen)
     first = see(original.model, original.port, name="original", role="original", progress=look("original"), receipt=how)
-    fixed = [
-        first,
-        there,
-        *controls(original, original.port.rows("forget", suite.train["forget"]), sets, there.seen, cache, look("controls")),
-    ]
+    see = partial(see, original=first.seen)
+    forget = original.port.rows("forget", suite.train["forget"])
+    fixed = [first, there, *controls(original, forget, sets, there.seen, cache, look("controls"), first.seen)]
     curve = partial(relearn, sets=sets, retrained=there.seen, **recipes.relearning(sweep.suite, sweep.size, len(sets["forget"])))
     done: list[Entry] = []
     texts_said: list[Subject] = list(fixed)
@@ -257,7 +256,7 @@ def _write(folder: Path, sweep: Sweep, entries: Sequence[Entry], told: Story, co
             "machine": receipt.machine(),
         },
     )
-    (folder / "table.md").write_text(markdown(list(entries), list(MAIN)) + "\n")
+    (folder / "table.md").write_text(markdown(list(entries), list(told.main)) + "\n")
     receipt.write(folder / "story.json", json.loads(told.to_json()))
     write(told, folder / "report.html")
 

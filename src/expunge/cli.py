@@ -8,7 +8,7 @@ import shlex
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.markup import escape
@@ -178,7 +178,6 @@ def audit(
     """Look at a model that is said to have forgotten: scores with intervals, a verdict in words, a report."""
     _required(out=run != Path())
     from .audit.auditing import audit as look
-    from .audit.subjects import MAIN
 
     with console.progress() as show:
         done = look(
@@ -202,7 +201,7 @@ def audit(
             command=_typed(),
             load_options=_options(allow_pickle, trust_remote_code),
         )
-    console.show_scores({n: done.scores[n] for n in (*MAIN, *done.scores) if n in done.scores}, out.print)
+    console.show_scores({n: done.scores[n] for n in (*done.story.main, *done.scores) if n in done.scores}, out.print)
     console.show_verdict(done.verdict, say)
     say(f"report: {run / 'report.html'}")
 
@@ -303,26 +302,35 @@ def bench(
 
 
 def _sweep(sweep: Any, run: Path, overwrite: bool) -> None:
-    from .audit.subjects import MAIN, SHORT
     from .bench import bench as measure
     from .report.table import render
 
     with console.progress() as show:
         done = measure(sweep, run, overwrite=overwrite, progress=show, command=_typed())
-    out.print(render(list(done.entries), list(SHORT if out.width < 120 else MAIN), out.width))
+    main = done.story.main[: 6 if out.width < 120 else None]
+    out.print(render(list(done.entries), list(main), out.width))
     console.show_verdict([{"level": v.level, "text": v.text} for v in done.story.verdict], say)
     say(f"report: {run / 'report.html'}")
 
 
 @app.command()
 def demo(
-    run: Annotated[Path, typer.Option("--out", help="run folder")] = Path("runs/demo"),
+    case: Annotated[Literal["people", "images"], typer.Argument(help="fictitious people, or handwritten digits")] = "people",
+    run: Annotated[Path, typer.Option("--out", help="run folder; default: runs/demo, runs/demo-images")] = Path(),
     overwrite: Overwrite = False,
 ) -> None:
-    """The whole story on a bundled case: fictitious people, a small language model, three methods, four controls, one report."""
+    """The whole story on a bundled case: a small model, a few methods, the controls, one report.
+
+    people: a language model that answers questions about fictitious people. images: a classifier of real handwritten digits.
+    """
     from .bench import Sweep
 
-    _sweep(Sweep("people", ("graddiff", "npo", "flat"), model="micro"), run, overwrite)
+    sweeps = {
+        "people": Sweep("people", ("graddiff", "npo", "flat"), model="micro"),
+        "images": Sweep("digits", ("graddiff", "npo", "finetune"), model="resnet-nano", limit=0),
+    }
+    default = Path("runs/demo" if case == "people" else f"runs/demo-{case}")
+    _sweep(sweeps[case], default if run == Path() else run, overwrite)
 
 
 @app.command()

@@ -11,7 +11,7 @@ from typing import Any
 from expunge.core import catalog, receipt
 from expunge.core.errors import UserError
 from expunge.core.knobs import override
-from expunge.core.parts import Modality, Rows
+from expunge.core.parts import Modality, Need, Rows
 from expunge.core.request import content, digest
 from expunge.loading import Opened, Source, cache_home, format_of, load, receipt_of, records
 from expunge.report.story import Asked, Role, Story, Verdict
@@ -19,7 +19,7 @@ from expunge.report.story import Asked, Role, Story, Verdict
 from .judge import verdict
 from .observe import Records
 from .observed import Observed
-from .subjects import Progress, Subject, controls, examine, judged, relearn, silent, spread, story
+from .subjects import Progress, Subject, blank, controls, examine, judged, relearn, silent, spread, story
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,8 +87,9 @@ def audit(
     cache = cache_home() / "observations"
     alike = Alike()
 
-    def subject(what: str | Path | Opened, name: str, role: Role, retrained: Observed | None) -> tuple[Subject, Opened | None]:
-        known = _known(what)
+    def subject(what: str | Path | Opened, name: str, role: Role, **beside: Observed | None) -> tuple[Subject, Opened | None]:
+        known = {**beside, **_known(what)}
+        retrained = known.pop("retrained", None)
         if seen := _observed(what):
             alike.check(name, seen)
             return judged(seen, name, role, seen if role == "retrained" else retrained, **known), None
@@ -97,6 +98,8 @@ def audit(
         opened = what if isinstance(what, Opened) else load(what, prompt_format, **(load_options or {}))
         alike.check(name, opened.port.rows("forget", sets["forget"]), opened.port)
         said = lambda done, total, text: progress(done, total, f"{name}: {text}")  # noqa: E731
+        if Need.PROMPTS not in opened.port.offers and known.get("blank") is None:
+            known["blank"] = blank(opened, sets, cache)
         made = examine(opened.model, opened.port, sets, name=name, role=role, retrained=retrained, cache=cache, progress=said, **known)
         if "relearn" in attack and role != "original":
             made = replace(made, relearned=relearn(opened.model, opened.port, sets, retrained or made.seen, said, **knobs))
@@ -105,19 +108,20 @@ def audit(
     subjects: list[Subject] = []
     retrained: Observed | None = None
     if reference is not None:
-        there, _ = subject(reference, "retrained", "retrained", None)
+        there, _ = subject(reference, "retrained", "retrained")
         retrained = there.seen
         subjects.append(there)
     before: Opened | None = None
+    first: Subject | None = None
     if original is not None:
-        first, before = subject(original, "original", "original", retrained)
+        first, before = subject(original, "original", "original", retrained=retrained)
         subjects.insert(0, first)
-    mine, opened = subject(model, "audited model", "method", retrained)
+    mine, opened = subject(model, "audited model", "method", retrained=retrained, original=first.seen if first else None)
     attacks = {"relearn": list(mine.relearned)} if mine.relearned else {}
     subjects.append(mine)
     if with_controls and (source := before or opened) is not None:
         rows = source.port.rows("forget", sets["forget"])
-        found = controls(source, rows, sets, retrained, cache, progress)
+        found = controls(source, rows, sets, retrained, cache, progress, first.seen if first else None)
         subjects += found if before else found[:1]
     originals = next((s.scores for s in subjects if s.role == "original"), None)
     findings = verdict(mine.scores, mine.skipped, originals)
@@ -243,7 +247,8 @@ def _apart(sets: Mapping[str, Records]) -> None:
 
 
 def _plain(record: Mapping[str, Any]) -> list[Any]:
-    return [record.get(k) for k in ("prompt", "completion", "question", "answer", "messages", "text")]
+    words = [record.get(k) for k in ("prompt", "completion", "question", "answer", "messages", "text")]
+    return words if any(w is not None for w in words) else sorted(record.items())
 
 
 def _known(what: str | Path | Opened) -> dict[str, Any]:

@@ -25,7 +25,16 @@ PAST = 0.1  # above the retrained model's truth ratio: wrong answers have become
 LEAK = 10.0  # percent of privleak
 GAP = 0.1  # of the retrained model's AUC from chance: forget and holdout are not alike
 CHANCE = 0.5
-KNOWLEDGE = ("forget_probability", "forget_rouge", "extraction_strength", "exact_memorization")  # less of the forget set known: lower
+KNOWLEDGE = (  # less of the forget set known: lower
+    "forget_probability",
+    "forget_rouge",
+    "extraction_strength",
+    "exact_memorization",
+    "forget_accuracy",
+    "forget_confidence",
+)
+SLACK = 0.05  # of accuracy above the retrained model's: its own seeds differ by that
+CALLED = {"mia_efficacy": -1, "mia_entropy": 1, "mia_threshold": 1, "mia_cv": 1}  # which way the share moves where items look like members
 
 
 class Finding(TypedDict):
@@ -57,6 +66,8 @@ def audit_scores(evidence: Evidence, resamples: int = 200, seed: int = 0) -> tup
     records: dict[str, dict[str, Any]] = {}
     skipped: dict[str, str] = {}
     for family in map(importlib.import_module, families()):
+        if evidence.model.modality not in getattr(family, "MODALITIES", (evidence.model.modality,)):
+            continue
         mine: Scores = family.scores(evidence)
         theirs: Scores = family.scores(replace(evidence, model=evidence.retrained)) if evidence.retrained else {}
         for name, measure in mine.items():
@@ -91,10 +102,12 @@ def verdict(scores: Records, skipped: Mapping[str, str], original_scores: Record
     compared = any(record["retrained"] is not None for record in scores.values())
     found = [
         *_forgetting(scores),
+        *_classified(scores),
         *_utility(scores, original),
         *_over_forgotten(scores),
         *_memorised(scores),
         *_membership(scores),
+        *_called(scores),
         *_leak(scores),
         *([] if compared else _against_original(scores, original)),
         *_unjudged(skipped),
@@ -133,7 +146,7 @@ def _membership(scores: Records) -> Iterator[Finding]:
     """AUCs against the retrained model's, or else, as a warning only, against chance: a holdout unlike the forget set moves it, too."""
     quiet = []
     for name, found in scores.items():
-        if not name.startswith("mia_"):
+        if not name.startswith("mia_") or name in CALLED:
             continue
         known = found["retrained"] is not None
         level: Level = "fail" if known else "warn"
@@ -151,6 +164,38 @@ def _membership(scores: Records) -> Iterator[Finding]:
             yield _finding("warn", name, f"{text} ({name}: AUC {yardstick:.3g}, chance {CHANCE}).")
     if quiet:
         yield _finding("pass", None, f"Forgotten items look as familiar beside unseen ones as they should ({'; '.join(quiet)}).")
+
+
+def _called(scores: Records) -> Iterator[Finding]:
+    """Shares of forgotten items that simple attacks on classifiers call members: warnings, since such attacks overstate privacy."""
+    odd, quiet = [], []
+    for name, way in CALLED.items():
+        if found := _against_retrained(scores, name):
+            low, high = found["interval"]
+            too_familiar = low > found["retrained"] if way > 0 else high < found["retrained"]
+            (odd if too_familiar else quiet).append(_beside(name, found))
+    if odd:
+        yield _finding("warn", None, f"Forgotten items look more like training items than to the retrained model ({'; '.join(odd)}).")
+    if quiet:
+        yield _finding("pass", None, f"Forgotten items look no more like training items than to the retrained model ({'; '.join(quiet)}).")
+
+
+def _classified(scores: Records) -> Iterator[Finding]:
+    """Classifiers: accuracy on what was forgotten, beside the retrained model's; then what the features know below the head."""
+    for name, what in (("forget_accuracy", "forgotten items"), ("test_forget_accuracy", "unseen items of forgotten classes")):
+        if found := _against_retrained(scores, name):
+            low, high = found["interval"]
+            if low > found["retrained"] + SLACK:
+                yield _finding("fail", name, f"Forgetting failed: too many {what} are still classified right ({_beside(name, found)}).")
+            elif high < found["retrained"] - SLACK:
+                yield _finding("fail", name, f"Over-forgotten: {what} are wrong more often than unseen ones ({_beside(name, found)}).")
+            else:
+                yield _finding(
+                    "pass", name, f"Forgotten: {what} are classified as by a model that never saw them ({_beside(name, found)})."
+                )
+    if (found := _against_retrained(scores, "knn_forget")) and found["interval"][0] > found["retrained"] + SLACK:
+        text = "Forgotten in the last layer alone: neighbours among the features still name the forgotten classes"
+        yield _finding("warn", "knn_forget", f"{text} ({_beside('knn_forget', found)}).")
 
 
 def _leak(scores: Records) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from expunge.core.parts import Answer, Modality, Rows
+from expunge.core.parts import Answer, Modality, Need, Rows
 from expunge.core.receipt import hash_weights
 from expunge.core.request import digest
 from expunge.core.stats import example_gradients, mean_norm
@@ -21,6 +21,7 @@ from expunge.core.step import evaluating
 from .observed import Observed, Scored, SetSeen
 
 BUDGET = 4096  # positions in one forward
+IMAGES = 256  # rows in one forward of a classifier
 SAID = 200  # tokens of a generation at most, and at most
 TIMES = 3  # times the longest true answer of the set
 VARIANCE = 1e-6  # smallest variance of a position's log-probability
@@ -37,6 +38,7 @@ class Wants:
     said: bool = True
     moments: bool = True
     gradnorm: bool = True
+    features: bool = True  # of classifiers
 
 
 def observe(
@@ -54,6 +56,7 @@ def observe(
     and `perturbed_answer` (a list). cache: a folder of earlier observations, keyed by weights, rows and `wants`; a hit needs no forward.
     """
     rows = {n: _kinds(port, n, records) for n, records in sets.items() if len(records)}
+    classifies = Need.GENERATE not in port.offers
     key = digest(
         [fingerprint(model), {n: {k: [r.ids, r.cols.get("prompt")] for k, (r, _) in ks.items()} for n, ks in rows.items()}, repr(wants)]
     )
@@ -72,6 +75,9 @@ def observe(
                 done += len(some)
                 progress(done, total, f"reading {name}")
             answers, _ = kinds["answer"]
+            if classifies:
+                seen[name] = _classified(model, port, answers, scored, wants.features)
+                continue
             said: tuple[str, ...] = ()
             if wants.said and name in WRITTEN:
                 progress(done, total, f"asking {name}")
@@ -118,9 +124,10 @@ def _batches(port: Modality, rows: Rows) -> Iterator[list[int]]:
     """Places of rows of similar length, so many that a padded batch stays within the budget."""
     lengths = [port.counts(rows.take([i]))["tokens"] for i in range(len(rows))]
     order = sorted(range(len(rows)), key=lambda i: -lengths[i])
+    most = IMAGES if Need.GENERATE not in port.offers else len(order)
     at = 0
     while at < len(order):
-        size = max(1, int(BUDGET / lengths[order[at]]))
+        size = max(1, min(most, int(BUDGET / lengths[order[at]])))
         yield order[at : at + size]
         at += size
 
@@ -167,6 +174,33 @@ def _read(answer: Answer, moments: bool) -> dict[str, list[Any]]:
         n: [x.numpy() for x in v.float().cpu().split(lengths)] if n != "hit" else [x.numpy() for x in v.cpu().split(lengths)]
         for n, v in found.items()
     }
+
+
+def _classified(model: nn.Module, port: Modality, rows: Rows, scored: Mapping[str, Scored], features: bool) -> SetSeen:
+    """A classifier's distributions and features; what it says is its most probable class."""
+    head = port.head(model) if features else ""
+    taps = (*port.blocks(model), head) if features else ()
+    dist, label = [], []
+    inner: dict[str, list[torch.Tensor]] = {t: [] for t in taps}
+    for i in range(0, len(rows), IMAGES):
+        answer = port.forward(model, [rows.take(range(i, min(i + IMAGES, len(rows))))], taps)[0]
+        dist.append(answer.dist.values.float().cpu())
+        label.append(answer.labels.cpu())
+        for tap in taps:
+            inner[tap].append((answer.input(tap) if tap == head else answer.hidden(tap)).values.float().cpu())
+    log = torch.cat(dist)
+    named = {"head" if t == head else t: torch.cat(x).numpy() for t, x in inner.items()}
+    said = tuple(port.decode(log.argmax(-1)[:, None].tolist()))
+    return SetSeen(
+        rows.ids,
+        tuple(port.question(rows)),
+        tuple(port.said(rows)),
+        scored,
+        said,
+        dist=log.numpy(),
+        label=torch.cat(label).numpy(),
+        features=named,
+    )
 
 
 def gradient_norms(model: nn.Module, port: Modality, rows: Rows) -> np.ndarray[Any, np.dtype[np.float32]]:

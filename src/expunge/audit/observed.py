@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
+WHOLE = ("gradnorm", "dist", "label")  # arrays of a set as a whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +62,9 @@ class SetSeen:
     kinds: Mapping[str, Scored]  # answer | paraphrase | perturbed
     said: tuple[str, ...] = ()  # (items,) greedy generations, where they were asked for
     gradnorm: Array | None = None  # (items,) mean over weight tensors of the gradient's L2 norm, where it was asked for
+    dist: Array | None = None  # (items, classes) log-probabilities, of classifiers
+    label: NDArray[np.int64] | None = None  # (items,) the true class, of classifiers
+    features: Mapping[str, Array] = field(default_factory=dict)  # by module, (items, width): what classifiers make of an item; last: `head`
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -73,6 +77,12 @@ class Observed:
     sets: Mapping[str, SetSeen]
     about: Mapping[str, object] = field(default_factory=dict)
 
+    @property
+    def modality(self) -> str:
+        """The kind of model that was looked at: text, image ..."""
+        port = self.about.get("port")
+        return str(port.get("modality", "text")) if isinstance(port, Mapping) else "text"
+
     def save(self, folder: Path) -> None:
         """Write `observed.npz` and `observed.json` under a folder, which is made if absent."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -83,8 +93,10 @@ class Observed:
                 for part in ("item", "start", "logp", "hit", "ended", "mean", "std"):
                     if (value := getattr(scored, part)) is not None:
                         arrays[f"{name}/{kind}/{part}"] = value
-            if seen.gradnorm is not None:
-                arrays[f"{name}//gradnorm"] = seen.gradnorm
+            for part in WHOLE:
+                if (value := getattr(seen, part)) is not None:
+                    arrays[f"{name}//{part}"] = value
+            arrays |= {f"{name}//features/{i} {module}": x for i, (module, x) in enumerate(seen.features.items())}
             texts[name] = {
                 "ids": seen.ids,
                 "question": seen.question,
@@ -112,6 +124,11 @@ class Observed:
                         if (key := f"{name}/{kind}/{p}") in arrays
                     }
                     kinds[kind] = Scored(text=tuple(text), **got)
-                norm = arrays.get(f"{name}//gradnorm")
-                sets[name] = SetSeen(tuple(t["ids"]), tuple(t["question"]), tuple(t["answer"]), kinds, tuple(t["said"]), norm)
+                whole = {p: arrays.get(f"{name}//{p}") for p in WHOLE}
+                placed = sorted(
+                    (k for k in arrays if k.startswith(f"{name}//features/")), key=lambda k: int(k.split("/")[-1].split(" ")[0])
+                )
+                features = {k.split("/", 3)[-1].split(" ", 1)[1]: arrays[k] for k in placed}
+                words = (tuple(t[k]) for k in ("ids", "question", "answer"))
+                sets[name] = SetSeen(*words, kinds=kinds, said=tuple(t["said"]), features=features, **whole)
         return cls(sets, texts["about"])

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from .observed import Observed, Scored, SetSeen
 
+Beside = Literal["retrained", "original", "random"]
+MODELS = {"retrained": "retrained model", "original": "original model", "random": "model with random weights"}
 P = ParamSpec("P")
 T = TypeVar("T")
 BROKEN = "the model is broken"  # ends what is said where the audited model itself gave numbers that are not finite
@@ -54,26 +56,30 @@ class Measure:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a family of scores may read: the model's observations and, where given, those of the retrained and of the original model."""
+    """What a family of scores may read: the model's observations and, where given, those of the retrained model, of the original and of
+    one with random weights.
+    """
 
     model: Observed
     retrained: Observed | None = None
     original: Observed | None = None
+    random: Observed | None = None
 
     def items(self, name: str, of: PerItem) -> Items:
         """`of` the model's answers to a set, (items, ...), without the items that lack it. Errors: Missing."""
         return _kept(name, _of(self.model, name, of))
 
-    def pairs(self, name: str, of: PerItem) -> Items:
-        """`of` the same items under the model and under the retrained model, (items, 2). Errors: Missing, also where the items differ."""
-        if self.retrained is None:
-            raise Missing("no retrained model was given")
-        here, there = _of(self.model, name, of), _of(self.retrained, name, of, retrained=True)
-        ids, other = self.model.sets[name].ids, self.retrained.sets[name].ids
+    def pairs(self, name: str, of: PerItem, beside: Beside = "retrained") -> Items:
+        """`of` the same items under the model and under another one, (items, 2, ...). Errors: Missing, also where the items differ."""
+        known: Observed | None = getattr(self, beside)
+        if known is None:
+            raise Missing(f"no {MODELS[beside]} was given")
+        here, there = _of(self.model, name, of), _of(known, name, of, MODELS[beside])
+        ids, other = self.model.sets[name].ids, known.sets[name].ids
         count = Counter(ids)
         count.subtract(other)
         if odd := sum(map(abs, count.values())):
-            raise Missing(f"{name}: the model and the retrained model answered different items ({odd} ids stand on one side only)")
+            raise Missing(f"{name}: the model and the {MODELS[beside]} answered different items ({odd} ids stand on one side only)")
         aligned = np.empty_like(there)
         aligned[np.argsort(ids, kind="stable")] = there[np.argsort(other, kind="stable")]
         return _kept(name, np.stack([here, aligned], axis=1))
@@ -105,14 +111,15 @@ def attempt(make: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Miss
         return lack
 
 
-def _of(observed: Observed, name: str, of: PerItem, retrained: bool = False) -> Items:
+def _of(observed: Observed, name: str, of: PerItem, other: str = "") -> Items:
+    """other: what to call a model that is not the audited one."""
     if name not in observed.sets or not len(observed.sets[name]):
-        raise Missing(f"the retrained model was not asked about {name}" if retrained else f"the audit has no {name} set")
+        raise Missing(f"the {other} was not asked about {name}" if other else f"the audit has no {name} set")
     try:
         return of(observed.sets[name])
     except Missing as lack:
-        if retrained:
-            raise Missing(f"{name}, of the retrained model: {lack}") from None
+        if other:
+            raise Missing(f"{name}, of the {other}: {lack}") from None
         raise type(lack)(f"{name}: {lack}" + (f"; {BROKEN}" if isinstance(lack, Broken) else "")) from None
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from expunge.core import catalog, loop
-from expunge.core.parts import Modality, Rows
+from expunge.core.parts import Modality, Need, Rows
 from expunge.core.weights import put
 from expunge.loading import Opened
 from expunge.report.collect import curves
@@ -26,19 +26,26 @@ from .score import Evidence
 
 Progress = Callable[[int, int, str], None]
 MAIN = (
-    "forget_quality",
+    "forget_quality",  # a narrow terminal shows the first six
     "model_utility",
-    "forget_truth_ratio",
-    "forget_probability",
     "forget_rouge",
     "retain_rouge",
     "extraction_strength",
     "mia_min_k",
+    "forget_truth_ratio",
+    "forget_probability",
     "privleak",
 )
-SHORT = ("forget_quality", "model_utility", "forget_rouge", "retain_rouge", "extraction_strength", "mia_min_k")  # on a narrow terminal
+MAIN_OF = {  # by modality: scores of the short table, the axes of the scatter
+    "text": (MAIN, "model_utility", "forget_quality"),
+    "image": (
+        ("forget_accuracy", "retain_accuracy", "test_accuracy", "average_gap", "h_lr", "mia_loss", "mia_efficacy", "cka_retrained", "zrf"),
+        "model_utility",
+        "h_lr",
+    ),
+}
 P_VALUES = ("forget_quality", "retain_quality", "real_authors_quality", "world_facts_quality")
-RELEARNED = ("forget_probability", "extraction_strength", "forget_truth_ratio")
+RELEARNED = ("forget_probability", "extraction_strength", "forget_truth_ratio", "forget_accuracy", "forget_confidence")
 SAMPLES = 6  # questions shown side by side
 
 
@@ -73,7 +80,7 @@ class Subject:
             method=self.method,
             seed=self.seed,
             scores={**scores, **missing},
-            truth_ratios=[float(x) for x in truth_ratios(self.seen.sets["forget"])],
+            truth_ratios=[float(x) for x in truth_ratios(self.seen.sets["forget"])] if self.seen.modality == "text" else [],
             curves=curves(self.log),
             relearn=[Relearned(step=p["step"], scores=dict(p["scores"])) for p in self.relearned],
             cost=Cost(**{k: cost.get(k) for k in ("seconds", "tokens", "flops", "peak_memory_bytes")}) if cost else None,
@@ -89,36 +96,62 @@ def examine(
     name: str,
     role: Role = "method",
     retrained: Observed | None = None,
+    original: Observed | None = None,
+    blank: Observed | None = None,
     cache: Path | None = None,
     progress: Progress = silent,
     wants: Wants = Wants(),  # noqa: B008 - frozen
     **known: Any,
 ) -> Subject:
-    """Observe a model and score it. known: what else the subject carries (method, seed, log, receipt, relearned)."""
+    """Observe a model and score it beside the retrained, the original and the blank one (random weights), where those were seen.
+
+    known: what else the subject carries (method, seed, log, receipt, relearned).
+    """
     seen = observe(model, port, sets, wants=wants, cache=cache, progress=progress)
-    return judged(seen, name, role, retrained if role != "retrained" else seen, **known)
+    return judged(seen, name, role, retrained if role != "retrained" else seen, original, blank, **known)
 
 
-def judged(seen: Observed, name: str, role: Role, retrained: Observed | None, **known: Any) -> Subject:
+def judged(
+    seen: Observed,
+    name: str,
+    role: Role,
+    retrained: Observed | None,
+    original: Observed | None = None,
+    blank: Observed | None = None,
+    **known: Any,
+) -> Subject:
     """Score observations, without a model."""
-    scores, skipped = audit_scores(Evidence(seen, retrained))
+    scores, skipped = audit_scores(Evidence(seen, retrained, seen if role == "original" else original, blank))
     return Subject(name, role, seen, scores, skipped, **known)
 
 
 def controls(
-    opened: Opened, forget: Rows, sets: Mapping[str, Records], retrained: Observed | None, cache: Path | None, progress: Progress = silent
+    opened: Opened,
+    forget: Rows,
+    sets: Mapping[str, Records],
+    retrained: Observed | None,
+    cache: Path | None,
+    progress: Progress = silent,
+    original: Observed | None = None,
 ) -> list[Subject]:
-    """The two controls that anybody has: random weights (must fail utility) and an input filter around the original (must pass for now)."""
-    bare = getattr(opened.model, "unguarded", opened.model)
-    blank = copy.deepcopy(bare)
-    put(blank, opened.port.fresh(blank, seed=0))
-    plan = catalog.load("input_filter").plan()
-    guarded = loop.run((plan,), bare, opened.port, {"forget": forget}).model
-    look: dict[str, Any] = {"retrained": retrained, "cache": cache, "progress": progress}
-    return [
-        examine(blank, opened.port, sets, name="random weights", role="random", method="random_weights", **look),
-        examine(guarded, opened.port, sets, name="input filter", role="filter", method="input_filter", **look),
-    ]
+    """The controls that anybody has: random weights (must fail utility) and, where rows ask in words, an input filter around the original
+    (must pass for now).
+    """
+    look: dict[str, Any] = {"retrained": retrained, "original": original, "cache": cache, "progress": progress}
+    seen = blank(opened, sets, cache)
+    found = [judged(seen, "random weights", "random", retrained, original, seen, method="random_weights")]
+    if Need.PROMPTS in opened.port.offers:
+        plan = catalog.load("input_filter").plan()
+        guarded = loop.run((plan,), getattr(opened.model, "unguarded", opened.model), opened.port, {"forget": forget}).model
+        found.append(examine(guarded, opened.port, sets, name="input filter", role="filter", method="input_filter", **look))
+    return found
+
+
+def blank(opened: Opened, sets: Mapping[str, Records], cache: Path | None) -> Observed:
+    """What the model says with random weights."""
+    bare = copy.deepcopy(getattr(opened.model, "unguarded", opened.model))
+    put(bare, opened.port.fresh(bare, seed=0))
+    return observe(bare, opened.port, sets, cache=cache)
 
 
 def relearn(
@@ -141,12 +174,15 @@ def relearn(
 def story(subjects: Sequence[Subject], title: str, **more: Any) -> Story:
     """What a report shows of some subjects; the first one that a method made is what the verdict is about, else the first."""
     about = next((s for s in subjects if s.role == "method"), subjects[0])
+    main, utility, quality = MAIN_OF[about.seen.modality]
     return Story(
         title=title,
         models=[s.entry() for s in subjects],
         created=datetime.date.today().isoformat(),
         samples=samples(subjects),
-        main=list(MAIN),
+        main=list(main),
+        utility=utility,
+        quality=quality,
         **{"receipt": dict(about.receipt), **more},
     )
 

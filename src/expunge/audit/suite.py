@@ -17,9 +17,10 @@ class Suite:
 
     name: str  # e.g. "tofu forget05"
     # By set (forget, retain, holdout ...): rows with `question` and `answer`, and where there are such, `paraphrased_question`,
-    # `paraphrased_answer` and `perturbed_answer`, a list of wrong answers.
+    # `paraphrased_answer` and `perturbed_answer`, a list of wrong answers; or rows with `image` and `label`.
     sets: Mapping[str, Sequence[Record]]
     # By what it is for: full (the original model), forget, retain (the retrained model); rows with `question` and `answer`.
     train: Mapping[str, Sequence[Record]]
     refusals: Sequence[str] = ()  # ways to say that one does not know, for methods that teach it
     prompt_format: str = ""  # for models without a chat template
+    labels: Sequence[str] = ()  # names of the classes, where rows have classes

@@ -5,24 +5,30 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from . import adapters, checkpoint
 from .errors import Interrupted, UserError
 from .knobs import knob, part
 from .parts import Edit, GradCall, Grads, Guard, Modality, Need, Objective, Part, Plan, Plans, Rows, Sets, Stop, Update, Weights, title
-from .schedule import lr_at, sample, total_steps
+from .schedule import anchor_of, lr_at, sample, total_steps
 from .step import Cost, Run, Step, View, device_of, evaluating, seed_of
 from .weights import put, trainable, weights_of
 
 SAVED = ("stage", "epoch", "step", "state", "models", "ref_logp", "warnings")  # of the run; the rest is weights, optimizer and sets
 
-ASKS = {Need.GENERATE: "answers in the model's own words", Need.PROMPTS: "rows that ask in words"}
+ASKS = {
+    Need.GENERATE: "answers in the model's own words",
+    Need.PROMPTS: "rows that ask in words",
+    Need.INPUTS: "inputs that are numbers and can be moved",
+}
 
 
 def _nothing(*_: object) -> None:
@@ -129,7 +135,8 @@ def evaluate(
     total, seen, shares = torch.zeros((), device=device), dict[str, Tensor](), dict[str, float]()
     buffers = [] if moves else [b.clone() for b in run.model.buffers()]
     run.model.zero_grad(set_to_none=True)
-    with torch.enable_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    twice = nullcontext() if vector is None else sdpa_kernel(SDPBackend.MATH)  # no other kernel of attention has second derivatives
+    with twice, torch.enable_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         if averaged:
             with torch.no_grad():
                 for k in range(len(pieces)):
@@ -154,8 +161,8 @@ def evaluate(
     run.model.zero_grad(set_to_none=True)
     if notes is not None:
         notes.update({n: v for n, v in seen.items() if n not in notes})
-    if values is not None and not values:
-        values.update(shares)
+    if values is not None:
+        values.update({n: v for n, v in shares.items() if n not in values})
     return total, grads
 
 
@@ -287,11 +294,13 @@ class _Stage:
         model, params = r.model, self.view.params
         if train.checkpointing:
             adapters.recompute(model)
+        if train.micro == 1 and not r.port.independent(model.train()):
+            raise UserError("one row has no batch statistics, and this model normalises by them: give --micro 2 or more")
         kind: Any = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[train.optimizer]
         more = {"momentum": train.momentum} if train.optimizer == "sgd" else {}
         self.optimizer = kind(params, lr=train.lr, weight_decay=train.decay, **more)
         self.per_epoch = math.ceil(len(self.chosen[train.anchor]) / train.batch)
-        self.done = 0
+        self.done, self.this_epoch = 0, self.per_epoch
         if resume:
             self.optimizer.load_state_dict(checkpoint.to_device(resume["optimizer"], params[0].device))
             self.current, self.done = resume["current"], resume["done"]
@@ -316,13 +325,14 @@ class _Stage:
             picked = self._pick("epoch", self.chosen, self.view)
             stops = {n: p for n, p in self.parts.items() if isinstance(p, Stop)}
             why = next((w for n, p in stops.items() if (w := p.stop(self.view.at(n, p)))), None)
-            if why or not len(picked[train.anchor]):
-                return why or f"no rows left to {train.anchor}"
-            if self.done >= total_steps(train, self.per_epoch):
+            if why or not len(picked[anchor_of(train, picked)]):
+                return why or f"no rows left to {anchor_of(train, picked)}"
+            if self._progress() >= total_steps(train, self.per_epoch):
                 return "done"
             self.current = picked
         self.view.sets = r.sets = self.current
-        for _ in range(r.step, math.ceil(len(self.current[train.anchor]) / train.batch)):
+        self.this_epoch = math.ceil(len(self.current[anchor_of(train, self.current)]) / train.batch)
+        for _ in range(r.step, self.this_epoch):
             if train.steps and self.done >= train.steps:
                 break
             if trouble := self._step():
@@ -335,6 +345,11 @@ class _Stage:
         self._watch()
         return None
 
+    def _progress(self) -> float:
+        """Steps done, as if every epoch had as many as the first anchor set gives: epochs of unequal length count as one each."""
+        r = self.r
+        return self.done if self.train.steps else r.epoch * self.per_epoch + r.step * self.per_epoch / self.this_epoch
+
     def _step(self) -> str | None:
         """One optimizer step, or why there cannot be one."""
         r, plan, train = self.r, self.plan, self.train
@@ -343,10 +358,12 @@ class _Stage:
         r.memo.clear()
         logical = self._pick("step", sample(self.view.sets, train, r), self.view)
         roles = frozenset(t.objective.role for t in objective.terms() if t.objective.reads <= logical.keys() and t.at(r.epoch))
-        notes, values, first = dict[str, Tensor](), dict[str, float](), [True]
+        notes, values, asked = dict[str, Tensor](), dict[str, float](), set[str]()
 
         def call(*which: str) -> tuple[Tensor, list[Tensor]]:
-            return evaluate(r, objective, logical, train.micro, which, train.fuse, notes, moves=bool(first and first.pop()), values=values)
+            moves = asked.isdisjoint(which)  # an update may ask for one role at a time: the rows of each move the buffers once
+            asked.update(which)
+            return evaluate(r, objective, logical, train.micro, which, train.fuse, notes, moves=moves, values=values)
 
         def hvp(v: list[Tensor], *which: str) -> list[Tensor]:
             return evaluate(r, objective, logical, train.micro, which or tuple(roles), train.fuse, None, v)[1]
@@ -361,7 +378,7 @@ class _Stage:
             place = f"epoch {r.epoch + 1}, step {r.step + 1}"
             r.warnings.append(f"the loss or its gradient was not finite at {place} (loss {float(loss):.4g}); kept the weights before it")
             return f"not finite at {place}"
-        lr = lr_at(train, self.done, self.per_epoch)
+        lr = lr_at(train, self._progress(), self.per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         for p, g in zip(params, got, strict=True):

@@ -32,6 +32,7 @@ class Need(StrEnum):
     BATCH_MEANS = "batch_means"  # the loss is not linear in `step.mean`: accumulation pays one more forward
     GENERATE = "generate"  # answers in the model's own words
     PROMPTS = "prompts"  # rows that ask in words
+    INPUTS = "inputs"  # rows whose input is numbers that can be moved: `port.inputs`, `port.moved`
     EXAMPLE_GRADS = "example_grads"
     FISHER = "fisher"
 
@@ -63,6 +64,12 @@ class Rows:
 
     def named(self, name: str) -> Rows:
         return replace(self, name=name)
+
+    def join(self, other: Rows) -> Rows:
+        """These rows and then others, with the columns that both have."""
+        weights = [r.weight or (1.0,) * len(r) for r in (self, other)] if self.weight or other.weight else [(), ()]
+        cols = {k: [*v, *other.cols[k]] for k, v in self.cols.items() if k in other.cols}
+        return Rows(self.name, self.ids + other.ids, cols, weights[0] + weights[1])
 
 
 Sets = Mapping[str, Rows]
@@ -143,6 +150,7 @@ class Modality(Protocol):
     def counts(self, rows: Rows) -> Mapping[str, float]: ...  # rows, labels, tokens: denominators known without a forward
     def independent(self, model: nn.Module) -> bool: ...  # False (batch norm in training): rows of one forward influence each other
     def relabel(self, rows: Rows, answers: Sequence[Any], name: str) -> Rows: ...
+    def blocks(self, model: nn.Module) -> tuple[str, ...]: ...  # taps of the model's blocks, first to last
     def head(self, model: nn.Module) -> str: ...  # path of the last linear layer: its input is what the model makes of a row
     def fresh(self, model: nn.Module, seed: int) -> Weights: ...  # the weights of an untrained model of the same shape
     def generate(
@@ -338,7 +346,7 @@ class Train:
     lora_alpha: float = knob(0.0, "LoRA scale; 0: twice the rank", ge=0)
     lora_dropout: float = knob(0.0, "LoRA dropout", ge=0, lt=1)
     lora_targets: str = knob("all-linear", "regex of the modules that get an adapter, or all-linear")
-    anchor: str = knob("forget", "the set that an epoch is one pass over")
+    anchor: str = knob("forget", "the set that an epoch is one pass over; of an epoch that lacks it, the rows to forget")
     pairing: Literal["random", "aligned"] = knob("random", "how the rows of other sets join a batch: drawn, or by the same place")
     fuse: bool = knob(True, "one forward for all sets of a step, where rows are independent")
     seed: int = knob(0, "seed of everything that is random", ge=0)

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 from .errors import UserError
 from .parts import Rows, Sets
@@ -63,8 +64,13 @@ def content(row_id: str) -> str:
 
 
 def digest(what: object) -> str:
-    """Sixteen hex digits of SHA-256 over canonical JSON."""
-    return hashlib.sha256(json.dumps(what, sort_keys=True, ensure_ascii=False, default=str).encode()).hexdigest()[:16]
+    """Sixteen hex digits of SHA-256 over canonical JSON; arrays and images count by their bytes."""
+    return hashlib.sha256(json.dumps(what, sort_keys=True, ensure_ascii=False, default=_said).encode()).hexdigest()[:16]
+
+
+def _said(what: Any) -> str:
+    """What JSON has no word for: written out, an array is cut short."""
+    return hashlib.sha256(what.tobytes()).hexdigest() if hasattr(what, "tobytes") else str(what)
 
 
 def ids_of(contents: list[object]) -> tuple[str, ...]:

@@ -10,24 +10,32 @@ from .parts import Sets, Train
 from .step import Run, seed_of
 
 
+def anchor_of(train: Train, sets: Sets) -> str:
+    """The set that an epoch is one pass over: the anchor, or, where a selector left that out, the rows to forget."""
+    return train.anchor if train.anchor in sets else "forget"
+
+
 def sample(sets: Sets, train: Train, run: Run) -> Sets:
     """The batch of a step: a function of the step number, so the sampler has no position to save."""
 
     def rng(*what: object) -> torch.Generator:
         return torch.Generator().manual_seed(seed_of(run.seed, run.stage, *what))
 
-    anchor = sets[train.anchor]
+    over = anchor_of(train, sets)
+    anchor = sets[over]
     order = torch.randperm(len(anchor), generator=rng("order", run.epoch)).tolist()
     idx = order[run.step * train.batch : (run.step + 1) * train.batch]
-    batch = {train.anchor: anchor.take(idx)}
+    if len(idx) == 1 < len(order) and not run.port.independent(run.model):
+        idx = order[-2:]  # one row has no batch statistics
+    batch = {over: anchor.take(idx)}
     for name, rows in sets.items():
-        if name != train.anchor and len(rows):
+        if name != over and len(rows):
             drawn = torch.randint(len(rows), (len(idx),), generator=rng(name, run.epoch, run.step)).tolist()
             batch[name] = rows.take([i % len(rows) for i in idx] if train.pairing == "aligned" else drawn)
     return batch
 
 
-def lr_at(train: Train, done: int, per_epoch: int) -> float:
+def lr_at(train: Train, done: float, per_epoch: int) -> float:
     """Learning rate of the step after `done` optimizer steps: linear warm-up, then the schedule, as a function of the step alone."""
     peak = train.lr * 0.1 ** sum(done >= epoch * per_epoch for epoch in train.drops)
     total, warm = total_steps(train, per_epoch), round(train.warmup * per_epoch)

@@ -21,7 +21,7 @@ from expunge.core.words import did_you_mean
 from ._files import opened, write
 from ._fresh import fresh
 from ._pictures import CLASSIFIER, IMAGES, LABELS, column, normalisation, prepared
-from .packed import Layout, call, cut, independent, last_linear, watching
+from .packed import Layout, block_taps, call, cut, independent, last_linear, watching
 
 
 @dataclass
@@ -108,12 +108,23 @@ class Image:
 
     def pixels(self, rows: Rows, like: Tensor) -> Tensor:
         """The images of rows as the model sees them, (rows, channels, height, width): normalised, in the type and place of `like`."""
-        x = torch.stack(list(rows["pixels"])).to(like.device)
-        x = x.to(like.dtype) / 255 if x.dtype == torch.uint8 else x.to(like.dtype)
-        if not self.mean:
-            return x
-        mean, std = (x.new_tensor(v).view(-1, 1, 1) for v in (self.mean, self.std or (1.0,) * len(self.mean)))
+        x = _values(rows["pixels"], like)
+        mean, std = self._units(x)
         return (x - mean) / std
+
+    def inputs(self, rows: Rows) -> Tensor:
+        """The images as values from 0 to 1, (rows, channels, height, width): what can be moved."""
+        return _values(rows["pixels"], torch.zeros(()))
+
+    def moved(self, rows: Rows, x: Tensor, normalised: bool = False) -> Rows:
+        """The same rows with other images, as `inputs` gives them, or as the model sees them. A gradient passes through."""
+        mean, std = self._units(x)
+        return rows.add(pixels=list((x * std + mean if normalised else x).unbind()))
+
+    def _units(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation that images are normalised with, ready to be broadcast."""
+        mean, std = self.mean or (0.0,), self.std or (1.0,)
+        return like.new_tensor(mean).view(-1, 1, 1), like.new_tensor(std).view(-1, 1, 1)
 
     def forward(
         self,
@@ -136,6 +147,9 @@ class Image:
 
     def independent(self, model: nn.Module) -> bool:
         return independent(model)
+
+    def blocks(self, model: nn.Module) -> tuple[str, ...]:
+        return block_taps(model)
 
     def head(self, model: nn.Module) -> str:
         return last_linear(model)
@@ -163,6 +177,13 @@ class Image:
     def about(self) -> dict[str, Any]:
         """What the receipt says of the rows' way to the model."""
         return {"modality": self.name, "labels": len(self.labels), "mean": list(self.mean), "std": list(self.std)}
+
+
+def _values(pixels: Sequence[Tensor], like: Tensor) -> Tensor:
+    """One tensor of values from 0 to 1, in the type and place of `like`; bytes and floats may stand side by side."""
+    mixed = len({p.dtype for p in pixels}) > 1
+    x = torch.stack([p / 255 if mixed and p.dtype == torch.uint8 else p for p in pixels]).to(like.device)
+    return x.to(like.dtype) / 255 if x.dtype == torch.uint8 else x.to(like.dtype)
 
 
 def logits_of(out: Any) -> Tensor:

@@ -139,6 +139,12 @@ def last_block(model: nn.Module) -> str:
     return f"{where}.{len(base_of(model).get_submodule(where)) - 1}" if where else ""  # type: ignore[arg-type]
 
 
+def block_taps(model: nn.Module) -> tuple[str, ...]:
+    """Taps of all blocks, first to last; none where a model has no list of them."""
+    where = blocks_path(model)
+    return tuple(f"block:{i}" for i in range(len(base_of(model).get_submodule(where)))) if where else ()  # type: ignore[arg-type]
+
+
 def blocks_path(model: nn.Module) -> str:
     """Where the blocks of a model are, the longest list of modules that is in no other list: `model.layers` for most language models."""
     lists = {n: len(m) for n, m in base_of(model).named_modules() if isinstance(m, nn.ModuleList)}

@@ -21,7 +21,7 @@ from ._files import LANGUAGE, opened, write
 from ._fresh import fresh
 from ._generate import generate
 from ._refusals import REFUSALS
-from .packed import Layout, call, cut, independent, last_linear, module_at, watching
+from .packed import Layout, block_taps, call, cut, independent, last_linear, module_at, watching
 
 COLUMNS = ("prompt", "answer", "context", "answer_text")
 
@@ -34,7 +34,7 @@ class Text:
     prompt_format: str = ""
     limit: int = 0  # longest sequence in tokens; 0: no limit
     name: str = "text"
-    offers: frozenset[Need] = frozenset(Need)
+    offers: frozenset[Need] = frozenset(Need) - {Need.INPUTS}
     encoder: Encoder = field(init=False)
 
     def __post_init__(self) -> None:
@@ -139,6 +139,9 @@ class Text:
 
     def independent(self, model: nn.Module) -> bool:
         return independent(model)
+
+    def blocks(self, model: nn.Module) -> tuple[str, ...]:
+        return block_taps(model)
 
     def head(self, model: nn.Module) -> str:
         return last_linear(model)

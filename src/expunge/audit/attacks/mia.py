@@ -24,6 +24,7 @@ from expunge.audit.metrics.memorization import content
 from expunge.audit.observed import Scored, SetSeen
 from expunge.audit.score import Broken, Evidence, Items, Measure, Missing, PerItem, attempt, item_mean, labelled
 
+MODALITIES = ("text",)  # whose observations it reads
 SHARE = 0.4  # of the tokens that Min-K reads: the least probable ones; the leaderboards' value
 TINY = 1e-10  # part of the published definition of privleak
 

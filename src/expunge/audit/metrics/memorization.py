@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from expunge.audit.observed import Scored, SetSeen
 from expunge.audit.score import Evidence, Items, Measure, Missing, attempt, item_mean, labelled
 
+MODALITIES = ("text",)  # whose observations it reads
 Number = TypeVar("Number", bound=np.generic)
 Hits = NDArray[np.bool_]
 

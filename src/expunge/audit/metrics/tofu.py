@@ -31,6 +31,7 @@ from expunge.audit.score import Broken, Evidence, Items, Measure, Missing, PerIt
 
 Mean = Literal["geometric", "arithmetic"]
 Part = Literal["recall", "fmeasure"]
+MODALITIES = ("text",)  # whose observations it reads
 SETS = {"forget": "paraphrase", "retain": "paraphrase", "real_authors": "answer", "world_facts": "answer"}  # the kind that counts as right
 STYLE = {"geometric": "open-unlearning: geometric", "arithmetic": "paper: arithmetic"}
 TINY = 1e-10  # keeps the ratios of a collapsed model finite; part of the published definitions
