@@ -9,7 +9,7 @@ import pytest
 from expunge import reproduction
 from expunge.core import catalog
 from expunge.core.errors import UserError
-from expunge.reproduction import CLAIMS, DEFAULT, differences, folder
+from expunge.reproduction import claims, differences, folder
 
 NAMES = reproduction.names()
 
@@ -21,8 +21,7 @@ def committed(name: str) -> dict:
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_committed_says_what_its_own_numbers_say(name: str) -> None:
     known = committed(name)
-    claims = CLAIMS.get(name, DEFAULT)
-    assert known["effect"] == [{"claim": c.text, "holds": bool(c.holds(known["numbers"], name))} for c in claims]
+    assert known["effect"] == [{"claim": c.text, "holds": bool(c.holds(known["numbers"], name))} for c in claims()[name]]
     assert known["command"] == f"expunge reproduce {name}"
     assert known["versions"]
     assert known["machine"]

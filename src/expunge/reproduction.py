@@ -1,37 +1,28 @@
 """`expunge reproduce NAME`: a paper's effect on a CPU-size case, compared with committed numbers.
 
-The case is the fictitious people with the micro model, the knobs of `recipes`, and as baseline gradient ascent with as many steps at the
-same rate. Each method makes claims about its numbers; whether they hold is computed and written down, also where they do not.
+Each method makes claims about its numbers; whether they hold is computed and written down, also where they do not.
 """
 
 from __future__ import annotations
 
-import copy
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from expunge.audit.subjects import Progress, Subject, controls, examine, relearn, silent
+from expunge.audit.subjects import Progress, silent
 
-from . import recipes
-from .bench import Sweep
+from .cases.claims import Claim, Numbers
 from .core import catalog, receipt
 from .core.errors import UserError
-from .loading import Opened, cache_home
-from .training import texts_of, train
-from .unlearning import unlearn
 
-CASE = Sweep("people", (), model="micro")
-SHOWN = ("forget_quality", "model_utility", "forget_probability", "forget_rouge", "retain_rouge", "extraction_strength", "mia_min_k")
+CASES = ("people", "digits")
 TOLERANCE = 0.1  # of a score between 0 and 1, between machines; p-values are compared by which side of 0.05 they are on
-EVERY = 1  # steps between two looks at a model that relearns
-RECOVERED = 0.5  # extraction strength of the rows that the attacker holds at which they have come back
-
-Numbers = Mapping[str, Mapping[str, float]]
-BUDGET = ("lr", "epochs", "batch")
+COUNTS = ("steps_to_recover", "retain_loss", "cost", "klom")  # scores without an upper end, compared by their ratio
 
 
 def folder() -> Path:
@@ -40,68 +31,19 @@ def folder() -> Path:
     return checkout if checkout.parent.is_dir() else Path(__file__).parent / "reproduced"
 
 
-@dataclass(frozen=True)
-class Claim:
-    """Something that the numbers of a method should show. `holds(numbers, name)`."""
-
-    text: str
-    holds: Callable[[Numbers, str], bool]
+def modules() -> Iterator[ModuleType]:
+    """The cases, each a module with `CLAIMS` by name and a class `Case`."""
+    return (import_module(f"{__package__}.cases.{name}") for name in CASES)
 
 
-FORGETS = Claim(
-    "forget_probability falls to at most half of the original's",
-    lambda n, me: n[me]["forget_probability"] <= 0.5 * n["original"]["forget_probability"],
-)
-SPARES = Claim(
-    "utility stays above that of gradient ascent with as many steps at the same rate",
-    lambda n, me: n[me]["model_utility"] > n["ga"]["model_utility"],
-)
-KEEPS = Claim(
-    "utility stays at or above 80 % of the retrained model's", lambda n, me: n[me]["model_utility"] >= 0.8 * n["retrained"]["model_utility"]
-)
-BOUNDED = Claim(
-    "retain perplexity stays below a tenth of that of gradient ascent with as many steps at the same rate",
-    lambda n, me: n[me]["retain_loss"] <= n["ga"]["retain_loss"] - math.log(10),
-)
-DESTROYS = Claim("utility falls below half of the original's", lambda n, me: n[me]["model_utility"] < 0.5 * n["original"]["model_utility"])
-REMEMBERS = Claim(
-    "fine-tuning alone forgets little: extraction_strength stays above the retrained model's by 0.1 or more",
-    lambda n, me: n[me]["extraction_strength"] >= n["retrained"]["extraction_strength"] + 0.1,
-)
-USELESS = Claim("utility is below a tenth of the original's", lambda n, me: n[me]["model_utility"] < 0.1 * n["original"]["model_utility"])
-LIKE_RETRAINED = Claim("forget_quality is at least 0.05", lambda n, me: n[me]["forget_quality"] >= 0.05)
-SILENT = Claim("the listed questions are not answered: forget_rouge is at most 0.1", lambda n, me: n[me]["forget_rouge"] <= 0.1)
-INSIDE = Claim(
-    "the weights behind it know everything: without the guard forget_probability is the original's",
-    lambda n, me: abs(n[me]["unguarded_forget_probability"] - n["original"]["forget_probability"]) < 1e-3,
-)
-FASTER = Claim(
-    "fine-tuning makes half of what ga and npo forgot extractable in fewer steps than it teaches it to the retrained model",
-    lambda n, me: max(n[m]["steps_to_recover"] for m in ("ga", "npo")) < n["retrained"]["steps_to_recover"],
-)
-
-# Settings that the claim is about, where the recipe is not: a rate and a number of steps at which ascent has run away.
-FAR = {"lr": 1e-3, "epochs": 15, "batch": 16}
-SETTINGS: dict[str, dict[str, Any]] = dict.fromkeys(("ga", "npo", "flat", "ceu", "undial"), FAR)
-AGAINST_ASCENT = (SPARES, BOUNDED)
-DEFAULT = (FORGETS, SPARES, KEEPS)
-CLAIMS: dict[str, tuple[Claim, ...]] = {
-    "ga": (FORGETS, DESTROYS),
-    "ceu": (FORGETS, BOUNDED),  # forget data alone: nothing holds the rest of the model
-    "flat": (FORGETS, BOUNDED),
-    "undial": (FORGETS, BOUNDED),
-    "task_vector": (FORGETS, KEEPS),
-    "finetune": (REMEMBERS, KEEPS),
-    "random_weights": (FORGETS, USELESS),
-    "retrain": (FORGETS, LIKE_RETRAINED, KEEPS),
-    "input_filter": (SILENT, INSIDE, KEEPS),
-    "relearn": (FASTER,),
-}
+def claims() -> dict[str, tuple[Claim, ...]]:
+    """What is claimed of everything that can be reproduced."""
+    return {name: found for module in modules() for name, found in module.CLAIMS.items()}
 
 
 def names() -> list[str]:
-    """What can be reproduced: every method, and relearning."""
-    return [*catalog.names("methods"), "relearn"]
+    """What can be reproduced."""
+    return sorted(claims())
 
 
 @dataclass(frozen=True)
@@ -138,18 +80,18 @@ class Reproduced:
 def reproduce(name: str, *, update: bool = False, progress: Progress = silent) -> Reproduced:
     """Run a case and compare, or with `update` write its numbers. Errors: UserError for an unknown name, or where nothing is committed."""
     if name not in names():
-        catalog.load(name)
+        kind = catalog.find(name)
+        raise UserError(f"there is no case for the {kind.removesuffix('s')} '{name}' yet")
     path = folder() / f"{name}.json"
     if not update and not path.exists():
         raise UserError(f"no numbers are committed for '{name}'; write them with --update")
-    case = _Case(progress)
-    numbers, knobs = case.relearning() if name == "relearn" else case.method(name)
-    claims = CLAIMS.get(name, DEFAULT)
-    effect = [{"claim": c.text, "holds": bool(c.holds(numbers, name))} for c in claims]
+    case = next(m for m in modules() if name in m.CLAIMS).Case(progress)
+    numbers, knobs = case.measure(name)
+    effect = [{"claim": c.text, "holds": bool(c.holds(numbers, name))} for c in claims()[name]]
     if update:
         done = {
             "command": f"expunge reproduce {name}",
-            "case": {"benchmark": case.suite.name, "model": CASE.model, "knobs": knobs},
+            "case": {"benchmark": case.suite.name, "model": case.model, "knobs": knobs},
             "numbers": {m: {n: round(v, 6) for n, v in s.items()} for m, s in numbers.items()},
             "effect": effect,
             "tolerance": TOLERANCE,
@@ -171,84 +113,10 @@ def differences(mine: Numbers, known: Numbers) -> list[str]:
             now = mine.get(model, {}).get(score, float("nan"))
             if score.endswith("quality"):
                 same = math.isfinite(now) and ((now >= 0.05) == (value >= 0.05) or abs(now - value) <= TOLERANCE)
-            elif score in ("steps_to_recover", "retain_loss"):
+            elif score.startswith(COUNTS):
                 same = abs(now - value) <= max(1, 0.3 * value)
             else:
                 same = abs(now - value) <= TOLERANCE
             if not same:
                 out.append(f"{model} {score} {now:.4g}, committed {value:.4g}")
     return out
-
-
-class _Case:
-    """The people, the original and the retrained model, seen once."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.suite, self.progress = CASE.made(), progress
-        suite = self.suite
-        texts = texts_of([*suite.train["full"], *suite.sets["real_authors"], *suite.sets["world_facts"]])
-        made = [train(suite.train[w], CASE.model, texts=texts, prompt_format=suite.prompt_format) for w in ("full", "retain")]
-        self.original, self.retrained = (Opened(m.model, m.port, str(m.folder)) for m in made)
-        self.cache = cache_home() / "observations"
-        self.there = self._see(self.retrained, "retrained", role="retrained")
-        self.first = self._see(self.original, "original", role="original")
-
-    def _see(self, opened: Opened, name: str, **more: Any) -> Subject:
-        retrained = getattr(self, "there", None)
-        return examine(
-            opened.model,
-            opened.port,
-            self.suite.sets,
-            name=name,
-            retrained=retrained.seen if retrained else None,
-            cache=self.cache,
-            progress=self.progress,
-            **more,
-        )
-
-    def forget(self, name: str, knobs: Mapping[str, Any]) -> Opened:
-        """The original after a method."""
-        opened = Opened(copy.deepcopy(self.original.model), self.original.port, self.original.source)
-        answers = [{"answer": r} for r in self.suite.refusals]
-        rows = self.suite.train
-        self.progress(0, 1, f"{name}: forgetting")
-        made = unlearn(name, opened, rows["forget"], rows["retain"], substitutes=answers, allow_overlap=True, **knobs)
-        return Opened(made.model, made.port, name)
-
-    def method(self, name: str) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
-        """Numbers of the two models, of the baseline, and of the method."""
-        knobs = {**recipes.knobs(CASE.suite, CASE.model, name), **SETTINGS.get(name, {})}
-        numbers = {"original": shown(self.first), "retrained": shown(self.there)}
-        if name == "input_filter":
-            rows = self.original.port.rows("forget", self.suite.train["forget"])
-            guarded = controls(self.original, rows, self.suite.sets, self.there.seen, self.cache)[1]
-            numbers[name] = {**shown(guarded), "unguarded_forget_probability": numbers["original"]["forget_probability"]}
-            return numbers, knobs
-        if any(c in AGAINST_ASCENT for c in CLAIMS.get(name, DEFAULT)):
-            budget = {**recipes.knobs(CASE.suite, CASE.model, "ga"), **{k: v for k, v in knobs.items() if k in BUDGET}}
-            numbers["ga"] = shown(self._see(self.forget("ga", budget), "ga"))
-        numbers[name] = shown(self._see(self.forget(name, knobs), name))
-        return numbers, knobs
-
-    def relearning(self) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
-        """How many steps on a quarter of the forget rows make half of those answers extractable."""
-        held = self.suite.sets["forget"][::4]
-        knobs = {**recipes.relearning(CASE.suite, CASE.model, 0), "k": len(held), "every": EVERY}
-        models = {"retrained": self.retrained, **{n: self.forget(n, recipes.knobs(CASE.suite, CASE.model, n)) for n in ("ga", "npo")}}
-        numbers = {}
-        for name, opened in models.items():
-            self.progress(0, 1, f"{name}: relearning")
-            curve = relearn(opened.model, opened.port, {"forget": held}, None, **knobs)
-            values = {p["step"]: p["scores"]["extraction_strength"] for p in curve}
-            back = [step for step, value in values.items() if value >= RECOVERED]
-            last = max(values)
-            numbers[name] = {"before": values[0], "after": values[last], "steps_to_recover": float(min(back, default=2 * last))}
-        return numbers, knobs
-
-
-def shown(subject: Subject) -> dict[str, float]:
-    """The scores that are compared."""
-    answers = subject.seen.sets["retain"].kinds["answer"]
-    return {n: float(subject.scores[n]["value"]) for n in SHOWN if n in subject.scores} | {
-        "retain_loss": float(-answers.mean_logp().mean())
-    }

@@ -1,8 +1,9 @@
 """Choose the knobs of a case: the same small grid for every method, scored on a split that no result is reported on.
 
 `python -m expunge.recipes.tune --suite people --model micro` writes `people-micro.json` beside this file, the whole grid included. The
-goodness of a setting is the harmonic mean of three closenesses to the retrained model, each from 0 to 1: of its utility (more is no better
-than as much), of its truth ratios on the forget set (1 - the Kolmogorov-Smirnov distance) and of its extraction strength.
+goodness of a setting is the harmonic mean of closenesses to the retrained model, each from 0 to 1: of its utility (more is no better than
+as much) and, of language models, of its truth ratios on the forget set (1 - the Kolmogorov-Smirnov distance) and of its extraction
+strength; of classifiers, of accuracy on forgotten items, on unseen items of forgotten classes, and of the loss attack's AUC.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 from scipy.stats import hmean, ks_2samp
 
+from expunge import resolve
 from expunge.audit.metrics.tofu import truth_ratios
 from expunge.audit.observe import Wants
 from expunge.audit.subjects import Subject, examine
@@ -49,8 +51,6 @@ VALIDATION_SEED = 1
 
 def settings(method: str) -> Iterator[dict[str, Any]]:
     """The grid, as far as the method has those knobs."""
-    from expunge import resolve
-
     known = {k.name for k in resolve.knobs(method)}
     grid = {k: v for k, v in GRIDS.get(method, GRID).items() if k in known}
     fixed = {k: v for k, v in {**FIXED, **SPECIAL.get(method, {})}.items() if k in known}
@@ -60,6 +60,8 @@ def settings(method: str) -> Iterator[dict[str, Any]]:
 
 def goodness(mine: Subject, retrained: Subject) -> float:
     """How near a model is to the retrained one, 0 to 1."""
+    if mine.seen.modality == "image":
+        return _as_classifiers(mine, retrained)
     a, b = (truth_ratios(s.seen.sets["forget"]) for s in (mine, retrained))
     utility = [s.scores["model_utility"]["value"] for s in (mine, retrained)]
     extracted = [s.scores["extraction_strength"]["value"] for s in (mine, retrained)]
@@ -67,12 +69,21 @@ def goodness(mine: Subject, retrained: Subject) -> float:
     return float(hmean([max(x, 1e-6) for x in near]))
 
 
+def _as_classifiers(mine: Subject, retrained: Subject) -> float:
+    apart = [n for n in ("forget_accuracy", "test_forget_accuracy", "mia_loss") if n in mine.scores]
+    near = [1 - abs(mine.scores[n]["value"] - retrained.scores[n]["value"]) for n in apart]
+    utility = mine.scores["model_utility"]["value"] / retrained.scores["model_utility"]["value"]
+    return float(hmean([max(x, 1e-6) for x in (min(1.0, utility), *near)]))
+
+
 def tune(sweep: Sweep, methods: list[str], path: Path) -> None:
     """Fill the file of a case method by method; what is in it already is kept."""
     suite = sweep.made()
     texts = texts_of([*suite.train["full"], *suite.sets.get("real_authors", ()), *suite.sets.get("world_facts", ())])
-    made = [train(suite.train[w], sweep.model, texts=texts, prompt_format=suite.prompt_format, **sweep.train) for w in ("full", "retain")]
-    sets = {n: suite.sets[n] for n in ("forget", "retain", "real_authors", "world_facts") if n in suite.sets}
+    more: dict[str, Any] = {"texts": texts, "labels": tuple(suite.labels), "prompt_format": suite.prompt_format, **sweep.train}
+    made = [train(suite.train[w], sweep.model, **more) for w in ("full", "retain")]
+    read = ("forget", "retain", "real_authors", "world_facts", *(("holdout",) if suite.labels else ()))
+    sets = {n: suite.sets[n] for n in read if n in suite.sets}
     retrained = examine(made[1].model, made[1].port, sets, name="retrained", role="retrained", wants=WANTS)
     found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     found["tuning"] = {
@@ -95,13 +106,13 @@ def tune(sweep: Sweep, methods: list[str], path: Path) -> None:
 
 
 def _tried(opened: Opened, method: str, knobs: Mapping[str, Any], suite: Any, sets: Any, retrained: Subject) -> dict[str, Any]:
-    answers = [{"answer": r} for r in suite.refusals]
+    answers = [{"answer": r} for r in suite.refusals] or None
     try:
         made = unlearn(method, opened, suite.train["forget"], suite.train["retain"], substitutes=answers, allow_overlap=True, **knobs)
     except UserError as error:
         return {"goodness": 0.0, "why": str(error)}
     mine = examine(made.model, made.port, sets, name=method, retrained=retrained.seen, wants=WANTS)
-    shown = ("model_utility", "forget_quality", "forget_probability", "extraction_strength")
+    shown = ("model_utility", "forget_quality", "forget_probability", "extraction_strength", "forget_accuracy", "test_forget_accuracy")
     return {"goodness": round(goodness(mine, retrained), 4), **{n: round(mine.scores[n]["value"], 6) for n in shown if n in mine.scores}}
 
 
@@ -109,11 +120,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--suite", default="people")
     parser.add_argument("--model", default="micro")
+    parser.add_argument("--split", default="")
     parser.add_argument("--methods", default="")
     args = parser.parse_args()
     methods = args.methods.split(",") if args.methods else [n for n in catalog.names() if n not in CONTROLS]
     # the tuning split is another draw of the people; where a benchmark cannot be drawn anew, another split
-    sweep = Sweep(args.suite, tuple(methods), model=args.model, draw=VALIDATION_SEED)
+    sweep = Sweep(args.suite, tuple(methods), model=args.model, split=args.split, draw=VALIDATION_SEED)
     tune(sweep, methods, Path(__file__).parent / f"{args.suite}-{args.model}.json")
 
 
