@@ -10,7 +10,7 @@ import pytest
 
 from expunge import bench as module
 from expunge.bench import Outcome, Sweep, bench
-from expunge.core.errors import UserError
+from expunge.core.errors import Interrupted, UserError
 
 SMALL = Sweep(
     "people",
@@ -97,3 +97,29 @@ def test_unknown_names_are_refused_before_anything_is_trained(tmp_path: Path) ->
     with pytest.raises(UserError, match="did you mean 'npo'"):
         bench(replace(SMALL, methods=("npoo",)), tmp_path / "x")
     assert not (tmp_path / "x").exists()
+
+
+def test_a_sweep_stops_at_a_step_and_goes_on_from_there(done: Outcome, tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def while_forgetting() -> bool:
+        return len(asked) > 3
+
+    def progress(at: int, of: int, what: str) -> None:
+        if what == "npo: forgetting":
+            asked.append(what)
+
+    sweep = replace(SMALL, methods=("npo",), seeds=1)
+    with pytest.raises(Interrupted):
+        bench(sweep, tmp_path / "run", progress=progress, interrupted=while_forgetting)
+    assert (tmp_path / "run" / "runs" / "npo" / "checkpoint").is_dir(), "the loop left a checkpoint"
+    again = bench(sweep, tmp_path / "run")
+    assert value(again, "npo", "forget_probability") == pytest.approx(value(done, "npo seed 0", "forget_probability"), abs=1e-6)
+
+
+def test_a_sweep_stops_between_two_looks_at_rows(tmp_path: Path) -> None:
+    seen: list[str] = []
+    fresh = replace(SMALL, limit=7)  # rows that no other test has looked at
+    with pytest.raises(Interrupted):
+        bench(fresh, tmp_path / "run", progress=lambda d, t, what: seen.append(what), interrupted=lambda: any("reading" in w for w in seen))
+    assert sum("reading" in w for w in seen) == 1

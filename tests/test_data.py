@@ -234,3 +234,11 @@ def test_every_error_is_the_users() -> None:
 
 def _python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], env=os.environ | env, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_lines_of_text_are_rows_and_are_not_json(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("I do not know.\n\nAsk somebody else.\n")
+    assert read(tmp_path / "a.txt") == [{"text": "I do not know."}, {"text": "Ask somebody else."}]
+    (tmp_path / "a.txt").rename(tmp_path / "a.jsonl")
+    with pytest.raises(DataError, match=r"lines of plain text, not JSON: call it a\.txt"):
+        read(tmp_path / "a.jsonl")

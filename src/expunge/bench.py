@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from expunge.report.story import Asked, Entry, Story, Verdict
 
 from . import recipes
 from .core import catalog, receipt
-from .core.errors import UserError
+from .core.errors import Interrupted, UserError
 from .core.loop import Hooks
 from .core.parts import Need
 from .core.request import digest
@@ -83,15 +83,24 @@ class Outcome:
 
 
 def bench(
-    sweep: Sweep, out: str | Path, *, resume: bool = True, overwrite: bool = False, progress: Progress = silent, command: str = ""
+    sweep: Sweep,
+    out: str | Path,
+    *,
+    resume: bool = True,
+    overwrite: bool = False,
+    progress: Progress = silent,
+    interrupted: Callable[[], bool] = lambda: False,
+    command: str = "",
 ) -> Outcome:
     """Train the original and the retrained model, let every method forget with every seed, audit all of them, write table and report.
 
-    Errors: UserError; a folder with another sweep in it is refused unless `overwrite`.
+    interrupted: asked after each training step and each look at some rows; the same call goes on from there.
+    Errors: UserError; a folder with another sweep in it is refused unless `overwrite`. Interrupted where that was asked for.
     """
     for name in sweep.methods:
         catalog.load(name)
     folder, suite = Path(out), sweep.made()
+    progress = _stopping(progress, interrupted)
     key = digest([repr(sweep), {n: [dict(r) for r in rows] for n, rows in suite.sets.items()}])
     _claim(folder, key, resume, overwrite, sweep)
     sets = {n: spread(r, sweep.limit) if n in ("retain", "holdout") else r for n, r in suite.sets.items()}
@@ -101,7 +110,8 @@ def bench(
     def trained(which: str, given: str) -> tuple[Opened, Mapping[str, Any]]:
         if given:
             return load(given, suite.prompt_format), {}
-        hooks = Hooks(progress=lambda d, t, _: progress(d, t, f"training the {'original' if which == 'full' else 'retrained'} model"))
+        what = f"training the {'original' if which == 'full' else 'retrained'} model"
+        hooks = Hooks(progress=lambda d, t, _: progress(d, t, what), interrupted=interrupted)
         made = train(suite.train[which], sweep.size, texts=texts, hooks=hooks, **teach)
         return Opened(made.model, made.port, str(made.folder)), made.receipt
 
@@ -129,13 +139,24 @@ def bench(
     for method in sweep.methods:
         for seed in range(sweep.seeds):
             name = f"{method} seed {seed}" if sweep.seeds > 1 else method
-            subject = _method(sweep, suite, original, name, method, seed, folder, see, look(name), curve)
+            subject = _method(sweep, suite, original, name, method, seed, folder, see, look(name), curve, interrupted)
             done.append(subject[0])
             if subject[1] is not None and seed == 0:
                 texts_said.append(subject[1])
     told = _story(sweep, suite, done, texts_said, first, command, key)
     _write(folder, sweep, done, told, command)
     return Outcome(done, told, folder)
+
+
+def _stopping(progress: Progress, interrupted: Callable[[], bool]) -> Progress:
+    """Progress that raises Interrupted between two looks at rows; in training, the loop itself stops after its checkpoint."""
+
+    def shown(done: int, total: int, what: str) -> None:
+        progress(done, total, what)
+        if interrupted() and not what.startswith("training") and "forgetting" not in what:
+            raise Interrupted
+
+    return shown
 
 
 def _claim(folder: Path, key: str, resume: bool, overwrite: bool, sweep: Sweep) -> None:
@@ -173,7 +194,17 @@ def _with_curve(s: Subject, opened: Opened, curve: Any, progress: Progress, want
 
 
 def _method(
-    sweep: Sweep, suite: Suite, original: Opened, name: str, method: str, seed: int, folder: Path, see: Any, progress: Progress, curve: Any
+    sweep: Sweep,
+    suite: Suite,
+    original: Opened,
+    name: str,
+    method: str,
+    seed: int,
+    folder: Path,
+    see: Any,
+    progress: Progress,
+    curve: Any,
+    interrupted: Callable[[], bool],
 ) -> tuple[Entry, Subject | None]:
     run = folder / "runs" / name.replace(" ", "_")
     made: list[Subject] = []
@@ -194,7 +225,7 @@ def _method(
                 resume=(run / "checkpoint").exists(),
                 overwrite=run.exists() and not (run / "checkpoint").exists(),
                 allow_overlap=True,
-                hooks=Hooks(progress=lambda d, t, _: progress(d, t, "forgetting")),
+                hooks=Hooks(progress=lambda d, t, _: progress(d, t, "forgetting"), interrupted=interrupted),
                 **more,
                 **{**sweep.knobs_of(method), "seed": seed},
             )

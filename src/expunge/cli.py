@@ -24,9 +24,15 @@ app = typer.Typer(
 )
 
 Model = Annotated[str, typer.Option("--model", help="model folder, hub id, or the folder of an earlier run", show_default=False)]
-Forget = Annotated[str, typer.Option(help="rows to forget: .jsonl, .json, .csv, .parquet, a datasets folder or hub id (PATH::CONFIG)")]
+Forget = Annotated[
+    str,
+    typer.Option(
+        help="rows to forget: .jsonl, .json, .csv, .parquet, .npz, a datasets folder or hub id (PATH::CONFIG); of these, rows that fit: "
+        "PATH::label=3, PATH::label!=3, PATH::rows=0-99"
+    ),
+]
 Retain = Annotated[str, typer.Option(help="rows to keep")]
-Holdout = Annotated[str, typer.Option(help="rows like the forget set that the model never saw, for membership inference")]
+Holdout = Annotated[str, typer.Option(help="rows like the forget set that the model never saw; of classifiers, a test set")]
 Out = Annotated[Path, typer.Option("--out", help="run folder", show_default=False)]
 Format = Annotated[
     str, typer.Option(help="how a question becomes a prompt, e.g. 'Question: {prompt}\\nAnswer: '; default: the chat template")
@@ -117,10 +123,11 @@ def unlearn(
 def train(
     ctx: typer.Context,
     data: Annotated[str, typer.Option(help="rows to train on")] = "",
-    model: Annotated[str, typer.Option(help="model folder, hub id, or a built-in size: nano, micro, tiny")] = "tiny",
+    model: Annotated[str, typer.Option(help="model folder, hub id, or a built-in size: nano, micro, tiny, resnet-nano, vit-nano")] = "tiny",
     run: Out = Path(),
     prompt_format: Format = "",
     seed: Annotated[int, typer.Option(help="seed of everything that is random", min=0)] = 0,
+    labels: Annotated[str, typer.Option(help="names of the classes, comma-separated, or how many; default: those of the data")] = "",
     vocabulary: Annotated[
         str, typer.Option(help="rows that the tokenizer of a built-in size is made for: the same for models that are to be compared")
     ] = "",
@@ -143,6 +150,7 @@ def train(
             model,
             out=run,
             texts=texts_of(records(vocabulary, "vocabulary")) if vocabulary else (),
+            labels=int(labels) if labels.isdecimal() else tuple(n.strip() for n in labels.split(",") if n.strip()),
             prompt_format=prompt_format,
             seed=seed,
             overwrite=overwrite,
@@ -305,8 +313,8 @@ def _sweep(sweep: Any, run: Path, overwrite: bool) -> None:
     from .bench import bench as measure
     from .report.table import render
 
-    with console.progress() as show:
-        done = measure(sweep, run, overwrite=overwrite, progress=show, command=_typed())
+    with console.progress() as show, console.interruptible() as interrupted:
+        done = measure(sweep, run, overwrite=overwrite, progress=show, interrupted=interrupted, command=_typed())
     main = done.story.main[: 6 if out.width < 120 else None]
     out.print(render(list(done.entries), list(main), out.width))
     console.show_verdict([{"level": v.level, "text": v.text} for v in done.story.verdict], say)

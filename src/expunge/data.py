@@ -13,6 +13,7 @@ import re
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,9 +45,10 @@ def read(source: str | os.PathLike[str], *, split: str = "train") -> list[Row]:
     """All rows of a source, in its order.
 
     A source is a file (`.jsonl`; `.json` that holds JSON Lines or one array; `.csv` with a header, whose values stay strings; `.parquet`;
-    `.npz` with arrays of one length, a row an index), a folder that `datasets` can load, or else a hub id `owner/name`. Folders and hub ids
-    alone have splits, and may have configs: `path::config`. A last `::column=value,value` or `::column!=value` keeps the rows that fit, and
-    `::rows=0-99,120` those places; more of them may follow each other.
+    `.npz` with arrays of one length, a row an index; `.txt`, a row a line), a folder that `datasets` can load, or a hub id `owner/name`.
+    Folders and hub ids alone have splits, and may have configs: `path::config`. In a folder of images by
+    class, as `cat/1.png`, the class is the name of its folder. A last `::column=value,value` or `::column!=value` keeps the rows that fit,
+    and `::rows=0-99,120` those places; more of them may follow each other.
 
     Errors: NoSuchData (with the nearest names), NoSuchConfig (with the configs that exist), BadRow (with file and line), DataError for an
         empty source, an unknown file type, or anything else that `datasets` refuses.
@@ -83,24 +85,29 @@ def _parsed_source(source: str) -> tuple[str, str, list[str]]:
 def where(rows: list[Row], condition: str, source: str = "the data") -> list[Row]:
     """Rows that fit a condition: `column=a,b` or `column!=a,b` (values as they are written out), or `rows=0-99,120` (places).
 
-    Errors: DataError for a column or a place that is not there, or where no row fits.
+    Errors: DataError for a column, a value or a place that is not there, or where no row fits.
     """
     column, _, said = condition.partition("=")
     unlike, column, values = column.endswith("!"), column.removesuffix("!"), said.split(",")
-    if column == "rows":
-        chosen = _places(values, len(rows), source)
-        kept = [r for i, r in enumerate(rows) if (i in chosen) != unlike]
-    else:
-        if odd := next((i for i, r in enumerate(rows) if column not in r), None):
-            raise DataError(f"{source}: row {odd + 1} has no column {column!r}")
-        if rows and column not in rows[0]:
-            raise DataError(f"{source}: there is no column {column!r}{did_you_mean(column, sorted(rows[0]))}")
-        kept = [r for r in rows if (str(r[column]) in values) != unlike]
+    chosen = _places(values, len(rows), source) if column == "rows" else _holding(rows, column, values, source)
+    kept = [r for i, r in enumerate(rows) if (i in chosen) != unlike]
     if not kept:
-        there = [] if column == "rows" else sorted({str(r[column]) for r in rows})
-        shown = f"; {column!r} has {', '.join(there[:8])}{' and more' if len(there) > 8 else ''}" if there else ""
-        raise DataError(f"{source}: no row fits{shown}")
+        raise DataError(f"{source}: no row fits {condition}")
     return kept
+
+
+def _holding(rows: list[Row], column: str, values: list[str], source: str) -> set[int]:
+    """Places of the rows whose column has one of some values. Errors: DataError for a column or a value that is not there."""
+    if odd := next((i for i, r in enumerate(rows) if column not in r), None):
+        raise DataError(f"{source}: row {odd + 1} has no column {column!r}")
+    if rows and column not in rows[0]:
+        raise DataError(f"{source}: there is no column {column!r}{did_you_mean(column, sorted(rows[0]))}")
+    said = [str(r[column]) for r in rows]
+    there = sorted(set(said))
+    if lost := [v for v in values if v not in there]:
+        shown = ", ".join(" ".join(v.split())[:30] for v in there[:8]) + (" and more" if len(there) > 8 else "")
+        raise DataError(f"{source}: no row has the {column} {lost[0]!r}{did_you_mean(lost[0], there) or f'; there are {shown}'}")
+    return {i for i, value in enumerate(said) if value in values}
 
 
 def _places(values: list[str], count: int, source: str) -> set[int]:
@@ -161,8 +168,15 @@ def _text(path: Path) -> str:
 
 def _json_lines(path: Path) -> list[Row]:
     # Split at newlines alone: `splitlines` also breaks at U+2028 and its kin, which may stand inside a JSON string.
-    lines = enumerate(_text(path).split("\n"), start=1)
+    text = _text(path)
+    if re.match(r"\s*[A-Z]", text) and not re.search(r"^\s*[\[{]", text, re.M):
+        raise DataError(f"{path} holds lines of plain text, not JSON: call it {path.stem}.txt")
+    lines = enumerate(text.split("\n"), start=1)
     return [_object(_parsed(line, path, number), f"{path}, line {number}") for number, line in lines if line.strip()]
+
+
+def _lines(path: Path) -> list[Row]:
+    return [{"text": line.strip()} for line in _text(path).split("\n") if line.strip()]
 
 
 def _json(path: Path) -> list[Row]:
@@ -236,13 +250,13 @@ def _npz(path: Path) -> list[Row]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {n: file[n] for n in file.files}
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:  # TypeError: one array by itself
         raise DataError(f"{path} is not an .npz file that can be read without pickles: {_first_line(error)}") from error
-    lengths = {n: len(a) if a.ndim else 0 for n, a in arrays.items()}
-    if len(set(lengths.values())) != 1:
+    lengths = {n: len(a) if a.ndim else "a single value" for n, a in arrays.items()}
+    if len(set(lengths.values())) != 1 or "a single value" in lengths.values():
         said = ", ".join(f"{n} {k}" for n, k in lengths.items())
         raise DataError(f"{path}: every array must have as many entries as there are rows; found {said or 'none'}")
-    columns = {n: list(a) if a.ndim > 1 else a.tolist() for n, a in arrays.items()}
+    columns = {n: a.reshape(-1).tolist() if a.size == len(a) else list(a) for n, a in arrays.items()}  # labels may be (rows, 1)
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
@@ -252,6 +266,7 @@ READERS: Mapping[str, Callable[[Path], list[Row]]] = {
     ".csv": _csv,
     ".parquet": _parquet,
     ".npz": _npz,
+    ".txt": _lines,
 }
 
 
@@ -306,9 +321,21 @@ def _dataset(path: str, config: str, split: str, **options: Any) -> list[Row]:
     import datasets
 
     try:
-        return list(datasets.load_dataset(path, config or None, split=split, **options))
+        found = datasets.load_dataset(path, config or None, split=split, **options)
+        rows = list(found)
     except Exception as error:  # the libraries below raise dozens of kinds, and each of them means: not this source
         raise _refused(path, config, error) from error
+    return _by_folder(rows, found.features["label"].names) if _is_image_folder(found) else rows
+
+
+def _is_image_folder(found: Any) -> bool:
+    """Whether rows are files whose class is the name of the folder that they lie in."""
+    return getattr(getattr(found, "info", None), "builder_name", "") == "imagefolder" and hasattr(found.features.get("label"), "names")
+
+
+def _by_folder(rows: list[Row], names: list[str]) -> list[Row]:
+    """Classes by name: the library numbers the folders that it finds, so a number would be another class where one of them is missing."""
+    return [{**r, "label": names[r["label"]]} for r in rows]
 
 
 def _refused(path: str, config: str, error: Exception) -> DataError:

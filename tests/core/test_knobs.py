@@ -8,6 +8,7 @@ from expunge.core.errors import UserError
 from expunge.core.knobs import knob, knobs_of, override, part, snake
 from expunge.core.parts import Objective, Plan, Train
 from expunge.core.step import Step
+from expunge.methods.edits.random_weights import Reinitialise
 from expunge.methods.terms import NLL, Ascent
 
 
@@ -72,3 +73,10 @@ def test_several_values_have_commas_between_them() -> None:
     assert override(Plan(Ascent()), {"drops": "3,5"}).train.drops == (3, 5)
     with pytest.raises(UserError, match="knob 'drops'"):
         override(Plan(Ascent()), {"drops": "3,x"})
+
+
+def test_what_does_not_train_has_no_training_knobs() -> None:
+    assert {k.name for k in knobs_of(Plan(Reinitialise()))} == {"seed", "trains"}
+    assert "lr" in {k.name for k in knobs_of(Plan(Ascent()))}
+    with pytest.raises(UserError, match="no knob 'lr'"):
+        override(Plan(Reinitialise()), {"lr": 1.0})

@@ -58,7 +58,8 @@ def _is_node(value: Any) -> bool:
     return dataclasses.is_dataclass(value) and not isinstance(value, type) and hasattr(type(value), "__pydantic_fields__")
 
 
-def _walk(node: Any, path: tuple[str | int, ...], stage: str) -> Iterator[Knob]:
+def _walk(node: Any, path: tuple[str | int, ...], stage: str, idle: frozenset[str] = frozenset()) -> Iterator[Knob]:
+    """idle: fields that are no knobs here, since nothing reads them."""
     if isinstance(node, tuple):
         for i, item in enumerate(node):
             yield from _walk(item, (*path, i), stage if path else f"stage{i + 1}")
@@ -72,11 +73,13 @@ def _walk(node: Any, path: tuple[str | int, ...], stage: str) -> Iterator[Knob]:
     alias = getattr(node, "alias", None)
     for name, field in kind.__pydantic_fields__.items():
         value = getattr(node, name)
+        if name in idle:
+            continue
         if field.description:
             shown = alias(name) if alias else name
             yield Knob((*path, name), owner, shown, value, field.annotation, field.description, _limits(field))
         else:
-            yield from _walk(value, (*path, name), stage)
+            yield from _walk(value, (*path, name), stage, getattr(node, "idle", frozenset()) if name == "train" else frozenset())
 
 
 def _limits(field: Any) -> str:
