@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 import worlds
 from expunge.core import loop
 from expunge.core.loop import evaluate
-from expunge.core.parts import Answer, Need, Objective, Patch, Rows, Sets, Weights
+from expunge.core.parts import Answer, Need, Objective, Patch, Plan, Rows, Sets, Train, Update, Weights
 from expunge.core.step import Run
 from expunge.modalities.packed import Layout, cut
 
@@ -68,6 +69,14 @@ def ask(objective: Objective, sets: Sets, scores: Tensor, reference: Tensor | No
         run.ref_logp = loop.remember(run, known, frozenset(known), run.models["reference"])
     value, grads = evaluate(run, objective, sets, micro)
     return float(value), grads[0]
+
+
+def under(objective: Objective, *updates: Update, sets: Sets, scores: Tensor, **train: Any) -> Tensor:
+    """The gradient that reaches the optimizer under updates: what one step of SGD at rate 1, on all rows, takes off the table."""
+    model = Table(scores)
+    settings = {"epochs": 1, "batch": 3, "lr": 1.0, "schedule": "constant", "optimizer": "sgd", "pairing": "aligned", **train}
+    loop.run((Plan(objective, train=Train(**settings), updates=updates),), model, Port(), sets)
+    return scores - model.scores.detach()
 
 
 def scores(prompts: int = 4, places: int = 5, classes: int = 6, seed: int = 0) -> Tensor:

@@ -35,7 +35,7 @@ def plan(name: str, knobs: Mapping[str, Any] | None = None, *, select: tuple[str
     own = choices(name)
     chosen = {k: _checked(own[k], v) for k, v in given.items() if k in own}
     plans = as_plans(catalog.load(name).plan(**chosen))
-    extra = [p for n in (*select, *update) for p in _parts_of(n)]
+    extra = [*(p for n in select for p in _selectors_of(n)), *(p for n in update for p in _updates_of(n))]
     if extra:
         plans = tuple(_with(p, extra) for p in plans)
     single: Plan | Plans = plans[0] if len(plans) == 1 else plans
@@ -55,11 +55,22 @@ def _checked(knob: Knob, value: Any) -> Any:
         raise UserError(f"knob '{knob.name}' = {value!r}: {error.errors()[0]['msg'][0].lower()}{error.errors()[0]['msg'][1:]}") from None
 
 
-def _parts_of(name: str) -> list[Selector | Update]:
-    """The selectors and updates of another method's plan."""
-    found = [p for stage in as_plans(catalog.load(name).plan()) for p in (*stage.selectors, *stage.updates)]
+def _selectors_of(name: str) -> list[Selector]:
+    """The selectors of another method's plan."""
+    found = [s for stage in as_plans(catalog.load(name).plan()) for s in stage.selectors]
     if not found:
-        raise UserError(f"'{name}' has no selector or update of its own to add")
+        raise UserError(f"'{name}' has no selector of its own to add")
+    return found
+
+
+def _updates_of(name: str) -> list[Selector | Update]:
+    """The updates of another method's plan, and the selectors that make the sets that these read."""
+    found: list[Selector | Update] = []
+    for stage in as_plans(catalog.load(name).plan()):
+        read = frozenset[str]().union(*(u.reads for u in stage.updates))
+        found += [*(s for s in stage.selectors if (s.gives - s.reads) & read), *stage.updates]
+    if not found:
+        raise UserError(f"'{name}' has no update of its own to add")
     return found
 
 

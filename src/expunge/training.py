@@ -13,6 +13,7 @@ from . import folders, resolve
 from .core import receipt
 from .core.catalog import load as load_module
 from .core.catalog import names
+from .core.errors import UserError
 from .core.loop import Hooks
 from .core.parts import Rows
 from .core.request import digest
@@ -37,7 +38,7 @@ def start(
     model: str,
     found: Records,
     texts: Sequence[str] = (),
-    labels: Sequence[str] = (),
+    labels: int | Sequence[str] = (),
     prompt_format: str = "",
     seed: int = 0,
     **options: Any,
@@ -51,9 +52,11 @@ def start(
 
         made, tokenizer = module.build(model, [*(texts or texts_of(found)), prompt_format], seed)
         return Opened(made, Text(tokenizer, prompt_format, module.SIZES[model].length), model)
-    from .modalities.image import Image, classes, shape_of
+    from .modalities.image import classes, classifier_port, shape_of
 
-    port = Image(tuple(labels) or classes(found))
+    if prompt_format:
+        raise UserError(f"{model} is an image classifier, which has no prompts: leave --prompt-format out")
+    port = classifier_port(classes(found) if labels == () else labels)
     return Opened(module.build(model, shape_of(found[0]), port.labels, seed), port, model)
 
 
@@ -63,7 +66,7 @@ def train(
     *,
     out: str | Path | None = None,
     texts: Sequence[str] = (),
-    labels: Sequence[str] = (),
+    labels: int | Sequence[str] = (),
     prompt_format: str = "",
     seed: int = 0,
     overwrite: bool = False,
@@ -75,8 +78,8 @@ def train(
     """Train a model on all rows of some data.
 
     model: a folder or hub id, or a built-in size (`nano`, `micro`, `tiny` for text, `resnet-nano`, `vit-nano` ... for images), which gets a
-    tokenizer trained on `texts` or the class names `labels` (default: those of the data) and, where `knobs` do not say otherwise, that
-    size's settings. out: where to copy the result. The same work is done once.
+    tokenizer trained on `texts` or the classes `labels` (names, or how many; default: those of the data) and, where `knobs` do not say
+    otherwise, that size's settings. out: where to copy the result. The same work is done once.
     Errors: UserError.
     """
     if out:

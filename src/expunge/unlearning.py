@@ -21,6 +21,7 @@ from .audit.subjects import spread
 from .core import checkpoint, loop, receipt
 from .core.adapters import is_adapted
 from .core.errors import UserError
+from .core.feasible import check
 from .core.loop import Hooks
 from .core.parts import Guard, Modality, Plan, Plans, Rows, as_plans
 from .core.request import Request, digest
@@ -150,7 +151,7 @@ def unlearn(
         raise UserError(f"{opened.source} is a guard, whose model was not changed: unlearn the model {base} itself")
     port = opened.port
     request = _request(port, plans, forget, retain, holdout, substitutes, allow_overlap)
-    loop.check(plans, request.sets, port)
+    check(plans, request.sets, port)
     before, adapted = receipt.hash_weights(opened.model), is_adapted(opened.model)
     described: dict[str, Any] = {
         "method": method if isinstance(method, str) else "custom",

@@ -23,6 +23,16 @@ def test_nested_data_comes_back(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(got["t"], rows["t"], strict=True))
 
 
+def test_a_tensor_in_many_places_is_written_once(tmp_path: Path) -> None:
+    image, other = torch.rand(1000), torch.rand(1000)
+    rows = Rows("impair", tuple("abc"), {"pixels": [image, other, image]})
+    checkpoint.save({"chosen": rows, "current": rows.take([2, 1])}, tmp_path / "c")
+    assert (tmp_path / "c" / "tensors.safetensors").stat().st_size < 8600
+    back = checkpoint.load(tmp_path / "c")
+    assert all(torch.equal(a, b) for a, b in zip(back["chosen"]["pixels"], rows["pixels"], strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(back["current"]["pixels"], [image, other], strict=True))
+
+
 def test_no_pickles_are_written(tmp_path: Path) -> None:
     checkpoint.save({"t": torch.ones(1)}, tmp_path / "c")
     assert sorted(p.suffix for p in (tmp_path / "c").iterdir()) == [".json", ".safetensors"]

@@ -93,6 +93,18 @@ def test_values_are_scaled_and_normalised() -> None:
     assert port.pixels(floats, torch.zeros(())).flatten().tolist() == [-2.0, 2.0]
 
 
+def test_images_that_are_moved_come_back_in_either_unit() -> None:
+    port, like = Image(("a", "b"), mean=(0.5,), std=(0.25,)), torch.zeros(())
+    rows = port.rows("forget", [{"image": np.array([[0, 51]], np.uint8), "label": 0}])
+    assert port.inputs(rows).flatten().tolist() == pytest.approx([0, 0.2])
+    x = torch.tensor([[[[0.5, 1.0]]]])
+    assert port.pixels(port.moved(rows, x), like).flatten().tolist() == [0.0, 2.0]
+    assert port.pixels(port.moved(rows, x, normalised=True), like).flatten().tolist() == [0.5, 1.0]
+    assert port.inputs(port.moved(rows, x, normalised=True)).flatten().tolist() == [0.625, 0.75]
+    both = port.moved(rows, x).join(rows)  # floats beside bytes
+    assert port.inputs(both).flatten().tolist() == pytest.approx([0.5, 1.0, 0, 0.2])
+
+
 def test_answers_are_those_of_the_model(digits: worlds.World) -> None:
     model, rows = digits.model(), digits.sets["forget"].take(range(5))
     more = digits.sets["retain"].take(range(3))

@@ -17,13 +17,13 @@ from .parts import Rows
 
 def save(data: Any, folder: Path) -> None:
     """Write under a temporary name, then swap, so that a kill leaves the old or the new checkpoint."""
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[int, tuple[str, Tensor]] = {}
     skeleton = _pack(data, tensors)
     new, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
     for stale in (new, old):
         shutil.rmtree(stale, ignore_errors=True)
     new.mkdir(parents=True)
-    save_file(tensors, new / "tensors.safetensors")
+    save_file({n: t.detach().cpu().contiguous().clone() for n, t in tensors.values()}, new / "tensors.safetensors")
     (new / "data.json").write_text(json.dumps(skeleton))
     for file in new.iterdir():
         with file.open("rb") as f:
@@ -42,10 +42,10 @@ def load(folder: Path) -> Any:
     return _unpack(json.loads((place / "data.json").read_text()), load_file(place / "tensors.safetensors"))
 
 
-def _pack(x: Any, tensors: dict[str, Tensor]) -> Any:
+def _pack(x: Any, tensors: dict[int, tuple[str, Tensor]]) -> Any:
+    """tensors: filled with name and tensor by identity, as the same image may stand in many rows."""
     if isinstance(x, Tensor):
-        name = str(len(tensors))
-        tensors[name] = x.detach().cpu().contiguous().clone()
+        name, _ = tensors.setdefault(id(x), (str(len(tensors)), x))
         return {"$tensor": name}
     if isinstance(x, Rows):
         return {"$rows": _pack({"name": x.name, "ids": x.ids, "cols": dict(x.cols), "weight": x.weight}, tensors)}

@@ -16,19 +16,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from . import adapters, checkpoint
 from .errors import Interrupted, UserError
+from .feasible import check
 from .knobs import knob, part
 from .parts import Edit, GradCall, Grads, Guard, Modality, Need, Objective, Part, Plan, Plans, Rows, Sets, Stop, Update, Weights, title
-from .schedule import anchor_of, lr_at, sample, total_steps
+from .schedule import anchor_of, lr_at, optimizer_of, sample, total_steps
 from .step import Cost, Run, Step, View, device_of, evaluating, seed_of
 from .weights import put, trainable, weights_of
 
 SAVED = ("stage", "epoch", "step", "state", "models", "ref_logp", "warnings")  # of the run; the rest is weights, optimizer and sets
-
-ASKS = {
-    Need.GENERATE: "answers in the model's own words",
-    Need.PROMPTS: "rows that ask in words",
-    Need.INPUTS: "inputs that are numbers and can be moved",
-}
 
 
 def _nothing(*_: object) -> None:
@@ -166,35 +161,6 @@ def evaluate(
     return total, grads
 
 
-def check(plans: Plans, sets: Sets, port: Modality) -> None:
-    """Refuse, before anything is spent, a plan that the request cannot feed or whose parts do not fit. Errors: UserError."""
-    for need in sorted(set(Need) - port.offers):
-        if any(need in p.needed() for p in plans):
-            raise UserError(f"this method needs {ASKS.get(need, str(need))}, which a model of the kind {port.name!r} cannot give")
-    names = {"original", *(p.name for p in plans if p.name)}
-    for i, plan in enumerate(plans):
-        for name in sorted(plan.sets_read() - sets.keys()):
-            raise UserError(
-                f"this method reads rows to {name!r}, and the request brings {', '.join(sorted(sets)) or 'nothing'}: give --{name}"
-            )
-        for name in sorted(plan.sets_read() & sets.keys()):
-            if not len(sets[name]):
-                raise UserError(f"the set {name!r} is empty")
-        if isinstance(plan.do, Guard) and i < len(plans) - 1:
-            raise UserError("a guard changes no weights, so nothing can follow it")
-        if not isinstance(plan.do, Objective) and (plan.updates or plan.until):
-            raise UserError("updates and stop rules work beside an objective; an edit or a guard takes none")
-        for used in ({plan.start} - {"last"}) | ({plan.reference} - {"start"}) | {n for n in plan.needed() if n not in set(Need)}:
-            if used not in names:
-                raise UserError(f"stage {i + 1} asks for the model of {used!r}, and no earlier stage is called that")
-        roles = {t.objective.role for t in plan.terms()}
-        for update in plan.updates:
-            if unknown := update.roles() - roles:
-                raise UserError(
-                    f"{type(update).__name__} acts on the {sorted(unknown)[0]!r} term, and this objective has {', '.join(sorted(roles))}"
-                )
-
-
 def run(
     plans: Plans,
     model: nn.Module,
@@ -296,14 +262,15 @@ class _Stage:
             adapters.recompute(model)
         if train.micro == 1 and not r.port.independent(model.train()):
             raise UserError("one row has no batch statistics, and this model normalises by them: give --micro 2 or more")
-        kind: Any = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[train.optimizer]
-        more = {"momentum": train.momentum} if train.optimizer == "sgd" else {}
-        self.optimizer = kind(params, lr=train.lr, weight_decay=train.decay, **more)
+        self.optimizer = optimizer_of(train, params)
         self.per_epoch = math.ceil(len(self.chosen[train.anchor]) / train.batch)
         self.done, self.this_epoch = 0, self.per_epoch
+        r.total = total_steps(train, self.per_epoch)
+        r.done, r.epochs = 0, math.ceil(r.total / self.per_epoch)
         if resume:
             self.optimizer.load_state_dict(checkpoint.to_device(resume["optimizer"], params[0].device))
             self.current, self.done = resume["current"], resume["done"]
+            r.done = self.done
         else:
             self._save(force=True)
         model.train()
@@ -391,7 +358,7 @@ class _Stage:
                 for p, old, mask in zip(params, before, masks, strict=True):
                     p.copy_(torch.where(mask, old, p))
         self.optimizer.zero_grad(set_to_none=True)
-        whole.notes = notes
+        whole.notes, r.done = notes, self.done + 1
         r.state = {**r.state, **{f"/{n}": p.after(whole.at(n, p)) for n, p in self.parts.items()}}
         record = {
             "stage": r.stage,

@@ -336,6 +336,7 @@ class Train:
     schedule: Literal["linear", "constant", "cosine"] = knob("linear", "how the learning rate falls after the warm-up")
     warmup: float = knob(0.0, "epochs of linear warm-up", ge=0)
     drops: tuple[int, ...] = knob((), "epochs after which the learning rate falls to a tenth, counted from 1")
+    lr_decay: float = knob(1.0, "factor of the learning rate after every epoch", gt=0, le=1)
     optimizer: Literal["adamw", "adam", "sgd"] = knob("adamw", "optimizer")
     momentum: float = knob(0.0, "momentum of sgd", ge=0, lt=1)
     decay: float = knob(0.0, "weight decay", ge=0)
@@ -346,7 +347,7 @@ class Train:
     lora_alpha: float = knob(0.0, "LoRA scale; 0: twice the rank", ge=0)
     lora_dropout: float = knob(0.0, "LoRA dropout", ge=0, lt=1)
     lora_targets: str = knob("all-linear", "regex of the modules that get an adapter, or all-linear")
-    anchor: str = knob("forget", "the set that an epoch is one pass over; of an epoch that lacks it, the rows to forget")
+    anchor: str = knob("forget", "the set that an epoch is one pass over; of an epoch that lacks it, forget or retain")
     pairing: Literal["random", "aligned"] = knob("random", "how the rows of other sets join a batch: drawn, or by the same place")
     fuse: bool = knob(True, "one forward for all sets of a step, where rows are independent")
     seed: int = knob(0, "seed of everything that is random", ge=0)
@@ -367,6 +368,11 @@ class Plan:
     name: str = ""
     start: str = "last"  # last, original, or the name of an earlier stage
     reference: str = "start"  # weights at the start of this stage, original, or the name of an earlier stage
+
+    @property
+    def idle(self) -> frozenset[str]:
+        """Settings of `train` that change nothing: an edit or a guard has a seed and no steps."""
+        return frozenset() if isinstance(self.do, Objective) else frozenset(Train.__dataclass_fields__) - {"seed"}
 
     def terms(self) -> tuple[Term, ...]:
         return self.do.terms() if isinstance(self.do, Objective) else ()

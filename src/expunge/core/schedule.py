@@ -1,18 +1,20 @@
-"""What a step trains on and how fast: functions of the step number, so that there is no position to save."""
+"""What a step trains on, with which optimizer and how fast: functions of the step number, so that there is no position to save."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from .parts import Sets, Train
 from .step import Run, seed_of
 
 
 def anchor_of(train: Train, sets: Sets) -> str:
-    """The set that an epoch is one pass over: the anchor, or, where a selector left that out, the rows to forget."""
-    return train.anchor if train.anchor in sets else "forget"
+    """The set that an epoch is one pass over: the anchor, or, where a selector left that out, forget or retain."""
+    return next(n for n in (train.anchor, "forget", "retain") if n in sets)
 
 
 def sample(sets: Sets, train: Train, run: Run) -> Sets:
@@ -37,7 +39,7 @@ def sample(sets: Sets, train: Train, run: Run) -> Sets:
 
 def lr_at(train: Train, done: float, per_epoch: int) -> float:
     """Learning rate of the step after `done` optimizer steps: linear warm-up, then the schedule, as a function of the step alone."""
-    peak = train.lr * 0.1 ** sum(done >= epoch * per_epoch for epoch in train.drops)
+    peak = train.lr * 0.1 ** sum(done >= epoch * per_epoch for epoch in train.drops) * train.lr_decay ** int(done // per_epoch)
     total, warm = total_steps(train, per_epoch), round(train.warmup * per_epoch)
     if done < warm:
         return peak * (done + 1) / (warm + 1)
@@ -47,3 +49,11 @@ def lr_at(train: Train, done: float, per_epoch: int) -> float:
 
 def total_steps(train: Train, per_epoch: int) -> int:
     return min(train.steps or 10**9, train.epochs * per_epoch) if train.epochs else train.steps
+
+
+def optimizer_of(train: Train, params: list[Tensor]) -> torch.optim.Optimizer:
+    """A new optimizer, as some settings ask for it."""
+    kind: Any = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[train.optimizer]
+    more = {"momentum": train.momentum} if train.optimizer == "sgd" else {}
+    made: torch.optim.Optimizer = kind(params, lr=train.lr, weight_decay=train.decay, **more)
+    return made

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_map
 
-from .parts import Answer, Modality, Rows
+from .parts import Answer, Modality, Rows, Weights
 from .step import evaluating
+
+Ask = Callable[[Rows], Answer]
+
+ROOM = 2**27  # numbers that the gradients of the rows of one forward may take: half a gigabyte in float32
 
 
 def example_gradients(
@@ -40,3 +48,129 @@ def example_gradients(
 def mean_norm(grads: list[Tensor], order: float = 2.0) -> Tensor:
     """Mean over tensors of each one's norm (not the global norm)."""
     return torch.stack([torch.linalg.vector_norm(g.float(), order) for g in grads]).mean()
+
+
+def row_gradients(
+    model: nn.Module,
+    ask: Ask,
+    rows: Rows,
+    losses: Callable[[Answer], Iterable[Tensor]],
+    use: Callable[[list[Tensor]], None],
+    batch: int = 32,
+) -> None:
+    """Call `use` with the gradient of each row alone, some rows at a time, in evaluation mode.
+
+    losses: answer -> losses, each (rows,) and on its own. use: takes tensors (rows, *shape of the parameter), in the order of the
+    parameters that move, once for each of the losses. One forward serves a batch of rows where the model can be vectorised, else a row.
+    """
+    moving = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    size = max(1, min(batch, len(rows), ROOM // sum(p.numel() for p in moving.values())))
+    with evaluating(model), torch.enable_grad():
+        together = size > 1 and vectorises(model, ask, rows, moving)
+        for i in range(0, len(rows), size if together else 1):
+            if together:
+                some = rows.take(range(i, min(i + size, len(rows))))
+                weights = {n: p.detach().expand(len(some), *p.shape).requires_grad_() for n, p in moving.items()}
+                with own_weights(model, weights):
+                    answer = ask(some)
+            else:
+                weights, answer = {**moving}, ask(rows.take([i]))
+            for loss in losses(answer):
+                grads = torch.autograd.grad(loss.sum(), list(weights.values()), retain_graph=True, allow_unused=True)
+                filled = [torch.zeros_like(w) if g is None else g for g, w in zip(grads, weights.values(), strict=True)]
+                use(filled if together else [g[None] for g in filled])
+
+
+@contextmanager
+def own_weights(model: nn.Module, weights: Weights) -> Iterator[list[bool]]:
+    """Meanwhile the model gives each row of a forward weights of its own, so that a gradient by them is that of the row alone.
+
+    weights: by name, (rows, *shape); or (models, *shape), where the rows of a forward are as many for each model, those of one after those
+    of another, and buffers move as each model's. Yields a list that is not empty afterwards where the model was called.
+    Errors: RuntimeError where the model cannot be vectorised, or where hooks, which expect a whole batch, sit on it.
+    """
+    kept, used = model.__dict__.pop("forward", None), list[bool]()
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if any(m._forward_hooks or m._forward_pre_hooks for m in model.modules()):
+            raise RuntimeError("a hook on the model expects a whole batch")
+        used.append(True)
+        restore(kept)
+        try:
+            by_model = tree_map(lambda x: 0 if isinstance(x, Tensor) else None, (args, kwargs))
+            models = len(next(iter(weights.values())))
+            cut = tree_map(lambda x: x.reshape(models, -1, *x.shape[1:]) if isinstance(x, Tensor) else x, (args, kwargs))
+            with sdpa_kernel(SDPBackend.MATH):  # the others have no rule for weights by row
+                out = torch.func.vmap(one, in_dims=(0, *by_model), randomness="different")(weights, *cut)
+            return tree_map(lambda x: x.flatten(0, 1), out)
+        finally:
+            restore(forward)
+
+    def one(mine: Weights, args: Any, kwargs: Any) -> Any:
+        return torch.func.functional_call(model, mine, args, kwargs)
+
+    def restore(own: Any) -> None:
+        model.__dict__.pop("forward", None)
+        if own is not None:
+            model.__dict__["forward"] = own
+
+    restore(forward)
+    try:
+        yield used
+    finally:
+        restore(kept)
+
+
+def vectorises(model: nn.Module, ask: Ask, rows: Rows, moving: Mapping[str, Tensor]) -> bool:
+    """Whether two rows of a forward can have weights of their own. A port that does not call the model as a whole cannot give them."""
+    some = rows.take([0, 1])
+    weights = {n: p.detach().expand(2, *p.shape).requires_grad_() for n, p in moving.items()}
+    try:
+        with own_weights(model, weights) as used:
+            total = ask(some).logp.values.sum()
+        return bool(used) and any(g is not None for g in torch.autograd.grad(total, list(weights.values()), allow_unused=True))
+    except (RuntimeError, TypeError, ValueError):
+        return False
+
+
+def squared_gradients(
+    model: nn.Module, ask: Ask, rows: Rows, losses: Callable[[Answer], Iterable[Tensor]], batch: int = 32
+) -> list[Tensor]:
+    """Mean over rows of the squared gradient of each row alone, summed over the losses of its answer; memory does not grow with the rows.
+
+    losses: answer -> losses, each (rows,) and on its own. With `likelihoods` it is the diagonal of the Fisher information.
+    """
+    total = [torch.zeros_like(p) for p in model.parameters() if p.requires_grad]
+
+    def add(grads: list[Tensor]) -> None:
+        for t, g in zip(total, grads, strict=True):
+            t += g.square().sum(0)
+
+    row_gradients(model, ask, rows, losses, add, batch)
+    return [t / len(rows) for t in total]
+
+
+def likelihoods(answer: Answer, draws: int | None, generator: torch.Generator) -> Iterator[Tensor]:
+    """Log-likelihoods of rows, each (rows,), whose squared gradients add up to the Fisher information of each row.
+
+    draws: None: of the given labels. n: of labels that are drawn n times from the model's own distribution. 0: of every class, weighted
+    by the root of its probability, which is the exact expectation; where a row has several labels they are drawn once.
+    """
+    log = answer.dist
+    if draws is None:
+        yield answer.logp.sum()
+    elif draws == 0 and log.lengths.max() == 1:
+        for y in range(log.values.shape[-1]):
+            one = log.map(lambda v, y=y: v[:, y]).sum()  # type: ignore[misc]
+            yield (one.detach() / 2).exp() * one
+    else:
+        for _ in range(draws or 1):
+            said = torch.multinomial(log.values.detach().exp().cpu(), 1, generator=generator).to(log.values.device)
+            yield log.map(lambda v, said=said: v.gather(1, said)[:, 0]).sum() / (draws or 1) ** 0.5  # type: ignore[misc]
+
+
+def input_gradient(model: nn.Module, ask: Ask, x: Tensor, rows: Callable[[Tensor], Rows], loss: Callable[[Answer], Tensor]) -> Tensor:
+    """Gradient of a loss by the input, in evaluation mode; that of the weights is not taken. rows: input -> the rows that hold it."""
+    x = x.detach().requires_grad_()
+    with evaluating(model), torch.enable_grad():
+        return torch.autograd.grad(loss(ask(rows(x))), x)[0]

@@ -8,14 +8,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from .adapters import is_adapted
 from .errors import UndeclaredNeed
 from .parts import Answer, Modality, Need, Objective, Part, Patch, Plan, Plans, Rows, Sets, State, Tokens, Weights, as_plans
+
+if TYPE_CHECKING:
+    from .pool import Pool
 
 
 def seed_of(*what: object) -> int:
@@ -67,6 +71,9 @@ class Run:
     stage: int = 0
     epoch: int = 0
     step: int = 0
+    done: int = 0  # optimizer steps of the stage, and how many of them there will be, in how many epochs
+    total: int = 0
+    epochs: int = 0
     state: dict[str, State] = field(default_factory=dict)
     models: dict[str, Weights] = field(default_factory=dict)
     ref_logp: dict[str, Tensor] = field(default_factory=dict)  # "set/id" -> log-probs of its labels
@@ -118,6 +125,21 @@ class View:
         return self._run.epoch
 
     @property
+    def epochs(self) -> int:
+        """How many epochs this stage will have, unless something stops it."""
+        return self._run.epochs
+
+    @property
+    def done(self) -> int:
+        """Optimizer steps of this stage so far; in `after`, the one that was just made included."""
+        return self._run.done
+
+    @property
+    def total(self) -> int:
+        """How many optimizer steps this stage will have, if all epochs are as long as the first and nothing stops it."""
+        return self._run.total
+
+    @property
     def state(self) -> State:
         return self._run.state.get(self.place, {})
 
@@ -152,6 +174,10 @@ class View:
         if need not in self._needs:
             raise UndeclaredNeed(f"{self.place} used {str(need)!r} without declaring it in `needs`")
 
+    def warn(self, text: str) -> None:
+        """Put a sentence among the warnings of the run: said at its end and kept in the receipt."""
+        self._run.warnings.append(text)
+
     def rng(self) -> torch.Generator:
         """A generator that is a function of seed, stage, epoch, step and place."""
         r = self._run
@@ -162,6 +188,12 @@ class View:
         """What the model says about some rows."""
         with evaluating(self.model):
             return self._run.forward([rows], self._taps, patch, why="view")[0]
+
+    @torch.no_grad()
+    def under(self, weights: Weights, rows: Rows) -> Answer:
+        """What the model says with other weights than its own: those of a teacher that a part keeps in its state."""
+        with evaluating(self.model):
+            return self._run.forward([rows], self._taps, None, {n: w.to(device_of(self.model)) for n, w in weights.items()}, why="under")[0]
 
     def other(self, stage: str) -> Callable[[Rows], Answer]:
         """The same question to the weights that an earlier stage left."""
@@ -197,8 +229,11 @@ class View:
         for i in range(0, len(rows), size):
             yield rows.take(range(i, min(i + size, len(rows))))
 
-    def grad(self, what: Objective | str, sets: Sets | None = None, batch: int = 32) -> list[Tensor]:
-        """Gradient over whole sets at the weights of this moment, of an objective or (a string) of the plan's own terms of a role."""
+    def grad(self, what: Objective | str, sets: Sets | None = None, batch: int = 32, vector: list[Tensor] | None = None) -> list[Tensor]:
+        """Gradient over whole sets at the weights of this moment, of an objective or (a string) of the plan's own terms of a role.
+
+        vector: what the Hessian is multiplied by, where that product is wanted instead.
+        """
         from .loop import evaluate
 
         if isinstance(what, str):
@@ -208,7 +243,52 @@ class View:
             objective, roles = what, None
         wanted = frozenset[str]().union(*(t.objective.reads for t in objective.terms()))
         with evaluating(self.model):
-            return evaluate(self._run, objective, sets or {n: self.sets[n] for n in wanted if n in self.sets}, batch, roles)[1]
+            whole = sets or {n: self.sets[n] for n in wanted if n in self.sets}
+            return evaluate(self._run, objective, whole, batch, roles, vector=vector)[1]
+
+    def example_grads(self, rows: Rows, loss: Callable[[Answer], Tensor], batch: int = 32) -> Iterator[list[Tensor]]:
+        """Gradients of each row alone, a batch of rows at a time: tensors (rows, *shape) in the order of `params`.
+
+        loss: answer -> (rows,), the loss of each row.
+        """
+        from .stats import row_gradients
+
+        self._check(Need.EXAMPLE_GRADS)
+        for i in range(0, len(rows), batch):
+            got: list[list[Tensor]] = []
+            some = rows.take(range(i, min(i + batch, len(rows))))
+            row_gradients(self.model, self._ask, some, lambda answer: [loss(answer)], got.append, batch)
+            yield [torch.cat(pieces) for pieces in zip(*got, strict=True)]
+
+    def fisher(self, rows: Rows, draws: int | None = 0, batch: int = 32) -> list[Tensor]:
+        """Diagonal of the Fisher information, a mean over rows, in the order of `params`.
+
+        draws: labels that are drawn a row from the model's own distribution; 0: every class, which is the exact expectation (of a row
+        with several labels one draw); None: the given labels.
+        """
+        from .stats import likelihoods, squared_gradients
+
+        self._check(Need.FISHER)
+        rng, more = self.rng(), 0
+
+        def losses(answer: Answer) -> Iterator[Tensor]:
+            nonlocal more
+            for more, one in enumerate(likelihoods(answer, draws, rng)):  # noqa: B007 - how many backward passes after the first
+                yield one
+
+        found = squared_gradients(self.model, self._ask, rows, losses, batch)
+        self._run.cost.backward_tokens += more * self.port.counts(rows)["tokens"]
+        return found
+
+    def input_grad(self, x: Tensor, rows: Callable[[Tensor], Rows], loss: Callable[[Answer], Tensor]) -> Tensor:
+        """Gradient of a loss by an input. rows: input -> the rows that hold it (`port.moved`); loss: answer -> scalar."""
+        from .stats import input_gradient
+
+        self._check(Need.INPUTS)
+        return input_gradient(self.model, self._ask, x, rows, loss)
+
+    def _ask(self, rows: Rows) -> Answer:
+        return self._run.forward([rows], (), why="view")[0]
 
     def run(self, plan: Plan | Plans, sets: Sets, start: Weights | None = None, key: str = "") -> View:
         """Run a plan on a copy of the model (a teacher, a shard, an inner problem), with a seed of its own; the view of the result."""
@@ -222,6 +302,19 @@ class View:
         self._run.cost.forward_tokens += inner.cost.forward_tokens
         self._run.cost.backward_tokens += inner.cost.backward_tokens
         return View(inner, sets)
+
+    def runs(self, plan: Plan | Plans, rows: Rows, seen: Tensor, key: str = "") -> Iterator[Pool]:
+        """Run a plan on as many copies of the model as `seen` (models, rows) has rows, each on the rows that it marks, with seeds of their
+        own; a piece of the pool at a time, which need not be kept. An adapter is left out: the models are trained as the plan says.
+        """
+        from .pool import AT_ONCE, train
+
+        whole: Any = self.model
+        model = copy.deepcopy(whole).unload() if is_adapted(whole) else whole
+        seeds = [seed_of(self._run.seed, self.place, self._run.epoch, key, k) for k in range(len(seen))]
+        for i in range(0, len(seen), AT_ONCE):
+            part = slice(i, i + AT_ONCE)
+            yield train(plan, model, self.port, rows, seen[part], seeds[part], self._run.accelerator, self._run.cost)
 
 
 @dataclass

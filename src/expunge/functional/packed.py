@@ -18,3 +18,12 @@ def lowered(scores: Tensor, labels: Tensor, by: float) -> Tensor:
     """
     at = labels[:, None]
     return scores.scatter(-1, at, scores.gather(-1, at) - by).softmax(-1)
+
+
+def kl(p: Tensor, q: Tensor, temperature: float = 1.0) -> Tensor:
+    """KL(p || q) at each position, (positions,), of distributions that a temperature makes flatter.
+
+    p, q: (positions, classes), before the softmax or after a log-softmax.
+    """
+    old, new = ((x / temperature).log_softmax(-1) for x in (p, q))
+    return (old.exp() * (old - new)).sum(-1)

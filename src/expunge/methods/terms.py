@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from expunge.core.knobs import knob, part
 from expunge.core.parts import Need, Objective, Selector, Sets
@@ -39,6 +40,20 @@ class Ascent(Objective):
 
     def loss(self, step: Step) -> Tensor:
         return step.mean(step.now(step.forget).logp, step.forget)
+
+
+@part
+class BatchNPO(Objective):
+    """NPO of the mean loss l of a batch: -(2/beta) log sigmoid(beta (l - l_ref)). Not that of rows, so another beta suits it."""
+
+    beta: float = knob(0.1, "inverse temperature; towards 0 it is gradient ascent on the mean loss", gt=0)
+    reads = frozenset({"forget"})
+    needs = frozenset({Need.REFERENCE_LOGP, Need.BATCH_MEANS})
+
+    def loss(self, step: Step) -> Tensor:
+        old = step.reference(step.forget).logp.values
+        gain = step.mean(step.now(step.forget).logp.map(lambda new: new - old), step.forget)
+        return -(2 / self.beta) * logsigmoid(-self.beta * gain)
 
 
 @part
@@ -77,3 +92,39 @@ class Substitute(Selector):
         drawn = torch.randint(len(pool), (len(rows),), generator=view.rng()).tolist()
         answers = [pool["answer_text"][i] for i in drawn]
         return {**sets, self.into: view.port.relabel(rows, answers, self.into)}
+
+
+@part
+class Mix(Selector):
+    """All rows in one set, `mix`, so that batches hold both kinds; its column `forgets` says which rows are to be forgotten."""
+
+    share: float = knob(1.0, "share of the retain rows that joins, drawn once", ge=0, le=1)
+    reads = frozenset({"forget", "retain"})
+    gives = frozenset({"mix"})
+
+    def pick(self, sets: Sets, view: View) -> Sets:
+        forget, retain = view.forget, view.retain
+        drawn = torch.randperm(len(retain), generator=view.rng())[: round(self.share * len(retain))].tolist()
+        both = forget.add(forgets=[True] * len(forget)).join(retain.take(drawn).add(forgets=[False] * len(drawn)))
+        return {**sets, "mix": both.named("mix")}
+
+
+@part
+class Turns(Selector):
+    """Passes over the rows to forget and over the retain rows by turns, forget first: the steps of an epoch see one of the two sets."""
+
+    when: ClassVar[Literal["start", "epoch", "step"]] = "epoch"
+    rounds: int = knob(-1, "passes over the rows to forget, one before each pass over the retain rows; -1: to the end", ge=-1)
+    reads = frozenset({"forget", "retain"})
+    gives = frozenset({"forget", "retain"})
+
+    def pick(self, sets: Sets, view: View) -> Sets:
+        forgets = view.epoch % 2 == 0 and (self.rounds < 0 or view.epoch < 2 * self.rounds)
+        mine, other = ("forget", "retain") if forgets else ("retain", "forget")
+        return {**{n: r for n, r in sets.items() if n != other}, mine: view.rows(mine)}
+
+
+def hits(view: View, name: str) -> Tensor:
+    """Share of its labels that the model finds likeliest, of each row of a set, (rows,) on the host: for a classifier 1 where right."""
+    answers = (view.now(rows) for rows in view.batches(name, 32))
+    return torch.cat([a.scores.map(lambda z, y=a.labels: (z.argmax(-1) == y).float()).mean().cpu() for a in answers])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,11 +64,10 @@ class Image:
 
     def label(self, said: Any, place: str = "a label") -> int:
         """The number of a class that is given by number or name. Errors: UserError where there is no such class."""
-        if isinstance(said, (list, tuple)) and len(said) == 1:
-            said = said[0]
-        if isinstance(said, str) and said in self.labels:
-            return self.labels.index(said)
-        number = int(said) if isinstance(said, int) or str(said).lstrip("-").isdecimal() else -1
+        said = _plain(said)
+        if not isinstance(said, int) and str(said) in self.labels:
+            return self.labels.index(str(said))
+        number = int(said) if isinstance(said, int) or str(said).isdecimal() else -1
         if not 0 <= number < len(self.labels):
             near = did_you_mean(str(said), self.labels)
             raise UserError(f"{place}: there is no class {said!r}; the model has {len(self.labels)}, {self.labels[0]!r} first{near}")
@@ -163,7 +163,7 @@ class Image:
         raise UserError("an image classifier has no words of its own")
 
     def decode(self, answers: Sequence[Sequence[int]]) -> list[str]:
-        return [" ".join(self.labels[y] for y in a) for a in answers]
+        return [" ".join(self.labels[y] if y < len(self.labels) else str(y) for y in a) for a in answers]
 
     # files
 
@@ -176,7 +176,8 @@ class Image:
 
     def about(self) -> dict[str, Any]:
         """What the receipt says of the rows' way to the model."""
-        return {"modality": self.name, "labels": len(self.labels), "mean": list(self.mean), "std": list(self.std)}
+        names = {"labels": len(self.labels), "classes": digest(self.labels)}
+        return {"modality": self.name, **names, "mean": list(self.mean), "std": list(self.std)}
 
 
 def _values(pixels: Sequence[Tensor], like: Tensor) -> Tensor:
@@ -205,9 +206,14 @@ def _hash(pixels: Tensor) -> str:
 
 def classes(records: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     """Names of the classes in some records: numbers from 0 to the largest, or the names in order."""
-    found = {r[column(r, LABELS, "class", f"row {i + 1}")] for i, r in enumerate(records)}
-    numbers = [int(x) for x in found if isinstance(x, int) or str(x).isdecimal()]
-    return tuple(map(str, range(max(numbers) + 1))) if len(numbers) == len(found) else tuple(sorted(map(str, found)))
+    found = {str(_plain(r[column(r, LABELS, "class", f"row {i + 1}")])) for i, r in enumerate(records)}
+    return tuple(map(str, range(max(map(int, found)) + 1))) if all(map(str.isdecimal, found)) else tuple(sorted(found))
+
+
+def _plain(said: Any) -> Any:
+    """A class as a number or a name, taken out of the list, array or tensor that it stands in by itself."""
+    said = said.tolist() if hasattr(said, "tolist") else said
+    return said[0] if isinstance(said, (list, tuple)) and len(said) == 1 else said
 
 
 def shape_of(record: Mapping[str, Any]) -> tuple[int, ...]:
@@ -220,6 +226,8 @@ def classifier_port(labels: int | Sequence[str], mean: Sequence[float] = (), std
     names = tuple(str(i) for i in range(labels)) if isinstance(labels, int) else tuple(labels)
     if not names:
         raise UserError("a classifier has classes: give their names, or how many there are")
+    if twice := [n for n, count in Counter(names).items() if count > 1]:
+        raise UserError(f"the class {twice[0]!r} is named twice")
     return Image(names, tuple(mean), tuple(std))
 
 

@@ -1,0 +1,80 @@
+"""Least squares in 64 bits: a model that is one vector of weights, for which retraining is a linear solve."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from expunge.core.parts import Answer, Need, Patch, Rows, Tokens, Weights
+from expunge.modalities.packed import call
+
+
+class Linear(nn.Module):
+    """What a row's design says of its targets, (rows, targets)."""
+
+    def __init__(self, theta: Tensor) -> None:
+        super().__init__()
+        self.theta = nn.Parameter(theta.double().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.theta
+
+
+@dataclass
+class Fit:
+    """The answer: minus half the squared error of each row is its log-probability."""
+
+    error: Tensor  # (rows, targets)
+    said: Tensor | None = None  # (rows, targets)
+
+    @property
+    def logp(self) -> Tokens:
+        return Tokens(-self.error.square().sum(-1) / 2, torch.arange(len(self.error)), len(self.error))
+
+    @property
+    def scores(self) -> Tokens:
+        assert self.said is not None
+        return Tokens(self.said, torch.arange(len(self.said)), len(self.said))
+
+
+@dataclass
+class Port:
+    """A row is a design, (targets, weights), and targets, (targets,)."""
+
+    name: str = "squares"
+    offers: frozenset[Need] = frozenset(Need)
+
+    def forward(
+        self,
+        model: nn.Module,
+        groups: Sequence[Rows],
+        taps: tuple[str, ...] = (),
+        patch: Patch | None = None,
+        weights: Weights | None = None,
+    ) -> list[Answer]:
+        said = [call(model, weights, torch.stack(list(g["x"]))) for g in groups]
+        return [Fit(out - torch.stack(list(g["y"])), out) for g, out in zip(groups, said, strict=True)]
+
+    def counts(self, rows: Rows) -> Mapping[str, float]:
+        return {"rows": len(rows), "labels": len(rows), "tokens": len(rows)}
+
+    def independent(self, model: nn.Module) -> bool:
+        return True
+
+
+def rows(name: str, x: Tensor, y: Tensor) -> Rows:
+    """x: (rows, weights) or (rows, targets, weights); y: (rows,) or (rows, targets)."""
+    x, y = (x[:, None], y[:, None]) if x.dim() == 2 else (x, y)
+    return Rows(name, tuple(f"{name}{i}" for i in range(len(x))), {"x": list(x.double()), "y": list(y.double())})
+
+
+def points(name: str, centres: Tensor) -> Rows:
+    """Rows whose least squares solution is the mean of these points, (rows, weights)."""
+    return rows(name, torch.eye(centres.shape[1]).expand(len(centres), -1, -1), centres)
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

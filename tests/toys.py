@@ -1,0 +1,39 @@
+"""Points in the plane as images of two pixels, and perceptrons that learn them in a moment: for what takes many models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from expunge.core.parts import Plans, Rows
+from expunge.modalities.image import Image
+from expunge.resolve import plan
+
+
+def rows(points: Tensor, labels: Sequence[int], port: Image, name: str = "retain") -> Rows:
+    """points: (rows, 2)."""
+    return port.rows(name, [{"image": p.view(1, 1, -1).numpy(), "label": int(y)} for p, y in zip(points.float(), labels, strict=True)])
+
+
+def noise(n: int, port: Image, seed: int = 0, name: str = "retain", width: int = 2) -> Rows:
+    """Points and labels that have nothing to do with each other: whoever knows a label has seen it."""
+    g = torch.Generator().manual_seed(seed)
+    return rows(torch.randn(n, width, generator=g), torch.randint(len(port.labels), (n,), generator=g).tolist(), port, name)
+
+
+def port(classes: int) -> Image:
+    return Image(tuple(map(str, range(classes))))
+
+
+def mlp(classes: int, hidden: int = 16, width: int = 2, norm: bool = False, seed: int = 0) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        middle = [nn.BatchNorm1d(hidden)] if norm else []
+        return nn.Sequential(nn.Flatten(), nn.Linear(width, hidden), *middle, nn.ReLU(), nn.Linear(hidden, classes)).eval()
+
+
+def fresh(**train: object) -> Plans:
+    """Training from fresh weights on the set `retain`."""
+    return plan("retrain", {"lr": 2e-2, "warmup": 0, "decay": 0.0, **train})
