@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,6 +19,7 @@ import worlds
 from expunge import resolve
 from expunge.core import catalog, checkpoint, loop
 from expunge.core.adapters import choose
+from expunge.core.errors import UserError
 from expunge.core.knobs import knobs_of, override
 from expunge.core.loop import Hooks, _Stage, evaluate
 from expunge.core.parts import Guard, Need, Objective, Plan, Plans, Sets
@@ -36,14 +38,23 @@ SPECIAL: dict[str, dict[str, Any]] = {  # what a model of two blocks and nine ro
     "adaptive_rmu": {"layer": 1},
     "ceu": {"n": 0},  # a class is an answer of one label
     "altpo": {"request": "{prompt}", "length": 8, "draws": 2},
+    "dmm": {"models": 2, "pool.batch": 128, "pool.epochs": 1},
+    "weight_averaging": {"start": 2, "every": 2},  # the tiny runs take a few steps
+    "ssd": {"alpha": 2},
+    "iau": {"steps": 1},
+    "influence": {"samples": 20},
+    "boundary": {"bound": 0.3},
+    "unsir": {"count": 4, "copies": 1, "rounds": 2},
+    "k_fpf": {"size": 8},
+    "minnorm_og": {"descent": 0},
 }
 
 
-def small(name: str, **more: Any) -> Plans:
-    """A method's plan with settings that fit the tiny world; knobs that it does not have are left out."""
-    wanted = {**COMMON, **SPECIAL.get(name, {}), **more}
-    known = {k.name for k in resolve.knobs(name)}
-    return resolve.plan(name, {k: v for k, v in wanted.items() if k in known})
+def small(name: str, update: str = "", **more: Any) -> Plans:
+    """A method's plan, or that with an update added, with settings that fit the tiny world; knobs that it does not have are left out."""
+    wanted = {**COMMON, **SPECIAL.get(name, {}), **SPECIAL.get(update, {}), **more}
+    known = {called for n in (name, update) if n for k in resolve.knobs(n) for called in (k.name, k.qualified)}
+    return resolve.plan(name, {k: v for k, v in wanted.items() if k in known}, update=(update,) if update else ())
 
 
 def offered(name: str, world: str) -> bool:
@@ -51,9 +62,11 @@ def offered(name: str, world: str) -> bool:
     return all(p.needed() & set(Need) <= OFFERS[world] for p in small(name))
 
 
+WHOLE = ("gradient_penalty", "curvature")  # second derivatives of a loss of batch means: refused with micro-batches
 OFFERS = {"text": Text.offers, "digits": Image.offers}
 TRAINED = [n for n in METHODS if all(isinstance(p.do, Objective) for p in small(n))]
 ONE_STAGE = [n for n in TRAINED if len(small(n)) == 1]
+UPDATES = [n for n in METHODS if catalog.card(n).folder == "methods/updates"]
 
 
 @pytest.fixture
@@ -121,7 +134,7 @@ def test_touches_what_it_declares(world: worlds.World, name: str, monkeypatch: p
 
     for attribute, spy in (("rows", spy_rows), ("_check", spy_check), ("reference", spy_reference)):
         monkeypatch.setattr(View, attribute, spy)
-    plans = small(name, epochs=3, micro=2)
+    plans = small(name, epochs=3, micro=0 if name in WHOLE else 2)
     loop.run(plans, world.model(), world.port, world.sets)
     silent = {Need.BATCH_MEANS, Need.PROMPTS}  # properties of the loss and of the rows, nothing that is asked for
     for plan in plans:
@@ -186,36 +199,84 @@ class Killed(Exception):
     """The process is gone."""
 
 
+def begin(world: worlds.World) -> nn.Module:
+    """A model with dropout, so that the state of a generator would show."""
+    model = world.model()
+    for module in model.modules():
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.2
+        if isinstance(module, nn.Dropout):
+            module.p = 0.2
+    return model
+
+
+def resumed(plans: Plans, world: worlds.World, at: int, folder: Path) -> nn.Module:
+    """What a run on a few rows ends in that is killed after a checkpoint, counted from 1, and resumed."""
+    count = [0]
+
+    def save(state: dict[str, Any]) -> None:
+        count[0] += 1
+        if count[0] == at:
+            checkpoint.save(state, folder)
+            raise Killed
+
+    with pytest.raises(Killed):
+        loop.run(plans, begin(world), world.port, world.some(6), hooks=Hooks(save=save, every=0))
+    torch.manual_seed(at)
+    model = begin(world)
+    loop.run(plans, model, world.port, world.some(6), resume=checkpoint.load(folder))
+    return model
+
+
 @each(TRAINED)
 def test_resumes_bit_for_bit_after_a_kill_at_every_step(world: worlds.World, name: str, tmp_path: Path) -> None:
-    def begin() -> nn.Module:
-        model = world.model()
-        for module in model.modules():  # dropout on: the generator's state must not matter
-            if isinstance(getattr(module, "attention_dropout", None), float):
-                module.attention_dropout = 0.2
-            if isinstance(module, nn.Dropout):
-                module.p = 0.2
-        return model
-
-    plans, sets = small(name, epochs=2), world.some(6)
-    whole, saves = begin(), []
-    loop.run(plans, whole, world.port, sets, hooks=Hooks(save=lambda c: saves.append(1), every=0))
+    plans = small(name, epochs=2)
+    whole, saves = begin(world), []
+    loop.run(plans, whole, world.port, world.some(6), hooks=Hooks(save=lambda c: saves.append(1), every=0))
     assert len(saves) >= 3
     for at in range(1, len(saves) + 1):
-        count = [0]
-
-        def save(state: dict[str, Any], at: int = at, count: list[int] = count) -> None:
-            count[0] += 1
-            if count[0] == at:
-                checkpoint.save(state, tmp_path / f"kill{at}")
-                raise Killed
-
-        with pytest.raises(Killed):
-            loop.run(plans, begin(), world.port, sets, hooks=Hooks(save=save, every=0))
-        torch.manual_seed(at)
-        model = begin()
-        loop.run(plans, model, world.port, sets, resume=checkpoint.load(tmp_path / f"kill{at}"))
+        model = resumed(plans, world, at, tmp_path / f"kill{at}")
         assert worlds.same(worlds.tensors(whole), worlds.tensors(model)), f"killed after save {at} of {len(saves)}"
+
+
+def at_rest(name: str) -> dict[str, float]:
+    """The knob that switches an update off, by what it says of itself: "0: the base run"."""
+    return {k.name: float(m[1]) for k in resolve.knobs(name) if (m := re.search(r"\b(\d+): the base run", k.help))}
+
+
+def roles(plans: Plans) -> frozenset[str]:
+    return frozenset(t.objective.role for p in plans for t in p.terms())
+
+
+def asked(plans: Plans) -> frozenset[str]:
+    """Roles that the updates of a plan ask for."""
+    return frozenset[str]().union(*(u.roles() for p in plans for u in p.updates))
+
+
+@each([n for n in UPDATES if at_rest(n)])
+def test_an_update_without_strength_is_the_base_run(world: worlds.World, name: str) -> None:
+    ends = []
+    for plans in (small("npo"), small("npo", name, **at_rest(name)), small("npo", name)):
+        model = begin(world)
+        loop.run(plans, model, world.port, world.sets)
+        ends.append(worlds.tensors(model))
+    assert worlds.same(ends[0], ends[1])
+    assert not worlds.same(ends[0], ends[2]), "nor is any other strength: this test shows nothing"
+
+
+@each(UPDATES)
+@pytest.mark.parametrize("base", ["npo", "flat", "graddiff"])
+def test_an_update_works_under_other_objectives(world: worlds.World, name: str, base: str, tmp_path: Path) -> None:
+    plans = small(base, name)
+    if not asked(plans) <= roles(plans):
+        with pytest.raises(UserError, match=r"acts on the '.*' term, and this objective has"):
+            loop.run(plans, world.model(), world.port, world.sets)
+        return
+    whole = begin(world)
+    run = loop.run(plans, whole, world.port, world.some(6))
+    assert not run.warnings
+    assert not worlds.same(worlds.tensors(whole), worlds.tensors(world.model()))
+    assert worlds.same(worlds.tensors(whole), worlds.tensors(resumed(plans, world, 3, tmp_path / "killed")))
 
 
 @each(TRAINED)

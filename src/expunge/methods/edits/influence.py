@@ -1,0 +1,103 @@
+"""Influence unlearning (IU): one Newton-like step away from the rows to forget, with the curvature of the retain rows.
+
+On a quadratic loss the step arrives where retraining does; on others it is as good as the curvature at one point can be.
+
+Equation: theta <- theta + alpha A^-1 v; v = (1/n) (sum_forget g - (n_f/n_r) sum_retain g), g the gradient of a row's NLL, n = n_f + n_r;
+  exact: A = d I + (1/N) sum g g^T over N retain rows, so A^-1 v = (v - G^T (N d I + G G^T)^-1 G v) / d, G the N gradients;
+  published: o = g_1, k = v, and for each later g: t = o.g, k -= (k.g) o / (N + t), o -= t o / (N + t); A^-1 v is k
+Source: Koh and Liang 2017, arXiv 1703.04730; the inverse: Singh and Alistarh 2020, arXiv 2004.14340; as a baseline: Fan et al. 2024,
+  arXiv 2310.12508
+Needs: forget, retain; gradients of single rows
+Cost: one forward and backward of all rows, and N single ones; exact: as many numbers as N times the weights, or, where `memory` does not
+  hold them, N/k times as many single ones, k the rows that it holds
+Differs: exact is the default, since in the published recursion o never leaves the line of g_1, so that k is v but for that direction; N is
+  the number of rows that there are, where the authors' code divides by 1000; the N rows are drawn, where theirs are the first; in a row
+  with several labels g is of their mean
+Status: reproduced
+"""
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from expunge.core.knobs import knob, part
+from expunge.core.parts import Answer, Edit, Need, Plan, Rows
+from expunge.core.step import View
+from expunge.methods.terms import NLL, Ascent
+
+
+def published(gradients: Iterable[Tensor], v: Tensor, count: int) -> Tensor:
+    """The recursion as it was published. gradients: of rows, one after the other, each (weights,); count: how many there are."""
+    k, o = v.clone(), None
+    for g in gradients:
+        if o is None:
+            o = g.clone()
+            continue
+        t = o @ g
+        k -= (k @ g) / (count + t) * o
+        o -= t / (count + t) * o
+    return k
+
+
+def losses(answer: Answer) -> Tensor:
+    """The mean loss of the labels of each row, (rows,)."""
+    return -answer.logp.mean()
+
+
+@part
+class Influence(Edit):
+    """Step by the inverse curvature times the gradient that tells the rows to forget from the rest."""
+
+    alpha: float = knob(1.0, "length of the step; published runs tune it from 1 to 20", ge=0)
+    inverse: Literal["exact", "published"] = knob("exact", "the inverse of the damped Fisher matrix, or the authors' recursion")
+    damping: float = knob(1.0, "d: what is added to the diagonal of the Fisher matrix; towards 0 the step grows. Published: unused", gt=0)
+    samples: int = knob(1000, "N: retain rows that the curvature is estimated on, at most", ge=1)
+    memory: float = knob(2.0, "gigabytes for gradients of single rows; less takes them more than once", gt=0)
+    reads = frozenset({"forget", "retain"})
+    needs = frozenset({Need.EXAMPLE_GRADS})
+
+    def apply(self, view: View) -> None:
+        n_f, n_r = len(view.forget), len(view.retain)
+        contrast = view.grad(Ascent() + NLL("retain"))  # minus mean forget gradient, plus mean retain gradient
+        v = torch.cat([g.flatten() for g in contrast]) * (-n_f / (n_f + n_r))
+        rows = view.retain.take(torch.randperm(n_r, generator=view.rng())[: self.samples].tolist())
+        if self.inverse == "exact":
+            step = self._exact(view, rows, v)
+        else:
+            step = published((g for some in view.example_grads(rows, losses) for g in flat(some)), v, len(rows))
+        for p, s in zip(view.params, step.split([p.numel() for p in view.params]), strict=True):
+            p.add_(self.alpha * s.view_as(p))
+
+    def _exact(self, view: View, rows: Rows, v: Tensor) -> Tensor:
+        """The inverse of d I + G^T G / N times v, by the N by N matrix of inner products, of which blocks of rows make a part each."""
+        count = len(rows)
+        size = min(count, max(1, int(self.memory * 1e9) // (2 * v.numel() * v.element_size())))  # two blocks at a time
+        starts = range(0, count, size)
+
+        @lru_cache(maxsize=1)
+        def block(start: int) -> Tensor:
+            some = rows.take(range(start, min(start + size, count)))
+            return torch.cat([flat(grads) for grads in view.example_grads(some, losses)])
+
+        gram, along = torch.zeros(count, count, dtype=torch.float64), torch.zeros(count, dtype=torch.float64)
+        for i in starts:
+            mine = block(i)
+            along[i : i + size] = (mine @ v).cpu()
+            gram[i : i + size, i : i + size] = (mine @ mine.T).cpu()
+            for j in range(0, i, size):
+                gram[i : i + size, j : j + size] = (mine @ block(j).T).cpu()
+        gram = gram.tril() + gram.tril(-1).T + count * self.damping * torch.eye(count, dtype=torch.float64)
+        weights = torch.linalg.solve(gram, along).to(v)
+        return (v - sum((weights[i : i + size] @ block(i) for i in starts), torch.zeros_like(v))) / self.damping
+
+
+def flat(grads: list[Tensor]) -> Tensor:
+    """Gradients of rows as a matrix, (rows, weights)."""
+    return torch.cat([g.flatten(1) for g in grads], 1)
+
+
+def plan() -> Plan:
+    return Plan(Influence())

@@ -1,0 +1,46 @@
+"""Bad teacher: learn from an untrained model on the rows to forget, and from the model as it was on some retain rows.
+
+No labels are used, and a single pass is enough: a teacher that knows nothing shows what not knowing looks like.
+
+Equation: L = mean KL(q(x) || p(x)) at temperature T; q(x) the untrained teacher's distribution on forget rows, the reference's on retain
+  rows; a pass goes over the forget rows and a share of the retain rows, shuffled together
+Source: Chundawat et al. 2022, arXiv 2205.08096
+Needs: forget, retain; the reference; the weights of an untrained model
+Cost: one forward and backward and two teacher forwards of the rows of a pass: forget rows and 30 % of retain rows; two more sets of weights
+Differs: KL is a mean over labels; the authors' code divides by the number of classes too, which Adam does not notice and SGD does
+Status: faithful
+"""
+
+import torch
+from torch import Tensor
+
+from expunge.core.knobs import knob, part
+from expunge.core.parts import Need, Objective, Plan, State, Train
+from expunge.core.step import Step, View
+from expunge.functional.packed import kl
+from expunge.methods.terms import Mix
+
+
+@part
+class TwoTeachers(Objective):
+    """KL from the teacher of each row: an untrained one for rows to forget, the reference for the others."""
+
+    temperature: float = knob(1.0, "temperature of teachers and student", gt=0)
+    reads = frozenset({"mix"})
+    needs = frozenset({Need.REFERENCE})
+
+    def begin(self, view: View) -> State:
+        fresh = view.port.fresh(view.model, seed=int(torch.randint(2**31, (1,), generator=view.rng())))
+        return {n: w.to(view.params[0].device) for n, w in fresh.items()}
+
+    def loss(self, step: Step) -> Tensor:
+        rows = step.rows("mix")
+        student, able, unable = (a.dist for a in (step.now(rows), step.reference(rows), step.under(step.state, rows)))
+        forgets = torch.tensor(rows["forgets"], device=student.row.device)[student.row, None]
+        teacher = torch.where(forgets, unable.values, able.values)
+        return step.mean(student.map(lambda logp: kl(teacher, logp, self.temperature)), rows)
+
+
+def plan() -> Plan:
+    train = Train(epochs=1, lr=1e-4, batch=256, optimizer="adam", schedule="constant", anchor="mix")
+    return Plan(TwoTeachers(), train=train, selectors=(Mix(0.3),))

@@ -1,0 +1,89 @@
+"""UNSIR: learn noise that the model least takes for the class to forget, train on it under that class's name, then repair the rest.
+
+Zero-glance: of the rows to forget only their class is used, never an image.
+
+Equation: noise: N_1..N_n normal, then rounds steps of Adam on mean_i log p(c|N_i) + penalty mean_i |N_i|^2; impair: NLL of copies of the
+  noise, labelled c, and of retain rows, shuffled together; repair: NLL of the same retain rows
+Source: Tarun et al. 2023, arXiv 2111.08947; with these settings: Foster et al. 2024, arXiv 2308.07707
+Needs: forget (its classes alone), retain with other classes; inputs that are images
+Cost: rounds forwards and backwards of n images; one epoch over copies x n noise images a class and the retain rows; one over those alone
+Differs: the gradients that learning the noise leaves in the model are cleared, where the released code adds them to the first step; several
+  classes to forget have noise each
+Status: reproduced
+"""
+
+from dataclasses import replace
+from typing import Annotated
+
+import torch
+
+from expunge.core.errors import UserError
+from expunge.core.knobs import knob, part
+from expunge.core.parts import Need, Plan, Plans, Rows, Selector, Sets, Train
+from expunge.core.step import View
+from expunge.methods.terms import NLL
+
+
+@part
+class Others(Selector):
+    """The first retain rows of every class that no row to forget has."""
+
+    images: int = 500
+    reads = frozenset({"forget", "retain"})
+    gives = frozenset({"retain"})
+
+    def pick(self, sets: Sets, view: View) -> Sets:
+        gone, seen, kept = set(view.forget["answer_text"]), dict[str, int](), list[int]()
+        for i, name in enumerate(view.retain["answer_text"]):
+            seen[name] = seen.get(name, 0) + 1
+            if name not in gone and seen[name] <= self.images:
+                kept.append(i)
+        if not kept:
+            raise UserError("this method forgets whole classes, and there is no retain row of another class than those to forget")
+        return {**sets, "retain": view.retain.take(kept)}
+
+
+@part
+class Noise(Selector):
+    """Noise that the model does not take for the class to forget, labelled as that class, together with the retain rows."""
+
+    count: int = knob(32, "noise images a class", ge=1)
+    copies: int = knob(80, "copies of each in the epoch", ge=1)
+    rounds: int = knob(25, "steps of Adam on the noise; 0: it stays as it was drawn", ge=0)
+    pace: float = knob(0.1, "learning rate of the noise", ge=0)
+    penalty: float = knob(0.1, "weight of the noise's squared length", ge=0)
+    reads = frozenset({"forget", "retain"})
+    gives = frozenset({"impair"})
+    needs = frozenset({Need.INPUTS})
+
+    def pick(self, sets: Sets, view: View) -> Sets:
+        made, rng = view.retain, view.rng()
+        for name in sorted(set(view.forget["answer_text"])):
+            made = self._noise(name, view, rng).join(made)
+        return {**sets, "impair": made.named("impair")}
+
+    def _noise(self, name: str, view: View, rng: torch.Generator) -> Rows:
+        blank = view.port.relabel(view.forget.take([0] * self.count), [name] * self.count, "impair")
+        blank = replace(blank, ids=tuple(f"noise {name} {i}" for i in range(self.count)))
+        noise = torch.randn(view.port.inputs(blank).shape, generator=rng)
+
+        def rows(x: torch.Tensor) -> Rows:
+            return view.port.moved(blank, x, normalised=True)
+
+        adam = torch.optim.Adam([noise], lr=self.pace)
+        for _ in range(self.rounds):
+            up = view.input_grad(noise, rows, lambda answer: answer.logp.values.mean())
+            noise.grad = up + 2 * self.penalty * noise / self.count
+            adam.step()
+        return rows(noise.detach()).take(list(range(self.count)) * self.copies)
+
+
+def plan(images: Annotated[int, "retain rows a class that it trains on, at most"] = 500) -> Plans:
+    if images < 1:
+        raise UserError(f"the repair needs at least one image a class, and images is {images}")
+    impair = Train(epochs=1, lr=1e-4, batch=32, optimizer="adam", schedule="constant", anchor="impair")
+    repair = replace(impair, batch=128, anchor="retain")
+    return (
+        Plan(NLL("impair"), train=impair, selectors=(Others(images), Noise()), name="impair"),
+        Plan(NLL("retain"), train=repair, selectors=(Others(images),), name="repair"),
+    )

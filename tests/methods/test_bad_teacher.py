@@ -1,0 +1,112 @@
+"""Bad teacher: the loss by hand, teachers that agree, what the passes go over, how teachers answer, and the outcome."""
+
+import math
+
+import pytest
+import torch
+
+import tables
+import worlds
+from expunge import resolve
+from expunge.core import loop
+from expunge.core.loop import evaluate
+from expunge.core.parts import Rows, Sets
+from expunge.core.step import Run, View
+from expunge.functional.packed import kl
+from expunge.methods.objectives.bad_teacher import TwoTeachers
+from expunge.methods.terms import Mix, hits
+
+
+def ask(
+    temperature: float, mix: Rows, student: torch.Tensor, able: torch.Tensor, unable: torch.Tensor, micro: int = 0
+) -> tuple[float, torch.Tensor]:
+    """Value and gradient by the student's table."""
+    run = Run(tables.Table(student), tables.Port(), worlds.accelerator(), models={"reference": {"scores": able}})
+    run.state = {"/term0": {"scores": unable}}
+    value, grads = evaluate(run, TwoTeachers(temperature), {"mix": mix}, micro)
+    return float(value), grads[0]
+
+
+def mixed() -> Rows:
+    sets = tables.batch()
+    return sets["forget"].add(forgets=[True] * 3).join(sets["retain"].add(forgets=[False] * 3)).named("mix")
+
+
+def test_kl_by_hand() -> None:
+    p, q = torch.tensor([[0.5, 0.25, 0.25]]).log(), torch.tensor([[0.25, 0.5, 0.25]]).log()
+    assert float(kl(p, q)) == pytest.approx(0.25 * math.log(2))
+    hot = torch.tensor([[2.0, 0.0]])
+    e = math.e
+    wanted = e / (1 + e) * math.log(2 * e / (1 + e)) + 1 / (1 + e) * math.log(2 / (1 + e))
+    assert float(kl(hot, torch.zeros(1, 2), 2.0)) == pytest.approx(wanted)
+    assert float(kl(hot, hot + 3, 2.0)) == pytest.approx(0, abs=1e-7)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_value_and_gradient_by_hand(temperature: float) -> None:
+    mix, student = mixed(), tables.scores(9).requires_grad_()
+    able, unable = tables.scores(9, seed=1), tables.scores(9, seed=2)
+    total, labels = torch.zeros((), dtype=torch.float64), 0
+    for prompt, answer, forgets in zip(mix["prompt"], mix["answer"], mix["forgets"], strict=True):
+        for t in range(len(answer)):
+            q = ((unable if forgets else able)[prompt, t] / temperature).softmax(0)
+            s = (student[prompt, t] / temperature).softmax(0)
+            total, labels = total + (q * (q / s).log()).sum(), labels + 1
+    slope = tables.slope(total / labels, student)
+    for micro in (0, 2):
+        value, grad = ask(temperature, mix, student.detach(), able, unable, micro)
+        assert value == pytest.approx(float(total.detach() / labels))
+        assert torch.allclose(grad, slope, atol=1e-12)
+
+
+def test_nothing_to_learn_from_teachers_that_say_what_the_student_says() -> None:
+    scores = tables.scores(9)
+    value, grad = ask(1.0, mixed(), scores, scores, scores + 1.0)
+    assert value == pytest.approx(0, abs=1e-12)
+    assert float(grad.abs().max()) < 1e-12
+
+
+def test_a_pass_goes_over_all_forget_rows_and_a_share_of_the_others(digits: worlds.World) -> None:
+    def mix(share: float, seed: int = 0) -> Sets:
+        return Mix(share).pick(digits.sets, View(Run(digits.model(), digits.port, worlds.accelerator(), seed), digits.sets))
+
+    rows = mix(0.3)["mix"]
+    assert sum(rows["forgets"]) == 39
+    assert len(rows) == 39 + 96  # of 321
+    assert set(rows.ids[39:]) <= set(digits.sets["retain"].ids)
+    assert mix(0.3, seed=1)["mix"].ids != rows.ids
+    assert len(mix(0)["mix"]) == 39
+    run = loop.run(resolve.plan("bad_teacher", {"batch": 32}), digits.model(), digits.port, digits.sets)
+    assert run.cost.steps == 5
+    assert run.forwards.count("under") == run.forwards.count("reference") == 5
+
+
+def test_the_unable_teacher_is_an_untrained_model_in_evaluation_mode() -> None:
+    world = worlds.digits("resnet-nano")
+    run = Run(world.model(), world.port, worlds.accelerator())
+    part, view = TwoTeachers(), View(run, world.sets)
+    weights = part.begin(view)
+    assert set(weights) == set(loop.weights_of(run.model))
+    assert worlds.nll(world.model(), world.port, world.sets["retain"]) < 0.1
+    run.model.train()
+    alone, together = (view.under(weights, world.some(n)["forget"]).dist.values[0] for n in (1, 8))
+    assert torch.allclose(alone, together, atol=1e-6)
+    assert float(alone.logsumexp(0)) == pytest.approx(0, abs=1e-6)
+    assert run.model.training
+    assert float(hits(View(run, world.sets), "retain").mean()) > 0.9  # the model itself is as it was
+
+
+@pytest.mark.parametrize("size", ["vit-nano", "resnet-nano"])
+def test_forgets_and_keeps(size: str) -> None:
+    world = worlds.digits(size)
+    run = loop.run(resolve.plan("bad_teacher", {"batch": 32, "lr": 1e-3, "epochs": 4}), world.model(), world.port, world.sets)
+    right = {n: float(hits(View(run, world.sets), n).mean()) for n in ("forget", "retain")}
+    assert right["forget"] < 0.2
+    assert right["retain"] > 0.75
+
+
+def test_a_language_model_forgets(text: worlds.World) -> None:
+    model = text.model()
+    loop.run(resolve.plan("bad_teacher", {"batch": 16, "lr": 2e-3, "epochs": 5}), model, text.port, text.sets)
+    assert worlds.nll(model, text.port, text.sets["forget"]) > 3
+    assert worlds.nll(model, text.port, text.sets["retain"]) < 1

@@ -1,0 +1,154 @@
+"""Boundary unlearning: the adversarial label by hand, the class that is added and dropped, and the outcome."""
+
+import pytest
+import torch
+from torch import nn
+
+import worlds
+from expunge import resolve
+from expunge.core import loop
+from expunge.core.errors import UserError
+from expunge.core.parts import Rows
+from expunge.core.step import Run, View
+from expunge.methods.selectors.boundary import TRAIN, Cross, Expand, Last, Wider
+from expunge.modalities.image import classifier_port
+
+
+def linear(scale: float = 1.0, shift: float = 0.0) -> nn.Module:
+    """Classes of images x of two values: which one of scale x + shift is larger, and a third where the second is past 1.05."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(2, 3))
+    with torch.no_grad():
+        model[1].weight.copy_(scale * torch.tensor([[4.0, 0.0], [0.0, 4.0], [0.0, 400.0]]))
+        model[1].bias.copy_(torch.tensor([4 * shift, 4 * shift, 400 * shift - 420]))
+    return model
+
+
+def crossed(images: list[list[float]], label: int = 0, **knobs) -> Rows:
+    """The rows to forget with their adversarial labels."""
+    port, part = classifier_port(3), Cross(**knobs)
+    rows = port.rows("forget", [{"image": torch.tensor([x]).numpy(), "label": label} for x in images])
+    view = View(Run(linear(), port, worlds.accelerator()), {"forget": rows}).at("select0", part)
+    return part.pick({"forget": rows}, view)["forget"]
+
+
+def test_labels_across_the_boundary_by_hand() -> None:
+    """Up the loss of class 0 the first value falls by the bound and the second rises by it."""
+    found = crossed([[0.6, 0.5], [0.9, 0.5], [0.69, 0.5], [0.71, 0.5]], bound=0.1)
+    assert found["answer"] == [[1], [0], [1], [0]]
+    assert found["pixels"][0].flatten().tolist() == pytest.approx([0.6, 0.5])  # the image itself stays
+
+
+def test_moved_images_stay_images() -> None:
+    """No value rises above 1, where the third class begins; and they are whole 255ths, of which equal ones make class 0."""
+    assert crossed([[1.0, 0.98], [1.0, 0.7]], bound=0.1)["answer"] == [[1], [0]]
+    assert crossed([[0.6006, 0.4014], [0.6, 0.5]], bound=0.1)["answer"] == [[0], [1]]  # 0.5006 and 0.5014 are both 128 of 255
+
+
+def test_a_bound_that_reaches_no_boundary_is_refused() -> None:
+    with pytest.raises(UserError, match=r"no image to forget has another label within 0.01 of it: give a larger bound"):
+        crossed([[0.9, 0.5]], bound=0.01)
+
+
+def test_images_must_have_values_from_0_to_1() -> None:
+    with pytest.raises(UserError, match="give them before normalisation"):
+        crossed([[1.9, 0.5]])
+
+
+def test_normalised_models_are_moved_in_units_of_the_image() -> None:
+    """The same classifier behind a normalisation finds the same labels, in bytes as in floats."""
+    images = [[0.6, 0.5], [0.9, 0.5], [0.69, 0.5]]
+    port, part = classifier_port(3, mean=(0.5,), std=(0.25,)), Cross()
+    rows = port.rows("forget", [{"image": (255 * torch.tensor([x])).round().byte().numpy(), "label": 0} for x in images])
+    view = View(Run(linear(0.25, 0.5), port, worlds.accelerator()), {"forget": rows}).at("select0", part)
+    assert part.pick({"forget": rows}, view)["forget"]["answer"] == crossed(images)["answer"] == [[1], [0], [1]]
+
+
+def test_shrink_trains_on_the_labels_of_the_original(digits: worlds.World) -> None:
+    run = loop.run(resolve.plan("boundary", {"epochs": 1, "bound": 0.2}), digits.model(), digits.port, digits.sets)
+    labels = [y for (y,) in run.sets["forget"]["answer"]]
+    assert len(set(labels)) > 2
+    assert sum(y != 3 for y in labels) > 10
+    assert run.sets["forget"].ids != digits.sets["forget"].ids
+
+
+def test_a_wider_layer_says_the_same_and_one_thing_more() -> None:
+    head = nn.Linear(64, 10)
+    wide, x = Wider(head, torch.Generator().manual_seed(0)), torch.randn(5, 64, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(wide(x)[:, :10], head(x))
+    assert wide(x).shape == (5, 11)
+    row = wide.extra.weight.detach()
+    assert float(row.abs().max()) <= 1 / 8
+    assert float(row.std()) == pytest.approx(1 / 8 / 3**0.5, rel=0.2)
+    assert Wider(nn.Linear(4, 2, bias=False), torch.Generator()).extra.bias is None
+
+
+def test_the_loss_is_that_of_the_added_class() -> None:
+    """One row at which the wider layer says 4, 0, -420 and 1: -log e / (e^4 + 1 + 0 + e)."""
+    port, model = classifier_port(3), linear()
+    rows = port.rows("forget", [{"image": torch.tensor([[1.0, 0.0]]).numpy(), "label": 0}])
+    model[1] = Wider(model[1], torch.Generator())
+    with torch.no_grad():
+        model[1].extra.weight.fill_(1.0)
+        model[1].extra.bias.fill_(0.0)
+    value, _ = loop.evaluate(Run(model, port, worlds.accelerator()), Last(), {"forget": rows})
+    scores = torch.tensor([4.0, 0.0, -420.0, 1.0])
+    assert float(value) == pytest.approx(float(scores.logsumexp(0) - 1), abs=1e-6)
+
+
+@pytest.mark.parametrize("size", ["vit-nano", "resnet-nano"])
+def test_expand_leaves_the_shape_of_the_model(size: str) -> None:
+    world = worlds.digits(size)
+    model, start = world.model(), world.model()
+    head = model.get_submodule(world.port.head(model))
+    loop.run(resolve.plan("boundary", {"direction": "expand", "lr": 0.0, "epochs": 1}), model, world.port, world.sets)
+    assert [n for n, _ in model.named_parameters()] == [n for n, _ in start.named_parameters()]
+    assert worlds.same(worlds.tensors(model), worlds.tensors(start))
+    assert model.get_submodule(world.port.head(model)) is head
+
+
+def test_the_model_is_whole_again_after_a_failure(digits: worlds.World, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = digits.model()
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(View, "run", killed)
+    with pytest.raises(KeyboardInterrupt):
+        loop.run(resolve.plan("boundary", {"direction": "expand"}), model, digits.port, digits.sets)
+    assert isinstance(model.classifier, nn.Linear)
+
+
+def test_both_forms_have_the_settings_of_the_paper() -> None:
+    (shrink,), (expand,) = resolve.plan("boundary"), resolve.plan("boundary", {"direction": "expand"})
+    assert shrink.train == TRAIN
+    assert isinstance(expand.do, Expand)
+    assert expand.do.inner.train == TRAIN
+    assert (TRAIN.epochs, TRAIN.lr, TRAIN.momentum, shrink.selectors[0].bound) == (10, 1e-5, 0.9, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("size", "knobs"),
+    [
+        ("vit-nano", {"lr": 3e-4, "bound": 0.2}),
+        ("resnet-nano", {"lr": 1e-3, "bound": 0.2}),
+        ("vit-nano", {"lr": 1e-3, "direction": "expand"}),
+        ("resnet-nano", {"lr": 1e-3, "direction": "expand"}),
+    ],
+    ids=str,
+)
+def test_forgets_a_class_by_its_own_rows(size: str, knobs: dict) -> None:
+    world = worlds.digits(size)
+    model, before = world.model(), worlds.nll(world.model(), world.port, world.sets["forget"])
+    loop.run(resolve.plan("boundary", knobs), model, world.port, {"forget": world.sets["forget"]})
+    forget = worlds.nll(model, world.port, world.sets["forget"])
+    assert forget > 1.0 + before
+    if size == "resnet-nano":
+        assert worlds.nll(model, world.port, world.sets["retain"]) < 0.3 * forget
+
+
+def test_expand_works_where_the_last_layer_is_tied(text: worlds.World) -> None:
+    model = text.model()
+    knobs = {"direction": "expand", "lr": 0.05, "epochs": 6}
+    loop.run(resolve.plan("boundary", knobs), model, text.port, {"forget": text.sets["forget"]})
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert worlds.nll(model, text.port, text.sets["forget"]) > 2 * worlds.nll(text.model(), text.port, text.sets["forget"])

@@ -1,0 +1,58 @@
+"""Curvature regularisation against quadratic losses, where it has no gradient, and against a penalty written out."""
+
+import pytest
+import torch
+
+import tables
+import worlds
+from expunge import resolve
+from expunge.core import loop
+from expunge.methods.terms import NLL, Ascent
+from expunge.methods.updates.curvature import Curvature
+from quadratic import Bowls, spd, vector
+
+
+def test_on_a_quadratic_the_penalty_is_seen_and_has_no_gradient() -> None:
+    bowls = Bowls(vector(0), {"forget": spd(1), "retain": spd(2)})
+    g = bowls.gradient("forget")
+    value, found = bowls.under(Curvature(kappa=3, mu=0.05))
+    bent = (bowls.curvature["forget"] @ (g / g.norm())).norm()
+    assert float(value) == pytest.approx(float(bowls.grads()[0] + 3 * 0.05 * bent), rel=1e-6)
+    assert torch.allclose(found, g + bowls.gradient("retain"), atol=1e-12)
+
+
+def test_as_the_authors_code() -> None:
+    bowls = Bowls(vector(0), {"forget": spd(1), "retain": spd(2)})
+    value, found = bowls.under(Curvature(kappa=3, mu=0.05, detached=True))
+    assert torch.allclose(found, 2 * bowls.gradient("forget") + bowls.gradient("retain"))
+    assert torch.equal(value, bowls.under(Curvature(kappa=3, mu=0.05))[0])
+
+
+def test_a_line_through_a_plane_has_no_curvature() -> None:
+    flat = Bowls(vector(0), {"forget": torch.zeros(5, 5, dtype=torch.float64), "retain": spd(2)})
+    assert torch.allclose(flat.under(Curvature())[1], flat.gradient("retain"))
+
+
+def gradient_of(table: torch.Tensor, sets: dict) -> torch.Tensor:
+    return torch.autograd.grad(torch.cat(tables.logps(table, sets["forget"])).mean(), table, create_graph=True)[0]
+
+
+@pytest.mark.parametrize("micro", [0, 1])
+def test_one_step_written_out(micro: int) -> None:
+    sets, table = tables.batch(), tables.scores(9).requires_grad_()
+    here = gradient_of(table, sets)
+    along = (here / here.norm()).detach()
+    change = (gradient_of(table + 0.5 * along, sets) - here).norm()
+    forget, retain = torch.cat(tables.logps(table, sets["forget"])).mean(), -torch.cat(tables.logps(table, sets["retain"])).mean()
+    wanted = tables.slope(forget + 4 * change + retain, table)
+    found = tables.under(Ascent() + NLL("retain"), Curvature(kappa=4, mu=0.5), sets=sets, scores=table.detach(), micro=micro)
+    assert torch.allclose(found, wanted, atol=1e-6)
+    assert not torch.allclose(found, tables.under(Ascent() + NLL("retain"), sets=sets, scores=table.detach()), atol=1e-3)
+
+
+def test_forgets_more_than_it_harms(text: worlds.World) -> None:
+    model = text.model()
+    knobs = {"lr": 1e-3, "epochs": 20, "steps": 0, "batch": 9, "kappa": 0.1}
+    loop.run(resolve.plan("curvature", knobs), model, text.port, text.sets)
+    assert worlds.nll(model, text.port, text.sets["forget"]) > 2.5
+    assert worlds.nll(model, text.port, text.sets["retain"]) < 1.0

@@ -1,0 +1,81 @@
+"""Gradient projection against vectors in numbers, its identities, and what a step does to the rows to retain."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+import worlds
+from expunge import resolve
+from expunge.core import loop
+from expunge.core.parts import Plan, Train
+from expunge.methods.gradients import dot
+from expunge.methods.terms import NLL, Ascent
+from expunge.methods.updates.gradient_projection import Project, apart
+from quadratic import Bowls
+
+
+def pulls(**gradients: Sequence[float]) -> Bowls:
+    """Roles with these gradients."""
+    lowest = {role: -torch.tensor(g, dtype=torch.float64) for role, g in gradients.items()}
+    start = torch.zeros(2, dtype=torch.float64)
+    return Bowls(start, {role: torch.eye(2, dtype=torch.float64) for role in gradients}, lowest)
+
+
+def test_in_numbers() -> None:
+    fight = pulls(forget=(2, -1), retain=(0, 4), other=(100, 100))
+    assert fight.under(Project(), roles=("forget",))[1].tolist() == [2, 0]
+    assert fight.under(Project(), roles=("retain",))[1].tolist() == [0, 4]
+    assert fight.under(Project(), roles=("forget", "retain"))[1].tolist() == [2, 4]
+    assert fight.under(Project())[1].tolist() == [102, 104]
+    value = fight.under(Project())[0]
+    assert float(value) == pytest.approx((2**2 + 1 + 4**2 + 2 * 100**2) / 2)
+
+
+def test_both_as_in_pcgrad() -> None:
+    fight = pulls(forget=(2, -1), retain=(0, 4))  # the retain gradient minus (-4/5) (2, -1)
+    assert fight.under(Project(both=True), roles=("retain",))[1].tolist() == pytest.approx([1.6, 3.2])
+    assert fight.under(Project(both=True))[1].tolist() == pytest.approx([3.6, 3.2])
+
+
+def test_gradients_that_agree_stay_unless_always() -> None:
+    agree = pulls(forget=(2, 1), retain=(0, 4))
+    assert agree.under(Project())[1].tolist() == [2, 5]
+    assert agree.under(Project(both=True))[1].tolist() == [2, 5]
+    assert agree.under(Project(when="always"))[1].tolist() == [2, 4]
+    still = pulls(forget=(2, 1), retain=(0, 0))
+    assert still.under(Project(when="always"))[1].tolist() == [2, 1]
+
+
+def test_what_is_left_is_orthogonal() -> None:
+    g = torch.Generator().manual_seed(0)
+    a, b = ([torch.randn(3, 4, generator=g).double(), torch.randn(7, generator=g).double()] for _ in range(2))
+    assert abs(float(dot(a, b))) > 0.1
+    left = apart(a, b, "always")
+    assert float(dot(left, b)) == pytest.approx(0, abs=1e-12)
+    assert torch.allclose(left[0], apart(left, b, "always")[0])
+    assert float(dot(left, a)) == pytest.approx(float(dot(left, left)))  # the nearest of all orthogonal ones
+
+
+def test_a_step_does_not_raise_the_retain_loss_to_first_order(digits: worlds.World) -> None:
+    rows, change = digits.sets["retain"].take(range(24)), {}
+    sets = {"forget": digits.sets["forget"].take(range(24)), "retain": rows}
+    for update in ((), (Project(when="always"),)):
+        model = digits.model().double()
+        before = digits.port.forward(model, [rows])[0].logp.values.mean()
+        train = Train(epochs=1, batch=24, lr=1e-8, optimizer="sgd", schedule="constant", pairing="aligned")
+        loop.run((Plan(50 * Ascent() + 1e-6 * NLL("retain"), train=train, updates=update),), model, digits.port, sets)
+        change[len(update)] = abs(float((before - digits.port.forward(model, [rows])[0].logp.values.mean()).detach()))
+    assert change[1] < 0.05 * change[0]
+
+
+def test_forgets_with_less_harm_than_the_sum_of_gradients(text: worlds.World) -> None:
+    harm = {}
+    for when in ("", "conflict"):
+        model = text.model()
+        knobs = {"lr": 1e-3, "epochs": 20, "batch": 9}
+        loop.run(resolve.plan("npo", knobs, update=("gradient_projection",) if when else ()), model, text.port, text.sets)
+        assert worlds.nll(model, text.port, text.sets["forget"]) > 2.5
+        harm[when] = worlds.nll(model, text.port, text.sets["retain"])
+    assert harm["conflict"] < harm[""]
+    assert resolve.plan("gradient_projection")[0].do == resolve.plan("npo")[0].do

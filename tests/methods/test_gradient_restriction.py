@@ -1,0 +1,74 @@
+"""Gradient restriction: the gradient of the penalty by hand and by double backward, no weight, and that rows pull less."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import worlds
+from expunge import resolve
+from expunge.core import loop
+from expunge.core.parts import Plan, Train
+from expunge.core.step import Run, View
+from expunge.methods.terms import NLL
+from expunge.methods.updates.gradient_restriction import Restrict
+from quadratic import Bowls, spd, vector
+
+
+def perceptron(width: int = 16) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.Tanh(), nn.Linear(width, 10))
+
+
+def trained(world: worlds.World, plan: Plan, steps: int = 1, double: bool = False) -> tuple[nn.Module, Run]:
+    model = perceptron().double() if double else perceptron()
+    settings = {"steps": steps, "epochs": 0, "batch": 32, "optimizer": "sgd", "lr": 1.0}
+    run = loop.run((resolve.override(plan, settings),), model, world.port, {"retain": world.sets["retain"].take(range(32))})
+    return model, run
+
+
+def by_double_backward(model: nn.Module, world: worlds.World, weight: float, whole: bool) -> list[Tensor]:
+    rows, params = world.sets["retain"].take(range(32)), list(model.parameters())
+    grads = torch.autograd.grad(-world.port.forward(model, [rows])[0].logp.values.mean(), params, create_graph=True)
+    lengths = [torch.cat([g.flatten() for g in grads]).norm()] if whole else [g.norm() for g in grads]
+    more = torch.autograd.grad(weight * torch.stack(lengths).sum(), params)
+    return [(g + m).detach() for g, m in zip(grads, more, strict=True)]
+
+
+def test_the_penalty_on_a_bowl_by_hand() -> None:
+    bowls = Bowls(vector(0), {"retain": spd(1)})
+    g = bowls.gradient("retain")
+    value, found = bowls.under(Restrict(weight=0.3), roles=("retain",))
+    plain, _ = bowls.under(roles=("retain",))
+    assert torch.allclose(found, g + 0.3 * spd(1) @ g / g.norm(), atol=1e-12)
+    assert float(value - plain) == pytest.approx(0.3 * float(g.norm()))
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_the_gradient_is_that_of_double_backward(digits: worlds.World, whole: bool) -> None:
+    plan = Plan(NLL("retain"), train=Train(anchor="retain", schedule="constant"), updates=(Restrict(weight=0.1, whole=whole),))
+    start, (model, run) = perceptron().double(), trained(digits, plan, double=True)
+    wanted = by_double_backward(start, digits, 0.1, whole)
+    found = [p - q for p, q in zip(worlds.tensors(start), worlds.tensors(model), strict=True)]
+    assert worlds.far(found, wanted) < 1e-8  # lengths are taken in 32 bits
+    assert worlds.far(found, by_double_backward(start, digits, 0.1, not whole)) > 1e-4
+    assert run.log[0]["loss"] > worlds.nll(start, digits.port, digits.sets["retain"].take(range(32)))
+
+
+def test_without_weight_no_bit_of_training_changes(digits: worlds.World) -> None:
+    base = Plan(NLL("retain"), train=Train(anchor="retain", schedule="constant"))
+    models = [trained(digits, p, steps=4)[0] for p in (base, Plan(base.do, train=base.train, updates=(Restrict(weight=0.0),)))]
+    assert worlds.same(*map(worlds.tensors, models))
+
+
+def test_rows_pull_less_the_more_it_weighs(digits: worlds.World) -> None:
+    """Rows with random labels pull a small network in all directions."""
+    labels = torch.randint(10, (64,), generator=torch.Generator().manual_seed(0)).tolist()
+    rows, pulls = digits.port.relabel(digits.sets["retain"].take(range(64)), labels, "retain"), []
+    for weight in (0.0, 0.3):
+        model = perceptron(4)
+        knobs = {"weight": weight, "epochs": 25, "lr": 0.01, "batch": 8}
+        loop.run(resolve.plan("gradient_restriction", knobs), model, digits.port, {"retain": rows})
+        view = View(Run(model, digits.port, worlds.accelerator()), {"retain": rows})
+        (grads,) = view.example_grads(rows, lambda answer: -answer.logp.mean(), batch=64)
+        pulls.append(float(torch.cat([g.flatten(1) for g in grads], 1).norm(dim=1).mean()))
+    assert pulls[1] < 0.7 * pulls[0]

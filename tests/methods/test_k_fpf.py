@@ -1,0 +1,261 @@
+"""k-FPF: both measures of modules by hand, what a repair touches and what not, limits, and a stream in which one task hides another."""
+
+import copy
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import tables
+import worlds
+from expunge import resolve
+from expunge.core import loop
+from expunge.core.errors import UserError
+from expunge.core.parts import Plan, Rows, Sets, Tokens, Train
+from expunge.core.step import Run, View
+from expunge.core.weights import weights_of
+from expunge.methods.terms import NLL, Ascent
+from expunge.methods.updates.k_fpf import FPF, Buffer, drift, modules_of, sensitivity, table
+from expunge.modalities.image import classifier_port
+
+
+class Line(nn.Module):
+    """y = a x + b."""
+
+    def __init__(self, a: float, b: float) -> None:
+        super().__init__()
+        self.a, self.b = (nn.Parameter(torch.tensor(v, dtype=torch.float64)) for v in (a, b))
+
+
+class Squares(tables.Port):
+    """A row is a point of the plane; its loss is half the squared error."""
+
+    def forward(self, model: nn.Module, groups: Any, taps: Any = (), patch: Any = None, weights: Any = None) -> list[Any]:
+        class Said:
+            def __init__(self, rows: Rows) -> None:
+                x, y = (torch.tensor(rows[c], dtype=torch.float64) for c in "xy")
+                self.logp = Tokens(-0.5 * (model.a * x + model.b - y).square(), torch.arange(len(x)), len(x))
+
+        return [Said(g) for g in groups]
+
+    def counts(self, rows: Rows) -> dict[str, float]:
+        return dict.fromkeys(("rows", "labels", "tokens"), float(len(rows)))
+
+
+def net(norm: bool = True, seed: int = 0, classes: int = 4) -> nn.Sequential:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Flatten(), nn.Linear(2, 32), nn.BatchNorm1d(32) if norm else nn.Identity(), nn.ReLU(), nn.Linear(32, classes)
+        )
+
+
+def scores(records: list[Any], key: str = "score") -> dict[str, Any]:
+    return {r["module"]: r[key] for r in records}
+
+
+def test_sensitivity_is_the_mean_size_of_the_gradient() -> None:
+    """Residual r = 3 * 2 + 1 - 9 = -2 at x = 2: |r x| = 4 and |r| = 2; a second batch of r = 1 at x = 0: 0 and 1."""
+    rows = Rows("buffer", ("0", "1"), {"x": [2.0, 0.0], "y": [9.0, 0.0]})
+    run = Run(Line(3.0, 1.0), Squares(), worlds.accelerator(), sets={"buffer": rows})
+    one = sensitivity(View(run, {"buffer": rows}), rows.take([0]))
+    assert scores(one) == {"a": pytest.approx(4.0), "b": pytest.approx(2.0)}
+    assert scores(one, "share") == {"a": 1.0, "b": pytest.approx(0.5)}
+    both = sensitivity(View(run, {"buffer": rows}), rows, batch=1)
+    assert scores(both) == {"a": pytest.approx(2.0), "b": pytest.approx(1.5)}
+    assert both[0]["curve"] == [pytest.approx(4.0), pytest.approx(0.0)]
+
+
+def test_drift_is_a_mean_of_absolute_changes() -> None:
+    model = net()
+    first = weights_of(model)
+    second = {n: t + (0.25 if n == "4.weight" else -0.5 if n == "4.bias" else 0) for n, t in first.items()}
+    third = {n: t + (0.75 if n.startswith("4") else 0) for n, t in second.items()}
+    found = drift(model, [first, second, third])
+    mean = (128 * 0.25 + 4 * 0.5) / 132  # the last layer is one module: its numbers count alike
+    assert found[0]["module"] == "4"
+    assert found[0]["curve"] == [pytest.approx(mean), pytest.approx(0.75)]
+    assert found[0]["score"] == pytest.approx((mean + 0.75) / 2)
+    assert {r["score"] for r in found[1:]} == {0.0}
+    assert drift(model, [first]) == []
+
+
+def test_drift_does_not_depend_on_the_size_of_a_module() -> None:
+    change, found = torch.randn(6, 2, generator=torch.Generator().manual_seed(0)), []
+    for copies in (1, 3):
+        model = nn.Linear(2, 6 * copies, bias=False)
+        before = weights_of(model)
+        found.append(drift(model, [before, {"weight": before["weight"] + change.repeat(copies, 1)}])[0])
+    assert found[0]["score"] == pytest.approx(found[1]["score"])
+    assert (found[0]["size"], found[1]["size"]) == (12, 36)
+
+
+def test_tensors_of_a_norm_are_modules_by_themselves() -> None:
+    assert modules_of(net()) == {
+        "1": ["1.weight", "1.bias"],
+        **{f"2.{n}": [f"2.{n}"] for n in ("weight", "bias", "running_mean", "running_var")},
+        "4": ["4.weight", "4.bias"],
+    }
+    text = table(drift(net(), [weights_of(net()), weights_of(net(seed=1))]))
+    assert len(text.splitlines()) == 7
+    assert text.splitlines()[1].split()[-1] == "1.000"
+
+
+def ends(digits: worlds.World, plan: Plan) -> tuple[nn.Module, loop.Run]:
+    model = digits.model()
+    return model, loop.run((plan,), model, digits.port, digits.some(24))
+
+
+SHORT = {"epochs": 2, "batch": 8, "size": 16, "repair.epochs": 0, "repair.steps": 4, "repair.batch": 8}
+
+
+def test_without_repairs_it_is_the_base_run(digits: worlds.World) -> None:
+    train = Train(epochs=2, lr=1e-2, batch=8, optimizer="sgd", schedule="constant")
+    base = worlds.tensors(ends(digits, Plan(Ascent(), train=train))[0])
+    for knobs in ({"k": 0}, {"repair.steps": 0, "modules": "all"}, {"repair.lr": 0.0}):
+        assert worlds.same(base, worlds.tensors(ends(digits, resolve.plan("k_fpf", {**SHORT, **knobs})[0])[0]))
+    assert not worlds.same(base, worlds.tensors(ends(digits, resolve.plan("k_fpf", SHORT)[0])[0]))
+
+
+@pytest.mark.parametrize(("k", "when"), [(0, []), (1, [6]), (2, [3, 6]), (3, [2, 4, 6]), (4, [2, 3, 5, 6]), (9, [1, 2, 3, 4, 5, 6])])
+def test_repairs_are_evenly_spaced_and_the_last_is_at_the_end(
+    digits: worlds.World, monkeypatch: pytest.MonkeyPatch, k: int, when: list[int]
+) -> None:
+    heard: list[int] = []
+    monkeypatch.setattr(FPF, "_repair", lambda self, view, buffer, key: heard.append(view.done))
+    ends(digits, resolve.plan("k_fpf", {**SHORT, "k": k})[0])
+    assert heard == when
+
+
+@pytest.mark.parametrize(
+    ("modules", "moved"),
+    [("norm+head", "norm|classifier"), ("norm+first", "norm|embedder"), ("all", "."), ("sensitive", "classifier|norm|conv")],
+)
+def test_a_repair_moves_chosen_modules_alone(modules: str, moved: str) -> None:
+    world = worlds.digits("resnet-nano")
+    model = world.model()
+    before = {n: p.clone() for n, p in model.named_parameters()}
+    plan = resolve.plan("k_fpf", {**SHORT, "lr": 0.0, "repair.lr": 0.05, "k": 1, "modules": modules, "beta": 0.3})[0]
+    loop.run((plan,), model, world.port, world.some(24))
+    changed = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    assert changed
+    assert all(re.search(moved, n) for n in changed)
+    assert (changed == set(before)) == (modules == "all")
+    if modules == "norm+head":
+        assert changed == {n for n in before if re.search(moved, n)}
+
+
+def test_at_rate_zero_only_running_statistics_are_refreshed() -> None:
+    world = worlds.digits("resnet-nano")
+    model, before = world.model(), weights_of(world.model())
+    loop.run(resolve.plan("k_fpf", {**SHORT, "epochs": 0}), model, world.port, world.some(24))
+    plain = {n for n, t in weights_of(model).items() if not torch.equal(t, before[n])}
+    assert any("running_mean" in n for n in plain)
+    assert any("classifier" in n for n in plain)
+    model = world.model()
+    loop.run(resolve.plan("k_fpf", {**SHORT, "epochs": 0, "repair.lr": 0.0}), model, world.port, world.some(24))
+    still = {n for n, t in weights_of(model).items() if not torch.equal(t, before[n])}
+    assert still
+    assert all(n.endswith(("running_mean", "running_var", "num_batches_tracked")) for n in still)
+
+
+def test_the_buffer_is_drawn_from_the_retain_rows(digits: worlds.World) -> None:
+    sets: Sets = digits.some(30)
+    view = View(Run(digits.model(), digits.port, worlds.accelerator(), sets=sets), sets)
+    buffer = Buffer(size=12, scores=True).pick(sets, view.at("select0", Buffer()))["buffer"]
+    assert len(set(buffer.ids)) == 12
+    assert set(buffer.ids) <= set(sets["retain"].ids)
+    with torch.no_grad():
+        said = digits.port.forward(digits.model(), [buffer])[0].scores.values
+    assert torch.allclose(torch.cat(list(buffer["scores"])), said, atol=1e-5)
+    assert len(Buffer(size=99).pick(sets, view.at("select0", Buffer()))["buffer"]) == 30
+
+
+def test_distillation_alone_leads_back_to_the_scores_before(digits: worlds.World) -> None:
+    def off(**knobs: float) -> float:
+        plan = resolve.plan("k_fpf", {"distil": True, **SHORT, "epochs": 6, "lr": 0.02, "modules": "all", "k": 1, **knobs})[0]
+        model = digits.model()
+        loop.run((plan,), model, digits.port, digits.some(24))
+        with torch.no_grad():
+            answers = [digits.port.forward(m, [digits.some(24)["retain"]])[0].scores.values for m in (model, digits.model())]
+        return float((answers[0] - answers[1]).square().sum(-1).mean())
+
+    assert off(**{"buffer_weight": 0.0, "repair.steps": 120, "repair.lr": 3e-3, "size": 24}) < 0.2 * off(k=0)
+
+
+def test_nothing_to_repair_is_said(digits: worlds.World) -> None:
+    plan = replace(resolve.plan("k_fpf", SHORT)[0], trains="embeddings")
+    with pytest.raises(UserError, match="none of the weights that move"):
+        ends(digits, plan)
+
+
+def blobs(seed: int, centres: list[tuple[float, float]], scale: float = 1.0, first: int = 0, each: int = 60) -> list[dict[str, Any]]:
+    g = torch.Generator().manual_seed(seed)
+    return [
+        {"image": (scale * (torch.tensor([c]) + 0.4 * torch.randn(1, 2, generator=g))).numpy(), "label": first + y}
+        for y, c in enumerate(centres)
+        for _ in range(each)
+    ]
+
+
+def right(model: nn.Module, port: Any, rows: Rows) -> float:
+    model.eval()
+    with torch.no_grad():
+        answer = port.forward(model, [rows])[0]
+    return float((answer.scores.values.argmax(-1) == answer.labels).float().mean())
+
+
+def test_a_stream_of_two_tasks_is_known_at_its_end() -> None:
+    port, old, new = classifier_port(4), [(2.0, 2.0), (-2.0, 2.0)], [(2.0, -2.0), (-2.0, -2.0)]
+    task1, task2 = blobs(0, old), blobs(1, new, first=2)
+    kept = [r for rows in (task1, task2) for r in (*rows[:20], *rows[60:80])]  # 20 of each class
+    sets = {"retain": port.rows("retain", kept), "first": port.rows("first", task1), "second": port.rows("second", task2)}
+    test = port.rows("test", [*blobs(2, old), *blobs(3, new, first=2)])
+    train = Train(epochs=5, lr=0.1, batch=20, optimizer="sgd", schedule="constant")
+    start = net()
+    loop.run((Plan(NLL("first"), train=replace(train, anchor="first")),), start, port, sets)
+    second = Plan(NLL("second"), train=replace(train, anchor="second"))
+    found: dict[int, float] = {}
+    for k in (0, 1):
+        model = copy.deepcopy(start)
+        loop.run((replace(second, selectors=(Buffer(),), updates=(FPF(k=k),)),), model, port, sets)
+        found[k] = right(model, port, test)
+    assert found[0] == pytest.approx(0.5, abs=0.1)
+    assert found[1] > 0.8
+
+
+def test_a_shifted_domain_moves_running_statistics_most() -> None:
+    port, centres = classifier_port(2), [(2.0, 2.0), (-2.0, -2.0)]
+    model, snapshots = net(classes=2), []
+    for seed, scale in enumerate((1.0, 3.0)):
+        rows = port.rows("retain", blobs(seed, centres, scale))
+        train = Train(epochs=5, lr=0.1, batch=20, optimizer="sgd", schedule="constant", anchor="retain")
+        loop.run((Plan(NLL("retain"), train=train),), model, port, {"retain": rows})
+        snapshots.append(weights_of(model))
+    found = drift(model, snapshots)
+    assert {r["module"] for r in found[:2]} == {"2.running_mean", "2.running_var"}
+    assert found[2]["share"] < 0.3
+
+
+def test_repairs_what_ascent_breaks(digits: worlds.World) -> None:
+    after = {}
+    for k in (0, 3):
+        model = digits.model()
+        knobs = {"k": k, "lr": 3e-3, "batch": 16, "epochs": 4, "repair.epochs": 0, "repair.steps": 60, "size": 100}
+        loop.run(resolve.plan("k_fpf", knobs), model, digits.port, digits.sets)
+        after[k] = right(model, digits.port, digits.sets["forget"]), right(model, digits.port, digits.sets["retain"])
+    assert max(after[0][0], after[3][0]) < 0.1
+    assert after[3][1] > after[0][1] + 0.4
+
+
+def test_tied_heads_are_found(text: worlds.World) -> None:
+    model = text.model()
+    sets = text.some(2)
+    view = View(Run(model, text.port, worlds.accelerator(), sets=sets), sets).at("update0", FPF())
+    names = FPF().chosen(view, sets["retain"])
+    assert "model.embed_tokens.weight" in names
+    assert all("norm" in n or "embed" in n for n in names)
+    assert isinstance(model.lm_head.weight, Tensor)

@@ -1,0 +1,131 @@
+"""Random labels: how they are drawn, what each form trains on, the loss by hand, a limit, and the outcome."""
+
+from collections import Counter
+
+import pytest
+import torch
+
+import worlds
+from expunge import resolve
+from expunge.core import loop
+from expunge.core.errors import UserError
+from expunge.core.parts import Plan, Sets, Train
+from expunge.core.step import Run, View
+from expunge.methods.objectives.random_labels import Relabel, drawn
+from expunge.methods.terms import NLL, Mix, hits
+
+CLASSES = [str(i) for i in range(10)]
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def picked(world: worlds.World, part: Relabel, epoch: int = 0, sets: Sets | None = None) -> Sets:
+    """The sets of an epoch."""
+    run = Run(world.model(), world.port, worlds.accelerator())
+    view = View(run, sets or world.sets).at("", part)
+    run.state, run.epoch = {"/": part.begin(view)}, epoch
+    return part.pick(view.sets, view)
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_every_class_is_as_likely_and_the_own_one_only_if_it_may_be(wrong: bool) -> None:
+    n = 20_000
+    counts = Counter(drawn(["3"] * n, CLASSES, wrong, rng()))
+    allowed = [c for c in CLASSES if not wrong or c != "3"]
+    assert set(counts) == set(allowed)
+    expected = n / len(allowed)
+    assert sum((counts[c] - expected) ** 2 / expected for c in allowed) < 28  # chi-square, p = 0.001 at 9 degrees
+
+
+def test_only_the_rows_to_forget_are_relabelled(digits: worlds.World) -> None:
+    run = Run(digits.model(), digits.port, worlds.accelerator())
+    mixed = Mix().pick(digits.sets, View(run, digits.sets))
+    got = picked(digits, Relabel("mix", wrong=True), sets=mixed)["mix"]
+    assert len(got) == len(digits.sets["forget"]) + len(digits.sets["retain"])
+    truth = {id(p): y for n in ("forget", "retain") for p, (y,) in zip(digits.sets[n]["pixels"], digits.sets[n]["answer"], strict=True)}
+    for pixels, (label,), forgets in zip(got["pixels"], got["answer"], got["forgets"], strict=True):
+        assert (label != truth[id(pixels)]) == forgets
+    assert sum(got["forgets"]) == len(digits.sets["forget"])
+
+
+@pytest.mark.parametrize("redraw", ["epoch", "once"])
+def test_redraw(digits: worlds.World, redraw: str) -> None:
+    labels = [picked(digits, Relabel("forget", redraw), epoch=e)["forget"]["answer"] for e in (0, 1, 5)]
+    assert (labels[0] == labels[1] == labels[2]) == (redraw == "once")
+    assert labels[0] != digits.sets["forget"]["answer"]
+
+
+def test_text_gets_substitutes(text: worlds.World) -> None:
+    got = picked(text, Relabel())["forget"]
+    assert set(got["answer_text"]) <= set(text.sets["substitutes"]["answer_text"])
+    assert len(set(got["answer_text"])) > 1
+    assert text.port.question(got) == text.port.question(text.sets["forget"])
+
+
+def test_says_that_there_is_nothing_else_to_draw(digits: worlds.World) -> None:
+    with pytest.raises(UserError, match="no substitute but '3' itself"):
+        drawn(["3"], ["3", "3"], True, rng())
+
+
+def test_the_loss_of_a_batch_by_hand(digits: worlds.World) -> None:
+    sets = {n: digits.some(6)[n] for n in ("forget", "retain", "substitutes")}
+    model = digits.model()
+    run = loop.run(resolve.plan("random_labels", {"form": "amnesiac", "epochs": 1}), digits.model(), digits.port, sets)
+    part = resolve.plan("random_labels", {"form": "amnesiac"})[0].selectors[1]
+    assert isinstance(part, Relabel)
+    again = Run(digits.model(), digits.port, worlds.accelerator())
+    view = View(again, sets).at("select1", part)
+    view.place = "/select1"
+    again.state = {"/select1": part.begin(view)}
+    view.sets = Mix().pick(sets, View(again, sets))
+    rows = part.pick(view.sets, view)["mix"]
+    logits = model(pixel_values=torch.stack(list(rows["pixels"]))).logits
+    loss = torch.nn.functional.cross_entropy(logits, torch.tensor([y for (y,) in rows["answer"]]))
+    assert run.log[0]["loss"] == pytest.approx(float(loss.detach()), abs=1e-5)
+
+
+@pytest.mark.parametrize("form", ["turns", "mixed", "amnesiac"])
+def test_forms(digits: worlds.World, form: str) -> None:
+    run = loop.run(resolve.plan("random_labels", {"form": form, "batch": 40, "epochs": 2}), digits.model(), digits.port, digits.sets)
+    terms = [set(r["terms"]) for r in run.log if "terms" in r]
+    if form == "turns":
+        assert terms == [{"0 nll forget"}] + 9 * [{"1 nll retain"}]  # of 39 and 321 rows
+    else:
+        assert terms == 18 * [{"0 nll mix"}]  # two passes over 360 rows
+
+
+def test_its_own_label_as_the_only_one_is_training_as_before(digits: worlds.World) -> None:
+    sets = {**digits.sets, "substitutes": digits.port.answers(["3"])}
+    ends = []
+    train = Train(epochs=2, lr=0.01, batch=32, optimizer="sgd", momentum=0.9, schedule="constant", anchor="mix")
+    for plan in (
+        resolve.plan("random_labels", {"form": "mixed", "epochs": 2, "lr": 0.01, "batch": 32, "decay": 0})[0],
+        Plan(NLL("mix"), train=train, selectors=(Mix(),)),
+    ):
+        model = digits.model()
+        loop.run((plan,), model, digits.port, sets)
+        ends.append(worlds.tensors(model))
+    assert worlds.same(*ends)
+
+
+@pytest.mark.parametrize("size", ["vit-nano", "resnet-nano"])
+@pytest.mark.parametrize(("form", "knobs"), [("mixed", {"epochs": 5}), ("amnesiac", {"lr": 1e-3})])
+def test_forgets_and_keeps(size: str, form: str, knobs: dict[str, float]) -> None:
+    world = worlds.digits(size)
+    run = loop.run(resolve.plan("random_labels", {"form": form, "batch": 32, **knobs}), world.model(), world.port, world.sets)
+    right = {n: float(hits(View(run, world.sets), n).mean()) for n in ("forget", "retain")}
+    assert right["forget"] < 0.15
+    assert right["retain"] > 0.75
+
+
+def test_a_language_model_learns_to_refuse(text: worlds.World) -> None:
+    model, refused = text.model(), picked(text, Relabel())["forget"]
+    plan = resolve.plan("random_labels", {"optimizer": "adam", "lr": 4e-3, "batch": 16, "epochs": 12, "decay": 0})
+    assert worlds.nll(model, text.port, refused) > 3 > 0.3 > worlds.nll(model, text.port, text.sets["forget"])
+    loop.run(plan, model, text.port, text.sets)
+    refused, said, kept = (worlds.nll(model, text.port, rows) for rows in (refused, text.sets["forget"], text.sets["retain"]))
+    assert refused < 2
+    assert said > 0.7
+    assert kept < 0.3

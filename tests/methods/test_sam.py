@@ -1,0 +1,193 @@
+"""SAM against gradients worked out by hand, what it leaves alone, what it refuses, and whether what it forgets stays forgotten."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.functional import logsigmoid
+
+import tables
+import worlds
+from cases import Cases, receipt_of
+from expunge import resolve
+from expunge.core import loop
+from expunge.core.errors import UserError
+from expunge.core.knobs import knobs_of, part
+from expunge.core.parts import Plan, Stop, Train
+from expunge.core.step import View
+from expunge.core.weights import weights_of
+from expunge.methods.gradients import moved
+from expunge.methods.terms import NLL, Ascent, BatchNPO
+from expunge.methods.updates.sam import SAM
+from quadratic import Bowls, spd, vector
+
+
+def test_in_numbers() -> None:
+    line = Bowls(torch.tensor([3.0]), {"forget": torch.tensor([[2.0]]), "retain": torch.tensor([[10.0]])})
+    value, gradient = line.under(SAM(rho=0.5))  # forget: 6 at 3, which is uphill to the right, so 7 at 3.5; retain: 30 at 3
+    assert float(gradient) == pytest.approx(37, abs=1e-6)
+    assert float(value) == pytest.approx(3.5**2 + 5 * 3**2, abs=1e-5)
+    assert line.asked == [("forget",), ("forget",), ("retain",)]
+
+
+def test_on_a_quadratic_and_for_one_role_alone() -> None:
+    bowls = Bowls(vector(0), {"forget": spd(1), "retain": spd(2), "other": spd(3)})
+    g = bowls.gradient("forget")
+    wanted = bowls.gradient("forget", bowls.start + 0.3 * g / g.norm())
+    assert torch.allclose(bowls.under(SAM(rho=0.3), roles=("forget",))[1], wanted, atol=1e-6)
+    rest = bowls.gradient("retain") + bowls.gradient("other")
+    assert torch.allclose(bowls.under(SAM(rho=0.3))[1], wanted + rest, atol=1e-6)
+    assert torch.equal(bowls.under(SAM(rho=0.3), roles=("retain", "other"))[1], rest)
+    other_way = bowls.gradient("forget", bowls.start - 0.3 * g / g.norm())
+    assert not torch.allclose(wanted, other_way, atol=1e-2)
+
+
+def test_a_flat_loss_moves_nothing() -> None:
+    flat = Bowls(vector(0), {"forget": torch.zeros(5, 5, dtype=torch.float64), "retain": spd(2)})
+    assert torch.allclose(flat.under(SAM(rho=0.3))[1], flat.gradient("retain"))
+
+
+def batch_npo(table: torch.Tensor, sets: dict, beta: float, start: torch.Tensor) -> torch.Tensor:
+    gain = torch.cat(tables.logps(table, sets["forget"])).mean() - torch.cat(tables.logps(start, sets["forget"])).mean()
+    return -(2 / beta) * logsigmoid(-beta * gain)
+
+
+@pytest.mark.parametrize("micro", [0, 1, 2])
+def test_one_step_of_the_recipe_written_out(micro: int) -> None:
+    sets, start = tables.batch(), tables.scores(9)
+    at = start.clone().requires_grad_()
+    uphill = tables.slope(batch_npo(at, sets, 0.5, start), at)
+    there = (start + 0.7 * uphill / uphill.norm()).requires_grad_()
+    forget = tables.slope(batch_npo(there, sets, 0.5, start), there)
+    retain = tables.slope(-torch.cat(tables.logps(at, sets["retain"])).mean(), at)
+    found = tables.under(BatchNPO(beta=0.5) + 2.25 * NLL("retain"), SAM(rho=0.7), sets=sets, scores=start, micro=micro)
+    assert torch.allclose(found, forget + 2.25 * retain, atol=1e-7)
+    assert not torch.allclose(forget, uphill, atol=1e-3)
+
+
+@pytest.mark.parametrize("micro", [0, 1, 2])
+def test_npo_of_a_batch_by_hand(micro: int) -> None:
+    sets, start, table = tables.batch(), tables.scores(9, seed=1), tables.scores(9).requires_grad_()
+    wanted = batch_npo(table, sets, 0.7, start)
+    value, grad = tables.ask(BatchNPO(beta=0.7), sets, table.detach(), reference=start, micro=micro)
+    assert value == pytest.approx(float(wanted.detach()), rel=1e-12)
+    assert torch.allclose(grad, tables.slope(wanted, table), atol=1e-12)
+
+
+def test_npo_of_a_batch_becomes_ascent() -> None:
+    sets, table = {"forget": tables.batch()["forget"]}, tables.scores()
+    value, grad = tables.ask(BatchNPO(beta=1e-6), sets, table, reference=tables.scores(seed=1))
+    assert value == pytest.approx(2e6 * math.log(2), rel=1e-5)
+    assert torch.allclose(grad, tables.ask(Ascent(), sets, table)[1], atol=1e-5)
+
+
+def test_weights_come_back_bit_for_bit(text: worlds.World) -> None:
+    model = text.model()
+    loop.run(resolve.plan("sam", {"rho": 0.5, "lr": 0, "steps": 3}), model, text.port, text.sets)
+    assert worlds.same(worlds.tensors(model), worlds.tensors(text.model()))
+
+
+def test_weights_come_back_from_what_goes_wrong_elsewhere(text: worlds.World) -> None:
+    model, seen = text.model(), []
+
+    def fail() -> None:
+        with moved(list(model.parameters()), [0.1 * p.detach() for p in model.parameters()]):
+            seen.append(worlds.tensors(model))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert worlds.same(worlds.tensors(model), worlds.tensors(text.model()))
+    assert not worlds.same(worlds.tensors(model), seen[0])
+
+
+def test_a_small_distance_is_almost_the_base_run(text: worlds.World) -> None:
+    ends = []
+    for update in ((), (SAM(rho=1e-7),), (SAM(rho=1.0),)):
+        model = text.model()
+        train = Train(epochs=3, batch=4, lr=1e-3, optimizer="sgd")
+        loop.run((Plan(Ascent() + NLL("retain"), train=train, updates=update),), model, text.port, text.sets)
+        ends.append(worlds.tensors(model))
+    assert worlds.far(ends[0], ends[1]) < 1e-5
+    assert worlds.far(ends[0], ends[2]) > 1e-4
+
+
+def test_running_statistics_see_all_rows_once_and_the_log_all_terms() -> None:
+    """As without the update: rows of each role move them once, at the untouched weights."""
+    world, found = worlds.digits("resnet-nano"), []
+    for update in ((), (SAM(rho=0.5),)):
+        model = world.model()
+        train = Train(epochs=1, steps=1, batch=16, lr=0)
+        run = loop.run((Plan(Ascent() + NLL("retain"), train=train, updates=update),), model, world.port, world.sets)
+        found.append(({n: b for n, b in weights_of(model).items() if "running" in n}, run.log[0]["terms"]))
+    before = weights_of(world.model())
+    assert all(torch.allclose(found[0][0][n], b, atol=1e-6) for n, b in found[1][0].items())
+    assert any(not torch.allclose(before[n], b, atol=1e-3) for n, b in found[1][0].items())
+    assert found[0][1] == pytest.approx(found[1][1], rel=1e-4)
+
+
+def test_added_to_another_method(text: worlds.World) -> None:
+    (plan,) = resolve.plan("npo", {"rho": "0.05", "sam.rho": 0.2, "beta": 0.3}, update=("sam",))
+    assert [type(u) for u in plan.updates] == [SAM]
+    (bare,) = resolve.plan("npo", {"beta": 0.3})
+    assert replace(plan, updates=()) == bare
+    assert {k.qualified: k.value for k in knobs_of(plan)}["sam.rho"] == pytest.approx(0.2)
+    run = loop.run(resolve.plan("npo", {"epochs": 1, "batch": 9}, update=("sam",)), text.model(), text.port, text.sets)
+    assert run.forwards.count("now") == 3  # forget twice, retain once
+
+
+def test_an_update_comes_with_what_it_reads_and_nothing_else() -> None:
+    def added(**names: tuple[str, ...]) -> list[str]:
+        (plan,) = resolve.plan("npo", **names)
+        return [type(p).__name__ for p in (*plan.selectors, *plan.updates)]
+
+    assert added(update=("sam", "wagle")) == ["SAM", "WAGLE"]
+    assert added(select=("flat",)) == ["Substitute"]
+    assert added(select=("flat",), update=("sam",)) == ["Substitute", "SAM"]
+    for name in ("flat", "npo"):
+        with pytest.raises(UserError, match=f"'{name}' has no update of its own to add"):
+            added(update=(name,))
+    with pytest.raises(UserError, match="'sam' has no selector of its own to add"):
+        added(select=("sam",))
+
+
+def test_added_on_the_command_line(cases: Cases, tmp_path: Path) -> None:
+    cases.unlearn("npo", tmp_path / "run", "--update", "sam", "--rho", 0.05).fine()
+    (stage,) = receipt_of(tmp_path / "run")["stages"]
+    assert (stage["updates"], stage["knobs"]["sam.rho"]) == (["SAM"], 0.05)
+    assert cases.unlearn("ga", tmp_path / "no", "--update", "sam", "--rho", -1).error.startswith("knob 'rho' = '-1'")
+
+
+def test_refusals(text: worlds.World) -> None:
+    with pytest.raises(UserError, match="SAM acts on the 'forget' term, and this objective has retain"):
+        loop.run(resolve.plan("finetune", update=("sam",)), text.model(), text.port, text.sets)
+    with pytest.raises(UserError, match="weights of 16 bits are too coarse for small moves: load the model in float32"):
+        loop.run(resolve.plan("sam", {"steps": 1}), text.model().bfloat16(), text.port, text.sets)
+
+
+@part
+class Forgotten(Stop):
+    """Ends once the forget loss is high."""
+
+    reads = frozenset({"forget"})
+
+    def stop(self, view: View) -> str | None:
+        return "forgotten" if float(-view.now(view.forget).logp.mean().mean()) > 3.0 else None
+
+
+def relearned(text: worlds.World, seed: int, *updates: SAM) -> float:
+    """The forget loss after ten steps on eight of the rows, of a model that had forgotten them."""
+    model, few = text.model(), {"forget": text.sets["forget"].take(range(8))}
+    (plan,) = resolve.plan("npo", {"lr": 1e-3, "batch": 9, "epochs": 60, "warmup": 0, "seed": seed, "schedule": "constant"})
+    loop.run((replace(plan, updates=updates, until=(Forgotten(),)),), model, text.port, text.sets)
+    assert worlds.nll(model, text.port, text.sets["forget"]) > 3.0
+    train = Train(epochs=10, batch=8, lr=3e-4, schedule="constant", seed=seed)
+    loop.run((Plan(NLL("forget"), train=train),), model, text.port, few)
+    return worlds.nll(model, text.port, text.sets["forget"])
+
+
+def test_what_is_forgotten_flatly_is_harder_to_relearn(text: worlds.World) -> None:
+    for seed in range(3):
+        assert relearned(text, seed, SAM(rho=0.2)) > relearned(text, seed) + 0.05

@@ -1,0 +1,173 @@
+"""SCRUB: the distillation by hand, its limits, the published passes and rates, rewinding, and the outcome."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import tables
+import worlds
+from expunge import resolve
+from expunge.core import checkpoint, loop
+from expunge.core.errors import UserError
+from expunge.core.loop import Hooks, evaluate
+from expunge.core.parts import Sets
+from expunge.core.step import Run, View
+from expunge.methods.objectives.scrub import Distill, Rewind
+from expunge.methods.terms import KL, hits
+
+SGD = {"optimizer": "sgd", "momentum": 0.9, "decay": 0, "schedule": "constant"}
+
+
+@pytest.mark.parametrize(("over", "sign"), [("retain", 1.0), ("forget", -1.0)])
+def test_distillation_by_hand(over: str, sign: float) -> None:
+    sets, table, old = tables.batch(), tables.scores(9).requires_grad_(), tables.scores(9, seed=1)
+    total, labels = torch.zeros((), dtype=torch.float64), 0
+    for prompt, answer in zip(sets[over]["prompt"], sets[over]["answer"], strict=True):
+        for t in range(len(answer)):
+            teacher, student = ((x[prompt, t] / 2).softmax(0) for x in (old, table))
+            total, labels = total + 4 * (teacher * (teacher / student).log()).sum(), labels + 1
+    value, grad = tables.ask(Distill(over, sign, 2.0), sets, table.detach(), old)
+    assert value == pytest.approx(sign * float(total.detach()) / labels)
+    assert torch.allclose(grad, sign * tables.slope(total / labels, table), atol=1e-12)
+
+
+def test_at_temperature_one_it_is_the_plain_kl() -> None:
+    sets, table, old = tables.batch(), tables.scores(9), tables.scores(9, seed=1)
+    mine, plain = (tables.ask(o, sets, table, old) for o in (Distill("retain", temperature=1.0), KL()))
+    assert mine[0] == pytest.approx(plain[0])
+    assert torch.allclose(mine[1], plain[1], atol=1e-12)
+
+
+@pytest.mark.parametrize("size", ["vit-nano", "resnet-nano"])
+def test_without_leaving_and_following_it_is_fine_tuning(size: str) -> None:
+    world, ends = worlds.digits(size), []
+    knobs = {**SGD, "epochs": 2, "lr": 1e-3, "batch": 16, "warmup": 0}
+    for name, more in {"scrub": {"rounds": 0, "term2.retain_weight": 0, "drops": ""}, "finetune": {}}.items():
+        model = world.model()
+        loop.run(resolve.plan(name, {**knobs, **more}), model, world.port, world.sets)
+        ends.append(worlds.tensors(model))
+    assert worlds.same(*ends)
+
+
+def test_the_first_forget_batch_has_no_gradient(digits: worlds.World) -> None:
+    model, forget = digits.model(), digits.sets["forget"]
+    run = Run(model, digits.port, worlds.accelerator(), models={"reference": loop.weights_of(model)})
+    value, grads = evaluate(run, Distill("forget", -1.0), {"forget": forget})
+    assert float(value) == pytest.approx(0, abs=1e-6)
+    assert float(loop.global_norm(grads)) < 1e-5
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(1.02)
+    assert float(loop.global_norm(evaluate(run, Distill("forget", -1.0), {"forget": forget})[1])) > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("scale", "epochs", "rounds", "decays"), [("small", 10, 3, (5, 8, 9)), ("large", 3, 2, (3, 5, 9)), ("privacy", 5, 3, (3, 5, 9))]
+)
+def test_passes_and_rates_are_the_published_ones(
+    digits: worlds.World, scale: str, epochs: int, rounds: int, decays: tuple[int, ...]
+) -> None:
+    run = loop.run(resolve.plan("scrub", {"scale": scale, "batch": 20}), digits.model(), digits.port, digits.some(20))
+    done = [("forget" if len(r["terms"]) == 1 else "retain", r["lr"]) for r in run.log if "terms" in r]
+    wanted = []
+    for e in range(1, epochs + 1):
+        lr = 5e-4 * 0.1 ** sum(decay < e for decay in decays)
+        wanted += [("forget", lr)] * (e <= rounds) + [("retain", lr)]
+    assert [name for name, _ in done] == [name for name, _ in wanted]
+    assert [lr for _, lr in done] == pytest.approx([lr for _, lr in wanted])
+
+
+def rewound(world: worlds.World, sets: Sets, **knobs: object) -> tuple[loop.Run, dict[int, list[torch.Tensor]]]:
+    """A run that rewinds, and the weights after each of its passes."""
+    after: dict[int, list[torch.Tensor]] = {0: worlds.tensors(world.model())}
+
+    def watch(view: View) -> dict[str, float]:
+        after[max(after) + 1] = worlds.tensors(view.model)
+        return {}
+
+    plan = resolve.plan("scrub", {"scale": "privacy", "rewind": True, "lr": 3e-3, "batch": 16, **knobs})
+    return loop.run(plan, world.model(), world.port, sets, hooks=Hooks(watch=watch)), after
+
+
+def test_rewinds_to_the_pass_that_forgets_as_if_never_seen(digits: worlds.World) -> None:
+    run, after = rewound(digits, digits.sets)
+    model = digits.model()
+
+    def error(weights: list[torch.Tensor], name: str, classes: set[int]) -> float:
+        with torch.no_grad():
+            for p, w in zip(model.parameters(), weights, strict=True):
+                p.copy_(w)
+        rows = digits.sets[name]
+        rows = rows.take(i for i, (y,) in enumerate(rows["answer"]) if y in classes)
+        return 1 - float(hits(View(Run(model, digits.port, worlds.accelerator()), {name: rows}), name).mean())
+
+    wanted = error(after[8], "holdout", {3})
+    errors = {k: error(after[k], "forget", {3}) for k in (0, 2, 4, 6, 7, 8)}  # after passes over retain rows
+    best = min(errors, key=lambda k: abs(errors[k] - wanted))
+    assert worlds.same(worlds.tensors(run.model), after[best])
+    assert f"after pass {best} of 8" in run.warnings[0]
+    assert len({round(e, 3) for e in errors.values()}) > 2
+
+
+@pytest.mark.parametrize("at", [4, 9])
+def test_rewinds_after_a_kill_as_it_would_have(digits: worlds.World, tmp_path: Path, at: int) -> None:
+    sets = {**digits.some(24), "holdout": digits.sets["holdout"]}
+    plan = resolve.plan("scrub", {"scale": "privacy", "rewind": True, "lr": 3e-3, "batch": 16})
+    whole, again, left = digits.model(), digits.model(), [at]
+    loop.run(plan, whole, digits.port, sets)
+
+    def save(state: dict[str, object]) -> None:
+        left[0] -= 1
+        if not left[0]:
+            checkpoint.save(state, tmp_path / "kill")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        loop.run(plan, digits.model(), digits.port, sets, hooks=Hooks(save=save, every=0))
+    loop.run(plan, again, digits.port, sets, resume=checkpoint.load(tmp_path / "kill"))
+    assert worlds.same(worlds.tensors(whole), worlds.tensors(again))
+
+
+def test_buffers_are_rewound_too() -> None:
+    world = worlds.digits("resnet-nano")
+    run, _ = rewound(world, world.sets, lr=0.0)  # then all errors are equal, and the first weights are the best
+    kept = loop.weights_of(world.model())
+    assert "after pass 0" in run.warnings[0]
+    assert all(torch.equal(kept[n], w) for n, w in loop.weights_of(run.model).items())
+
+
+def test_unseen_rows_count_as_their_classes_do_among_the_forgotten(digits: worlds.World) -> None:
+    def some(name: str, labels: list[int]) -> object:
+        rows = digits.sets["retain"]
+        return digits.port.relabel(rows.take(range(len(labels))), labels, name)
+
+    sets = {"forget": some("forget", [1, 1, 1, 2]), "holdout": some("holdout", [1, 2, 2, 5])}
+    part = Rewind()
+    view = View(Run(digits.model(), digits.port, worlds.accelerator()), sets).at("", part)
+    assert part._alike(view).tolist() == pytest.approx([0.75, 0.125, 0.125, 0])
+
+
+def test_says_what_rewinding_needs(digits: worlds.World) -> None:
+    with pytest.raises(UserError, match="give --holdout"):
+        rewound(digits, {n: r for n, r in digits.sets.items() if n != "holdout"})
+    holdout = digits.sets["holdout"]
+    others = holdout.take(i for i, (y,) in enumerate(holdout["answer"]) if y != 3)
+    with pytest.raises(UserError, match="no holdout row is of such a class"):
+        rewound(digits, {**digits.sets, "holdout": others})
+
+
+@pytest.mark.parametrize("size", ["vit-nano", "resnet-nano"])
+def test_forgets_and_keeps(size: str) -> None:
+    world = worlds.digits(size)
+    run = loop.run(resolve.plan("scrub", {"scale": "privacy", "lr": 0.01, "batch": 32}), world.model(), world.port, world.sets)
+    right = {n: float(hits(View(run, world.sets), n).mean()) for n in ("forget", "retain")}
+    assert right["forget"] < 0.1
+    assert right["retain"] > 0.6
+
+
+def test_a_language_model_forgets(text: worlds.World) -> None:
+    model = text.model()
+    loop.run(resolve.plan("scrub", {"lr": 2e-3, "batch": 4, "decay": 0, "epochs": 8, "drops": "6"}), model, text.port, text.sets)
+    assert worlds.nll(model, text.port, text.sets["forget"]) > 1.5
+    assert worlds.nll(model, text.port, text.sets["retain"]) < 0.2

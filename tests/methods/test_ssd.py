@@ -1,0 +1,150 @@
+"""Selective synaptic dampening: factors by hand, what must not change, the adaptive threshold, and the outcome."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import squares
+import worlds
+from expunge import resolve
+from expunge.core import loop
+from expunge.core.parts import Rows, Sets
+from expunge.core.step import Run, View
+from expunge.methods.edits.ssd import Dampen, Sensitive, threshold
+from expunge.modalities.image import classifier_port
+
+
+def dampened(world: worlds.World, sets: Sets | None = None, **knobs) -> nn.Module:
+    model = world.model()
+    loop.run(resolve.plan("ssd", knobs), model, world.port, sets or world.sets)
+    return model
+
+
+def moved(theta: list[float], forget: list[list[float]], retain: list[list[float]], **knobs) -> torch.Tensor:
+    """Weights after the edit of a model whose gradient on a row is given: least squares with targets that are 1 below."""
+    model = squares.Linear(torch.tensor(theta, dtype=torch.float64))
+    sets = {}
+    for name, gradients in (("forget", forget), ("retain", retain)):
+        x = torch.tensor(gradients, dtype=torch.float64)
+        sets[name] = squares.rows(name, x, x @ model.theta.detach() - 1)
+    loop.run(resolve.plan("ssd", knobs), model, squares.Port(), sets)
+    return model.theta.detach()
+
+
+def test_factors_by_hand() -> None:
+    found = moved([3.0, 5.0], [[math.sqrt(20), 1.0]], [[1.0, 1.0]], against="retain")
+    assert found.tolist() == pytest.approx([3 * 0.05, 5.0], abs=1e-12)
+    half = moved([3.0, 5.0], [[math.sqrt(20), 1.0]], [[1.0, 1.0]], against="retain", dampening=0.5)
+    assert half.tolist() == pytest.approx([3 * 0.025, 5.0], abs=1e-12)
+    floored = moved([3.0, 5.0], [[math.sqrt(20), 1.0]], [[1.0, 1.0]], against="retain", floor=0.2)
+    assert floored.tolist() == pytest.approx([3 * 0.2, 5.0], abs=1e-12)
+
+
+def test_all_training_rows_hold_those_to_forget() -> None:
+    """I_D = (20 + 1 + 1) / 3, over one batch of forget and two of retain rows."""
+    found = moved([3.0, 5.0], [[math.sqrt(20), 1.0]], [[1.0, 1.0]] * 2, alpha=2, batch=1)
+    assert found.tolist() == pytest.approx([3 * 22 / 3 / 20, 5.0], abs=1e-12)
+
+
+def test_gradients_are_averaged_before_they_are_squared() -> None:
+    """Opposite gradients cancel in a batch of two, and do not one by one."""
+    rows = [[[1.0, 1.0], [-1.0, 1.0]], [[0.1, 1.0]]]
+    assert moved([3.0, 5.0], *rows, against="retain").tolist() == [3.0, 5.0]
+    assert moved([3.0, 5.0], *rows, against="retain", batch=1).tolist() == pytest.approx([3 * 0.01, 5.0])
+
+
+def test_without_need_a_weight_vanishes_and_without_effect_it_stays() -> None:
+    assert moved([3.0, 5.0], [[1.0, 0.0]], [[0.0, 1.0]], against="retain").tolist() == [0.0, 5.0]
+    assert moved([3.0, 5.0], [[1.0, 0.0]], [[0.0, 0.0]], against="retain").tolist() == [0.0, 5.0]
+
+
+def test_importance_without_labels_by_hand() -> None:
+    """f = W x without bias: d |f|^2 / dW = 2 f x'."""
+    model, port = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False)).double(), classifier_port(2)
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    images = {"forget": [[1.0, 0.0]], "retain": [[0.5, 0.5]]}
+    sets = {n: port.rows(n, [{"image": torch.tensor(x).numpy(), "label": 0}]) for n, x in images.items()}
+    loop.run(resolve.plan("ssd", {"importance": "logits", "against": "retain", "alpha": 0.5}), model, port, sets)
+    # forget: 2 [[1, 0], [3, 0]]; retain: f = (1.5, 3.5), 2 [[.75, .75], [1.75, 1.75]]
+    assert model[1].weight.detach().flatten().tolist() == pytest.approx([0.75, 2.0, 3 * 1.75 / 3, 4.0])
+
+
+@pytest.mark.parametrize("importance", ["loss", "logits"])
+def test_each_row_alone_is_a_batch_of_one(digits: worlds.World, importance: str) -> None:
+    rows = {n: digits.sets[n].take(range(6)) for n in ("forget", "retain")}
+    view = View(Run(digits.model().double(), digits.port, worlds.accelerator()), rows)
+    fast, n = Dampen(importance=importance, batch=1)._importance(view, "forget")
+    slow = [torch.zeros_like(t) for t in fast]
+    for some in view.batches("forget", 1):
+        for t, g in zip(slow, view.grad(Sensitive("forget", importance), {"forget": some}), strict=True):
+            t += g.square() if importance == "loss" else g.abs()
+    assert n == 6
+    assert worlds.far(fast, slow) < 1e-10 * max(1.0, max(float(t.max()) for t in slow))
+
+
+@pytest.mark.parametrize("against", ["all", "retain"])
+@pytest.mark.parametrize("knobs", [{"alpha": 1}, {"alpha": 7}, {"alpha": 0.5}], ids=str)
+def test_rows_that_matter_as_much_as_all_change_no_bit(digits: worlds.World, against: str, knobs: dict) -> None:
+    rows = digits.sets["retain"].take(range(40))
+    model = dampened(digits, {"forget": rows.named("forget"), "retain": rows}, against=against, batch=16, **knobs)
+    assert worlds.same(worlds.tensors(model), worlds.tensors(digits.model()))
+
+
+def test_everything_is_selected_below_one(digits: worlds.World) -> None:
+    rows = digits.sets["retain"].take(range(40))
+    model = dampened(digits, {"forget": rows.named("forget"), "retain": rows}, alpha=0.5, dampening=0.25)
+    start = worlds.tensors(digits.model())
+    quarters = [torch.where(p != q, p / 4, p) for p, q in zip(start, worlds.tensors(model), strict=True)]
+    assert worlds.same(worlds.tensors(model), quarters)
+    changed = sum(int((p != q).sum()) for p, q in zip(start, worlds.tensors(model), strict=True))
+    assert changed > 0.8 * sum(p.numel() for p in start)
+
+
+@pytest.mark.parametrize("size", ["vit-nano", "resnet-nano"])
+def test_a_high_threshold_changes_no_bit(size: str) -> None:
+    world = worlds.digits(size)
+    model = dampened(world, alpha=1e30)
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), world.model().state_dict().values(), strict=True))
+
+
+def test_the_adaptive_threshold_leaves_so_many_above() -> None:
+    ratios = squares.random(4000).exp()
+    mine, theirs = [ratios[:1000], torch.tensor([0.0, 1.0])], [torch.ones(1000), torch.tensor([0.0, 0.0])]
+    for share in (0.01, 0.1):
+        alpha = threshold([*mine, ratios[1000:]], [*theirs, torch.ones(3000)], share)
+        assert abs(int((ratios > alpha).sum()) - 4000 * math.log(1 + 100 * share) / 100) <= 1
+    assert threshold([torch.zeros(2)], [torch.zeros(2)], 0.1) == math.inf
+
+
+def test_the_adaptive_plan_compares_with_the_retain_rows() -> None:
+    (plan,) = resolve.plan("ssd", {"adaptive": True})
+    assert isinstance(plan.do, Dampen)
+    assert (plan.do.adaptive, plan.do.against) == (True, "retain")
+    assert resolve.plan("ssd")[0].do == Dampen(alpha=10.0, dampening=1.0, batch=128, against="all")
+
+
+@pytest.mark.parametrize("knobs", [{"adaptive": True}, {"alpha": 5, "batch": 1}], ids=str)
+@pytest.mark.parametrize("size", ["vit-nano", "resnet-nano"])
+def test_forgets_a_class(size: str, knobs: dict) -> None:
+    world = worlds.digits(size)
+    model = dampened(world, **knobs)
+    assert worlds.nll(model, world.port, world.sets["forget"]) > 1.5
+    assert worlds.nll(model, world.port, world.sets["retain"]) < 0.7
+
+
+def test_rows_like_the_rest_change_little(digits: worlds.World) -> None:
+    """Inherent: what matters to a random part matters to the rest."""
+    retain = digits.sets["retain"]
+    sets: dict[str, Rows] = {"forget": retain.take(range(64)).named("forget"), "retain": retain.take(range(64, 321))}
+    model = dampened(digits, sets, batch=32)
+    assert worlds.nll(model, digits.port, sets["forget"]) == pytest.approx(
+        worlds.nll(digits.model(), digits.port, sets["forget"]), abs=0.05
+    )
+
+
+def test_works_on_text(text: worlds.World) -> None:
+    model = dampened(text, alpha=3, batch=4)
+    assert worlds.nll(model, text.port, text.sets["forget"]) > 2 * worlds.nll(model, text.port, text.sets["retain"])

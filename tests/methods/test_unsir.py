@@ -1,0 +1,166 @@
+"""UNSIR: the noise by hand, who is in the two sets, that no image to forget is looked at, and the outcome."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+import worlds
+from expunge import resolve
+from expunge.core import loop
+from expunge.core.errors import UserError
+from expunge.core.parts import Rows, Sets
+from expunge.core.step import Run, View
+from expunge.methods.selectors.unsir import Noise, Others
+from expunge.modalities.image import Image
+
+SMALL = {"copies": 8, "images": 40, "lr": 1e-3}
+
+
+def picked(
+    world: worlds.World, part: Noise | Others, sets: Sets | None = None, model: nn.Module | None = None, port: Image | None = None
+) -> Sets:
+    sets = sets or world.sets
+    view = View(Run(model or world.model(), port or world.port, worlds.accelerator()), sets).at("select0", part)
+    return part.pick(sets, view)
+
+
+def noise(rows: Rows) -> torch.Tensor:
+    """The noise images of a set, once each."""
+    return torch.stack([x for i, x in zip(rows.ids, rows["pixels"], strict=True) if i.startswith("noise")])[:32].detach()
+
+
+def said(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Log-probability of a three."""
+    with torch.no_grad():
+        return model(images).logits.log_softmax(-1)[:, 3]
+
+
+def test_the_retain_rows_are_the_first_of_each_other_class(digits: worlds.World) -> None:
+    found = picked(digits, Others(5))["retain"]
+    whole = digits.sets["retain"]
+    by_class = {c: [i for i, a in zip(whole.ids, whole["answer"], strict=True) if a == [c]][:5] for c in range(10) if c != 3}
+    assert sorted(found.ids) == sorted(i for ids in by_class.values() for i in ids)
+    assert len(found) == 45
+    assert picked(digits, Others(500))["retain"].ids == whole.ids
+
+
+def test_retain_rows_of_the_class_itself_are_left_out(digits: worlds.World) -> None:
+    mixed = {**digits.sets, "retain": digits.sets["retain"].take(range(20)).join(digits.sets["forget"].take(range(4)))}
+    assert picked(digits, Others(), mixed)["retain"].ids == digits.sets["retain"].ids[:20]
+    with pytest.raises(UserError, match="no retain row of another class"):
+        picked(digits, Others(), {**digits.sets, "retain": digits.sets["forget"].named("retain")})
+
+
+def test_who_is_in_the_impair_set(digits: worlds.World) -> None:
+    found = picked(digits, Noise(rounds=0))["impair"]
+    assert len(found) == 32 * 80 + len(digits.sets["retain"])
+    assert found.name == "impair"
+    assert found["answer"][:2560] == [[3]] * 2560
+    assert found["answer"][2560:] == digits.sets["retain"]["answer"]
+    assert len({id(x) for x in found["pixels"][:2560]}) == 32  # copies of the same images
+    assert torch.equal(found["pixels"][0], found["pixels"][32])
+
+
+def test_without_rounds_the_noise_is_normal(digits: worlds.World) -> None:
+    drawn = noise(picked(digits, Noise(rounds=0))["impair"])
+    assert drawn.shape == (32, 1, 8, 8)
+    assert float(drawn.mean()) == pytest.approx(0, abs=0.1)
+    assert float(drawn.std()) == pytest.approx(1, abs=0.1)
+    assert torch.equal(drawn, noise(picked(digits, Noise(rounds=0))["impair"]))
+
+
+def test_noise_is_in_units_of_the_model(digits: worlds.World) -> None:
+    """What the model sees is the same where it normalises images."""
+    port = replace(digits.port, mean=(0.5,), std=(0.25,))
+    plain, normalised = (picked(digits, Noise(rounds=3), port=p)["impair"].take(range(32)) for p in (digits.port, port))
+    like = torch.zeros(())
+    assert torch.allclose(digits.port.pixels(plain, like), port.pixels(normalised, like), atol=1e-5)
+    assert not torch.allclose(digits.port.inputs(plain), port.inputs(normalised), atol=0.1)
+
+
+def test_the_first_round_by_hand(digits: worlds.World) -> None:
+    """Adam begins with steps of `pace` against the sign of the gradient of mean log p(3) + 0.1 mean |N|^2."""
+    model = digits.model()
+    start = noise(picked(digits, Noise(rounds=0))["impair"])
+    x = start.clone().requires_grad_()
+    value = model(x).logits.log_softmax(-1)[:, 3].mean() + 0.1 * x.square().sum((1, 2, 3)).mean()
+    (slope,) = torch.autograd.grad(value, x)
+    found = noise(picked(digits, Noise(rounds=1))["impair"])
+    clear = slope.abs() > 1e-5
+    assert torch.allclose((found - start)[clear], -0.1 * slope.sign()[clear], atol=1e-3)
+    assert float(clear.float().mean()) > 0.9
+
+
+def test_rounds_take_the_noise_away_from_the_class(digits: worlds.World) -> None:
+    model = digits.model()
+    before, after = (noise(picked(digits, Noise(rounds=n, penalty=0))["impair"]) for n in (0, 25))
+    assert float(said(model, after).mean()) < float(said(model, before).mean()) - 1
+    shrunk = noise(picked(digits, Noise(rounds=25, penalty=100.0))["impair"])
+    assert float(shrunk.norm()) < 0.3 * float(before.norm())
+
+
+def test_noise_leaves_nothing_in_the_model(digits: worlds.World) -> None:
+    model = digits.model()
+    picked(digits, Noise(rounds=2), model=model)
+    assert all(p.grad is None for p in model.parameters())
+    assert worlds.same(worlds.tensors(model), worlds.tensors(digits.model()))
+
+
+def test_no_image_to_forget_is_looked_at(digits: worlds.World) -> None:
+    blank = digits.sets["forget"].add(pixels=[torch.zeros(1, 8, 8)] * len(digits.sets["forget"]))
+    ends = []
+    for forget in (digits.sets["forget"], blank):
+        model = digits.model()
+        loop.run(resolve.plan("unsir", {**SMALL, "rounds": 2}), model, digits.port, {**digits.sets, "forget": forget})
+        ends.append(worlds.tensors(model))
+    assert worlds.same(*ends)
+
+
+def test_each_class_has_noise_of_its_own(digits: worlds.World) -> None:
+    retain = digits.sets["retain"]
+    fives = [i for i, a in enumerate(retain["answer"]) if a == [5]][:3]
+    both = {**digits.sets, "forget": digits.sets["forget"].join(retain.take(fives))}
+    found = picked(digits, Noise(rounds=1, copies=1), both)["impair"]
+    assert [found["answer"][i] for i in (0, 31, 32, 63)] == [[5], [5], [3], [3]]
+    assert not torch.equal(found["pixels"][0], found["pixels"][32])
+
+
+def test_images_of_bytes_may_stand_beside_noise(digits: worlds.World) -> None:
+    """Noise is floats, and images are often bytes."""
+    bytes_ = {n: digits.sets[n].add(pixels=[(255 * x).round().byte() for x in digits.sets[n]["pixels"]]) for n in ("forget", "retain")}
+    ends = []
+    for sets in (bytes_, digits.sets):
+        model = digits.model()
+        loop.run(resolve.plan("unsir", {**SMALL, "rounds": 1}), model, digits.port, sets)
+        ends.append(worlds.tensors(model))
+    assert worlds.far(*ends) < 0.02
+
+
+def test_repairs_on_the_retain_rows_of_the_impair_set(digits: worlds.World) -> None:
+    run = loop.run(resolve.plan("unsir", {**SMALL, "rounds": 0, "images": 5}), digits.model(), digits.port, digits.sets)
+    assert len(run.sets["retain"]) == 45
+    assert "impair" not in run.sets
+    stages = [record["stage"] for record in run.log if "loss" in record]
+    assert [stages.count(i) for i in (0, 1)] == [-(-(32 * 8 + 45) // 32), 1]
+
+
+def test_images_must_be_some() -> None:
+    with pytest.raises(UserError, match="at least one image a class, and images is 0"):
+        resolve.plan("unsir", {"images": 0})
+
+
+def test_needs_images(text: worlds.World) -> None:
+    with pytest.raises(UserError, match="needs inputs that are numbers and can be moved, which a model of the kind 'text' cannot give"):
+        loop.run(resolve.plan("unsir"), text.model(), text.port, text.sets)
+
+
+@pytest.mark.parametrize(("size", "knobs"), [("vit-nano", {"lr": 3e-3, "copies": 4}), ("resnet-nano", {"lr": 1e-3, "copies": 8})])
+def test_forgets_a_class(size: str, knobs: dict) -> None:
+    world = worlds.digits(size)
+    model = world.model()
+    loop.run(resolve.plan("unsir", knobs), model, world.port, world.sets)
+    forget, retain = (worlds.nll(model, world.port, world.sets[n]) for n in ("forget", "retain"))
+    assert forget > 1.0
+    assert retain < 0.5 * forget

@@ -1,0 +1,136 @@
+"""WAGLE against scores worked out by hand, its limits, the size of its masks, what they hold still, and the outcome."""
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import tables
+import worlds
+from expunge import resolve
+from expunge.core import loop
+from expunge.core.parts import Plan, Train
+from expunge.methods.terms import NLL, Ascent
+from expunge.methods.updates.sam import SAM
+from expunge.methods.updates.wagle import WAGLE, attribution, largest
+from quadratic import Bowls, spd, vector
+
+FAST = Train(epochs=2, batch=4, lr=1e-3, schedule="constant")
+
+
+def masks(world: worlds.World, **knobs: Any) -> Tensor:
+    """The mask over all weights, as one vector."""
+    plan = Plan(Ascent(), train=Train(epochs=0), updates=(WAGLE(**knobs),))
+    run = loop.run((plan,), world.model(), world.port, world.sets)
+    return torch.cat([m.flatten() for m in run.state["/update0"].values()])
+
+
+def test_score_at_the_lowest_point_of_a_quadratic_retain_loss() -> None:
+    weight, lowest, forget = vector(0), vector(1), vector(2)
+    assert torch.allclose(attribution(weight, forget, 0.3 * (weight - lowest), 0.3), (lowest * forget).abs())
+
+
+def test_limits_of_gamma() -> None:
+    w, f, r = (vector(i, 200) for i in range(3))
+
+    def order(scores: Tensor) -> list[int]:
+        return scores.argsort(stable=True).tolist()
+
+    assert order(attribution(w, f, r, 1e12)) == order((w * f).abs())
+    assert order(attribution(w, f, r, 1e-12)) == order((r * f).abs())
+    assert order(attribution(w, f, r, 1.0)) not in (order((w * f).abs()), order((r * f).abs()))
+    assert torch.equal(attribution(w, f, 0 * r, 0.0), (w * f).abs())  # optimal on the retain rows: no Fisher information either
+
+
+def test_the_largest_of_all_tensors_together_ties_in_order() -> None:
+    g = torch.Generator().manual_seed(0)
+    scores = [(torch.randn(n, generator=g).abs() * 8).round() / 8 for n in (50, 1, 300)]  # many ties
+    scores = [scores[0].view(5, 10), scores[1], scores[2] * torch.rand(300, generator=g).round()]
+    whole = torch.cat([s.flatten() for s in scores])
+    for count in (0, 1, 17, 100, 180, 340, len(whole)):
+        wanted = torch.zeros(len(whole), dtype=torch.bool)
+        wanted[whole.argsort(descending=True, stable=True)[:count]] = True
+        found = largest(scores, count)
+        assert [m.shape for m in found] == [s.shape for s in scores]
+        assert torch.equal(torch.cat([m.flatten() for m in found]), wanted)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.2])
+def test_mask_by_hand(gamma: float) -> None:
+    sets, table = tables.batch(), tables.scores(9).requires_grad_()
+    rows = {n: [tables.slope(-logp.mean(), table) for logp in tables.logps(table, sets[n])] for n in ("forget", "retain")}
+    forget, retain = (torch.stack(rows[n]).mean(0) for n in ("forget", "retain"))
+    fisher = float(torch.stack(rows["retain"]).square().mean())
+    scores = (table.detach() * forget - retain * forget / (gamma or fisher)).abs()
+    # rows of the two sets share no score here, so the second term is made to matter by prompts that they share
+    shared = {"forget": sets["forget"], "retain": sets["forget"].named("retain")}
+    both = (table.detach() * forget - forget.square() / (gamma or float(torch.stack(rows["forget"]).square().mean()))).abs()
+    for given, wanted in ((sets, scores), (shared, both)):
+        plan = Plan(Ascent(), train=Train(epochs=0), updates=(WAGLE(fraction=0.03, gamma=gamma),))
+        run = loop.run((plan,), tables.Table(table.detach()), tables.Port(), given)
+        (mask,) = run.state["/update0"].values()
+        count = int(0.03 * wanted.numel())
+        assert set(mask.flatten().nonzero().flatten().tolist()) == set(wanted.flatten().topk(count).indices.tolist())
+    assert set(both.flatten().topk(8).indices.tolist()) != set((table.detach() * forget).abs().flatten().topk(8).indices.tolist())
+
+
+def test_size_and_nesting(text: worlds.World) -> None:
+    every = sum(p.numel() for p in text.model().parameters())  # the tied head is the embedding: once
+    found = {p: masks(text, fraction=p) for p in (0.0, 0.1, 0.5, 0.95, 1.0)}
+    assert [int(m.sum()) for m in found.values()] == [int(p * every) for p in found]
+    ordered = list(found.values())
+    assert all(bool((a <= b).all()) for a, b in pairwise(ordered))
+
+
+def test_rankings_differ_and_chance_is_seeded(text: worlds.World) -> None:
+    found = {s: masks(text, fraction=0.3, score=s) for s in ("wagle", "snip", "gradient", "magnitude", "random")}
+    overlap = {s: float((found["wagle"] & m).sum() / m.sum()) for s, m in found.items()}
+    assert overlap["random"] == pytest.approx(0.3, abs=0.02)
+    assert 0.3 < overlap["snip"] < 1.0
+    assert torch.equal(found["random"], masks(text, fraction=0.3, score="random"))
+
+
+@pytest.mark.parametrize("hold", [True, False])
+def test_masked_weights_stay_or_only_decay(text: worlds.World, hold: bool) -> None:
+    model, before = text.model(), worlds.tensors(text.model())
+    plan = Plan(Ascent() + NLL("retain"), train=Train(epochs=1, batch=4, lr=1e-3, decay=0.5, schedule="constant"))
+    run = loop.run((Plan(plan.do, train=plan.train, updates=(WAGLE(fraction=0.3, hold=hold),)),), model, text.port, text.sets)
+    shrunk = 1.0 if hold else (1 - 1e-3 * 0.5) ** run.cost.steps
+    moved = 0
+    for old, new, mask in zip(before, worlds.tensors(model), run.state["/update0"].values(), strict=True):
+        assert torch.equal(old[~mask], new[~mask]) if hold else torch.allclose(shrunk * old[~mask], new[~mask], atol=1e-6)
+        moved += int((old[mask] != new[mask]).sum())
+    assert moved > 0.9 * 0.3 * sum(t.numel() for t in before)
+
+
+def test_no_weight_moves_where_none_may(text: worlds.World) -> None:
+    model = text.model()
+    knobs = {"fraction": 0, "lr": 1e-2, "epochs": 1, "steps": 0}
+    loop.run(resolve.plan("wagle", knobs), model, text.port, text.sets)
+    assert worlds.same(worlds.tensors(model), worlds.tensors(text.model()))
+
+
+def test_order_is_meaning_with_sam() -> None:
+    """Sharpness within the mask, or a mask of sharpness everywhere."""
+    bowls, mask = Bowls(vector(0), {"forget": spd(1)}), torch.tensor([True, False, True, False, True])
+    state, rho, g = {"0": mask}, 0.5, bowls.gradient("forget")
+    within = mask * bowls.gradient("forget", bowls.start + rho * mask * g / (mask * g).norm())
+    everywhere = mask * bowls.gradient("forget", bowls.start + rho * g / g.norm())
+    assert torch.allclose(bowls.under(WAGLE(), SAM(rho=rho), state=state)[1], within, atol=1e-6)
+    assert torch.allclose(bowls.under(SAM(rho=rho), WAGLE(), state=state)[1], everywhere, atol=1e-6)
+    assert not torch.allclose(within, everywhere, atol=1e-2)
+
+
+def test_forgets_in_fewer_steps_than_a_random_mask_of_that_size(text: worlds.World) -> None:
+    for seed in range(3):
+        after = {}
+        for score in ("wagle", "random"):
+            model = text.model()
+            knobs = {"lr": 1e-3, "batch": 9, "epochs": 15, "schedule": "constant", "warmup": 0, "seed": seed}
+            plans = resolve.plan("graddiff", {**knobs, "fraction": 0.1, "score": score}, update=("wagle",))
+            loop.run(plans, model, text.port, text.sets)
+            after[score] = worlds.nll(model, text.port, text.sets["forget"])
+        assert after["wagle"] > after["random"] + 0.5
+    assert worlds.nll(model, text.port, text.sets["retain"]) < 0.6
