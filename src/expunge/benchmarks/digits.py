@@ -2,7 +2,7 @@
 
 Source: Alpaydin and Kaynak 1998, Optical Recognition of Handwritten Digits (UCI), as `sklearn.datasets.load_digits` ships it
 Licence: CC BY 4.0
-Splits: class0 to class9 (all images of a digit), random10 (a tenth of the training images, drawn with the seed)
+Splits: class0 to class9 (all images of a digit), random10 (a tenth of the training images, drawn with the seed; or another percentage)
 Scores: accuracies, membership, representations, as the retrained model's; see the metric `classification`
 Status: faithful; the split into 1,297 training and 500 unseen images is our own, drawn with the seed
 """
@@ -29,8 +29,8 @@ def load(data: str = "", split: str = "class3", seed: int = 0, **limits: int) ->
 
     if data:
         raise UserError("the digits come with scikit-learn: leave --data out")
-    if not (kind := re.fullmatch(r"class(\d)|random(\d\d?)", split)):
-        raise UserError(f"digits have no split '{split}'; there are class0 to class9, and random10 (percent of the training images)")
+    if not (kind := re.fullmatch(r"class(\d)|random([1-9]\d?)", split)):
+        raise UserError(f"digits have no split '{split}'; there are class0 to class9, and random1 to random99 (percent of training images)")
     found = load_digits()
     order = np.random.default_rng(seed).permutation(len(found.target))
     records: list[dict[str, Any]] = [{"image": (found.images[i] / 16).astype(np.float32), "label": int(found.target[i])} for i in order]

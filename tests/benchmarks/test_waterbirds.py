@@ -1,0 +1,95 @@
+"""Waterbirds: a folder that is laid out like it becomes the right rows, and what is wrong with it is said."""
+
+import csv
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from expunge.benchmarks import waterbirds
+from expunge.benchmarks.waterbirds import rows, thinned
+from expunge.core.errors import UserError
+from expunge.modalities.image import classifier_port
+
+HEADER = ["img_id", "img_filename", "y", "split", "place", "place_filename"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Forty images: in training one of ten birds is in the wrong place, among the unseen ones half."""
+    lines, shade = [], 0
+    for part, n, wrong in ((0, 10, 1), (1, 2, 1), (2, 8, 4)):
+        for y in (0, 1):
+            for i in range(n):
+                name = f"{part:03d}.Bird/{y}_{i}.jpg"
+                (tmp_path / name).parent.mkdir(exist_ok=True)
+                shade += 5
+                Image.fromarray(np.full((6, 6, 3), shade, np.uint8)).save(tmp_path / name)
+                lines.append([len(lines), name, y, part, 1 - y if i < wrong else y, f"/f/forest/{i}.jpg"])
+    with (tmp_path / "metadata.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([HEADER, *lines])
+    return tmp_path
+
+
+def test_rows_by_set(folder: Path) -> None:
+    suite = waterbirds.load(str(folder))
+    sizes = {"forget": 10, "retain": 10, "holdout": 16, "aligned": 4, "conflicting": 4}
+    assert {n: len(r) for n, r in suite.sets.items()} == sizes
+    assert len(suite.train["full"]) == 20
+    assert {r["label"] for r in suite.sets["forget"]} == {1}
+    assert {r["label"] for r in suite.sets["retain"]} == {0}
+    assert {(r["label"], r["attribute"]) for r in suite.sets["conflicting"]} == {(1, 0)}
+    assert {(r["label"], r["attribute"]) for r in suite.sets["aligned"]} == {(1, 1)}
+    assert {r["label"] for r in waterbirds.load(str(folder), "landbird").sets["conflicting"]} == {0}
+    found = classifier_port(suite.labels).rows("forget", suite.sets["forget"])
+    assert found["pixels"][0].shape == (3, 6, 6)
+    assert found["answer_text"][0] == "waterbird"
+    assert Counter(found["attribute"]) == {1: 9, 0: 1}
+
+
+def test_fewer_birds_in_the_wrong_place() -> None:
+    """Of 90 right and 10 wrong rows a class, 95 % right means that 5 (4.7) wrong ones stay; 99.5 % none (0.45)."""
+    made = [{"label": y, "attribute": 1 - y if i < 10 else y, "image": f"{y}{i}"} for y in (0, 1) for i in range(100)]
+    for aligned, stay in ((0.9, 10), (0.95, 5), (0.98, 2), (0.995, 0), (1.0, 0), (0.5, 10)):
+        left = thinned(made, aligned)
+        assert Counter((r["label"], r["attribute"]) for r in left) == Counter({(0, 0): 90, (1, 1): 90, (0, 1): stay, (1, 0): stay})
+    assert thinned(made, 0.95, seed=1) == thinned(made, 0.95, seed=1) != thinned(made, 0.95, seed=2)
+
+
+def test_a_share_for_the_training_rows_alone(folder: Path) -> None:
+    suite = waterbirds.load(str(folder), aligned=0.995)
+    assert all(r["label"] == r["attribute"] for r in suite.train["full"])
+    assert len(suite.sets["conflicting"]) == 4
+
+
+def test_parts(folder: Path) -> None:
+    assert [len(rows(folder, part)) for part in (0, 1, 2)] == [20, 4, 16]
+
+
+@pytest.mark.parametrize(
+    ("header", "line", "said"),
+    [
+        (HEADER, [0, "a.jpg", 2, 0, 0, ""], "line 2: y and place are 0 or 1"),
+        (HEADER, [0, "a.jpg", "duck", 0, 0, ""], "line 2: .*duck"),
+        (["img_filename", "y", "split"], ["a.jpg", 0, 0], "no column 'place'"),
+        (HEADER, [0, "a.jpg", 1, 1, 1, ""], "no row for the set"),
+    ],
+)
+def test_a_folder_of_another_kind(tmp_path: Path, header: list[str], line: list[object], said: str) -> None:
+    with (tmp_path / "metadata.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([header, line])
+    with pytest.raises(UserError, match=said):
+        waterbirds.load(str(tmp_path))
+
+
+def test_what_makes_no_sense_is_refused(folder: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        waterbirds.load(str(folder / "nowhere"))
+    with pytest.raises(UserError, match="give --data"):
+        waterbirds.load()
+    with pytest.raises(UserError, match="did you mean 'landbird'"):
+        waterbirds.load(str(folder), "landbirds")
+    with pytest.raises(UserError, match="from 0 to 1"):
+        waterbirds.load(str(folder), aligned=2)
