@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import time
 from collections import Counter
 from dataclasses import replace
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import classified
 from expunge.audit import judge
 from expunge.audit.judge import audit_scores, families, verdict
 from expunge.audit.metrics.memorization import memorization_accuracy
@@ -367,3 +369,71 @@ def test_a_full_sized_audit_takes_seconds():
     assert not [name for name in skipped if not name.startswith("holdout")]
     assert len(records) >= 26
     assert spent < 3, f"{spent:.1f} s of processor time"
+
+
+# Classifiers
+
+
+def findings_of(**scores) -> dict[str, str]:
+    """Sentences by the level of the finding that mentions a score."""
+    return {name: f"{f['level']}: {f['text']}" for name in scores for f in verdict(scores, {}) if re.search(rf"\b{name}: ", f["text"])}
+
+
+def test_classifiers_are_held_against_the_retrained_model():
+    assert failing(forget_accuracy=record(0.07, 0.0)) == {"forget_accuracy"}
+    assert failing(forget_accuracy=record(0.05, 0.0)) == set()
+    assert failing(forget_accuracy=record(0.83, 0.9)) == {"forget_accuracy"}
+    assert failing(forget_accuracy=record(0.85, 0.9)) == set()
+    assert failing(test_forget_accuracy=record(0.5, 0.3)) == {"test_forget_accuracy"}
+    said = findings_of(forget_accuracy=record(0.5, 0.9), test_forget_accuracy=record(0.5, 0.3))
+    assert said["forget_accuracy"].startswith("fail: Over-forgotten: forgotten items are more often wrong than to a model that never saw")
+    assert said["test_forget_accuracy"].startswith("fail: Forgetting failed: too many unseen items of forgotten classes are still")
+    assert findings_of(forget_accuracy=record(0.5, 0.5))["forget_accuracy"] == (
+        "pass: Forgotten: forgotten items are classified as by a model that never saw them "
+        "(forget_accuracy: 0.5 [0.49, 0.51], the retrained model 0.5)."
+    )
+
+
+def test_features_that_still_know_are_a_warning():
+    head = "warn: The features below the last layer still know what was to be forgotten ("
+    assert findings_of(knn_forget=record(0.5, 0.4))["knn_forget"].startswith(head + "knn_forget: 0.5")
+    assert findings_of(knn_forget=record(0.44, 0.4)) == findings_of(cka_original=record(0.6, 0.5)) == {}
+    both = findings_of(knn_forget=record(1.0, 0.4), cka_original=record(1.0, 0.5), forget_accuracy=record(0.0, 0.0))
+    assert both["knn_forget"] == both["cka_original"]
+    assert both["forget_accuracy"].startswith("pass")
+
+
+def test_shares_of_simple_attacks_are_read_in_their_own_direction():
+    familiar = "warn: Forgotten items look more like training items than to the retrained model ("
+    quiet = "pass: Forgotten items look no more like training items than to the retrained model ("
+    said = findings_of(mia_efficacy=record(0.1, 0.4), mia_entropy=record(0.9, 0.5), mia_threshold=record(0.5, 0.5))
+    assert said["mia_efficacy"] == said["mia_entropy"]
+    assert said["mia_efficacy"].startswith(familiar)
+    assert said["mia_threshold"].startswith(quiet)
+    said = findings_of(mia_efficacy=record(0.9, 0.4), mia_entropy=record(0.1, 0.5))
+    assert said["mia_efficacy"] == said["mia_entropy"]
+    assert said["mia_efficacy"].startswith(quiet)
+    assert findings_of(mia_efficacy=record(0.1, None), mia_cv=record(0.9, None)) == {}
+
+
+def test_telling_forgotten_items_apart_does_not_say_which_ones_look_familiar():
+    assert findings_of(mia_cv=record(0.9, 0.5))["mia_cv"].startswith(
+        "warn: Forgotten items can be told from unseen ones better than by the"
+    )
+    assert findings_of(mia_cv=record(0.505, 0.5))["mia_cv"].startswith("pass: Forgotten items can be told from unseen ones no better")
+
+
+def test_without_a_retrained_model_accuracy_is_held_against_the_original():
+    fewer = verdict({"forget_accuracy": record(0.3, None)}, {}, {"forget_accuracy": record(0.9, None)})
+    assert "Less is known than before" in texts(fewer, "pass")
+    same = verdict({"forget_accuracy": record(0.9, None)}, {}, {"forget_accuracy": record(0.9, None)})
+    assert "Nothing was forgotten" in texts(same, "fail")
+
+
+def test_a_classifier_gets_the_scores_of_classifiers_alone():
+    sets = {n: classified.sure([0, 1, 1], [0, 1, 1], n, features=np.eye(3)) for n in ("forget", "retain", "holdout")}
+    records, skipped = audit_scores(Evidence(classified.observed(**sets)), resamples=10)
+    there = records.keys() | skipped.keys()
+    assert {"forget_accuracy", "knn_retain", "mia_efficacy"} <= there
+    assert not {"forget_quality", "extraction_strength", "mia_min_k"} & there
+    assert "forget_accuracy" not in scored("original")[0].keys() | scored("original")[1].keys()

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
+from torch import nn
 
+import classified
+import expunge
 import worlds
-from expunge.audit.observe import observe
+from expunge.audit.observe import Wants, observe
+from expunge.audit.observed import Observed
 
 RECORDS = [
     {
@@ -60,3 +68,116 @@ def test_what_was_seen_is_kept_by_content(text: worlds.World, tmp_path: Path) ->
     other = observe(text.model("random"), text.port, {"forget": RECORDS}, cache=tmp_path)
     assert first.about["key"] == again.about["key"] != other.about["key"]
     assert len(list(tmp_path.iterdir())) == 2
+
+
+# Classifiers
+
+
+@pytest.fixture(scope="module")
+def records() -> dict[str, list[dict[str, Any]]]:
+    return {n: rows[:12] for n, rows in classified.digits().items()}
+
+
+def pixels(records: Sequence[Mapping[str, Any]]) -> torch.Tensor:
+    return torch.tensor(np.array([r["image"] for r in records]))[:, None]
+
+
+def test_a_classifier_is_seen_as_it_answers(digits: worlds.World, records: Any) -> None:
+    model, holdout = digits.model(), records["holdout"]
+    seen = observe(model, digits.port, {"holdout": holdout}).sets["holdout"]
+    with torch.no_grad():
+        out = model(pixel_values=pixels(holdout), output_hidden_states=True)
+        last = model.vit(pixel_values=pixels(holdout)).last_hidden_state[:, 0]
+    log = out.logits.double().log_softmax(-1)
+    assert np.allclose(seen.dist, log, atol=1e-5)
+    assert seen.label is not None
+    assert seen.label.tolist() == [r["label"] for r in holdout]
+    assert seen.said == tuple(str(i) for i in out.logits.argmax(-1).tolist())
+    assert seen.answer == tuple(str(r["label"]) for r in holdout)
+    answer = seen.kinds["answer"]
+    assert np.allclose(answer.logp, log[torch.arange(12), torch.tensor(seen.label)], atol=1e-5)
+    assert answer.hit.tolist() == [a == b for a, b in zip(seen.said, seen.answer, strict=True)]
+    assert answer.lengths.tolist() == [1] * 12
+    assert list(seen.features) == ["block:0", "block:1", "head"]
+    assert np.allclose(seen.features["head"], last, atol=1e-5)
+    assert np.allclose(seen.features["block:0"], out.hidden_states[1].mean(1), atol=1e-5)  # over the patches
+
+
+def test_many_images_are_seen_in_their_order_by_one_forward_each(digits: worlds.World, records: Any, monkeypatch: Any) -> None:
+    model, rows = digits.model(), records["retain"]
+    whole = observe(model, digits.port, {"retain": rows}).sets["retain"]
+    sizes: list[int] = []
+    model.register_forward_hook(lambda _, args, kwargs, out: sizes.append(len(out.logits)), with_kwargs=True)
+    monkeypatch.setattr("expunge.audit.observe.IMAGES", 5)
+    cut = observe(model, digits.port, {"retain": rows}).sets["retain"]
+    assert sizes == [5, 5, 2]
+    assert cut.ids == whole.ids
+    assert np.allclose(cut.dist, whole.dist, atol=1e-5)
+    assert all(np.allclose(cut.features[n], x, atol=1e-5) for n, x in whole.features.items())
+
+
+def test_features_are_left_out_where_they_are_not_wanted(digits: worlds.World, records: Any) -> None:
+    assert not observe(digits.model(), digits.port, records, wants=Wants(features=False)).sets["forget"].features
+
+
+def test_what_was_seen_of_a_classifier_is_saved_whole(digits: worlds.World, records: Any, tmp_path: Path) -> None:
+    seen = observe(digits.model(), digits.port, records)
+    seen.save(tmp_path)
+    again = Observed.load(tmp_path)
+    assert again.modality == "image"
+    for name, one in seen.sets.items():
+        other = again.sets[name]
+        assert other.dist is not None
+        assert np.array_equal(other.dist, one.dist)
+        assert other.label is not None
+        assert np.array_equal(other.label, one.label)
+        assert other.label.dtype == np.int64
+        assert list(other.features) == list(one.features)  # in the order of the blocks
+        assert all(np.array_equal(other.features[n], x) for n, x in one.features.items())
+        assert (other.ids, other.question, other.answer, other.said) == (one.ids, one.question, one.answer, one.said)
+
+
+def test_features_of_many_blocks_keep_their_order(tmp_path: Path) -> None:
+    features = {f"block:{i}": np.full((1, 1), i, np.float32) for i in range(12)}
+    classified.observed(forget=replace(classified.sure([0], [0]), features=features)).save(tmp_path)
+    assert [float(x[0, 0]) for x in Observed.load(tmp_path).sets["forget"].features.values()] == list(range(12))
+
+
+def test_another_way_to_the_model_is_another_observation(records: Any, tmp_path: Path) -> None:
+    """Same weights and rows, and yet other answers: the normalisation, the names of the classes, what stands between the layers."""
+    rows = {"forget": [{**r, "label": 0} for r in records["forget"]]}
+
+    def seen(middle: nn.Module, *names: str, **port: Any) -> Observed:
+        torch.manual_seed(0)
+        opened = expunge.classifier(nn.Sequential(nn.Flatten(), nn.Linear(64, 4), middle, nn.Linear(4, 2)), names, **port)
+        return observe(opened.model, opened.port, rows, cache=tmp_path)
+
+    first = seen(nn.ReLU(), "a", "b")
+    keys = [first.about["key"], seen(nn.ReLU(), "a", "b").about["key"]]
+    assert keys[0] == keys[1]
+    for other in (seen(nn.Tanh(), "a", "b"), seen(nn.ReLU(), "a", "c"), seen(nn.ReLU(), "a", "b", mean=[0.5], std=[0.5])):
+        assert other.about["key"] not in keys
+        keys.append(other.about["key"])
+
+
+def test_any_module_can_be_looked_at(records: Any) -> None:
+    """More outputs than classes, and no linear layer whose input would be the features."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 12, 8), nn.Flatten())
+    opened = expunge.classifier(model, ["a", "b", "c", "d"])
+    model[0].bias.data[11] = 100.0  # type: ignore[union-attr, operator, index]
+    seen = observe(opened.model, opened.port, {"forget": records["forget"]}).sets["forget"]
+    assert set(seen.said) == {"11"}
+    assert seen.dist is not None
+    assert seen.dist.shape == (12, 12)
+    assert not seen.features
+
+
+def test_of_a_classifier_that_says_everything_equally_the_first_class_is_said(digits: worlds.World, records: Any) -> None:
+    model = digits.model()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.zero_()
+    seen = observe(model, digits.port, {"holdout": records["holdout"]}).sets["holdout"]
+    assert set(seen.said) == {"0"}
+    assert seen.kinds["answer"].hit.tolist() == [r["label"] == 0 for r in records["holdout"]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,18 @@ import numpy as np
 import torch
 from torch import nn
 
+from expunge.core.errors import UserError
 from expunge.core.parts import Answer, Modality, Need, Rows
 from expunge.core.receipt import hash_weights
 from expunge.core.request import digest
 from expunge.core.stats import example_gradients, mean_norm
 from expunge.core.step import evaluating
 
-from .observed import Observed, Scored, SetSeen
+from .observed import HEAD, PICTURED, Observed, Scored, SetSeen, few
 
 BUDGET = 4096  # positions in one forward
 IMAGES = 256  # rows in one forward of a classifier
+PICTURE = 64  # longer side of the pictures that are kept, in pixels
 SAID = 200  # tokens of a generation at most, and at most
 TIMES = 3  # times the longest true answer of the set
 VARIANCE = 1e-6  # smallest variance of a position's log-probability
@@ -53,13 +56,13 @@ def observe(
     """What a model says about the items of some sets.
 
     sets: by name, records with a question and an answer in any shape that the port reads and, where there are such, `paraphrased_answer`
-    and `perturbed_answer` (a list). cache: a folder of earlier observations, keyed by weights, rows and `wants`; a hit needs no forward.
+    and `perturbed_answer` (a list). cache: a folder of earlier observations, keyed by model, rows, the way from one to the other and
+    `wants`; a hit needs no forward.
     """
     rows = {n: _kinds(port, n, records) for n, records in sets.items() if len(records)}
     classifies = Need.GENERATE not in port.offers
-    key = digest(
-        [fingerprint(model), {n: {k: [r.ids, r.cols.get("prompt")] for k, (r, _) in ks.items()} for n, ks in rows.items()}, repr(wants)]
-    )
+    asked = {n: {k: [r.ids, r.cols.get("prompt")] for k, (r, _) in ks.items()} for n, ks in rows.items()}
+    key = digest([fingerprint(model), repr(model), port.about(), asked, repr(wants)])
     if cache and (cache / key / "observed.json").exists():
         return Observed.load(cache / key)
     started = time.monotonic()
@@ -68,16 +71,18 @@ def observe(
     seen = {}
     with evaluating(model), torch.no_grad():
         for name, kinds in rows.items():
+            answers, _ = kinds["answer"]
+            if classifies:
+                seen[name] = _classified(model, port, answers, wants.features)
+                done += len(answers)
+                progress(done, total, f"reading {name}")
+                continue
             scored = {}
             for kind, (some, item) in kinds.items():
                 moments = wants.moments and kind == "answer" and name in MEMBERS
                 scored[kind] = _score(model, port, some, item, moments)
                 done += len(some)
                 progress(done, total, f"reading {name}")
-            answers, _ = kinds["answer"]
-            if classifies:
-                seen[name] = _classified(model, port, answers, scored, wants.features)
-                continue
             said: tuple[str, ...] = ()
             if wants.said and name in WRITTEN:
                 progress(done, total, f"asking {name}")
@@ -132,7 +137,16 @@ def _batches(port: Modality, rows: Rows) -> Iterator[list[int]]:
         at += size
 
 
-def _score(model: nn.Module, port: Modality, rows: Rows, item: list[int], moments: bool) -> Scored:
+def _score(
+    model: nn.Module,
+    port: Modality,
+    rows: Rows,
+    item: Sequence[int],
+    moments: bool,
+    taps: tuple[str, ...] = (),
+    keep: Callable[[Answer], None] = lambda answer: None,
+) -> Scored:
+    """What a model says of rows. keep: what else to do with the answers of each forward, which see `taps`."""
     parts: dict[str, list[Any]] = {
         "logp": [None] * len(rows),
         "hit": [None] * len(rows),
@@ -140,7 +154,8 @@ def _score(model: nn.Module, port: Modality, rows: Rows, item: list[int], moment
         "std": [None] * len(rows),
     }
     for places in _batches(port, rows):
-        answer = port.forward(model, [rows.take(places)])[0]
+        answer = port.forward(model, [rows.take(places)], taps)[0]
+        keep(answer)
         for name, values in _read(answer, moments).items():
             for place, value in zip(places, values, strict=True):
                 parts[name][place] = value
@@ -176,31 +191,52 @@ def _read(answer: Answer, moments: bool) -> dict[str, list[Any]]:
     }
 
 
-def _classified(model: nn.Module, port: Modality, rows: Rows, scored: Mapping[str, Scored], features: bool) -> SetSeen:
+def _classified(model: nn.Module, port: Modality, rows: Rows, features: bool) -> SetSeen:
     """A classifier's distributions and features; what it says is its most probable class."""
-    head = port.head(model) if features else ""
-    taps = (*port.blocks(model), head) if features else ()
-    dist, label = [], []
-    inner: dict[str, list[torch.Tensor]] = {t: [] for t in taps}
-    for i in range(0, len(rows), IMAGES):
-        answer = port.forward(model, [rows.take(range(i, min(i + IMAGES, len(rows))))], taps)[0]
+    taps = _taps(model, port) if features else {}
+    dist, label = list[torch.Tensor](), list[torch.Tensor]()
+    inner: dict[str, list[torch.Tensor]] = {n: [] for n in taps.values()}
+
+    def keep(answer: Answer) -> None:  # rows are all of one length, so their order stays
         dist.append(answer.dist.values.float().cpu())
         label.append(answer.labels.cpu())
-        for tap in taps:
-            inner[tap].append((answer.input(tap) if tap == head else answer.hidden(tap)).values.float().cpu())
+        for tap, name in taps.items():
+            inner[name].append((answer.input(tap) if name == HEAD else answer.hidden(tap)).values.float().cpu())
+
+    scored = _score(model, port, rows, range(len(rows)), False, tuple(taps), keep)
     log = torch.cat(dist)
-    named = {"head" if t == head else t: torch.cat(x).numpy() for t, x in inner.items()}
-    said = tuple(port.decode(log.argmax(-1)[:, None].tolist()))
     return SetSeen(
         rows.ids,
         tuple(port.question(rows)),
         tuple(port.said(rows)),
-        scored,
-        said,
+        {"answer": scored},
+        said=tuple(port.decode(log.argmax(-1)[:, None].tolist())),
         dist=log.numpy(),
         label=torch.cat(label).numpy(),
-        features=named,
+        features={n: torch.cat(x).numpy() for n, x in inner.items()},
+        pictures=_pictures(rows),
     )
+
+
+def _pictures(rows: Rows) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
+    """Small pictures of a few rows, for people to look at; None where rows are no images, or of a set that nobody looks at."""
+    if "pixels" not in rows.cols or not (many := PICTURED.get(rows.name)):
+        return None
+    found = torch.stack([rows["pixels"][i] for i in few(len(rows), many)])
+    x = found.float() / (255 if found.dtype == torch.uint8 else 1)
+    low, high = min(0.0, float(x.min())), max(1.0, float(x.max()))  # values that were normalised before they came here
+    if (share := PICTURE / max(x.shape[-2:])) < 1:
+        size = [max(1, round(side * share)) for side in x.shape[-2:]]
+        x = torch.nn.functional.interpolate(x, size=size, mode="bilinear", antialias=True)
+    return ((x - low) / (high - low) * 255).round().clamp(0, 255).to(torch.uint8).numpy()
+
+
+def _taps(model: nn.Module, port: Modality) -> dict[str, str]:
+    """Where features are looked at, with the names that they get: the blocks, and what the last linear layer reads, where there is one."""
+    found = {tap: tap for tap in port.blocks(model)}
+    with suppress(UserError):
+        found[port.head(model)] = HEAD
+    return found
 
 
 def gradient_norms(model: nn.Module, port: Modality, rows: Rows) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -16,7 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
-WHOLE = ("gradnorm", "dist", "label")  # arrays of a set as a whole
+WHOLE = ("gradnorm", "dist", "label", "pictures")  # arrays of a set as a whole
+HEAD = "head"  # the name of the features that the last linear layer reads
+PICTURED = {"forget": 8, "retain": 4}  # items of a set that pictures are kept of
+
+
+def few(items: int, many: int) -> range:
+    """Places of about so many items, evenly spread."""
+    return range(0, items, max(1, items // many))[:many]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +71,8 @@ class SetSeen:
     gradnorm: Array | None = None  # (items,) mean over weight tensors of the gradient's L2 norm, where it was asked for
     dist: Array | None = None  # (items, classes) log-probabilities, of classifiers
     label: NDArray[np.int64] | None = None  # (items,) the true class, of classifiers
-    features: Mapping[str, Array] = field(default_factory=dict)  # by module, (items, width): what classifiers make of an item; last: `head`
+    features: Mapping[str, Array] = field(default_factory=dict)  # by block and HEAD, (items, width), of classifiers
+    pictures: NDArray[np.uint8] | None = None  # (few, channels, height, width), 0 to 255: small ones of the items that `few` names
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -47,10 +47,10 @@ class Measure:
         return float(self.stat(*self.items))
 
     def interval(self, resamples: int = 200, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
-        """Percentile bootstrap over items; (value, value) where nothing varies."""
+        """Percentile bootstrap over items; (value, value) where nothing varies. Draws without a value (nan) do not count."""
         rng = np.random.default_rng(seed)
         draws = [self.stat(*(x[rng.integers(len(x), size=len(x))] for x in self.items)) for _ in range(resamples)]
-        low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+        low, high = np.quantile([d for d in draws if not np.isnan(d)] or [self.value()], [(1 - level) / 2, (1 + level) / 2])
         return float(low), float(high)
 
 
@@ -71,6 +71,10 @@ class Evidence:
 
     def pairs(self, name: str, of: PerItem, beside: Beside = "retrained") -> Items:
         """`of` the same items under the model and under another one, (items, 2, ...). Errors: Missing, also where the items differ."""
+        return _kept(name, np.stack(self.both(name, of, beside), axis=1))
+
+    def both(self, name: str, of: PerItem, beside: Beside = "retrained") -> tuple[Items, Items]:
+        """`of` the same items, in the same order, under the model and under another one; their widths may differ. Errors: as `pairs`."""
         known: Observed | None = getattr(self, beside)
         if known is None:
             raise Missing(f"no {MODELS[beside]} was given")
@@ -82,7 +86,7 @@ class Evidence:
             raise Missing(f"{name}: the model and the {MODELS[beside]} answered different items ({odd} ids stand on one side only)")
         aligned = np.empty_like(there)
         aligned[np.argsort(ids, kind="stable")] = there[np.argsort(other, kind="stable")]
-        return _kept(name, np.stack([here, aligned], axis=1))
+        return here, aligned
 
 
 def labelled(seen: SetSeen, kind: str) -> Scored:

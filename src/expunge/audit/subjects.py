@@ -15,13 +15,15 @@ from expunge.core import catalog, loop
 from expunge.core.parts import Modality, Need, Rows
 from expunge.core.weights import put
 from expunge.loading import Opened
+from expunge.modalities._pictures import IMAGES, LABELS
 from expunge.report.collect import curves
 from expunge.report.story import Cost, Entry, Relearned, Role, Sample, Score, Story
 
+from .classified import MEANINGS, classes, picture
 from .judge import audit_scores
 from .metrics.tofu import truth_ratios
 from .observe import Records, Wants, observe
-from .observed import Observed
+from .observed import PICTURED, Observed, few
 from .score import Evidence
 
 Progress = Callable[[int, int, str], None]
@@ -67,6 +69,7 @@ class Subject:
     log: Sequence[Mapping[str, Any]] = ()
     receipt: Mapping[str, Any] = field(default_factory=dict)
     relearned: Sequence[Mapping[str, Any]] = ()
+    evidence: Evidence | None = None  # what it was scored beside
 
     def entry(self) -> Entry:
         """As the report shows it."""
@@ -85,6 +88,7 @@ class Subject:
             relearn=[Relearned(step=p["step"], scores=dict(p["scores"])) for p in self.relearned],
             cost=Cost(**{k: cost.get(k) for k in ("seconds", "tokens", "flops", "peak_memory_bytes")}) if cost else None,
             receipt=dict(self.receipt),
+            classes=classes(self.evidence or Evidence(self.seen)) if self.seen.modality == "image" and self.role != "random" else None,
         )
 
 
@@ -121,8 +125,9 @@ def judged(
     **known: Any,
 ) -> Subject:
     """Score observations, without a model."""
-    scores, skipped = audit_scores(Evidence(seen, retrained, seen if role == "original" else original, blank))
-    return Subject(name, role, seen, scores, skipped, **known)
+    evidence = Evidence(seen, retrained, seen if role == "original" else original, blank)
+    scores, skipped = audit_scores(evidence)
+    return Subject(name, role, seen, scores, skipped, evidence=evidence, **known)
 
 
 def controls(
@@ -181,6 +186,7 @@ def story(subjects: Sequence[Subject], title: str, **more: Any) -> Story:
         created=datetime.date.today().isoformat(),
         samples=samples(subjects),
         main=list(main),
+        meanings=dict(MEANINGS) if about.seen.modality == "image" else {},
         utility=utility,
         quality=quality,
         **{"receipt": dict(about.receipt), **more},
@@ -188,21 +194,32 @@ def story(subjects: Sequence[Subject], title: str, **more: Any) -> Story:
 
 
 def samples(subjects: Sequence[Subject], count: int = SAMPLES) -> list[Sample]:
-    """What every model says to the same few questions, evenly spread over forget and then retain."""
+    """What every model says to the same few questions or pictures, evenly spread over forget and then retain."""
     found = []
-    for name, many in (("forget", count - count // 3), ("retain", count // 3)):
+    shown = PICTURED if subjects[0].seen.modality == "image" else {"forget": count - count // 3, "retain": count // 3}
+    for name, many in shown.items():
         first = subjects[0].seen.sets.get(name)
         if first is None or not first.said:
             continue
-        step = max(1, len(first) // many)
-        for i in range(0, len(first), step)[:many]:
+        pictures = [picture(p) for p in first.pictures] if first.pictures is not None else []
+        for k, i in enumerate(few(len(first), many)):
             said = {
                 s.name: s.seen.sets[name].said[i] for s in subjects if name in s.seen.sets and len(s.seen.sets[name].said) == len(first)
             }
-            found.append(Sample(question=first.question[i], answer=first.answer[i], said=said, set=name))
+            drawn = pictures[k] if k < len(pictures) else ""
+            found.append(Sample(question=first.question[i], answer=first.answer[i], said=said, set=name, picture=drawn))
     return found
 
 
 def spread(rows: Records, limit: int) -> Records:
-    """At most `limit` rows, evenly spread; 0: all."""
-    return rows if not limit or len(rows) <= limit else [rows[i * len(rows) // limit] for i in range(limit)]
+    """At most `limit` rows, evenly spread, and one of each class that these would lack, or else it would pass for forgotten; 0: all."""
+    if not limit or len(rows) <= limit:
+        return rows
+    chosen = [rows[i * len(rows) // limit] for i in range(limit)]
+    first, there = {_class(r): r for r in reversed(rows)}, {_class(r) for r in chosen}
+    return chosen + [r for c, r in first.items() if c not in there]
+
+
+def _class(record: Mapping[str, Any]) -> str:
+    """The class of the image in a record, written out; '' where there is no image."""
+    return next((str(record[n]) for n in LABELS if n in record), "") if record.keys() & IMAGES else ""

@@ -4,12 +4,13 @@ Four attacks that papers report under one name, each under its own here, since t
 Threat model: the attacker reads distributions over classes and holds retained and unseen items of known membership (mia_efficacy,
     mia_entropy, mia_threshold) or unseen items alone (mia_loss, mia_cv); nothing is changed. Population attacks overstate privacy.
 Source: Jia et al. 2023 (arXiv 2304.04934) for mia_efficacy; Chundawat et al. 2023 (arXiv 2205.08096) for mia_entropy; Kurmanji et al. 2023,
-    SCRUB (arXiv 2302.09880) for mia_cv; Song and Mittal 2021 (arXiv 2003.10595) for mia_threshold
-Scores: mia_loss, mia_efficacy, mia_entropy, mia_cv, mia_threshold
+    SCRUB (arXiv 2302.09880) for mia_cv; Song and Mittal 2021 (arXiv 2003.10595) for mia_threshold; Choi and Na 2023 (arXiv 2311.02240)
+    for nomus
+Scores: mia_loss, mia_efficacy, mia_entropy, mia_cv, mia_threshold, nomus
 Needs: forget, holdout; retain (for mia_efficacy, mia_entropy, mia_threshold)
 Range and ideal: mia_loss AUC, about 0.5 where holdout is drawn like forget; mia_efficacy share of forgotten items called unseen;
     mia_entropy and mia_threshold share called members; mia_cv accuracy of telling forgotten from unseen, chance 0.5; all as the retrained
-    model's
+    model's; nomus, half test accuracy and half how near mia_cv is to chance, 0 to 1
 Differs: retained items are drawn with a seed, not the first ones, which class-sorted data bias; forgotten items are compared with unseen
     ones of their own classes
 Status: faithful
@@ -19,13 +20,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 
-from expunge.audit.metrics.classification import confidence, entropy, log_probabilities, mean
+from expunge.audit.metrics.classification import among, confidence, entropy, gone, hits, log_probabilities, mean, unseen_of
 from expunge.audit.observed import SetSeen
 from expunge.audit.score import Evidence, Items, Measure, Missing, PerItem, attempt
+from expunge.functional.unlearning_scores import nomus
 
 from .mia import auc
 
@@ -85,18 +87,20 @@ def cross_validated(forgotten: Items, unseen: Items, splits: int = SPLITS, seed:
 def above_threshold(members: Items, others: Items, asked: Items) -> Items:
     """Whether items stand at or above the threshold that tells members from others best (balanced accuracy), (asked,) of 0 and 1."""
     tried = np.unique(np.concatenate([members, others]))
-    share = (members[:, None] >= tried).mean(0) / 2 + (others[:, None] < tried).mean(0) / 2
-    return np.asarray(asked >= tried[share.argmax()], np.float64)
+    missed, refused = (np.searchsorted(np.sort(x), tried) / len(x) for x in (members, others))  # shares that stand below each
+    return np.asarray(asked >= tried[(refused - missed).argmax()], np.float64)
 
 
 def scores(evidence: Evidence) -> dict[str, Measure | Missing]:
     """All scores of the card."""
+    told = cache(lambda: cross_validated(*_unseen(evidence, loss)))
     made: dict[str, Callable[[], Measure]] = {
         "mia_loss": partial(_loss, evidence),
         "mia_efficacy": partial(_shares, evidence, confidence, efficacy, "share called unseen; kernel machine on confidence"),
         "mia_entropy": partial(_shares, evidence, entropy, by_entropy, "share called members; logistic regression on entropy"),
-        "mia_cv": partial(_cv, evidence),
+        "mia_cv": partial(_cv, told),
         "mia_threshold": partial(_by_class, evidence),
+        "nomus": partial(_nomus, evidence, told),
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of fits that do not converge on constant outputs
@@ -113,7 +117,9 @@ def _unseen(evidence: Evidence, of: PerItem) -> tuple[Items, Items]:
     classes = evidence.items("forget", lambda seen: np.asarray(seen.label, np.float64))
 
     def alike(seen: SetSeen) -> Items:
-        return np.asarray(np.where(np.isin(seen.label, classes), of(seen), np.nan))
+        if not (mine := np.isin(seen.label, classes)).any():
+            raise Missing("no item is of a class of which items are forgotten")
+        return np.asarray(np.where(mine, of(seen), np.nan))
 
     return evidence.items("forget", of), evidence.items("holdout", alike)
 
@@ -122,9 +128,15 @@ def _loss(evidence: Evidence) -> Measure:
     return Measure(_unseen(evidence, loss), auc, "retrained", variant="loss; unseen items of the same classes")
 
 
-def _cv(evidence: Evidence) -> Measure:
-    found = cross_validated(*_unseen(evidence, loss))
-    return Measure((found,), mean, "retrained", variant=f"loss; {SPLITS} splits; unseen items of the same classes")
+def _cv(told: Callable[[], Items]) -> Measure:
+    return Measure((told(),), mean, "retrained", variant=f"loss; {SPLITS} splits; unseen items of the same classes")
+
+
+def _nomus(evidence: Evidence, told: Callable[[], Items]) -> Measure:
+    """Half utility, half how near the attack is to chance; the accuracies of splits and of items are drawn on their own."""
+    unseen = unseen_of(evidence.model)
+    found = evidence.items(unseen, among(gone(evidence.model), hits, inside=False)), told()
+    return Measure(found, lambda right, attack: nomus(mean(right), mean(attack)), "higher", variant="test accuracy and mia_cv")
 
 
 def _by_class(evidence: Evidence) -> Measure:

@@ -5,11 +5,12 @@ Source: Golatkar et al. 2020 (arXiv 1911.04933); Fan et al. 2024, SalUn (arXiv 2
     (arXiv 2205.08096) for ZRF
 Scores: forget_accuracy, retain_accuracy, test_accuracy, test_forget_accuracy, model_utility, average_gap, forget_confidence,
     forget_entropy, zrf
-Needs: forget, retain, holdout (unseen items); retrained (for average_gap), random (for zrf)
+Needs: forget, retain, holdout or test (unseen items); retrained (for average_gap), random (for zrf)
 Range and ideal: accuracies 0 to 1; those of forgotten items and classes as the retrained model's; average_gap ideal 0; zrf to 1, high where
     the model is as unsure of forgotten items as random weights are
 Differs: unseen items of classes that are forgotten altogether count in test_forget_accuracy, not in test_accuracy; model_utility is
-    test_accuracy, or retain_accuracy where nothing unseen was given
+    test_accuracy, or retain_accuracy where nothing unseen of a class that remains was given; average_gap leaves membership out, which has
+    scores of its own
 Status: faithful
 """
 
@@ -20,6 +21,7 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import entr, rel_entr
 
 from expunge.audit.observed import Observed, SetSeen
 from expunge.audit.score import Broken, Evidence, Items, Measure, Missing, PerItem, attempt
@@ -48,20 +50,13 @@ def confidence(seen: SetSeen) -> Items:
 
 def entropy(seen: SetSeen) -> Items:
     """Entropy of the distribution over classes, (items,), in nats."""
-    log = log_probabilities(seen)
-    p = np.exp(log)
-    return np.asarray(-np.where(p > 0, p * np.where(p > 0, log, 0.0), 0.0).sum(1))
+    return np.asarray(entr(np.exp(log_probabilities(seen))).sum(1))
 
 
 def jensen_shannon(a: Items, b: Items) -> Items:
     """Jensen-Shannon divergence in nats, from 0 to log 2, of distributions given as log-probabilities (items, classes): (items,)."""
-    middle = np.logaddexp(a, b) - np.log(2)
-
-    def kl(log: Items) -> Items:
-        p = np.exp(log)
-        return np.asarray(np.where(p > 0, p * (np.where(p > 0, log, 0.0) - middle), 0.0).sum(1))
-
-    return np.asarray((kl(a) + kl(b)) / 2)
+    p, q = np.exp(a), np.exp(b)
+    return np.asarray((rel_entr(p, (p + q) / 2) + rel_entr(q, (p + q) / 2)).sum(1) / 2)
 
 
 def gone(observed: Observed) -> NDArray[np.int64]:
@@ -70,6 +65,11 @@ def gone(observed: Observed) -> NDArray[np.int64]:
     if forget is None or forget.label is None or retain is None or retain.label is None:
         return np.array([], np.int64)
     return np.setdiff1d(forget.label, retain.label)
+
+
+def unseen_of(observed: Observed) -> str:
+    """The set that accuracy is measured on: `test` where the audit has one beside the non-members of the attacks, else `holdout`."""
+    return "test" if "test" in observed.sets else "holdout"
 
 
 def among(classes: NDArray[np.int64], of: PerItem, inside: bool) -> PerItem:
@@ -91,23 +91,22 @@ def mean(values: Items) -> float:
 
 def scores(evidence: Evidence) -> dict[str, Measure | Missing]:
     """All scores of the card."""
-    classes = gone(evidence.model)
+    classes, unseen = gone(evidence.model), unseen_of(evidence.model)
     kept, lost = among(classes, hits, inside=False), among(classes, hits, inside=True)
 
     def share(name: str, of: PerItem, direction: str, variant: str = "") -> Measure:
         return Measure((evidence.items(name, of),), mean, direction, variant=variant)  # type: ignore[arg-type]
 
     def utility() -> Measure:
-        unseen = "holdout" in evidence.model.sets
-        return share(
-            "holdout" if unseen else "retain", kept, "higher", "accuracy on unseen items" if unseen else "accuracy on retained items"
-        )
+        seen = evidence.model.sets.get(unseen)
+        where = "retain" if seen is None or np.isin(seen.label, classes).all() else unseen
+        return share(where, kept, "higher", f"accuracy on {'retained' if where == 'retain' else 'unseen'} items")
 
     makers: dict[str, Callable[[], Measure]] = {
         "forget_accuracy": partial(share, "forget", hits, "retrained"),
         "retain_accuracy": partial(share, "retain", hits, "higher"),
-        "test_accuracy": partial(share, "holdout", kept, "higher", "classes that remain"),
-        "test_forget_accuracy": partial(share, "holdout", lost, "retrained", "classes that are forgotten altogether"),
+        "test_accuracy": partial(share, unseen, kept, "higher", "classes that remain"),
+        "test_forget_accuracy": partial(share, unseen, lost, "retrained", "classes that are forgotten altogether"),
         "model_utility": utility,
         "average_gap": partial(_gap, evidence, kept),
         "forget_confidence": partial(share, "forget", confidence, "retrained"),
@@ -119,7 +118,7 @@ def scores(evidence: Evidence) -> dict[str, Measure | Missing]:
 
 def _gap(evidence: Evidence, kept: PerItem) -> Measure:
     """Mean distance of the accuracies from the retrained model's; the same items of both are drawn together."""
-    pairs = tuple(evidence.pairs(name, of) for name, of in (("forget", hits), ("retain", hits), ("holdout", kept)))
+    pairs = tuple(evidence.pairs(name, of) for name, of in (("forget", hits), ("retain", hits), (unseen_of(evidence.model), kept)))
 
     def stat(*both: Items) -> float:
         return float(np.mean([abs(x[:, 0].mean() - x[:, 1].mean()) for x in both]))

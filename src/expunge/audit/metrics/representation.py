@@ -3,11 +3,12 @@ Features of the forgotten items are compared with the retrained and the original
 
 Source: Kim et al. 2025 (arXiv 2503.06991); Kornblith et al. 2019 (arXiv 1905.00414) for linear CKA
 Scores: cka_retrained, cka_original, knn_forget, knn_retain, agl, agr, h_lr
-Needs: forget, retain, holdout; features; retrained (for cka_retrained, agl, agr, h_lr), original (for cka_original)
+Needs: forget, retain, holdout or test (unseen items); features; retrained (for cka_retrained, agl, agr, h_lr), original (for cka_original)
 Range and ideal: 0 to 1; cka_retrained, agl, agr and h_lr ideal 1 (as the retrained model); cka_original and k-NN accuracies as the
     retrained model's
-Differs: CKA over all forgotten items at once, not averaged over batches; neighbours are found among the items that the audit looks at;
-    the products agl and agr are reconstructed from their description, so their parts are given beside them
+Differs: CKA over all forgotten items at once, not averaged over batches; neighbours are found among the forgotten and the retained items
+    that the audit looks at, both together, since among the items of one forgotten class alone there is one answer; the products agl and agr
+    are reconstructed from their description, so their parts are given beside them
 Status: faithful
 """
 
@@ -18,19 +19,19 @@ from functools import partial
 
 import numpy as np
 
-from expunge.audit.observed import Observed, SetSeen
-from expunge.audit.score import Broken, Evidence, Items, Measure, Missing, attempt
+from expunge.audit.observed import HEAD, SetSeen
+from expunge.audit.score import Beside, Broken, Evidence, Items, Measure, Missing, PerItem, attempt
 
-from .classification import among, gone, hits, mean
+from .classification import among, gone, hits, mean, unseen_of
 
 MODALITIES = ("image",)  # whose observations it reads
 NEIGHBOURS = 5
-HEAD = "head"  # the features that the last linear layer reads
+ROUNDING = 1e-6  # of the size of features: what varies less does not vary
 
 
-def features(seen: SetSeen, layer: str = HEAD) -> Items:
-    """(items, width). Errors: Missing, Broken."""
-    found = seen.features.get(layer)
+def features(seen: SetSeen) -> Items:
+    """What the head reads, (items, width). Errors: Missing, Broken."""
+    found = seen.features.get(HEAD)
     if found is None:
         raise Missing("no features were observed")
     if not np.isfinite(found).all():
@@ -43,13 +44,18 @@ def linear_cka(a: Items, b: Items) -> float:
 
     Independent features of n items have about width / (n + width), not 0. nan where one of them does not vary.
     """
-    a, b = a - a.mean(0), b - b.mean(0)
+    a, b = _centred(a), _centred(b)
     if len(a) < min(a.shape[1], b.shape[1]):  # the Gram form is the same number, and smaller
         left, right = a @ a.T, b @ b.T
         cross, scale = float((left * right).sum()), float(np.linalg.norm(left) * np.linalg.norm(right))
     else:
         cross, scale = float(np.linalg.norm(b.T @ a) ** 2), float(np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b))
     return cross / scale if scale > 0 else float("nan")
+
+
+def _centred(x: Items) -> Items:
+    moved = x - x.mean(0)
+    return np.asarray(moved if np.linalg.norm(moved) > ROUNDING * np.linalg.norm(x) else np.zeros_like(x))
 
 
 def nearest_label(known: Items, labels: Items, asked: Items, k: int = NEIGHBOURS) -> Items:
@@ -63,20 +69,21 @@ def nearest_label(known: Items, labels: Items, asked: Items, k: int = NEIGHBOURS
     return np.asarray(votes.argmax(1))
 
 
-def neighbours(observed: Observed, inside: bool) -> Items:
-    """Whether unseen items, of the classes forgotten altogether (`inside`) or of the others, are found by their neighbours' classes; nan
-    for the rest, (holdout items,). Errors: Missing.
+def neighbours(evidence: Evidence, inside: bool) -> PerItem:
+    """Whether unseen items, of the classes forgotten altogether (`inside`) or of the others, are found by their neighbours' classes among
+    the forgotten and retained items of the same model; nan for the rest, (unseen items,).
     """
-    forget, retain, holdout = (observed.sets.get(n) for n in ("forget", "retain", "holdout"))
-    if forget is None or retain is None or holdout is None:
-        raise Missing("neighbours are looked for among forgotten and retained items, for unseen ones: give all three sets")
-    known = np.concatenate([features(forget), features(retain)])
-    labels = np.concatenate([forget.label, retain.label])  # type: ignore[list-item]
 
     def found(seen: SetSeen) -> Items:
-        return np.asarray(nearest_label(known, labels, features(seen)) == seen.label, np.float64)
+        whose = next(o for o in (evidence.model, evidence.retrained) if o and o.sets.get(unseen_of(o)) is seen)
+        if not {"forget", "retain"} <= whose.sets.keys():
+            raise Missing("neighbours are looked for among forgotten and retained items: give both sets")
+        sets = [whose.sets[n] for n in ("forget", "retain")]
+        known, labels = (np.concatenate(x) for x in ([features(s) for s in sets], [s.label for s in sets]))  # type: ignore[misc]
+        order = np.random.default_rng(0).permutation(len(labels))  # where features are all alike, the first known ones are the nearest
+        return np.asarray(nearest_label(known[order], labels[order], features(seen)) == seen.label, np.float64)
 
-    return among(gone(observed), found, inside)(holdout)
+    return among(gone(evidence.model), found, inside)
 
 
 def scores(evidence: Evidence) -> dict[str, Measure | Missing]:
@@ -93,51 +100,52 @@ def scores(evidence: Evidence) -> dict[str, Measure | Missing]:
     return {name: attempt(make) for name, make in makers.items()}
 
 
-def _both(evidence: Evidence, beside: str) -> tuple[Items, int]:
-    """Features of the forgotten items in both models side by side, (items, width + other width), and the first width."""
-    mine, theirs = evidence.model, evidence.retrained if beside == "retrained" else evidence.original
-    if theirs is None:
-        raise Missing(f"no {beside} model was given")
-    if mine.sets["forget"].ids != theirs.sets["forget"].ids:
-        raise Missing(f"forget: the model and the {beside} model answered different items")
-    a, b = features(mine.sets["forget"]), features(theirs.sets["forget"])
-    return np.hstack([a, b]), a.shape[1]
+def _side_by_side(evidence: Evidence, beside: Beside) -> tuple[Items, Callable[[Items], float]]:
+    """Features of the forgotten items in both models, (items, width + other width), and the similarity of the two sides."""
+    a, b = evidence.both("forget", features, beside)
+    if np.isnan(linear_cka(a, b)):
+        raise Missing("forget: the features of the items do not vary, so there is nothing to compare")
+    return np.hstack([a, b]), lambda x: linear_cka(x[:, : a.shape[1]], x[:, a.shape[1] :])
 
 
-def _cka(evidence: Evidence, beside: str) -> Measure:
-    both, width = _both(evidence, beside)
-    ideal, direction = (1.0, "higher") if beside == "retrained" else (None, "retrained")
-    return Measure((both,), lambda x: linear_cka(x[:, :width], x[:, width:]), direction, ideal, "linear, all forgotten items")  # type: ignore[arg-type]
+def _cka(evidence: Evidence, beside: Beside) -> Measure:
+    both, similarity = _side_by_side(evidence, beside)
+    if beside == "retrained":
+        return Measure((both,), similarity, "higher", ideal=1.0, variant="linear, all forgotten items")
+    return Measure((both,), similarity, "retrained", variant="linear, all forgotten items")
 
 
 def _knn(evidence: Evidence, inside: bool) -> Measure:
-    found = neighbours(evidence.model, inside)
+    found = evidence.items(unseen_of(evidence.model), neighbours(evidence, inside))
     variant = f"{NEIGHBOURS} neighbours by cosine, unseen items of {'forgotten classes' if inside else 'classes that remain'}"
-    return Measure((found[~np.isnan(found)],), mean, "retrained" if inside else "higher", variant=variant)
+    return Measure((found,), mean, "retrained" if inside else "higher", variant=variant)
 
 
 def _unified(evidence: Evidence, which: str) -> Measure:
     """Agreement with the retrained model in accuracies (agl), in representations (agr), and the harmonic mean of both (h_lr)."""
-    classes = gone(evidence.model)
-    asked = [("forget", hits), ("retain", hits), ("holdout", among(classes, hits, inside=False))]
-    if len(classes) and evidence.retrained:
-        asked.append(("holdout", among(classes, hits, inside=True)))
-    logits = [evidence.pairs(name, of) for name, of in asked]
-    probes = [_probes(evidence, inside) for inside in ((False, True) if len(classes) else (False,))]
-    both, width = _both(evidence, "retrained")
+    classes, unseen = gone(evidence.model), unseen_of(evidence.model)
+    asked = (False, True) if len(classes) else (False,)
+    logits = [evidence.pairs(n, hits) for n in ("forget", "retain")]
+    logits += [evidence.pairs(unseen, among(classes, hits, inside)) for inside in asked]
 
-    def stat(*drawn: Items) -> float:
-        gaps = [1 - abs(float(x[:, 0].mean() - x[:, 1].mean())) for x in drawn[:-1]]
-        agl, knn = float(np.prod(gaps[: len(logits)])), float(np.mean(gaps[len(logits) :]))
-        agr = knn * linear_cka(drawn[-1][:, :width], drawn[-1][:, width:])
-        return {"agl": agl, "agr": agr, "h_lr": 2 * agl * agr / (agl + agr) if agl + agr > 0 else 0.0}[which]
+    def agree(both: Items) -> float:
+        return 1 - abs(float(both[:, 0].mean() - both[:, 1].mean()))
 
-    return Measure((*logits, *probes, both), stat, "higher", ideal=1.0)
+    def agl(*drawn: Items) -> float:
+        return float(np.prod([agree(x) for x in drawn]))
 
+    if which == "agl":
+        return Measure(tuple(logits), agl, "higher", ideal=1.0)
+    probes = [evidence.pairs(unseen, neighbours(evidence, inside)) for inside in asked]
+    both, similarity = _side_by_side(evidence, "retrained")
 
-def _probes(evidence: Evidence, inside: bool) -> Items:
-    """Hits of neighbours in both models, (items, 2)."""
-    if evidence.retrained is None:
-        raise Missing("no retrained model was given")
-    pair = np.stack([neighbours(evidence.model, inside), neighbours(evidence.retrained, inside)], 1)
-    return np.asarray(pair[~np.isnan(pair).any(1)])
+    def agr(*drawn: Items) -> float:
+        return float(np.mean([agree(x) for x in drawn[:-1]])) * similarity(drawn[-1])
+
+    def h_lr(*drawn: Items) -> float:
+        a, b = agl(*drawn[: len(logits)]), agr(*drawn[len(logits) :])
+        return 2 * a * b / (a + b) if a + b > 0 else 0.0
+
+    if which == "agr":
+        return Measure((*probes, both), agr, "higher", ideal=1.0)
+    return Measure((*logits, *probes, both), h_lr, "higher", ideal=1.0)
