@@ -32,7 +32,7 @@ from .loading import Opened, cache_home, load
 from .training import texts_of, train
 from .unlearning import unlearn
 
-SIZES = {"people": "micro", "tofu": "tiny", "digits": "resnet-nano"}
+SIZES = {"people": "micro", "tofu": "tiny", "digits": "resnet-nano", "mufac": "resnet-nano", "mucac": "resnet-nano"}
 
 
 @dataclass(frozen=True)

@@ -46,9 +46,14 @@ KEEPS = Claim(
 )
 CHEAP = Claim("it costs less than a quarter of retraining", lambda n, me: n[me]["cost"] <= 0.25)
 FRACTION = Claim("it costs less than a tenth of retraining", lambda n, me: n[me]["cost"] <= 0.1)
-DEFAULT = (FORGETS, UNSEEN, KEEPS, CHEAP)
+DEFAULT = (FORGETS, UNSEEN, KEEPS)
 
-CLAIMS: dict[str, tuple[Claim, ...]] = {}
+CLAIMS: dict[str, tuple[Claim, ...]] = {
+    **dict.fromkeys(["gda", "l1_sparse", "neggrad_plus", "random_labels", "salun", "scrub"], DEFAULT),
+    **dict.fromkeys(["bad_teacher", "boundary", "influence", "neggrad", "unsir"], (*DEFAULT, CHEAP)),
+    **dict.fromkeys(["iau", "ssd"], (*DEFAULT, FRACTION)),
+    "fisher": DEFAULT,
+}
 SPLIT: dict[str, str] = {}  # which split a method's claims are about; default: class
 SETTINGS: dict[str, dict[str, Any]] = {}  # knobs that the claims are about, where the recipe is not
 

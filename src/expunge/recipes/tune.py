@@ -44,13 +44,39 @@ GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
     "adaptive_rmu": {"lr": (1e-3, 1e-2), "epochs": (5, 15), "retain_weight": (10.0, 1200.0)},
     "task_vector": {"lr": (3e-4, 1e-3), "epochs": (1, 3), "scale": (1.0, 3.0)},
 }
+# Classifiers: rates are of another scale, and one-shot edits have strengths in the place of rates. About eight settings each.
+IMAGES: dict[str, dict[str, tuple[Any, ...]]] = {
+    "ga": {"lr": (1e-4, 3e-4, 1e-3, 3e-3), "epochs": (2, 5)},
+    "neggrad": {"lr": (1e-3, 3e-3, 1e-2, 3e-2), "batch": (32, 128)},
+    "neggrad_plus": {"lr": (3e-3, 1e-2, 3e-2), "alpha": (0.8, 0.95), "epochs": (3,)},
+    "gda": {"lr": (1e-3, 1e-2, 3e-2, 1e-1), "rounds": (2, 4)},
+    "random_labels": {"lr": (3e-3, 1e-2, 3e-2, 1e-1), "epochs": (6, 12)},
+    "salun": {"lr": (3e-3, 1e-2, 3e-2, 1e-1), "epochs": (6, 12)},
+    "bad_teacher": {"lr": (1e-4, 1e-3, 3e-3, 1e-2), "epochs": (1, 3)},
+    "scrub": {"lr": (5e-4, 2e-3, 5e-3), "decay": (0.0, 0.1)},
+    "l1_sparse": {"lr": (1e-2, 3e-2), "alpha": (1e-4, 5e-4, 2e-3), "epochs": (5,), "l1_epochs": (5,)},
+    "boundary": {"lr": (1e-4, 1e-3, 3e-3, 1e-2), "epochs": (3, 10)},
+    "unsir": {"lr": (1e-4, 3e-4, 1e-3, 3e-3), "copies": (8, 80)},
+    "ssd": {"alpha": (4.0, 6.0, 8.0, 16.0), "batch": (1, 32)},
+    "fisher": {"alpha": (1e-8, 1e-7, 1e-6, 1e-5, 1e-4), "head": (1.0,)},
+    "influence": {"alpha": (1.0, 4.0, 16.0), "damping": (0.01, 0.1, 1.0), "samples": (300,)},
+    "iau": {"lr": (1e-3, 3e-3, 1e-2, 3e-2), "steps": (1, 5)},
+    "trw": {"lr": (3e-3, 1e-2, 3e-2), "beta": (1.0, 10.0), "epochs": (10,)},
+    "k_fpf": {"lr": (1e-3, 1e-2, 3e-2), "epochs": (3, 6)},
+    "graddiff": {"lr": (1e-4, 3e-4, 1e-3, 3e-3), "epochs": (2, 5)},
+    "npo": {"lr": (3e-4, 1e-3, 3e-3, 1e-2), "epochs": (2, 5)},
+}
 CONTROLS = ("retrain", "random_weights", "input_filter")  # nothing to choose
 WANTS = Wants(moments=False, gradnorm=False)
 VALIDATION_SEED = 1
 
 
-def settings(method: str) -> Iterator[dict[str, Any]]:
+def settings(method: str, images: bool = False) -> Iterator[dict[str, Any]]:
     """The grid, as far as the method has those knobs."""
+    if images:
+        chosen = IMAGES.get(method, GRID)
+        yield from (dict(zip(chosen, values, strict=True)) for values in itertools.product(*chosen.values()))
+        return
     known = {k.name for k in resolve.knobs(method)}
     grid = {k: v for k, v in GRIDS.get(method, GRID).items() if k in known}
     fixed = {k: v for k, v in {**FIXED, **SPECIAL.get(method, {})}.items() if k in known}
@@ -94,7 +120,7 @@ def tune(sweep: Sweep, methods: list[str], path: Path) -> None:
     }
     for method in methods:
         tried = []
-        for knobs in settings(method):
+        for knobs in settings(method, images=bool(suite.labels)):
             opened = Opened(copy.deepcopy(made[0].model), made[0].port, "original")
             tried.append({"knobs": knobs, **_tried(opened, method, knobs, suite, sets, retrained)})
             print(method, json.dumps(tried[-1]), flush=True)
