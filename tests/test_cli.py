@@ -109,7 +109,7 @@ def run(tmp_path: Path) -> Path:
         (["much"], "unexpected argument 'much': knobs are given as --NAME VALUE"),
         (["--schedule", "lineal"], "knob 'schedule' = 'lineal': input should be 'linear', 'constant' or 'cosine'"),
         (["--select", "idkk"], "there is no method called 'idkk'; did you mean 'idk'"),
-        (["--update", "npo"], "'npo' has no selector or update of its own to add"),
+        (["--update", "npo"], "'npo' has no update of its own to add"),
         (["--prompt-format", "Q:"], "the prompt format must contain {prompt}, for instance 'Question: {prompt}\\nAnswer: '; this is 'Q:'"),
         (["--lr", 0], "the weights did not change: is the learning rate or the number of steps 0?"),
         (["--steps", 0, "--epochs", 0], "the weights did not change: is the learning rate or the number of steps 0?"),

@@ -3,12 +3,15 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow
 import pytest
+from PIL import Image
 from pyarrow import parquet
 
 from expunge.core.errors import UserError
@@ -226,6 +229,164 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
         write_jsonl(path, [{"a": 1}, {"a": object()}])
     assert read(path) == ROWS
     assert [p.name for p in path.parent.iterdir()] == ["a.jsonl"]
+
+
+# Conditions
+
+
+LABELLED = [{"n": i, "label": label} for i, label in enumerate(["cat", "dog", "cat", "owl", "dog", "cat"])]
+
+
+@pytest.mark.parametrize(
+    ("conditions", "places"),
+    [
+        ("::label=cat", [0, 2, 5]),
+        ("::label!=cat", [1, 3, 4]),
+        ("::label=owl,dog", [1, 3, 4]),
+        ("::label!=owl,dog", [0, 2, 5]),
+        ("::n=3", [3]),  # numbers as they are written out
+        ("::rows=1-3,5", [1, 2, 3, 5]),
+        ("::rows=0", [0]),
+        ("::rows!=0-4", [5]),
+        ("::label=cat::rows=1-2", [2, 5]),  # places among those that are left
+        ("::rows=0-2::label!=cat", [1]),
+    ],
+)
+def test_conditions_keep_the_rows_that_fit(tmp_path: Path, conditions: str, places: list[int]) -> None:
+    write_jsonl(tmp_path / "a.jsonl", LABELLED)
+    assert [r["n"] for r in read(f"{tmp_path / 'a.jsonl'}{conditions}")] == places
+
+
+@pytest.mark.parametrize(
+    ("conditions", "says"),
+    [
+        ("::label=cta", "no row has the label 'cta'; did you mean 'cat'?"),
+        ("::label=7", "no row has the label '7'; there are cat, dog, owl"),
+        ("::label=cat,7", "no row has the label '7'; there are cat, dog, owl"),  # not silently the cats alone
+        ("::label!=7", "no row has the label '7'; there are cat, dog, owl"),  # nor silently everything
+        ("::label=", "no row has the label ''; there are cat, dog, owl"),
+        ("::n=9", "no row has the n '9'; there are 0, 1, 2, 3, 4, 5"),
+        ("::labl=cat", "there is no column 'labl'; did you mean 'label'?"),
+        ("::label!=cat,dog,owl", "no row fits label!=cat,dog,owl"),
+        ("::rows!=0-5", "no row fits rows!=0-5"),
+        ("::rows=4-9", "there are 6 rows, places 0 to 5, so 4-9 is not among them"),
+        ("::rows=3-1", "there are 6 rows, places 0 to 5, so 3-1 is not among them"),
+        ("::rows=first", "'first' is neither a place such as 3 nor a range such as 0-99"),
+    ],
+)
+def test_a_condition_that_cannot_be_meant_is_refused(tmp_path: Path, conditions: str, says: str) -> None:
+    write_jsonl(tmp_path / "a.jsonl", LABELLED)
+    source = f"{tmp_path / 'a.jsonl'}{conditions}"
+    with pytest.raises(DataError) as caught:
+        read(source)
+    assert str(caught.value) == f"{source}: {says}"
+
+
+def test_a_row_without_the_column_is_named(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "a.jsonl", [*LABELLED, {"n": 6}])
+    with pytest.raises(DataError, match="row 7 has no column 'label'"):
+        read(f"{tmp_path / 'a.jsonl'}::label=cat")
+
+
+def test_many_values_are_not_all_shown(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "a.jsonl", [{"n": i} for i in range(500)])
+    with pytest.raises(DataError) as caught:
+        read(f"{tmp_path / 'a.jsonl'}::n=none")
+    assert str(caught.value).endswith("there are 0, 1, 10, 100, 101, 102, 103, 104 and more")
+
+
+def test_a_config_and_a_condition_stand_side_by_side(folder: Path) -> None:
+    assert read(f"{folder}::large::rows=1") == ROWS[1:]
+    with pytest.raises(DataError, match="names 2 configs: large, small"):
+        read(f"{folder}::large::small")
+
+
+# Images
+
+
+GREY = np.arange(3 * 16, dtype=np.uint8).reshape(3, 4, 4)
+
+
+def test_arrays_become_rows(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", image=GREY, label=np.array([2, 0, 1]), name=np.array(["x", "y", "z"]))
+    rows = read(tmp_path / "a.npz")
+    assert [(r["label"], r["name"]) for r in rows] == [(2, "x"), (0, "y"), (1, "z")]
+    assert all(type(r["label"]) is int for r in rows)
+    assert all(np.array_equal(r["image"], x) for r, x in zip(rows, GREY, strict=True))
+    assert [r["name"] for r in read(f"{tmp_path / 'a.npz'}::label!=0::rows=1")] == ["z"]
+    with pytest.raises(DataError) as caught:
+        read(f"{tmp_path / 'a.npz'}::image=3")
+    assert "no row has the image '3'; there are [[" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_column_of_single_numbers_is_a_column_of_numbers(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "a.npz", x=GREY, y=np.array([[2], [0], [1]]))
+    assert [r["y"] for r in read(tmp_path / "a.npz")] == [2, 0, 1]
+
+
+def test_arrays_that_make_no_rows_are_refused(tmp_path: Path) -> None:
+    def refused(**arrays: object) -> str:
+        np.savez(tmp_path / "a.npz", **arrays)  # type: ignore[arg-type]
+        with pytest.raises(DataError) as caught:
+            read(tmp_path / "a.npz")
+        return str(caught.value).removeprefix(f"{tmp_path / 'a.npz'}")
+
+    uneven = ": every array must have as many entries as there are rows; found "
+    assert refused(image=GREY, label=[1, 2]) == uneven + "image 3, label 2"
+    assert refused(image=GREY, version=3) == uneven + "image 3, version a single value"
+    assert refused(version=3) == uneven + "version a single value"
+    assert refused() == uneven + "none"
+    assert refused(image=GREY[:0], label=[]) == " holds no rows"
+    pickled = " is not an .npz file that can be read without pickles: "
+    assert refused(label=np.array([{"a": 1}, 2], object)).startswith(pickled)
+
+
+@pytest.mark.parametrize("broken", ["nothing", "words", "one array", "cut short", "a bit off"])
+def test_what_is_no_npz_file_is_refused(tmp_path: Path, broken: str) -> None:
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, image=np.random.default_rng(0).integers(0, 255, (50, 8, 8)).astype(np.uint8))
+    whole = path.read_bytes()
+    half = len(whole) // 2
+    match broken:
+        case "nothing":
+            path.write_bytes(b"")
+        case "words":
+            path.write_bytes(b"three\n")
+        case "one array":
+            np.save(tmp_path / "a.npy", GREY)
+            (tmp_path / "a.npy").rename(path)
+        case "cut short":
+            path.write_bytes(whole[:half])
+        case "a bit off":
+            path.write_bytes(whole[:half] + b"\xff\xff\xff" + whole[half + 3 :])
+    with pytest.raises(DataError, match=r"a\.npz is not an \.npz file that can be read without pickles: "):
+        read(path)
+
+
+def png(folder: Path, name: str, picture: np.ndarray) -> None:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(folder / name)
+
+
+def test_a_folder_of_images_by_class_is_read_with_the_names_of_its_folders(tmp_path: Path) -> None:
+    for i, name in enumerate(["owl/a.png", "cat/b.png", "10/c.png", "cat/d.png"]):
+        png(tmp_path, name, GREY[i % 3])
+    rows = read(tmp_path)
+    assert sorted(r["label"] for r in rows) == ["10", "cat", "cat", "owl"]
+    (owl,) = read(f"{tmp_path}::label=owl")
+    assert np.array_equal(np.asarray(owl["image"]), GREY[0])
+    shutil.rmtree(tmp_path / "cat")  # the classes that remain stay what they are
+    assert sorted(r["label"] for r in read(tmp_path)) == ["10", "owl"]
+    with pytest.raises(DataError, match="no row has the label 'cat'; there are 10, owl"):
+        read(f"{tmp_path}::label=cat")
+
+
+def test_images_in_parquet_are_read_as_they_are(tmp_path: Path) -> None:
+    png(tmp_path, "a.png", GREY[0])
+    data = (tmp_path / "a.png").read_bytes()
+    parquet.write_table(pyarrow.table({"image": [{"bytes": data, "path": None}], "label": [4]}), tmp_path / "a.parquet")
+    assert read(f"{tmp_path / 'a.parquet'}::label=4") == [{"image": {"bytes": data, "path": None}, "label": 4}]
 
 
 def test_every_error_is_the_users() -> None:

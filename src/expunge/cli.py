@@ -335,7 +335,7 @@ def demo(
 
     sweeps = {
         "people": Sweep("people", ("graddiff", "npo", "flat"), model="micro"),
-        "images": Sweep("digits", ("graddiff", "npo", "finetune"), model="resnet-nano", limit=0),
+        "images": Sweep("digits", ("neggrad_plus", "salun", "ssd"), model="resnet-nano", limit=0),
     }
     default = Path("runs/demo" if case == "people" else f"runs/demo-{case}")
     _sweep(sweeps[case], default if run == Path() else run, overwrite)

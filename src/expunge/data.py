@@ -248,9 +248,12 @@ def _npz(path: Path) -> list[Row]:
     import numpy as np
 
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {n: file[n] for n in file.files}
-    except (ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:  # TypeError: one array by itself
+        with path.open("rb") as file:
+            found = np.load(file, allow_pickle=False)
+            if not isinstance(found, Mapping):
+                raise ValueError("it is one array without a name")
+            arrays = dict(found)
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} is not an .npz file that can be read without pickles: {_first_line(error)}") from error
     lengths = {n: len(a) if a.ndim else "a single value" for n, a in arrays.items()}
     if len(set(lengths.values())) != 1 or "a single value" in lengths.values():

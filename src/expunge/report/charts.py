@@ -98,7 +98,7 @@ def _start(block: Sequence[float]) -> float:
     return block[0] / block[1]
 
 
-_SHAPES = {
+SHAPES = {
     "original": "M-5,-5H5V5H-5Z",
     "retrained": "M0,-7.5L7.5,0L0,7.5L-7.5,0Z",
     "random": "M-5,-5L5,5M-5,5L5,-5",
@@ -110,7 +110,7 @@ _SHAPES = {
 def glyph(shape: str, css: str = "") -> Markup:
     """A mark on its own, for legends."""
     return Markup(
-        f'<svg class="chart glyph" viewBox="-9 -9 18 18" aria-hidden="true"><path class="mark {shape} {css}" d="{_SHAPES[shape]}"/></svg>'
+        f'<svg class="chart glyph" viewBox="-9 -9 18 18" aria-hidden="true"><path class="mark {shape} {css}" d="{SHAPES[shape]}"/></svg>'
     )
 
 
@@ -183,7 +183,7 @@ def scatter(
             body.append(_bar(frame.px(m.x_bar[0]), frame.px(m.x_bar[1]), y, y, m.css))
         if m.y_bar:
             body.append(_bar(x, x, frame.py(m.y_bar[0]), frame.py(m.y_bar[1]), m.css))
-        shape = f'<path class="mark {m.shape} {m.css}" transform="translate({x:.1f},{y:.1f})" d="{_SHAPES[m.shape]}"/>'
+        shape = f'<path class="mark {m.shape} {m.css}" transform="translate({x:.1f},{y:.1f})" d="{SHAPES[m.shape]}"/>'
         points.append(f'<g class="point"><title>{escape(m.hover)}</title>{shape}</g>')
     body.extend(points)
     body.extend(labels.place(frame.px(m.x), frame.py(m.y), shorten(m.label, 20)) for m in marks if m.label)

@@ -21,6 +21,7 @@ class Axis:
     log: bool = False
     flipped: bool = False
     floor: float | None = None  # values below were drawn here, and the tick says so
+    named: tuple[str, ...] = ()  # of the values 0, 1, 2 ...: a tick each, or of every so many of them
 
     @classmethod
     def around(cls, values: Sequence[float], label: str = "", log: bool = False, flipped: bool = False, room: float = 0.06) -> Axis:
@@ -37,6 +38,9 @@ class Axis:
     def ticks(self, most: int) -> list[tuple[float, str]]:
         """At most so many round values, and how to write them."""
         length = self.high - self.low
+        if self.named:
+            every = -(-len(self.named) // most)
+            return [(i, n) for i, n in enumerate(self.named) if (len(self.named) - 1 - i) % every == 0]
         if self.log and length < 2.5:  # few powers of ten: halves and fifths of them too
             fine = [math.log10(k) + e for e in range(math.floor(self.low), math.ceil(self.high) + 1) for k in (1, 2, 5)]
             return [(v, f"{10**v:.3g}") for v in fine if self.low <= v <= self.high]

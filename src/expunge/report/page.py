@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from . import figures, words
+from . import classifiers, figures, words
 from .charts import glyph
 from .pool import Group, Pooled, direction, groups, ideal, judge, names
 from .story import Cost, Sample, Story
@@ -79,7 +79,9 @@ def build(story: Story) -> str:
         legend=legend,
         progress=figures.progress(rows),
         relearning=figures.relearning(rows),
-        samples=[(s, _texts(story, s)) for s in story.samples],
+        classes=classifiers.pictures(story, rows),
+        strip=_strip(story),
+        samples=[(s, _texts(story, s)) for s in story.samples if not s.picture],
         costs=_costs(rows),
         receipts=[(e.name, e.receipt) for e in story.models if e.receipt],
     )
@@ -166,6 +168,25 @@ def _texts(story: Story, sample: Sample) -> list[Said]:
     base = next((n for n in told if n in order and order[n][1] == "original"), None)
     before = sample.answer if base is None else sample.said[base]
     return [Said(n, order.get(n, (0, ""))[1], [("same", before)] if n == base else words.changed(before, sample.said[n])) for n in told]
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Pictures side by side, and what each model calls them."""
+
+    sets: list[tuple[str, int]]  # in the order of the pictures: what they are, and how many
+    pictures: list[Sample]
+    rows: list[tuple[str, str, list[str]]]  # name and role of a model, what it calls each
+
+
+def _strip(story: Story) -> Strip | None:
+    order = list(dict.fromkeys(s.set for s in story.samples if s.picture))
+    if not order:
+        return None
+    pictures = sorted((s for s in story.samples if s.picture), key=lambda s: order.index(s.set))
+    sets = [(n, sum(p.set == n for p in pictures)) for n in order]
+    told = [(e.name, e.role) for g in groups(story.models) for e in g.entries if any(e.name in p.said for p in pictures)]
+    return Strip(sets, pictures, [(name, role, [p.said.get(name, "") for p in pictures]) for name, role in told])
 
 
 def _costs(rows: Sequence[Group]) -> list[dict[str, Any]]:

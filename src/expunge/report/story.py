@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 Level = Literal["fail", "warn", "pass"]
@@ -64,6 +64,32 @@ class Cost:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class Layer:
+    """How alike the features of the forgotten items are to another model's at one place, by linear CKA: 0 to 1."""
+
+    name: str
+    original: float | None = None
+    retrained: float | None = None
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Classes:
+    """What a classifier makes of the items of each set, as counts, so that seeds can be added up."""
+
+    names: list[str]  # of the classes, in the order of the outputs
+    called: dict[str, list[tuple[int, int, int]]] = field(
+        default_factory=dict
+    )  # set -> (class, what it is called, how many), as they occur
+    confidence: dict[str, list[int]] = field(default_factory=dict)  # forget, unseen (of the same classes) -> items by the probability of
+    entropy: dict[str, list[int]] = field(default_factory=dict)  # their class, by entropy: equal bins from 0 to 1, to log(classes)
+    roc: list[tuple[float | None, float | None]] = field(
+        default_factory=list
+    )  # of the loss attack: unseen called members, forgotten called
+    layers: list[Layer] = field(default_factory=list)  # first to last
+    places: list[tuple[float | None, float | None, int, bool]] = field(default_factory=list)  # an item in a plane: x, y, class, forgotten?
+
+
+@dataclass(frozen=True, config=_STRICT)
 class Entry:
     """One model of the story. Entries of one role that share a `label` (or, without one, a `method`) and differ in `seed` are one row."""
 
@@ -78,6 +104,7 @@ class Entry:
     relearn: list[Relearned] = field(default_factory=list)
     cost: Cost | None = None
     receipt: dict[str, Any] = field(default_factory=dict)
+    classes: Classes | None = None  # of a classifier
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -96,6 +123,7 @@ class Sample:
     answer: str = ""
     said: dict[str, str] = field(default_factory=dict)
     set: str = ""  # forget, retain ...
+    picture: Annotated[str, Field(pattern=r"^([A-Za-z0-9+/]+=*)?$")] = ""  # of an image: a PNG in base64
 
 
 @dataclass(frozen=True, config=_STRICT)
