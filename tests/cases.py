@@ -15,8 +15,9 @@ from typing import Any
 from unittest import mock
 
 import worlds
-from expunge import cli
+from expunge import cli, resolve
 from expunge.benchmarks import people
+from expunge.core import catalog
 from expunge.data import write_jsonl
 
 Record = Mapping[str, Any]
@@ -53,9 +54,11 @@ class Cases:
 
     def unlearn(self, method: str, out: Path, *more: object, forget: str = "", retain: str = "", model: object = "") -> Done:
         """`expunge unlearn` with the usual files; quick, since two steps are taken where nothing else is said."""
-        steps = () if "--steps" in more or "--epochs" in more else ("--epochs", 2)
+        trains = any(k.name == "lr" for k in resolve.knobs(method)) if method in catalog.names() else True
+        steps = () if not trains or "--steps" in more or "--epochs" in more else ("--epochs", 2)
+        rate = ("--lr", 1e-3) if trains else ()
         sets = ("--forget", forget or self.forget, "--retain", retain or self.retain)
-        return expunge("unlearn", method, "--model", model or self.model, *sets, "--out", out, "--lr", 1e-3, *steps, *more)
+        return expunge("unlearn", method, "--model", model or self.model, *sets, "--out", out, *rate, *steps, *more)
 
     def audit(self, model: object, out: Path, *more: object) -> Done:
         return expunge("audit", model, "--forget", self.forget, "--out", out, *more)

@@ -207,7 +207,7 @@ def test_rows_that_cannot_be_read(run: Path, cases: Cases, tmp_path: Path) -> No
     message = refused("\n".join([whole[0], json.dumps(long)]))
     assert message.startswith(f"{file}, row 2: a prompt has ")
     assert "tokens and the model takes 128 (it begins " in message
-    assert refused("x", "forget.txt").startswith(f"{tmp_path / 'forget.txt'}: unknown file type '.txt'; known are .jsonl")
+    assert refused("x", "forget.xml").startswith(f"{tmp_path / 'forget.xml'}: unknown file type '.xml'; known are .jsonl")
     message = cases.unlearn("ga", run, forget=str(tmp_path / "forgett.jsonl")).error
     assert message.startswith(f"{tmp_path / 'forgett.jsonl'} does not exist; did you mean 'forget.jsonl'")
     message = cases.unlearn("idk", run, "--substitutes", cases.forget.replace("forget", "nowhere")).error

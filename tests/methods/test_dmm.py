@@ -19,6 +19,7 @@ from expunge.audit.metrics import klom
 from expunge.core import checkpoint, loop, pool
 from expunge.core.errors import UserError
 from expunge.core.parts import Plan, Rows, Sets, Train
+from expunge.core.schedule import lr_at
 from expunge.core.step import Run, View
 from expunge.core.weights import put, weights_of
 from expunge.methods.objectives import dmm
@@ -188,6 +189,10 @@ def test_effects_of_other_rows_are_refused(tmp_path: Path) -> None:
     checkpoint.save({**known, "rows": known["rows"][:4]}, folder)
     with pytest.raises(UserError, match="no effects of 2 of 6 rows of 'forget'"):
         picked(aim, toys.mlp(3, width=8))
+
+
+def test_the_learning_rate_falls_by_a_twentieth_each_epoch() -> None:
+    assert [lr_at(dmm.MATCH, done, 2) / 5e-4 for done in range(5)] == pytest.approx([1, 1, 0.95, 0.95, 0.95**2])
 
 
 def test_settings_of_the_paper() -> None:
