@@ -44,7 +44,7 @@ SPECIAL: dict[str, dict[str, Any]] = {  # what a model of two blocks and nine ro
     "iau": {"steps": 1},
     "influence": {"samples": 20},
     "boundary": {"bound": 0.3},
-    "unsir": {"count": 4, "copies": 1, "rounds": 2},
+    "unsir": {"images": 4, "count": 4, "copies": 1, "rounds": 2},
     "k_fpf": {"size": 8},
     "minnorm_og": {"descent": 0},
 }

@@ -73,15 +73,16 @@ def by_entropy(members: Items, others: Items, asked: Items) -> Items:
 def cross_validated(forgotten: Items, unseen: Items, splits: int = SPLITS, seed: int = 0) -> Items:
     """Accuracies of logistic regression on losses, both kinds as many, over stratified random splits with a tenth held out, (splits,)."""
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedShuffleSplit, cross_val_score
+    from sklearn.model_selection import StratifiedShuffleSplit
 
     rng = np.random.default_rng(seed)
     size = min(len(forgotten), len(unseen))
     if size < SPLITS:
         raise Missing(f"cross-validation needs {SPLITS} items of each kind, and there are {size}")
-    values = np.concatenate([rng.permutation(x)[:size] for x in (forgotten, unseen)]).clip(-100, 100)
-    ways = StratifiedShuffleSplit(n_splits=splits, random_state=seed)
-    return np.asarray(cross_val_score(LogisticRegression(), values[:, None], np.repeat([1, 0], size), cv=ways))
+    values = np.concatenate([rng.permutation(x)[:size] for x in (forgotten, unseen)])[:, None].clip(-100, 100)
+    kind = np.repeat([1, 0], size)
+    ways = StratifiedShuffleSplit(n_splits=splits, random_state=seed).split(values, kind)
+    return np.array([LogisticRegression().fit(values[a], kind[a]).score(values[b], kind[b]) for a, b in ways])
 
 
 def above_threshold(members: Items, others: Items, asked: Items) -> Items:
