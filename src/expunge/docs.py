@@ -24,6 +24,7 @@ from .core.words import did_you_mean
 ROOT = Path(__file__).parents[2]
 EVIDENCE = "results/reproduce"  # NAME.json: what `expunge reproduce NAME --update` has measured
 HEAD = "<!-- Made by `make docs` from the card in {}; edit that. -->\n"
+WIDTH = 140  # of a line of code
 FILES = {"forget": "forget.jsonl", "retain": "retain.jsonl", "holdout": "holdout.jsonl"}
 STATUS = {
     "sketch": "it runs",
@@ -186,14 +187,20 @@ def snippet(card: Card) -> list[str]:
     more = [f'out="runs/{card.name}"']
     if card.kind == "methods":
         call = ", ".join([f'"{card.name}"', '"model"', *given, *more, *(f"{n}={v}" for n, v in values.items())])
-        return ["import expunge", "", f"result = expunge.unlearn({call})", 'print(result.receipt["cost"])']
+        return ["import expunge", "", *_called("result = expunge.unlearn", call), 'print(result.receipt["cost"])']
     shown = 'print({name: score["value"] for name, score in found.scores.items()})'
     if _is_intervention(card):
         how = ", ".join(f'"{n}": {v}' for n, v in values.items())
         more += [f'attack=["{card.name}"]', f"attack_knobs={{{how}}}"]
         shown = f'print(found.attacks["{card.name}"])'
     call = ", ".join(['"model"', *given, *more])
-    return ["import expunge", "", f"found = expunge.audit({call})", shown]
+    return ["import expunge", "", *_called("found = expunge.audit", call), shown]
+
+
+def _called(function: str, arguments: str) -> list[str]:
+    """A call as the formatter would lay it out."""
+    line = f"{function}({arguments})"
+    return [line] if len(line) <= WIDTH else [f"{function}(", f"    {arguments}", ")"]
 
 
 def _tuned(suite: str) -> str:
