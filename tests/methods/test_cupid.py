@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import tables
+import toys
 import worlds
 from expunge import resolve
 from expunge.benchmarks import biased_digits
@@ -20,7 +21,6 @@ from expunge.core.parts import Grads, Need, Plan, Rows, Sets, Tokens, Train
 from expunge.core.step import Run, Step, View
 from expunge.methods.terms import NLL
 from expunge.methods.updates.cupid import Forgotten, Route, Sharp, Weigh
-from expunge.modalities.image import classifier_port
 from quadratic import Bowls, spd, vector
 
 
@@ -158,11 +158,9 @@ def test_stops_once_forgotten(digits: worlds.World) -> None:
 def shortcut() -> tuple[nn.Module, Any, dict[str, Rows]]:
     """A small perceptron that knows some digits, nearly all of which have the mark of their class."""
     suite = biased_digits.load(split="class1", aligned=0.97, mark="place", classes=3)
-    port = classifier_port(suite.labels)
+    port = toys.port(3)
     sets = {n: port.rows(n, r) for n, r in suite.sets.items()}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 3))
+    model = toys.mlp(3, hidden=32, width=64)
     full = {"retain": port.rows("retain", suite.train["full"])}
     loop.run((Plan(NLL("retain"), train=Train(epochs=5, lr=3e-3, batch=32, anchor="retain")),), model, port, full)
     return model, port, sets

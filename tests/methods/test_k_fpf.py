@@ -9,17 +9,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import tables
+import squares
+import toys
 import worlds
 from expunge import resolve
 from expunge.core import loop
 from expunge.core.errors import UserError
-from expunge.core.parts import Plan, Rows, Sets, Tokens, Train
+from expunge.core.parts import Plan, Rows, Sets, Train
 from expunge.core.step import Run, View
 from expunge.core.weights import weights_of
 from expunge.methods.terms import NLL, Ascent
 from expunge.methods.updates.k_fpf import FPF, Buffer, drift, modules_of, sensitivity, table
-from expunge.modalities.image import classifier_port
+from expunge.modalities.image import Image
 
 
 class Line(nn.Module):
@@ -29,28 +30,12 @@ class Line(nn.Module):
         super().__init__()
         self.a, self.b = (nn.Parameter(torch.tensor(v, dtype=torch.float64)) for v in (a, b))
 
-
-class Squares(tables.Port):
-    """A row is a point of the plane; its loss is half the squared error."""
-
-    def forward(self, model: nn.Module, groups: Any, taps: Any = (), patch: Any = None, weights: Any = None) -> list[Any]:
-        class Said:
-            def __init__(self, rows: Rows) -> None:
-                x, y = (torch.tensor(rows[c], dtype=torch.float64) for c in "xy")
-                self.logp = Tokens(-0.5 * (model.a * x + model.b - y).square(), torch.arange(len(x)), len(x))
-
-        return [Said(g) for g in groups]
-
-    def counts(self, rows: Rows) -> dict[str, float]:
-        return dict.fromkeys(("rows", "labels", "tokens"), float(len(rows)))
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a * x[..., 0] + self.b
 
 
-def net(norm: bool = True, seed: int = 0, classes: int = 4) -> nn.Sequential:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return nn.Sequential(
-            nn.Flatten(), nn.Linear(2, 32), nn.BatchNorm1d(32) if norm else nn.Identity(), nn.ReLU(), nn.Linear(32, classes)
-        )
+def net(seed: int = 0, classes: int = 4) -> nn.Module:
+    return toys.mlp(classes, hidden=32, norm=True, seed=seed)
 
 
 def scores(records: list[Any], key: str = "score") -> dict[str, Any]:
@@ -59,8 +44,8 @@ def scores(records: list[Any], key: str = "score") -> dict[str, Any]:
 
 def test_sensitivity_is_the_mean_size_of_the_gradient() -> None:
     """Residual r = 3 * 2 + 1 - 9 = -2 at x = 2: |r x| = 4 and |r| = 2; a second batch of r = 1 at x = 0: 0 and 1."""
-    rows = Rows("buffer", ("0", "1"), {"x": [2.0, 0.0], "y": [9.0, 0.0]})
-    run = Run(Line(3.0, 1.0), Squares(), worlds.accelerator(), sets={"buffer": rows})
+    rows = squares.rows("buffer", torch.tensor([[2.0], [0.0]]), torch.tensor([9.0, 0.0]))
+    run = Run(Line(3.0, 1.0), squares.Port(), worlds.accelerator(), sets={"buffer": rows})
     one = sensitivity(View(run, {"buffer": rows}), rows.take([0]))
     assert scores(one) == {"a": pytest.approx(4.0), "b": pytest.approx(2.0)}
     assert scores(one, "share") == {"a": 1.0, "b": pytest.approx(0.5)}
@@ -192,13 +177,13 @@ def test_nothing_to_repair_is_said(digits: worlds.World) -> None:
         ends(digits, plan)
 
 
-def blobs(seed: int, centres: list[tuple[float, float]], scale: float = 1.0, first: int = 0, each: int = 60) -> list[dict[str, Any]]:
-    g = torch.Generator().manual_seed(seed)
-    return [
-        {"image": (scale * (torch.tensor([c]) + 0.4 * torch.randn(1, 2, generator=g))).numpy(), "label": first + y}
-        for y, c in enumerate(centres)
-        for _ in range(each)
-    ]
+def blobs(
+    seed: int, centres: list[tuple[float, float]], port: Image, name: str, scale: float = 1.0, first: int = 0, each: int = 60
+) -> Rows:
+    """As many points around each centre, a class each."""
+    middle = torch.tensor(centres).repeat_interleave(each, 0)
+    noise = 0.4 * torch.randn(len(middle), 2, generator=torch.Generator().manual_seed(seed))
+    return toys.rows(scale * (middle + noise), [first + y for y in range(len(centres)) for _ in range(each)], port, name)
 
 
 def right(model: nn.Module, port: Any, rows: Rows) -> float:
@@ -209,11 +194,13 @@ def right(model: nn.Module, port: Any, rows: Rows) -> float:
 
 
 def test_a_stream_of_two_tasks_is_known_at_its_end() -> None:
-    port, old, new = classifier_port(4), [(2.0, 2.0), (-2.0, 2.0)], [(2.0, -2.0), (-2.0, -2.0)]
-    task1, task2 = blobs(0, old), blobs(1, new, first=2)
-    kept = [r for rows in (task1, task2) for r in (*rows[:20], *rows[60:80])]  # 20 of each class
-    sets = {"retain": port.rows("retain", kept), "first": port.rows("first", task1), "second": port.rows("second", task2)}
-    test = port.rows("test", [*blobs(2, old), *blobs(3, new, first=2)])
+    port, old, new = toys.port(4), [(2.0, 2.0), (-2.0, 2.0)], [(2.0, -2.0), (-2.0, -2.0)]
+    sets = {
+        "first": blobs(0, old, port, "first"),
+        "second": blobs(1, new, port, "second", first=2),
+        "retain": blobs(2, [*old, *new], port, "retain", each=20),
+    }
+    test = blobs(3, [*old, *new], port, "test")
     train = Train(epochs=5, lr=0.1, batch=20, optimizer="sgd", schedule="constant")
     start = net()
     loop.run((Plan(NLL("first"), train=replace(train, anchor="first")),), start, port, sets)
@@ -228,10 +215,10 @@ def test_a_stream_of_two_tasks_is_known_at_its_end() -> None:
 
 
 def test_a_shifted_domain_moves_running_statistics_most() -> None:
-    port, centres = classifier_port(2), [(2.0, 2.0), (-2.0, -2.0)]
+    port, centres = toys.port(2), [(2.0, 2.0), (-2.0, -2.0)]
     model, snapshots = net(classes=2), []
     for seed, scale in enumerate((1.0, 3.0)):
-        rows = port.rows("retain", blobs(seed, centres, scale))
+        rows = blobs(seed, centres, port, "retain", scale)
         train = Train(epochs=5, lr=0.1, batch=20, optimizer="sgd", schedule="constant", anchor="retain")
         loop.run((Plan(NLL("retain"), train=train),), model, port, {"retain": rows})
         snapshots.append(weights_of(model))

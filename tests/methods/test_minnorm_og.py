@@ -1,5 +1,7 @@
-"""MinNorm-OG: the projection and its schedule by hand, and exact forms against solves."""
+"""MinNorm-OG: projection and schedule by hand, exact forms against solves, and a poisoned perceptron that training alone cannot mend."""
 
+import copy
+import statistics
 from dataclasses import replace
 from typing import Any
 
@@ -132,3 +134,55 @@ def test_neurons_need_a_last_layer_and_one_label(text: worlds.World) -> None:
     port = toys.port(3)
     with pytest.raises(UserError, match="does not move"):
         loop.run((replace(plan[0], trains=r"^1\."),), toys.mlp(3), port, {"retain": toys.noise(5, port)})
+
+
+def poisoned(seed: int) -> tuple[nn.Module, Sets]:
+    """A perceptron that fits 25 points of a sine and three wrong ones, and the 25."""
+    g = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> Tensor:
+        return 2 * torch.rand(*shape, generator=g, dtype=torch.float64) - 1
+
+    x = torch.cat([torch.linspace(-6, 6, 25, dtype=torch.float64), 6 * draw(3)])[:, None]
+    y = torch.cat([x[:25, 0].sin(), torch.full((3,), 1.5, dtype=torch.float64)])
+    model = nn.Sequential(nn.Linear(1, 150), nn.ReLU(), nn.Linear(150, 1, bias=False), nn.Flatten()).double()
+    with torch.no_grad():
+        model[0].weight.copy_(draw(150, 1).sign())
+        model[0].bias.copy_(6.6 * draw(150))
+        model[2].weight.copy_((torch.linalg.pinv(model[:2](x)) @ y)[None])
+    return model, sets(x[:25], y[:25])
+
+
+def worst(model: nn.Module) -> float:
+    """The largest distance from the sine."""
+    grid = torch.linspace(-6, 6, 400, dtype=torch.float64)[:, None]
+    with torch.no_grad():
+        return float((model(grid[:, None])[:, 0] - grid[:, 0].sin()).abs().max())
+
+
+def test_mends_a_poisoned_perceptron_where_training_is_stuck() -> None:
+    found: dict[str, list[float]] = {"before": [], "trained": [], "shrunk": []}
+    for seed in range(3):
+        start, given = poisoned(seed)
+        found["before"].append(worst(start))
+        plan = resolve.plan("minnorm_og", {"epochs": 40, "descent": 20, "every": 2, "strength": 0.3})[0]
+        for name, made in {"trained": replace(plan, updates=()), "shrunk": plan}.items():
+            model = copy.deepcopy(start)
+            loop.run((made,), model, Port(), given)
+            found[name].append(worst(model))
+    assert found["trained"] == pytest.approx(found["before"], rel=1e-2)
+    assert all(a < 0.5 * b for a, b in zip(found["shrunk"], found["trained"], strict=True))
+    assert statistics.median(found["shrunk"]) < 1
+
+
+def test_forgets_what_is_not_retained_without_seeing_it(digits: worlds.World) -> None:
+    plan = resolve.plan("minnorm_og", {"epochs": 6, "descent": 3, "strength": 0.05, "gamma": 0.8, "batch": 64, "samples": 20})[0]
+    found = {}
+    for name, made in {"trained": replace(plan, updates=()), "shrunk": plan}.items():
+        model = digits.model()
+        loop.run((made,), model, digits.port, {"retain": digits.sets["retain"]})
+        with torch.no_grad():
+            forget, retain = digits.port.forward(model, [digits.sets[n] for n in ("forget", "retain")])
+        found[name] = float(forget.logp.values.exp().mean())
+        assert float((retain.scores.values.argmax(-1) == retain.labels).float().mean()) > 0.85
+    assert found["shrunk"] < 0.7 * found["trained"]

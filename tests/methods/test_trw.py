@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import tables
+import toys
 import worlds
 from expunge import resolve
 from expunge.core import loop
@@ -19,7 +20,6 @@ from expunge.core.parts import Objective, Plan, Rows, Train
 from expunge.core.step import Run, Step, View
 from expunge.methods.objectives.trw import Tilt, directions, similarity, tilted
 from expunge.methods.terms import NLL
-from expunge.modalities.image import classifier_port
 
 Q = torch.tensor([[0.5, 0.3, 0.2, 0.0]], dtype=torch.float64)  # of the classes that stay, and nothing for the one that goes
 S = torch.tensor([[1.0, 0.0, -1.0, 0.0]], dtype=torch.float64)
@@ -116,14 +116,11 @@ class Blobs:
     def __init__(self) -> None:
         g = torch.Generator().manual_seed(0)
         centres = torch.tensor([[2.0, 0.6], [2.0, -0.6], [-2.0, 2.0], [-2.0, -2.0]])
-        points = [(c + 0.35 * torch.randn(1, 2, generator=g), y) for y, c in enumerate(centres) for _ in range(60)]
-        self.port = classifier_port(4)
-        rows = self.port.rows("full", [{"image": x.numpy(), "label": y} for x, y in points])
-        self.sets = {"full": rows, "forget": rows.take(range(60)).named("forget"), "retain": rows.take(range(60, 240)).named("retain")}
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            self.untrained = nn.Sequential(nn.Flatten(), nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 4))
+        points = centres.repeat_interleave(60, 0) + 0.35 * torch.randn(240, 2, generator=g)
+        self.port, self.untrained = toys.port(4), toys.mlp(4, hidden=64)
         nn.init.zeros_(self.untrained[-1].weight)
+        rows = toys.rows(points, [y for y in range(4) for _ in range(60)], self.port, "full")
+        self.sets = {"full": rows, "forget": rows.take(range(60)).named("forget"), "retain": rows.take(range(60, 240)).named("retain")}
 
     def trained(self, term: Objective, begin: nn.Module, **how: Any) -> nn.Module:
         model = copy.deepcopy(begin)
@@ -150,7 +147,7 @@ def test_a_forgotten_class_goes_to_its_neighbour_as_after_retraining() -> None:
 
 
 def test_one_class_alone_is_refused() -> None:
-    port = classifier_port(1)
+    port = toys.port(1)
     rows = port.rows("forget", [{"image": torch.zeros(2, 2).numpy(), "label": 0}])
     run = Run(nn.Sequential(nn.Flatten(), nn.Linear(4, 1)), port, worlds.accelerator())
     with pytest.raises(UserError, match="one class"):

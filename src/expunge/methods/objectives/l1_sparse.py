@@ -10,15 +10,13 @@ Differs: the epochs with a penalty are counted from the start, so they do not fo
 Status: faithful
 """
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
 from expunge.core.knobs import knob, part
 from expunge.core.parts import Objective, Plan, Train
 from expunge.core.step import Step
-from expunge.methods.objectives import finetune
+from expunge.methods.terms import NLL
 
 
 @part
@@ -38,4 +36,4 @@ class L1(Objective):
 
 def plan() -> Plan:
     train = Train(epochs=10, lr=0.01, batch=256, optimizer="sgd", momentum=0.9, decay=5e-4, schedule="constant", anchor="retain")
-    return replace(finetune.plan(), do=finetune.plan().do + L1(), train=train)
+    return Plan(NLL("retain") + L1(), train=train)
