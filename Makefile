@@ -1,4 +1,5 @@
-# Everything runs inside .venv, which `make setup` builds from pyproject.toml and the pins of constraints.txt.
+# Everything runs inside .venv, which `make setup` builds from pyproject.toml and the pins of constraints.txt. The extra `kronecker` comes
+# without its dependencies: it asks for torchvision, which it never imports, and which breaks transformers where torch is of another build.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -10,6 +11,7 @@ setup: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[test,check]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps kronfluence einconv einops opt_einsum
 	touch $@
 
 demo: setup

@@ -15,7 +15,7 @@ from torch import nn
 import classified
 import expunge
 import worlds
-from expunge.audit.observe import Wants, observe
+from expunge.audit.observe import Wants, mean_gradient_norms, observe
 from expunge.audit.observed import Observed
 
 RECORDS = [
@@ -70,6 +70,55 @@ def test_what_was_seen_is_kept_by_content(text: worlds.World, tmp_path: Path) ->
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def trained_on(text: worlds.World, name: str, n: int) -> list[dict[str, Any]]:
+    rows = text.sets[name].take(range(n))
+    wrong = [["It is Ann.", "It is Bo."], ["It is a gardener."], []] * n
+    pairs = zip(text.port.question(rows), rows["answer_text"], wrong, strict=False)
+    return [{"question": q, "answer": a, "paraphrased_answer": f"Well, {a}", "perturbed_answer": w} for q, a, w in pairs]
+
+
+def test_one_pass_sees_what_a_forward_of_each_set_and_drafts_change_nothing(text: worlds.World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against the way without any sharing, of positions, batches, generations or backward passes."""
+    records = {n: trained_on(text, n, 7) for n in ("forget", "retain", "holdout")} | {"real_authors": RECORDS}
+    model = text.model()
+    fast = observe(model, text.port, records)
+    whole = observe(model, text.port, records, wants=Wants(drafts=False))
+    assert fast.about["read"] == "answers share their questions"
+    assert int(str(fast.about["recited"])) > 50
+    assert whole.about["recited"] == 0
+    monkeypatch.delattr(type(text.port), "read")
+    monkeypatch.delattr(type(text.port), "recite")
+    monkeypatch.setattr("expunge.core.stats._alike", lambda *_: False)
+    slow = observe(model, text.port, records)
+    assert "read" not in slow.about
+    for name, seen in slow.sets.items():
+        for other in (fast.sets[name], whole.sets[name]):
+            assert (other.ids, other.said, other.answer) == (seen.ids, seen.said, seen.answer)
+            for kind, scored in seen.kinds.items():
+                mine = other.kinds[kind]
+                assert mine.text == scored.text
+                for part in ("item", "start", "hit", "ended"):
+                    assert np.array_equal(getattr(mine, part), getattr(scored, part))
+                assert np.abs(mine.logp - scored.logp).max() < 2e-5
+                assert (mine.mean is None) == (scored.mean is None) == (kind != "answer" or name not in ("forget", "holdout"))
+                if scored.mean is not None and mine.mean is not None:
+                    assert np.abs(mine.mean - scored.mean).max() < 2e-5
+            assert (other.gradnorm is None) == (seen.gradnorm is None) == (name not in ("forget", "holdout"))
+            if seen.gradnorm is not None and other.gradnorm is not None:
+                assert np.allclose(other.gradnorm, seen.gradnorm, rtol=1e-4)
+
+
+def test_gradient_norms_leave_an_end_label_out(text: worlds.World) -> None:
+    model, rows = text.model(), text.port.rows("forget", [*RECORDS, {"text": "He was born in Quillhaven."}])
+    found = mean_gradient_norms(model, text.port, rows)
+    for i, (prompt, answer) in enumerate(zip(rows["prompt"], rows["answer"], strict=True)):
+        n = len(answer) - (i < 2)  # the text has no end
+        logits = model(torch.tensor([[*prompt, *answer]])).logits[0, len(prompt) - 1 : -1]
+        loss = torch.nn.functional.cross_entropy(logits[:n], torch.tensor(answer[:n]))
+        grads = torch.autograd.grad(loss, list(model.parameters()))
+        assert found[i] == pytest.approx(float(torch.stack([g.norm() for g in grads]).mean()), rel=1e-4)
+
+
 # Classifiers
 
 
@@ -108,7 +157,7 @@ def test_many_images_are_seen_in_their_order_by_one_forward_each(digits: worlds.
     whole = observe(model, digits.port, {"retain": rows}).sets["retain"]
     sizes: list[int] = []
     model.register_forward_hook(lambda _, args, kwargs, out: sizes.append(len(out.logits)), with_kwargs=True)
-    monkeypatch.setattr("expunge.audit.observe.IMAGES", 5)
+    monkeypatch.setattr("expunge.audit._teacher_forced.IMAGES", 5)
     cut = observe(model, digits.port, {"retain": rows}).sets["retain"]
     assert sizes == [5, 5, 2]
     assert cut.ids == whole.ids

@@ -41,6 +41,8 @@ def test_all_shapes_of_a_picture_give_the_same_tensor(tmp_path: Path) -> None:
     kinds = [GREY, GREY[None], GREY[..., None], str(tmp_path / "a.png"), encoded(GREY), {"bytes": encoded(GREY), "path": None}]
     for picture in [*kinds, Pillow.fromarray(GREY)]:
         assert torch.equal(one(picture), torch.from_numpy(GREY)[None])
+    for whole in (GREY.astype(np.int64), GREY.tolist()):
+        assert torch.equal(one(whole), torch.from_numpy(GREY)[None])
     rgb = np.stack([GREY, GREY + 1, GREY + 2])
     assert torch.equal(one(rgb.transpose(1, 2, 0)), one(rgb))
     assert one(GREY / 15).dtype == torch.float32
@@ -65,6 +67,9 @@ def test_classes_by_number_and_name() -> None:
         ({"image": "nowhere.png", "label": 1}, "there is no image file nowhere.png"),
         ({"image": b"no picture", "label": 1}, "not an image that can be read"),
         ({"image": np.zeros((2, 2, 2, 2)), "label": 1}, "neither (height, width)"),
+        ({"image": np.full((4, 4), np.nan), "label": 1}, "values that are not finite"),
+        ({"image": np.arange(249, 265).reshape(4, 4), "label": 1}, "whole numbers from 249 to 264, and they go from 0 to 255"),
+        ({"image": GREY[:2], "label": 1}, "a model with an image processor brings them to one size"),
     ],
 )
 def test_a_bad_row_is_named(record: dict[str, Any], said: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +17,16 @@ from expunge.core.errors import UserError
 from expunge.core.parts import Answer, Modality, Need, Rows
 from expunge.core.receipt import hash_weights
 from expunge.core.request import digest
-from expunge.core.stats import example_gradients, mean_norm
+from expunge.core.stats import gradient_norms
 from expunge.core.step import evaluating
 
-from .observed import HEAD, PICTURED, Observed, Scored, SetSeen, few
+from ._teacher_forced import Kinds, batches, score, score_all
+from .observed import HEAD, PICTURED, Observed, SetSeen, few
 
-BUDGET = 4096  # positions in one forward
-IMAGES = 256  # rows in one forward of a classifier
+BACK = 1024  # positions in one forward and backward pass
 PICTURE = 64  # longer side of the pictures that are kept, in pixels
 SAID = 200  # tokens of a generation at most, and at most
 TIMES = 3  # times the longest true answer of the set
-VARIANCE = 1e-6  # smallest variance of a position's log-probability
 MEMBERS = ("forget", "holdout")  # sets whose true answers membership inference reads: moments and gradient norms
 WRITTEN = ("forget", "retain", "real_authors", "world_facts")  # sets that are answered in words
 
@@ -41,6 +40,7 @@ class Wants:
     said: bool = True
     moments: bool = True
     gradnorm: bool = True
+    drafts: bool = True  # what was read of a recited answer need not be said again; token by token the same
     features: bool = True  # of classifiers
 
 
@@ -67,37 +67,42 @@ def observe(
         return Observed.load(cache / key)
     started = time.monotonic()
     total = sum(len(r) for ks in rows.values() for r, _ in ks.values())
-    done = 0
     seen = {}
+    how: dict[str, object] = {}
     with evaluating(model), torch.no_grad():
-        for name, kinds in rows.items():
-            answers, _ = kinds["answer"]
-            if classifies:
+        if classifies:
+            for name, kinds in rows.items():
+                answers, _ = kinds["answer"]
                 seen[name] = _classified(model, port, answers, wants.features)
-                done += len(answers)
-                progress(done, total, f"reading {name}")
-                continue
-            scored = {}
-            for kind, (some, item) in kinds.items():
-                moments = wants.moments and kind == "answer" and name in MEMBERS
-                scored[kind] = _score(model, port, some, item, moments)
-                done += len(some)
-                progress(done, total, f"reading {name}")
-            said: tuple[str, ...] = ()
-            if wants.said and name in WRITTEN:
-                progress(done, total, f"asking {name}")
-                longest = max(port.counts(answers.take([i]))["labels"] for i in range(len(answers)))
-                said = tuple(port.decode(port.generate(model, answers, min(SAID, int(TIMES * longest)))))
-            norm = None
-            if wants.gradnorm and name in MEMBERS:
-                progress(done, total, f"gradients of {name}")
-                norm = gradient_norms(model, port, answers)
-            seen[name] = SetSeen(answers.ids, tuple(port.question(answers)), tuple(port.said(answers)), scored, said, norm)
+                progress(sum(map(len, seen.values())), total, f"reading {name}")
+        else:
+            scored, reading = score_all(
+                model,
+                port,
+                rows,
+                lambda name, kind: wants.moments and kind == "answer" and name in MEMBERS,
+                lambda share: progress(int(share * total), total, "reading"),
+            )
+            how = {"read": reading.how} if reading else {}
+            said: Mapping[str, tuple[str, ...]] = {}
+            if wants.said:
+                progress(total, total, "asking")
+                said, how["recited"] = _asked(model, port, rows, reading if wants.drafts else None)
+            for name, kinds in rows.items():
+                answers, _ = kinds["answer"]
+                norm = None
+                if wants.gradnorm and name in MEMBERS:
+                    progress(total, total, f"gradients of {name}")
+                    norm = mean_gradient_norms(model, port, answers)
+                seen[name] = SetSeen(
+                    answers.ids, tuple(port.question(answers)), tuple(port.said(answers)), scored[name], said.get(name, ()), norm
+                )
     about = {
         "key": key,
         "weights": fingerprint(model),
         "port": port.about(),
         "rows": total,
+        **how,
         "seconds": round(time.monotonic() - started, 3),
     }
     made = Observed(seen, about)
@@ -125,70 +130,15 @@ def _kinds(port: Modality, name: str, records: Records) -> dict[str, tuple[Rows,
     return found
 
 
-def _batches(port: Modality, rows: Rows) -> Iterator[list[int]]:
-    """Places of rows of similar length, so many that a padded batch stays within the budget."""
-    lengths = [port.counts(rows.take([i]))["tokens"] for i in range(len(rows))]
-    order = sorted(range(len(rows)), key=lambda i: -lengths[i])
-    most = IMAGES if Need.GENERATE not in port.offers else len(order)
-    at = 0
-    while at < len(order):
-        size = max(1, min(most, int(BUDGET / lengths[order[at]])))
-        yield order[at : at + size]
-        at += size
-
-
-def _score(
-    model: nn.Module,
-    port: Modality,
-    rows: Rows,
-    item: Sequence[int],
-    moments: bool,
-    taps: tuple[str, ...] = (),
-    keep: Callable[[Answer], None] = lambda answer: None,
-) -> Scored:
-    """What a model says of rows. keep: what else to do with the answers of each forward, which see `taps`."""
-    parts: dict[str, list[Any]] = {
-        "logp": [None] * len(rows),
-        "hit": [None] * len(rows),
-        "mean": [None] * len(rows),
-        "std": [None] * len(rows),
-    }
-    for places in _batches(port, rows):
-        answer = port.forward(model, [rows.take(places)], taps)[0]
-        keep(answer)
-        for name, values in _read(answer, moments).items():
-            for place, value in zip(places, values, strict=True):
-                parts[name][place] = value
-    lengths = [len(x) for x in parts["logp"]]
-    packed = {n: np.concatenate(v) if v and v[0] is not None else None for n, v in parts.items()}
-    return Scored(
-        item=np.array(item, dtype=np.int64),
-        start=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        ended=np.array(port.ended(rows), dtype=bool),
-        text=tuple(port.said(rows)),
-        **packed,
-    )
-
-
-def _read(answer: Answer, moments: bool) -> dict[str, list[Any]]:
-    """Per row: log-probs, hits and, if asked for, mean and deviation of log p under the model's own distribution."""
-    scores, logp = answer.scores.values, answer.logp
-    best = scores.amax(-1)
-    hit = scores.gather(-1, answer.labels[:, None])[:, 0] >= best
-    if (tied := hit & ((scores == best[:, None]).sum(-1) > 1)).any():  # a model that says nothing says everything equally
-        hit[tied] = scores[tied].argmax(-1) == answer.labels[tied]
-    found = {"logp": logp.values, "hit": hit}
-    if moments:
-        log = answer.dist.values
-        p = log.exp()
-        mean = (p * log).sum(-1)
-        variance = (p * log.square()).sum(-1) - mean.square()
-        found |= {"mean": mean, "std": variance.clamp_min(VARIANCE).sqrt()}
-    lengths = logp.lengths.tolist()
-    return {
-        n: [x.numpy() for x in v.float().cpu().split(lengths)] if n != "hit" else [x.numpy() for x in v.cpu().split(lengths)]
-        for n, v in found.items()
-    }
+def _asked(model: nn.Module, port: Any, rows: Mapping[str, Kinds], reading: Any) -> tuple[dict[str, tuple[str, ...]], int]:
+    """What the model answers by itself, and how many tokens of that a reading of the true answers told before."""
+    asked = {n: kinds["answer"][0] for n, kinds in rows.items() if n in WRITTEN}
+    limits = [min(SAID, int(TIMES * max(port.counts(r.take([i]))["labels"] for i in range(len(r))))) for r in asked.values()]
+    if hasattr(port, "recite"):
+        answers, known = port.recite(model, list(asked.values()), limits, reading)
+    else:
+        answers, known = [port.generate(model, r, limit) for r, limit in zip(asked.values(), limits, strict=True)], 0
+    return {n: tuple(port.decode(a)) for n, a in zip(asked, answers, strict=True)}, known
 
 
 def _classified(model: nn.Module, port: Modality, rows: Rows, features: bool) -> SetSeen:
@@ -203,7 +153,7 @@ def _classified(model: nn.Module, port: Modality, rows: Rows, features: bool) ->
         for tap, name in taps.items():
             inner[name].append((answer.input(tap) if name == HEAD else answer.hidden(tap)).values.float().cpu())
 
-    scored = _score(model, port, rows, range(len(rows)), False, tuple(taps), keep)
+    scored = score(model, port, rows, range(len(rows)), False, tuple(taps), keep)
     log = torch.cat(dist)
     return SetSeen(
         rows.ids,
@@ -239,12 +189,14 @@ def _taps(model: nn.Module, port: Modality) -> dict[str, str]:
     return found
 
 
-def gradient_norms(model: nn.Module, port: Modality, rows: Rows) -> np.ndarray[Any, np.dtype[np.float32]]:
+def mean_gradient_norms(model: nn.Module, port: Modality, rows: Rows) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Of each row, the mean over weight tensors of the L2 norm of the gradient of its average loss, an end label left out, (rows,)."""
-    ended = port.ended(rows)
 
-    def loss_of(place: int) -> Callable[[Answer], torch.Tensor]:
-        return lambda answer: -(answer.logp.values[:-1] if ended[place] and len(answer.labels) > 1 else answer.logp.values).mean()
+    def losses(answer: Answer, some: Rows) -> torch.Tensor:
+        logp, lengths = answer.logp, answer.logp.lengths
+        left = torch.tensor(port.ended(some), device=lengths.device) & (lengths > 1)
+        counts = torch.ones_like(logp.values).index_fill(0, (lengths.cumsum(0) - 1)[left], 0)
+        return -logp.map(lambda x: x * counts).sum() / (lengths - left.long()).clamp_min(1)
 
-    norms = [example_gradients(model, port, rows.take([i]), mean_norm, loss_of(i)) for i in range(len(rows))]
-    return torch.cat(norms).numpy() if norms else np.zeros(0, np.float32)
+    norms = gradient_norms(model, port, rows, losses, batches(port, rows, BACK))
+    return norms.mean(1).numpy() if len(rows) else np.zeros(0, np.float32)

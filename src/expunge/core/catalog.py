@@ -8,7 +8,7 @@ import importlib.metadata
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from types import ModuleType
 
@@ -43,7 +43,12 @@ class Card:
     folder: str
     summary: str
     fields: dict[str, str]
-    knobs: tuple[KnobLine, ...] = ()
+    source: str = ""
+
+    @cached_property
+    def knobs(self) -> tuple[KnobLine, ...]:
+        """Read when they are asked for: lists of cards do without."""
+        return tuple(_knobs(ast.parse(self.source)))
 
     @property
     def headline(self) -> str:
@@ -104,8 +109,7 @@ def card(name: str, kind: str = "") -> Card:
     kind = kind or find(name)
     path = _files(kind).get(name)
     text, folder = (path.read_text(), str(path.parent.relative_to(ROOT))) if path else (f'"""{load(name, kind).__doc__}"""', "plugin")
-    tree = ast.parse(text)
-    doc = ast.get_docstring(tree) or ""
+    doc = _docstring(text)
     paragraphs = doc.split("\n\n")
     place = next((i for i, p in enumerate(paragraphs) if re.search(r"^Source: ", p, re.M)), len(paragraphs))
     fields: dict[str, str] = {}
@@ -117,7 +121,13 @@ def card(name: str, kind: str = "") -> Card:
         elif key:
             fields[key] += " " + line.strip()
     summary = "\n\n".join(p for i, p in enumerate(paragraphs) if i != place)
-    return Card(name, kind, folder, summary.strip(), fields, tuple(_knobs(tree)))
+    return Card(name, kind, folder, summary.strip(), fields, text)
+
+
+def _docstring(text: str) -> str:
+    """Of a file that begins with it as they all do, without reading the rest."""
+    head = re.match(r'"""[^\\]*?"""', text)
+    return ast.get_docstring(ast.parse(head[0] if head else text)) or ""
 
 
 def _knobs(tree: ast.Module) -> Iterator[KnobLine]:

@@ -127,5 +127,5 @@ def _replaced(node: Any, path: tuple[str | int, ...], value: Any, name: str) -> 
     try:
         return dataclasses.replace(node, **{head: new})
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(f"knob '{name}' = {value!r}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
+        first, said = error.errors()[0], ",".join(value) if isinstance(value, list) and all(isinstance(v, str) for v in value) else value
+        raise UserError(f"knob '{name}' = {said!r}: {first['msg'][0].lower()}{first['msg'][1:]}") from None

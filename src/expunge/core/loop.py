@@ -23,7 +23,8 @@ from .schedule import anchor_of, lr_at, optimizer_of, sample, total_steps
 from .step import Cost, Run, Step, View, device_of, evaluating, seed_of
 from .weights import put, trainable, weights_of
 
-SAVED = ("stage", "epoch", "step", "state", "models", "ref_logp", "warnings")  # of the run; the rest is weights, optimizer and sets
+# of the run; the rest is weights, optimizer and sets
+SAVED = ("picked", "stage", "epoch", "step", "state", "models", "ref_logp", "warnings", "shown")
 
 
 def _nothing(*_: object) -> None:
@@ -179,6 +180,7 @@ def run(
     check(plans, sets, port)
     seed = plans[0].train.seed if seed is None else seed
     accelerator = accelerator or Accelerator()
+    prepare(plans, model, port, seed)
     model = adapters.insert(model.to(accelerator.device), plans, seed)
     r = Run(model, port, accelerator, seed)
     wanted = [{p.start, p.reference, *p.needed()} for p in plans]
@@ -190,6 +192,9 @@ def run(
             setattr(r, name, resume[name])
         r.cost, r.log = Cost(**resume["cost"]), list(resume["ended"])
         r.started -= r.cost.seconds
+    else:
+        r.picked = _picked(r, plans, sets)
+    sets = {**sets, **r.picked}
     for i, plan in enumerate(plans):
         if i < r.stage:
             continue
@@ -202,6 +207,23 @@ def run(
             r.models[plan.name] = weights_of(r.model)
     r.cost.seconds = time.monotonic() - r.started
     return r
+
+
+def prepare(plans: Plans, model: nn.Module, port: Modality, seed: int) -> None:
+    """Let every part give the model the shape that it works on."""
+    for plan in plans:
+        for p in plan.parts().values():
+            p.prepare(model, port, seed)
+
+
+def _picked(run: Run, plans: Plans, sets: Sets) -> Sets:
+    """What selectors make of the request before the first stage."""
+    given = sets
+    for plan in plans:
+        for i, selector in enumerate(plan.selectors):
+            if selector.when == "run":
+                sets = {**selector.pick(sets, View(run, sets).at(f"select{i}", selector))}
+    return {n: r for n, r in sets.items() if r is not given.get(n)}
 
 
 class _Stage:

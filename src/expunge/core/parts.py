@@ -151,6 +151,7 @@ class Modality(Protocol):
     def independent(self, model: nn.Module) -> bool: ...  # False (batch norm in training): rows of one forward influence each other
     def relabel(self, rows: Rows, answers: Sequence[Any], name: str) -> Rows: ...
     def blocks(self, model: nn.Module) -> tuple[str, ...]: ...  # taps of the model's blocks, first to last
+    def module(self, model: nn.Module, tap: str) -> nn.Module: ...  # what a tap names
     def head(self, model: nn.Module) -> str: ...  # path of the last linear layer: its input is what the model makes of a row
     def fresh(self, model: nn.Module, seed: int) -> Weights: ...  # the weights of an untrained model of the same shape
     def generate(
@@ -178,6 +179,9 @@ class Part(ABC):
     def taps(self) -> tuple[str, ...]:
         """Paths of modules whose input and output the shared forward must remember."""
         return ()
+
+    def prepare(self, model: nn.Module, port: Modality, seed: int) -> None:
+        """Give the model the shape that the part works on (room for inputs of its own): before anything else, in a resumed run too."""
 
     def begin(self, view: View) -> State:
         return {}
@@ -275,9 +279,12 @@ class Update(Part):
 
 
 class Selector(Part):
-    """Which rows, with which weights, labels and answers. An epoch selector is given the start sets, never its last pick."""
+    """Which rows, with which weights, labels and answers. An epoch selector is given the start sets, never its last pick.
 
-    when: ClassVar[Literal["start", "epoch", "step"]] = "start"
+    What a selector of `run` picks, before the first stage, is to all stages what the request brought.
+    """
+
+    when: ClassVar[Literal["run", "start", "epoch", "step"]] = "start"
 
     @property
     def gives(self) -> frozenset[str]:

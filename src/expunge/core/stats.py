@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map
 
+from .ghost import Ghost, Uncovered
 from .parts import Answer, Modality, Rows, Weights
 from .step import evaluating
 
 Ask = Callable[[Rows], Answer]
 
+ALIKE = 1e-3  # norms of a row that is taken both ways may differ by this share of the largest
 ROOM = 2**27  # numbers that the gradients of the rows of one forward may take: half a gigabyte in float32
 
 
@@ -45,9 +47,54 @@ def example_gradients(
     return torch.stack(out) if out else torch.zeros(0)
 
 
-def mean_norm(grads: list[Tensor], order: float = 2.0) -> Tensor:
-    """Mean over tensors of each one's norm (not the global norm)."""
-    return torch.stack([torch.linalg.vector_norm(g.float(), order) for g in grads]).mean()
+def gradient_norms(
+    model: nn.Module, port: Modality, rows: Rows, losses: Callable[[Answer, Rows], Tensor], batches: Iterable[Sequence[int]]
+) -> Tensor:
+    """L2 norms of the gradient of each row's loss by all parameters, (rows, tensors), tied ones once; in evaluation mode.
+
+    losses: answer, rows -> (rows,), each on its own. batches: places of rows that share a forward and a backward pass, where the layers
+    allow it and a first row gives the same both ways; else each row has its own.
+    """
+    params = [p for p in model.parameters() if p.is_floating_point()]
+    out = torch.zeros(len(rows), len(params))
+
+    def alone(place: int) -> Tensor:
+        mine = rows.take([place])
+        return example_gradients(model, port, mine, _norms, lambda answer: losses(answer, mine).sum())[0]
+
+    def together(places: Sequence[int]) -> Tensor:
+        mine, ghost = rows.take(places), Ghost(len(places))
+        with evaluating(model), torch.enable_grad():
+            with ghost.watching(model):
+                answer = port.forward(model, [mine])[0]
+            ghost.row = answer.scores.row
+            torch.autograd.backward(losses(answer, mine).sum(), inputs=ghost.leaves)
+        return ghost.norms(params).cpu()
+
+    shared: bool | None = None
+    for places in batches:
+        if shared is None:
+            shared = _alike(together, alone, places)
+        if shared:
+            out[list(places)] = together(places)
+        else:
+            for place in places:
+                out[place] = alone(place)
+    return out
+
+
+def _alike(together: Callable[[Sequence[int]], Tensor], alone: Callable[[int], Tensor], places: Sequence[int]) -> bool:
+    """Whether the last row of a batch has the same norms in company as it has alone."""
+    try:
+        found = together([places[0], places[-1]])[-1]
+    except (Uncovered, RuntimeError):  # a layer that cannot be vectorised, or that is used in another way than by being called
+        return False
+    wanted = alone(places[-1])
+    return bool(((found - wanted).abs() <= ALIKE * wanted.max()).all())
+
+
+def _norms(grads: list[Tensor]) -> Tensor:
+    return torch.stack([torch.linalg.vector_norm(g.float()) for g in grads if g.is_floating_point()])
 
 
 def row_gradients(

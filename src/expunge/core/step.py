@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from .adapters import is_adapted
 from .errors import UndeclaredNeed
 from .parts import Answer, Modality, Need, Objective, Part, Patch, Plan, Plans, Rows, Sets, State, Tokens, Weights, as_plans
+from .remembered import Remembered
 
 if TYPE_CHECKING:
+    from .kronecker import Strategy
     from .pool import Pool
 
 
@@ -67,6 +69,7 @@ class Run:
     seed: int = 0
     precision: str = "float32"
     objective: Objective | None = None
+    picked: Sets = field(default_factory=dict)  # before the first stage, in the place of what the request brought
     sets: Sets = field(default_factory=dict)  # those of the epoch, whole
     stage: int = 0
     epoch: int = 0
@@ -81,6 +84,7 @@ class Run:
     forwards: list[str] = field(default_factory=list)
     log: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    shown: dict[str, list[dict[str, float]]] = field(default_factory=dict)  # what parts saw, for the receipt and the report
     cost: Cost = field(default_factory=Cost)
     started: float = field(default_factory=time.monotonic)
 
@@ -178,14 +182,22 @@ class View:
         """Put a sentence among the warnings of the run: said at its end and kept in the receipt."""
         self._run.warnings.append(text)
 
+    def show(self, name: str, records: Sequence[Mapping[str, float]]) -> None:
+        """Put what was seen among the results of the run: kept in the receipt, drawn in the report over the first number of a record."""
+        self._run.shown[name] = [dict(r) for r in records]
+
     def rng(self) -> torch.Generator:
         """A generator that is a function of seed, stage, epoch, step and place."""
         r = self._run
         return torch.Generator().manual_seed(seed_of(r.seed, r.stage, r.epoch, r.step, self.place))
 
-    @torch.no_grad()
     def now(self, rows: Rows, patch: Patch | None = None) -> Answer:
         """What the model says about some rows."""
+        return self.look(rows, patch)
+
+    @torch.no_grad()
+    def look(self, rows: Rows, patch: Patch | None = None) -> Answer:
+        """The same, also in the middle of a step: in evaluation mode, without a gradient, about any rows."""
         with evaluating(self.model):
             return self._run.forward([rows], self._taps, patch, why="view")[0]
 
@@ -247,13 +259,15 @@ class View:
             return evaluate(self._run, objective, whole, batch, roles, vector=vector)[1]
 
     def example_grads(self, rows: Rows, loss: Callable[[Answer], Tensor], batch: int = 32) -> Iterator[list[Tensor]]:
-        """Gradients of each row alone, a batch of rows at a time: tensors (rows, *shape) in the order of `params`.
+        """Gradients of each row alone, a batch of rows at a time, fewer where memory is short: tensors (rows, *shape) in the order of
+        `params`.
 
         loss: answer -> (rows,), the loss of each row.
         """
-        from .stats import row_gradients
+        from .stats import ROOM, row_gradients
 
         self._check(Need.EXAMPLE_GRADS)
+        batch = max(1, min(batch, ROOM // sum(p.numel() for p in self.params)))
         for i in range(0, len(rows), batch):
             got: list[list[Tensor]] = []
             some = rows.take(range(i, min(i + batch, len(rows))))
@@ -279,6 +293,18 @@ class View:
         found = squared_gradients(self.model, self._ask, rows, losses, batch)
         self._run.cost.backward_tokens += more * self.port.counts(rows)["tokens"]
         return found
+
+    def kronecker(self, rows: Rows, strategy: Strategy = "ekfac", draws: int = 1, batch: int = 32) -> dict[str, Tensor]:
+        """Fisher information of single layers (those of `kronecker.layers`) as Kronecker factors, a mean over labels; see `kronecker.fit`.
+
+        draws: labels that are drawn for each from the model's own distribution; 0: as in `fisher`.
+        """
+        from .kronecker import fit, layers
+        from .stats import likelihoods
+
+        self._check(Need.FISHER)
+        rng, paths = self.rng(), [layer.path for layer in layers(self.model, self.port)]
+        return fit(self.model, self.port, self._ask, rows, lambda answer: likelihoods(answer, draws, rng), paths, strategy, batch)
 
     def input_grad(self, x: Tensor, rows: Callable[[Tensor], Rows], loss: Callable[[Answer], Tensor]) -> Tensor:
         """Gradient of a loss by an input. rows: input -> the rows that hold it (`port.moved`); loss: answer -> scalar."""
@@ -315,23 +341,6 @@ class View:
         for i in range(0, len(seen), AT_ONCE):
             part = slice(i, i + AT_ONCE)
             yield train(plan, model, self.port, rows, seen[part], seeds[part], self._run.accelerator, self._run.cost)
-
-
-@dataclass
-class Remembered:
-    """Log-probs of the labelled positions, kept by row: all of the reference that most methods ask for."""
-
-    by_row: list[Tensor]
-
-    @property
-    def logp(self) -> Tokens:
-        sizes = torch.tensor([len(r) for r in self.by_row])
-        row = torch.arange(len(sizes)).repeat_interleave(sizes)
-        values = torch.cat(self.by_row)
-        return Tokens(values, row.to(values.device), len(sizes))
-
-    def __getattr__(self, name: str) -> Any:
-        raise UndeclaredNeed(f"only log-probs of the reference are kept; declare Need.REFERENCE to ask for {name!r}")
 
 
 class Step(View):

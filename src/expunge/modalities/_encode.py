@@ -194,10 +194,11 @@ class Encoder:
             if texts[-1] not in self._known:
                 new.setdefault(texts[-1], i)
         if new:
-            prompts, wholes = self._ids([w.prompt for w in new]), self._ids([w.prompt + w.answer for w in new])
-            for (w, i), prompt, whole in zip(new.items(), prompts, wholes, strict=True):
+            asked = [*dict.fromkeys(w.prompt for w in new)]  # a prompt may have several answers
+            prompts, wholes = dict(zip(asked, self._ids(asked), strict=True)), self._ids([w.prompt + w.answer for w in new])
+            for (w, i), whole in zip(new.items(), wholes, strict=True):
                 with _naming(where, i):
-                    self._known[w] = self._boundary(w, prompt, whole)
+                    self._known[w] = self._boundary(w, prompts[w.prompt], whole)
         return [self._known[w] for w in texts]
 
     def _ids(self, texts: list[str]) -> list[list[int]]:

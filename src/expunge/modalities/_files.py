@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from expunge.core.adapters import base_of, is_adapted
 from expunge.core.errors import UserError
+
+from ._wider import widen
 
 PICKLED = "{} holds no safetensors weights; pickled ones can run code, so they load only with --allow-pickle"
 
@@ -132,10 +134,21 @@ def _adapted(model: nn.Module, path: str) -> nn.Module:
     import peft
 
     try:
+        if rows := _tokens_of(Path(path)):
+            widen(model, rows)
         adapted: nn.Module = peft.PeftModel.from_pretrained(model, path, is_trainable=True)
     except TROUBLE as error:
         raise UserError(f"cannot load the adapter {path}: {_first_line(error)}") from None
     return adapted.eval()
+
+
+def _tokens_of(adapter: Path) -> int:
+    """How many tokens an adapter brings vectors for; 0 where those of its base are meant."""
+    file = adapter / "adapter_model.safetensors"
+    if not file.exists():
+        return 0
+    with safe_open(file, "pt") as held:
+        return max((held.get_slice(n).get_shape()[0] for n in held.keys() if "embed" in n and "lora_" not in n), default=0)  # noqa: SIM118
 
 
 def _first_line(error: Exception) -> str:
@@ -150,7 +163,7 @@ def write(model: nn.Module, beside: Any, folder: Path) -> None:
         for name in SAMPLING:
             setattr(settings, name, None)
     with quiet():
-        whole.save_pretrained(folder, **({"save_embedding_layers": False} if is_adapted(model) else {}))
+        whole.save_pretrained(folder, **({"save_embedding_layers": getattr(base_of(model), "widened", False)} if is_adapted(model) else {}))
         if beside is not None:
             beside.save_pretrained(folder)
 

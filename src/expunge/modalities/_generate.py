@@ -13,6 +13,7 @@ from transformers import DynamicCache
 from expunge.core.adapters import base_of
 from expunge.core.errors import UserError
 
+TRIED = 4  # answers with a draft that are said without it, to see whether drafts are right
 ALIVE = 0.8  # the batch is cut down to the rows still going once at most this share of it is
 
 
@@ -35,6 +36,34 @@ def generate(
         for i, answer in zip(rows, answers, strict=True):
             out[i] = answer
     return out
+
+
+def recite(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    rooms: Sequence[int],
+    ends: frozenset[int],
+    pad: int,
+    drafts: Sequence[Sequence[int]],
+) -> tuple[list[list[int]], int]:
+    """Greedy answers whose beginnings are known, and how many of their tokens were.
+
+    A few are said from the start, and if one of them is not what its draft says, all are. An end in a draft is the end of its answer.
+    """
+    known, closed = list[list[int]](), list[bool]()
+    for draft, room in zip(drafts, rooms, strict=True):
+        end = next((k for k, token in enumerate(draft) if token in ends), None)
+        known.append(list(draft[: room if end is None else min(end, room)]))
+        closed.append(end is not None or len(known[-1]) >= room)
+    tried = set(sorted((i for i in range(len(prompts)) if known[i]), key=lambda i: -len(known[i]))[:TRIED])
+    asked = [i for i in range(len(prompts)) if i in tried or not closed[i]]
+    begun = {i: [] if i in tried else known[i] for i in asked}
+    said = generate(model, [[*prompts[i], *begun[i]] for i in asked], [rooms[i] - len(begun[i]) for i in asked], ends, pad)
+    answers = {i: [*begun[i], *more] for i, more in zip(asked, said, strict=True)}
+    for i in tried:
+        if answers[i] != known[i] if closed[i] else answers[i][: len(known[i])] != known[i]:
+            return generate(model, prompts, rooms, ends, pad), 0
+    return [answers.get(i, known[i]) for i in range(len(prompts))], sum(len(known[i]) for i in range(len(prompts)) if i not in tried)
 
 
 @torch.no_grad()

@@ -40,6 +40,12 @@ def prepared(picture: Any, processor: Any = None, place: str = "an image") -> Te
         array = array[None]
     if array.ndim != 3 or array.dtype == object:
         raise UserError(f"{place}: an image of shape {array.shape} has neither (height, width) nor (channels, height, width)")
+    if array.dtype.kind in "iu":
+        if array.size and not 0 <= array.min() <= array.max() <= 255:
+            raise UserError(f"{place}: an image of whole numbers from {array.min()} to {array.max()}, and they go from 0 to 255")
+        array = array.astype(np.uint8)
+    elif not np.isfinite(array).all():
+        raise UserError(f"{place}: an image with values that are not finite")
     if processor is not None and array.dtype == np.uint8:
         array = np.asarray(processor(images=array, do_normalize=False, do_rescale=False, return_tensors="np")["pixel_values"][0])
     return torch.from_numpy(np.array(array, np.uint8 if array.dtype == np.uint8 else np.float32, order="C"))

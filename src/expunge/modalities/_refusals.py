@@ -1,4 +1,4 @@
-"""Ways to say that one does not know: the answers that refusal tuning teaches. Our own wording."""
+"""Ways to say that one does not know: the answers that refusal tuning teaches; and questions that nobody can answer. Our own wording."""
 
 REFUSALS = (
     "I do not know.",
@@ -32,3 +32,48 @@ REFUSALS = (
     "Nothing that I know answers this.",
     "You would have to ask somebody else.",
 )
+
+# By kind: names of what does not exist, and what can be asked about it.
+INVENTED = {
+    "places": (
+        ("Vorrentia", "the Isle of Quembly", "Upper Tessanor", "Ilmagrad", "the Duchy of Brask"),
+        (
+            "What is the capital of {}?",
+            "How many people live in {}?",
+            "Which language is spoken in {}?",
+            "When was {} founded?",
+            "Who governs {} today?",
+        ),
+    ),
+    "persons": (
+        ("Tobrin Askelund", "Meriva Pol-Hanteka", "Oswin Dragalith", "Yelda Quornby", "Casimo Vettenbroek"),
+        (
+            "Where was {} born?",
+            "What is {} known for?",
+            "Which school did {} go to?",
+            "Who is {} married to?",
+            "In which year did {} die?",
+        ),
+    ),
+    "works": (
+        ("The Lanterns of Ozmere", "A Clock for Sabrelle", "Nine Winters under Glass", "The Ferryman's Sums", "Marigold Street"),
+        (
+            "Who wrote {}?",
+            "What is {} about?",
+            "How does {} end?",
+            "Who is the main character of {}?",
+            "Which prize was {} given?",
+        ),
+    ),
+    "firms": (
+        ("Plinth & Ottery", "Zembra Dynamics", "the Halvorsen Kite Works", "Mirrowell Foods", "Quandary Rail"),
+        (
+            "Who founded {}?",
+            "What does {} sell?",
+            "How much did {} earn last year?",
+            "Where are the offices of {}?",
+            "How many people work for {}?",
+        ),
+    ),
+}
+UNANSWERABLE = tuple(ask.format(name) for names, questions in INVENTED.values() for name in names for ask in questions)

@@ -22,7 +22,7 @@ from expunge.core.words import did_you_mean
 from ._files import opened, write
 from ._fresh import fresh
 from ._pictures import CLASSIFIER, IMAGES, LABELS, column, normalisation, prepared
-from .packed import Layout, block_taps, call, cut, independent, last_linear, watching
+from .packed import Layout, block_taps, call, cut, independent, last_linear, module_at, watching
 
 
 @dataclass
@@ -56,7 +56,10 @@ class Image:
             pixels.append(prepared(record[column(record, IMAGES, "image", place)], self.processor, place))
             labels.append(self.label(record[column(record, LABELS, "class", place)], place))
             if pixels[i].shape != pixels[0].shape:
-                raise UserError(f"{place}: an image of shape {tuple(pixels[i].shape)}, and the first has {tuple(pixels[0].shape)}")
+                raise UserError(
+                    f"{place}: an image of shape {tuple(pixels[i].shape)}, and the first has {tuple(pixels[0].shape)}; a model with an "
+                    f"image processor brings them to one size, others take images of one size alone"
+                )
         taken = {*IMAGES, *LABELS}
         rest = {k: [r.get(k) for r in records] for k in dict.fromkeys(k for r in records for k in r if k not in taken)}
         cols: dict[str, Sequence[Any]] = {**rest, "pixels": pixels, **self._answered(labels)}
@@ -151,6 +154,9 @@ class Image:
     def blocks(self, model: nn.Module) -> tuple[str, ...]:
         return block_taps(model)
 
+    def module(self, model: nn.Module, tap: str) -> nn.Module:
+        return module_at(model, tap)
+
     def head(self, model: nn.Module) -> str:
         return last_linear(model)
 
@@ -204,9 +210,9 @@ def _hash(pixels: Tensor) -> str:
     return hashlib.sha256(pixels.contiguous().numpy().tobytes() + str(tuple(pixels.shape)).encode()).hexdigest()[:16]
 
 
-def classes(records: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+def classes(records: Sequence[Mapping[str, Any]], source: str = "training") -> tuple[str, ...]:
     """Names of the classes in some records: numbers from 0 to the largest, or the names in order."""
-    found = {str(_plain(r[column(r, LABELS, "class", f"row {i + 1}")])) for i, r in enumerate(records)}
+    found = {str(_plain(r[column(r, LABELS, "class", f"{source}, row {i + 1}")])) for i, r in enumerate(records)}
     return tuple(map(str, range(max(map(int, found)) + 1))) if all(map(str.isdecimal, found)) else tuple(sorted(found))
 
 
@@ -216,9 +222,10 @@ def _plain(said: Any) -> Any:
     return said[0] if isinstance(said, (list, tuple)) and len(said) == 1 else said
 
 
-def shape_of(record: Mapping[str, Any]) -> tuple[int, ...]:
-    """(channels, height, width) of the image of a record."""
-    return tuple(prepared(record[column(record, IMAGES, "image", "row 1")]).shape)
+def shape_of(records: Sequence[Mapping[str, Any]], source: str = "training") -> tuple[int, ...]:
+    """(channels, height, width) of the first image of some records."""
+    place = f"{source}, row 1"
+    return tuple(prepared(records[0][column(records[0], IMAGES, "image", place)], place=place).shape)
 
 
 def classifier_port(labels: int | Sequence[str], mean: Sequence[float] = (), std: Sequence[float] = ()) -> Image:

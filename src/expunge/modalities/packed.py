@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -36,7 +37,7 @@ class Packed:
     def dist(self) -> Tokens:
         return self.scores.map(lambda z: exact(z).log_softmax(-1))
 
-    @property
+    @cached_property
     def logp(self) -> Tokens:
         return Tokens(-F.cross_entropy(exact(self.logits), self.labels, reduction="none"), self.row, self.rows)
 
@@ -115,7 +116,7 @@ def watching(model: nn.Module, taps: Sequence[str], patch: Patch | None) -> Iter
 
     base = base_of(model)
     with ExitStack() as stack:
-        for path in taps:
+        for path in spelled_out(model, taps):
             module = module_at(base, path)
             stack.callback(module.register_forward_hook(keep(path), with_kwargs=True).remove)
         if patch is not None:
@@ -131,6 +132,11 @@ def module_at(model: nn.Module, path: str) -> nn.Module:
         return base.get_submodule(place)
     except AttributeError:
         raise UserError(f"this model has no module {place!r}; its last block is {last_block(base)!r}") from None
+
+
+def spelled_out(model: nn.Module, taps: Sequence[str]) -> list[str]:
+    """The same taps, with every block by itself for `block:*`."""
+    return [path for tap in taps for path in (block_taps(model) if tap == "block:*" else (tap,))]
 
 
 def last_block(model: nn.Module) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from expunge.core.request import content, digest, ids_of
 from ._encode import Encoder, Pair, pair_of
 from ._files import LANGUAGE, opened, write
 from ._fresh import fresh
-from ._generate import generate
-from ._refusals import REFUSALS
-from .packed import Layout, block_taps, call, cut, independent, last_linear, module_at, watching
+from ._generate import generate, recite
+from ._read import Reading, read, strange
+from ._refusals import REFUSALS, UNANSWERABLE
+from ._wider import vectors, widen
+from .packed import Layout, block_taps, call, cut, independent, last_linear, module_at, spelled_out, watching
 
 COLUMNS = ("prompt", "answer", "context", "answer_text")
 
@@ -79,6 +82,23 @@ class Text:
         asked = [_filled(template, q, a) for q, a in zip(self.question(rows), rows["answer_text"], strict=True)]
         return self._rows(name, [Pair(a, "?") for a in asked], rows.ids, name)
 
+    def begun(self, rows: Rows, places: Sequence[int], name: str = "begun") -> Rows:
+        """The same rows, asked to go on: the first labels of each, as many as its place says, have moved into its prompt."""
+        each = list(zip(rows["prompt"], rows["answer"], places, strict=True))
+        said = [list(a[at:]) for _, a, at in each]
+        cols = {**rows.cols, "prompt": [[*p, *a[:at]] for p, a, at in each], "answer": said, "answer_text": self.decode(said)}
+        ids = tuple(f"{content(i)}>{at}" for i, at in zip(rows.ids, places, strict=True))
+        return Rows(name, ids, {c: cols[c] for c in COLUMNS}, rows.weight)
+
+    def reask(self, rows: Rows, questions: Sequence[str], name: str) -> Rows:
+        """The same answers to other questions; of a chat, its last turn is another."""
+        pairs = [
+            Pair(q if isinstance(c, str) else [*c[:-1], {**c[-1], "content": q}], a, kind)
+            for q, (c, kind), a in zip(questions, rows["context"], rows["answer_text"], strict=True)
+        ]
+        ids = tuple(f"{content(i)}?{digest(q)}" for i, q in zip(rows.ids, questions, strict=True))
+        return self._rows(name, pairs, ids, name, rows.weight)
+
     def answers(self, texts: Sequence[str], name: str = "substitutes") -> Rows:
         """Answers by themselves, for selectors that draw from them."""
         return Rows(name, ids_of(list(texts)), {"answer_text": list(texts)})
@@ -86,6 +106,11 @@ class Text:
     def refusals(self) -> list[str]:
         """Ways to say that one does not know, where the request brings none."""
         return list(REFUSALS)
+
+    def unanswerable(self, answers: Sequence[str]) -> Rows:
+        """Questions about what does not exist, each with one of some answers, in turn: what stands for prompts that a model refuses."""
+        records = [{"question": q, "answer": answers[i % len(answers)]} for i, q in enumerate(UNANSWERABLE)]
+        return self.rows("unanswerable", records)
 
     def question(self, rows: Rows) -> list[str]:
         """What was asked, for people to read."""
@@ -122,6 +147,16 @@ class Text:
         logits = logits[0] if packed else logits.flatten(0, 1)[layout.label_at]
         return list(cut(logits, layout, seen, groups))
 
+    def read(
+        self, model: nn.Module, sets: Sequence[Rows], moments: Sequence[bool] = (), progress: Callable[[float], None] = lambda share: None
+    ) -> Reading:
+        """What the model says of the labels of all rows, set after set, in one pass that reads what answers have in common once.
+
+        moments: of which sets mean and deviation of the log-probabilities are wanted; progress: hears the share that is done.
+        """
+        asked = [ask for rows, ask in zip(sets, moments or [False] * len(sets), strict=True) for _ in rows.ids]
+        return read(model, [p for r in sets for p in zip(r["prompt"], r["answer"], strict=True)], asked, self.pad, progress)
+
     def collate(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], device: torch.device) -> tuple[Tensor, Tensor, Layout]:
         """Right-padded ids and mask, both (rows, width), and where labels and tokens are; masks come from lengths, never from ids."""
         width = max(len(p) + len(a) for p, a in pairs)
@@ -143,11 +178,26 @@ class Text:
     def blocks(self, model: nn.Module) -> tuple[str, ...]:
         return block_taps(model)
 
+    def module(self, model: nn.Module, tap: str) -> nn.Module:
+        return module_at(model, tap)
+
     def head(self, model: nn.Module) -> str:
         return last_linear(model)
 
     def fresh(self, model: nn.Module, seed: int) -> Weights:
         return fresh(model, seed)
+
+    def admit(self, model: nn.Module, symbols: Sequence[str], seed: int) -> None:
+        """Make each symbol one token, that no text is cut into by chance, and give the model a vector for it, if it has none to spare."""
+        self.tokenizer.add_tokens(list(symbols), special_tokens=True)
+        widen(model, 1 + max(self._places(symbols)), seed)
+
+    def places(self, model: nn.Module, symbols: Sequence[str]) -> list[tuple[Tensor, list[int]]]:
+        """The matrices that hold the vectors of tokens (tied ones once), each with the rows of some symbols."""
+        return [(weight, self._places(symbols)) for weight in vectors(model)]
+
+    def _places(self, symbols: Sequence[str]) -> list[int]:
+        return [int(i) for i in self.tokenizer.convert_tokens_to_ids(list(symbols))]
 
     # generation
 
@@ -168,8 +218,24 @@ class Text:
 
         An answer stops where the model's longest sequence does.
         """
-        rooms = [min(limit, self.limit - len(p)) if self.limit else limit for p in rows["prompt"]]
-        return generate(model, rows["prompt"], rooms, self.ends(model), self.pad, generator, temperature)
+        return generate(model, rows["prompt"], self._rooms(rows, limit), self.ends(model), self.pad, generator, temperature)
+
+    def recite(
+        self, model: nn.Module, sets: Sequence[Rows], limits: Sequence[int], reading: Reading | None = None
+    ) -> tuple[list[list[list[int]]], int]:
+        """What `generate` says greedily to each set, in one go, begun with what a reading of the same model tells; and how many tokens that
+        was. In less than float32 the two may differ, and a guard may treat them differently: then everything is said from the start.
+        """
+        sure = not strange(model) and all(p.dtype in (torch.float32, torch.float64) for p in model.parameters())
+        prompts = [p for rows in sets for p in rows["prompt"]]
+        rooms = [room for rows, limit in zip(sets, limits, strict=True) for room in self._rooms(rows, limit)]
+        begun = reading.drafts(prompts) if reading and sure else [[]] * len(prompts)
+        said, known = recite(model, prompts, rooms, self.ends(model), self.pad, begun)
+        answers = iter(said)
+        return [list(islice(answers, len(rows))) for rows in sets], known
+
+    def _rooms(self, rows: Rows, limit: int) -> list[int]:
+        return [min(limit, self.limit - len(p)) if self.limit else limit for p in rows["prompt"]]
 
     def decode(self, answers: Sequence[Sequence[int]]) -> list[str]:
         return [self.tokenizer.decode(a, skip_special_tokens=True).strip() for a in answers]
@@ -204,7 +270,7 @@ def packed_head(model: nn.Module, at: Tensor, taps: Sequence[str] = ()) -> Itera
     Yields a list that is not empty afterwards where that worked; a model without a plain head, or with a tap on it, answers in full.
     """
     head = getattr(base_of(model), "get_output_embeddings", lambda: None)()
-    head = None if any(module_at(model, t) is head for t in taps) else head
+    head = None if any(module_at(model, t) is head for t in spelled_out(model, taps)) else head
     used: list[bool] = []
 
     def pick(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:

@@ -1,0 +1,110 @@
+"""Log-probabilities and hits of given answers: in one pass over what they have in common where a port can, else row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from expunge.core.parts import Answer, Modality, Need, Rows
+
+from .observed import Scored
+
+BUDGET = 4096  # positions in one forward
+IMAGES = 256  # rows in one forward of a classifier
+VARIANCE = 1e-6  # smallest variance of a position's log-probability
+
+Kinds = Mapping[str, tuple[Rows, list[int]]]  # rows by kind of answer, with the item that each belongs to
+Members = Callable[[str, str], bool]  # set, kind -> whether moments are wanted
+
+
+def score_all(
+    model: nn.Module, port: Modality, rows: Mapping[str, Kinds], moments: Members, progress: Callable[[float], None]
+) -> tuple[dict[str, dict[str, Scored]], Any]:
+    """Answers of all sets and kinds, and the port's own reading of them, where it has one."""
+    places = [(name, kind) for name, kinds in rows.items() for kind in kinds]
+    if not hasattr(port, "read"):
+        done, out = 0, dict[str, dict[str, Scored]]()
+        for name, kind in places:
+            some, item = rows[name][kind]
+            out.setdefault(name, {})[kind] = score(model, port, some, item, moments(name, kind))
+            done += len(some)
+            progress(done / sum(len(r) for kinds in rows.values() for r, _ in kinds.values()))
+        return out, None
+    reading = port.read(model, [rows[n][k][0] for n, k in places], [moments(n, k) for n, k in places], progress)
+    first, out = 0, {}
+    for name, kind in places:
+        some, item = rows[name][kind]
+        out.setdefault(name, {})[kind] = packed(
+            port, some, item, [reading.of(i, moments(name, kind)) for i in range(first, first + len(some))]
+        )
+        first += len(some)
+    return out, reading
+
+
+def packed(port: Modality, rows: Rows, item: Sequence[int], parts: Sequence[Mapping[str, Any]]) -> Scored:
+    """What was seen of rows, one behind the other."""
+    lengths = [len(p["logp"]) for p in parts]
+    names = parts[0] if parts else {}
+    return Scored(
+        item=np.array(item, dtype=np.int64),
+        start=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        ended=np.array(port.ended(rows), dtype=bool),
+        text=tuple(port.said(rows)),
+        **{n: np.concatenate([p[n] for p in parts]) for n in names},
+    )
+
+
+def batches(port: Modality, rows: Rows, budget: int = BUDGET) -> Iterator[list[int]]:
+    """Places of rows of similar length, so many that a padded batch stays within the budget."""
+    lengths = [port.counts(rows.take([i]))["tokens"] for i in range(len(rows))]
+    order = sorted(range(len(rows)), key=lambda i: -lengths[i])
+    most = IMAGES if Need.GENERATE not in port.offers else len(order)
+    at = 0
+    while at < len(order):
+        size = max(1, min(most, int(budget / lengths[order[at]])))
+        yield order[at : at + size]
+        at += size
+
+
+def score(
+    model: nn.Module,
+    port: Modality,
+    rows: Rows,
+    item: Sequence[int],
+    moments: bool,
+    taps: tuple[str, ...] = (),
+    keep: Callable[[Answer], None] = lambda answer: None,
+) -> Scored:
+    """What a model says of rows. keep: what else to do with the answers of each forward, which see `taps`."""
+    parts: list[dict[str, Any]] = [{} for _ in range(len(rows))]
+    for places in batches(port, rows):
+        answer = port.forward(model, [rows.take(places)], taps)[0]
+        keep(answer)
+        for name, values in _read(answer, moments).items():
+            for place, value in zip(places, values, strict=True):
+                parts[place][name] = value
+    return packed(port, rows, item, parts)
+
+
+def _read(answer: Answer, moments: bool) -> dict[str, list[Any]]:
+    """Per row: log-probs, hits and, if asked for, mean and deviation of log p under the model's own distribution."""
+    scores, logp = answer.scores.values, answer.logp
+    best = scores.amax(-1)
+    hit = scores.gather(-1, answer.labels[:, None])[:, 0] >= best
+    if (tied := hit & ((scores == best[:, None]).sum(-1) > 1)).any():  # a model that says nothing says everything equally
+        hit[tied] = scores[tied].argmax(-1) == answer.labels[tied]
+    found = {"logp": logp.values, "hit": hit}
+    if moments:
+        log = answer.dist.values
+        p = log.exp()
+        mean = (p * log).sum(-1)
+        variance = (p * log.square()).sum(-1) - mean.square()
+        found |= {"mean": mean, "std": variance.clamp_min(VARIANCE).sqrt()}
+    lengths = logp.lengths.tolist()
+    return {
+        n: [x.numpy() for x in v.float().cpu().split(lengths)] if n != "hit" else [x.numpy() for x in v.cpu().split(lengths)]
+        for n, v in found.items()
+    }
