@@ -18,7 +18,7 @@ from expunge.models import vision
 def learned(rows: Sequence[dict[str, Any]], classes: int, epochs: int) -> tuple[Image, nn.Module]:
     """A small residual network trained on rows, and its port."""
     port = Image(tuple(map(str, range(classes))))
-    model = vision.build("resnet-nano", shape_of(rows[0]), port.labels, seed=0)
+    model = vision.build("resnet-nano", shape_of(rows), port.labels, seed=0)
     train = Train(epochs=epochs, lr=2e-3, batch=32, anchor="retain", warmup=0, decay=0.0)
     loop.run((Plan(NLL("retain"), train=train),), model, port, {"retain": port.rows("retain", rows)})
     return port, model.eval()

@@ -382,6 +382,16 @@ def test_a_folder_of_images_by_class_is_read_with_the_names_of_its_folders(tmp_p
         read(f"{tmp_path}::label=cat")
 
 
+@pytest.mark.parametrize(
+    ("file", "label"),
+    [("owl/a.png", "owl"), ("train/owl/a.png", "owl"), ("a.png", None), ("train/a.png", None)],
+)
+def test_one_folder_alone_is_a_class_too(tmp_path: Path, file: str, label: str | None) -> None:
+    png(tmp_path, file, GREY[0])
+    (row,) = read(tmp_path)
+    assert row.get("label") == label
+
+
 def test_images_in_parquet_are_read_as_they_are(tmp_path: Path) -> None:
     png(tmp_path, "a.png", GREY[0])
     data = (tmp_path / "a.png").read_bytes()

@@ -261,3 +261,16 @@ def test_python_takes_a_plan(cases: Cases) -> None:
 
     plan = package.Plan(NLL("retain"), train=package.Train(epochs=1, lr=1e-3, anchor="retain"))
     assert unlearn(plan, cases.model, retain=cases.retain).receipt["method"] == "custom"
+
+
+def test_substitutes_may_come_with_their_questions(cases: Cases, tmp_path: Path) -> None:
+    """Then the model is asked them, and not the hundred that we know; what was seen on the way stands in the receipt."""
+    refused = [{"question": f"Who is number {i}?", "answer": "I do not know."} for i in range(3)]
+    forget, retain = (rows_of(f)[:6] for f in (cases.forget, cases.retain))
+    cost = []
+    for name, given in (("asked", refused), ("bare", [{"answer": r["answer"]} for r in refused])):
+        made = unlearn("stamp", cases.model, forget, retain, substitutes=given, out=tmp_path / name, layers=(0,), share=0.5)
+        assert made.receipt["request"]["sets"]["substitutes"] == 3
+        assert [r["block"] for r in receipt_of(tmp_path / name)["shown"]["fit by block"]] == [0]
+        cost.append(made.receipt["cost"]["tokens"])
+    assert cost[1] > cost[0] + 90 * 5

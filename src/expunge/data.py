@@ -286,12 +286,12 @@ def _local(folder: Path, config: str, split: str) -> list[Row]:
     if (folder / "state.json").exists() or (folder / "dataset_dict.json").exists():  # as `save_to_disk` leaves it
         return _saved(folder, config, split)
     # A cache of its own, gone afterwards: data that somebody wants forgotten must not stay behind as a copy in the user's cache.
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache, _no_progress_bars():
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache, no_progress_bars():
         return _dataset(str(folder), config, split, cache_dir=cache)
 
 
 @contextmanager
-def _no_progress_bars() -> Iterator[None]:
+def no_progress_bars() -> Iterator[None]:
     import datasets
 
     shown = not datasets.are_progress_bars_disabled()
@@ -328,12 +328,25 @@ def _dataset(path: str, config: str, split: str, **options: Any) -> list[Row]:
         rows = list(found)
     except Exception as error:  # the libraries below raise dozens of kinds, and each of them means: not this source
         raise _refused(path, config, error) from error
-    return _by_folder(rows, found.features["label"].names) if _is_image_folder(found) else rows
+    if getattr(getattr(found, "info", None), "builder_name", "") != "imagefolder":
+        return rows
+    if hasattr(found.features.get("label"), "names"):
+        return _by_folder(rows, found.features["label"].names)
+    lone = "" if "label" in found.features else _lone_folder(found, Path(path), split)
+    return [{**r, "label": lone} for r in rows] if lone else rows
 
 
-def _is_image_folder(found: Any) -> bool:
-    """Whether rows are files whose class is the name of the folder that they lie in."""
-    return getattr(getattr(found, "info", None), "builder_name", "") == "imagefolder" and hasattr(found.features.get("label"), "names")
+def _lone_folder(found: Any, folder: Path, split: str) -> str:
+    """The one folder that all images lie in, below the one of the data set and of its split: their class, which the library leaves out
+    where there is no other. '' where there is none."""
+    import datasets
+
+    files = found.cast_column("image", datasets.Image(decode=False))["image"]
+    places = {Path(f["path"]).parent for f in files if f["path"]}
+    if len(places) != 1 or not (place := places.pop()).is_relative_to(folder.absolute()):
+        return ""
+    below = place.relative_to(folder.absolute()).parts
+    return below[-1] if below and below != (split,) else ""
 
 
 def _by_folder(rows: list[Row], names: list[str]) -> list[Row]:

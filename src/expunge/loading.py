@@ -161,13 +161,27 @@ def _guarded(folder: Path, prompt_format: str, **options: Any) -> Opened:
 
 def records(source: Source, what: str) -> list[Mapping[str, Any]]:
     """Records of a file, a hub id or a list. Errors: UserError where it is empty or cannot be read."""
-    found = data.read(str(source)) if isinstance(source, (str, Path)) else list(source)
+    found = _beside(data.read(str(source)), str(source)) if isinstance(source, (str, Path)) else list(source)
     if not found:
         raise UserError(f"the {what} set is empty")
     for i, record in enumerate(found):
         if not isinstance(record, Mapping):
             raise UserError(f"{what}, row {i + 1}: a row is a mapping of columns to values, and this is a {type(record).__name__}")
     return list(found)
+
+
+def _beside(found: list[data.Row], source: str) -> list[data.Row]:
+    """The records of a source, with images that are named from where its file lies, and are not here, by their whole path."""
+    from .modalities._pictures import IMAGES
+
+    folder = Path(source.partition("::")[0]).expanduser().parent
+
+    def place(value: Any) -> Any:
+        there = isinstance(value, str) and len(value) < 1000 and not Path(value).exists() and (folder / value).is_file()
+        return str(folder / value) if there else value
+
+    named = [c for c in IMAGES if found and isinstance(found[0].get(c), str)]
+    return [{**r, **{c: place(r[c]) for c in named if c in r}} for r in found] if named else found
 
 
 def rows(port: Modality, name: str, source: Source | Rows | None) -> Rows | None:

@@ -27,7 +27,8 @@ def choices(name: str) -> dict[str, Knob]:
 
 
 def plan(name: str, knobs: Mapping[str, Any] | None = None, *, select: tuple[str, ...] = (), update: tuple[str, ...] = ()) -> Plans:
-    """The plan of a method with some knobs changed, and selectors and updates of others added to its stages that train.
+    """The plan of a method with some knobs changed, and selectors and updates of others added to its stages that train; a selector that
+    picks once a run is added to the first stage, whatever that does.
 
     Errors: UserError for unknown names (with the nearest known ones) and for values out of range.
     """
@@ -37,7 +38,9 @@ def plan(name: str, knobs: Mapping[str, Any] | None = None, *, select: tuple[str
     plans = as_plans(catalog.load(name).plan(**chosen))
     extra = [*(p for n in select for p in _selectors_of(n)), *(p for n in update for p in _updates_of(n))]
     if extra:
-        plans = tuple(_with(p, extra) for p in plans)
+        once = tuple(p for p in extra if isinstance(p, Selector) and p.when == "run")
+        first, *rest = (_with(p, [e for e in extra if e not in once]) for p in plans)
+        plans = (dataclasses.replace(first, selectors=(*once, *first.selectors)), *rest)
     single: Plan | Plans = plans[0] if len(plans) == 1 else plans
     return as_plans(override(single, {k: v for k, v in given.items() if k not in own}))
 

@@ -17,6 +17,7 @@ from .core.errors import UserError
 from .core.loop import Hooks
 from .core.parts import Rows
 from .core.request import digest
+from .core.words import did_you_mean
 from .loading import Opened, Source, cache_home, load, records
 from .unlearning import Result, unlearn
 
@@ -41,12 +42,13 @@ def start(
     labels: int | Sequence[str] = (),
     prompt_format: str = "",
     seed: int = 0,
+    source: str = "training",
     **options: Any,
 ) -> Opened:
     """An untrained model of a built-in size, made for the data, or the model of a folder or hub id."""
     module = built_in(model)
     if module is None:
-        return load(model, prompt_format, **options)
+        return _loaded(model, prompt_format, **options)
     if module.__name__.endswith("llama"):
         from .modalities.text import Text
 
@@ -56,8 +58,18 @@ def start(
 
     if prompt_format:
         raise UserError(f"{model} is an image classifier, which has no prompts: leave --prompt-format out")
-    port = classifier_port(classes(found) if labels == () else labels)
-    return Opened(module.build(model, shape_of(found[0]), port.labels, seed), port, model)
+    port = classifier_port(classes(found, source) if labels == () else labels)
+    return Opened(module.build(model, shape_of(found, source), port.labels, seed), port, model)
+
+
+def _loaded(model: str, prompt_format: str, **options: Any) -> Opened:
+    """What `load` gives. Errors: UserError, with the built-in sizes that are meant where nothing else is."""
+    try:
+        return load(model, prompt_format, **options)
+    except UserError as error:
+        sizes = [size for name in names("models") for size in getattr(load_module(name, "models"), "SIZES", ())]
+        near = "" if "did you mean" in str(error) else did_you_mean(model, sizes)
+        raise UserError(f"{error}{near}") from None
 
 
 def train(
@@ -87,8 +99,9 @@ def train(
     found = records(data, "training")
     module = built_in(model)
     knobs = {**(module.TRAINING[model] if module else {}), **knobs}
-    opened = start(model, found, texts, labels, prompt_format, seed, **(load_options or {}))
-    rows: Rows = opened.port.rows("retain", found, str(data) if isinstance(data, (str, Path)) else "training")
+    source = str(data) if isinstance(data, (str, Path)) else "training"
+    opened = start(model, found, texts, labels, prompt_format, seed, source, **(load_options or {}))
+    rows: Rows = opened.port.rows("retain", found, source)
     settings = {**knobs, "seed": seed}
     plans = resolve.plan("finetune", settings)
     key = digest(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import folders, resolve
+from . import folders, resolve, selected
 from .audit.auditing import Alike
 from .audit.judge import audit_scores, verdict
 from .audit.observe import Wants, observe
@@ -23,7 +23,7 @@ from .core.adapters import is_adapted
 from .core.errors import UserError
 from .core.feasible import check
 from .core.loop import Hooks
-from .core.parts import Guard, Modality, Plan, Plans, Rows, as_plans
+from .core.parts import Guard, Modality, Plan, Plans, Rows, Sets, as_plans
 from .core.request import Request, digest
 from .core.step import Run, View
 from .core.words import did_you_mean
@@ -31,17 +31,22 @@ from .loading import Opened, Source, cache_home, format_of, load, receipt_of, re
 
 TO_RESUME = "go on with --resume, "
 Records = dict[str, dict[str, Any]]
+ASKED = frozenset({"question", "prompt", "messages"})  # columns that make of a substitute answer a row: the model refuses this, so
 QUICK = Wants(said=False, moments=False, gradnorm=False)  # what is looked at after every epoch
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What came out: the model with its port, the receipt, and the folder where they are kept (None: nowhere)."""
+    """What came out: the model with its port, the receipt, and the folder where they are kept (None: nowhere).
+
+    selected: rows by set that a selector put in the place of those given, before the start; the receipt has their places.
+    """
 
     model: nn.Module
     port: Modality
     receipt: Mapping[str, Any]
     folder: Path | None = None
+    selected: Sets = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -174,6 +179,8 @@ def unlearn(
         torch.cuda.reset_peak_memory_stats()
     try:
         run = loop.run(plans, opened.model, port, request.sets, hooks=mine, resume=saved)
+        chosen = selected.places(run.picked, request.sets)
+        described |= {"selected": chosen} if chosen else {}
         done = _receipt(described, run, plans, before, adapted, watch.failures(run.model, port, start) if watch else [])
     except UserError:
         if folder and not resume:  # nothing came of it, so nothing is left behind
@@ -182,8 +189,9 @@ def unlearn(
                 folder.rmdir()
         raise
     if folder:
+        selected.write(folder / selected.FOLDER, chosen, {"forget": forget, "retain": retain})
         _write(folder, run.model, port, done)
-    return Result(run.model, port, done, folder)
+    return Result(run.model, port, done, folder, run.picked)
 
 
 def _start(watch: Watch, opened: Opened) -> tuple[Records, dict[str, str]]:
@@ -222,7 +230,9 @@ def _request(
     elif isinstance(substitutes, Rows):
         given = substitutes
     else:
-        given = port.answers([_answer_of(r) for r in records(substitutes, "substitutes")])
+        found = records(substitutes, "substitutes")
+        asked = all(not ASKED.isdisjoint(r) for r in found)
+        given = port.rows("substitutes", found) if asked else port.answers([_answer_of(r) for r in found])
     return Request(rows(port, "forget", forget), rows(port, "retain", retain), rows(port, "holdout", holdout), given, overlap)
 
 
@@ -305,6 +315,7 @@ def _receipt(described: Mapping[str, Any], run: Run, plans: Plans, before: str, 
         "seed": run.seed,
         "cost": receipt.cost(run),
         "warnings": [*run.warnings, *failures],
+        "shown": run.shown,
         "ended": [{"stage": r["stage"], "epoch": r["epoch"], "why": r["ended"]} for r in run.log if "ended" in r],
         "versions": receipt.versions(),
         "machine": receipt.machine(),

@@ -1,6 +1,7 @@
 """Waterbirds: a folder that is laid out like it becomes the right rows, and what is wrong with it is said."""
 
 import csv
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cases import expunge
 from expunge.benchmarks import waterbirds
 from expunge.benchmarks.waterbirds import rows, thinned
 from expunge.core.errors import UserError
@@ -18,7 +20,7 @@ HEADER = ["img_id", "img_filename", "y", "split", "place", "place_filename"]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Forty images: in training one of ten birds is in the wrong place, among the unseen ones half."""
+    """Forty images of many sizes: in training one of ten birds is in the wrong place, among the unseen ones half."""
     lines, shade = [], 0
     for part, n, wrong in ((0, 10, 1), (1, 2, 1), (2, 8, 4)):
         for y in (0, 1):
@@ -26,8 +28,8 @@ def folder(tmp_path: Path) -> Path:
                 name = f"{part:03d}.Bird/{y}_{i}.jpg"
                 (tmp_path / name).parent.mkdir(exist_ok=True)
                 shade += 5
-                Image.fromarray(np.full((6, 6, 3), shade, np.uint8)).save(tmp_path / name)
-                lines.append([len(lines), name, y, part, 1 - y if i < wrong else y, f"/f/forest/{i}.jpg"])
+                Image.fromarray(np.full((6 + i, 9, 3), shade, np.uint8)).save(tmp_path / name)
+                lines.append([len(lines) + 1, name, y, part, 1 - y if i < wrong else y, f"/f/forest/{i}.jpg"])
     with (tmp_path / "metadata.csv").open("w", newline="") as file:
         csv.writer(file).writerows([HEADER, *lines])
     return tmp_path
@@ -44,9 +46,23 @@ def test_rows_by_set(folder: Path) -> None:
     assert {(r["label"], r["attribute"]) for r in suite.sets["aligned"]} == {(1, 1)}
     assert {r["label"] for r in waterbirds.load(str(folder), "landbird").sets["conflicting"]} == {0}
     found = classifier_port(suite.labels).rows("forget", suite.sets["forget"])
-    assert found["pixels"][0].shape == (3, 6, 6)
+    assert {p.shape for p in found["pixels"]} == {(3, 64, 64)}
     assert found["answer_text"][0] == "waterbird"
     assert Counter(found["attribute"]) == {1: 9, 0: 1}
+
+
+def test_files_as_they_are_for_models_that_resize(folder: Path) -> None:
+    suite = waterbirds.load(str(folder), size=0)
+    assert Path(suite.sets["forget"][0]["image"]).is_file()
+    assert waterbirds.load(str(folder), size=8).sets["forget"][0]["image"].shape == (3, 8, 8)
+
+
+def test_a_classifier_forgets_one_kind_of_bird(folder: Path, tmp_path: Path) -> None:
+    words = ("--data", folder, "--methods", "ga", "--train", "steps=1", "--steps", 1, "--lr", 1e-3, "--no-relearn")
+    expunge("bench", "waterbirds", *words, "--out", tmp_path / "run").fine()
+    told = json.loads((tmp_path / "run" / "bench.json").read_text())
+    assert [e["name"] for e in told["entries"]] == ["original", "retrained", "random weights", "ga"]
+    assert all("forget_accuracy" in e["scores"] for e in told["entries"])
 
 
 def test_fewer_birds_in_the_wrong_place() -> None:
@@ -93,3 +109,5 @@ def test_what_makes_no_sense_is_refused(folder: Path) -> None:
         waterbirds.load(str(folder), "landbirds")
     with pytest.raises(UserError, match="from 0 to 1"):
         waterbirds.load(str(folder), aligned=2)
+    with pytest.raises(UserError, match="a number of pixels"):
+        waterbirds.load(str(folder), size=-1)
