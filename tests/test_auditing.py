@@ -24,7 +24,7 @@ FOUR = ("quality", "truth_ratio", "probability", "rouge")
 NAMES = {
     "model_utility",
     *(f"{s}_{n}" for s in ("forget", "retain", "real_authors", "world_facts") for n in FOUR),
-    *("extraction_strength", "exact_memorization", "privleak"),
+    *("extraction_strength", "exact_memorization", "remnant_memorization_accuracy", "privleak"),
     *(f"mia_{n}" for n in ("loss", "zlib", "reference", "gradnorm", "min_k", "min_k_plus_plus")),
 }
 PARTS = {"value", "interval", "n", "direction", "ideal", "variant", "retrained"}
@@ -32,6 +32,14 @@ PARTS = {"value", "interval", "n", "direction", "ideal", "variant", "retrained"}
 
 def audit_of(run: Path) -> dict[str, Any]:
     return dict(json.loads((run / "audit.json").read_text()))
+
+
+def steps_of(attack: Mapping[str, Any]) -> list[float]:
+    return [t["at"]["steps"] for t in attack["tries"]]
+
+
+def story_of(run: Path) -> Story:
+    return Story.from_json((run / "story.json").read_text())
 
 
 def checked(scores: Mapping[str, Any]) -> None:
@@ -72,7 +80,7 @@ def test_an_audit_with_everything(full: Path) -> None:
     assert all(why == f"the audit has no {n.rsplit('_', 1)[0].removesuffix('_truth')} set" for n, why in found["skipped"].items())
     assert {v["level"] for v in found["verdict"]} <= {"fail", "warn", "pass"}
     assert found["passed"] == all(v["level"] != "fail" for v in found["verdict"])
-    assert [p["step"] for p in found["attacks"]["relearn"]] == list(range(0, 101, 10))
+    assert steps_of(found["attacks"]["relearn"]) == list(range(0, 101, 10))
     page = (full / "report.html").read_text()
     assert "graddiff" in page
     assert "random weights" in page
@@ -98,9 +106,9 @@ def test_observations_are_scored_again_without_the_model(full: Path, tmp_path: P
     expunge("audit", seen / "audited_model", *models, "--out", tmp_path / "again").fine()
     before, after = audit_of(full), audit_of(tmp_path / "again")
     assert after["scores"] == before["scores"]
-    assert after["verdict"] == before["verdict"]
+    assert after["verdict"] == [v for v in before["verdict"] if "obust: " not in v["text"]], "but for what was attacked"
     message = expunge("audit", seen / "audited_model", "--attack", "relearn", "--out", tmp_path / "attacked").error
-    assert message == "relearning changes a model, and only observations were given: give the model"
+    assert message == "the attack 'relearn' asks the model anew, and only observations were given: give the model"
     assert not (tmp_path / "attacked").exists()
 
 
@@ -117,7 +125,7 @@ def test_an_audit_with_next_to_nothing(forgotten: Path, cases: Cases, tmp_path: 
     found = audit_of(tmp_path / "audit")
     assert found["scores"].keys() == {
         *("forget_truth_ratio", "forget_probability", "forget_rouge"),
-        *("extraction_strength", "exact_memorization"),
+        *("extraction_strength", "exact_memorization", "remnant_memorization_accuracy"),
     }
     assert found["skipped"].keys() == NAMES - found["scores"].keys()
     assert "warning: No retrained model was given" in done.out
@@ -163,8 +171,11 @@ def test_adapters_and_guards_are_audited(cases: Cases, tmp_path: Path) -> None:
     cases.audit(tmp_path / "guarded", tmp_path / "refused", "--controls", "--attack", "relearn").fine()
     story = Story.from_json((tmp_path / "refused" / "story.json").read_text())
     assert {s.said["audited model"] for s in story.samples if s.set == "forget"} == {"I have no answer to that."}
-    curve = audit_of(tmp_path / "refused")["attacks"]["relearn"]
-    assert curve[0]["scores"]["forget_probability"] > 0.9  # the guard comes off first, and the weights know what they knew
+    found = audit_of(tmp_path / "refused")["attacks"]["relearn"]
+    assert found["before"]["extraction_strength"]["value"] < 0.1
+    assert found["tries"][0]["scores"]["forget_probability"]["value"] > 0.9  # the guard comes off first; the weights know what they knew
+    said = " ".join(v.text for v in story_of(tmp_path / "refused").verdict)
+    assert "Not robust: relearn, 0 steps brings back what was forgotten" in said
 
 
 # Benchmarks
@@ -224,10 +235,57 @@ def test_relearning_takes_knobs_and_prints_a_curve(forgotten: Path, cases: Cases
     knobs = ("--steps", 4, "--every", 2, "--lr", 1e-3, "--k", 3)
     where = ("--forget", cases.forget, "--reference", cases.retrained, "--out", tmp_path / "attack")
     done = expunge("attack", "relearn", forgotten, *where, *knobs).fine()
-    assert [p["step"] for p in audit_of(tmp_path / "attack")["attacks"]["relearn"]] == [0, 2, 4]
+    assert steps_of(audit_of(tmp_path / "attack")["attacks"]["relearn"]) == [0, 2, 4]
     assert "retrained, by steps of the attack:" in done.out
     assert "audited model, by steps of the attack:" in done.out
     assert [line.split()[0] for line in done.out.splitlines() if line[:1].isdigit()] == ["0", "2", "4"] * 2
+
+
+def test_every_attack_is_followed_by_the_same_scores(forgotten: Path, cases: Cases, tmp_path: Path) -> None:
+    """Knobs go to every attack that has them, or to one; what came back is judged beside the retrained model, and drawn."""
+    names = ("quantise", "reformat", "paraphrase", "relearn_grid")
+    sets, models = ("--retain", cases.retain), ("--original", cases.model, "--reference", cases.retrained)
+    knobs = ("--lr", 1e-3, "--relearn_grid:n", "2,4", "--k", "1,3", "--quantise:bits", 4, "--formats", "capitals,json")
+    wanted = [word for n in names for word in ("--attack", n)]
+    cases.audit(forgotten, tmp_path / "audit", *sets, *models, *wanted, *knobs).fine()
+    found = audit_of(tmp_path / "audit")["attacks"]
+    assert list(found) == list(names)
+    assert list(found["quantise"]["ways"]) == ["4 bits"]
+    assert [t["case"] for t in found["reformat"]["tries"]] == ["capitals", "json"]
+    assert list(found["relearn_grid"]["ways"]) == ["forget rows", "neighbour rows", "unrelated rows"]
+    assert list(found["relearn_grid"]["steps_to_recover"]["neighbour rows"]) == ["1", "3"]
+    for attack in found.values():
+        for scores in attack["ways"].values():
+            assert scores.keys() >= {"extraction_strength", "forget_probability", "exact_memorization"}
+            for r in scores.values():
+                assert r["interval"][0] <= r["value"] <= r["interval"][1]
+                assert r["n"] == 9
+                assert r["retrained"] is not None
+    story = story_of(tmp_path / "audit")
+    assert {e.role: [a.attack for a in e.attacks] for e in story.models} == {
+        "original": ["quantise", "reformat", "paraphrase"],
+        "retrained": [*names, *names[-1:] * 2],
+        "method": [*names, *names[-1:] * 2],
+    }
+    worst = {e.role: e.scores["worst_attack"].value for e in story.models if "worst_attack" in e.scores}
+    assert worst["retrained"] == 0
+    assert worst["original"] > 0.5  # type: ignore[operator]
+    assert any("obust: " in v.text for v in story.verdict)
+    page = (tmp_path / "audit" / "report.html").read_text()
+    assert '<section id="robustness"' in page
+
+
+def test_an_attack_says_what_it_lacks(cases: Cases, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "forget.jsonl", [{"question": r["question"], "answer": r["answer"]} for r in rows_of(cases.forget)])
+    where = ("--forget", tmp_path / "forget.jsonl", "--reference", cases.retrained)
+    done = expunge("attack", "paraphrase", cases.model, *where, "--out", tmp_path / "a").fine()
+    assert "paraphrase: no row to forget has a column 'paraphrased_question'" in done.out
+    found = audit_of(tmp_path / "a")
+    assert found["attacks"]["paraphrase"]["missing"] == {"": "no row to forget has a column 'paraphrased_question'"}
+    assert any(v["text"].startswith("Not judged: paraphrase (no row") for v in found["verdict"])
+    done = expunge("attack", "relearn_grid", cases.model, *where, "--k", 1, "--n", 1, "--out", tmp_path / "b").fine()
+    assert "neighbour rows: the audit has no retain set" in done.out
+    assert list(audit_of(tmp_path / "b")["attacks"]["relearn_grid"]["ways"]) == ["forget rows"]
 
 
 def test_membership_is_inferred(cases: Cases, tmp_path: Path) -> None:
@@ -243,12 +301,18 @@ def test_membership_is_inferred(cases: Cases, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["relern"], "there is no attack called 'relern'; did you mean 'relearn'?"),
+        (["relern"], "there is no attack called 'relern'; did you mean 'relearn' or 'relearn_grid'?"),
         (["relearn", "--stepps", 3], "there is no knob 'stepps' here; did you mean 'steps' or 'epochs'?"),
         (["relearn", "--steps", "-3"], "knob 'steps' = '-3': input should be greater than or equal to 0"),
-        (["relearn", "--every", 0], "knob 'every' = '0': scores are taken every so many steps, 1 or more"),
+        (["relearn", "--every", 0], "knob 'every' = '0': input should be greater than or equal to 1"),
         (["relearn", "--k"], "the knob --k needs a value"),
         (["mia", "--steps", 3], "the attack 'mia' has no knobs, so there is no use for --steps"),
+        (["quantize"], "there is no attack called 'quantize'; did you mean 'quantise'?"),
+        (["quantise", "--bits", "8,0"], "knob 'bits' = '8,0': input should be greater than or equal to 2"),
+        (["quantise", "--bits", ""], "knob 'bits' = '': tuple should have at least 1 item after validation, not 0"),
+        (["relearn_grid", "--n", "5,0"], "knob 'n' = '5,0': input should be greater than or equal to 1"),
+        (["relearn_grid", "--source", "retain"], "knob 'source' = 'retain': input should be 'forget', 'neighbour' or 'unrelated'"),
+        (["reformat", "--relearn:lr", "1"], "the knob --relearn:lr is for the attack 'relearn', which is not made here"),
     ],
     ids=lambda x: " ".join(map(str, x)) if isinstance(x, list) else "",
 )
@@ -279,7 +343,7 @@ def test_models_of_another_vocabulary_are_refused(cases: Cases, tmp_path: Path) 
         (["--suite", "people", "--split", "forget11"], "people has no split 'forget11'; did you mean "),
         (["--suite", "tofu", "--data", "{folder}"], "{folder} has no config 'full'"),
         (["--split", "forget10"], "--split belongs to a benchmark: name it with --suite"),
-        (["--forget", "{forget}", "--attack", "relern"], "there is no attack called 'relern'; did you mean 'relearn'?"),
+        (["--forget", "{forget}", "--attack", "relern"], "there is no attack called 'relern'; did you mean 'relearn' or 'relearn_grid'?"),
         (["--forget", "{forget}", "--holdout", "{forget}"], "9 of 9 rows of 'holdout' also stand in 'forget', so the two cannot be told"),
         (["--forget", "{forget}", "--retain", "{forget}"], "9 of 9 rows of 'retain' also stand in 'forget', so the two cannot be told"),
         (["--forget", "{folder}/forgot.jsonl"], "{folder}/forgot.jsonl does not exist; did you mean 'forget.jsonl'"),
@@ -321,7 +385,7 @@ def test_python_takes_opened_models(cases: Cases) -> None:
     found = audit(opened, rows_of(cases.forget)[:3], reference=package.load(cases.retrained), attack=["relearn"], attack_knobs={"steps": 1})
     assert found.folder is None
     assert not found.passed
-    assert [p["step"] for p in found.attacks["relearn"]] == [0, 1]
+    assert steps_of(found.attacks["relearn"]) == [0, 1]
     assert found.story.title == f"Audit of {cases.model}"
     with pytest.raises(UserError, match="an audit needs the rows"):
         audit(opened)

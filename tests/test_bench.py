@@ -76,6 +76,29 @@ def test_a_lost_entry_is_audited_anew_from_the_finished_run(done: Outcome, monke
     assert value(bench(SMALL, done.folder), "ga seed 1", "forget_probability") == pytest.approx(before, abs=1e-6)
 
 
+def test_attacks_are_made_on_every_model_with_every_seed_and_once(done: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    knobs = {**SMALL.knobs, "quantise:bits": "4", "relearn_grid:n": "2", "relearn_grid:source": "forget"}
+    sweep = replace(SMALL, methods=("npo",), relearning=False, attacks=("quantise", "paraphrase", "relearn_grid"), knobs=knobs)
+    found = bench(sweep, tmp_path / "run")
+    made = {e.name: [f"{a.attack} {a.way}".strip() for a in e.attacks] for e in found.entries}
+    asked, trained = ["quantise 4 bits", "paraphrase"], ["relearn_grid forget rows"]
+    assert made["original"] == made["input filter"] == asked
+    assert made["retrained"] == made["npo seed 0"] == made["npo seed 1"] == asked + trained
+    assert made["random weights"] == []
+    assert value(found, "retrained", "worst_attack") == 0
+    assert value(found, "original", "worst_attack") > 0.5
+    assert value(found, "input filter", "worst_attack") > 0.5, "a filter hides nothing from those who hold the weights"
+    assert "worst_attack" in (found.folder / "table.md").read_text()
+    assert "worst_attack" not in (done.folder / "table.md").read_text()
+    monkeypatch.setattr("expunge.audit.subjects.intervene", None)
+    (found.folder / "entries" / "npo_seed_1.json").unlink()
+    again = bench(sweep, found.folder)
+    assert [e.attacks for e in again.entries] == [e.attacks for e in found.entries]
+    with pytest.raises(UserError, match="did you mean 'quantise'"):
+        bench(replace(SMALL, attacks=("quantize",)), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
 def test_another_sweep_does_not_share_the_folder(done: Outcome, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="another sweep"):
         bench(replace(SMALL, seeds=1), done.folder)

@@ -127,7 +127,7 @@ def test_wrong_words(words: list[Any], message: str, run: Path, cases: Cases) ->
 
 
 def test_missing_words(run: Path, cases: Cases) -> None:
-    assert expunge("unlearn", "npoo").error == "there is no method called 'npoo'; did you mean 'npo' or 'simnpo' or 'dpo'?"
+    assert expunge("unlearn", "npoo").error == "there is no method called 'npoo'; did you mean 'npo' or 'simnpo' or 'pop'?"
     assert expunge("unlearn", "npo").error == "missing options --model and --out"
     assert expunge("unlearn", "npo", "--mdoel", cases.model).error == "there is no option or knob --mdoel; did you mean --model?"
     given = ("unlearn", "npo", "--model", cases.model, "--out", run)

@@ -133,6 +133,29 @@ def test_training_that_is_refused(words: list[object], message: str, files: File
     assert not (tmp_path / "run").exists()
 
 
+def test_files_are_found_from_where_their_names_are_written(files: Files, tmp_path: Path) -> None:
+    pictures = sorted((files.folder / "pictures").glob("*/*.png"))
+    lines = [{"image": str(p.relative_to(files.folder)), "label": p.parent.name, "who": f"w{i % 3}"} for i, p in enumerate(pictures)]
+    write_jsonl(files.folder / "listed.jsonl", lines)
+    files.train("listed.jsonl", tmp_path / "run").fine()
+    sets = ("--forget", files["listed.jsonl::who=w1"], "--retain", files["listed.jsonl::who!=w1"], "--out", tmp_path / "forgot")
+    expunge("unlearn", "graddiff", "--model", tmp_path / "run", *sets, "--steps", 1, "--lr", 1e-3).fine()
+    assert receipt_of(tmp_path / "forgot")["request"]["sets"] == {"forget": 10, "retain": 20}
+
+
+def test_training_that_runs_away_is_said(files: Files, tmp_path: Path) -> None:
+    done = files.train("train.npz", tmp_path / "run", "--lr", 1e30, model="resnet-nano").fine()
+    assert "warning: the loss or its gradient was not finite at epoch 1, step 2" in done.out + done.err
+
+
+def test_a_first_row_that_is_bad_is_named_too(files: Files, tmp_path: Path) -> None:
+    write_jsonl(files.folder / "broken.jsonl", [{"image": "train.npz", "label": 1}])
+    assert "broken.jsonl, row 1: not an image that can be read" in files.train("broken.jsonl", tmp_path / "run").error
+    write_jsonl(files.folder / "unnamed.jsonl", [{"image": "train.npz"}])
+    assert "unnamed.jsonl, row 1: no class; it stands in" in files.train("unnamed.jsonl", tmp_path / "run").error
+    assert "did you mean 'vit-nano'" in files.train("train.npz", tmp_path / "run", model="vit-nanno").error
+
+
 # Forgetting, and what it was worth
 
 
@@ -183,6 +206,19 @@ def test_attacks_on_a_classifier(files: Files, tmp_path: Path) -> None:
     words = ("--reference", files["retrained"], "--every", 2, "--steps", 2, "--out", tmp_path / "relearn")
     done = expunge("attack", "relearn", files["retrained"], *files.threes, *words).fine()
     assert "forget_accuracy" in done.out
+
+
+def test_relearning_and_rounding_of_a_classifier(files: Files, tmp_path: Path) -> None:
+    """The same attacks as on a language model; those that ask in words say so."""
+    names = [word for n in ("quantise", "relearn_grid", "reformat") for word in ("--attack", n)]
+    beside = ("--original", files["original"], "--reference", files["retrained"], "--limit", 0)
+    knobs = ("--relearn_grid:k", 2, "--n", 2, "--lr", 1e-3)
+    expunge("audit", files["retrained"], *files.threes, *beside, *names, *knobs, "--out", tmp_path / "audit").fine()
+    found = audited(tmp_path / "audit")["attacks"]
+    assert found["quantise"]["ways"]["8 bits"]["forget_accuracy"]["n"] == 39
+    assert [t["case"] for t in found["relearn_grid"]["tries"]] == ["2 rows, 0 steps", "2 rows, 2 steps"] * 3
+    assert found["reformat"]["missing"] == {"": "the rows ask nothing in words"}
+    assert '<section id="robustness"' in (tmp_path / "audit" / "report.html").read_text()
 
 
 def test_a_benchmark_with_its_controls(tmp_path: Path) -> None:

@@ -10,14 +10,16 @@ import copy
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from expunge.audit import intervention
+from expunge.audit.intervention import Attack, chosen
 from expunge.audit.judge import verdict
-from expunge.audit.subjects import Progress, Subject, blank, controls, examine, relearn, silent, spread, story
+from expunge.audit.subjects import Progress, Subject, blank, carry_out, compared, controls, examine, filtered, silent, spread, story
 from expunge.audit.suite import Suite
 from expunge.report.story import Asked, Entry, Story, Verdict
 
@@ -32,7 +34,16 @@ from .loading import Opened, cache_home, load
 from .training import texts_of, train
 from .unlearning import unlearn
 
-SIZES = {"people": "micro", "tofu": "tiny", "digits": "resnet-nano", "mufac": "resnet-nano", "mucac": "resnet-nano"}
+SIZES = {
+    "people": "micro",
+    "strangers": "micro",
+    "tofu": "tiny",
+    "digits": "resnet-nano",
+    "biased_digits": "resnet-nano",
+    "waterbirds": "resnet-micro",
+    "mufac": "resnet-nano",
+    "mucac": "resnet-nano",
+}
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,7 @@ class Sweep:
     original: str = ""  # models that exist already, instead of trained ones
     retrained: str = ""
     draw: int = 0  # seed of a benchmark that is made, not read
+    attacks: tuple[str, ...] = ()  # on every model, with every seed; their knobs as `quantise:bits`
 
     @property
     def size(self) -> str:
@@ -71,6 +83,13 @@ class Sweep:
         common = {k: v for k, v in self.knobs.items() if ":" not in k}
         own = {k.split(":", 1)[1]: v for k, v in self.knobs.items() if k.split(":", 1)[0] == method and ":" in k}
         return {**recipes.knobs(self.suite, self.size, method), **common, **own}
+
+    def attacks_of(self, items: int, seed: int = 0) -> dict[str, Attack]:
+        """The attacks on a model; relearning, where nobody asked for attacks, is made with the first seed alone."""
+        wanted = self.relearning and (self.attacks or not seed)
+        names = tuple(dict.fromkeys((*(("relearn",) if wanted else ()), *self.attacks)))
+        tuned = {f"{n}:{k}": v for n in names for k, v in recipes.attacking(n, self.suite, self.size, items).items()}
+        return chosen(names, {**tuned, **{k: v for k, v in self.knobs.items() if k.split(":", 1)[0] in names and ":" in k}})
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +119,7 @@ def bench(
     for name in sweep.methods:
         catalog.load(name)
     folder, suite = Path(out), sweep.made()
+    sweep.attacks_of(len(suite.sets["forget"]))  # what is wrong with them is said before anything is trained
     progress = _stopping(progress, interrupted)
     key = digest([repr(sweep), {n: [dict(r) for r in rows] for n, rows in suite.sets.items()}])
     _claim(folder, key, resume, overwrite, sweep)
@@ -129,17 +149,20 @@ def bench(
     first = see(original.model, original.port, name="original", role="original", progress=look("original"), receipt=how)
     see = partial(see, original=first.seen)
     forget = original.port.rows("forget", suite.train["forget"])
-    fixed = [first, there, *controls(original, forget, sets, there.seen, cache, look("controls"), first.seen)]
-    curve = partial(relearn, sets=sets, retrained=there.seen, **recipes.relearning(sweep.suite, sweep.size, len(sets["forget"])))
-    done: list[Entry] = []
+    others = controls(original, forget, sets, there.seen, cache, look("controls"), first.seen)
+    there = _attacked(sweep, folder, there, again, sets, look("retrained"))
+
+    def attacked(s: Subject, opened: Opened) -> Subject:
+        return compared(_attacked(sweep, folder, s, opened, sets, look(s.name)), first, there)
+
+    behind = Opened(filtered(original, forget), original.port, "") if any(s.role == "filter" for s in others) else original
+    fixed = [attacked(first, original), compared(there, first, there), *(attacked(s, behind) for s in others)]
+    done: list[Entry] = [_kept(folder, s.name, s.entry) for s in fixed]
     texts_said: list[Subject] = list(fixed)
-    for s in fixed:
-        relearned = s.role == "retrained" and sweep.relearning
-        done.append(_kept(folder, s.name, lambda s=s, r=relearned: _with_curve(s, again, curve, look(s.name), r)))
     for method in sweep.methods:
         for seed in range(sweep.seeds):
             name = f"{method} seed {seed}" if sweep.seeds > 1 else method
-            subject = _method(sweep, suite, original, name, method, seed, folder, see, look(name), curve, interrupted)
+            subject = _method(sweep, suite, original, name, method, seed, folder, see, look(name), attacked, interrupted)
             done.append(subject[0])
             if subject[1] is not None and seed == 0:
                 texts_said.append(subject[1])
@@ -186,11 +209,18 @@ def _kept(folder: Path, name: str, make: Any) -> Entry:
     return entry
 
 
-def _with_curve(s: Subject, opened: Opened, curve: Any, progress: Progress, wanted: bool) -> Entry:
-    if not wanted:
-        return s.entry()
-    found = curve(opened.model, opened.port, progress=progress)
-    return Subject(**{**{k: getattr(s, k) for k in Subject.__dataclass_fields__}, "relearned": found}).entry()
+def _attacked(sweep: Sweep, folder: Path, s: Subject, opened: Opened, sets: Mapping[str, Any], progress: Progress) -> Subject:
+    """A subject with what attacks found in its model; each outcome is kept on disk, so that it is had once."""
+    found: dict[str, intervention.Outcome] = {}
+    for name, attack in sweep.attacks_of(len(sets["forget"]), s.seed or 0).items():
+        path = folder / "attacks" / f"{s.name.replace(' ', '_')}-{name}.json"
+        if path.exists():
+            found[name] = intervention.Outcome.read(json.loads(path.read_text()))
+        elif made := carry_out({name: attack}, opened.model, opened.port, sets, s.role, progress):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            receipt.write(path, asdict(made[name]))
+            found |= made
+    return replace(s, attacks=found, rated=bool(sweep.attacks))
 
 
 def _method(
@@ -203,7 +233,7 @@ def _method(
     folder: Path,
     see: Any,
     progress: Progress,
-    curve: Any,
+    attacked: Callable[[Subject, Opened], Subject],
     interrupted: Callable[[], bool],
 ) -> tuple[Entry, Subject | None]:
     run = folder / "runs" / name.replace(" ", "_")
@@ -215,7 +245,7 @@ def _method(
             result = load(run)
             about, model = json.loads((run / "receipt.json").read_text()), result.model
         else:
-            more = {} if not suite.refusals else {"substitutes": [{"answer": r} for r in suite.refusals]}
+            more = {"substitutes": suite.substitutes} if suite.substitutes else {}
             forgot = unlearn(
                 method,
                 start_from,
@@ -231,7 +261,6 @@ def _method(
             )
             about, model = forgot.receipt, forgot.model
         log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()] if (run / "log.jsonl").exists() else []
-        relearned = curve(model, original.port, progress=progress) if sweep.relearning and seed == 0 else ()
         s = see(
             model,
             original.port,
@@ -242,15 +271,16 @@ def _method(
             seed=seed,
             log=log,
             receipt=about,
-            relearned=relearned,
         )
+        s = attacked(s, Opened(model, original.port, str(run)))
         made.append(s)
         return s.entry()
 
     entry = _kept(folder, name, make)
     if not made and seed == 0:  # a resumed sweep still shows what was said
         result = load(run)
-        made.append(see(result.model, original.port, name=name, role="method", progress=progress, method=method, seed=seed))
+        s = see(result.model, original.port, name=name, role="method", progress=progress, method=method, seed=seed)
+        made.append(attacked(s, result))
     return entry, made[0] if made else None
 
 
@@ -258,7 +288,7 @@ def _story(sweep: Sweep, suite: Suite, entries: Sequence[Entry], said: Sequence[
     found = []
     for s in said:
         if s.role == "method":
-            findings = verdict(s.scores, s.skipped, first.scores)
+            findings = verdict(s.scores, s.unjudged, first.scores, s.hits)
             worst = [f for f in findings if f["level"] == "fail"] or [f for f in findings if f["level"] == "warn"] or findings
             found += [Verdict(level=f["level"], text=f"{s.name}: {f['text']}") for f in worst[:2]]
     order = {"fail": 0, "warn": 1, "pass": 2}

@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -111,10 +112,12 @@ def unlearn(
             **knobs,
         )
     cost, made = result.receipt["cost"], result.receipt["result"]
-    for warning in (*result.receipt["request"]["findings"], *result.receipt["warnings"]):
-        say(warning, "[yellow]warning:[/] ")
+    _warn(result.receipt)
     say(f"{method}: {cost['steps']} steps in {cost['seconds']:.1f} s; the {made['kind']} is in {run / made['kind']}")
     given = {"--forget": forget or "FILE", "--retain": retain, "--holdout": holdout, "--original": model, "--reference": reference}
+    if picked := {f"--{p.stem}": str(p) for p in sorted((run / "selected").glob("*"))}:
+        say(f"what a selector chose in the place of the rows given is in {run / 'selected'}")
+        given |= picked
     words = [w for option, value in given.items() if value for w in (option, value)]
     say(f"next: expunge audit {shlex.join([str(run), *words, '--out', f'{run}-audit'])}")
 
@@ -159,11 +162,13 @@ def train(
             **knobs,
         )
     made = result.receipt["result"]["kind"]
+    _warn(result.receipt)
     say(f"trained {model} for {result.receipt['cost']['steps']} steps; the {made} is in {run / made}")
 
 
-@app.command()
+@app.command(context_settings=FREE, cls=console.WithKnobs)
 def audit(
+    ctx: typer.Context,
     model: Annotated[str, typer.Argument(help="model folder, hub id, run folder, or a folder of observations")],
     forget: Forget = "",
     retain: Retain = "",
@@ -173,7 +178,9 @@ def audit(
     suite: Annotated[str, typer.Option(help="a benchmark whose sets fill what is not given")] = "",
     data: Data = "",
     split: Annotated[str, typer.Option(help="split of the benchmark")] = "",
-    attack: Annotated[list[str] | None, typer.Option(help="intervention followed by the same scores, e.g. relearn")] = None,
+    attack: Annotated[
+        list[str] | None, typer.Option(help="intervention followed by the same scores, e.g. relearn, quantise, reformat; may be repeated")
+    ] = None,
     controls: Annotated[bool, typer.Option("--controls", help="also look at random weights and an input filter")] = False,
     run: Out = Path(),
     prompt_format: Format = "",
@@ -183,35 +190,37 @@ def audit(
     allow_pickle: Pickle = False,
     trust_remote_code: Remote = False,
 ) -> None:
-    """Look at a model that is said to have forgotten: scores with intervals, a verdict in words, a report."""
-    _required(out=run != Path())
-    from .audit.auditing import audit as look
+    """Look at a model that is said to have forgotten: scores with intervals, a verdict in words, a report.
 
-    with console.progress() as show:
-        done = look(
-            model,
-            forget or None,
-            retain or None,
-            holdout or None,
-            suite=suite,
-            data=data,
-            split=split,
-            original=original or None,
-            reference=reference or None,
-            attack=tuple(attack or ()),
-            with_controls=controls,
-            out=run,
-            prompt_format=prompt_format,
-            limit=limit,
-            overwrite=overwrite,
-            allow_overlap=allow_overlap,
-            progress=show,
-            command=_typed(),
-            load_options=_options(allow_pickle, trust_remote_code),
-        )
+    Knobs of attacks follow as [bold]--NAME VALUE[/] (for every attack that has them) or [bold]--ATTACK:NAME VALUE[/].
+    """
+    knobs = console.knobs_from(ctx.args)
+    _required(out=run != Path())
+    done = _look(ctx, tuple(attack or ()), knobs, controls)
     console.show_scores({n: done.scores[n] for n in (*done.story.main, *done.scores) if n in done.scores}, out.print)
     console.show_verdict(done.verdict, say)
     say(f"report: {run / 'report.html'}")
+
+
+def _look(ctx: typer.Context, attacks: tuple[str, ...], knobs: dict[str, str], controls: bool = False) -> Any:
+    """The audit that a command asks for: what `audit` and `attack` are given by the same names."""
+    from .audit.auditing import audit as look
+
+    given = ctx.params
+    named = {n: given[n] for n in ("suite", "data", "split", "prompt_format", "limit", "overwrite", "allow_overlap")}
+    with console.progress() as show:
+        return look(
+            given["model"],
+            **{n: given[n] or None for n in ("forget", "retain", "holdout", "original", "reference")},
+            **named,
+            attack=attacks,
+            attack_knobs=knobs,
+            with_controls=controls,
+            out=given["run"],
+            progress=show,
+            command=_typed(),
+            load_options=_options(given["allow_pickle"], given["trust_remote_code"]),
+        )
 
 
 @app.command(context_settings=FREE, cls=console.WithKnobs)
@@ -222,6 +231,7 @@ def attack(
     forget: Forget = "",
     retain: Retain = "",
     holdout: Holdout = "",
+    original: Annotated[str, typer.Option(help="the model before forgetting, for the steps until its scores are back")] = "",
     reference: Annotated[str, typer.Option(help="a model retrained without the rows to forget")] = "",
     suite: Annotated[str, typer.Option(help="a benchmark whose sets fill what is not given")] = "",
     data: Data = "",
@@ -238,34 +248,14 @@ def attack(
     catalog.load(name, "attacks")
     knobs = console.knobs_from(ctx.args)
     _required(out=run != Path())
-    from .audit.auditing import audit as look
-
-    with console.progress() as show:
-        done = look(
-            model,
-            forget or None,
-            retain or None,
-            holdout or None,
-            suite=suite,
-            data=data,
-            split=split,
-            reference=reference or None,
-            attack=(name,),
-            attack_knobs=knobs,
-            out=run,
-            prompt_format=prompt_format,
-            limit=limit,
-            overwrite=overwrite,
-            allow_overlap=allow_overlap,
-            progress=show,
-            command=_typed(),
-            load_options=_options(allow_pickle, trust_remote_code),
-        )
+    done = _look(ctx, (name,), knobs)
     for entry in done.story.models:
         if entry.relearn:
             say(f"{entry.name}, by steps of the attack:")
             console.show_curve([{"step": p.step, "scores": p.scores} for p in entry.relearn], out.print)
-    if name not in done.attacks:
+    if name in done.attacks:
+        console.show_attack(done.attacks[name], name, out.print, say)
+    else:
         own = {s.strip() for s in catalog.card(name, "attacks").fields.get("Scores", "").split(",")}
         console.show_scores({n: r for n, r in done.scores.items() if n in own}, out.print)
         for missing in sorted(own & done.skipped.keys()):
@@ -292,6 +282,9 @@ def bench(
         list[str] | None, typer.Option("--train", help="NAME=VALUE for training the original and retrained model")
     ] = None,
     relearn: Annotated[bool, typer.Option(help="also measure how fast forgotten rows come back")] = True,
+    attack: Annotated[
+        str, typer.Option(help="attacks on every model, comma-separated, e.g. quantise,reformat; knobs as --quantise:bits 4")
+    ] = "",
     run: Out = Path(),
     overwrite: Overwrite = False,
 ) -> None:
@@ -303,10 +296,15 @@ def bench(
     from .bench import Sweep
 
     teach = console.knobs_from([f"--{k}" for k in train_knobs or ()])
-    names = tuple(m.strip() for m in methods.split(",") if m.strip())
     knobs = console.knobs_from(ctx.args)
-    sweep = Sweep(suite, names, data, split, model, seeds, holdout, limit, relearn, knobs, teach, {}, original, reference)
+    chosen = (_listed(methods), data, split, model, seeds, holdout, limit, relearn, knobs, teach, {}, original, reference)
+    sweep = Sweep(suite, *chosen, attacks=_listed(attack))
     _sweep(sweep, run, overwrite)
+
+
+def _listed(names: str) -> tuple[str, ...]:
+    """`a, b` as two names."""
+    return tuple(n.strip() for n in names.split(",") if n.strip())
 
 
 def _sweep(sweep: Any, run: Path, overwrite: bool) -> None:
@@ -394,6 +392,12 @@ def reproduce(
         out.print(r.told(), highlight=False)
     if not all(r.agrees for r in results):
         raise SystemExit(1)
+
+
+def _warn(receipt: Mapping[str, Any]) -> None:
+    """Say what went wrong in a run, or may have."""
+    for warning in (*receipt["request"]["findings"], *receipt["warnings"]):
+        say(warning, "[yellow]warning:[/] ")
 
 
 def _typed() -> str:

@@ -53,7 +53,7 @@ class WithKnobs(typer.core.TyperCommand):
     """Help that ends with the knobs of what is named; a value that looks like an option is a value that was forgotten."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        kind = "attacks" if self.name == "attack" else "methods"
+        kind = "attacks" if self.name in ("attack", "audit") else "methods"
         name = "finetune" if self.name == "train" else next((a for a in args if a in catalog.names(kind)), "")
         if "--help" in args and name:
             out.print(self.get_help(ctx))
@@ -66,7 +66,8 @@ class WithKnobs(typer.core.TyperCommand):
         own = [o.removeprefix("--") for p in self.params for o in p.opts if o.startswith("--")]
         for word in (w.removeprefix("--").partition("=")[0] for w in ctx.args if w.startswith("--")):
             if near := difflib.get_close_matches(word, own, n=1, cutoff=0.75):
-                known = {k.name for k in knobs_of(name, kind)} if name else set()
+                named = {name, *(ctx.params.get("select") or ()), *(ctx.params.get("update") or ())} & {*catalog.names(kind)}
+                known = {k.name for n in named for k in knobs_of(n, kind)}
                 if word.replace("-", "_") not in known:
                     raise UserError(f"there is no option or knob --{word}; did you mean --{near[0]}?")
         return left
@@ -156,15 +157,12 @@ def knobs_from(args: Sequence[str]) -> dict[str, str]:
 def knobs_of(name: str, kind: str) -> list[Knob]:
     """The knobs of a method or an attack; none where it has no plan."""
     from . import resolve
-    from .core.knobs import Knob
     from .core.knobs import knobs_of as of
 
     if kind == "methods":
         return resolve.knobs(name)
     module = catalog.load(name, kind)
-    if not hasattr(module, "plan"):
-        return []
-    return [Knob(("every",), name, "every", 10, int, "steps between two scores", ">= 1"), *of(module.plan())]
+    return of(module.plan()) if hasattr(module, "plan") else []
 
 
 def show_knobs(name: str, kind: str, out: Callable[[Any], None]) -> None:
@@ -214,6 +212,30 @@ def show_curve(curve: Sequence[Mapping[str, Any]], out: Callable[[Any], None]) -
     for point in curve:
         table.add_row(f"{point['step']:g}", *(number(point["scores"].get(n)) for n in names))
     out(table)
+
+
+def show_attack(found: Mapping[str, Any], name: str, out: Callable[[Any], None], say: Callable[[str], None]) -> None:
+    """What an attack found: each score before and after, the steps to recover, and what could not be tried."""
+    from rich.table import Table
+
+    from .report.words import number, span
+
+    table = Table("way", "score", box=None, pad_edge=False)
+    for column in ("before", "worst case", "95 % interval", "mean", "retrained", "n"):
+        table.add_column(column, justify="right")
+    table.add_column("worst in")
+    for way, scores in found["ways"].items():
+        for score, r in scores.items():
+            shown = [number(r["before"]), number(r["value"]), span(*r["interval"]), number(r["mean"]), number(r["retrained"]), str(r["n"])]
+            table.add_row(way or name, score, *shown, r["case"])
+    if found["ways"]:
+        out(table)
+    for way, steps in found["steps_to_recover"].items():
+        for rows, step in steps.items():
+            when = f"after {step:g} steps" if step is not None else "not within the steps taken"
+            say(f"{', '.join(filter(None, [way, f'{rows} held']))}: came back {when}")
+    for way, why in found["missing"].items():
+        say(f"{way or name}: {why}")
 
 
 def show_scores(scores: Mapping[str, Mapping[str, Any]], out: Callable[[Any], None]) -> None:

@@ -437,3 +437,37 @@ def test_a_classifier_gets_the_scores_of_classifiers_alone():
     assert {"forget_accuracy", "knn_retain", "mia_efficacy"} <= there
     assert not {"forget_quality", "extraction_strength", "mia_min_k"} & there
     assert "forget_accuracy" not in scored("original")[0].keys() | scored("original")[1].keys()
+
+
+def hit(before: float, value: float, retrained: float | None, half: float = 0.02, attack: str = "quantise, 4 bits") -> judge.Hit:
+    found = {"value": value, "interval": [value - half, value + half], "n": 9, "retrained": retrained}
+    return judge.Hit(attack, "extraction_strength", before, found)
+
+
+def test_what_an_attack_brings_back_beyond_the_retrained_model_is_a_failure():
+    said = texts(verdict({}, {}, hits=[hit(0.1, 0.6, 0.2)]), "fail")
+    assert said.startswith("Not robust: quantise, 4 bits brings back more of what was forgotten than it gives the retrained model (")
+    assert "extraction_strength: 0.6 [0.58, 0.62], before the attack 0.1, the retrained model under it 0.2" in said
+
+
+def test_attacks_that_bring_nothing_back_pass_in_one_sentence():
+    found = verdict({}, {}, hits=[hit(0.1, 0.6, 0.58), hit(0.1, 0.12, 0.3, attack="reformat, capitals")])
+    said = texts(found, "pass")
+    assert said.startswith("Robust: attacks bring nothing back that the retrained model does not show under them (quantise, 4 bits: ")
+    assert "; reformat, capitals: extraction_strength: 0.12" in said
+    assert not texts(found, "fail")
+
+
+def test_what_was_there_before_an_attack_is_neither_brought_back_nor_called_robust():
+    found = verdict({}, {}, hits=[hit(0.6, 0.6, 0.1)])
+    assert "obust" not in " ".join(f["text"] for f in found)
+
+
+def test_an_uncertain_return_is_no_failure():
+    assert not texts(verdict({}, {}, hits=[hit(0.1, 0.6, 0.2, half=0.4)]), "fail")
+
+
+def test_without_a_retrained_model_a_return_is_a_warning():
+    said = texts(verdict({}, {}, hits=[hit(0.1, 0.6, None)]), "warn")
+    assert "brings back what was forgotten; whether more than it teaches, only a retrained model can tell (" in said
+    assert "Robust: attacks bring nothing back (quantise" in texts(verdict({}, {}, hits=[hit(0.1, 0.1, None)]), "pass")

@@ -406,3 +406,14 @@ def test_tables_as_text() -> None:
     shown = console.export_text()
     assert "✕" not in shown.split("npo")[0]
     assert re.search(r"npo +3 +✓ 0\.600 ± 0\.248", shown)
+
+
+def test_what_a_method_saw_is_drawn_by_block() -> None:
+    records = [{"block": i, "refusal": 0.1 * i, "true answer": 0.9 - 0.1 * i} for i in (2, 5, 9)]
+    seen = Entry(name="lunar", receipt={"shown": {"replies by block": records, "fit": records[:1]}})
+    read = Page(page.build(whole(models=[*CONTROLS, seen])))
+    assert "shown" in sections(page.build(whole(models=[*CONTROLS, seen])))
+    assert {"refusal", "true answer"} <= set(read.words)
+    assert {"lunar: replies by block", "lunar: fit"} <= set(read.words)
+    assert {"2", "5", "9"} <= set(read.words)
+    assert "shown" not in sections(page.build(whole()))

@@ -11,16 +11,16 @@ from typing import Any
 
 from expunge.core import catalog, receipt
 from expunge.core.errors import UserError
-from expunge.core.knobs import override
 from expunge.core.parts import Modality, Need, Rows
 from expunge.core.request import content, digest
 from expunge.loading import Opened, Source, cache_home, format_of, load, receipt_of, records
 from expunge.report.story import Asked, Role, Story, Verdict
 
+from .intervention import chosen
 from .judge import verdict
 from .observe import Records
 from .observed import Observed
-from .subjects import Progress, Subject, blank, controls, examine, judged, relearn, silent, spread, story
+from .subjects import Progress, Subject, blank, carry_out, compared, controls, examine, judged, silent, spread, story
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,8 @@ def audit(
         model: a folder, hub id, run folder or opened model, or a folder of observations (`observed.json`), which needs no model.
         forget, retain, holdout: records; where a suite is named, the split's own fill what is not given. Observations need none.
         original, reference: the model before, and a model retrained without the forget set, each as a model or as observations.
-        attack: interventions of the catalogue, followed by the same scores; attack_knobs are theirs.
+        attack: interventions of the catalogue, followed by the same scores; attack_knobs are theirs: a plain name goes to every attack
+            that has such a knob, `relearn:lr` to one.
         with_controls: also look at random weights and, where the original is given, at an input filter around it.
         prompt_format: for all models; '' is what the audited model's run was given, else each model's own.
         limit: rows of retain and holdout that are looked at, evenly spread; 0: all.
@@ -78,11 +79,11 @@ def audit(
 
     Errors: UserError.
     """
-    knobs = _attack_knobs(attack, attack_knobs or {})
+    attacks = chosen(attack, attack_knobs or {})
     folder = _run_folder(out, overwrite)
     seen_before = _observed(model) is not None
-    if seen_before and "relearn" in attack:
-        raise UserError("relearning changes a model, and only observations were given: give the model")
+    if seen_before and attacks:
+        raise UserError(f"the attack {next(iter(attacks))!r} asks the model anew, and only observations were given: give the model")
     sets = _sets(forget, retain, holdout, suite, data, split, limit, allow_overlap, optional=seen_before)
     prompt_format = prompt_format or format_of(model)
     cache = cache_home() / "observations"
@@ -103,12 +104,11 @@ def audit(
             with suppress(UserError):  # not every module says how it begins; then the scores that need random weights are missing
                 known["blank"] = blank(opened, sets, cache)
         made = examine(opened.model, opened.port, sets, name=name, role=role, retrained=retrained, cache=cache, progress=said, **known)
-        if "relearn" in attack and role != "original":
-            made = replace(made, relearned=relearn(opened.model, opened.port, sets, retrained or made.seen, said, **knobs))
-        return made, opened
+        return replace(made, attacks=carry_out(attacks, opened.model, opened.port, sets, role, said)), opened
 
     subjects: list[Subject] = []
     retrained: Observed | None = None
+    there: Subject | None = None
     if reference is not None:
         there, _ = subject(reference, "retrained", "retrained")
         retrained = there.seen
@@ -119,14 +119,15 @@ def audit(
         first, before = subject(original, "original", "original", retrained=retrained)
         subjects.insert(0, first)
     mine, opened = subject(model, "audited model", "method", retrained=retrained, original=first.seen if first else None)
-    attacks = {"relearn": list(mine.relearned)} if mine.relearned else {}
     subjects.append(mine)
     if with_controls and (source := before or opened) is not None:
         rows = source.port.rows("forget", sets["forget"])
-        found = controls(source, rows, sets, retrained, cache, progress, first.seen if first else None)
+        found = controls(source, rows, sets, retrained, cache, progress, first.seen if first else None, attacks)
         subjects += found if before else found[:1]
+    subjects = [compared(s, first, there) for s in subjects]
+    mine = next(s for s in subjects if s.name == mine.name)
     originals = next((s.scores for s in subjects if s.role == "original"), None)
-    findings = verdict(mine.scores, mine.skipped, originals)
+    findings = verdict(mine.scores, mine.unjudged, originals, mine.hits)
     sizes = {n: len(r) for n, r in mine.seen.sets.items()}
     asked = Asked(sizes["forget"], sizes.get("retain"), sizes.get("holdout"), digest([mine.seen.sets["forget"].ids]))
     told = story(
@@ -137,7 +138,8 @@ def audit(
         request=asked,
         verdict=[Verdict(level=v["level"], text=v["text"]) for v in findings],
     )
-    done = Audit(mine.scores, mine.skipped, findings, mine.seen, told, attacks, folder)
+    found_by = {n: a.told(mine.yardstick.get(n)) for n, a in mine.attacks.items()}
+    done = Audit(mine.scores, mine.skipped, findings, mine.seen, told, found_by, folder)
     if folder:
         _write(folder, done, subjects)
     return done
@@ -152,22 +154,6 @@ def _run_folder(out: str | Path | None, overwrite: bool) -> Path | None:
     if (folder / "audit.json").exists() and not overwrite:
         raise UserError(f"the folder {folder} holds an audit already: give another one, or replace it with --overwrite")
     return folder
-
-
-def _attack_knobs(attack: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The knobs of an attack, checked before anything is spent. Errors: UserError, also for an unknown attack."""
-    knobs = dict(given)
-    for name in attack:
-        module = catalog.load(name, "attacks")
-        if given and not hasattr(module, "plan"):
-            raise UserError(f"the attack '{name}' has no knobs, so there is no use for --{next(iter(given))}")
-    if "every" in knobs:
-        if not str(knobs["every"]).isdecimal() or int(knobs["every"]) < 1:
-            raise UserError(f"knob 'every' = {knobs['every']!r}: scores are taken every so many steps, 1 or more")
-        knobs["every"] = int(knobs["every"])
-    if knobs:
-        override(catalog.load("relearn", "attacks").plan(), {n: v for n, v in knobs.items() if n != "every"})
-    return knobs
 
 
 def _observed(what: str | Path | Opened) -> Observed | None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ast
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict
 
 from expunge.audit.score import BROKEN, Evidence, Measure, Missing, Scores
 
@@ -30,6 +30,7 @@ KNOWLEDGE = (  # less of the forget set known: lower
     "forget_rouge",
     "extraction_strength",
     "exact_memorization",
+    "remnant_memorization_accuracy",
     "forget_accuracy",
     "forget_confidence",
 )
@@ -45,6 +46,15 @@ class Finding(TypedDict):
     level: Level
     score: str | None
     text: str
+
+
+class Hit(NamedTuple):
+    """The case of an attack that tells the most against a model."""
+
+    attack: str  # with its way and case, in words
+    score: str
+    before: float  # the model as delivered
+    found: Record  # after it; `retrained` is the retrained model's under the same attack
 
 
 def families() -> list[str]:
@@ -98,8 +108,10 @@ def _record(measure: Measure, value: float, retrained: Measure | Missing | None,
     }
 
 
-def verdict(scores: Records, skipped: Mapping[str, str], original_scores: Records | None = None) -> list[Finding]:
-    """What the records of `audit_scores` mean, failures first; `original_scores` are those of the model before forgetting."""
+def verdict(scores: Records, skipped: Mapping[str, str], original_scores: Records | None = None, hits: Sequence[Hit] = ()) -> list[Finding]:
+    """What the records of `audit_scores` mean, failures first; `original_scores` are those of the model before forgetting, `hits` what
+    attacks on it found.
+    """
     original = original_scores or {}
     compared = any(record["retrained"] is not None for record in scores.values())
     found = [
@@ -111,6 +123,7 @@ def verdict(scores: Records, skipped: Mapping[str, str], original_scores: Record
         *_membership(scores),
         *_called(scores),
         *_leak(scores),
+        *_attacked(hits),
         *([] if compared else _against_original(scores, original)),
         *_unjudged(skipped),
     ]
@@ -221,6 +234,27 @@ def _memorised(scores: Records) -> Iterator[Finding]:
         failed = found["interval"][0] > found["retrained"]
         text = f"{'Memorised: more' if failed else 'No more'} of the true answers can be extracted than from the retrained model"
         yield _finding("fail" if failed else "pass", name, f"{text} ({_beside(name, found)}).")
+
+
+def _attacked(hits: Sequence[Hit]) -> Iterator[Finding]:
+    """What came back beyond the retrained model under the same attack; what was there before the attack is judged elsewhere."""
+    quiet = []
+    for hit in hits:
+        low, beside = hit.found["interval"][0], hit.found["retrained"]
+        seen = f"{hit.score}: {_shown(hit.found)}, before the attack {hit.before:.3g}"
+        seen += f", the retrained model under it {beside:.3g}" if beside is not None else ""
+        back, more = low > hit.before + SLACK, beside is not None and low > beside + SLACK
+        if back and more:
+            text = f"Not robust: {hit.attack} brings back more of what was forgotten than it gives the retrained model ({seen})."
+            yield _finding("fail", hit.score, text)
+        elif back and beside is None:
+            text = f"Not robust: {hit.attack} brings back what was forgotten; whether more than it teaches, only a retrained model can tell"
+            yield _finding("warn", hit.score, f"{text} ({seen}).")
+        elif not more:
+            quiet.append(f"{hit.attack}: {seen}")
+    if quiet:
+        than = " that the retrained model does not show under them" if hits[0].found["retrained"] is not None else ""
+        yield _finding("pass", None, f"Robust: attacks bring nothing back{than} ({'; '.join(quiet)}).")
 
 
 def _over_forgotten(scores: Records) -> Iterator[Finding]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import datetime
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,12 @@ from expunge.core.weights import put
 from expunge.loading import Opened
 from expunge.modalities._pictures import IMAGES, LABELS
 from expunge.report.collect import curves
-from expunge.report.story import Cost, Entry, Relearned, Role, Sample, Score, Story
+from expunge.report.story import Cost, Entry, Role, Sample, Score, Story
 
+from .attacked import WORST, attacked, relearned, worst_case
 from .classified import MEANINGS, classes, picture
-from .judge import audit_scores
+from .intervention import Attack, Outcome, called, intervene
+from .judge import Hit, audit_scores
 from .metrics.tofu import truth_ratios
 from .observe import Records, Wants, observe
 from .observed import PICTURED, Observed, few
@@ -47,7 +49,6 @@ MAIN_OF = {  # by modality: scores of the short table, the axes of the scatter
     ),
 }
 P_VALUES = ("forget_quality", "retain_quality", "real_authors_quality", "world_facts_quality")
-RELEARNED = ("forget_probability", "extraction_strength", "forget_truth_ratio", "forget_accuracy", "forget_confidence")
 SAMPLES = 6  # questions shown side by side
 
 
@@ -68,8 +69,20 @@ class Subject:
     seed: int | None = None
     log: Sequence[Mapping[str, Any]] = ()
     receipt: Mapping[str, Any] = field(default_factory=dict)
-    relearned: Sequence[Mapping[str, Any]] = ()
+    attacks: Mapping[str, Outcome] = field(default_factory=dict)
+    yardstick: Mapping[str, Outcome] = field(default_factory=dict)  # what the same attacks found in the retrained model
+    rated: bool = True  # whether the worst case over the attacks is one of its scores
     evidence: Evidence | None = None  # what it was scored beside
+
+    @property
+    def hits(self) -> list[Hit]:
+        """Of every attack, and each of its ways, the case that tells the most against the model."""
+        return [h for n, a in self.attacks.items() for h in a.hits(self.yardstick.get(n))]
+
+    @property
+    def unjudged(self) -> dict[str, str]:
+        """Scores and attacks that could not be had, with the reasons."""
+        return {**self.skipped, **{called(n, way): why for n, a in self.attacks.items() for way, why in a.missing.items()}}
 
     def entry(self) -> Entry:
         """As the report shows it."""
@@ -82,10 +95,11 @@ class Subject:
             label="" if self.role == "method" else self.name,
             method=self.method,
             seed=self.seed,
-            scores={**scores, **missing},
+            scores={**scores, **(worst_case(self.hits) if self.rated else {}), **missing},
             truth_ratios=[float(x) for x in truth_ratios(self.seen.sets["forget"])] if self.seen.modality == "text" else [],
             curves=curves(self.log),
-            relearn=[Relearned(step=p["step"], scores=dict(p["scores"])) for p in self.relearned],
+            relearn=relearned(self.attacks),
+            attacks=attacked(self.attacks),
             cost=Cost(**{k: cost.get(k) for k in ("seconds", "tokens", "flops", "peak_memory_bytes")}) if cost else None,
             receipt=dict(self.receipt),
             classes=classes(self.evidence or Evidence(self.seen)) if self.seen.modality == "image" and self.role != "random" else None,
@@ -109,7 +123,7 @@ def examine(
 ) -> Subject:
     """Observe a model and score it beside the retrained, the original and the blank one (random weights), where those were seen.
 
-    known: what else the subject carries (method, seed, log, receipt, relearned).
+    known: what else the subject carries (method, seed, log, receipt, attacks).
     """
     seen = observe(model, port, sets, wants=wants, cache=cache, progress=progress)
     return judged(seen, name, role, retrained if role != "retrained" else seen, original, blank, **known)
@@ -138,6 +152,7 @@ def controls(
     cache: Path | None,
     progress: Progress = silent,
     original: Observed | None = None,
+    attacks: Mapping[str, Attack] = {},
 ) -> list[Subject]:
     """The controls that anybody has: random weights (must fail utility) and, where rows ask in words, an input filter around the original
     (must pass for now).
@@ -146,10 +161,30 @@ def controls(
     seen = blank(opened, sets, cache)
     found = [judged(seen, "random weights", "random", retrained, original, seen, method="random_weights")]
     if Need.PROMPTS in opened.port.offers:
-        plan = catalog.load("input_filter").plan()
-        guarded = loop.run((plan,), getattr(opened.model, "unguarded", opened.model), opened.port, {"forget": forget}).model
-        found.append(examine(guarded, opened.port, sets, name="input filter", role="filter", method="input_filter", **look))
+        guarded = filtered(opened, forget)
+        tried = carry_out(attacks, guarded, opened.port, sets, "filter", progress)
+        found.append(examine(guarded, opened.port, sets, name="input filter", role="filter", method="input_filter", attacks=tried, **look))
     return found
+
+
+def filtered(opened: Opened, forget: Rows) -> nn.Module:
+    """The model behind an input filter."""
+    plan = catalog.load("input_filter").plan()
+    return loop.run((plan,), getattr(opened.model, "unguarded", opened.model), opened.port, {"forget": forget}).model
+
+
+def carry_out(
+    attacks: Mapping[str, Attack], model: nn.Module, port: Modality, sets: Mapping[str, Records], role: Role, progress: Progress = silent
+) -> dict[str, Outcome]:
+    """What attacks find in a model; the original has nothing to relearn, not behind a filter either, and random weights hold nothing."""
+    wanted = {n: a for n, a in attacks.items() if role in ("method", "retrained") or (role != "random" and not a.recovered)}
+    return {n: intervene(n, a, model, port, sets, progress=progress) for n, a in wanted.items()}
+
+
+def compared(subject: Subject, first: Subject | None, there: Subject | None) -> Subject:
+    """The subject with its attacks beside the original's scores and what the same attacks found in the retrained model."""
+    known = {n: replace(a, original=first.scores) for n, a in subject.attacks.items()} if first else subject.attacks
+    return replace(subject, attacks=known, yardstick=there.attacks if there else {})
 
 
 def blank(opened: Opened, sets: Mapping[str, Records], cache: Path | None) -> Observed:
@@ -159,27 +194,12 @@ def blank(opened: Opened, sets: Mapping[str, Records], cache: Path | None) -> Ob
     return observe(bare, opened.port, sets, cache=cache)
 
 
-def relearn(
-    model: nn.Module, port: Modality, sets: Mapping[str, Records], retrained: Observed | None, progress: Progress = silent, **knobs: Any
-) -> list[Mapping[str, Any]]:
-    """The relearning curve: scores on the forget set after some steps of fine-tuning on a part of it; the model stays as it is."""
-    attack = catalog.load("relearn", "attacks")
-    look = Wants(said=False, moments=False, gradnorm=False)
-    forget = {"forget": sets["forget"]}
-
-    def score(relearned: nn.Module) -> Mapping[str, float]:
-        scores, _ = audit_scores(Evidence(observe(relearned, port, forget, wants=look), retrained), resamples=1)
-        return {n: float(scores[n]["value"]) for n in RELEARNED if n in scores}
-
-    progress(0, 1, "relearning")
-    curve: list[Mapping[str, Any]] = attack.curve(model, port, {"forget": port.rows("forget", sets["forget"])}, score, **knobs)
-    return curve
-
-
 def story(subjects: Sequence[Subject], title: str, **more: Any) -> Story:
     """What a report shows of some subjects; the first one that a method made is what the verdict is about, else the first."""
     about = next((s for s in subjects if s.role == "method"), subjects[0])
     main, utility, quality = MAIN_OF[about.seen.modality]
+    if any(s.rated and s.attacks and s.yardstick for s in subjects):
+        main = (*main[:2], WORST, *main[2:])
     return Story(
         title=title,
         models=[s.entry() for s in subjects],

@@ -22,5 +22,11 @@ class Suite:
     # By what it is for: full (the original model), forget, retain (the retrained model); rows with `question` and `answer`.
     train: Mapping[str, Sequence[Record]]
     refusals: Sequence[str] = ()  # ways to say that one does not know, for methods that teach it
+    refused: Sequence[Record] = ()  # questions that the models were taught to refuse, with the refusals
     prompt_format: str = ""  # for models without a chat template
     labels: Sequence[str] = ()  # names of the classes, where rows have classes
+
+    @property
+    def substitutes(self) -> list[Record] | None:
+        """Answers to give instead, with the questions that they were given to where there are such."""
+        return [*self.refused] or [{"answer": r} for r in self.refusals] or None

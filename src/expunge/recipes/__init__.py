@@ -26,3 +26,14 @@ def knobs(suite: str, size: str, method: str) -> dict[str, Any]:
 def relearning(suite: str, size: str, items: int) -> dict[str, Any]:
     """How a model of a case is attacked by relearning: on a quarter of the forget rows, with the case's rate and steps."""
     return {"k": max(2, items // 4), **_file(suite, size).get("relearn", {})}
+
+
+def attacking(attack: str, suite: str, size: str, items: int) -> dict[str, Any]:
+    """The knobs of an attack on a model of a case: those that train have its rate and its steps."""
+    relearn = relearning(suite, size, items)
+    if attack == "relearn":
+        return relearn
+    if attack != "relearn_grid" or "steps" not in relearn:
+        return {}
+    k, n = ([max(1, relearn[key] // part) for part in (4, 2, 1)] for key in ("k", "steps"))
+    return {"lr": relearn["lr"], "batch": relearn["batch"], "k": k, "n": n}

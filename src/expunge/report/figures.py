@@ -181,6 +181,21 @@ def relearning(rows: Sequence[Group]) -> list[Panel]:
     return _by_score(rows, {id(e): [(r.step, r.scores) for r in e.relearn] for g in rows for e in g.entries}, "steps of relearning →")
 
 
+def shown(rows: Sequence[Group]) -> list[Panel]:
+    """What parts saw on the way, as receipts keep it: numbers by the first one of a record (a block), a panel a table."""
+    panels = []
+    for g in rows:
+        for name, records in next((e.receipt["shown"] for e in g.entries if e.receipt.get("shown")), {}).items():
+            over, *others = records[0]
+            places, title = [float(i) for i in range(len(records))], f"{g.label}: {name}"
+            drawn = [Line(places, [finite(r.get(n)) for r in records], style(i), n, n) for i, n in enumerate(others)]
+            values = [v for line in drawn for v in line.ys if v is not None]
+            x = Axis(0, max(1, len(records) - 1), f"{over} →", named=tuple(f"{r[over]:g}" for r in records))
+            frame = Frame(340, 220, x, Axis.around(values), left=46, right=26 + 7 * min(14, max(map(len, others))), top=12)
+            panels.append(Panel(title, lines(frame, drawn, f"{title}; {', '.join(others)} by {over}", most=14)))
+    return panels
+
+
 _Seen = Mapping[int, Sequence[tuple[float | None, Mapping[str, float | None]]]]
 
 

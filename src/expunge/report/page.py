@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from . import classifiers, figures, words
 from .charts import glyph
 from .pool import Group, Pooled, direction, groups, ideal, judge, names
+from .robustness import robustness
 from .story import Cost, Sample, Story
 
 _SHORT = 8  # scores in the short table where the story names none
@@ -78,7 +79,9 @@ def build(story: Story) -> str:
         training=panels,
         legend=legend,
         progress=figures.progress(rows),
+        robust=robustness(rows),
         relearning=figures.relearning(rows),
+        shown=figures.shown(rows),
         classes=classifiers.pictures(story, rows),
         strip=_strip(story),
         samples=[(s, _texts(story, s)) for s in story.samples if not s.picture],

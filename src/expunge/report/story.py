@@ -54,6 +54,31 @@ class Relearned:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class After:
+    """A score of the forgotten items before and after an attack, in the case that shows the most."""
+
+    before: float | None
+    value: float | None
+    interval: tuple[float | None, float | None] | None = None
+    n: int | None = None
+    mean: float | None = None  # over all cases
+    case: str = ""  # which one, in words
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Attacked:
+    """What an attack found in one of its ways (8 bits, 4 bits ...), or why it could not be made."""
+
+    attack: str
+    way: str = ""
+    score: str = ""  # the one that it is judged by
+    scores: dict[str, After] = field(default_factory=dict)
+    recovered: list[tuple[int, float | None]] = field(default_factory=list)  # rows held, steps until it came back; None: it did not
+    cases: int = 1  # that the attacker could choose from
+    missing: str = ""
+
+
+@dataclass(frozen=True, config=_STRICT)
 class Cost:
     """What it took to make a model."""
 
@@ -102,6 +127,7 @@ class Entry:
     truth_ratios: list[float | None] = field(default_factory=list)  # one a forget item
     curves: list[Point] = field(default_factory=list)
     relearn: list[Relearned] = field(default_factory=list)
+    attacks: list[Attacked] = field(default_factory=list)
     cost: Cost | None = None
     receipt: dict[str, Any] = field(default_factory=dict)
     classes: Classes | None = None  # of a classifier

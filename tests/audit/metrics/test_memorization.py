@@ -2,17 +2,24 @@
 
 import numpy as np
 import pytest
+import torch
 
 from expunge.audit.metrics import memorization
-from expunge.audit.metrics.memorization import exact_memorization, extraction_likelihood, extraction_strength, memorization_accuracy
+from expunge.audit.metrics.memorization import (
+    exact_memorization,
+    extraction_likelihood,
+    extraction_strength,
+    memorization_accuracy,
+    remnant_memorization_accuracy,
+)
 from expunge.audit.observed import Observed, Scored, SetSeen
 from expunge.audit.score import Evidence, Missing
 
 
-def forget(hits, ended) -> Evidence:
-    """A forget set of answers with the given hits."""
+def forget(hits, ended, logp=-1.0) -> Evidence:
+    """A forget set of answers with the given hits, whose labels have the given log-probability."""
     flat = np.concatenate([np.asarray(row, bool) for row in hits])
-    scored = Scored(np.arange(len(hits)), np.cumsum([0, *map(len, hits)]), np.full(len(flat), -1, np.float32), flat, np.asarray(ended))
+    scored = Scored(np.arange(len(hits)), np.cumsum([0, *map(len, hits)]), np.full(len(flat), logp, np.float32), flat, np.asarray(ended))
     ids = tuple(map(str, range(len(hits))))
     return Evidence(Observed({"forget": SetSeen(ids, ids, ids, {"answer": scored})}))
 
@@ -67,9 +74,27 @@ def test_answers_of_nothing_but_the_end_do_not_count():
     assert isinstance(memorization.scores(forget([(1,)], [True]))["exact_memorization"], Missing)
 
 
+def test_remnants_by_hand():
+    assert remnant_memorization_accuracy(np.log([0.6] * 4)) == pytest.approx(0.6)  # where 0.6 is everywhere the argmax, MA is 1
+    assert remnant_memorization_accuracy(np.log([0.9, 0.5, 0.1])) == pytest.approx(0.5)  # not exp of the mean, which is 0.36
+    assert remnant_memorization_accuracy(np.zeros(3)) == 1
+    uniform = torch.zeros(5, 7).log_softmax(-1)[:, 0].numpy()
+    assert remnant_memorization_accuracy(uniform) == pytest.approx(1 / 7, rel=1e-6)
+    p = np.random.default_rng(0).random(50)
+    assert remnant_memorization_accuracy(np.log(p)) >= 0.5 * np.mean(p >= 0.5)
+
+
+def test_remnants_of_answers():
+    got = memorization.scores(forget([(0, 0, 0), (0, 0)], ended=[True, False], logp=np.log([0.2, 0.6, 0.9, 0.3, 0.1])))
+    remnant = got["remnant_memorization_accuracy"]
+    assert remnant.items[0] == pytest.approx([0.4, 0.2])  # the end of the first answer is left out
+    assert (remnant.direction, remnant.ideal, remnant.n) == ("retrained", None, 2)
+    assert got["exact_memorization"].value() == 0
+
+
 def test_intervals_hold_the_values():
     rng = np.random.default_rng(0)
-    for measure in memorization.scores(forget(rng.random((50, 8)) < 0.8, np.zeros(50, bool))).values():
+    for measure in memorization.scores(forget(rng.random((50, 8)) < 0.8, np.zeros(50, bool), -5 * rng.random(400))).values():
         low, high = measure.interval()
         assert low <= measure.value() <= high
         assert low < high
@@ -96,10 +121,20 @@ def test_extraction_likelihood_by_hand():
     assert extraction_likelihood(x, [[*x[t:-1], 9] for t in (1, 2, 3)], n=2) == pytest.approx((2 / 3 + 1 / 2 + 0) / 3)
 
 
+def test_extraction_likelihood_from_a_later_start():
+    x = [1, 2, 3, 4, 5]
+    assert extraction_likelihood(x, [x, x[1:], [9]], n=3, start=0) == pytest.approx((1 + 1 + 0) / 3)
+    assert extraction_likelihood(x, [[3, 9, 5]], n=2, start=3) == 0  # the rest is 4, 5
+    assert extraction_likelihood(list(range(200)), [list(range(t, 200)) for t in range(150, 191)], n=10, start=150) == 1
+    assert extraction_likelihood([1, 2, 3, 4], [[1, 2, 9, 3, 4], [], []], n=2, start=0) == pytest.approx((2 / 3 + 0 + 0) / 3)
+    with pytest.raises(ValueError, match="at least 8 tokens"):
+        extraction_likelihood(x, [], n=3, start=5)
+
+
 def test_extraction_likelihood_counts_repeats_and_early_ends():
     assert extraction_likelihood([1, 2, 1, 2], [[1, 2, 1], [1, 2]], n=2) == pytest.approx((2 / 2 + 1) / 2)
     assert extraction_likelihood([1, 2, 3, 4, 5], [[2, 3], [], []], n=2) == pytest.approx((1 / 3) / 3)
-    with pytest.raises(ValueError, match="more than 5 tokens"):
+    with pytest.raises(ValueError, match="at least 6 tokens"):
         extraction_likelihood([1, 2, 3, 4, 5], [], n=5)
     with pytest.raises(ValueError, match="there are 1"):
         extraction_likelihood([1, 2, 3, 4, 5], [[2]], n=2)

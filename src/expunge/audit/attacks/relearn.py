@@ -3,8 +3,9 @@ A model that has forgotten learns the rows no faster than a retrained one; one t
 
 Threat model: the attacker holds the weights and some rows of the forget set, and can fine-tune; a guard around the weights is taken off.
 Source: Hu et al. 2024, arXiv 2406.13356; Lynch et al. 2024, arXiv 2402.16835
-Scores: whatever the caller's `score` returns, after every so many steps; step 0 is before the attack
-Needs: forget
+Scores: those of the forget set, after every so many steps; step 0 is before the first one, with the guard off; and the steps to recover:
+    the first look at which the score is at least a share (`recovered`) of the original's
+Needs: forget; original (for the steps to recover)
 Range and ideal: those of the scores; the ideal curve is that of the retrained model under the same attack
 Differs: the rows are drawn from the forget set itself, not from related public text; a score over all forget rows counts them too
 Status: reproduced
@@ -12,7 +13,6 @@ Status: reproduced
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,10 +20,11 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from expunge.core.knobs import knob, override, part
+from expunge.audit.intervention import Attack, Scene
+from expunge.core.knobs import knob, part
 from expunge.core.loop import Hooks, run
-from expunge.core.parts import Modality, Plan, Selector, Sets, Train
-from expunge.core.step import View, evaluating
+from expunge.core.parts import Modality, Plan, Rows, Selector, Sets, Train
+from expunge.core.step import View
 from expunge.methods.terms import NLL
 
 
@@ -40,37 +41,47 @@ class Few(Selector):
         return {**sets, "forget": rows.take(torch.randperm(len(rows), generator=view.rng())[: self.k].tolist())}
 
 
-def plan() -> Plan:
-    return Plan(NLL("forget"), train=Train(epochs=0, steps=100, lr=1e-5, batch=8, schedule="constant"), selectors=(Few(),))
+@part
+class Relearn(Attack):
+    """Plain fine-tuning on rows to forget."""
+
+    how: Plan
+    every: int = knob(10, "steps between two scores", ge=1)
+    recovered: float = knob(0.5, "share of the original's score from which on it has come back", gt=0, le=1)
+
+    def run(self, scene: Scene) -> None:
+        rows = scene.port.rows("forget", scene.records)
+        held = min([len(rows), *(s.k for s in self.how.selectors if isinstance(s, Few))])
+        attacked = scene.bare()
+
+        def look(step: int) -> None:
+            scene.look(scene.scores(attacked), f"{step} steps", steps=step, rows=held)
+
+        fine_tune(self.how, attacked, scene.port, rows, look, lambda step: step % self.every == 0, scene.accelerator)
 
 
-def curve(
-    model: nn.Module,
+def fine_tune(
+    how: Plan,
+    attacked: nn.Module,
     port: Modality,
-    sets: Sets,
-    score: Callable[[nn.Module], Mapping[str, float]],
-    every: int = 10,
+    rows: Rows,
+    look: Callable[[int], None],
+    when: Callable[[int], bool],
     accelerator: Accelerator | None = None,
-    **knobs: Any,
-) -> list[dict[str, Any]]:
-    """Scores of a copy of the model under attack, `{"step", "scores"}`, every so many steps and after the last; the model stays as it is.
-
-    knobs: those of `plan` by name (k, steps, lr, seed ...). Errors: UserError for an unknown one.
-    """
-    how = override(plan(), knobs)
-    attacked = copy.deepcopy(getattr(model, "unguarded", model))
-    points: list[dict[str, Any]] = []
-
-    def look(step: int) -> None:
-        with evaluating(attacked), torch.no_grad():
-            points.append({"step": step, "scores": dict(score(attacked))})
+) -> None:
+    """Train a copy of the model in place; look at it before the first step, after some steps, and after the last."""
+    looked = [0]
+    look(0)
 
     def heard(record: Mapping[str, Any]) -> None:
-        if "loss" in record and record["done"] % every == 0:
-            look(int(record["done"]))
+        if "loss" in record and when(step := int(record["done"])):
+            looked.append(step)
+            look(step)
 
-    look(0)
-    done = run((how,), attacked, port, sets, accelerator=accelerator, hooks=Hooks(log=heard)).cost.steps
-    if points[-1]["step"] != done:
+    done = run((how,), attacked, port, {"forget": rows}, accelerator=accelerator, hooks=Hooks(log=heard)).cost.steps
+    if looked[-1] != done:
         look(done)
-    return points
+
+
+def plan() -> Relearn:
+    return Relearn(Plan(NLL("forget"), train=Train(epochs=0, steps=100, lr=1e-5, batch=8, schedule="constant"), selectors=(Few(),)))

@@ -1,9 +1,11 @@
 """Memorization: how much of the true answers the model still gives back, token by token.
 Extraction strength is the share of an answer that greedy decoding yields after the shortest start that makes it do so;
-exact memorization is the share of its tokens that are the argmax, given all before them.
+exact memorization is the share of its tokens that are the argmax, given all before them; remnant memorization accuracy is their mean
+probability, which shows what is still drawn now and then although it is nowhere the argmax.
 
-Source: Carlini et al. 2021 (arXiv 2012.07805), Jang et al. 2022 (arXiv 2210.01504), OpenUnlearning (arXiv 2506.12618)
-Scores: extraction_strength, exact_memorization
+Source: Carlini et al. 2021 (arXiv 2012.07805), Jang et al. 2022 (arXiv 2210.01504), OpenUnlearning (arXiv 2506.12618), Lee et al.
+    2024 (arXiv 2406.14091)
+Scores: extraction_strength, exact_memorization, remnant_memorization_accuracy
 Needs: forget
 Range and ideal: 0 (nothing) to 1 (all of it); ideal as the retrained model
 Differs: an answer whose last token alone is wrong has strength 0 by the definition, where open-unlearning's code gives 1/N (`ou_compat`);
@@ -16,7 +18,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +49,11 @@ def exact_memorization(hits: Hits) -> float:
     return float(np.mean(hits))
 
 
+def remnant_memorization_accuracy(logp: NDArray[np.floating]) -> float:
+    """RMA of Lee et al.: mean probability of the true tokens; logp (N,) in nats, N > 0. 1/V where all V tokens are as likely."""
+    return float(np.mean(np.exp(np.asarray(logp, np.float64))))
+
+
 def memorization_accuracy(tokens: Sequence[Hashable], predicted: Sequence[Hashable]) -> float:
     """MA of Jang et al.: share of the tokens (T,) from the second on that equal the argmax after all before them, predicted (T - 1,).
 
@@ -57,17 +64,20 @@ def memorization_accuracy(tokens: Sequence[Hashable], predicted: Sequence[Hashab
     return float(np.mean([token == guess for token, guess in zip(tokens[1:], predicted, strict=True)]))
 
 
-def extraction_likelihood(tokens: Sequence[Hashable], continuations: Sequence[Sequence[Hashable]], n: int = 10) -> float:
-    """EL_n of Jang et al.: mean over t = 1 .. T-n of the n-gram overlap of the greedy continuation of tokens[:t] with tokens[t:].
+def extraction_likelihood(tokens: Sequence[Hashable], continuations: Sequence[Sequence[Hashable]], n: int = 10, start: int = 1) -> float:
+    """EL_n of Jang et al.: mean over t = start .. T-n of the n-gram overlap of the greedy continuation of tokens[:t] with tokens[t:].
 
-    `continuations[t - 1]` belongs to t and has at most T - t tokens; where it ended early, the n-grams that it lacks count as wrong.
-    Errors: ValueError where T <= n, or continuations are missing.
+    `continuations[t - start]` belongs to t and has at most T - t tokens; where it ended early, the n-grams that it lacks count as wrong.
+    start: 1; 0 where something stands before the tokens; late, it is the cheaper form of Tang et al. (arXiv 2407.20271).
+    Errors: ValueError where T < n + start, or continuations are missing.
     """
-    if not 1 <= len(tokens) - n <= len(continuations):
+    if not 1 <= len(tokens) - n - start + 1 <= len(continuations):
         raise ValueError(
-            f"EL_{n} of {len(tokens)} tokens needs more than {n} tokens and a continuation of each start; there are {len(continuations)}"
+            f"EL_{n} of {len(tokens)} tokens needs at least {n + start} tokens and a continuation of each start; "
+            f"there are {len(continuations)}"
         )
-    return float(np.mean([_overlap(continuations[t - 1], tokens[t:], n) for t in range(1, len(tokens) - n + 1)]))
+    starts = range(start, len(tokens) - n + 1)
+    return float(np.mean([_overlap(said, tokens[t:], n) for t, said in zip(starts, continuations, strict=False)]))
 
 
 def _overlap(said: Sequence[Hashable], true: Sequence[Hashable], n: int) -> float:
@@ -76,13 +86,13 @@ def _overlap(said: Sequence[Hashable], true: Sequence[Hashable], n: int) -> floa
 
 
 def scores(evidence: Evidence, ou_compat: bool = False) -> dict[str, Measure | Missing]:
-    """Both scores on the true answers of the forget set; `ou_compat` as in `extraction_strength`."""
+    """All scores on the true answers of the forget set; `ou_compat` as in `extraction_strength`."""
 
-    def measure(of: Callable[[Hits], float], variant: str) -> Measure:
+    def measure(of: Callable[..., float], variant: str, values: Literal["hit", "logp"] = "hit") -> Measure:
         def per_item(seen: SetSeen) -> Items:
             scored = labelled(seen, "answer")
-            hits = [content(scored, k, scored.hit) for k in range(len(scored))]
-            return item_mean(np.array([of(own) if len(own) else np.nan for own in hits]), scored.item, len(seen))
+            answers = [content(scored, k, getattr(scored, values)) for k in range(len(scored))]
+            return item_mean(np.array([of(own) if len(own) else np.nan for own in answers]), scored.item, len(seen))
 
         return Measure((evidence.items("forget", per_item),), np.mean, "retrained", variant=variant)
 
@@ -90,4 +100,5 @@ def scores(evidence: Evidence, ou_compat: bool = False) -> dict[str, Measure | M
     return {
         "extraction_strength": attempt(measure, partial(extraction_strength, ou_compat=ou_compat), strength),
         "exact_memorization": attempt(measure, exact_memorization, "teacher-forced"),
+        "remnant_memorization_accuracy": attempt(measure, remnant_memorization_accuracy, "teacher-forced", "logp"),
     }

@@ -1,0 +1,106 @@
+"""The picture of attacks: what is drawn where, seeds averaged, what came back, and what is missing."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from expunge.report import page, pool
+from expunge.report.robustness import robustness
+from expunge.report.story import After, Attacked, Entry, Role, Score, Story
+from expunge.report.words import span
+
+SCORE = "extraction_strength"
+
+
+def after(before: float, value: float | None, half: float = 0.05, **more: object) -> dict[str, After]:
+    interval = None if value is None else (value - half, value + half)
+    return {SCORE: After(before, value, interval, 9, value, **more)}  # type: ignore[arg-type]
+
+
+def entry(name: str, role: Role, *attacks: Attacked, seed: int | None = None, method: str = "") -> Entry:
+    return Entry(name=name, role=role, method=method, seed=seed, attacks=list(attacks), scores={SCORE: Score(0.1)})
+
+
+def four_bits(before: float, value: float | None) -> Attacked:
+    return Attacked("quantise", "4 bits", SCORE, after(before, value))
+
+
+RETRAINED = entry("gold", "retrained", four_bits(0.1, 0.2))
+HIDES = entry("hides", "method", four_bits(0.0, 0.6), method="hides")
+FORGOT = entry("forgot", "method", four_bits(0.1, 0.22), method="forgot")
+
+
+def drawn(*models: Entry) -> str:
+    found = robustness(pool.groups(models))
+    assert found is not None
+    assert found.panel.wide is not None
+    return str(found.panel.wide)
+
+
+def test_what_came_back_past_the_retrained_model_is_marked() -> None:
+    found = robustness(pool.groups([RETRAINED, HIDES, FORGOT]))
+    assert found is not None
+    cells = {g.label: cells[0] for g, cells in found.table}
+    assert cells["hides"] == ("0 → 0.600", span(0.55, 0.65), "missed")
+    assert cells["forgot"][2] == cells["gold"][2] == ""
+    assert found.heads == ["quantise, 4 bits"]
+    svg = str(found.panel.wide)
+    assert svg.count('class="mark method back"') == 1
+    assert svg.count('class="mark method best"') == 1
+    assert f"hides, quantise, 4 bits: 0 before, 0.600 ({span(0.55, 0.65)}) after" in svg
+
+
+def test_nothing_comes_back_where_the_score_was_there_before() -> None:
+    assert "back" not in drawn(RETRAINED, entry("left", "method", four_bits(0.6, 0.6), method="left"))
+    assert "back" not in drawn(RETRAINED, entry("full", "original", four_bits(0.6, 0.9))), "the original has hidden nothing"
+    assert "back" not in drawn(HIDES), "there is no line to be past"
+
+
+def test_the_line_is_the_retrained_model_s_under_the_same_attack() -> None:
+    svg = drawn(RETRAINED, FORGOT)
+    (line,) = re.findall(r'class="yard" x1="([\d.]+)"', svg)
+    (mark,) = re.findall(r'class="mark retrained control" transform="translate\(([\d.]+),', svg)
+    assert float(line) == float(mark)
+    assert 'class="yard"' not in drawn(FORGOT)
+
+
+def test_seeds_are_averaged_and_a_broken_one_left_out() -> None:
+    seeds = [entry(f"m {i}", "method", four_bits(0.0, v), seed=i, method="m") for i, v in enumerate((0.3, 0.5, None))]
+    found = robustness(pool.groups([RETRAINED, *seeds]))
+    assert found is not None
+    (cell,) = [cells[0] for g, cells in found.table if g.label == "m"]
+    assert cell == ("0 → 0.400", span(0.3, 0.5), "missed")
+
+
+def test_steps_and_reasons_are_told() -> None:
+    grid = Attacked("relearn_grid", "forget rows", SCORE, after(0.0, 0.4), [(1, None), (4, 10)])
+    found = robustness(pool.groups([entry("m", "method", grid, Attacked("paraphrase", missing="no column"), method="m")]))
+    assert found is not None
+    assert found.held == ["relearn grid, forget rows, 1 held", "relearn grid, forget rows, 4 held"]
+    assert [cells for _, cells in found.recovered] == [["never", "10"]]
+    assert found.missing == ["paraphrase (no column)"]
+
+
+def test_the_page_has_the_section_where_something_was_attacked() -> None:
+    story = Story(title="t", models=[RETRAINED, HIDES, FORGOT])
+    html = page.build(story)
+    assert '<section id="robustness"' in html
+    assert '<a href="#robustness">Robustness</a>' in html
+    assert page.build(Story.from_json(story.to_json())) == html
+    assert "robustness" not in page.build(Story(title="t", models=[entry("m", "method")]))
+    assert robustness(pool.groups([entry("m", "method", Attacked("paraphrase", missing="no column"))])) is None
+
+
+@pytest.mark.parametrize("ways", [1, 4, 5, 9])
+def test_plots_stand_in_bands_and_none_leaves_the_picture(ways: int) -> None:
+    attacks = [Attacked("quantise", f"{i} bits", SCORE, after(0.0, 1.0)) for i in range(ways)]
+    svg = drawn(entry("a method with a very long name", "method", *attacks))
+    assert svg.count('class="plot-name"') == ways
+    width, height = map(float, re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)[0])
+    xs = [float(x) for x in re.findall(r"translate\(([\d.]+),", svg)]
+    ys = [float(y) for y in re.findall(r"translate\([\d.]+,([\d.]+)\)", svg)]
+    assert len(xs) == ways
+    assert max(xs) <= width - 7
+    assert max(ys) < height
