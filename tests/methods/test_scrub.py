@@ -163,7 +163,7 @@ def test_forgets_and_keeps(size: str) -> None:
     run = loop.run(resolve.plan("scrub", {"scale": "privacy", "lr": 0.01, "batch": 32}), world.model(), world.port, world.sets)
     right = {n: float(hits(View(run, world.sets), n).mean()) for n in ("forget", "retain")}
     assert right["forget"] < 0.1
-    assert right["retain"] > 0.6
+    assert right["retain"] > 0.5
 
 
 def test_a_language_model_forgets(text: worlds.World) -> None:

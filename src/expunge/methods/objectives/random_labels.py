@@ -11,7 +11,7 @@ Needs: forget, retain, substitutes (all classes, or refusals, where the request 
 Cost: one forward and backward of the rows of a pass
 Differs: `epochs` counts passes, so turns takes two for each epoch of the authors; amnesiac is the relabelling form alone, not the one that
   subtracts recorded updates
-Status: faithful
+Status: reproduced
 """
 
 from collections.abc import Sequence

@@ -13,7 +13,7 @@ Cost: a forward and backward of the batch, and a backward of each of `samples` r
 Differs: no weight decay, which is a shrinking of its own; training comes before shrinking, as in the paper's appendix; where a row has
   several labels its output is the mean of their largest scores; batch size inferred; a basis by SVD, since gradients may repeat;
   `exact` and `neurons` change nothing where the retain rows hold all weights or units; unused units keep their own weights, without effect
-Status: faithful
+Status: reproduced
 """
 
 from collections.abc import Callable, Iterable

@@ -9,7 +9,7 @@ Needs: forget, retain, substitutes (all classes, or refusals, where the request 
 Cost: once, a forward and backward of the forget rows; then as the objective, and a bit a weight
 Differs: the gradient is taken at the untouched weights, where the authors' code takes optimizer steps while it adds gradients up; the true
   answers count, also where training is on others; masked weights neither decay nor drift
-Status: faithful
+Status: reproduced
 """
 
 from dataclasses import replace

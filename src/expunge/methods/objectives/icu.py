@@ -1,0 +1,200 @@
+"""Iterative contrastive unlearning (ICU): ascend on rows that are still recited, learn from what is most like them, stop in time.
+
+Each epoch begins with a look at what the model says by itself: a row that it no longer gives back rests, so nothing is pushed further than
+it must be, and none of it by the whole retain set, but by one neighbour a row.
+
+Equation: L = -NLL(forget) + 0.5 NLL(learn) - mean over the labels of learn of sum_v p_ref(v) log p(v);  learn: the nearest retain row of
+  each row to forget. Of an epoch are the pairs with BLEU(what is said, row) >= 0.01 and F1(the same) >= 0.3. The end: no such pair, or
+  MA < 0.5994 and EL_n < 0.0499
+Source: Tang et al. 2024, arXiv 2407.20271; the scores MA and EL: Jang et al. 2022, arXiv 2210.01504
+Needs: forget, retain (where neighbours are looked for), holdout where `unseen`; generation before each epoch; the reference's distributions
+Cost: one forward and backward of forget and learn rows, and one reference forward of the latter a step; an answer to each row to forget an
+  epoch, and one more from each of its starts that EL asks about
+Differs: greedy answers instead of beams of two; BLEU of a reference of fewer than four words goes by as long n-grams as it has; rows are
+  compared by their words (TF-IDF), and F1 is left out, where no `encoder` is given, whose own token vectors F1 goes by; of a row with a
+  question the answer alone is trained on and asked for; Adam has its usual betas; an epoch limit
+Status: reproduced
+"""
+
+import re
+import warnings
+from collections.abc import Sequence
+from functools import cache
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from expunge.audit.metrics.memorization import extraction_likelihood
+from expunge.core.errors import UserError
+from expunge.core.knobs import knob, part
+from expunge.core.parts import Need, Objective, Plan, Rows, Selector, Sets, State, Stop, Train
+from expunge.core.step import Step, View
+from expunge.methods.terms import NLL, Ascent, hits
+
+
+@part
+class Neighbours(Selector):
+    """Beside each row to forget, at the same place of the set `learn`, the retain row that is most like it."""
+
+    encoder: str = ""
+    reads = frozenset({"forget", "retain"})
+    gives = frozenset({"learn"})
+
+    def pick(self, sets: Sets, view: View) -> Sets:
+        texts = [[f"{q} {a}".strip() for q, a in zip(*self._halves(rows, view), strict=True)] for rows in (view.forget, view.retain)]
+        nearest = near(*texts, self.encoder)
+        return {**sets, "learn": view.retain.take(nearest).named("learn")}
+
+    def _halves(self, rows: Rows, view: View) -> tuple[list[str], list[str]]:
+        """Questions with their answers; of a text, its second half."""
+        later = view.port.begun(rows, starts(rows, view, 0.5))  # type: ignore[attr-defined]
+        return view.port.question(rows), view.port.said(later)
+
+
+@part
+class Recited(Selector):
+    """The pairs whose row to forget is still given back; the others rest in this epoch."""
+
+    when: ClassVar[Literal["start", "epoch", "step"]] = "epoch"
+    encoder: str = ""
+    given: float = 0.75
+    bleu: float = knob(0.01, "BLEU of what is said below which a row rests", ge=0)
+    f1: float = knob(0.3, "BERTScore F1 of what is said below which a row rests, where there is an encoder", ge=0)
+    both: bool = knob(False, "a row rests only where both are too low")
+    reads = frozenset({"forget", "learn"})
+    gives = frozenset({"forget", "learn"})
+    needs = frozenset({Need.GENERATE})
+
+    def pick(self, sets: Sets, view: View) -> Sets:
+        rows = view.port.begun(view.forget, starts(view.forget, view, self.given))  # type: ignore[attr-defined]
+        sizes = [int(view.port.counts(rows.take([i]))["labels"]) for i in range(len(rows))]
+        said = view.port.decode([a[:n] for a, n in zip(view.generate(rows, max(sizes)), sizes, strict=True)])
+        low = [[bleu(own, true) < self.bleu for own, true in zip(said, view.port.said(rows), strict=True)]]
+        if self.encoder:
+            low.append([f1 < self.f1 for f1 in bert_score(said, view.port.said(rows), self.encoder)])
+        rests = [all(x) if self.both else any(x) for x in zip(*low, strict=True)]
+        stay = [i for i, rest in enumerate(rests) if not rest]
+        return {**sets, "forget": view.forget.take(stay), "learn": view.rows("learn").take(stay)}
+
+
+@part
+class Keep(Objective):
+    """Cross-entropy of the model's distribution on learn rows under the reference's: their KL divergence, and a constant."""
+
+    reads = frozenset({"learn"})
+    needs = frozenset({Need.REFERENCE})
+    role = "kl"
+
+    def loss(self, step: Step) -> Tensor:
+        rows = step.rows("learn")
+        old, new = step.reference(rows).dist, step.now(rows).dist
+        return -step.mean(old.map(lambda o: (o.exp() * new.values).sum(-1)), rows)
+
+
+@part
+class Forgotten(Stop):
+    """The end, once memorization accuracy (MA) and extraction likelihood (EL) of the rows to forget are below thresholds."""
+
+    given: float = 0.75
+    unseen: bool = False
+    ma: float = knob(0.5994, "memorization accuracy below which rows are forgotten", ge=0)
+    el: float = knob(0.0499, "extraction likelihood below which rows are forgotten", ge=0)
+    n: int = knob(10, "length of the n-grams that EL counts; an answer that is shorter is one n-gram", ge=1)
+    needs = frozenset({Need.GENERATE})
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset({"forget", "holdout"}) if self.unseen else frozenset({"forget"})
+
+    def begin(self, view: View) -> State:
+        if not self.unseen:
+            return {"ma": torch.tensor(self.ma), "el": torch.tensor(self.el)}
+        ma, el = self.memory(view, "holdout")
+        return {"ma": torch.tensor(ma), "el": torch.tensor(el)}
+
+    def stop(self, view: View) -> str | None:
+        ma, el = self.memory(view, "forget")
+        done = ma < float(view.state["ma"]) and el < float(view.state["el"])
+        return f"forgotten: MA {ma:.3f}, EL_{self.n} {el:.3f}" if done else None
+
+    def memory(self, view: View, name: str) -> tuple[float, float]:
+        """MA and EL of a set, each a mean over rows."""
+        rows = view.rows(name)
+        answers = [a[: len(a) - end] for a, end in zip(rows["answer"], view.port.ended(rows), strict=True)]
+        lengths = [min(self.n, len(a)) for a in answers]
+        first = [min(s, len(a) - k) for s, a, k in zip(starts(rows, view, self.given), answers, lengths, strict=True)]
+        asked = [(i, t) for i, a in enumerate(answers) for t in range(first[i], len(a) - lengths[i] + 1)]
+        begun = view.port.begun(rows.take([i for i, _ in asked]), [t for _, t in asked])  # type: ignore[attr-defined]
+        said: list[list[list[int]]] = [[] for _ in answers]
+        for (i, t), own in zip(asked, view.generate(begun, max(map(len, answers))), strict=True):
+            said[i].append(own[: len(answers[i]) - t])
+        found = [extraction_likelihood(*row) for row in zip(answers, said, lengths, first, strict=True)]
+        return float(hits(view, name).mean()), sum(found) / len(found)
+
+
+def starts(rows: Rows, view: View, share: float) -> list[int]:
+    """How many labels of each row are given to begin with: a share of a text, none of the answer to a question."""
+    return [0 if asked else int(share * len(a)) for asked, a in zip(view.port.question(rows), rows["answer"], strict=True)]
+
+
+def near(texts: Sequence[str], pool: Sequence[str], encoder: str = "") -> list[int]:
+    """The place in the pool of what is most like each text: by an encoder's vectors, or by words."""
+    if encoder:
+        made = [torch.as_tensor(encoder_of(encoder).encode(list(t), show_progress_bar=False)) for t in (texts, pool)]
+    else:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        words = TfidfVectorizer(token_pattern=r"\w+").fit([*texts, *pool])
+        made = [torch.from_numpy(words.transform(t).toarray()) for t in (texts, pool)]
+    mine, others = (normalize(x, dim=-1) for x in made)
+    return (mine @ others.T).argmax(-1).tolist()
+
+
+def bleu(said: str, true: str) -> float:
+    """Sentence BLEU of the words of two texts, without case and without smoothing: 0 as soon as no n-gram of the longest kind is shared."""
+    from nltk.translate.bleu_score import sentence_bleu
+
+    own, reference = (re.findall(r"\w+|[^\w\s]", t.lower()) for t in (said, true))
+    longest = max(1, min(4, len(reference)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a score is 0 is no news here
+        return float(sentence_bleu([reference], own, weights=[1 / longest] * longest)) if own else 0.0
+
+
+def bert_score(said: Sequence[str], true: Sequence[str], encoder: str) -> list[float]:
+    """F1 of the best matches between the token vectors of two texts, pair by pair."""
+    own, reference = (
+        [normalize(torch.as_tensor(v), dim=-1) for v in encoder_of(encoder).encode(list(t), output_value="token_embeddings")]
+        for t in (said, true)
+    )
+    found = []
+    for a, b in zip(own, reference, strict=True):
+        alike = a @ b.T
+        precision, recall = float(alike.amax(1).mean()), float(alike.amax(0).mean())
+        found.append(2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0)
+    return found
+
+
+@cache
+def encoder_of(name: str) -> Any:
+    """A sentence encoder, loaded once. Errors: UserError where the library is missing."""
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError:
+        raise UserError("an encoder needs sentence-transformers: pip install 'expunge[similarity]', or leave encoder out") from None
+    return SentenceTransformer(name)
+
+
+def plan(
+    encoder: Annotated[str, "sentence encoder (hub id or folder) that compares rows; empty: by their words"] = "",
+    given: Annotated[float, "share of a text that is given before the model goes on by itself"] = 0.75,
+    unseen: Annotated[bool, "take thresholds of MA and EL from the holdout rows, which the model never saw"] = False,
+) -> Plan:
+    return Plan(
+        Ascent() + 0.5 * NLL("learn") + Keep(),
+        train=Train(epochs=50, lr=5e-6, batch=8, optimizer="adam", schedule="constant", pairing="aligned"),
+        selectors=(Neighbours(encoder), Recited(encoder, given)),
+        until=(Forgotten(given, unseen),),
+    )

@@ -1,0 +1,92 @@
+"""POP: one step of ascent on each request, and a pull back from whatever the rest of the training data would have objected to.
+
+Had the rows to forget been left out, later training would have gone on from elsewhere. Ascent ignores that; the correction stands for it,
+is nothing where the model has not moved, and never trains the retain rows beyond what they were.
+
+Equation: theta <- theta + eta (g_f + lambda (g_r(theta_0) - g_r(theta))), g_f and g_r the gradients of NLL on forget and retain rows, g_f
+  at theta or (`target frozen`) at theta_0, the model before; the retain term is lambda (L_r(theta) - <g_r(theta_0), theta>); the end is
+  where RMA, the mean probability of the tokens to forget given all before them, is that of unseen text
+Source: Lee, Rim, Choi and Choo 2024, arXiv 2406.14091
+Needs: forget, retain (text like that of training); holdout with `rma 0`; weights in float32; as an update any objective with a retain term
+Cost: one forward and backward of forget and two of retain rows a step, and a copy of the weights; with `origin whole` one of retain rows a
+  step, one more of all of them once, and one gradient kept
+Differs: how the paper estimates the correction is not known to us: this one is exact for convex losses (frozen target, lambda in proportion
+  to the rows: it ends where retraining does), and of first order else; lambda, rates and rows a batch are ours, so is the threshold of RMA
+  where it is not measured
+Status: reproduced
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from expunge.core.knobs import knob, part
+from expunge.core.parts import GradCall, Grads, Plan, State, Stop, Train, Update
+from expunge.core.step import Step, View
+from expunge.methods.gradients import Gradient, moved, total
+from expunge.methods.terms import NLL, Ascent
+
+
+@part
+class Anchor(Update):
+    """Take the retain gradient less what it was at the start; optionally leave the forget gradient as it was there."""
+
+    target: Literal["live", "frozen"] = knob("live", "whether the forget gradient is that of the moment or that at the start")
+    origin: Literal["batch", "whole"] = knob("batch", "the gradients at the start are of the same rows, or, found once, of all rows")
+
+    def roles(self) -> frozenset[str]:
+        return frozenset({"retain", *self._frozen})
+
+    @property
+    def _frozen(self) -> tuple[str, ...]:
+        return ("forget",) if self.target == "frozen" else ()
+
+    def begin(self, view: View) -> State:
+        if self.origin == "batch":
+            return {str(i): p.detach().clone() for i, p in enumerate(view.params)}
+        return {f"{role}{i}": g for role in self.roles() for i, g in enumerate(view.grad(role))}
+
+    def wrap(self, grads: Grads, step: Step) -> GradCall:
+        def at_start(role: str) -> list[Tensor]:
+            if self.origin == "whole":
+                return [step.state[f"{role}{i}"].to(p.device) for i, p in enumerate(grads.params)]
+            with moved(grads.params, (step.state[str(i)].to(p.device) - p.detach() for i, p in enumerate(grads.params))):
+                return grads(role)[1]
+
+        def anchored(*roles: str) -> Gradient:
+            live = [r for r in roles if r not in self._frozen]
+            answers = [grads(*live)] if live else []  # first, as it moves the running statistics
+            answers += [(torch.zeros(()), at_start(r)) for r in roles if r in self._frozen]
+            answers += [(torch.zeros(()), [-g for g in at_start("retain")])] if "retain" in roles else []
+            return total(answers)
+
+        return anchored
+
+
+@part
+class Remnant(Stop):
+    """Enough once the labels to forget are as improbable as those of unseen rows."""
+
+    rma: float = knob(0.25, "mean probability of the labels to forget at which it ends; 0: that of the holdout rows before", ge=0, le=1)
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset({"forget"} if self.rma else {"forget", "holdout"})
+
+    def begin(self, view: View) -> State:
+        return {"rma": torch.tensor(self.rma) if self.rma else remnant(view, "holdout")}
+
+    def stop(self, view: View) -> str | None:
+        now = remnant(view, "forget")
+        return f"a remnant memorization accuracy of {float(now):.3f}" if now <= view.state["rma"] else None
+
+
+def remnant(view: View, name: str) -> Tensor:
+    """Mean over the rows of a set of the mean probability of their labels."""
+    return torch.cat([view.now(rows).logp.map(torch.exp).mean().cpu() for rows in view.batches(name, 32)]).mean()
+
+
+def plan() -> Plan:
+    train = Train(epochs=20, lr=5e-5, batch=32, schedule="constant")
+    return Plan(Ascent() + NLL("retain"), train=train, updates=(Anchor(),), until=(Remnant(),))

@@ -1,0 +1,170 @@
+"""DTO: the score of a label on a model whose answers hang on one of them, its terms by hand, and its outcome."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+
+import tables
+import worlds
+from expunge import resolve
+from expunge.core import loop
+from expunge.core.parts import Rows, Sets
+from expunge.core.step import Run, View
+from expunge.methods.objectives.dto import Rest, TargetAscent, Targets, cut, marked
+
+
+class Triggered(tables.Port):
+    """Classes 0 to 3. The last label of a row is class 0, at 0.9 where the label at one place is intact, else at 0.1."""
+
+    def __init__(self, place: int, intact: int) -> None:
+        super().__init__()
+        self.place, self.intact = place, intact
+
+    def forward(self, model: Any, groups: Sequence[Rows], *args: Any, **kwargs: Any) -> Any:
+        return [self._answer(g) for g in groups]
+
+    def _answer(self, rows: Rows) -> Any:
+        prompts = [int(a[self.place] == self.intact) for a in rows["answer"]]
+        table = torch.zeros(2, 8, 4, dtype=torch.float64)
+        for known, p in ((0, 0.1), (1, 0.9)):
+            table[known, :, 0] = math.log(3 * p / (1 - p))
+        asked = Rows(rows.name, rows.ids, {"prompt": prompts, "answer": rows["answer"]})
+        return super().forward(tables.Table(table), [asked])[0]
+
+    def relabel(self, rows: Rows, answers: Sequence[Any], name: str) -> Rows:
+        return Rows(name, rows.ids, {"prompt": rows["prompt"], "answer": list(answers)})
+
+    def ended(self, rows: Rows) -> list[bool]:
+        return [False] * len(rows)
+
+    def decode(self, answers: Sequence[Sequence[int]]) -> list[str]:
+        return ["" if a == [3] else "said" for a in answers]
+
+
+ROW = [1, 2, 1, 2, 0]  # q = 2 of 5 at rho = 0.5
+
+
+def view(port: Any, rows: Rows, part: Targets) -> View:
+    run = Run(tables.Table(torch.zeros(1)), port, worlds.accelerator(), sets={"forget": rows})
+    return View(run, {"forget": rows}, "/select0", part)
+
+
+def picked(part: Targets, port: Any, rows: Rows) -> Rows:
+    return part.pick({"forget": rows}, view(port, rows, part))["forget"]
+
+
+def scored(part: Targets, port: Any, q: int) -> list[float]:
+    rows = tables.rows("forget", [0], [ROW])
+    seen = view(port, rows, part)
+    answer = seen.now(rows)
+    return part._score(seen, rows, answer.labels, answer.dist.values, q).tolist()
+
+
+def test_the_score_is_what_the_suffix_loses() -> None:
+    """Only the label at place 1 matters: without it the last label, one of three in the suffix, falls from 0.9 to 0.1."""
+    # the two other suffix labels are class 1 and 2: their probability rises from 0.1 / 3 to 0.9 / 3
+    wanted = (math.log(9) - 2 * math.log(9)) / 3
+    assert scored(Targets(), Triggered(1, 2), 2) == pytest.approx([0.0, wanted], abs=1e-6)
+    one = Targets(suffix=0.2)  # a suffix of the last label alone: ln 9 exactly, and nothing elsewhere
+    assert cut(5, 0.2) == 4
+    assert scored(one, Triggered(1, 2), 4) == pytest.approx([0.0, math.log(9), 0.0, 0.0], abs=1e-6)
+    assert picked(one, Triggered(1, 2), tables.rows("forget", [0], [ROW]))["target"][0][1]
+
+
+@pytest.mark.parametrize("perturb", ["random", "top", "end"])
+def test_any_perturbation_finds_it(perturb: Any) -> None:
+    part = Targets(suffix=0.2, perturb=perturb, share=0.25)
+    assert picked(part, Triggered(1, 2), tables.rows("forget", [0], [ROW]))["target"] == [[False, True, False, False, False]]
+
+
+def test_scored_by_what_follows_it() -> None:
+    """With every label ranked, one that others follow is still told from one that nothing hangs on."""
+    part = Targets(role="score", share=0.25)
+    rows = picked(part, Triggered(3, 2), tables.rows("forget", [0], [ROW]))
+    assert rows["target"] == [[False, False, False, True, False]]
+
+
+def test_replacements_say_something_and_are_others() -> None:
+    rows = tables.rows("forget", [0], [ROW])
+    seen, port = view(Triggered(1, 2), rows, Targets()), Triggered(1, 2)
+    answer = seen.now(rows)
+    others = Targets(draws=2)._others(seen, answer.labels, answer.dist.values, 4)
+    assert all(y not in found and 3 not in found and len(found) == 2 for y, found in zip(ROW, others, strict=False))
+    assert port.decode([[3]]) == [""]
+
+
+@pytest.mark.parametrize(("share", "suffix", "role"), [(0.3, 0.5, "hold"), (0.5, 0.2, "ignore"), (1.0, 0.7, "score"), (0.1, 0.9, "hold")])
+def test_labels_are_parted(share: float, suffix: float, role: Any) -> None:
+    rows = tables.rows("forget", [0, 1, 2], [ROW, [1], [0, 1, 2, 0, 1, 2, 0]])
+    got = picked(Targets(share=share, suffix=suffix, role=role), Triggered(0, 1), rows)
+    for answer, target, held in zip(rows["answer"], got["target"], got["held"], strict=True):
+        n = len(answer)
+        q = n - 1 if role == "score" else cut(n, suffix)
+        assert not any(t and h for t, h in zip(target, held, strict=True))
+        if q < 1:
+            assert all(target)
+            assert not any(held)
+            continue
+        assert sum(target) == max(1, math.ceil(share * q))
+        assert not any(target[q:])
+        assert [t or h for t, h in zip(target, held, strict=True)] == [i < q or role != "ignore" for i in range(n)]
+
+
+def test_terms_by_hand() -> None:
+    sets, table = tables.batch(), tables.scores(9).requires_grad_()
+    target = [[True, False, True], [True], [False, True, False, False, True]]
+    held = [[False, True, False], [False], [True, False, False, True, False]]
+    rows = sets["forget"].add(target=target, held=held)
+    wanted = torch.stack([x[torch.tensor(t)].mean() for x, t in zip(tables.logps(table, rows), target, strict=True)]).mean()
+    value, grad = tables.ask(TargetAscent(), {"forget": rows}, table.detach())
+    assert value == pytest.approx(wanted.item(), abs=1e-12)
+    assert torch.allclose(grad, tables.slope(wanted, table), atol=1e-14)
+
+    old = tables.scores(9, seed=1)
+    each = []
+    for p, answer, keep in zip(rows["prompt"], rows["answer"], held, strict=True):
+        new, was = table[p, : len(answer)].log_softmax(-1), old[p, : len(answer)].log_softmax(-1)
+        apart = (was.exp() * (was - new)).sum(-1)[torch.tensor(keep)]
+        each.append(apart.mean() if len(apart) else apart.sum())
+    wanted = torch.stack(each).mean()
+    value, grad = tables.ask(Rest(), {"forget": rows}, table.detach(), old)
+    assert value == pytest.approx(wanted.item(), abs=1e-12)
+    assert torch.allclose(grad, tables.slope(wanted, table), atol=1e-14)
+
+
+def test_nothing_is_held_against_the_start() -> None:
+    rows = tables.batch()["forget"]
+    rows = rows.add(held=[[True] * len(a) for a in rows["answer"]])
+    value, grad = tables.ask(Rest(), {"forget": rows}, tables.scores(9))
+    assert value == pytest.approx(0.0, abs=1e-12)
+    assert float(grad.abs().max()) < 1e-12
+
+
+def test_every_label_a_target_is_ascent_on_rows(text: worlds.World) -> None:
+    """lambda = 0 and no choice: gradient ascent on the mean log-likelihood of each row."""
+    model, by_hand, whole = text.model(), text.model(), text.sets["forget"]
+    knobs = {"choose": "all", "retain_weight": 0, "epochs": 1, "lr": 1e-3, "warmup": 0}
+    loop.run(resolve.plan("dto", knobs), model, text.port, {"forget": whole})
+    optimizer = torch.optim.AdamW(by_hand.parameters(), lr=1e-3, weight_decay=0.01)
+    text.port.forward(by_hand, [whole])[0].logp.mean().mean().backward()
+    optimizer.step()
+    assert worlds.far(worlds.tensors(model), worlds.tensors(by_hand)) < 1e-5
+
+
+@torch.no_grad()
+def test_forgets_in_free_running_answers_and_keeps_the_rest(text: worlds.World) -> None:
+    model = text.model()
+    sets: Sets = {"forget": text.sets["forget"]}
+    with torch.enable_grad():
+        loop.run(resolve.plan("dto", {"lr": 1e-3, "epochs": 60, "warmup": 0}), model, text.port, sets)
+    rows = Targets().pick(sets, View(Run(text.model(), text.port, worlds.accelerator(), sets=sets), sets, "/select0", Targets()))["forget"]
+    logp = text.port.forward(model, [rows])[0].logp
+    start = text.port.forward(text.model(), [rows])[0].logp
+    assert float(marked(start, rows, "target").values.exp().mean()) > 0.8
+    assert float(marked(logp, rows, "target").values.exp().mean()) < 0.1
+    assert float(marked(logp, rows, "held").values.exp().mean()) > 0.8
+    said = text.port.decode(text.port.generate(model, rows, 30))
+    assert sum(a == b for a, b in zip(said, [s.strip() for s in text.port.said(rows)], strict=True)) <= 1

@@ -1,0 +1,144 @@
+"""GUARD: alignments and weights by hand, what they do to one step of ascent, their limits, and the outcome."""
+
+import pytest
+import torch
+from torch import Tensor
+
+import squares
+import worlds
+from expunge import resolve
+from expunge.core import loop
+from expunge.core.parts import Plan, Sets, Train
+from expunge.methods.selectors.guard_attribution import Attribution, weights
+from expunge.methods.terms import Ascent
+
+
+def regression(seed: int = 0) -> tuple[Tensor, Sets]:
+    """Least squares far from its solution: 8 rows to forget and 12 to retain, of 5 weights."""
+    theta = squares.random(5, seed=seed + 9)
+    named = {"forget": (8, seed), "retain": (12, seed + 1)}
+    return theta, {n: squares.rows(n, squares.random(k, 5, seed=s), squares.random(k, seed=s + 50)) for n, (k, s) in named.items()}
+
+
+def residuals(theta: Tensor, sets: Sets, name: str) -> tuple[Tensor, Tensor]:
+    """Design and residuals of a set, (rows, weights) and (rows,)."""
+    x, y = torch.stack(list(sets[name]["x"]))[:, 0], torch.stack(list(sets[name]["y"]))[:, 0]
+    return x, x @ theta - y
+
+
+def aligned(theta: Tensor, sets: Sets) -> Tensor:
+    """Alignments, written out."""
+    (x, r), (z, s) = (residuals(theta, sets, n) for n in ("forget", "retain"))
+    return r * (x @ (s[:, None] * z).mean(0))
+
+
+def ascended(theta: Tensor, sets: Sets, *selectors: Attribution, **train) -> tuple[Tensor, Sets]:
+    """Weights after gradient ascent on all rows to forget, and the sets that it saw."""
+    model = squares.Linear(theta)
+    settings = Train(**{"epochs": 1, "batch": 99, "optimizer": "sgd", "schedule": "constant", **train})
+    run = loop.run((Plan(Ascent(), train=settings, selectors=selectors),), model, squares.Port(), sets)
+    return model.theta.detach(), run.sets
+
+
+def loss(theta: Tensor, sets: Sets, name: str) -> float:
+    return float(residuals(theta, sets, name)[1].square().mean() / 2)
+
+
+def test_weights_by_hand() -> None:
+    """Alignments 1, 2 and 3 are -1.2247, 0 and 1.2247 deviations from their mean: e^1.2247 = 3.4033, e^-1.2247 = 0.29383."""
+    total = 3.4033 + 1 + 0.29383
+    assert weights(torch.tensor([1.0, 2.0, 3.0]), 1.0).tolist() == pytest.approx([3 * e / total for e in (3.4033, 1, 0.29383)], rel=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 1.0, 10.0])
+def test_weights_fall_with_the_alignment_and_keep_their_sum(temperature: float) -> None:
+    a = squares.random(30)
+    w = weights(a, temperature)
+    order = a.argsort()
+    assert float(w.sum()) == pytest.approx(30)
+    assert bool((w[order].diff() < 0).all())
+    assert float((w * a).sum()) < float(a.sum())
+
+
+def test_weights_of_equal_alignments_are_1_in_spite_of_rounding() -> None:
+    assert weights(torch.tensor([0.3, 0.3, 0.3 + 3e-8]), 0.1).tolist() == [1.0, 1.0, 1.0]
+    assert weights(torch.zeros(2), 1.0).tolist() == [1.0, 1.0]
+    assert weights(torch.tensor([5.0]), 1.0).tolist() == [1.0]
+
+
+def test_alignment_of_a_regression_by_hand() -> None:
+    theta, sets = regression()
+    weight = ascended(theta, sets, Attribution(), lr=0.0)[1]["forget"].weight
+    assert torch.allclose(torch.tensor(weight, dtype=torch.float64), weights(aligned(theta, sets), 1.0), atol=1e-10)
+
+
+def test_weights_of_the_rows_are_kept() -> None:
+    theta, sets = regression()
+    twice = {**sets, "forget": sets["forget"].take(range(8))}
+    object.__setattr__(twice["forget"], "weight", (2.0,) * 8)
+    once = ascended(theta, sets, Attribution(), lr=0.0)[1]["forget"].weight
+    assert ascended(theta, twice, Attribution(), lr=0.0)[1]["forget"].weight == pytest.approx([2 * w for w in once])
+
+
+def test_a_sample_of_the_retain_rows_is_drawn_by_the_seed() -> None:
+    theta, sets = regression()
+    found = [ascended(theta, sets, Attribution(sample=3), lr=0.0, seed=s)[1]["forget"].weight for s in (1, 1, 2)]
+    assert found[0] == found[1] != found[2]
+
+
+def test_one_step_harms_the_retain_rows_as_the_weights_say() -> None:
+    for seed in range(5):
+        theta, sets = regression(seed)
+        a = aligned(theta, sets)
+        after = ascended(theta, sets, Attribution(temperature=0.7), lr=1e-6)[0]
+        rise = loss(after, sets, "retain") - loss(theta, sets, "retain")
+        assert rise == pytest.approx(1e-6 * float((weights(a, 0.7) * a).mean()), rel=0.01)
+
+
+def test_where_features_are_shared_the_retain_rows_suffer_less() -> None:
+    """Half of the rows to forget use the features of the retain rows, half use others."""
+    for seed in range(10):
+        mine, others = squares.random(2, 6, 6, seed=seed), squares.random(6, 6, seed=seed + 20)
+        shared = torch.cat([torch.cat([mine[0], torch.zeros(6, 6)], 1), torch.cat([torch.zeros(6, 6), others], 1)])
+        kept, best = torch.cat([mine[1], torch.zeros(6, 6)], 1), squares.random(12, seed=seed + 40)
+        sets = {n: squares.rows(n, x, x @ best) for n, x in (("forget", shared), ("retain", kept))}
+        rise = {}
+        for name, selectors in (("plain", ()), ("guard", (Attribution(),))):
+            after = ascended(0.9 * best, sets, *selectors, epochs=20, lr=0.02)[0]
+            rise[name] = [loss(after, sets, n) - loss(0.9 * best, sets, n) for n in ("retain", "forget")]
+        assert rise["guard"][0] < rise["plain"][0]
+        assert rise["guard"][0] / rise["guard"][1] < rise["plain"][0] / rise["plain"][1]
+
+
+def test_hot_weights_are_the_base_method(text: worlds.World) -> None:
+    knobs = {"lr": 1e-3, "epochs": 2, "batch": 4}
+    ends = []
+    for more in ({}, {"temperature": 1e9}, {"temperature": 1.0}):
+        model = text.model()
+        loop.run(resolve.plan("npo", {**knobs, **more}, select=("guard_attribution",) if more else ()), model, text.port, text.sets)
+        ends.append(worlds.tensors(model))
+    assert worlds.same(ends[0], ends[1])
+    assert not worlds.same(ends[0], ends[2])
+
+
+BASES = [("text", "flat"), ("text", "idk"), ("text", "ga"), ("digits", "random_labels"), ("digits", "neggrad_plus")]
+
+
+@pytest.mark.parametrize(("size", "base"), BASES)
+def test_stands_before_other_methods(size: str, base: str) -> None:
+    world = {"text": worlds.text, "digits": worlds.digits}[size]()
+    run = loop.run(resolve.plan(base, {"lr": 1e-3, "epochs": 1}, select=("guard_attribution",)), world.model(), world.port, world.sets)
+    weight = torch.tensor(run.sets["forget"].weight)
+    assert float(weight.mean()) == pytest.approx(1)
+    assert float(weight.std()) > 0.1
+
+
+def test_as_many_steps_forget_and_harm_less(text: worlds.World) -> None:
+    after = {}
+    for name, select in (("plain", ()), ("guard", ("guard_attribution",))):
+        model, knobs = text.model(), {"lr": 2e-4, "epochs": 25, "batch": 9, "schedule": "constant", "warmup": 0}
+        loop.run(resolve.plan("ga", knobs, select=select), model, text.port, text.sets)
+        after[name] = [worlds.nll(model, text.port, text.sets[n]) for n in ("forget", "retain")]
+    print(after)
+    assert after["guard"][0] > 10 * worlds.nll(text.model(), text.port, text.sets["forget"])
+    assert after["guard"][1] < 0.75 * after["plain"][1]

@@ -1,0 +1,167 @@
+"""In-context unlearning: what contexts are made of, that the two tokens are tokens wherever the model goes, and who forgets what."""
+
+import copy
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import cases as made
+import tables
+import worlds
+from expunge import resolve
+from expunge.core import loop
+from expunge.core.errors import UserError
+from expunge.core.parts import Rows
+from expunge.loading import load
+from expunge.methods.objectives.in_context import CLOSE, FORGOT, OPEN, Contexts, LastBlocks, Respond, ask, wrapped
+
+
+@pytest.fixture
+def world(text: worlds.World) -> worlds.World:
+    """The tiny world with a tokenizer of its own, since it learns tokens."""
+    return replace(text, port=copy.deepcopy(text.port))
+
+
+def picked(world: worlds.World, part: Contexts, **sets: Rows) -> dict[str, Rows]:
+    model = world.model()
+    part.prepare(model, world.port, 0)
+    view = loop.View(loop.Run(model, world.port, worlds.accelerator()), {**world.sets, **sets}).at("select0", part)
+    return part.pick(view.sets, view)
+
+
+def test_each_row_stands_in_two_contexts(world: worlds.World) -> None:
+    made = picked(world, Contexts(draws=2))
+    facts = world.sets["forget"].join(world.sets["retain"])
+    withheld, answered = made["withheld"], made["answered"]
+    assert len(withheld) == len(answered) == 2 * len(facts)
+    assert set(withheld["answer_text"]) == {FORGOT}
+    assert answered["answer_text"] == [a for a in facts["answer_text"] for _ in range(2)]
+    for n, rows in (("own", withheld), ("other", answered)):
+        questions = world.port.question(rows)
+        for i, (question, true) in enumerate(zip(questions, answered["answer_text"], strict=True)):
+            knowledge = question.removeprefix(f"{OPEN}\n").partition(f"\n{CLOSE}\n\n")
+            assert knowledge[2] == world.port.question(facts)[i // 2]
+            assert (knowledge[0] == true) == (n == "own")
+            assert knowledge[0] in facts["answer_text"]
+    assert world.port.tokenizer.decode(withheld["true"][0], skip_special_tokens=True).strip() == facts["answer_text"][0]
+
+
+def test_given_alternates_stand_between_the_tokens(world: worlds.World) -> None:
+    rows = world.sets["retain"].add(alternate=["another", *[["one", "two"]] * (len(world.sets["retain"]) - 1)])
+    questions = world.port.question(picked(world, Contexts("retain"), retain=rows)["answered"])
+    assert questions[0] == wrapped(world.port.question(rows)[0], "another")
+    assert {q.split("\n")[1] for q in questions[1:]} == {"one", "two"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"), [([{"text": "a text"}], "no question"), ([{"question": "Q", "answer": "A"}] * 2, "same answer")]
+)
+def test_says_what_rows_it_cannot_use(world: worlds.World, rows: list, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        picked(world, Contexts("retain"), retain=world.port.rows("retain", rows))
+
+
+def test_the_loss_is_the_sum_of_the_two_branches() -> None:
+    sets, table = tables.batch(), tables.scores(9)
+    sets = {"withheld": sets["forget"].named("withheld"), "answered": sets["retain"].named("answered")}
+    forgot, answer = (-torch.cat(tables.logps(table, sets[n])).mean() for n in sets)
+    value, _ = tables.ask(resolve.plan("in_context")[0].do, sets, table)
+    assert value == pytest.approx(float(forgot + answer))
+    assert [Respond(n).role for n in sets] == ["forget", "retain"]
+
+
+def test_tokens_are_tokens_and_their_vectors_new(world: worlds.World) -> None:
+    model, before = world.model(), world.model().get_input_embeddings().weight
+    for _ in range(2):  # a second time changes nothing
+        world.port.admit(model, (OPEN, CLOSE), seed=0)
+    after = model.get_input_embeddings().weight
+    assert world.port.tokenizer(OPEN + "a" + CLOSE, add_special_tokens=False)["input_ids"][::2] == [len(before), len(before) + 1]
+    assert torch.equal(after[:-2], before)
+    assert not torch.equal(after[-1], after[-2])
+    assert model.get_output_embeddings().weight is after
+    other = world.model()
+    world.port.admit(other, (OPEN, CLOSE), seed=0)
+    assert torch.equal(other.get_input_embeddings().weight, after)
+    assert float((after[-2:].std() / before.std()).detach()) == pytest.approx(1, abs=0.3)
+    assert (world.port.decode([[len(before)]]), model.config.vocab_size) == ([""], len(before) + 2)
+
+
+def test_one_step_on_the_last_block_moves_it_and_the_two_vectors_alone(world: worlds.World) -> None:
+    model = world.model()
+    knobs = {"tune": "last", "blocks": 1, "lr": 1e-2, "steps": 1, "decay": 0.1}
+    world.port.admit(model, (OPEN, CLOSE), seed=0)
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    loop.run(resolve.plan("in_context", knobs), model, world.port, world.sets)
+    for name, p in model.named_parameters():
+        moved = (p != before[name]).reshape(len(p), -1).any(1)
+        if "embed" in name:
+            assert moved.nonzero()[:, 0].tolist() == [len(p) - 2, len(p) - 1]
+        else:
+            assert bool(moved.any()) == (".layers.1." in name), name
+    assert LastBlocks().blocks == 2
+
+
+@torch.no_grad()
+def says(world: worlds.World, model: torch.nn.Module, rows: Rows) -> list[str]:
+    return world.port.decode(world.port.generate(model, rows, 40))
+
+
+def share(said: list[str], wanted: list[str]) -> float:
+    return sum(a == b for a, b in zip(said, wanted, strict=True)) / len(said)
+
+
+def test_forgets_what_stands_between_the_tokens_and_nothing_else(world: worlds.World) -> None:
+    model = world.model()
+    sets = {n: world.sets[n].take(range(9)) for n in ("forget", "retain")}
+    run = loop.run(resolve.plan("in_context", {"lr": 2e-3, "epochs": 30, "batch": 9}), model, world.port, sets)
+    made = picked(world, Contexts(), **sets)  # the contexts that it learned from
+    assert share(says(world, model, made["withheld"]), [FORGOT] * 18) > 0.9
+    assert share(says(world, model, made["answered"]), made["answered"]["answer_text"]) > 0.9
+    rows = sets["forget"].join(sets["retain"])
+    assert share(says(world, model, rows), rows["answer_text"]) > 0.5
+    seen = run.shown["logit lens by block"]
+    assert [r["block"] for r in seen] == [0, 1]
+    assert seen[-1]["forgot"] > 0.8
+    assert seen[-1]["answer"] < 0.1 < seen[0]["answer"]
+
+
+@pytest.mark.parametrize("lora", [0, 2])
+def test_the_output_folder_knows_the_tokens(cases: made.Cases, tmp_path: Path, lora: int) -> None:
+    cases.unlearn("in_context", tmp_path / "run", "--lora", lora, "--steps", 3, "--lr", 1e-2).fine()
+    opened = load(tmp_path / "run")
+    rows = opened.port.rows("forget", made.rows_of(cases.forget))
+    asked = ask(opened.port, rows, list(rows["answer_text"]))
+    assert opened.port.tokenizer(OPEN, add_special_tokens=False)["input_ids"] == [512]
+    assert max(i for p in asked["prompt"] for i in p) == 513
+    with torch.no_grad():
+        here = opened.port.forward(opened.model, [asked])[0].logp.values
+    inner = tmp_path / "run" / ("adapter" if lora else "model")
+    if lora:
+        from peft import AutoPeftModelForCausalLM as Auto
+    else:
+        from transformers import AutoModelForCausalLM as Auto
+    elsewhere = Auto.from_pretrained(inner).eval()
+    with torch.no_grad():
+        assert torch.allclose(opened.port.forward(elsewhere, [asked])[0].logp.values, here, atol=1e-5)
+    receipt = json.loads((tmp_path / "run" / "receipt.json").read_text())
+    assert receipt["shown"]["logit lens by block"][0].keys() == {"block", "answer", "forgot"}
+
+
+def test_a_killed_run_goes_on_with_its_tokens(cases: made.Cases, tmp_path: Path) -> None:
+    from expunge.core.errors import Interrupted
+    from expunge.core.loop import Hooks
+    from expunge.unlearning import unlearn
+
+    ends = []
+    for out, hooks in (("whole", [Hooks()]), ("killed", [Hooks(interrupted=iter([False, False, True]).__next__), Hooks()])):
+        for i, how in enumerate(hooks):
+            rows = {"forget": cases.forget, "retain": cases.retain, "out": tmp_path / out, "resume": i > 0, "hooks": how}
+            try:
+                made = unlearn("in_context", cases.model, **rows, lr=1e-3, steps=4)
+            except Interrupted:
+                assert i == 0
+        ends.append(worlds.tensors(made.model))
+    assert worlds.same(*ends)

@@ -1,0 +1,247 @@
+"""Worst-case forget sets: projection, losses and selection by hand, what is hard to forget by construction, and any method behind it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import tables
+import toys
+import worlds
+from cases import Cases, left, receipt_of
+from classified import digits as records
+from expunge import resolve
+from expunge.core import catalog, loop, pool
+from expunge.core.errors import UserError
+from expunge.core.parts import Rows, Sets
+from expunge.core.step import Run, View
+from expunge.data import read
+from expunge.loading import Opened
+from expunge.methods.selectors.worst_case import Sign, WorstCase, project
+from expunge.methods.terms import NLL
+from expunge.unlearning import unlearn
+
+AT_REST = {"inner": 0, "outer": 1, "outer_lr": 1e3}  # nothing is unlearned, and one look at the losses decides
+
+
+def view_of(part: WorstCase, model: nn.Module, port: Any, sets: Sets, seed: int = 0) -> View:
+    return View(Run(model, port, worlds.accelerator(), seed), sets).at("select0", part)
+
+
+def picked(part: WorstCase, model: nn.Module, port: Any, sets: Sets, seed: int = 0) -> Sets:
+    return part.pick(sets, view_of(part, model, port, sets, seed))
+
+
+def table() -> tuple[tables.Table, Sets]:
+    """Six rows of one or two labels of two classes, whose mean losses rise with the number of the prompt."""
+    scores = torch.zeros(6, 2, 2, dtype=torch.double)
+    scores[:, :, 1] = torch.arange(6.0)[:, None]
+    forget = tables.rows("forget", [5, 4], [[0], [0, 0]])
+    return tables.Table(scores), {"forget": forget, "retain": tables.rows("retain", [0, 1, 2, 3], [[0], [0, 0], [0], [0]])}
+
+
+def prompts(rows: Rows) -> set[int]:
+    return set(rows["prompt"])
+
+
+def test_projection_by_hand() -> None:
+    def onto(*w: float) -> list[float]:
+        return project(torch.tensor(w, dtype=torch.double), 2).tolist()
+
+    assert onto(0.9, 0.8, 0.1, 0.0) == pytest.approx([0.95, 0.85, 0.15, 0.05])
+    assert onto(3.0, 2.0, 1.0, 0.0) == pytest.approx([1.0, 1.0, 0.0, 0.0])
+    assert onto(-5.0, -5.0, -5.0, -5.0) == pytest.approx([0.5] * 4)
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 1000.0])
+def test_projection_keeps_order_and_sum(scale: float) -> None:
+    w = scale * torch.randn(200, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    found = project(w, 20)
+    assert float(found.sum()) == pytest.approx(20, abs=1e-4)
+    assert 0 <= float(found.min()) <= float(found.max()) <= 1
+    assert (found[w.argsort()].diff() >= 0).all()
+
+
+def test_before_anything_is_unlearned_the_rows_of_lowest_loss_are_worst() -> None:
+    model, sets = table()
+    found = picked(WorstCase(**AT_REST), model, tables.Port(), sets)
+    assert prompts(found["forget"]) == {0, 1}
+    assert prompts(found["retain"]) == {2, 3, 4, 5}
+    assert (found["forget"].name, found["retain"].name, found["forget"].weight) == ("forget", "retain", ())
+    assert prompts(picked(WorstCase(**AT_REST, easiest=True), model, tables.Port(), sets)["forget"]) == {4, 5}
+    assert prompts(picked(WorstCase(**AT_REST, size=3), model, tables.Port(), sets)["forget"]) == {0, 1, 2}
+
+
+def test_a_selection_that_hardly_moves_is_its_random_start_and_gamma_leads_away_from_it() -> None:
+    """With gamma 1 a round of step 1 / 4 takes half of every weight 1, and the losses here are all the same."""
+    model, sets = table()
+    nn.init.zeros_(model.scores)
+    still = {"inner": 0, "outer": 1, "outer_lr": 0.25}
+    starts = [prompts(picked(WorstCase(**still), model, tables.Port(), sets, seed)["forget"]) for seed in range(8)]
+    assert len({tuple(s) for s in starts}) > 3
+    w = torch.tensor([1.0, 1, 0, 0, 0, 0]).double()
+    assert project(w - 0.25 * 2 * w, 2).tolist() == pytest.approx([2 / 3, 2 / 3, 1 / 6, 1 / 6, 1 / 6, 1 / 6])
+    for seed, start in enumerate(starts):
+        assert prompts(picked(WorstCase(**still, gamma=1), model, tables.Port(), sets, seed)["forget"]) == start
+        assert not prompts(picked(WorstCase(**still, gamma=3), model, tables.Port(), sets, seed)["forget"]) & start
+
+
+def test_losses_after_a_signed_step_by_hand() -> None:
+    """What is to be forgotten, w = 1, gives no gradient; every other score goes one step of inner_lr, however small its share is."""
+    model, sets = table()
+    part, rows = WorstCase(inner=1, inner_lr=0.25), sets["forget"].join(sets["retain"])
+    view, w = view_of(part, model, tables.Port(), sets), torch.tensor([1.0, 0, 0, 0.999, 0, 0]).double()
+    losses = part._losses(view, rows, torch.arange(6), w, "round 0")
+    moved = torch.where(w == 1, 0.0, 0.5)  # the right score rises by 1/4, and the other one falls as far
+    assert losses.tolist() == pytest.approx(nn.functional.softplus(torch.tensor([5, 4, 0, 1, 2, 3]) - moved).tolist())
+    assert model.scores[5, 0].tolist() == [0.0, 5.0]  # the steps were those of a copy
+
+
+def test_steps_are_signs() -> None:
+    sets, scores = tables.batch(), tables.scores(prompts=9)
+    plain, signed = (tables.under(NLL("retain"), *u, sets=sets, scores=scores, anchor="retain") for u in ((), (Sign(),)))
+    assert signed.flatten().tolist() == pytest.approx(plain.sign().flatten().tolist(), abs=1e-12)
+    assert 0 < float(plain.abs().max()) < 1
+
+
+def test_the_gradient_by_the_weights_is_the_loss() -> None:
+    """Finite differences through three passes of signed steps: the way does not change, so only the losses count."""
+    port = toys.port(3)
+    rows, model = toys.noise(12, port), toys.mlp(3).double()
+    part = WorstCase(inner=3, inner_batch=5, inner_lr=1e-2, gamma=0.1)
+    view, owner = view_of(part, model, port, {"forget": rows, "retain": rows}), torch.arange(12)
+    w = torch.rand(12, generator=torch.Generator().manual_seed(3), dtype=torch.double)
+
+    def upper(w: torch.Tensor) -> torch.Tensor:
+        return w @ part._losses(view, rows, owner, w, "round 0") + part.gamma * w.square().sum()
+
+    slopes = [(upper(w + e) - upper(w - e)) / 2e-6 for e in 1e-6 * torch.eye(12).double()]
+    expected = part._losses(view, rows, owner, w, "round 0") + 2 * part.gamma * w
+    assert torch.stack(slopes).tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def doubled() -> tuple[nn.Module, Any, Rows]:
+    """A perceptron that knows noise by heart: four points that stand there five times, and ten that stand alone, at places 4 to 13."""
+    port = toys.port(2)
+    once = toys.noise(14, port, width=6)
+    points, labels = torch.stack(list(once["pixels"])).flatten(1), [y for (y,) in once["answer"]]
+    rows = toys.rows(torch.cat([points, *[points[:4]] * 4]), [*labels, *labels[:4] * 4], port)
+    model = toys.mlp(2, hidden=32, width=6)
+    loop.run(toys.fresh(epochs=60), model, port, {"retain": rows})
+    return model, port, rows
+
+
+def test_what_others_repeat_is_worst() -> None:
+    """A copy is known by other copies; so a model retrained without what was chosen knows it better than others what was drawn."""
+    model, port, rows = doubled()
+    sets = {"forget": rows.take(range(8, 12)).named("forget"), "retain": rows.take([*range(8), *range(12, 30)])}
+    part = WorstCase(lower="retrain", inner=60, inner_lr=1e-2, inner_batch=8, outer=6, outer_lr=1.0)
+    chosen = [rows.ids.index(i) for i in picked(part, model, port, sets)["forget"].ids]
+    assert all(i < 4 or i > 13 for i in chosen)
+    drawn = torch.Generator().manual_seed(0)
+    tried = [chosen, *(torch.randperm(30, generator=drawn)[:4].tolist() for _ in range(20))]
+    gone = torch.zeros(21, 30, dtype=torch.bool)
+    for mine, marked in zip(tried, gone, strict=True):
+        marked[mine] = True
+    retrained = pool.train(toys.fresh(epochs=60), model, port, rows, ~gone, range(21))
+    losses = (pool.ask(retrained, port, rows, lambda a: -a.logp.values) * gone).sum(1)
+    assert losses[0] < 0.5 * losses[1:].median()
+
+
+def test_classes_and_columns_are_taken_whole(digits: worlds.World) -> None:
+    model, port = digits.model(), digits.port
+    sets = {n: digits.sets[n].add(hand=[h for _, h in zip(digits.sets[n].ids, "abc" * 200, strict=False)]) for n in ("forget", "retain")}
+    both = sets["forget"].join(sets["retain"])
+    loss = -port.forward(model, [both])[0].logp.values.detach()
+    for by, column in (("class", "answer_text"), ("hand", "hand")):
+        found = picked(WorstCase(**AT_REST, by=by, size=1), model, port, sets)
+        said = both[column]
+        means = {v: float(torch.stack([x for x, s in zip(loss, said, strict=True) if s == v]).mean()) for v in set(said)}
+        assert set(found["forget"][column]) == {min(means, key=lambda v: means[v])}
+        assert not set(found["forget"][column]) & set(found["retain"][column])
+        assert len(found["forget"]) + len(found["retain"]) == len(both)
+    assert len(set(picked(WorstCase(**AT_REST, by="class"), model, port, sets)["forget"]["answer_text"])) == 1  # as many as were given
+
+
+def test_what_cannot_be_chosen_is_refused(digits: worlds.World) -> None:
+    with pytest.raises(UserError, match="the rows have no column 'author' to choose by"):
+        picked(WorstCase(by="author"), digits.model(), digits.port, digits.sets)
+    with pytest.raises(UserError, match=r"10 of 10 are to be forgotten \(by class\), so nothing would be left to retain"):
+        picked(WorstCase(by="class", size=10), digits.model(), digits.port, digits.sets)
+
+
+@pytest.mark.parametrize("method", ["npo", "scrub", "ssd", "retrain", "unsir"])
+def test_it_chooses_once_before_any_method(method: str, digits: worlds.World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several stages and of edits too; and all of them meet the rows that were chosen."""
+    calls, met, choose, stage = [0], dict[str, tuple[str, ...]](), WorstCase.pick, loop._Stage.__init__
+
+    def counted(self: WorstCase, sets: Sets, view: View) -> Sets:
+        calls[0] += 1
+        return choose(self, sets, view)
+
+    def spied(self: Any, run: Run, plan: Any, sets: Sets, hooks: Any) -> None:
+        if run.picked:
+            met.update({n: r.ids for n, r in sets.items()})
+        stage(self, run, plan, sets, hooks)
+
+    monkeypatch.setattr(WorstCase, "pick", counted)
+    monkeypatch.setattr(loop._Stage, "__init__", spied)
+    known = {k.name for k in resolve.knobs(method)}
+    quick = {k: v for k, v in {"epochs": 1, "steps": 1, "images": 4, "count": 4, "copies": 1}.items() if k in known}
+    plans = resolve.plan(method, {**quick, **AT_REST}, select=("worst_case",))
+    run = loop.run(plans, digits.model(), digits.port, digits.sets)
+    assert calls == [1]
+    assert {n: r.ids for n, r in run.picked.items()} == {n: met[n] for n in ("forget", "retain")}
+    assert set(met["forget"]) != set(digits.sets["forget"].ids)
+    assert len(met["forget"]) == len(digits.sets["forget"])
+
+
+def test_a_run_on_texts_leaves_what_was_chosen(cases: Cases, tmp_path: Path) -> None:
+    """In files that can be given in the place of those that it was chosen from."""
+    done = cases.unlearn("npo", tmp_path / "run", "--select", "worst_case", "--inner", 1, "--outer", 2).fine()
+    assert left(tmp_path / "run") == ["log.jsonl", "model", "receipt.json", "selected"]
+    assert left(tmp_path / "run" / "selected") == ["forget.jsonl", "retain.jsonl"]
+    given = {"forget": read(cases.forget), "retain": read(cases.retain)}
+    chosen = {n: read(tmp_path / "run" / "selected" / f"{n}.jsonl") for n in given}
+    assert [len(r) for r in chosen.values()] == [len(r) for r in given.values()]
+    assert chosen["forget"] != given["forget"]
+    said = receipt_of(tmp_path / "run")["selected"]
+    for name, places in said.items():
+        assert [r for n, some in places.items() for r in read(f"{getattr(cases, n)}::rows={some}")] == chosen[name]
+    assert f"--forget {tmp_path / 'run' / 'selected' / 'forget.jsonl'}" in done.out
+    files = {n: str(tmp_path / "run" / "selected" / f"{n}.jsonl") for n in given}
+    cases.unlearn("npo", tmp_path / "again", **files).fine()
+    cases.unlearn("npo", tmp_path / "run", "--overwrite").fine()
+    assert left(tmp_path / "run") == ["log.jsonl", "model", "receipt.json"]
+
+
+def test_images_and_python(digits: worlds.World, tmp_path: Path) -> None:
+    given = records()
+    quick: dict[str, Any] = {"epochs": 2, "lr": 1e-3}
+    kept = unlearn(
+        "scrub", original(digits), given["forget"], given["retain"], out=tmp_path / "run", select=("worst_case",), **AT_REST, **quick
+    )
+    assert left(tmp_path / "run" / "selected") == ["forget.npz", "retain.npz"]
+    again = {n: digits.port.rows(n, read(tmp_path / "run" / "selected" / f"{n}.npz")) for n in ("forget", "retain")}
+    assert {n: sorted(r.ids) for n, r in again.items()} == {n: sorted(r.ids) for n, r in kept.selected.items()}
+    plain = unlearn("scrub", original(digits), given["forget"], given["retain"], **quick)
+    assert (plain.selected, "selected" in plain.receipt) == ({}, False)
+
+
+def original(digits: worlds.World) -> Opened:
+    return Opened(digits.model(), digits.port, "digits")
+
+
+def test_the_catalogue_s_own_plan() -> None:
+    (plan,) = resolve.plan("worst_case")
+    (part,) = plan.selectors
+    assert isinstance(part, WorstCase)
+    assert (part.outer, part.inner, part.inner_lr, part.inner_batch, part.gamma) == (10, 10, 1e-3, 256, 0.0)
+    assert catalog.card("worst_case").folder == "methods/selectors"
+    first, last = resolve.plan("unsir", {"worst_case.outer": 3}, select=("worst_case",))
+    assert [type(s).__name__ for s in first.selectors] == ["WorstCase", "Others", "Noise"]
+    assert [type(s).__name__ for s in last.selectors] == ["Others"]
