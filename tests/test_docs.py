@@ -39,7 +39,7 @@ def test_links_lead_somewhere(pages: dict[str, str]) -> None:
 
 def test_snippets_of_python_compile(pages: dict[str, str]) -> None:
     found = [(place, code) for place, text in pages.items() for code in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)]
-    assert len(found) == len(pages) - 1
+    assert len(found) == sum("/" in place and place.endswith(".md") for place in pages)  # one a card
     for place, code in found:
         compile(code, place, "exec")
 

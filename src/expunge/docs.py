@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
-from . import resolve
+from . import leaderboard, resolve
 from .core import catalog
 from .core.catalog import Card
 from .core.knobs import Knob, knobs_of
@@ -36,7 +36,7 @@ STATUS = {
 def pages() -> dict[str, str]:
     """Every page by its place under `docs/`."""
     made = {f"{c.kind}/{c.name}.md": page(c) for c in cards()}
-    return {"systems.md": systems(), **made}
+    return {"systems.md": systems(), **leaderboard.pages(ROOT / "results"), **made}
 
 
 @cache
@@ -57,8 +57,9 @@ def stale(folder: Path, wanted: dict[str, str]) -> list[str]:
 
 
 def orphans(folder: Path, wanted: dict[str, str]) -> list[str]:
-    """Pages that no card makes."""
-    found = [p.relative_to(folder).as_posix() for k in catalog.kinds() for p in sorted((folder / k).glob("*.md"))]
+    """Pages that no card and no committed run makes."""
+    places = [*(f"{k}/*.md" for k in catalog.kinds()), "leaderboards/*.html"]
+    found = [p.relative_to(folder).as_posix() for place in places for p in sorted(folder.glob(place))]
     return [p for p in found if p not in wanted]
 
 
