@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.metadata
+import inspect
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -127,7 +128,7 @@ def card(name: str, kind: str = "") -> Card:
 def _docstring(text: str) -> str:
     """Of a file that begins with it as they all do, without reading the rest."""
     head = re.match(r'"""[^\\]*?"""', text)
-    return ast.get_docstring(ast.parse(head[0] if head else text)) or ""
+    return inspect.cleandoc(head[0][3:-3]) if head else ast.get_docstring(ast.parse(text)) or ""
 
 
 def _knobs(tree: ast.Module) -> Iterator[KnobLine]:

@@ -1,0 +1,93 @@
+"""Gradients of single rows without a loop over rows: norms, squares (Fisher information) and the gradients themselves, against the loop.
+
+    python -m performance.gradients [--json FILE] [--quick] [--data FOLDER] [--model FOLDER]
+
+The floor of all of them is one plain forward and backward pass over the same rows in batches, which gives the mean gradient alone; the
+reference is a backward pass of each row. Text is what is audited; images are digits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import torch
+from performance import _bench as bench
+from torch import Tensor
+
+from expunge.audit._teacher_forced import batches
+from expunge.audit.observe import BACK, mean_gradient_norms
+from expunge.benchmarks import digits
+from expunge.core import stats
+from expunge.core.parts import Answer, Rows
+from expunge.core.step import evaluating
+from expunge.loading import Opened
+from expunge.training import start
+
+
+def ways(opened: Opened, rows: Rows) -> dict[str, Callable[[], Any]]:
+    model, port = opened.model, opened.port
+    params = list(model.parameters())
+
+    def ask(some: Rows) -> Answer:
+        return port.forward(model, [some])[0]
+
+    def plain() -> list[Tensor]:
+        for places in batches(port, rows, BACK):
+            some = rows.take(places)
+            (-ask(some).logp.mean().sum()).backward()
+        found = [p.grad for p in params if p.grad is not None]
+        model.zero_grad(set_to_none=True)
+        return found
+
+    def squares() -> list[Tensor]:
+        return stats.squared_gradients(model, ask, rows, lambda answer: [answer.logp.mean()])
+
+    def by_row(call: Callable[[], Any]) -> Callable[[], Any]:
+        def run() -> Any:
+            with mock.patch.object(stats, "_alike", return_value=False), mock.patch.object(stats, "vectorises", return_value=False):
+                return call()
+
+        return run
+
+    def norms() -> Any:
+        return mean_gradient_norms(model, port, rows)
+
+    return {"mean gradient": plain, "norms": norms, "norms, loop": by_row(norms), "squares": squares, "squares, loop": by_row(squares)}
+
+
+def main() -> None:
+    given = bench.options(__doc__)
+    made = bench.suite(given)
+    many = given.items or (24 if given.quick else 200)
+    text = bench.original(given, made, trained=False)
+    records = digits.load().train["full"][:many]
+    image = start("vit-nano", records)
+    work = {
+        "text": (text, text.port.rows("forget", made.train["full"][:many])),
+        "images": (image, image.port.rows("forget", records)),
+    }
+    parts, table = {}, []
+    for name, (opened, rows) in work.items():
+        mine = ways(opened, rows)
+        with evaluating(opened.model), torch.enable_grad():
+            times = bench.interleaved(mine, given.rounds)
+        parts[name] = {
+            "rows": len(rows),
+            "seconds": {n: round(times.seconds(n), 3) for n in mine},
+            **{f"{k}, loop over ours": round(times.ratio(f"{k}, loop", k), 2) for k in ("norms", "squares")},
+            "norms to mean gradient": round(times.ratio("norms", "mean gradient"), 3),
+        }
+        table += [[name, n, times.seconds(n), times.ratio(n, "mean gradient"), times.ratio(n, "mean gradient", "cpu")] for n in mine]
+    bench.table(table, ("rows", "", "s", "/ mean gradient", "/ mean gradient, cpu"))
+    found = {
+        "ratio_to_floor": parts["text"]["norms to mean gradient"],
+        "speedup_over_reference": parts["text"]["norms, loop over ours"],
+        "parts": parts,
+    }
+    bench.finish(given, "gradients", found)
+
+
+if __name__ == "__main__":
+    main()

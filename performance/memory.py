@@ -1,0 +1,110 @@
+"""Peak memory of unlearning against plain fine-tuning, and of an evaluation against its number of rows.
+
+    python -m performance.memory [--json FILE] [--quick] [--data FOLDER] [--model FOLDER] [--methods a,b]
+
+Each way is a process of its own; what counts is the highest use above that before it began (on a GPU, what torch allocated). The floor is
+the plain loop of `performance.training`, over the batches of GradDiff. Evaluation must not grow with the rows: it is run over some and over
+four times as many.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from performance import _bench as bench
+from performance import training
+
+from expunge.audit.observe import observe
+from expunge.core.receipt import peak_memory
+
+MUST = 1.1
+FLOORS = ("plain", "lean")
+
+
+def used() -> int:
+    """Bytes in use, with the highest use so far forgotten."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        return int(torch.cuda.memory_allocated())
+    clear, status = Path("/proc/self/clear_refs"), Path("/proc/self/statm")
+    if not clear.exists():  # no way to forget it
+        return peak_memory()
+    clear.write_text("5")
+    return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak() -> int:
+    """The highest use since then, in bytes."""
+    status = Path("/proc/self/status")
+    if torch.cuda.is_available() or not status.exists():
+        return peak_memory()
+    line = next((x for x in status.read_text().splitlines() if x.startswith("VmHWM")), "")
+    return int(line.split()[1]) * 1024 if line else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def one(given: Any) -> dict[str, int]:
+    """One way, in this process."""
+    made = bench.suite(given)
+    opened = bench.original(given, made, trained=False)
+    items = given.items or (64 if given.quick else 256)
+    rows = {n: opened.port.rows(n, made.train[n][:items]) for n in ("forget", "retain")}
+    sets = {**rows, "substitutes": opened.port.answers(list(made.refusals) or opened.port.refusals())}
+    way, _, many = given.only.partition(" x")
+    if way == "evaluation":
+        records = {n: r[: items // 8 * int(many)] for n, r in made.sets.items()}
+        before = used()
+        observe(opened.model, opened.port, records)
+    elif way in FLOORS:
+        pairs = [tuple(zip(r["prompt"], r["answer"], strict=True))[: given.batch] for r in rows.values()]
+        batches = [[*pairs[0], *pairs[1]]] * 2
+        like = training.plans("graddiff", opened.model, opened.port, given.batch)[0].train
+        before = used()
+        training.floor(opened, batches, like, lean=way == "lean")
+    else:
+        few = {n: r.take(range(min(len(r), 2 * given.batch))) if n != "substitutes" else r for n, r in sets.items()}
+        before = used()
+        training.unlearn(way, opened, few, given.batch)
+    return {"bytes": peak() - before}
+
+
+def main() -> None:
+    given = bench.options(
+        __doc__,
+        methods={"default": ",".join(training.METHODS), "help": "which methods"},
+        batch={"type": int, "default": 32, "help": "rows a step"},
+        only={"default": "", "help": "measure one way in this process"},
+    )
+    if given.only:
+        print(json.dumps(one(given)))
+        return
+    ways = [*FLOORS, *given.methods.split(","), "evaluation x1", "evaluation x4"]
+    found = {}
+    for way in ways:
+        done = subprocess.run(
+            [sys.executable, "-m", "performance.memory", *sys.argv[1:], "--only", way], check=True, capture_output=True, text=True
+        )
+        found[way] = json.loads(done.stdout.splitlines()[-1])["bytes"]
+        bench.said(f"{way}: {found[way] / 2**20:.0f} MB")
+    ratios = {m: round(found[m] / found["plain"], 3) for m in given.methods.split(",")}
+    bench.table(
+        [[w, b / 2**20, b / found["plain"] if w in (*FLOORS, *ratios) else b / found["evaluation x1"]] for w, b in found.items()],
+        ("", "MB", "/ plain, or one part of the rows"),
+    )
+    parts = {
+        "bytes": found,
+        "to_plain": ratios,
+        "must": MUST,
+        "four times the rows": round(found["evaluation x4"] / found["evaluation x1"], 3),
+    }
+    bench.finish(given, "memory", {"ratio_to_floor": max(ratios.values()), "parts": parts})
+
+
+if __name__ == "__main__":
+    main()
