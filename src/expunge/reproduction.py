@@ -20,9 +20,25 @@ from .cases.claims import Claim, Numbers
 from .core import catalog, receipt
 from .core.errors import UserError
 
-CASES = ("people", "digits", "shadows")
+CASES = (
+    "people",
+    "digits",
+    "shadows",
+    "equal",
+    "entangled",
+    "forget_sets",
+    "updates",
+    "strangers",
+    "unaided",
+    "shortcuts",
+    "stream",
+    "curve",
+    "restricted",
+    "selectors",
+    "gated",
+)
 TOLERANCE = 0.1  # of a score between 0 and 1, between machines; p-values are compared by which side of 0.05 they are on
-COUNTS = ("steps_to_recover", "retain_loss", "cost", "klom")  # scores without an upper end, compared by their ratio
+COUNTS = ("steps", "retain_loss", "cost", "klom", "loss", "farthest")  # scores without an upper end, compared by their ratio
 
 
 def folder() -> Path:

@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from expunge import recipes
-from expunge.audit.subjects import Progress, Subject, controls, examine, relearn
+from expunge.audit.intervention import chosen, intervene
+from expunge.audit.subjects import Progress, Subject, controls, examine
 from expunge.bench import Sweep
 from expunge.loading import Opened, cache_home
 from expunge.training import texts_of, train
-from expunge.unlearning import unlearn
+from expunge.unlearning import Result, unlearn
 
 from .claims import Claim, Numbers
 
@@ -82,13 +83,14 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
 class Case:
     """The people, the original and the retrained model, seen once."""
 
+    sweep = CASE
     model = CASE.model
 
     def __init__(self, progress: Progress) -> None:
-        self.suite, self.progress = CASE.made(), progress
+        self.suite, self.progress = self.sweep.made(), progress
         suite = self.suite
         texts = texts_of([*suite.train["full"], *suite.sets["real_authors"], *suite.sets["world_facts"]])
-        made = [train(suite.train[w], CASE.model, texts=texts, prompt_format=suite.prompt_format) for w in ("full", "retain")]
+        made = [train(suite.train[w], self.model, texts=texts, prompt_format=suite.prompt_format) for w in ("full", "retain")]
         self.original, self.retrained = (Opened(m.model, m.port, str(m.folder)) for m in made)
         self.cache = cache_home() / "observations"
         self.there = self._see(self.retrained, "retrained", role="retrained")
@@ -107,13 +109,16 @@ class Case:
             **more,
         )
 
-    def forget(self, name: str, knobs: Mapping[str, Any]) -> Opened:
-        """The original after a method."""
+    def made(self, name: str, knobs: Mapping[str, Any]) -> Result:
+        """The original after a method, with its receipt."""
         opened = Opened(copy.deepcopy(self.original.model), self.original.port, self.original.source)
-        answers = [{"answer": r} for r in self.suite.refusals]
         rows = self.suite.train
         self.progress(0, 1, f"{name}: forgetting")
-        made = unlearn(name, opened, rows["forget"], rows["retain"], substitutes=answers, allow_overlap=True, **knobs)
+        return unlearn(name, opened, rows["forget"], rows["retain"], substitutes=self.suite.substitutes, allow_overlap=True, **knobs)
+
+    def forget(self, name: str, knobs: Mapping[str, Any]) -> Opened:
+        """The original after a method."""
+        made = self.made(name, knobs)
         return Opened(made.model, made.port, name)
 
     def measure(self, name: str) -> tuple[Numbers, dict[str, Any]]:
@@ -137,12 +142,13 @@ class Case:
         """How many steps on a quarter of the forget rows make half of those answers extractable."""
         held = self.suite.sets["forget"][::4]
         knobs = {**recipes.relearning(CASE.suite, CASE.model, 0), "k": len(held), "every": EVERY}
+        attack = chosen(("relearn",), knobs)["relearn"]
         models = {"retrained": self.retrained, **{n: self.forget(n, recipes.knobs(CASE.suite, CASE.model, n)) for n in ("ga", "npo")}}
         numbers = {}
         for name, opened in models.items():
             self.progress(0, 1, f"{name}: relearning")
-            curve = relearn(opened.model, opened.port, {"forget": held}, None, **knobs)
-            values = {p["step"]: p["scores"]["extraction_strength"] for p in curve}
+            found = intervene("relearn", attack, opened.model, opened.port, {"forget": held})
+            values = {t.at["steps"]: float(t.scores["extraction_strength"]["value"]) for t in found.tries}
             back = [step for step, value in values.items() if value >= RECOVERED]
             last = max(values)
             numbers[name] = {"before": values[0], "after": values[last], "steps_to_recover": float(min(back, default=2 * last))}

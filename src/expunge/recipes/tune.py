@@ -31,37 +31,59 @@ from expunge.unlearning import unlearn
 
 GRID = {"lr": (1e-4, 3e-4, 1e-3, 3e-3), "epochs": (5, 15)}
 FIXED = {"batch": 16}
+STEPWISE = {"batch": 36, "steps": 60, "schedule": "constant"}  # all rows to forget in every step, as `cases.updates` compares
 # What the small models need said beside the grid: fewer blocks, other scales of activations, shorter answers.
 SPECIAL: dict[str, dict[str, Any]] = {
     "rmu": {"layer": 2, "steps": 0},
     "adaptive_rmu": {"layer": 2, "steps": 0},
+    "srmu": {"layer": 2, "steps": 0},
     "llmu": {"steps": 0},
     "altpo": {"length": 40},
+    "icu": {"unseen": True},
+    "pop": {"batch": 36, "epochs": 30},
+    "kfade": {"batch": 36},
+    **{n: {**STEPWISE} for n in ("sam", "random_smoothing", "gradient_penalty", "curvature", "wagle")},
+    "weight_averaging": {**STEPWISE, "start": 40, "every": 4},
+    "gradient_projection": {**STEPWISE, "epochs": 0, "warmup": 0},
 }
 # Methods whose rate and weights are of another scale have as many settings, elsewhere.
 GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
     "rmu": {"lr": (1e-2,), "epochs": (15,), "retain_weight": (1.0, 10.0), "coefficient": (6.5, 20.0, 60.0, 200.0)},
     "adaptive_rmu": {"lr": (1e-3, 1e-2), "epochs": (5, 15), "retain_weight": (10.0, 1200.0)},
+    "srmu": {"lr": (1e-2,), "epochs": (15,), "retain_weight": (1.0, 10.0), "length": (6.5, 20.0, 60.0, 200.0)},
+    "eru": {"lr": (1e-4, 3e-4, 1e-3, 3e-3), "epochs": (15,), "forget_weight": (0.125, 1.0), "batch": (36,), "schedule": ("constant",)},
+    "sam": {"lr": (3e-4, 1e-3), "beta": (0.1, 1.0), "rho": (0.1, 1.0)},
+    "random_smoothing": {"lr": (3e-4, 1e-3), "beta": (0.1, 1.0), "sigma": (1e-3, 1e-2)},
+    "gradient_penalty": {"lr": (3e-4, 1e-3), "beta": (0.1, 1.0), "kappa": (0.01, 0.1)},
+    "curvature": {"lr": (3e-4, 1e-3), "beta": (0.1, 1.0), "kappa": (1.0, 10.0)},
+    "weight_averaging": {"lr": (1e-4, 3e-4, 1e-3, 3e-3), "beta": (0.1, 1.0)},
+    "wagle": {"lr": (3e-4, 1e-3), "beta": (0.1, 1.0), "fraction": (0.5, 0.95)},
+    "gradient_projection": {"lr": (3e-4, 1e-3, 3e-3, 1e-2), "when": ("conflict", "always")},
     "task_vector": {"lr": (3e-4, 1e-3), "epochs": (1, 3), "scale": (1.0, 3.0)},
+    "pop": {"lr": (3e-4, 1e-3), "retain_weight": (0.3, 1.0, 3.0, 10.0)},
+    "kfade": {"epsilon": (0.005, 0.02, 0.1, 0.5), "share": (0.01, 0.1)},
+    "lunar": {"layers": ((0,), (1,), (2,)), "fit": ("trained", "closed"), "c": (2.0, 8.0)},
+    "stamp": {"layers": ((1,), (0, 1, 2)), "positions": ("last", "said"), "weight": (1.0, 10.0)},
 }
 # Classifiers: rates are of another scale, and one-shot edits have strengths in the place of rates. About eight settings each.
 IMAGES: dict[str, dict[str, tuple[Any, ...]]] = {
     "ga": {"lr": (1e-4, 3e-4, 1e-3, 3e-3), "epochs": (2, 5)},
-    "neggrad": {"lr": (1e-3, 3e-3, 1e-2, 3e-2), "batch": (32, 128)},
-    "neggrad_plus": {"lr": (3e-3, 1e-2, 3e-2), "alpha": (0.8, 0.95), "epochs": (3,)},
+    "neggrad": {"lr": (1e-3, 3e-3, 1e-2, 3e-2), "epochs": (5, 20)},
+    "neggrad_plus": {"lr": (1e-2, 3e-2), "alpha": (0.95, 0.99), "epochs": (5, 10)},
     "gda": {"lr": (1e-3, 1e-2, 3e-2, 1e-1), "rounds": (2, 4)},
-    "random_labels": {"lr": (3e-3, 1e-2, 3e-2, 1e-1), "epochs": (6, 12)},
-    "salun": {"lr": (3e-3, 1e-2, 3e-2, 1e-1), "epochs": (6, 12)},
-    "bad_teacher": {"lr": (1e-4, 1e-3, 3e-3, 1e-2), "epochs": (1, 3)},
+    "random_labels": {"lr": (3e-3, 1e-2, 3e-2, 1e-1), "epochs": (6, 12), "batch": (32,)},
+    "salun": {"lr": (3e-3, 1e-2, 3e-2, 1e-1), "epochs": (6, 12), "batch": (32,)},
+    "bad_teacher": {"lr": (3e-4, 1e-3, 3e-3, 1e-2), "epochs": (1, 3), "batch": (32,)},
     "scrub": {"lr": (5e-4, 2e-3, 5e-3), "decay": (0.0, 0.1)},
-    "l1_sparse": {"lr": (1e-2, 3e-2), "alpha": (1e-4, 5e-4, 2e-3), "epochs": (5,), "l1_epochs": (5,)},
-    "boundary": {"lr": (1e-4, 1e-3, 3e-3, 1e-2), "epochs": (3, 10)},
+    "l1_sparse": {"lr": (3e-2, 1e-1), "alpha": (1e-2, 3e-2), "epochs": (5,), "l1_epochs": (3, 5)},
+    "boundary": {"lr": (1e-4, 1e-3), "bound": (0.2, 0.4), "epochs": (3, 10)},
     "unsir": {"lr": (1e-4, 3e-4, 1e-3, 3e-3), "copies": (8, 80)},
     "ssd": {"alpha": (4.0, 6.0, 8.0, 16.0), "batch": (1, 32)},
-    "fisher": {"alpha": (1e-8, 1e-7, 1e-6, 1e-5, 1e-4), "head": (1.0,)},
+    "fisher": {"alpha": (3e-7, 1e-6, 3e-6, 1e-5), "head": (1.0, 10.0)},
     "influence": {"alpha": (1.0, 4.0, 16.0), "damping": (0.01, 0.1, 1.0), "samples": (300,)},
-    "iau": {"lr": (1e-3, 3e-3, 1e-2, 3e-2), "steps": (1, 5)},
-    "trw": {"lr": (3e-3, 1e-2, 3e-2), "beta": (1.0, 10.0), "epochs": (10,)},
+    "iau": {"lr": (5e-4, 1e-3, 1.5e-3, 2e-3, 2.5e-3, 3e-3, 4e-3, 6e-3), "steps": (1,)},
+    "trw": {"lr": (1e-3, 3e-3, 1e-2), "beta": (0.0, 1.0, 10.0), "batch": (32,)},
+    "cupid": {"lr": (3e-3, 1e-2, 3e-2, 1e-1), "batch": (32, 128)},
     "k_fpf": {"lr": (1e-3, 1e-2, 3e-2), "epochs": (3, 6)},
     "graddiff": {"lr": (1e-4, 3e-4, 1e-3, 3e-3), "epochs": (2, 5)},
     "npo": {"lr": (3e-4, 1e-3, 3e-3, 1e-2), "epochs": (2, 5)},
@@ -111,13 +133,6 @@ def tune(sweep: Sweep, methods: list[str], path: Path) -> None:
     read = ("forget", "retain", "real_authors", "world_facts", *(("holdout",) if suite.labels else ()))
     sets = {n: suite.sets[n] for n in read if n in suite.sets}
     retrained = examine(made[1].model, made[1].port, sets, name="retrained", role="retrained", wants=WANTS)
-    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    found["tuning"] = {
-        "suite": suite.name,
-        "seed": VALIDATION_SEED,
-        "grid": {k: list(v) for k, v in GRID.items()},
-        **found.get("tuning", {}),
-    }
     for method in methods:
         tried = []
         for knobs in settings(method, images=bool(suite.labels)):
@@ -125,16 +140,19 @@ def tune(sweep: Sweep, methods: list[str], path: Path) -> None:
             tried.append({"knobs": knobs, **_tried(opened, method, knobs, suite, sets, retrained)})
             print(method, json.dumps(tried[-1]), flush=True)
         best: Mapping[str, Any] = max(tried, key=lambda t: t["goodness"])
-        found.setdefault("methods", {})[method] = best["knobs"]
+        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}  # now, as others may have written
+        how = {"suite": suite.name, "seed": VALIDATION_SEED, "grid": {k: list(v) for k, v in GRID.items()}}
+        found["tuning"] = {**how, **found.get("tuning", {})}
+        found["methods"] = dict(sorted({**found.get("methods", {}), method: best["knobs"]}.items()))
         found["tuning"].setdefault("tried", {})[method] = tried
-        found["methods"] = dict(sorted(found["methods"].items()))
         receipt.write(path, found)
 
 
 def _tried(opened: Opened, method: str, knobs: Mapping[str, Any], suite: Any, sets: Any, retrained: Subject) -> dict[str, Any]:
-    answers = [{"answer": r} for r in suite.refusals] or None
+    answers = suite.substitutes
+    rows = {"substitutes": answers, "holdout": None if suite.labels else suite.sets.get("holdout")}
     try:
-        made = unlearn(method, opened, suite.train["forget"], suite.train["retain"], substitutes=answers, allow_overlap=True, **knobs)
+        made = unlearn(method, opened, suite.train["forget"], suite.train["retain"], allow_overlap=True, **rows, **knobs)
     except UserError as error:
         return {"goodness": 0.0, "why": str(error)}
     mine = examine(made.model, made.port, sets, name=method, retrained=retrained.seen, wants=WANTS)

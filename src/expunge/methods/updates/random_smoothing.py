@@ -9,7 +9,7 @@ Needs: forget, retain; as an update any objective with a forget term; weights in
 Cost: K forwards and backwards of forget rows and one of retain rows a step; one copy of the weights that move
 Differs: clipped like every other step, where the authors' code is not; works with accumulation; no warm-up, which takes the first tenth
   of the steps there; what a forget term notes for its own state is that of the first draw; defaults are those for WMDP
-Status: faithful
+Status: reproduced
 """
 
 import torch

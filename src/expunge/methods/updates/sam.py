@@ -10,7 +10,7 @@ Needs: forget, retain; as an update any objective with a forget term; weights in
 Cost: two forwards and backwards of forget rows and one of retain rows a step; one copy of the weights that move
 Differs: weights are put back by copy, where adding and subtracting rounds; works with accumulation; padding has no label; no warm-up,
   which takes the first tenth of the steps there; defaults are those for WMDP
-Status: faithful
+Status: reproduced
 """
 
 from expunge.core.knobs import knob, part
