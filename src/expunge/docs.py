@@ -187,21 +187,22 @@ def snippet(card: Card) -> list[str]:
     values = {k.name: json.dumps(k.value) if isinstance(k.value, str) else repr(k.value) for k in _example(card)}
     more = [f'out="runs/{card.name}"']
     if card.kind == "methods":
-        call = ", ".join([f'"{card.name}"', '"model"', *given, *more, *(f"{n}={v}" for n, v in values.items())])
-        return ["import expunge", "", *_called("result = expunge.unlearn", call), 'print(result.receipt["cost"])']
+        arguments = [f'"{card.name}"', '"model"', *given, *more, *(f"{n}={v}" for n, v in values.items())]
+        return ["import expunge", "", *_called("result = expunge.unlearn", arguments), 'print(result.receipt["cost"])']
     shown = 'print({name: score["value"] for name, score in found.scores.items()})'
     if _is_intervention(card):
         how = ", ".join(f'"{n}": {v}' for n, v in values.items())
         more += [f'attack=["{card.name}"]', f"attack_knobs={{{how}}}"]
         shown = f'print(found.attacks["{card.name}"])'
-    call = ", ".join(['"model"', *given, *more])
-    return ["import expunge", "", *_called("found = expunge.audit", call), shown]
+    return ["import expunge", "", *_called("found = expunge.audit", ['"model"', *given, *more]), shown]
 
 
-def _called(function: str, arguments: str) -> list[str]:
-    """A call as the formatter would lay it out."""
-    line = f"{function}({arguments})"
-    return [line] if len(line) <= WIDTH else [f"{function}(", f"    {arguments}", ")"]
+def _called(function: str, arguments: Sequence[str]) -> list[str]:
+    """A call as the formatter would lay it out: on one line, else with its arguments on a line of their own, else each on one."""
+    inner = ", ".join(arguments)
+    if len(line := f"{function}({inner})") <= WIDTH:
+        return [line]
+    return [f"{function}(", *([f"    {inner}"] if len(inner) + 4 <= WIDTH else [f"    {a}," for a in arguments]), ")"]
 
 
 def _tuned(suite: str) -> str:

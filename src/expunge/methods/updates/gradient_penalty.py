@@ -11,7 +11,7 @@ Differs: the penalty has a gradient; in the authors' code it is summed as a plai
   changes (`detached` does the same). So kappa was never tried: it is 0.01, which their code has, where their configuration says 10; from
   0.1 on, our small models keep what they have memorised, as the gradient is short there. No warm-up, which takes the first tenth of the
   steps there; a loss that is not linear in its batch means, as the default one, takes no micro-batches; other defaults are those for WMDP
-Status: faithful
+Status: reproduced
 """
 
 from expunge.core.knobs import knob, part
