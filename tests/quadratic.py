@@ -10,7 +10,8 @@ from torch import Tensor
 
 import worlds
 from expunge.core.parts import Grads, State, Update
-from expunge.core.step import Run, Step
+from expunge.core.record import Run
+from expunge.core.step import Step
 from tables import Port, Table
 
 

@@ -11,7 +11,8 @@ import worlds
 from expunge.benchmarks import people
 from expunge.core import loop
 from expunge.core.parts import Edit, Plan, Rows, Sets, Train
-from expunge.core.step import Run, View
+from expunge.core.record import Run
+from expunge.core.step import View
 from expunge.core.weights import weights_of
 from expunge.methods.terms import NLL
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 import worlds
 from expunge.core import loop
-from expunge.core.loop import evaluate
+from expunge.core.gradient import evaluate
 from expunge.core.parts import Answer, Need, Objective, Patch, Plan, Rows, Sets, Train, Update, Weights
-from expunge.core.step import Run
+from expunge.core.record import Run
 from expunge.modalities.packed import Layout, cut
 
 

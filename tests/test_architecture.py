@@ -17,7 +17,7 @@ from expunge.core import catalog
 ROOT = Path(expunge.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 LARGEST = 280  # code lines of a file; past that, look for the missing abstraction
-LARGER = {"core/loop.py": 380, "cli.py": 360, "benchmarks/people.py": 300}  # the one loop, a list of options, tables of words
+LARGER = {"core/loop.py": 310, "cli.py": 360, "benchmarks/people.py": 300}  # the one loop, a list of options, tables of words
 
 # Who may import whom, lowest layer first: a folder may import from those named here (and from itself).
 LAYERS = {
@@ -64,7 +64,7 @@ def code_lines(path: Path) -> int:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_gradients_are_taken_in_one_place(path: Path) -> None:
-    allowed = {"core/loop.py", "core/stats.py"}
+    allowed = {"core/gradient.py", "core/stats.py"}
     if str(path.relative_to(ROOT)) not in allowed:
         assert not re.search(r"backward\(|autograd\.grad\(", code(path))
 

@@ -20,12 +20,14 @@ from expunge import resolve
 from expunge.core import catalog, checkpoint, loop
 from expunge.core.adapters import choose
 from expunge.core.errors import UserError
+from expunge.core.gradient import evaluate
 from expunge.core.knobs import knobs_of, override
-from expunge.core.loop import Hooks, _Stage, evaluate
+from expunge.core.loop import Hooks, _Stage
 from expunge.core.parts import Guard, Need, Objective, Plan, Plans, Sets
 from expunge.core.receipt import plain
+from expunge.core.record import Run
 from expunge.core.schedule import sample
-from expunge.core.step import Run, View
+from expunge.core.step import View
 from expunge.core.weights import weights_of
 from expunge.modalities.image import Image
 from expunge.modalities.text import Text

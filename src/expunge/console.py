@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import os
+import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -21,13 +24,25 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int, str], None]
 TO_GO_ON = {"unlearn": "the same command with --resume", **dict.fromkeys(("train", "bench", "demo"), "the same command")}
+SHARED = ("unlearn", "train")  # what several processes do together
 PACKAGES = {"sklearn": "scikit-learn", "rouge_score": "rouge-score"}  # where the package is not called as what is imported
 
-out = Console()
+
+def rank() -> int:
+    """Which process this is, of those that a launcher (`accelerate launch`, `torchrun`) started; only the first one speaks."""
+    return int(os.environ.get("RANK", "0"))
+
+
+out = Console(quiet=bool(rank()))
 
 
 class Commands(typer.core.TyperGroup):
     """What the user can mend is one sentence and exit code 2; what the user stopped is one sentence and 130."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and cmd_name in self.commands and cmd_name not in SHARED:
+            raise UserError(f"{cmd_name} runs in one process: start it without a launcher; {' and '.join(SHARED)} share their work")
+        return super().get_command(ctx, cmd_name)
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -73,8 +88,22 @@ class WithKnobs(typer.core.TyperCommand):
         return left
 
 
+class OnCluster(typer.core.TyperCommand):
+    """`--ray` alone is `--ray auto`; what follows it is an address only where it looks like one."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        for i in [i for i, word in enumerate(args) if word == "--ray"]:
+            following = args[i + 1] if i + 1 < len(args) else ""
+            if not re.fullmatch(r"auto|local|[^-].*:\d+", following):
+                args = [*args[:i], "--ray=auto", *args[i + 1 :]]
+        return super().parse_args(ctx, args)
+
+
 def fail(sentence: str, code: int) -> NoReturn:
-    print(sentence, file=sys.stderr)
+    if not rank():
+        print(sentence, file=sys.stderr)
+    else:
+        time.sleep(1)  # a launcher ends all processes with the first that fails, and that one shall have spoken
     raise SystemExit(code)
 
 
@@ -89,9 +118,9 @@ def progress() -> Iterator[Progress]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, quiet=bool(rank()))
     if not console.is_terminal:
-        yield _lines()
+        yield _lines() if not rank() else lambda *_: None
         return
     bars = Bars(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console, transient=True)
     tasks: dict[str, Any] = {}

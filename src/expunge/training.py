@@ -16,6 +16,7 @@ from .core.catalog import names
 from .core.errors import UserError
 from .core.loop import Hooks
 from .core.parts import Rows
+from .core.ranks import Ranks
 from .core.request import digest
 from .core.words import did_you_mean
 from .loading import Opened, Source, cache_home, load, records
@@ -94,8 +95,10 @@ def train(
     otherwise, that size's settings. out: where to copy the result. The same work is done once.
     Errors: UserError.
     """
+    ranks = Ranks()
     if out:
-        folders.check_free(Path(out), overwrite, (data, model))
+        place = Path(out)
+        ranks.agree(lambda: folders.check_free(place, overwrite, (data, model)))
     found = records(data, "training")
     module = built_in(model)
     knobs = {**(module.TRAINING[model] if module else {}), **knobs}
@@ -115,15 +118,28 @@ def train(
         ]
     )
     kept = (cache or cache_home()) / "models" / key
-    if not (kept / "receipt.json").exists():
-        begun = (kept / "checkpoint").exists()
-        unlearn("finetune", opened, retain=rows, out=kept, resume=begun, overwrite=kept.exists() and not begun, hooks=hooks, **settings)
-    place = Path(out) if out else kept
+    if not ranks.agree((kept / "receipt.json").exists):
+        begun = ranks.agree((kept / "checkpoint").exists)
+        unlearn(
+            "finetune",
+            opened,
+            retain=rows,
+            out=kept,
+            resume=begun,
+            overwrite=ranks.agree(kept.exists) and not begun,
+            hooks=hooks,
+            **settings,
+        )
     if out:
-        whole = place.with_name(place.name + ".tmp")
-        folders.remove(whole)
-        shutil.copytree(kept, whole)
-        folders.remove(place)
-        whole.rename(place)
-    again = load(place, prompt_format, **(load_options or {}))
-    return Result(again.model, again.port, json.loads((kept / "receipt.json").read_text()), place)
+        ranks.agree(lambda: _copied(kept, place))
+    there = place if out else kept
+    again = load(there, prompt_format, **(load_options or {}))
+    return Result(again.model, again.port, json.loads((kept / "receipt.json").read_text()), there)
+
+
+def _copied(kept: Path, place: Path) -> None:
+    whole = place.with_name(place.name + ".tmp")
+    folders.remove(whole)
+    shutil.copytree(kept, whole)
+    folders.remove(place)
+    whole.rename(place)

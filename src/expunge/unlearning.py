@@ -24,6 +24,7 @@ from .core.errors import UserError
 from .core.feasible import check
 from .core.loop import Hooks
 from .core.parts import Guard, Modality, Plan, Plans, Rows, Sets, as_plans
+from .core.ranks import Ranks
 from .core.request import Request, digest
 from .core.step import Run, View
 from .core.words import did_you_mean
@@ -167,12 +168,12 @@ def unlearn(
         **({"watch": {"sets": {n: len(r) for n, r in watch.sets.items()}, "best": watch.best}} if watch else {}),
     }
     key = digest({**described, "model": before})  # the same model may be called by another path
-    saved = _resumed(folder, key) if resume and folder else None
-    log = _Log(folder)
+    saved, ranks = _resumed(folder, key) if resume and folder else None, Ranks()
+    log = _Log(folder if ranks.first else None)
     start, skipped = _start(watch, opened) if watch else ({}, {})
     mine = _hooks(hooks or Hooks(), folder, key, log, watch.hooks(port, start, skipped) if watch else {})
     there = folder is not None and folder.exists()
-    if folder and not resume:
+    if folder and not resume and ranks.first:
         folders.empty(folder)
     log.keep_until(saved)
     if torch.cuda.is_available():
@@ -183,14 +184,19 @@ def unlearn(
         described |= {"selected": chosen} if chosen else {}
         done = _receipt(described, run, plans, before, adapted, watch.failures(run.model, port, start) if watch else [])
     except UserError:
-        if folder and not resume:  # nothing came of it, so nothing is left behind
+        if folder and not resume and ranks.first:  # nothing came of it, so nothing is left behind
             folders.empty(folder)
             if not there:
                 folder.rmdir()
         raise
     if folder:
-        selected.write(folder / selected.FOLDER, chosen, {"forget": forget, "retain": retain})
-        _write(folder, run.model, port, done)
+        kept = folder
+
+        def keep() -> None:
+            selected.write(kept / selected.FOLDER, chosen, {"forget": forget, "retain": retain})
+            _write(kept, run.model, port, done)
+
+        ranks.agree(keep)
     return Result(run.model, port, done, folder, run.picked)
 
 
@@ -205,6 +211,10 @@ def _start(watch: Watch, opened: Opened) -> tuple[Records, dict[str, str]]:
 
 def check_folder(folder: Path, resume: bool, overwrite: bool, reads: tuple[object, ...]) -> None:
     """Refuse a run folder that cannot be used as asked. reads: what the run reads. Errors: UserError."""
+    Ranks().agree(lambda: _check_folder(folder, resume, overwrite, reads))
+
+
+def _check_folder(folder: Path, resume: bool, overwrite: bool, reads: tuple[object, ...]) -> None:
     if resume and overwrite:
         raise UserError("--resume goes on with a run and --overwrite replaces it: give one of them")
     if not resume:

@@ -14,8 +14,9 @@ from expunge.core import kronecker
 from expunge.core.errors import UserError
 from expunge.core.kronecker import Layer, alike, layers
 from expunge.core.parts import Answer, Rows
+from expunge.core.record import Run
 from expunge.core.stats import squared_gradients
-from expunge.core.step import Run, View
+from expunge.core.step import View
 from expunge.modalities.image import Image, classifier_port
 
 

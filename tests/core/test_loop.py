@@ -11,13 +11,15 @@ from torch import Tensor
 
 import worlds
 from expunge import resolve
-from expunge.core import loop
+from expunge.core import loop, schedule
 from expunge.core.errors import Interrupted, UndeclaredNeed, UserError
+from expunge.core.gradient import evaluate
 from expunge.core.knobs import part
-from expunge.core.loop import Clip, Hooks, evaluate
+from expunge.core.loop import Clip, Hooks
 from expunge.core.parts import Grads, Need, Objective, Plan, Selector, Sets, State, Stop, Train, Update
+from expunge.core.record import Run
 from expunge.core.schedule import lr_at
-from expunge.core.step import Run, Step, View
+from expunge.core.step import Step, View
 from expunge.core.weights import put, weights_of
 from expunge.methods.terms import KL, NLL, Ascent, Substitute
 
@@ -61,7 +63,7 @@ def test_averaging_means_of_micro_batches_would_be_wrong(text: worlds.World) -> 
     r = Run(text.model().double(), text.port, worlds.accelerator())
     batch = {"forget": text.sets["forget"].take(range(8))}
     whole = evaluate(r, NLL("forget"), batch)[1]
-    pieces = [evaluate(r, NLL("forget"), piece)[1] for piece in loop.split(batch, 4)]
+    pieces = [evaluate(r, NLL("forget"), piece)[1] for piece in schedule.split(batch, 4)]
     assert worlds.far(whole, [(a + b) / 2 for a, b in zip(*pieces, strict=True)]) > 1e-6
 
 
@@ -69,11 +71,11 @@ def test_pieces_keep_sets_of_one_term_together_and_pairs_aligned(text: worlds.Wo
     forget = text.sets["forget"].take(range(3))
     three = forget.take([i for i in range(3) for _ in range(3)]).named("substitute")
     batch = {"forget": forget, "substitute": three}
-    assert len(loop.split(batch, 1)) == 9
-    pieces = loop.split(batch, 1, [frozenset(batch)])
+    assert len(schedule.split(batch, 1)) == 9
+    pieces = schedule.split(batch, 1, [frozenset(batch)])
     assert [p["forget"].ids for p in pieces] == [(i,) for i in forget.ids]
     assert all(set(p["substitute"].ids) == set(p["forget"].ids) and len(p["substitute"]) == 3 for p in pieces)
-    assert sum(len(p["substitute"]) for p in loop.split({"forget": forget.take([0]), "substitute": three}, 2)) == 9
+    assert sum(len(p["substitute"]) for p in schedule.split({"forget": forget.take([0]), "substitute": three}, 2)) == 9
 
 
 def test_one_forward_a_step_for_two_sets(text: worlds.World) -> None:

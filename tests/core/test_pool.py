@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import toys
 import worlds
-from expunge.core import loop, pool
+from expunge.core import gradient, loop, pool
 from expunge.core.errors import UserError
 from expunge.core.parts import Plan, Plans, Rows, Train
 from expunge.core.weights import put, weights_of
@@ -47,7 +47,7 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     def spy(run: object, objective: object, logical: dict[str, Rows], **more: object) -> object:
         sizes.append(len(logical["retain"]))
-        return loop.evaluate(run, objective, logical, **more)  # type: ignore[arg-type]
+        return gradient.evaluate(run, objective, logical, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(pool, "evaluate", spy)
     return sizes

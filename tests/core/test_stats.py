@@ -12,7 +12,8 @@ from expunge.core import stats
 from expunge.core.errors import UndeclaredNeed
 from expunge.core.knobs import part
 from expunge.core.parts import Edit, Modality, Rows, Sets
-from expunge.core.step import Run, View
+from expunge.core.record import Run
+from expunge.core.step import View
 from expunge.methods.terms import NLL
 from expunge.modalities.image import Image, classifier_port
 

@@ -9,9 +9,10 @@ import tables
 import worlds
 from expunge import resolve
 from expunge.core import loop
-from expunge.core.loop import evaluate
+from expunge.core.gradient import evaluate
 from expunge.core.parts import Rows, Sets
-from expunge.core.step import Run, View
+from expunge.core.record import Run
+from expunge.core.step import View
 from expunge.functional.packed import kl
 from expunge.methods.objectives.bad_teacher import TwoTeachers
 from expunge.methods.terms import Mix, hits

@@ -8,8 +8,10 @@ import worlds
 from expunge import resolve
 from expunge.core import loop
 from expunge.core.errors import UserError
+from expunge.core.gradient import evaluate
 from expunge.core.parts import Rows
-from expunge.core.step import Run, View
+from expunge.core.record import Run
+from expunge.core.step import View
 from expunge.methods.selectors.boundary import TRAIN, Cross, Expand, Last, Wider
 from expunge.modalities.image import classifier_port
 
@@ -90,7 +92,7 @@ def test_the_loss_is_that_of_the_added_class() -> None:
     with torch.no_grad():
         model[1].extra.weight.fill_(1.0)
         model[1].extra.bias.fill_(0.0)
-    value, _ = loop.evaluate(Run(model, port, worlds.accelerator()), Last(), {"forget": rows})
+    value, _ = evaluate(Run(model, port, worlds.accelerator()), Last(), {"forget": rows})
     scores = torch.tensor([4.0, 0.0, -420.0, 1.0])
     assert float(value) == pytest.approx(float(scores.logsumexp(0) - 1), abs=1e-6)
 

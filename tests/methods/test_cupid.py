@@ -18,7 +18,8 @@ from expunge import resolve
 from expunge.benchmarks import biased_digits
 from expunge.core import loop
 from expunge.core.parts import Grads, Need, Plan, Rows, Sets, Tokens, Train
-from expunge.core.step import Run, Step, View
+from expunge.core.record import Run
+from expunge.core.step import Step, View
 from expunge.methods.terms import NLL
 from expunge.methods.updates.cupid import Forgotten, Route, Sharp, Weigh
 from quadratic import Bowls, spd, vector

@@ -19,8 +19,9 @@ from expunge.audit.metrics import klom
 from expunge.core import checkpoint, loop, pool
 from expunge.core.errors import UserError
 from expunge.core.parts import Plan, Rows, Sets, Train
+from expunge.core.record import Run
 from expunge.core.schedule import lr_at
-from expunge.core.step import Run, View
+from expunge.core.step import View
 from expunge.core.weights import put, weights_of
 from expunge.methods.objectives import dmm
 from expunge.methods.terms import NLL

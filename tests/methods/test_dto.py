@@ -12,7 +12,8 @@ import worlds
 from expunge import resolve
 from expunge.core import loop
 from expunge.core.parts import Rows, Sets
-from expunge.core.step import Run, View
+from expunge.core.record import Run
+from expunge.core.step import View
 from expunge.methods.objectives.dto import Rest, TargetAscent, Targets, cut, marked
 
 

@@ -11,9 +11,10 @@ import tables
 import worlds
 from expunge import resolve
 from expunge.core import loop
-from expunge.core.loop import evaluate
+from expunge.core.gradient import evaluate
 from expunge.core.parts import Rows
-from expunge.core.step import Run, Step, View
+from expunge.core.record import Run
+from expunge.core.step import Step, View
 from expunge.methods.objectives.eru import Ablate, Elastic, last_asked, removed
 from expunge.methods.objectives.simnpo import SimNPO
 

@@ -7,8 +7,8 @@ import torch
 import worlds
 from expunge import resolve
 from expunge.core import loop
-from expunge.core.loop import evaluate
-from expunge.core.step import Run
+from expunge.core.gradient import evaluate
+from expunge.core.record import Run
 from expunge.methods.terms import Ascent
 
 

@@ -10,8 +10,8 @@ import worlds
 from expunge import resolve
 from expunge.core import loop
 from expunge.core.errors import UserError
-from expunge.core.loop import evaluate, global_norm
-from expunge.core.step import Run
+from expunge.core.gradient import evaluate, global_norm
+from expunge.core.record import Run
 from expunge.methods.objectives.npo import NPO
 from expunge.methods.terms import NLL, Ascent
 from expunge.methods.updates.gradient_penalty import Penalty

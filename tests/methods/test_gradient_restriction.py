@@ -8,7 +8,8 @@ import worlds
 from expunge import resolve
 from expunge.core import loop
 from expunge.core.parts import Plan, Train
-from expunge.core.step import Run, View
+from expunge.core.record import Run
+from expunge.core.step import View
 from expunge.methods.terms import NLL
 from expunge.methods.updates.gradient_restriction import Restrict
 from quadratic import Bowls, spd, vector

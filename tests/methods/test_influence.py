@@ -9,7 +9,8 @@ import worlds
 from expunge import resolve
 from expunge.core import loop
 from expunge.core.parts import Sets
-from expunge.core.step import Run, View
+from expunge.core.record import Run
+from expunge.core.step import View
 from expunge.methods.edits.influence import Influence, flat, losses, published
 
 

@@ -16,7 +16,8 @@ from expunge import resolve
 from expunge.core import loop
 from expunge.core.errors import UserError
 from expunge.core.parts import Plan, Rows, Sets, Train
-from expunge.core.step import Run, View
+from expunge.core.record import Run
+from expunge.core.step import View
 from expunge.core.weights import weights_of
 from expunge.methods.terms import NLL, Ascent
 from expunge.methods.updates.k_fpf import FPF, Buffer, drift, modules_of, sensitivity, table

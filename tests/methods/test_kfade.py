@@ -14,7 +14,8 @@ from expunge.core import kronecker, loop
 from expunge.core.errors import UserError
 from expunge.core.knobs import part
 from expunge.core.parts import Plan, Rows, Stop, Train
-from expunge.core.step import Run, View
+from expunge.core.record import Run
+from expunge.core.step import View
 from expunge.methods.terms import NLL, Ascent
 from expunge.methods.updates.kfade import GaussNewton, precondition
 from expunge.modalities.image import Image, classifier_port

@@ -6,8 +6,9 @@ import torch
 import worlds
 from expunge import resolve
 from expunge.core import loop
-from expunge.core.loop import evaluate
-from expunge.core.step import Run, View
+from expunge.core.gradient import evaluate
+from expunge.core.record import Run
+from expunge.core.step import View
 from expunge.methods.objectives.l1_sparse import L1
 from expunge.methods.terms import hits
 

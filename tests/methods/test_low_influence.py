@@ -13,7 +13,8 @@ from expunge import resolve
 from expunge.core import loop
 from expunge.core.errors import UserError
 from expunge.core.parts import Rows, Sets
-from expunge.core.step import Run, View
+from expunge.core.record import Run
+from expunge.core.step import View
 from expunge.methods.selectors.low_influence import LowInfluence, change, gradients, lowest, spared
 
 

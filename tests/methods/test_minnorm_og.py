@@ -16,7 +16,8 @@ from expunge import resolve
 from expunge.core import loop
 from expunge.core.errors import UserError
 from expunge.core.parts import Sets
-from expunge.core.step import Run, View
+from expunge.core.record import Run
+from expunge.core.step import View
 from expunge.methods.updates.minnorm_og import Exact, gradients, shrink, top
 from squares import Linear, Port, random
 

@@ -14,7 +14,8 @@ from expunge import resolve
 from expunge.core import loop
 from expunge.core.errors import UserError
 from expunge.core.parts import Plan, Sets, Train
-from expunge.core.step import Run, View
+from expunge.core.record import Run
+from expunge.core.step import View
 from expunge.methods.terms import NLL, Ascent
 from expunge.methods.updates.pop import Anchor, Remnant, remnant
 from quadratic import Bowls, spd, vector

@@ -10,7 +10,8 @@ from expunge import resolve
 from expunge.core import loop
 from expunge.core.errors import UserError
 from expunge.core.parts import Plan, Sets, Train
-from expunge.core.step import Run, View
+from expunge.core.record import Run
+from expunge.core.step import View
 from expunge.methods.objectives.random_labels import Relabel, drawn
 from expunge.methods.terms import NLL, Mix, hits
 

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 import worlds
 from expunge import resolve
 from expunge.core import loop
-from expunge.core.loop import evaluate
+from expunge.core.gradient import evaluate
 from expunge.core.parts import Answer, Need, Rows, Sets
-from expunge.core.step import Run, View
+from expunge.core.record import Run
+from expunge.core.step import View
 from expunge.methods.objectives.rmu import Hold, Steer, direction, moving
 from expunge.modalities.packed import Layout, call, cut, watching
 

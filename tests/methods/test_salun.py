@@ -7,7 +7,8 @@ import worlds
 from expunge import resolve
 from expunge.core import loop
 from expunge.core.parts import Plan, Train
-from expunge.core.step import Run, View
+from expunge.core.record import Run
+from expunge.core.step import View
 from expunge.methods.objectives.npo import NPO
 from expunge.methods.terms import hits
 from expunge.methods.updates.salun import Saliency

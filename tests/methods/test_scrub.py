@@ -10,9 +10,11 @@ import worlds
 from expunge import resolve
 from expunge.core import checkpoint, loop
 from expunge.core.errors import UserError
-from expunge.core.loop import Hooks, evaluate
+from expunge.core.gradient import evaluate
+from expunge.core.loop import Hooks
 from expunge.core.parts import Sets
-from expunge.core.step import Run, View
+from expunge.core.record import Run
+from expunge.core.step import View
 from expunge.methods.objectives.scrub import Distill, Rewind
 from expunge.methods.terms import KL, hits
 

@@ -11,7 +11,8 @@ import worlds
 from expunge import resolve
 from expunge.core import loop
 from expunge.core.parts import Rows, Sets
-from expunge.core.step import Run, View
+from expunge.core.record import Run
+from expunge.core.step import View
 from expunge.methods.edits.ssd import Dampen, Sensitive, threshold
 from expunge.modalities.image import classifier_port
 

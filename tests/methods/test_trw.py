@@ -14,10 +14,11 @@ import worlds
 from expunge import resolve
 from expunge.core import loop
 from expunge.core.errors import UserError
+from expunge.core.gradient import evaluate
 from expunge.core.knobs import part
-from expunge.core.loop import evaluate
 from expunge.core.parts import Objective, Plan, Rows, Train
-from expunge.core.step import Run, Step, View
+from expunge.core.record import Run
+from expunge.core.step import Step, View
 from expunge.methods.objectives.trw import Tilt, directions, similarity, tilted
 from expunge.methods.terms import NLL
 

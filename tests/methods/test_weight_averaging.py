@@ -10,7 +10,7 @@ from expunge import resolve
 from expunge.core import loop
 from expunge.core.loop import Hooks
 from expunge.core.parts import Plan, Train, Weights
-from expunge.core.step import Run
+from expunge.core.record import Run
 from expunge.core.weights import weights_of
 from expunge.methods.terms import NLL, Ascent
 from expunge.methods.updates.weight_averaging import Average

@@ -18,7 +18,8 @@ from expunge import resolve
 from expunge.core import catalog, loop, pool
 from expunge.core.errors import UserError
 from expunge.core.parts import Rows, Sets
-from expunge.core.step import Run, View
+from expunge.core.record import Run
+from expunge.core.step import View
 from expunge.data import read
 from expunge.loading import Opened
 from expunge.methods.selectors.worst_case import Sign, WorstCase, project

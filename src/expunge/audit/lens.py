@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from expunge.core.parts import Modality, Rows
-from expunge.core.step import evaluating
+from expunge.core.record import evaluating
 
 
 @torch.no_grad()

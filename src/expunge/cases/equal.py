@@ -17,7 +17,7 @@ from expunge import recipes, resolve
 from expunge.audit.subjects import Progress, examine
 from expunge.core import loop
 from expunge.core.parts import Answer, Plan, Sets
-from expunge.core.step import evaluating
+from expunge.core.record import evaluating
 from expunge.loading import cache_home
 
 from . import people

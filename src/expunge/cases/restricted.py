@@ -19,7 +19,8 @@ from expunge.audit.subjects import Progress
 from expunge.benchmarks import digits
 from expunge.core import loop
 from expunge.core.parts import Rows
-from expunge.core.step import Run, View
+from expunge.core.record import Run
+from expunge.core.step import View
 from expunge.modalities.image import Image, classifier_port
 
 from .accuracy import accuracy

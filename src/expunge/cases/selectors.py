@@ -24,7 +24,8 @@ from expunge.benchmarks.people import TOPICS
 from expunge.core.knobs import knob, part
 from expunge.core.loop import Hooks
 from expunge.core.parts import Modality, Rows, Stop
-from expunge.core.step import Run, View, evaluating
+from expunge.core.record import Run, evaluating
+from expunge.core.step import View
 from expunge.loading import Opened
 from expunge.methods.selectors.guard_attribution import Attribution
 from expunge.methods.selectors.low_influence import LowInfluence

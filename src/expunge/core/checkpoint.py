@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .parts import Rows
+from .sharding import Split
 
 
 def save(data: Any, folder: Path) -> None:
@@ -49,6 +50,8 @@ def _pack(x: Any, tensors: dict[int, tuple[str, Tensor]]) -> Any:
         return {"$tensor": name}
     if isinstance(x, Rows):
         return {"$rows": _pack({"name": x.name, "ids": x.ids, "cols": dict(x.cols), "weight": x.weight}, tensors)}
+    if isinstance(x, Split):
+        return {"$split": _pack(x.whole, tensors)}
     if isinstance(x, dict):
         return {"$dict": [[_pack(k, tensors), _pack(v, tensors)] for k, v in x.items()]}
     if isinstance(x, tuple):
@@ -68,6 +71,8 @@ def _unpack(x: Any, tensors: dict[str, Tensor]) -> Any:
     ((kind, value),) = x.items()
     if kind == "$tensor":
         return tensors[value]
+    if kind == "$split":
+        return Split(_unpack(value, tensors))
     if kind == "$tuple":
         return tuple(_unpack(v, tensors) for v in value)
     if kind == "$rows":

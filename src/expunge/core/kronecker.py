@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .adapters import base_of
 from .errors import UserError
 from .parts import Answer, Modality, Rows
-from .step import evaluating
+from .record import evaluating
 
 Strategy = Literal["ekfac", "kfac", "diagonal"]
 

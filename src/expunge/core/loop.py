@@ -1,26 +1,28 @@
-"""The only training loop, and (with `stats`) the only place that takes gradients."""
+"""The only training loop."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from . import adapters, checkpoint
+from . import adapters, checkpoint, sharding
 from .errors import Interrupted, UserError
 from .feasible import check
+from .gradient import evaluate, global_norm
 from .knobs import knob, part
-from .parts import Edit, GradCall, Grads, Guard, Modality, Need, Objective, Part, Plan, Plans, Rows, Sets, Stop, Update, Weights, title
+from .parts import Edit, GradCall, Grads, Guard, Modality, Need, Objective, Part, Plan, Plans, Rows, Sets, Stop, Update, Weights
+from .ranks import processes
+from .record import Cost, Run, device_of, evaluating
 from .schedule import anchor_of, lr_at, optimizer_of, sample, total_steps
-from .step import Cost, Run, Step, View, device_of, evaluating, seed_of
+from .step import Step, View
 from .weights import put, trainable, weights_of
 
 # of the run; the rest is weights, optimizer and sets
@@ -60,108 +62,6 @@ class Clip(Update):
         return clipped
 
 
-def global_norm(tensors: list[Tensor]) -> Tensor:
-    """L2 norm of a list of tensors taken as one vector."""
-    norms = torch.stack([torch.linalg.vector_norm(t.float()) for t in tensors])
-    return norms.square().sum().sqrt()
-
-
-def split(sets: Sets, size: int, together: Iterable[frozenset[str]] = ()) -> list[Sets]:
-    """Micro-batches of about `size` rows of the longest set: every set is cut into the same number of pieces.
-
-    together: sets that one term reads at once; none of them may be missing from a piece, so there are at most as many pieces as the
-    shortest of them has rows. A set that is a multiple of the shortest is cut at the same rows.
-    """
-    pieces = math.ceil(max(len(r) for r in sets.values()) / size) if size else 1
-    pieces = min([pieces, *(len(sets[n]) for names in together if len(names) > 1 for n in names)])
-    if pieces <= 1:
-        return [sets]
-    shortest = min(len(r) for r in sets.values())
-
-    def bound(rows: Rows, i: int) -> int:
-        times, rest = divmod(len(rows), shortest) if shortest >= pieces else (1, 1)
-        return (i * shortest // pieces) * times if not rest else i * len(rows) // pieces
-
-    cut = {n: [r.take(range(bound(r, i), bound(r, i + 1))) for i in range(pieces)] for n, r in sets.items()}
-    return [{n: c[i] for n, c in cut.items() if len(c[i])} for i in range(pieces)]
-
-
-def evaluate(
-    run: Run,
-    objective: Objective,
-    logical: Sets,
-    micro: int = 0,
-    roles: tuple[str, ...] | None = None,
-    fuse: bool = True,
-    notes: dict[str, Tensor] | None = None,
-    vector: list[Tensor] | None = None,
-    moves: bool = False,
-    values: dict[str, float] | None = None,
-) -> tuple[Tensor, list[Tensor]]:
-    """One gradient evaluation: value and gradient of the present terms of some roles over a logical batch.
-
-    notes: filled with what the terms noted. vector: the Hessian-vector product instead of the gradient. moves: buffers (batch-norm
-    statistics) may move in this evaluation. values: filled with the value of each term.
-    """
-    terms = [(i, t.at(run.epoch), t.objective) for i, t in enumerate(objective.terms())]
-    terms = [(i, w, o) for i, w, o in terms if w and (roles is None or o.role in roles) and o.reads <= logical.keys()]
-    needs = frozenset[str]().union(*(o.needs for _, _, o in terms))
-    taps = tuple(sorted({t for _, _, o in terms for t in o.taps}))
-    logical = {n: r for n, r in logical.items() if any(n in o.reads for _, _, o in terms)}
-    params = [p for p in run.model.parameters() if p.requires_grad]
-    if not terms:
-        return torch.zeros(()), [torch.zeros_like(p) for p in params]
-    pieces = split(logical, micro, [o.reads for _, _, o in terms])
-    averaged = Need.BATCH_MEANS in needs and len(pieces) > 1
-    if vector is not None and averaged:
-        raise UserError(
-            "a second-order update of a loss that is not linear in its batch means needs the whole batch at once: leave --micro out"
-        )
-    means: dict[Any, Tensor] | None = {} if averaged else None
-    fuse = fuse and run.port.independent(run.model)
-    device = device_of(run.model)
-
-    def loss_of(k: int, recording: bool) -> tuple[Tensor, Step, dict[str, Tensor]]:
-        step = Step(run, logical, pieces[k], fuse, taps, means)
-        step.recording = recording
-        torch.manual_seed(seed_of(run.seed, run.stage, run.epoch, run.step, k))
-        parts = {f"{i} {title(o)} {o.role}": w * o.loss(step.at(f"term{i}", o)) for i, w, o in terms if o.reads <= pieces[k].keys()}
-        return torch.stack(list(parts.values())).sum(), step, parts
-
-    total, seen, shares = torch.zeros((), device=device), dict[str, Tensor](), dict[str, float]()
-    buffers = [] if moves else [b.clone() for b in run.model.buffers()]
-    run.model.zero_grad(set_to_none=True)
-    twice = nullcontext() if vector is None else sdpa_kernel(SDPBackend.MATH)  # no other kernel of attention has second derivatives
-    with twice, torch.enable_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        if averaged:
-            with torch.no_grad():
-                for k in range(len(pieces)):
-                    loss_of(k, recording=True)
-        for k in range(len(pieces)):
-            loss, step, parts = loss_of(k, recording=False)
-            if vector is None:
-                run.accelerator.backward(loss)  # not autograd.grad: distributed wrappers synchronise in backward only
-            else:
-                got = torch.autograd.grad(loss, params, allow_unused=True, create_graph=True)
-                pairs = [(g * v).sum() for g, v in zip(got, vector, strict=True) if g is not None]
-                run.accelerator.backward(torch.stack(pairs).sum())
-            # with whole means every micro-batch has the value of the batch, else each has its share
-            total = loss.detach() if averaged else total + loss.detach()
-            for n, v in step.notes.items():
-                seen[n] = v if averaged or n not in seen else seen[n] + v
-            for n, v in parts.items():
-                shares[n] = float(v.detach()) if averaged else shares.get(n, 0.0) + float(v.detach())
-    for b, old in zip(run.model.buffers(), buffers, strict=False):
-        b.copy_(old)
-    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
-    run.model.zero_grad(set_to_none=True)
-    if notes is not None:
-        notes.update({n: v for n, v in seen.items() if n not in notes})
-    if values is not None:
-        values.update({n: v for n, v in shares.items() if n not in values})
-    return total, grads
-
-
 def run(
     plans: Plans,
     model: nn.Module,
@@ -179,14 +79,18 @@ def run(
     """
     check(plans, sets, port)
     seed = plans[0].train.seed if seed is None else seed
-    accelerator = accelerator or Accelerator()
+    accelerator = accelerator or processes()
     prepare(plans, model, port, seed)
     model = adapters.insert(model.to(accelerator.device), plans, seed)
     r = Run(model, port, accelerator, seed)
+    if sharding.asked(accelerator):
+        adapters.choose(model, plans[0].trains)
+        r.sharded = sharding.Sharded(model, port)
     wanted = [{p.start, p.reference, *p.needed()} for p in plans]
     if any("original" in w for w in wanted):
         r.models["original"] = weights_of(model)
     if resume:
+        resume = sharding.spread(resume, model)
         put(model, resume["weights"])
         for name in SAVED:
             setattr(r, name, resume[name])
@@ -194,7 +98,9 @@ def run(
         r.started -= r.cost.seconds
     else:
         r.picked = _picked(r, plans, sets)
-    sets = {**sets, **r.picked}
+    sets, hooks = {**sets, **r.picked}, hooks or Hooks()
+    if not r.ranks.first:
+        hooks = replace(hooks, log=_nothing, progress=_nothing)
     for i, plan in enumerate(plans):
         if i < r.stage:
             continue
@@ -202,9 +108,11 @@ def run(
         r.stage = i
         if plan.start != "last" and not mine:
             put(model, r.models[plan.start])
-        _Stage(r, plan, sets, hooks or Hooks()).run(mine)
+        _Stage(r, plan, sets, hooks).run(mine)
         if plan.name and any(plan.name in w for w in wanted[i + 1 :]):
             r.models[plan.name] = weights_of(r.model)
+    if r.sharded:
+        r.model, r.sharded = r.sharded.join(), None
     r.cost.seconds = time.monotonic() - r.started
     return r
 
@@ -419,20 +327,20 @@ class _Stage:
 
     def _save(self, force: bool = False) -> None:
         r, hooks = self.r, self.hooks
-        asked = hooks.interrupted()
-        if hooks.save and (force or asked or time.monotonic() - self.saved >= hooks.every):
-            hooks.save(
-                {
-                    **{n: getattr(r, n) for n in SAVED},
-                    "weights": weights_of(r.model),
-                    "optimizer": self.optimizer.state_dict(),
-                    "chosen": self.chosen,
-                    "current": self.current,
-                    "done": self.done,
-                    "cost": {**vars(r.cost), "seconds": time.monotonic() - r.started},
-                    "ended": [record for record in r.log if "ended" in record],
-                }
-            )
+        asked, due = r.ranks.any(hooks.interrupted(), time.monotonic() - self.saved >= hooks.every)
+        if hooks.save and (force or asked or due):
+            state = {
+                **{n: getattr(r, n) for n in SAVED},
+                "weights": weights_of(r.model),
+                "optimizer": self.optimizer.state_dict(),
+                "chosen": self.chosen,
+                "current": self.current,
+                "done": self.done,
+                "cost": {**vars(r.cost), "seconds": time.monotonic() - r.started},
+                "ended": [record for record in r.log if "ended" in record],
+            }
+            state = sharding.gathered(state) if r.sharded else state
+            r.ranks.agree(partial(hooks.save, state))  # the others wait, so that a launcher that ends them all ends nothing half written
             self.saved = time.monotonic()
         if asked:
             raise Interrupted
@@ -445,8 +353,12 @@ def remember(run: Run, sets: Sets, names: frozenset[str], weights: Weights | Non
         for name in sorted(names & sets.keys()):
             rows = sets[name]
             order = sorted(range(len(rows)), key=lambda i: -run.port.counts(rows.take([i]))["tokens"])
-            for at in range(0, len(rows), batch):
-                some: Rows = rows.take(order[at : at + batch])
+            pieces = [order[at : at + batch] for at in range(0, len(rows), batch)]
+            mine: dict[str, Tensor] = {}
+            for k in run.ranks.deal(len(pieces), together=run.sharded is not None):
+                some: Rows = rows.take(pieces[k])
                 logp = run.forward([some], (), None, weights, why="remember")[0].logp
-                out.update(zip([f"{name}/{i}" for i in some.ids], logp.split(), strict=True))
+                mine.update(zip([f"{name}/{i}" for i in some.ids], logp.split(), strict=True))
+            for found in run.ranks.exchange(mine):
+                out.update({n: t.to(device_of(run.model)) for n, t in found.items()})
     return out

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 
 from . import adapters
 from .errors import UserError
-from .loop import evaluate, run
+from .gradient import evaluate
+from .loop import run
 from .parts import Answer, Guard, Modality, Objective, Part, Plan, Plans, Rows, Sets, Weights, as_plans
+from .ranks import processes
+from .record import Cost, Run, device_of, evaluating, seed_of
 from .schedule import lr_at, optimizer_of, sample, total_steps
 from .stats import own_weights, vectorises
-from .step import Cost, Run, device_of, evaluating, seed_of
 from .weights import put, weights_of
 
 AT_ONCE = 32  # models that take a step together
@@ -92,7 +94,7 @@ def train(
     Where the last stage is plain training and the model can be vectorised, models that see as many rows take their steps together: the same
     numbers to rounding, unless there is dropout. Errors: UserError where a model sees nothing, or where training fails.
     """
-    stages, accelerator, cost = as_plans(plan), accelerator or Accelerator(), cost or Cost()
+    stages, accelerator, cost = as_plans(plan), accelerator or processes(), cost or Cost()
     if not len(seen) or not seen.any(1).all():
         raise UserError("a pool has models, and each of them sees some rows: give it more rows, or a larger share of them")
     last, scratch, start = stages[-1], copy.deepcopy(model), weights_of(model)
@@ -130,7 +132,7 @@ def unlearn(
     forget: (models, rows) of bool; what a model retains is all else that it has seen.
     Errors: UserError where a model never saw what it is to forget, or has nothing else.
     """
-    stages, accelerator = as_plans(plan), accelerator or Accelerator()
+    stages, accelerator = as_plans(plan), accelerator or processes()
     kept = pool.seen & ~forget
     if (forget & ~pool.seen).any() or not forget.any(1).all() or not kept.any(1).all():
         raise UserError("a model can forget rows that it has seen, some and not all of them: check the sets of the pool")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .parts import Sets, Train
-from .step import Run, seed_of
+from .parts import Rows, Sets, Train
+from .record import Run, seed_of
 
 
 def anchor_of(train: Train, sets: Sets) -> str:
@@ -35,6 +36,29 @@ def sample(sets: Sets, train: Train, run: Run) -> Sets:
             drawn = torch.randint(len(rows), (len(idx),), generator=rng(name, run.epoch, run.step)).tolist()
             batch[name] = rows.take([i % len(rows) for i in idx] if train.pairing == "aligned" else drawn)
     return batch
+
+
+def split(sets: Sets, size: int, together: Iterable[frozenset[str]] = (), least: int = 1) -> list[Sets]:
+    """Micro-batches of about `size` rows of the longest set: every set is cut into the same number of pieces.
+
+    together: sets that one term reads at once; none of them may be missing from a piece, so there are at most as many pieces as the
+    shortest of them has rows. A set that is a multiple of the shortest is cut at the same rows. least: how many pieces there are, or a
+    multiple of it, where there are rows enough.
+    """
+    longest = max(len(r) for r in sets.values())
+    pieces = max(math.ceil(longest / size) if size else 1, min(least, longest))
+    pieces = min(longest, pieces + -pieces % least)
+    pieces = min([pieces, *(len(sets[n]) for names in together if len(names) > 1 for n in names)])
+    if pieces <= 1:
+        return [sets]
+    shortest = min(len(r) for r in sets.values())
+
+    def bound(rows: Rows, i: int) -> int:
+        times, rest = divmod(len(rows), shortest) if shortest >= pieces else (1, 1)
+        return (i * shortest // pieces) * times if not rest else i * len(rows) // pieces
+
+    cut = {n: [r.take(range(bound(r, i), bound(r, i + 1))) for i in range(pieces)] for n, r in sets.items()}
+    return [{n: c[i] for n, c in cut.items() if len(c[i])} for i in range(pieces)]
 
 
 def lr_at(train: Train, done: float, per_epoch: int) -> float:

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map
 
 from .ghost import Ghost, Uncovered
 from .parts import Answer, Modality, Rows, Weights
-from .step import evaluating
+from .record import evaluating
 
 Ask = Callable[[Rows], Answer]
 

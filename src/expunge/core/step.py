@@ -3,101 +3,21 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from .adapters import is_adapted
 from .errors import UndeclaredNeed
 from .parts import Answer, Modality, Need, Objective, Part, Patch, Plan, Plans, Rows, Sets, State, Tokens, Weights, as_plans
+from .record import Run, device_of, evaluating, seed_of
 from .remembered import Remembered
 
 if TYPE_CHECKING:
     from .kronecker import Strategy
     from .pool import Pool
-
-
-def seed_of(*what: object) -> int:
-    """All randomness is a function of the place: there is no state of a generator to save."""
-    return int.from_bytes(hashlib.sha256(repr(what).encode()).digest()[:7], "big")
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, module by module as it was afterwards."""
-    was = [m for m in model.modules() if m.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for m in was:
-            m.training = True
-
-
-def device_of(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
-
-
-@dataclass
-class Cost:
-    """What a run has spent. Tokens are the port's count of positions; a backward pass counts the positions of its forward."""
-
-    seconds: float = 0.0
-    forward_tokens: float = 0.0
-    backward_tokens: float = 0.0
-    steps: int = 0
-
-    def flops(self, parameters: int) -> float:
-        """The usual estimate: 2 a parameter and token forward, 4 backward."""
-        return parameters * (2 * self.forward_tokens + 4 * self.backward_tokens)
-
-
-@dataclass
-class Run:
-    """The loop's record; parts never hold it."""
-
-    model: nn.Module
-    port: Modality
-    accelerator: Accelerator
-    seed: int = 0
-    precision: str = "float32"
-    objective: Objective | None = None
-    picked: Sets = field(default_factory=dict)  # before the first stage, in the place of what the request brought
-    sets: Sets = field(default_factory=dict)  # those of the epoch, whole
-    stage: int = 0
-    epoch: int = 0
-    step: int = 0
-    done: int = 0  # optimizer steps of the stage, and how many of them there will be, in how many epochs
-    total: int = 0
-    epochs: int = 0
-    state: dict[str, State] = field(default_factory=dict)
-    models: dict[str, Weights] = field(default_factory=dict)
-    ref_logp: dict[str, Tensor] = field(default_factory=dict)  # "set/id" -> log-probs of its labels
-    memo: dict[Any, Answer] = field(default_factory=dict)
-    forwards: list[str] = field(default_factory=list)
-    log: list[dict[str, Any]] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    shown: dict[str, list[dict[str, float]]] = field(default_factory=dict)  # what parts saw, for the receipt and the report
-    cost: Cost = field(default_factory=Cost)
-    started: float = field(default_factory=time.monotonic)
-
-    def forward(
-        self, groups: Sequence[Rows], taps: tuple[str, ...], patch: Patch | None = None, weights: Weights | None = None, why: str = "now"
-    ) -> list[Answer]:
-        """Every forward of a run goes through here: precision and cost are kept in one place."""
-        self.forwards.append(why)
-        tokens = sum(self.port.counts(g)["tokens"] for g in groups)
-        self.cost.forward_tokens += tokens
-        self.cost.backward_tokens += tokens if torch.is_grad_enabled() else 0
-        with torch.autocast(device_of(self.model).type, torch.bfloat16, enabled=self.precision == "bf16"):
-            return self.port.forward(self.model, groups, taps, patch, weights)
 
 
 class View:
@@ -246,7 +166,7 @@ class View:
 
         vector: what the Hessian is multiplied by, where that product is wanted instead.
         """
-        from .loop import evaluate
+        from .gradient import evaluate
 
         if isinstance(what, str):
             assert self._run.objective is not None
@@ -267,6 +187,7 @@ class View:
         from .stats import ROOM, row_gradients
 
         self._check(Need.EXAMPLE_GRADS)
+        self._run.alone("gradients of single rows")
         batch = max(1, min(batch, ROOM // sum(p.numel() for p in self.params)))
         for i in range(0, len(rows), batch):
             got: list[list[Tensor]] = []
@@ -283,6 +204,7 @@ class View:
         from .stats import likelihoods, squared_gradients
 
         self._check(Need.FISHER)
+        self._run.alone("the Fisher information")
         rng, more = self.rng(), 0
 
         def losses(answer: Answer) -> Iterator[Tensor]:
@@ -303,6 +225,7 @@ class View:
         from .stats import likelihoods
 
         self._check(Need.FISHER)
+        self._run.alone("the Fisher information")
         rng, paths = self.rng(), [layer.path for layer in layers(self.model, self.port)]
         return fit(self.model, self.port, self._ask, rows, lambda answer: likelihoods(answer, draws, rng), paths, strategy, batch)
 
@@ -311,6 +234,7 @@ class View:
         from .stats import input_gradient
 
         self._check(Need.INPUTS)
+        self._run.alone("gradients by an input")
         return input_gradient(self.model, self._ask, x, rows, loss)
 
     def _ask(self, rows: Rows) -> Answer:
@@ -321,6 +245,7 @@ class View:
         from .loop import run
         from .weights import put
 
+        self._run.alone("copies of the model")
         model = copy.deepcopy(self.model)
         put(model, start or {})
         seed = seed_of(self._run.seed, self.place, self._run.epoch, key)
@@ -335,6 +260,7 @@ class View:
         """
         from .pool import AT_ONCE, train
 
+        self._run.alone("copies of the model")
         whole: Any = self.model
         model = copy.deepcopy(whole).unload() if is_adapted(whole) else whole
         seeds = [seed_of(self._run.seed, self.place, self._run.epoch, key, k) for k in range(len(seen))]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .parts import Weights
+from .sharding import like
 
 
 def tensors_of(model: nn.Module) -> Weights:
@@ -27,7 +28,7 @@ def put(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Set parameters and buffers by name."""
     own = model.state_dict()
     for name, value in weights.items():
-        own[name].copy_(value)
+        own[name].copy_(like(value, own[name]))
 
 
 def trainable(model: nn.Module) -> frozenset[str]:

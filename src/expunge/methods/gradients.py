@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from expunge.core.errors import UserError
-from expunge.core.loop import global_norm
+from expunge.core.gradient import global_norm
 from expunge.core.parts import GradCall, Grads
+from expunge.core.sharding import whole
 
 Gradient = tuple[Tensor, list[Tensor]]  # with the value of what it is the gradient of
 
@@ -33,7 +34,7 @@ def on_role(grads: Grads, role: str, own: Callable[[], Gradient]) -> GradCall:
 
 def dot(a: list[Tensor], b: list[Tensor]) -> Tensor:
     """Inner product of two lists of tensors taken as two vectors."""
-    return torch.stack([(x * y).sum() for x, y in zip(a, b, strict=True)]).sum()
+    return torch.stack([whole((x * y).sum()) for x, y in zip(a, b, strict=True)]).sum()
 
 
 def unit(vector: list[Tensor]) -> list[Tensor]:

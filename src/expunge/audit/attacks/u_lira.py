@@ -22,7 +22,7 @@ from expunge.audit.score import Items
 from expunge.core.errors import UserError
 from expunge.core.parts import Modality, Plan, Plans, Rows
 from expunge.core.pool import subsets
-from expunge.core.step import seed_of
+from expunge.core.record import seed_of
 from expunge.pools import HERE, Work, margins, train, unlearn
 
 from .lira import Flags, left_out, summary

@@ -26,10 +26,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from expunge.core.gradient import global_norm
 from expunge.core.knobs import knob, part
-from expunge.core.loop import global_norm
 from expunge.core.parts import Part, Plan, Selector, Sets, Train
-from expunge.core.step import View, seed_of
+from expunge.core.record import seed_of
+from expunge.core.step import View
 from expunge.methods.objectives.npo import NPO
 from expunge.methods.terms import NLL
 

@@ -16,8 +16,8 @@ Differs: the penalty has a gradient; in the authors' code it is a plain number a
 Status: faithful
 """
 
+from expunge.core.gradient import global_norm
 from expunge.core.knobs import knob, part
-from expunge.core.loop import global_norm
 from expunge.core.parts import GradCall, Grads, Plan, Train, Update
 from expunge.core.step import Step
 from expunge.methods.gradients import Gradient, moved, on_role, unit

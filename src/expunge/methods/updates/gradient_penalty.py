@@ -14,8 +14,8 @@ Differs: the penalty has a gradient; in the authors' code it is summed as a plai
 Status: reproduced
 """
 
+from expunge.core.gradient import global_norm
 from expunge.core.knobs import knob, part
-from expunge.core.loop import global_norm
 from expunge.core.parts import GradCall, Grads, Plan, Train, Update
 from expunge.core.step import Step
 from expunge.methods.gradients import Gradient, on_role, unit

@@ -12,13 +12,12 @@ Differs: nothing; the sum over tensors is that of the authors' code, where the p
 Status: faithful
 """
 
-import torch
 from torch import Tensor
 
 from expunge.core.knobs import knob, part
 from expunge.core.parts import GradCall, Grads, Plan, Train, Update
 from expunge.core.step import Step
-from expunge.methods.gradients import Gradient, unit
+from expunge.methods.gradients import Gradient, dot, unit
 from expunge.methods.terms import NLL
 
 
@@ -33,7 +32,7 @@ class Restrict(Update):
         def restricted(*roles: str) -> Gradient:
             value, got = grads(*roles)
             along = unit(got) if self.whole else [unit([g])[0] for g in got]
-            length = torch.stack([(g * u).sum() for g, u in zip(got, along, strict=True)]).sum()
+            length = dot(got, along)
             bent: list[Tensor] = grads.hvp(along, *roles)
             return value + self.weight * length, [g + self.weight * h for g, h in zip(got, bent, strict=True)]
 

@@ -21,8 +21,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from expunge.core.gradient import global_norm
 from expunge.core.knobs import knob, part
-from expunge.core.loop import global_norm
 from expunge.core.parts import GradCall, Grads, Plan, Rows, State, Train, Update
 from expunge.core.step import Step, View
 from expunge.methods.gradients import Gradient

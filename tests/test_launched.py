@@ -1,0 +1,51 @@
+"""The command line under a launcher: several processes, one answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+import cases as made
+
+LAUNCH = ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+FEW = ["--epochs", "2", "--batch", "6", "--lr", "1e-3"]
+
+
+def launched(*words: str, how: tuple[str, ...] = ("--multi_gpu",)) -> subprocess.CompletedProcess[str]:
+    """`accelerate launch -m expunge`, on two processes of this machine."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", *how, *LAUNCH, "-m", "expunge", *words]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=200)
+
+
+@pytest.mark.parametrize("how", [("--multi_gpu",), ("--use_fsdp", "--fsdp_version", "2")], ids=["whole", "sharded"])
+def test_two_processes_leave_the_model_of_one(how: tuple[str, ...], cases: made.Cases, tmp_path: Path) -> None:
+    given = ["unlearn", "npo", "--model", str(cases.model), "--forget", str(cases.forget), "--retain", str(cases.retain), *FEW]
+    alone = subprocess.run(
+        [sys.executable, "-m", "expunge", *given, "--out", str(tmp_path / "one")], capture_output=True, text=True, timeout=200
+    )
+    assert alone.returncode == 0, alone.stderr
+    both = launched(*given, "--out", str(tmp_path / "two"), how=how)
+    assert both.returncode == 0, both.stderr[-2000:]
+    assert both.stdout.count("steps in") == 1
+    one, two, start = (
+        load_file(folder / "model.safetensors") for folder in (tmp_path / "one/model", tmp_path / "two/model", Path(cases.model))
+    )
+    assert max(float((one[n] - two[n]).abs().max()) for n in one) < 1e-5
+    assert max(float((one[n] - start[n]).abs().max()) for n in one) > 1e-4
+    steps = [len((tmp_path / run / "log.jsonl").read_text().splitlines()) for run in ("one", "two")]
+    assert steps[0] == steps[1]
+    costs = [json.loads((tmp_path / run / "receipt.json").read_text())["cost"] for run in ("one", "two")]
+    assert costs[0]["backward_tokens"] == costs[1]["backward_tokens"]
+
+
+def test_what_runs_in_one_process_says_so_once() -> None:
+    done = launched("names")
+    assert done.returncode != 0
+    assert done.stderr.count("error: names runs in one process: start it without a launcher; unlearn and train share their work") == 1
