@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
+import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,14 +24,17 @@ from expunge.loading import Opened, load
 from expunge.training import start, texts_of, train
 
 Way = Callable[[], object]
+IMPORTS = ("performance.training", "expunge.audit.observe", "transformers.models.llama.modeling_llama")  # what processes begin with
 
 
-def options(doc: str | None, **more: Any) -> argparse.Namespace:
-    """The options of all benchmarks. more: options of one of them, with what `add_argument` takes."""
+def options(doc: str | None, rounds: tuple[int, int] = (5, 3), **more: Any) -> argparse.Namespace:
+    """The options of all benchmarks. rounds: how many by default, and of a quick run; more: one's own, with what `add_argument` takes."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="where to write the numbers")
     parser.add_argument("--quick", action="store_true", help="less of everything, within a minute on two cores")
-    parser.add_argument("--rounds", type=int, default=0, help="how often each way is timed, by turns; default 5, quick 3")
+    parser.add_argument(
+        "--rounds", type=int, default=0, help=f"how often each way is timed, by turns; default {rounds[0]}, quick {rounds[1]}"
+    )
     parser.add_argument("--threads", type=int, default=0, help="threads; default as many as there are")
     parser.add_argument("--data", default="", help="a local copy of TOFU; default: fictitious people that are made on the spot")
     parser.add_argument("--items", type=int, default=0, help="at most so many items of each set")
@@ -39,9 +45,9 @@ def options(doc: str | None, **more: Any) -> argparse.Namespace:
     for name, how in more.items():
         parser.add_argument(f"--{name}", **how)
     given = parser.parse_args()
-    given.rounds = given.rounds or (3 if given.quick else 5)
-    if given.threads:
-        torch.set_num_threads(given.threads)
+    given.own = {name: how["default"] for name, how in more.items()}
+    given.rounds = given.rounds or rounds[given.quick]
+    _threads(given.threads)
     return given
 
 
@@ -98,13 +104,48 @@ def interleaved(ways: Mapping[str, Way], rounds: int, warm: bool = True, times: 
             _wait()
             if i >= warm:
                 times.add(name, time.perf_counter() - wall, processor() - cpu)
-        said(f"round {i + 1} of {rounds + warm}")
+        if rounds + warm > 1:
+            said(f"round {i + 1} of {rounds + warm}")
     return times
 
 
 def processor() -> float:
     """Seconds of processor time of this process and those that it waited for."""
     return sum(os.times()[:4])
+
+
+def apart(call: Callable[..., Any], given: argparse.Namespace, *more: Any) -> Any:
+    """What a function of the options returns in a fresh process: a copy of one that has imported everything and has done nothing yet."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*IMPORTS])
+    with ProcessPoolExecutor(1, mp_context=context, initializer=_threads, initargs=(given.threads,)) as pool:
+        return pool.submit(call, given, *more).result()
+
+
+def _threads(many: int) -> None:
+    if many:
+        torch.set_num_threads(many)
+
+
+def used() -> int:
+    """Bytes in use, with the highest use so far forgotten."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        return int(torch.cuda.memory_allocated())
+    clear, status = Path("/proc/self/clear_refs"), Path("/proc/self/statm")
+    if not clear.exists():  # no way to forget it
+        return receipt.peak_memory()
+    clear.write_text("5")
+    return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak() -> int:
+    """The highest use since then, in bytes."""
+    status = Path("/proc/self/status")
+    if torch.cuda.is_available() or not status.exists():
+        return receipt.peak_memory()
+    line = next((x for x in status.read_text().splitlines() if x.startswith("VmHWM")), "")
+    return int(line.split()[1]) * 1024 if line else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _wait() -> None:
@@ -129,9 +170,8 @@ def table(rows: Sequence[Sequence[object]], head: Sequence[str]) -> None:
 def finish(given: argparse.Namespace, module: str, found: Mapping[str, Any]) -> None:
     """Write the numbers, with the command and the machine that made them, where that was asked for."""
     words = [f"python -m performance.{module}", "--quick" * given.quick, f"--rounds {given.rounds}"]
-    words += [
-        f"--{n} {getattr(given, n)}" for n in ("threads", "items", "data", "split", "model") if getattr(given, n) not in ("", 0, "forget10")
-    ]
+    usual = {"threads": 0, "items": 0, "data": "", "split": "forget10", "model": "", **given.own}
+    words += [f"--{n} {getattr(given, n)}" for n, default in usual.items() if getattr(given, n) != default]
     whole = {**found, "command": " ".join(w for w in words if w), "versions": receipt.versions(), "machine": receipt.machine()}
     if given.json:
         receipt.write(given.json, whole)

@@ -25,7 +25,7 @@ from expunge.audit.observe import MEMBERS, SAID, TIMES, WRITTEN, Wants, observe
 from expunge.audit.observed import Observed
 from expunge.audit.score import Evidence
 from expunge.core.parts import Rows
-from expunge.core.step import evaluating
+from expunge.core.record import evaluating
 from expunge.loading import Opened
 from expunge.modalities import _trie
 
@@ -111,11 +111,10 @@ def ours(work: Work, known: bool = False, **wants: bool) -> Observed:
 
 
 def losses(work: Work, rows: Rows, size: int = 32) -> list[Tensor]:
-    """Log-probabilities of the labels of rows, from whole logits, as they come."""
+    """Log-probabilities of the labels of rows, from whole logits, as they come, by the cross-entropy of TOFU's own evaluation."""
     found = []
     for logits, labels, places, pairs in whole(work, rows, size):
-        flat = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=-100, reduction="none")
-        logp = -flat.view(len(places), -1)
+        logp = -F.cross_entropy(logits[:, :-1].contiguous().mT, labels[:, 1:].contiguous(), ignore_index=-100, reduction="none")
         found += [logp[k, len(pairs[i][0]) - 1 : len(pairs[i][0]) + len(pairs[i][1]) - 1] for k, i in enumerate(places)]
     return found
 

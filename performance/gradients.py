@@ -21,7 +21,7 @@ from expunge.audit.observe import BACK, mean_gradient_norms
 from expunge.benchmarks import digits
 from expunge.core import stats
 from expunge.core.parts import Answer, Rows
-from expunge.core.step import evaluating
+from expunge.core.record import evaluating
 from expunge.loading import Opened
 from expunge.training import start
 

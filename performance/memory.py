@@ -9,70 +9,41 @@ four times as many.
 
 from __future__ import annotations
 
-import json
-import os
-import resource
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
-import torch
 from performance import _bench as bench
 from performance import training
 
 from expunge.audit.observe import observe
-from expunge.core.receipt import peak_memory
 
 FEW = 1  # methods of a quick run
 MUST = 1.1
 FLOORS = ("plain", "lean")
 
 
-def used() -> int:
-    """Bytes in use, with the highest use so far forgotten."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        return int(torch.cuda.memory_allocated())
-    clear, status = Path("/proc/self/clear_refs"), Path("/proc/self/statm")
-    if not clear.exists():  # no way to forget it
-        return peak_memory()
-    clear.write_text("5")
-    return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def peak() -> int:
-    """The highest use since then, in bytes."""
-    status = Path("/proc/self/status")
-    if torch.cuda.is_available() or not status.exists():
-        return peak_memory()
-    line = next((x for x in status.read_text().splitlines() if x.startswith("VmHWM")), "")
-    return int(line.split()[1]) * 1024 if line else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def one(given: Any) -> dict[str, int]:
-    """One way, in this process."""
+def one(given: Any, name: str) -> int:
+    """Bytes that one way takes in this process."""
     made = bench.suite(given)
     opened = bench.original(given, made, trained=False)
     items = given.items or (64 if given.quick else 256)
     rows = {n: opened.port.rows(n, made.train[n][:items]) for n in ("forget", "retain")}
     sets = {**rows, "substitutes": opened.port.answers(list(made.refusals) or opened.port.refusals())}
-    way, _, many = given.only.partition(" x")
+    way, _, many = name.partition(" x")
     if way == "evaluation":
         records = {n: r[: items // 8 * int(many)] for n, r in made.sets.items()}
-        before = used()
+        before = bench.used()
         observe(opened.model, opened.port, records)
     elif way in FLOORS:
         pairs = [tuple(zip(r["prompt"], r["answer"], strict=True))[: given.batch] for r in rows.values()]
         batches = [[*pairs[0], *pairs[1]]] * 2
         like = training.plans("graddiff", opened.model, opened.port, given.batch)[0].train
-        before = used()
+        before = bench.used()
         training.floor(opened, batches, like, lean=way == "lean")
     else:
         few = {n: r.take(range(min(len(r), 2 * given.batch))) if n != "substitutes" else r for n, r in sets.items()}
-        before = used()
+        before = bench.used()
         training.unlearn(way, opened, few, given.batch)
-    return {"bytes": peak() - before}
+    return bench.peak() - before
 
 
 def main() -> None:
@@ -80,19 +51,12 @@ def main() -> None:
         __doc__,
         methods={"default": ",".join(training.METHODS), "help": "which methods"},
         batch={"type": int, "default": 32, "help": "rows a step"},
-        only={"default": "", "help": "measure one way in this process"},
     )
-    if given.only:
-        print(json.dumps(one(given)))
-        return
     methods = given.methods.split(",")[: FEW if given.quick else None]  # each way is a process of its own, which takes seconds to start
     ways = [*FLOORS, *methods, "evaluation x1", "evaluation x4"]
     found = {}
     for way in ways:
-        done = subprocess.run(
-            [sys.executable, "-m", "performance.memory", *sys.argv[1:], "--only", way], check=True, capture_output=True, text=True
-        )
-        found[way] = json.loads(done.stdout.splitlines()[-1])["bytes"]
+        found[way] = bench.apart(one, given, way)
         bench.said(f"{way}: {found[way] / 2**20:.0f} MB")
     ratios = {m: round(found[m] / found["plain"], 3) for m in methods}
     bench.table(

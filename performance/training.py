@@ -33,16 +33,19 @@ MUST = {"sam": 2.2}  # others 1.15
 Pairs = Sequence[tuple[Sequence[int], Sequence[int]]]
 
 
-def plans(name: str, model: nn.Module, port: Any, batch: int) -> Any:
-    """A method for one epoch of plain settings."""
-    knobs: dict[str, Any] = {"epochs": 1, "batch": batch, "lr": 1e-5, "warmup": 0, "clip": 0.0}
+def plans(name: str, model: nn.Module, port: Any, batch: int, **more: Any) -> Any:
+    """A method for one epoch of plain settings. more: knobs that differ from these."""
+    knobs: dict[str, Any] = {"epochs": 1, "batch": batch, "lr": 1e-5, "warmup": 0, "clip": 0.0, **more}
     knobs |= {"steps": 0} if name in ("rmu", "sam") else {}
     knobs |= {"layer": len(port.blocks(model)) // 2} if name == "rmu" else {}
     return plan(name, knobs)
 
 
-def unlearn(name: str, opened: Opened, sets: Sets, batch: int, times: dict[str, float] | None = None) -> list[Pairs]:
-    """Run a method for an epoch on a copy; the batches that it took gradients of. times: filled with seconds of the epoch alone."""
+def unlearn(name: str, opened: Opened, sets: Sets, batch: int, times: dict[str, float] | None = None, **more: Any) -> list[Pairs]:
+    """Run a method for an epoch on a copy; the batches that it took gradients of.
+
+    times: filled with seconds of the epoch alone; more: knobs.
+    """
     model, seen, collate = copy.deepcopy(opened.model), list[Pairs](), opened.port.collate
     train = loop._Stage._train
 
@@ -59,7 +62,7 @@ def unlearn(name: str, opened: Opened, sets: Sets, batch: int, times: dict[str, 
             times.update(wall=time.perf_counter() - wall, cpu=bench.processor() - cpu)
 
     with mock.patch.object(opened.port, "collate", watched), mock.patch.object(loop._Stage, "_train", timed):
-        loop.run(plans(name, model, opened.port, batch), model, opened.port, sets)
+        loop.run(plans(name, model, opened.port, batch, **more), model, opened.port, sets)
     return seen
 
 

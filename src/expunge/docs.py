@@ -14,12 +14,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
-from . import leaderboard, resolve
+from . import leaderboard, resolve, speed
 from .core import catalog
 from .core.catalog import Card
 from .core.knobs import Knob, knobs_of
 from .core.parts import Plan, as_plans
 from .core.words import did_you_mean
+from .markdown import prose, table
 
 ROOT = Path(__file__).parents[2]
 EVIDENCE = "results/reproduce"  # NAME.json: what `expunge reproduce NAME --update` has measured
@@ -36,7 +37,7 @@ STATUS = {
 def pages() -> dict[str, str]:
     """Every page by its place under `docs/`."""
     made = {f"{c.kind}/{c.name}.md": page(c) for c in cards()}
-    return {"systems.md": systems(), **leaderboard.pages(ROOT / "results"), **made}
+    return {"systems.md": systems(), **leaderboard.pages(ROOT / "results"), **speed.pages(ROOT), **made}
 
 
 @cache
@@ -287,34 +288,6 @@ def _range(knob: Knob) -> str:
     kind = knob.annotation if isinstance(knob.annotation, type) else next((a for a in options if isinstance(a, type)), str)
     word = {bool: "true or false", int: "whole number", float: "number", str: "text"}.get(kind, "text")
     return f"{word}, `{knob.limits}`" if knob.limits else word
-
-
-# --- Markdown ---
-
-
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table; no rows, no table."""
-    if not rows:
-        return []
-    return [_line(columns), _line(["---"] * len(columns)), *(_line([c.replace("|", "\\|") for c in row]) for row in rows)]
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def prose(text: str) -> str:
-    """Plain text as Markdown: what is in backticks stays, everything else is escaped, and papers become links."""
-    spans = re.split(r"(`[^`]*`)", text)
-    return "".join(s if s.startswith("`") else re.sub(r"arXiv (\d{4}\.\d{4,5})", _paper, _escape(s)) for s in spans)
-
-
-def _paper(match: re.Match[str]) -> str:
-    return f"[arXiv {match[1]}](https://arxiv.org/abs/{match[1]})"
-
-
-def _escape(text: str) -> str:
-    return re.sub(r"([*<\[\]]|(?<!\w)_|_(?!\w))", r"\\\1", text)
 
 
 def main(arguments: Sequence[str] = ()) -> int:

@@ -15,7 +15,7 @@ from torch import nn
 import classified
 import expunge
 import worlds
-from expunge.audit.observe import Wants, mean_gradient_norms, observe
+from expunge.audit.observe import BACK, ROOM, Wants, mean_gradient_norms, observe, positions
 from expunge.audit.observed import Observed
 
 RECORDS = [
@@ -117,6 +117,20 @@ def test_gradient_norms_leave_an_end_label_out(text: worlds.World) -> None:
         loss = torch.nn.functional.cross_entropy(logits[:n], torch.tensor(answer[:n]))
         grads = torch.autograd.grad(loss, list(model.parameters()))
         assert found[i] == pytest.approx(float(torch.stack([g.norm() for g in grads]).mean()), rel=1e-4)
+
+
+def test_many_classes_take_fewer_rows_at_a_time(text: worlds.World, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, rows = text.model(), text.port.rows("forget", RECORDS * 3)
+    wanted, most = mean_gradient_norms(model, text.port, rows), positions(model, text.port)
+    classes = model.get_output_embeddings().out_features
+    monkeypatch.setitem(ROOM, "cpu", 50 * classes)
+    assert positions(model, text.port) == 50 < most == BACK
+    sizes: list[int] = []
+    plain = text.port.forward
+    monkeypatch.setattr(text.port, "forward", lambda model, groups, *more: sizes.append(len(groups[0])) or plain(model, groups, *more))
+    assert mean_gradient_norms(model, text.port, rows) == pytest.approx(wanted, rel=1e-4)
+    longest = max(len(p) + len(a) for p, a in zip(rows["prompt"], rows["answer"], strict=True))
+    assert max(sizes) <= max(2, 50 // longest) < 6
 
 
 # Classifiers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from collections.abc import Callable
 from typing import Any
@@ -70,6 +71,24 @@ def test_one_pass_gives_the_norms_of_every_tensor_and_row(name: str, port: Text,
     wanted = alone(model, port, rows)
     assert found.shape == wanted.shape == (9, len(flags))
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_nothing_of_a_batch_is_kept(port: Text) -> None:
+    """Memory must not grow with the rows until somebody collects circles."""
+
+    def alive() -> int:
+        return sum(type(o) is Tensor for o in gc.get_objects())
+
+    model, rows = makers.model("llama-tied"), sentences()
+    gc.collect()
+    gc.disable()
+    try:
+        before = alive()
+        found = stats.gradient_norms(model, port, rows, losses, BATCHES)
+        assert alive() == before + 1, "the norms themselves"
+    finally:
+        gc.enable()
+    assert len(found) == 9
 
 
 def test_a_linear_model_by_hand() -> None:

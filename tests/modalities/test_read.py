@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import random
 from types import SimpleNamespace
@@ -98,6 +99,26 @@ def test_a_window_longer_than_all_sequences_is_none(port: Text) -> None:
     reading = port.read(model, [rows_of(pairs)], [True])
     assert reading.how == SHARED
     equals_alone(reading, model, pairs)
+
+
+def test_logits_of_some_positions_are_gone_before_the_next_are_made(port: Text, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(_read.ROOM, "cpu", 0)
+    monkeypatch.setattr(_read, "FEWEST", 4)
+    model, alive = makers.model(), list[int]()
+    head = model.get_output_embeddings()
+    plain = head.forward
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        alive.append(sum(type(o) is torch.Tensor and o.shape == (4, makers.WORDS) for o in gc.get_objects()))
+        return plain(x)
+
+    gc.collect()
+    monkeypatch.setattr(head, "forward", forward)
+    reading = port.read(model, [rows_of(questions())], [True])
+    assert len(alive) > 10
+    assert set(alive) == {0}
+    monkeypatch.undo()
+    equals_alone(reading, model, questions())
 
 
 # the tree

@@ -16,14 +16,15 @@ from torch import nn
 from expunge.core.errors import UserError
 from expunge.core.parts import Answer, Modality, Need, Rows
 from expunge.core.receipt import hash_weights
+from expunge.core.record import evaluating
 from expunge.core.request import digest
 from expunge.core.stats import gradient_norms
-from expunge.core.step import evaluating
 
 from ._teacher_forced import Kinds, batches, score, score_all
 from .observed import HEAD, PICTURED, Observed, SetSeen, few
 
 BACK = 1024  # positions in one forward and backward pass
+ROOM = {"cpu": 2**25, "cuda": 2**27}  # scores of classes in one, which are there several times over
 PICTURE = 64  # longer side of the pictures that are kept, in pixels
 SAID = 200  # tokens of a generation at most, and at most
 TIMES = 3  # times the longest true answer of the set
@@ -62,7 +63,8 @@ def observe(
     rows = {n: _kinds(port, n, records) for n, records in sets.items() if len(records)}
     classifies = Need.GENERATE not in port.offers
     asked = {n: {k: [r.ids, r.cols.get("prompt")] for k, (r, _) in ks.items()} for n, ks in rows.items()}
-    key = digest([fingerprint(model), repr(model), port.about(), asked, repr(wants)])
+    weights = fingerprint(model)
+    key = digest([weights, repr(model), port.about(), asked, repr(wants)])
     if cache and (cache / key / "observed.json").exists():
         return Observed.load(cache / key)
     started = time.monotonic()
@@ -99,7 +101,7 @@ def observe(
                 )
     about = {
         "key": key,
-        "weights": fingerprint(model),
+        "weights": weights,
         "port": port.about(),
         "rows": total,
         **how,
@@ -198,5 +200,13 @@ def mean_gradient_norms(model: nn.Module, port: Modality, rows: Rows) -> np.ndar
         counts = torch.ones_like(logp.values).index_fill(0, (lengths.cumsum(0) - 1)[left], 0)
         return -logp.map(lambda x: x * counts).sum() / (lengths - left.long()).clamp_min(1)
 
-    norms = gradient_norms(model, port, rows, losses, batches(port, rows, BACK))
+    norms = gradient_norms(model, port, rows, losses, batches(port, rows, positions(model, port)))
     return norms.mean(1).numpy() if len(rows) else np.zeros(0, np.float32)
+
+
+def positions(model: nn.Module, port: Modality) -> int:
+    """How many positions one forward and backward pass may have: fewer where there are many classes."""
+    with suppress(UserError):
+        classes = getattr(port.module(model, port.head(model)), "out_features", 1)
+        return max(1, min(BACK, ROOM.get(next(model.parameters()).device.type, ROOM["cuda"]) // classes))
+    return BACK

@@ -116,6 +116,8 @@ class Ghost:
                 between = zip(use.paired, self._by_row(use.given), table_backs, strict=True)
                 self._add(use.module.weight, 2 * torch.stack([(p * (x @ e.T)).sum() for p, x, e in between]))  # type: ignore[arg-type]
         none = self.leaves[0].new_zeros(self.rows, dtype=torch.float32)
+        for kept in (self.uses, self.leaves, self.products):  # tensors whose hooks know this object, which knows them: a circle
+            kept.clear()
         return torch.stack([self.squares.get(id(p), none).clamp_min(0).sqrt() for p in params], 1)
 
     def _tied(self, use: Use) -> Use | None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .knobs import knobs_of
 from .parts import Plans
-from .step import Run
+from .record import Run
 
 PACKAGES = ("expunge", "torch", "transformers", "accelerate", "peft", "datasets", "tokenizers", "numpy")
 
@@ -31,9 +31,9 @@ def hash_weights(model: nn.Module) -> str:
     return h.hexdigest()[:16]
 
 
-def _bytes(t: Tensor) -> bytes:
+def _bytes(t: Tensor) -> memoryview:
     values = t.detach().cpu().contiguous().view(-1)
-    return bytes(values.view(torch.uint8).numpy().data) if values.numel() else b""
+    return values.view(torch.uint8).numpy().data if values.numel() else memoryview(b"")
 
 
 def versions() -> dict[str, str]:

@@ -156,7 +156,11 @@ def _pass(
     some = next(model.parameters())
     dtype = getattr(base_of(model), "dtype", some.dtype)
     head = Head(model, _for(model, ROOM))
-    logp, hit, moments, done, seen = list[Tensor](), list[Tensor](), list[Tensor](), 0, 0
+    done = label = known = seen = 0
+    labels = sum(len(batch.label) for batch in packing.batches)
+    # made before the first forward: what stays of one chunk, put between the large tensors of two, would keep their room from being reused
+    logp, hit = some.new_empty(labels, dtype=torch.float32), some.new_empty(labels, dtype=torch.bool)
+    moments = some.new_empty(int(wanted.sum()), 2, dtype=torch.float32)
     for on_host in packing.batches:
         batch = on_host.to(some.device)
         given = {"attention_mask": batch.mask(dtype), "position_ids": batch.position} if share else {"attention_mask": batch.real.long()}
@@ -164,25 +168,25 @@ def _pass(
         edges = on_host.by
         for first, last, logits in head.chunks(batch.at, input_ids=batch.ids, use_cache=False, **given):
             a, b = torch.searchsorted(edges, torch.tensor([first, last])).tolist()
-            one = _read(logits, batch.by[a:b] - first, batch.label[a:b], asked[first:last])
-            for into, x in zip((logp, hit, moments), one, strict=True):
-                into.append(x)
-        done += len(batch.at)
+            more = int(asked[first:last].sum())
+            into = logp[label + a : label + b], hit[label + a : label + b], moments[known : known + more]
+            _read(logits, batch.by[a:b] - first, batch.label[a:b], asked[first:last], *into)
+            known += more
+            del logits  # before the next ones are made
+        done, label = done + len(batch.at), label + len(batch.label)
         seen += int(on_host.real.sum())
         progress(seen / packing.places)
-    found = [torch.cat(x).cpu() if x else torch.zeros(0) for x in (logp, hit, moments)]
     mean, std = np.full((2, packing.predictions), np.nan, np.float32)
-    if wanted.any():
-        mean[wanted], std[wanted] = found[2].numpy().T
-    return Reading(pairs, packing, found[0].numpy(), found[1].numpy().astype(bool), mean, std, how)
+    mean[wanted], std[wanted] = moments.cpu().numpy().T
+    return Reading(pairs, packing, logp.cpu().numpy(), hit.cpu().numpy(), mean, std, how)
 
 
-def _read(logits: Tensor, by: Tensor, label: Tensor, asked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probability and hit of each label, and moments of the predictions that are asked for, (asked, 2)."""
+def _read(logits: Tensor, by: Tensor, label: Tensor, asked: Tensor, logp: Tensor, hit: Tensor, moments: Tensor) -> None:
+    """Fill in log-probability and hit of each label, and the moments of the predictions that are asked for, (asked, 2)."""
     z = exact(logits)
     best = z.amax(-1, keepdim=True)
     score = z[by, label] - best[by, 0]
-    hit = score >= 0
+    torch.ge(score, 0, out=hit)
     z -= best  # in place, here and below: nobody else wants the logits
     several = hit.nonzero()[:, 0]
     places = asked.nonzero()[:, 0].to(z.device)
@@ -191,12 +195,12 @@ def _read(logits: Tensor, by: Tensor, label: Tensor, asked: Tensor) -> tuple[Ten
     if len(several := several[total[by[several]] >= 2]):  # of labels that share the highest score the first is said
         hit[several] = z[by[several]].argmax(-1) == label[several]
     total = total.log()
-    logp = score - total[by]
+    logp.copy_(score - total[by])
     log -= total[places, None]
     p = log.exp()
-    mean = (p * log).sum(-1)
-    variance = (p * log.square()).sum(-1) - mean.square()
-    return logp.float(), hit, torch.stack([mean, variance.clamp_min(VARIANCE).sqrt()], -1).float()
+    mean = p.mul_(log).sum(-1)
+    variance = p.mul_(log).sum(-1) - mean.square()
+    moments.copy_(torch.stack([mean, variance.clamp_min(VARIANCE).sqrt()], -1))
 
 
 class Head:
@@ -217,6 +221,7 @@ class Head:
             yield 0, len(at), logits.flatten(0, 1)[at]
             return
         hidden, out = seen
+        seen.clear()
         logits = logits[0]
         if self.last is None:
             self.last = torch.equal(logits, out[0])
@@ -224,6 +229,7 @@ class Head:
                 yield from self.chunks(at, **inputs)
                 return
         yield 0, size, logits
+        del logits, out  # before the next ones are made
         assert self.module is not None
         for first in range(size, len(at), size):
             some = hidden[first : first + size]

@@ -1,0 +1,31 @@
+"""Markdown of the pages: tables, and plain text of which nothing becomes a mark by chance."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table; no rows, no table."""
+    if not rows:
+        return []
+    return [_line(columns), _line(["---"] * len(columns)), *(_line([c.replace("|", "\\|") for c in row]) for row in rows)]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def prose(text: str) -> str:
+    """Plain text as Markdown: what is in backticks stays, everything else is escaped, and papers become links."""
+    spans = re.split(r"(`[^`]*`)", text)
+    return "".join(s if s.startswith("`") else re.sub(r"arXiv (\d{4}\.\d{4,5})", _paper, _escape(s)) for s in spans)
+
+
+def _paper(match: re.Match[str]) -> str:
+    return f"[arXiv {match[1]}](https://arxiv.org/abs/{match[1]})"
+
+
+def _escape(text: str) -> str:
+    return re.sub(r"([*<\[\]]|(?<!\w)_|_(?!\w))", r"\\\1", text)

@@ -1,0 +1,117 @@
+"""What the benchmarks work out, apart from the clock: ratios, the rows and models that they make, what they count."""
+
+from __future__ import annotations
+
+import ast
+import json
+from argparse import Namespace
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from performance import _bench as bench
+from performance import scale
+
+from expunge import docs, speed
+from expunge.core.record import evaluating
+from expunge.modalities import _read
+
+POINT = scale.Point(rows=8, length=11, vocabulary=300, width=32, layers=2)
+BENCHMARKS = sorted(p for p in (docs.ROOT / "performance").glob("*.py") if not p.stem.startswith("_"))
+
+
+def test_a_ratio_is_the_median_over_rounds_of_sums() -> None:
+    times = bench.Times()
+    for ours, floor, more in ((1.0, 1.0, 1.0), (3.0, 2.0, 2.0), (9.0, 1.0, 2.0)):
+        times.add("ours", ours, 1.0)
+        times.add("floor", floor, 2.0)
+        times.add("more", more, 2.0)
+    assert times.seconds("ours") == 3.0
+    assert times.ratio("ours", "floor") == 1.5, "of 1, 1.5 and 9"
+    assert times.ratio("ours", ("floor", "more")) == 0.75, "of 0.5, 0.75 and 3"
+    assert times.ratio("ours", "floor", "cpu") == 0.5
+
+
+def test_rounds_take_turns() -> None:
+    told: list[str] = []
+    times = bench.interleaved({n: lambda n=n: told.append(n) for n in "ab"}, 2)
+    assert told == [*"ababab"]
+    assert len(times.wall["a"]) == 2, "the first round warms up"
+
+
+def test_the_command_says_what_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["x", "--quick", "--batch", "8", "--items", "3", "--json", str(tmp_path / "x.json")])
+    given = bench.options("", batch={"type": int, "default": 4}, axes={"default": ""})
+    bench.finish(given, "x", {"ratio_to_floor": 1.0})
+    found = json.loads((tmp_path / "x.json").read_text())
+    assert found["command"] == "python -m performance.x --quick --rounds 3 --items 3 --batch 8"
+    assert {"ratio_to_floor", "versions", "machine"} <= found.keys()
+
+
+@pytest.mark.parametrize("path", BENCHMARKS, ids=lambda p: p.stem)
+def test_every_benchmark_says_how_it_is_run_and_is_on_the_page(path: Path) -> None:
+    assert f"python -m performance.{path.stem}" in (ast.get_docstring(ast.parse(path.read_text())) or "")
+    assert path.stem in speed.SECTIONS
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_along_an_axis_one_thing_changes(quick: bool) -> None:
+    axes = scale.axes(quick)
+    (base,) = set.intersection(*(set(points) for points in axes.values()))
+    for axis, points in axes.items():
+        changed = {k for p in points for k, v in asdict(p).items() if v != getattr(base, k)}
+        assert changed <= ({"width", "layers"} if axis == "model" else {axis})
+    assert max(p.vocabulary for p in axes["vocabulary"]) > 128_000
+
+
+@pytest.mark.parametrize("length", [8, 11])
+def test_rows_have_exactly_so_many_tokens(length: int) -> None:
+    point = replace(POINT, length=length)
+    port = scale.opened(point).port
+    for name, records in scale.records(point).items():
+        rows = port.rows(name, records)
+        assert len(rows) == point.rows // 2
+        for prompt, answer in zip(rows["prompt"], rows["answer"], strict=True):
+            assert len(prompt) == length // 2
+            assert len(prompt) + len(answer) == length
+            assert (prompt[0], answer[-1]) == (1, 2)
+            assert max(prompt + answer) < point.vocabulary
+
+
+def test_weights_are_counted() -> None:
+    assert scale.parameters(POINT) == sum(p.numel() for p in scale.opened(POINT).model.parameters())
+
+
+def test_logits_at_a_time_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row has 6 labels; a step reads 8 rows, one by one 2 of them, and the plain way asks at every position."""
+    monkeypatch.setitem(_read.ROOM, "cpu", 0)
+    monkeypatch.setattr(_read, "FEWEST", 5)
+    held = {way: scale.memory(Namespace(), POINT, way)["logits"] for way in ("reading", "unlearning", scale.ONE_BY_ONE, "plain")}
+    positions = {"reading": 5, "unlearning": 8 * 6, scale.ONE_BY_ONE: 2 * 6, "plain": 8 * 11}
+    assert held == {way: 4 * 300 * n for way, n in positions.items()}
+    assert scale.whole(POINT, 8) == held["plain"]
+
+
+def test_the_floor_of_reading_asks_the_head_at_every_label() -> None:
+    case, asked = scale.Case(POINT), 0
+
+    def count(module: object, args: object, out: object) -> None:
+        nonlocal asked
+        asked += out.shape[0] if isinstance(out, torch.Tensor) and out.shape[-1] == POINT.vocabulary else 0
+
+    with evaluating(case.opened.model), torch.no_grad(), scale.register_module_forward_hook(count):
+        scale.bare(scale.Work(case.opened, case.records), size=3)
+    assert asked == POINT.rows * 6
+
+
+def test_growth_is_between_points_so_many_times_apart() -> None:
+    def point(rows: int, size: int) -> dict[str, object]:
+        return {"rows": rows, "length": 10, **{way: {"bytes": size} for way in ("reading", "evaluation", "unlearning")}}
+
+    found = scale.grown([point(32, 1), point(64, 44800), point(128, 1), point(512, 67200)])
+    assert found["rows"] == [64, 512]
+    assert found["times"] == {"reading": 1.5, "evaluation": 1.5, "unlearning": 1.5}
+    assert found["bytes a token"] == {"reading": 5, "evaluation": 5, "unlearning": 5}
+    assert scale.grown([point(64, 1), point(128, 2)]) == {}
+    assert scale.grown([point(16, 1), point(128, 2)]) == {}, "too few to fill a batch"
