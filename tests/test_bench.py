@@ -11,6 +11,7 @@ import pytest
 from expunge import bench as module
 from expunge.bench import Outcome, Sweep, bench
 from expunge.core.errors import Interrupted, UserError
+from expunge.folders import check_free
 
 SMALL = Sweep(
     "people",
@@ -43,13 +44,14 @@ def test_the_four_controls_are_separated(done: Outcome) -> None:
 
 
 def test_the_folder_is_complete(done: Outcome) -> None:
-    names = {"bench.json", "table.md", "report.html", "story.json", "sweep.json", "entries", "runs"}
+    names = {"bench.json", "table.md", "report.html", "story.json", "sweep.json", "attacks", "entries", "runs"}
     assert names <= {p.name for p in done.folder.iterdir()}
     assert {p.name for p in (done.folder / "runs").iterdir()} == {"npo_seed_0", "npo_seed_1", "ga_seed_0", "ga_seed_1"}
     told = json.loads((done.folder / "bench.json").read_text())
     assert told["command"] == "expunge bench people"
     assert len(told["entries"]) == 4 + 4
     assert told["machine"]["threads"] >= 1
+    check_free(done.folder, overwrite=True)  # all of it is ours to replace
 
 
 def test_seeds_differ_and_relearning_is_measured(done: Outcome) -> None:

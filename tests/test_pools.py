@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 import toys
-from expunge import pools
+from expunge import cluster, pools
 from expunge.core import pool
 from expunge.core.errors import UserError
 from expunge.core.parts import Plan, Train
@@ -102,17 +101,20 @@ def test_processes_make_what_one_process_makes(tmp_path: Path) -> None:
 
 
 def test_a_cluster_is_given_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sent = []
+    sent: list[int] = []
 
-    def remote(**options: Any) -> Callable[[Any], Any]:
-        return lambda f: SimpleNamespace(remote=lambda *job: sent.append(options) or f(*job))
+    def spread(do: Callable[..., None], jobs: Mapping[str, tuple[Any, ...]], folder: Path) -> None:
+        assert folder == tmp_path / "ray"
+        sent.append(len(jobs))
+        for job in jobs.values():
+            do(*job)
 
-    ray = SimpleNamespace(init=lambda **_: None, remote=remote, get=list)
-    monkeypatch.setitem(sys.modules, "ray", ray)
-    assert same(made(tmp_path / "ray", workers=8, by="ray"), made(tmp_path / "one"))
-    assert sent == [{"num_cpus": 1}] * 3
-    made(tmp_path / "ray", workers=8, by="ray")
-    assert len(sent) == 3
+    with monkeypatch.context() as patched:
+        patched.setattr(cluster, "spread", spread)
+        made(tmp_path / "ray", models=3, workers=8, by="ray")
+        assert same(made(tmp_path / "ray", workers=8, by="ray"), made(tmp_path / "one"))
+        made(tmp_path / "ray", workers=8, by="ray")
+    assert sent == [2, 2], "the last piece of the smaller pool is another one"
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"expunge\[ray\]"):
         made(tmp_path / "absent", workers=8, by="ray")

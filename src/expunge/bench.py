@@ -6,7 +6,6 @@ models and observations are kept by content, and the entry of each method and se
 
 from __future__ import annotations
 
-import copy
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -16,18 +15,22 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from torch import nn
+
 from expunge.audit import intervention
 from expunge.audit.intervention import Attack, chosen
 from expunge.audit.judge import verdict
+from expunge.audit.observe import Records
+from expunge.audit.observed import Observed
 from expunge.audit.subjects import Progress, Subject, blank, carry_out, compared, controls, examine, filtered, silent, spread, story
 from expunge.audit.suite import Suite
 from expunge.report.story import Asked, Entry, Story, Verdict
 
-from . import recipes
+from . import cluster, recipes
 from .core import catalog, receipt
 from .core.errors import Interrupted, UserError
 from .core.loop import Hooks
-from .core.parts import Need
+from .core.parts import Modality, Need
 from .core.request import digest
 from .folders import check_free, empty
 from .loading import Opened, cache_home, load
@@ -101,10 +104,40 @@ class Outcome:
     folder: Path
 
 
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """What each method starts from and is held against: all that a job needs, in any process.
+
+    original: folder or hub id of the model, of which every job opens a copy of its own. blank: what random weights say, for classifiers.
+    """
+
+    sweep: Sweep
+    suite: Suite
+    folder: Path
+    original: str
+    port: Modality
+    sets: Mapping[str, Records]
+    cache: Path
+    blank: Observed | None
+    first: Subject
+    retrained: Subject
+
+    def attacked(self, s: Subject, opened: Opened, progress: Progress) -> Subject:
+        """A subject with what attacks found in its model, beside the original and the retrained one."""
+        return compared(_attacked(self.sweep, self.folder, s, opened, self.sets, progress), self.first, self.retrained)
+
+    def examined(self, model: nn.Module, progress: Progress, **known: Any) -> Subject:
+        """A model that a method made, looked at and attacked."""
+        beside: dict[str, Any] = {"retrained": self.retrained.seen, "original": self.first.seen, "blank": self.blank}
+        s = examine(model, self.port, self.sets, role="method", cache=self.cache, progress=progress, **beside, **known)
+        return self.attacked(s, Opened(model, self.port, ""), progress)
+
+
 def bench(
     sweep: Sweep,
     out: str | Path,
     *,
+    ray: str = "",
     resume: bool = True,
     overwrite: bool = False,
     progress: Progress = silent,
@@ -113,14 +146,19 @@ def bench(
 ) -> Outcome:
     """Train the original and the retrained model, let every method forget with every seed, audit all of them, write table and report.
 
+    ray: spread methods and seeds over this Ray cluster (see `cluster.connected`), whose machines share the run folder and the cache;
+    '': one after the other, here. The numbers are the same, where as many threads compute them.
     interrupted: asked after each training step and each look at some rows; the same call goes on from there.
-    Errors: UserError; a folder with another sweep in it is refused unless `overwrite`. Interrupted where that was asked for.
+    Errors: UserError; a folder with another sweep in it is refused unless `overwrite`. Interrupted where that was asked for, of a cluster
+    KeyboardInterrupt: its jobs go on from their last checkpoints.
     """
     for name in sweep.methods:
         catalog.load(name)
     folder, suite = Path(out), sweep.made()
     sweep.attacks_of(len(suite.sets["forget"]))  # what is wrong with them is said before anything is trained
-    progress = _stopping(progress, interrupted)
+    if ray:
+        cluster.check(ray)
+    shown, progress = progress, _stopping(progress, interrupted)
     key = digest([repr(sweep), {n: [dict(r) for r in rows] for n, rows in suite.sets.items()}])
     _claim(folder, key, resume, overwrite, sweep)
     sets = {n: spread(r, sweep.limit) if n in ("retain", "holdout") else r for n, r in suite.sets.items()}
@@ -147,28 +185,34 @@ def bench(
     there = see(again.model, again.port, name="retrained", role="retrained", progress=look("retrained"), receipt=how_again)
     see = partial(see, retrained=there.seen)
     first = see(original.model, original.port, name="original", role="original", progress=look("original"), receipt=how)
-    see = partial(see, original=first.seen)
     forget = original.port.rows("forget", suite.train["forget"])
     others = controls(original, forget, sets, there.seen, cache, look("controls"), first.seen)
     there = _attacked(sweep, folder, there, again, sets, look("retrained"))
-
-    def attacked(s: Subject, opened: Opened) -> Subject:
-        return compared(_attacked(sweep, folder, s, opened, sets, look(s.name)), first, there)
-
+    source = _place(sweep.original or original.source)
+    setting = Setting(sweep, suite, folder.absolute(), source, original.port, sets, cache.absolute(), none, first, there)
     behind = Opened(filtered(original, forget), original.port, "") if any(s.role == "filter" for s in others) else original
-    fixed = [attacked(first, original), compared(there, first, there), *(attacked(s, behind) for s in others)]
+    fixed = [setting.attacked(first, original, look("original")), compared(there, first, there)]
+    fixed += [setting.attacked(s, behind, look(s.name)) for s in others]
     done: list[Entry] = [_kept(folder, s.name, s.entry) for s in fixed]
-    texts_said: list[Subject] = list(fixed)
-    for method in sweep.methods:
-        for seed in range(sweep.seeds):
-            name = f"{method} seed {seed}" if sweep.seeds > 1 else method
-            subject = _method(sweep, suite, original, name, method, seed, folder, see, look(name), attacked, interrupted)
-            done.append(subject[0])
-            if subject[1] is not None and seed == 0:
-                texts_said.append(subject[1])
+    jobs = {f"{m} seed {seed}" if sweep.seeds > 1 else m: (m, seed) for m in sweep.methods for seed in range(sweep.seeds)}
+    if ray:
+        reads = [Path(source)] if Path(source).exists() else []
+        counted = lambda d, t: shown(d, t, "methods and seeds on the cluster")  # noqa: E731
+        named = {name: (name, *job) for name, job in jobs.items()}
+        made = cluster.spread(partial(_job, setting), named, folder, ray, reads=reads, progress=counted, interrupted=interrupted)
+    else:
+        made = {name: _job(setting, name, *job, look(name), interrupted) for name, job in jobs.items()}
+    done += [entry for entry, _ in made.values()]
+    texts_said = [*fixed, *(s for _, s in made.values() if s)]
     told = _story(sweep, suite, done, texts_said, first, command, key)
     _write(folder, sweep, done, told, command)
     return Outcome(done, told, folder)
+
+
+def _place(model: str) -> str:
+    """A model folder, from wherever one stands; a hub id as it is."""
+    folder = Path(model).expanduser()
+    return str(folder.absolute()) if folder.exists() else model
 
 
 def _stopping(progress: Progress, interrupted: Callable[[], bool]) -> Progress:
@@ -223,65 +267,56 @@ def _attacked(sweep: Sweep, folder: Path, s: Subject, opened: Opened, sets: Mapp
     return replace(s, attacks=found, rated=bool(sweep.attacks))
 
 
-def _method(
-    sweep: Sweep,
-    suite: Suite,
-    original: Opened,
+def _job(
+    setting: Setting,
     name: str,
     method: str,
     seed: int,
-    folder: Path,
-    see: Any,
-    progress: Progress,
-    attacked: Callable[[Subject, Opened], Subject],
-    interrupted: Callable[[], bool],
+    progress: Progress = silent,
+    interrupted: Callable[[], bool] = lambda: False,
 ) -> tuple[Entry, Subject | None]:
-    run = folder / "runs" / name.replace(" ", "_")
+    """One method with one seed: forget, audit, attack. All that was done before is read from the run folder.
+
+    Returns what the table shows and, of the first seed, what the report quotes.
+    """
+    run = setting.folder / "runs" / name.replace(" ", "_")
+    known = {"name": name, "method": method, "seed": seed}
     made: list[Subject] = []
 
     def make() -> Entry:
-        start_from = Opened(copy.deepcopy(original.model), original.port, original.source)
-        if (run / "receipt.json").exists():  # forgotten already, and interrupted before it was audited
-            result = load(run)
-            about, model = json.loads((run / "receipt.json").read_text()), result.model
-        else:
-            more = {"substitutes": suite.substitutes} if suite.substitutes else {}
-            forgot = unlearn(
-                method,
-                start_from,
-                suite.train["forget"],
-                suite.train["retain"],
-                out=run,
-                resume=(run / "checkpoint").exists(),
-                overwrite=run.exists() and not (run / "checkpoint").exists(),
-                allow_overlap=True,
-                hooks=Hooks(progress=lambda d, t, _: progress(d, t, "forgetting"), interrupted=interrupted),
-                **more,
-                **{**sweep.knobs_of(method), "seed": seed},
-            )
-            about, model = forgot.receipt, forgot.model
+        model, about = _forgotten(setting, run, method, seed, progress, interrupted)
         log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()] if (run / "log.jsonl").exists() else []
-        s = see(
-            model,
-            original.port,
-            name=name,
-            role="method",
-            progress=progress,
-            method=method,
-            seed=seed,
-            log=log,
-            receipt=about,
-        )
-        s = attacked(s, Opened(model, original.port, str(run)))
-        made.append(s)
-        return s.entry()
+        made.append(setting.examined(model, progress, log=log, receipt=about, **known))
+        return made[0].entry()
 
-    entry = _kept(folder, name, make)
+    entry = _kept(setting.folder, name, make)
     if not made and seed == 0:  # a resumed sweep still shows what was said
-        result = load(run)
-        s = see(result.model, original.port, name=name, role="method", progress=progress, method=method, seed=seed)
-        made.append(attacked(s, result))
-    return entry, made[0] if made else None
+        made.append(setting.examined(load(run).model, progress, **known))
+    return entry, made[0] if seed == 0 else None
+
+
+def _forgotten(
+    setting: Setting, run: Path, method: str, seed: int, progress: Progress, interrupted: Callable[[], bool]
+) -> tuple[nn.Module, Mapping[str, Any]]:
+    """The model that has forgotten, with its receipt."""
+    if (run / "receipt.json").exists():  # interrupted before it was audited
+        return load(run).model, json.loads((run / "receipt.json").read_text())
+    suite, begun = setting.suite, (run / "checkpoint").exists()
+    more = {"substitutes": suite.substitutes} if suite.substitutes else {}
+    made = unlearn(
+        method,
+        Opened(load(setting.original, suite.prompt_format).model, setting.port, setting.original),
+        suite.train["forget"],
+        suite.train["retain"],
+        out=run,
+        resume=begun,
+        overwrite=run.exists() and not begun,
+        allow_overlap=True,
+        hooks=Hooks(progress=lambda d, t, _: progress(d, t, "forgetting"), interrupted=interrupted),
+        **more,
+        **{**setting.sweep.knobs_of(method), "seed": seed},
+    )
+    return made.model, made.receipt
 
 
 def _story(sweep: Sweep, suite: Suite, entries: Sequence[Entry], said: Sequence[Subject], first: Subject, command: str, key: str) -> Story:

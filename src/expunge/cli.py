@@ -263,7 +263,7 @@ def attack(
     say(f"report: {run / 'report.html'}")
 
 
-@app.command(context_settings=FREE)
+@app.command(context_settings=FREE, cls=console.OnCluster)
 def bench(
     ctx: typer.Context,
     suite: Annotated[str, typer.Argument(help="benchmark: see `expunge names benchmarks`")],
@@ -285,6 +285,14 @@ def bench(
     attack: Annotated[
         str, typer.Option(help="attacks on every model, comma-separated, e.g. quantise,reformat; knobs as --quantise:bits 4")
     ] = "",
+    ray: Annotated[
+        str,
+        typer.Option(
+            help="spread methods and seeds over a Ray cluster, whose machines must share the run folder and the cache: HOST:PORT; local "
+            "or local:4, workers of this machine; nothing, or auto: the cluster of RAY_ADDRESS or of `ray start`, else local",
+            show_default=False,
+        ),
+    ] = "",
     run: Out = Path(),
     overwrite: Overwrite = False,
 ) -> None:
@@ -299,7 +307,7 @@ def bench(
     knobs = console.knobs_from(ctx.args)
     chosen = (_listed(methods), data, split, model, seeds, holdout, limit, relearn, knobs, teach, {}, original, reference)
     sweep = Sweep(suite, *chosen, attacks=_listed(attack))
-    _sweep(sweep, run, overwrite)
+    _sweep(sweep, run, overwrite, ray)
 
 
 def _listed(names: str) -> tuple[str, ...]:
@@ -307,12 +315,12 @@ def _listed(names: str) -> tuple[str, ...]:
     return tuple(n.strip() for n in names.split(",") if n.strip())
 
 
-def _sweep(sweep: Any, run: Path, overwrite: bool) -> None:
+def _sweep(sweep: Any, run: Path, overwrite: bool, ray: str = "") -> None:
     from .bench import bench as measure
     from .report.table import render
 
     with console.progress() as show, console.interruptible() as interrupted:
-        done = measure(sweep, run, overwrite=overwrite, progress=show, interrupted=interrupted, command=_typed())
+        done = measure(sweep, run, ray=ray, overwrite=overwrite, progress=show, interrupted=interrupted, command=_typed())
     main = done.story.main[: 6 if out.width < 120 else None]
     out.print(render(list(done.entries), list(main), out.width))
     console.show_verdict([{"level": v.level, "text": v.text} for v in done.story.verdict], say)

@@ -10,7 +10,7 @@ from .core.errors import UserError
 
 # Everything that commands leave in a run folder; temporary names are these with a further suffix.
 OURS = frozenset(
-    "receipt log checkpoint model adapter guard selected audit story report observations bench sweep table entries runs".split()  # noqa: SIM905
+    "receipt log checkpoint model adapter guard selected audit story report observations bench sweep table entries attacks runs".split()  # noqa: SIM905
 )
 MODELS = frozenset({"model", "adapter", "guard"})  # by themselves they could be anybody's
 EXISTS = "the run folder {} exists: give another one, {}or replace it with --overwrite"

@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from . import cluster
 from .core import checkpoint, pool, receipt
-from .core.errors import UserError
 from .core.parts import Answer, Modality, Plan, Plans, Rows, as_plans
 from .core.pool import Pool
 from .core.request import digest
@@ -32,8 +32,9 @@ Job = tuple[Path, Callable[[], Pool]]  # where what it makes is kept
 class Work:
     """How a pool is made. Its numbers do not depend on it, but for the size of a piece, by which results are kept.
 
-    workers: processes, each with one thread; 0: this one. by: processes of this machine, or those of a Ray cluster, which must share the
-    folder. size: models of a piece: what is trained and kept as a whole. folder: where pieces are kept; None: the cache.
+    workers: processes, each with one thread; 0: this one. by: processes of this machine, or all those of a Ray cluster, which must share
+    the folder (see `cluster.connected`). size: models of a piece: what is trained and kept as a whole. folder: where pieces are kept; None:
+    the cache.
     """
 
     workers: int = 0
@@ -132,9 +133,4 @@ def _by_processes(jobs: list[Job], workers: int) -> None:
 
 
 def _by_ray(jobs: list[Job], _: int) -> None:
-    try:
-        import ray
-    except ImportError:
-        raise UserError("training on a cluster needs Ray: pip install 'expunge[ray]'") from None
-    ray.init(ignore_reinit_error=True)
-    ray.get([ray.remote(num_cpus=1)(_keep).remote(*job) for job in jobs])
+    cluster.spread(_keep, {path.name: (path.absolute(), make) for path, make in jobs}, jobs[0][0].parent)

@@ -8,6 +8,7 @@ have answers of one position. Everything is float32, stored without pickles.
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,10 +113,11 @@ class Observed:
                 "said": seen.said,
                 "kinds": {k: s.text for k, s in seen.kinds.items()},
             }
-        np.savez(folder / "observed.npz.tmp.npz", allow_pickle=False, **arrays)
-        (folder / "observed.npz.tmp.npz").replace(folder / "observed.npz")
-        (folder / "observed.json.tmp").write_text(json.dumps({"about": dict(self.about), "sets": texts}, ensure_ascii=False))
-        (folder / "observed.json.tmp").replace(folder / "observed.json")
+        mine = folder / f"observed-{uuid.uuid4().hex}"  # another process may have looked at the same model, and save it now
+        np.savez(mine.with_suffix(".npz"), allow_pickle=False, **arrays)
+        mine.with_suffix(".npz").replace(folder / "observed.npz")
+        mine.with_suffix(".json").write_text(json.dumps({"about": dict(self.about), "sets": texts}, ensure_ascii=False))
+        mine.with_suffix(".json").replace(folder / "observed.json")
 
     @classmethod
     def load(cls, folder: Path) -> Observed:
