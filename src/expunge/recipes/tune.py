@@ -13,6 +13,7 @@ import copy
 import itertools
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from expunge import resolve
 from expunge.audit.metrics.tofu import truth_ratios
 from expunge.audit.observe import Wants
 from expunge.audit.subjects import Subject, examine
+from expunge.audit.suite import Suite
 from expunge.bench import Sweep
 from expunge.core import catalog, receipt
 from expunge.core.errors import UserError
@@ -65,6 +67,25 @@ GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
     "lunar": {"layers": ((0,), (1,), (2,)), "fit": ("trained", "closed"), "c": (2.0, 8.0)},
     "stamp": {"layers": ((1,), (0, 1, 2)), "positions": ("last", "said"), "weight": (1.0, 10.0)},
 }
+# TOFU with the `tiny` model, where a setting takes a minute: the same three epochs and four settings for every method.
+RATES = (1e-4, 3e-4, 1e-3, 3e-3)
+THREE = {"batch": 16, "epochs": 3}
+TOFU: dict[str, dict[str, tuple[Any, ...]]] = {
+    "sam": {"lr": (3e-4, 1e-3), "rho": (0.01, 0.1)},
+    "random_smoothing": {"lr": (3e-4, 1e-3), "sigma": (1e-3, 1e-2)},
+    "gradient_penalty": {"lr": (3e-4, 1e-3), "kappa": (0.01, 0.1)},
+    "curvature": {"lr": (3e-4, 1e-3), "kappa": (1.0, 10.0)},
+    "weight_averaging": {"lr": RATES, "start": (20,), "every": (4,)},
+    "wagle": {"lr": (3e-4, 1e-3), "fraction": (0.5, 0.95)},
+    "gradient_projection": {"lr": (3e-4, 1e-3), "when": ("conflict", "always")},
+    "pop": {"lr": (3e-4, 1e-3), "retain_weight": (1.0, 10.0)},
+    "kfade": {"epsilon": (0.005, 0.02, 0.1, 0.5), "share": (0.05,)},
+    "srmu": {"lr": (1e-2,), "layer": (2,), "steps": (0,), "length": (6.5, 20.0, 60.0, 200.0)},
+    "rmu": {"lr": (1e-2,), "layer": (2,), "steps": (0,), "coefficient": (6.5, 20.0, 60.0, 200.0)},
+    "icu": {"lr": RATES, "unseen": (True,)},
+    "lunar": {"layers": ((1,), (2,)), "c": (2.0, 8.0)},
+    "stamp": {"layers": ((1,), (0, 1, 2, 3)), "weight": (1.0, 10.0)},
+}
 # Classifiers: rates are of another scale, and one-shot edits have strengths in the place of rates. About eight settings each.
 IMAGES: dict[str, dict[str, tuple[Any, ...]]] = {
     "ga": {"lr": (1e-4, 3e-4, 1e-3, 3e-3), "epochs": (2, 5)},
@@ -89,19 +110,22 @@ IMAGES: dict[str, dict[str, tuple[Any, ...]]] = {
     "npo": {"lr": (3e-4, 1e-3, 3e-3, 1e-2), "epochs": (2, 5)},
 }
 CONTROLS = ("retrain", "random_weights", "input_filter")  # nothing to choose
-WANTS = Wants(moments=False, gradnorm=False)
 VALIDATION_SEED = 1
+ROWS = 100  # of each set of TOFU that are looked at
 
 
-def settings(method: str, images: bool = False) -> Iterator[dict[str, Any]]:
+def settings(method: str, suite: str = "people", images: bool = False) -> Iterator[dict[str, Any]]:
     """The grid, as far as the method has those knobs."""
     if images:
         chosen = IMAGES.get(method, GRID)
         yield from (dict(zip(chosen, values, strict=True)) for values in itertools.product(*chosen.values()))
         return
     known = {k.name for k in resolve.knobs(method)}
-    grid = {k: v for k, v in GRIDS.get(method, GRID).items() if k in known}
-    fixed = {k: v for k, v in {**FIXED, **SPECIAL.get(method, {})}.items() if k in known}
+    own, common = (
+        (TOFU.get(method, {"lr": RATES}), THREE) if suite == "tofu" else (GRIDS.get(method, GRID), {**FIXED, **SPECIAL.get(method, {})})
+    )
+    grid = {k: v for k, v in own.items() if k in known}
+    fixed = {k: v for k, v in common.items() if k in known}
     for values in itertools.product(*grid.values()):
         yield {**fixed, **dict(zip(grid, values, strict=True))}
 
@@ -124,6 +148,19 @@ def _as_classifiers(mine: Subject, retrained: Subject) -> float:
     return float(hmean([max(x, 1e-6) for x in (min(1.0, utility), *near)]))
 
 
+def elsewhere(suite: Suite, rows: int) -> Suite:
+    """The same suite with other rows to forget, where nothing can be drawn anew: the first of the retain rows that have wrong answers."""
+    forget, retain = suite.sets["retain"][:rows], suite.sets["retain"][rows : 2 * rows]
+    taken = {(r["question"], r["answer"]) for r in forget}
+    rest = [r for r in suite.train["retain"] if (r["question"], r["answer"]) not in taken]
+    return replace(suite, sets={**suite.sets, "forget": forget, "retain": retain}, train={**suite.train, "forget": forget, "retain": rest})
+
+
+def _wants(suite: str) -> Wants:
+    """No generation for TOFU: what a model that knows it alone says of the world has no words of the answer, so utility would be 0."""
+    return Wants(said=suite != "tofu", moments=False, gradnorm=False)
+
+
 def tune(sweep: Sweep, methods: list[str], path: Path) -> None:
     """Fill the file of a case method by method; what is in it already is kept."""
     suite = sweep.made()
@@ -132,30 +169,39 @@ def tune(sweep: Sweep, methods: list[str], path: Path) -> None:
     made = [train(suite.train[w], sweep.model, **more) for w in ("full", "retain")]
     read = ("forget", "retain", "real_authors", "world_facts", *(("holdout",) if suite.labels else ()))
     sets = {n: suite.sets[n] for n in read if n in suite.sets}
-    retrained = examine(made[1].model, made[1].port, sets, name="retrained", role="retrained", wants=WANTS)
+    if sweep.suite == "tofu":
+        sets = {n: rows[:ROWS] for n, rows in sets.items()}
+    retrained = examine(made[1].model, made[1].port, sets, name="retrained", role="retrained", wants=_wants(sweep.suite))
+    if sweep.suite == "tofu":
+        suite = elsewhere(suite, len(suite.sets["forget"]))
+        sets = {**sets, "forget": suite.sets["forget"][:ROWS], "retain": suite.sets["retain"][:ROWS]}
     for method in methods:
         tried = []
-        for knobs in settings(method, images=bool(suite.labels)):
+        for knobs in settings(method, sweep.suite, images=bool(suite.labels)):
             opened = Opened(copy.deepcopy(made[0].model), made[0].port, "original")
-            tried.append({"knobs": knobs, **_tried(opened, method, knobs, suite, sets, retrained)})
+            tried.append({"knobs": knobs, **_tried(opened, method, knobs, suite, sets, retrained, _wants(sweep.suite))})
             print(method, json.dumps(tried[-1]), flush=True)
         best: Mapping[str, Any] = max(tried, key=lambda t: t["goodness"])
         found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}  # now, as others may have written
-        how = {"suite": suite.name, "seed": VALIDATION_SEED, "grid": {k: list(v) for k, v in GRID.items()}}
+        grid = {"lr": RATES} if sweep.suite == "tofu" else GRID
+        name = f"{suite.name}, other authors forgotten, {ROWS} rows of each set, without ROUGE" if sweep.suite == "tofu" else suite.name
+        how = {"suite": name, "seed": VALIDATION_SEED, "grid": {k: list(v) for k, v in grid.items()}}
         found["tuning"] = {**how, **found.get("tuning", {})}
         found["methods"] = dict(sorted({**found.get("methods", {}), method: best["knobs"]}.items()))
         found["tuning"].setdefault("tried", {})[method] = tried
         receipt.write(path, found)
 
 
-def _tried(opened: Opened, method: str, knobs: Mapping[str, Any], suite: Any, sets: Any, retrained: Subject) -> dict[str, Any]:
+def _tried(
+    opened: Opened, method: str, knobs: Mapping[str, Any], suite: Any, sets: Any, retrained: Subject, wants: Wants
+) -> dict[str, Any]:
     answers = suite.substitutes
     rows = {"substitutes": answers, "holdout": None if suite.labels else suite.sets.get("holdout")}
     try:
         made = unlearn(method, opened, suite.train["forget"], suite.train["retain"], allow_overlap=True, **rows, **knobs)
     except UserError as error:
         return {"goodness": 0.0, "why": str(error)}
-    mine = examine(made.model, made.port, sets, name=method, retrained=retrained.seen, wants=WANTS)
+    mine = examine(made.model, made.port, sets, name=method, retrained=retrained.seen, wants=wants)
     shown = ("model_utility", "forget_quality", "forget_probability", "extraction_strength", "forget_accuracy", "test_forget_accuracy")
     return {"goodness": round(goodness(mine, retrained), 4), **{n: round(mine.scores[n]["value"], 6) for n in shown if n in mine.scores}}
 
@@ -166,10 +212,22 @@ def main() -> None:
     parser.add_argument("--model", default="micro")
     parser.add_argument("--split", default="")
     parser.add_argument("--methods", default="")
+    parser.add_argument("--data", default="", help="where the benchmark's data are")
+    parser.add_argument("--holdout", default="")
+    parser.add_argument("--train", action="append", default=[], metavar="NAME=VALUE", help="how the models are trained")
     args = parser.parse_args()
     methods = args.methods.split(",") if args.methods else [n for n in catalog.names() if n not in CONTROLS]
     # the tuning split is another draw of the people; where a benchmark cannot be drawn anew, another split
-    sweep = Sweep(args.suite, tuple(methods), model=args.model, split=args.split, draw=VALIDATION_SEED)
+    sweep = Sweep(
+        args.suite,
+        tuple(methods),
+        data=args.data,
+        model=args.model,
+        split=args.split,
+        holdout=args.holdout,
+        train=dict(t.split("=", 1) for t in args.train),
+        draw=VALIDATION_SEED,
+    )
     tune(sweep, methods, Path(__file__).parent / f"{args.suite}-{args.model}.json")
 
 
