@@ -18,6 +18,7 @@ from expunge.core.adapters import is_adapted
 from expunge.core.errors import UserError
 from expunge.core.knobs import part
 from expunge.core.parts import Part, Rows
+from expunge.core.prompts import prompts
 from expunge.core.step import View
 from expunge.methods.objectives.rmu import LAST
 
@@ -79,7 +80,7 @@ def reference(view: View) -> Rows:
     """Questions that the model refuses, with refusals: those of the request, else invented ones with the refusals of the request."""
     rows = view.rows("substitutes")
     asked = view.port.counts(rows)["tokens"] > 0
-    return rows if asked else view.port.unanswerable(rows["answer_text"])  # type: ignore[attr-defined, no-any-return]
+    return rows if asked else prompts(view.port).unanswerable(rows["answer_text"])
 
 
 def seen(view: View, rows: Rows, reads: Sequence[Read], skip: Sequence[int] = (), batch: int = 16) -> Iterator[list[Tensor]]:

@@ -15,6 +15,7 @@ import re
 from expunge.core.errors import UserError
 from expunge.core.knobs import knob, part
 from expunge.core.parts import Need, Plan, Rows, Selector, Sets, Train
+from expunge.core.prompts import prompts
 from expunge.core.step import View
 from expunge.methods.objectives.dpo import DPO
 from expunge.methods.terms import NLL
@@ -49,7 +50,7 @@ class Alternates(Selector):
         return {**sets, "forget": rows.take(places).add(alternate=[a for row in answers for a in row])}
 
     def _made(self, rows: Rows, view: View) -> list[list[str]]:
-        asked = view.port.ask(rows, self.request)  # type: ignore[attr-defined]
+        asked = prompts(view.port).ask(rows, self.request)
         many = asked.take([i for i in range(len(rows)) for _ in range(self.draws)])
         said = [before_next(t) for t in view.port.decode(view.generate(many, self.length, sample=True, temperature=self.heat))]
         return [[t for t in said[i : i + self.draws] if t] for i in range(0, len(said), self.draws)]

@@ -30,6 +30,7 @@ from expunge.audit.metrics.memorization import extraction_likelihood
 from expunge.core.errors import UserError
 from expunge.core.knobs import knob, part
 from expunge.core.parts import Need, Objective, Plan, Rows, Selector, Sets, State, Stop, Train
+from expunge.core.prompts import prompts
 from expunge.core.step import Step, View
 from expunge.methods.terms import NLL, Ascent, hits
 
@@ -49,7 +50,7 @@ class Neighbours(Selector):
 
     def _halves(self, rows: Rows, view: View) -> tuple[list[str], list[str]]:
         """Questions with their answers; of a text, its second half."""
-        later = view.port.begun(rows, starts(rows, view, 0.5))  # type: ignore[attr-defined]
+        later = prompts(view.port).begun(rows, starts(rows, view, 0.5))
         return view.port.question(rows), view.port.said(later)
 
 
@@ -68,7 +69,7 @@ class Recited(Selector):
     needs = frozenset({Need.GENERATE})
 
     def pick(self, sets: Sets, view: View) -> Sets:
-        rows = view.port.begun(view.forget, starts(view.forget, view, self.given))  # type: ignore[attr-defined]
+        rows = prompts(view.port).begun(view.forget, starts(view.forget, view, self.given))
         sizes = [int(view.port.counts(rows.take([i]))["labels"]) for i in range(len(rows))]
         said = view.port.decode([a[:n] for a, n in zip(view.generate(rows, max(sizes)), sizes, strict=True)])
         low = [[bleu(own, true) < self.bleu for own, true in zip(said, view.port.said(rows), strict=True)]]
@@ -126,7 +127,7 @@ class Forgotten(Stop):
         lengths = [min(self.n, len(a)) for a in answers]
         first = [min(s, len(a) - k) for s, a, k in zip(starts(rows, view, self.given), answers, lengths, strict=True)]
         asked = [(i, t) for i, a in enumerate(answers) for t in range(first[i], len(a) - lengths[i] + 1)]
-        begun = view.port.begun(rows.take([i for i, _ in asked]), [t for _, t in asked])  # type: ignore[attr-defined]
+        begun = prompts(view.port).begun(rows.take([i for i, _ in asked]), [t for _, t in asked])
         said: list[list[list[int]]] = [[] for _ in answers]
         for (i, t), own in zip(asked, view.generate(begun, max(map(len, answers))), strict=True):
             said[i].append(own[: len(answers[i]) - t])

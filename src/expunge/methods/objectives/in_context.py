@@ -24,6 +24,7 @@ from expunge.audit.lens import logit_lens
 from expunge.core.errors import UserError
 from expunge.core.knobs import knob, part
 from expunge.core.parts import GradCall, Grads, Modality, Need, Objective, Plan, Rows, Selector, Sets, Train, Update
+from expunge.core.prompts import prompts
 from expunge.core.step import Step, View
 
 OPEN, CLOSE = "<<UNL>>", "<</UNL>>"
@@ -39,7 +40,7 @@ def wrapped(question: str, knowledge: str) -> str:
 def ask(port: Modality, rows: Rows, knowledge: Sequence[str], name: str = "wrapped") -> Rows:
     """The same rows with some knowledge before each question."""
     asked = [wrapped(q, k) for q, k in zip(port.question(rows), knowledge, strict=True)]
-    return port.reask(rows, asked, name)  # type: ignore[attr-defined,no-any-return]
+    return prompts(port).reask(rows, asked, name)
 
 
 @part
@@ -56,7 +57,7 @@ class Contexts(Selector):
         return frozenset({"forget", "retain"}) if self.facts == "all" else frozenset({"retain"})
 
     def prepare(self, model: nn.Module, port: Modality, seed: int) -> None:
-        port.admit(model, (OPEN, CLOSE), seed)  # type: ignore[attr-defined]
+        prompts(port).admit(model, (OPEN, CLOSE), seed)
 
     def pick(self, sets: Sets, view: View) -> Sets:
         rows = view.forget.join(view.retain) if self.facts == "all" else view.retain
@@ -120,7 +121,7 @@ class LastBlocks(Update):
     def holds(self, step: Step) -> list[Tensor] | None:
         model, port = step.model, step.port
         free = {id(p) for tap in port.blocks(model)[-self.blocks :] for p in port.module(model, tap).parameters()}
-        own = dict(port.places(model, (OPEN, CLOSE)))  # type: ignore[attr-defined]
+        own = dict(prompts(port).places(model, (OPEN, CLOSE)))
         held = []
         for p in step.params:
             mask = torch.full((p.shape[0], *[1] * (p.dim() - 1)), id(p) not in free, device=p.device)
