@@ -40,6 +40,7 @@ from .unlearning import unlearn
 SIZES = {
     "people": "micro",
     "strangers": "micro",
+    "pistol": "micro",
     "tofu": "tiny",
     "digits": "resnet-nano",
     "biased_digits": "resnet-nano",

@@ -2,8 +2,9 @@
 
 `python -m expunge.recipes.tune --suite people --model micro` writes `people-micro.json` beside this file, the whole grid included. The
 goodness of a setting is the harmonic mean of closenesses to the retrained model, each from 0 to 1: of its utility (more is no better than
-as much) and, of language models, of its truth ratios on the forget set (1 - the Kolmogorov-Smirnov distance) and of its extraction
-strength; of classifiers, of accuracy on forgotten items, on unseen items of forgotten classes, and of the loss attack's AUC.
+as much) and, of language models, of its truth ratios on the forget set (1 - the Kolmogorov-Smirnov distance; where there are no wrong
+answers, of its ROUGE) and of its extraction strength; of classifiers, of accuracy on forgotten items, on unseen items of forgotten classes,
+and of the loss attack's AUC.
 """
 
 from __future__ import annotations
@@ -134,11 +135,19 @@ def goodness(mine: Subject, retrained: Subject) -> float:
     """How near a model is to the retrained one, 0 to 1."""
     if mine.seen.modality == "image":
         return _as_classifiers(mine, retrained)
+    if "forget_truth_ratio" not in retrained.scores:
+        return _without_wrong_answers(mine, retrained)
     a, b = (truth_ratios(s.seen.sets["forget"]) for s in (mine, retrained))
     utility = [s.scores["model_utility"]["value"] for s in (mine, retrained)]
     extracted = [s.scores["extraction_strength"]["value"] for s in (mine, retrained)]
     near = [min(1.0, utility[0] / utility[1]), 1 - ks_2samp(a, b).statistic, 1 - abs(extracted[0] - extracted[1])]
     return float(hmean([max(x, 1e-6) for x in near]))
+
+
+def _without_wrong_answers(mine: Subject, retrained: Subject) -> float:
+    kept = min(1.0, mine.scores["retain_rouge"]["value"] / retrained.scores["retain_rouge"]["value"])
+    near = [1 - abs(mine.scores[n]["value"] - retrained.scores[n]["value"]) for n in ("forget_rouge", "extraction_strength")]
+    return float(hmean([max(x, 1e-6) for x in (kept, *near)]))
 
 
 def _as_classifiers(mine: Subject, retrained: Subject) -> float:
@@ -202,7 +211,8 @@ def _tried(
     except UserError as error:
         return {"goodness": 0.0, "why": str(error)}
     mine = examine(made.model, made.port, sets, name=method, retrained=retrained.seen, wants=wants)
-    shown = ("model_utility", "forget_quality", "forget_probability", "extraction_strength", "forget_accuracy", "test_forget_accuracy")
+    shown = ("model_utility", "forget_quality", "retain_rouge", "forget_rouge", "forget_probability", "extraction_strength")
+    shown += ("forget_accuracy", "test_forget_accuracy")
     return {"goodness": round(goodness(mine, retrained), 4), **{n: round(mine.scores[n]["value"], 6) for n in shown if n in mine.scores}}
 
 
