@@ -214,8 +214,7 @@ def limits(found: Mapping[str, Found]) -> list[str]:
 
 BUILT_IN = [
     "A model that changes its scores after the head (a soft cap, a scale) is read with the logits of a whole batch.",
-    "Training holds the logits at all labels of a micro-batch, several times over: with a large vocabulary, `--micro` is what bounds them. "
-    "It does not bound those of reference log-probabilities, which are taken of a fixed number of rows at a time.",
+    "Training holds the logits at all labels of a micro-batch, several times over: with a large vocabulary, `--micro` is what bounds them.",
     "Gradient norms hold the logits of one row at least, however long it is.",
     "The rows, their tokens and a few numbers a label are kept in memory; everything else is streamed.",
 ]

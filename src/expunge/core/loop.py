@@ -174,7 +174,8 @@ class _Stage:
         if Need.REFERENCE in plan.needed() or any(p.reads & late for p in asks):
             names = trainable(r.model)
             r.models["reference"] = weights_of(r.model, names) if source is None else {n: w for n, w in source.items() if n in names}
-        r.ref_logp = remember(r, self.chosen, frozenset[str]().union(*(p.reads - late for p in asks)), source)
+        known = frozenset[str]().union(*(p.reads - late for p in asks))
+        r.ref_logp = remember(r, self.chosen, known, source, min(32, self.train.micro or 32))
         r.state = {f"/{n}": p.begin(self.view.at(n, p)) for n, p in self.parts.items()}
 
     def _pick(self, when: str, sets: Sets, view: View) -> Sets:
