@@ -18,14 +18,14 @@ from .report.table import markdown
 
 COST = "cost"
 COLUMNS = {  # what a column is about, and the scores that stand for it, the first that there is
-    "forgetting": ("forget_truth_ratio", "forget_accuracy"),
+    "forgetting": ("forget_truth_ratio", "forget_accuracy", "forget_rouge"),
     "what is left": ("model_utility",),
     "what is kept": ("retain_probability", "retain_accuracy"),
     "privacy": ("mia_min_k", "mia_loss"),
     "robustness": ("worst_attack",),
     "price": (COST,),
 }
-QUALITY = {"forget_accuracy": "h_lr"}  # what is drawn against utility, where it is not forget_quality
+QUALITY = {"forget_accuracy": "h_lr", "forget_rouge": "forget_rouge"}  # what is drawn against utility, where it is not forget_quality
 HEAD = "<!-- Made by `make docs` from results/; run the commands below to make these again. -->\n"
 
 
@@ -40,7 +40,7 @@ class Board:
 
     @property
     def columns(self) -> list[str]:
-        known = {n for e in self.entries for n in e.scores}
+        known = {n for e in self.entries for n, s in e.scores.items() if s.value is not None}
         return [found for scores in COLUMNS.values() if (found := next((n for n in scores if n in known), ""))]
 
     @property

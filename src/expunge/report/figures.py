@@ -59,7 +59,10 @@ def tradeoff(story: Story, rows: Sequence[Group]) -> Panel | None:
     joined = sorted((m.x, m.y) for m in marks if m.css == "best")
     marks.sort(key=lambda m: m.css == "")  # labels of controls and of the best find their place first
     x_axis = _fit(f"{plain(story.utility)} →", [v for m in marks for v in (m.x, *(m.x_bar or ()))], toward_x == "lower")
-    ys, title = [v for m in marks for v in (m.y, *(m.y_bar or ()))], f"↑ {plain(story.quality)}"
+    ys, title = (
+        [v for m in marks for v in (m.y, *(m.y_bar or ()))],
+        f"{'≈' if toward_y == 'retrained' and not p else '↑'} {plain(story.quality)}",
+    )
     guides: list[Guide | None] = [None, None]
     if p:
         lowest = min([*ys, math.log10(SAME) - 1])
