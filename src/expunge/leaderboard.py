@@ -25,7 +25,7 @@ COLUMNS = {  # what a column is about, and the scores that stand for it, the fir
     "robustness": ("worst_attack",),
     "price": (COST,),
 }
-QUALITY = {"forget_accuracy": "h_lr", "forget_rouge": "forget_rouge"}  # what is drawn against utility, where it is not forget_quality
+QUALITY = {"forget_accuracy": "h_lr", "forget_rouge": "worst_attack"}  # what is drawn against utility, where it is not forget_quality
 HEAD = "<!-- Made by `make docs` from results/; run the commands below to make these again. -->\n"
 
 
@@ -51,7 +51,7 @@ class Board:
             subtitle="Means and 95 % intervals over seeds; press a heading to sort",
             models=list(self.entries),
             command="\n".join(self.commands),
-            main=[quality, *self.columns],
+            main=list(dict.fromkeys([quality, *self.columns])),
             quality=quality,
         )
 
