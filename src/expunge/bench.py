@@ -352,6 +352,7 @@ def _write(folder: Path, sweep: Sweep, entries: Sequence[Entry], told: Story, co
             "versions": receipt.versions(),
             "machine": receipt.machine(),
         },
+        deep=False,
     )
     (folder / "table.md").write_text(markdown(list(entries), list(told.main)) + "\n")
     receipt.write(folder / "story.json", json.loads(told.to_json()))

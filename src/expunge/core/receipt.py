@@ -106,9 +106,19 @@ def describe(plans: Plans) -> list[dict[str, Any]]:
     return stages
 
 
-def write(path: Path, data: Mapping[str, Any]) -> None:
-    """JSON under a temporary name, then renamed."""
+def write(path: Path, data: Mapping[str, Any], deep: bool = True) -> None:
+    """JSON under a temporary name, then renamed. deep: indented at every level; else each value, and each of a list, has one line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(data, indent=2, ensure_ascii=False, default=plain) + "\n")
+    temporary.write_text((json.dumps(data, indent=2, ensure_ascii=False, default=plain) if deep else _by_line(data)) + "\n")
     temporary.replace(path)
+
+
+def _by_line(data: Mapping[str, Any]) -> str:
+    def said(value: Any) -> str:
+        return json.dumps(value, ensure_ascii=False, default=plain)
+
+    def listed(value: Any) -> str:
+        return "[\n    " + ",\n    ".join(map(said, value)) + "\n  ]" if isinstance(value, list) and value else said(value)
+
+    return "{\n" + ",\n".join(f"  {said(n)}: {listed(v)}" for n, v in data.items()) + "\n}"
