@@ -26,6 +26,8 @@ from expunge.models import llama, vision
 
 MAKERS = (
     "core/loop.py",
+    "core/gradient.py",
+    "core/record.py",
     "core/parts.py",
     "core/step.py",
     "modalities/text.py",
