@@ -16,8 +16,8 @@ import torch
 from performance import _bench as bench
 from torch import Tensor
 
+from expunge.audit._gradients import BACK, mean_gradient_norms
 from expunge.audit._teacher_forced import batches
-from expunge.audit.observe import BACK, mean_gradient_norms
 from expunge.benchmarks import digits
 from expunge.core import stats
 from expunge.core.parts import Answer, Rows

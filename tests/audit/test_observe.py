@@ -15,7 +15,8 @@ from torch import nn
 import classified
 import expunge
 import worlds
-from expunge.audit.observe import BACK, ROOM, Wants, mean_gradient_norms, observe, positions
+from expunge.audit._gradients import BACK, ROOM, mean_gradient_norms, positions
+from expunge.audit.observe import Wants, observe
 from expunge.audit.observed import Observed
 
 RECORDS = [
@@ -106,6 +107,28 @@ def test_one_pass_sees_what_a_forward_of_each_set_and_drafts_change_nothing(text
             assert (other.gradnorm is None) == (seen.gradnorm is None) == (name not in ("forget", "holdout"))
             if seen.gradnorm is not None and other.gradnorm is not None:
                 assert np.allclose(other.gradnorm, seen.gradnorm, rtol=1e-4)
+
+
+def test_answers_whose_gradients_are_taken_are_not_read_again(text: worlds.World, monkeypatch: pytest.MonkeyPatch) -> None:
+    records, model = {n: trained_on(text, n, 7) for n in ("forget", "retain", "holdout")}, text.model()
+    plain, asked = type(text.port).read, list[tuple[str, int]]()
+
+    def read(port: Any, model: nn.Module, sets: Sequence[Any], *more: Any) -> Any:
+        asked.extend((rows.name, len(rows)) for rows in sets)
+        return plain(port, model, sets, *more)
+
+    monkeypatch.setattr(type(text.port), "read", read)
+    seen = [observe(model, text.port, records, wants=Wants(gradnorm=wanted)) for wanted in (True, False)]
+    first, second = asked[:7], asked[7:]  # three kinds of three sets, but for two that have been heard
+    assert sorted([*first, ("forget", 7), ("holdout", 7)]) == sorted(second)
+    assert seen[0].about["recited"] == seen[1].about["recited"] != 0
+    for name, one in seen[0].sets.items():
+        other = seen[1].sets[name]
+        assert one.said == other.said
+        assert [*one.kinds] == [*other.kinds]
+        for kind, scored in one.kinds.items():
+            assert np.abs(scored.logp - other.kinds[kind].logp).max() < 2e-5
+            assert np.array_equal(scored.hit, other.kinds[kind].hit)
 
 
 def test_gradient_norms_leave_an_end_label_out(text: worlds.World) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -21,17 +21,17 @@ from modalities import makers
 BATCHES = [[3, 0, 8, 1], [2, 4, 5, 6, 7]]
 
 
-def losses(answer: Answer, rows: Rows) -> Tensor:
+def losses(answer: Answer, places: Sequence[int]) -> Tensor:
     return -answer.logp.mean()
 
 
-def alone(model: nn.Module, port: Any, rows: Rows, loss: Callable[[Answer, Rows], Tensor] = losses) -> Tensor:
+def alone(model: nn.Module, port: Any, rows: Rows, loss: Callable[[Answer, Sequence[int]], Tensor] = losses) -> Tensor:
     """Norms of the gradients as autograd gives them for each row, (rows, tensors)."""
     found = []
     params = [p.requires_grad_() for p in model.parameters()]
     for i in range(len(rows)):
         mine = rows.take([i])
-        grads = torch.autograd.grad(loss(port.forward(model, [mine])[0], mine).sum(), params, allow_unused=True)
+        grads = torch.autograd.grad(loss(port.forward(model, [mine])[0], [i]).sum(), params, allow_unused=True)
         found.append(torch.stack([torch.zeros(()) if g is None else g.norm().float() for g in grads]))
     return torch.stack(found)
 
@@ -116,7 +116,7 @@ def test_long_rows_are_multiplied_out(port: Text, monkeypatch: pytest.MonkeyPatc
 def test_losses_that_leave_labels_out(port: Text) -> None:
     model, rows = makers.model("llama-tied"), sentences()
 
-    def first(answer: Answer, rows: Rows) -> Tensor:
+    def first(answer: Answer, places: Sequence[int]) -> Tensor:
         begins = answer.logp.lengths.cumsum(0) - answer.logp.lengths
         return -answer.logp.values[begins]
 

@@ -11,9 +11,10 @@ import makers
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers.cache_utils import DynamicLayer
 
 from expunge.core.errors import UserError
-from expunge.modalities._generate import generate
+from expunge.modalities._generate import SPARE, Roomy, generate
 from expunge.modalities.text import Text
 
 # Of unequal lengths, some longer than a sliding window, two equal.
@@ -188,3 +189,32 @@ def test_a_trained_model_gives_its_answers_and_ends_them(text: Any) -> None:
     assert right >= 0.9 * len(rows)
     again = text.port.relabel(rows, said, "said")
     assert sum(a == b for a, b in zip(again["answer"], rows["answer"], strict=True)) == right
+
+
+# the cache
+
+
+def test_room_for_keys_and_values_changes_none_of_them() -> None:
+    torch.manual_seed(0)
+    mine, library = Roomy(), DynamicLayer()
+    rows, kept = 5, torch.tensor([2, 0, 1])
+    for tokens in (7, 1, 1, SPARE - 2, 1, 0, 1, 3):
+        if not tokens:  # some rows are over
+            rows = len(kept)
+            mine.batch_select_indices(kept)
+            library.batch_select_indices(kept)
+            continue
+        new = torch.randn(rows, 2, tokens, 4), torch.randn(rows, 2, tokens, 4)
+        for a, b in zip(mine.update(*new), library.update(*new), strict=True):
+            assert torch.equal(a, b)
+        assert mine.get_seq_length() == library.get_seq_length()
+
+
+def test_keys_and_values_are_not_copied_for_every_token() -> None:
+    layer = Roomy()
+    layer.update(torch.zeros(1, 1, 4, 2), torch.zeros(1, 1, 4, 2))
+    places = set()
+    for _ in range(SPARE):
+        layer.update(torch.ones(1, 1, 1, 2), torch.ones(1, 1, 1, 2))
+        places.add(layer.keys.data_ptr())
+    assert len(places) == 1

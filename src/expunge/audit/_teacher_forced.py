@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from expunge.core.parts import Answer, Modality, Need, Rows
@@ -18,33 +19,39 @@ VARIANCE = 1e-6  # smallest variance of a position's log-probability
 
 Kinds = Mapping[str, tuple[Rows, list[int]]]  # rows by kind of answer, with the item that each belongs to
 Members = Callable[[str, str], bool]  # set, kind -> whether moments are wanted
+Told = Sequence[Mapping[str, Any]]  # of each row, what was seen of its labels: logp, hit and, where wanted, mean and std
+Place = tuple[str, str]  # set, kind
 
 
 def score_all(
-    model: nn.Module, port: Modality, rows: Mapping[str, Kinds], moments: Members, progress: Callable[[float], None]
+    model: nn.Module,
+    port: Modality,
+    rows: Mapping[str, Kinds],
+    moments: Members,
+    progress: Callable[[float], None],
+    told: Mapping[Place, Told] = {},
 ) -> tuple[dict[str, dict[str, Scored]], Any]:
-    """Answers of all sets and kinds, and the port's own reading of them, where it has one."""
-    places = [(name, kind) for name, kinds in rows.items() for kind in kinds]
-    if not hasattr(port, "read"):
-        done, out = 0, dict[str, dict[str, Scored]]()
+    """Answers of all sets and kinds, and the port's own reading of them, where it has one. told: what need not be read any more."""
+    seen, reading = dict(told), None
+    places = [(name, kind) for name, kinds in rows.items() for kind in kinds if (name, kind) not in told]
+    if hasattr(port, "read"):
+        reading = port.read(model, [rows[n][k][0] for n, k in places], [moments(n, k) for n, k in places], progress)
+        first = 0
         for name, kind in places:
-            some, item = rows[name][kind]
-            out.setdefault(name, {})[kind] = score(model, port, some, item, moments(name, kind))
-            done += len(some)
-            progress(done / sum(len(r) for kinds in rows.values() for r, _ in kinds.values()))
-        return out, None
-    reading = port.read(model, [rows[n][k][0] for n, k in places], [moments(n, k) for n, k in places], progress)
-    first, out = 0, {}
-    for name, kind in places:
-        some, item = rows[name][kind]
-        out.setdefault(name, {})[kind] = packed(
-            port, some, item, [reading.of(i, moments(name, kind)) for i in range(first, first + len(some))]
-        )
-        first += len(some)
-    return out, reading
+            some = range(first, first + len(rows[name][kind][0]))
+            seen[name, kind] = [reading.of(i, moments(name, kind)) for i in some]
+            first = some.stop
+    else:
+        done, total = 0, sum(len(rows[n][k][0]) for n, k in places)
+        for name, kind in places:
+            some_rows = rows[name][kind][0]
+            seen[name, kind] = score(model, port, some_rows, moments(name, kind))
+            done += len(some_rows)
+            progress(done / total)
+    return {n: {k: packed(port, r, item, seen[n, k]) for k, (r, item) in kinds.items()} for n, kinds in rows.items()}, reading
 
 
-def packed(port: Modality, rows: Rows, item: Sequence[int], parts: Sequence[Mapping[str, Any]]) -> Scored:
+def packed(port: Modality, rows: Rows, item: Sequence[int], parts: Told) -> Scored:
     """What was seen of rows, one behind the other."""
     lengths = [len(p["logp"]) for p in parts]
     names = parts[0] if parts else {}
@@ -73,30 +80,29 @@ def score(
     model: nn.Module,
     port: Modality,
     rows: Rows,
-    item: Sequence[int],
     moments: bool,
     taps: tuple[str, ...] = (),
     keep: Callable[[Answer], None] = lambda answer: None,
-) -> Scored:
+) -> Told:
     """What a model says of rows. keep: what else to do with the answers of each forward, which see `taps`."""
-    parts: list[dict[str, Any]] = [{} for _ in range(len(rows))]
+    parts: list[Mapping[str, Any]] = [{} for _ in range(len(rows))]
     for places in batches(port, rows):
         answer = port.forward(model, [rows.take(places)], taps)[0]
         keep(answer)
-        for name, values in _read(answer, moments).items():
-            for place, value in zip(places, values, strict=True):
-                parts[place][name] = value
-    return packed(port, rows, item, parts)
+        for place, part in zip(places, read(answer, moments), strict=True):
+            parts[place] = part
+    return parts
 
 
-def _read(answer: Answer, moments: bool) -> dict[str, list[Any]]:
+@torch.no_grad()
+def read(answer: Answer, moments: bool) -> list[dict[str, Any]]:
     """Per row: log-probs, hits and, if asked for, mean and deviation of log p under the model's own distribution."""
     scores, logp = answer.scores.values, answer.logp
     best = scores.amax(-1)
     hit = scores.gather(-1, answer.labels[:, None])[:, 0] >= best
     if (tied := hit & ((scores == best[:, None]).sum(-1) > 1)).any():  # a model that says nothing says everything equally
         hit[tied] = scores[tied].argmax(-1) == answer.labels[tied]
-    found = {"logp": logp.values, "hit": hit}
+    found = {"logp": logp.values.detach(), "hit": hit}
     if moments:
         log = answer.dist.values
         p = log.exp()
@@ -104,7 +110,5 @@ def _read(answer: Answer, moments: bool) -> dict[str, list[Any]]:
         variance = (p * log.square()).sum(-1) - mean.square()
         found |= {"mean": mean, "std": variance.clamp_min(VARIANCE).sqrt()}
     lengths = logp.lengths.tolist()
-    return {
-        n: [x.numpy() for x in v.float().cpu().split(lengths)] if n != "hit" else [x.numpy() for x in v.cpu().split(lengths)]
-        for n, v in found.items()
-    }
+    by_row = {n: (v if n == "hit" else v.float()).cpu().split(lengths) for n, v in found.items()}
+    return [{n: v[i].numpy() for n, v in by_row.items()} for i in range(logp.rows)]

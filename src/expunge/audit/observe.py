@@ -18,13 +18,11 @@ from expunge.core.parts import Answer, Modality, Need, Rows
 from expunge.core.receipt import hash_weights
 from expunge.core.record import evaluating
 from expunge.core.request import digest
-from expunge.core.stats import gradient_norms
 
-from ._teacher_forced import Kinds, batches, score, score_all
+from ._gradients import Norms, gradients
+from ._teacher_forced import Kinds, Place, Told, packed, score, score_all
 from .observed import HEAD, PICTURED, Observed, SetSeen, few
 
-BACK = 1024  # positions in one forward and backward pass
-ROOM = {"cpu": 2**25, "cuda": 2**27}  # scores of classes in one, which are there several times over
 PICTURE = 64  # longer side of the pictures that are kept, in pixels
 SAID = 200  # tokens of a generation at most, and at most
 TIMES = 3  # times the longest true answer of the set
@@ -78,26 +76,28 @@ def observe(
                 seen[name] = _classified(model, port, answers, wants.features)
                 progress(sum(map(len, seen.values())), total, f"reading {name}")
         else:
+            norms, told = dict[str, Norms](), dict[Place, Told]()
+            if wants.gradnorm and any(n in MEMBERS for n in rows):
+                progress(0, total, "gradients")
+                norms, told = gradients(model, port, {n: rows[n]["answer"][0] for n in MEMBERS if n in rows}, wants.moments)
             scored, reading = score_all(
                 model,
                 port,
                 rows,
                 lambda name, kind: wants.moments and kind == "answer" and name in MEMBERS,
                 lambda share: progress(int(share * total), total, "reading"),
+                told,
             )
             how = {"read": reading.how} if reading else {}
             said: Mapping[str, tuple[str, ...]] = {}
             if wants.said:
                 progress(total, total, "asking")
-                said, how["recited"] = _asked(model, port, rows, reading if wants.drafts else None)
+                heard = [(rows[n][k][0], [t["hit"] for t in told[n, k]]) for n, k in told]
+                said, how["recited"] = _asked(model, port, rows, *((reading, heard) if wants.drafts else (None, ())))
             for name, kinds in rows.items():
                 answers, _ = kinds["answer"]
-                norm = None
-                if wants.gradnorm and name in MEMBERS:
-                    progress(total, total, f"gradients of {name}")
-                    norm = mean_gradient_norms(model, port, answers)
                 seen[name] = SetSeen(
-                    answers.ids, tuple(port.question(answers)), tuple(port.said(answers)), scored[name], said.get(name, ()), norm
+                    answers.ids, tuple(port.question(answers)), tuple(port.said(answers)), scored[name], said.get(name, ()), norms.get(name)
                 )
     about = {
         "key": key,
@@ -132,12 +132,16 @@ def _kinds(port: Modality, name: str, records: Records) -> dict[str, tuple[Rows,
     return found
 
 
-def _asked(model: nn.Module, port: Any, rows: Mapping[str, Kinds], reading: Any) -> tuple[dict[str, tuple[str, ...]], int]:
-    """What the model answers by itself, and how many tokens of that a reading of the true answers told before."""
+def _asked(
+    model: nn.Module, port: Any, rows: Mapping[str, Kinds], reading: Any, heard: Sequence[Any]
+) -> tuple[dict[str, tuple[str, ...]], int]:
+    """What the model answers by itself, and how many tokens of that were told before, by a reading of the true answers or where they were
+    heard.
+    """
     asked = {n: kinds["answer"][0] for n, kinds in rows.items() if n in WRITTEN}
     limits = [min(SAID, int(TIMES * max(port.counts(r.take([i]))["labels"] for i in range(len(r))))) for r in asked.values()]
     if hasattr(port, "recite"):
-        answers, known = port.recite(model, list(asked.values()), limits, reading)
+        answers, known = port.recite(model, list(asked.values()), limits, reading, heard)
     else:
         answers, known = [port.generate(model, r, limit) for r, limit in zip(asked.values(), limits, strict=True)], 0
     return {n: tuple(port.decode(a)) for n, a in zip(asked, answers, strict=True)}, known
@@ -155,7 +159,7 @@ def _classified(model: nn.Module, port: Modality, rows: Rows, features: bool) ->
         for tap, name in taps.items():
             inner[name].append((answer.input(tap) if name == HEAD else answer.hidden(tap)).values.float().cpu())
 
-    scored = score(model, port, rows, range(len(rows)), False, tuple(taps), keep)
+    scored = packed(port, rows, range(len(rows)), score(model, port, rows, False, tuple(taps), keep))
     log = torch.cat(dist)
     return SetSeen(
         rows.ids,
@@ -189,24 +193,3 @@ def _taps(model: nn.Module, port: Modality) -> dict[str, str]:
     with suppress(UserError):
         found[port.head(model)] = HEAD
     return found
-
-
-def mean_gradient_norms(model: nn.Module, port: Modality, rows: Rows) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Of each row, the mean over weight tensors of the L2 norm of the gradient of its average loss, an end label left out, (rows,)."""
-
-    def losses(answer: Answer, some: Rows) -> torch.Tensor:
-        logp, lengths = answer.logp, answer.logp.lengths
-        left = torch.tensor(port.ended(some), device=lengths.device) & (lengths > 1)
-        counts = torch.ones_like(logp.values).index_fill(0, (lengths.cumsum(0) - 1)[left], 0)
-        return -logp.map(lambda x: x * counts).sum() / (lengths - left.long()).clamp_min(1)
-
-    norms = gradient_norms(model, port, rows, losses, batches(port, rows, positions(model, port)))
-    return norms.mean(1).numpy() if len(rows) else np.zeros(0, np.float32)
-
-
-def positions(model: nn.Module, port: Modality) -> int:
-    """How many positions one forward and backward pass may have: fewer where there are many classes."""
-    with suppress(UserError):
-        classes = getattr(port.module(model, port.head(model)), "out_features", 1)
-        return max(1, min(BACK, ROOM.get(next(model.parameters()).device.type, ROOM["cuda"]) // classes))
-    return BACK

@@ -48,27 +48,26 @@ def example_gradients(
 
 
 def gradient_norms(
-    model: nn.Module, port: Modality, rows: Rows, losses: Callable[[Answer, Rows], Tensor], batches: Iterable[Sequence[int]]
+    model: nn.Module, port: Modality, rows: Rows, losses: Callable[[Answer, Sequence[int]], Tensor], batches: Iterable[Sequence[int]]
 ) -> Tensor:
     """L2 norms of the gradient of each row's loss by all parameters, (rows, tensors), tied ones once; in evaluation mode.
 
-    losses: answer, rows -> (rows,), each on its own. batches: places of rows that share a forward and a backward pass, where the layers
-    allow it and a first row gives the same both ways; else each row has its own.
+    losses: answer to rows, their places -> (rows,), each on its own; of some rows it is asked twice. batches: places of rows that share a
+    forward and a backward pass, where the layers allow it and a first row gives the same both ways; else each row has its own.
     """
     params = [p for p in model.parameters() if p.is_floating_point()]
     out = torch.zeros(len(rows), len(params))
 
     def alone(place: int) -> Tensor:
-        mine = rows.take([place])
-        return example_gradients(model, port, mine, _norms, lambda answer: losses(answer, mine).sum())[0]
+        return example_gradients(model, port, rows.take([place]), _norms, lambda answer: losses(answer, [place]).sum())[0]
 
     def together(places: Sequence[int]) -> Tensor:
-        mine, ghost = rows.take(places), Ghost(len(places))
+        ghost = Ghost(len(places))
         with evaluating(model), torch.enable_grad():
             with ghost.watching(model):
-                answer = port.forward(model, [mine])[0]
+                answer = port.forward(model, [rows.take(places)])[0]
             ghost.row = answer.scores.row
-            torch.autograd.backward(losses(answer, mine).sum(), inputs=ghost.leaves)
+            torch.autograd.backward(losses(answer, places).sum(), inputs=ghost.leaves)
         return ghost.norms(params).cpu()
 
     shared: bool | None = None

@@ -9,12 +9,47 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from expunge.core.adapters import base_of
 from expunge.core.errors import UserError
 
 TRIED = 4  # answers with a draft that are said without it, to see whether drafts are right
 ALIVE = 0.8  # the batch is cut down to the rows still going once at most this share of it is
+SPARE = 32  # tokens that there is room for beyond those said, so that keys and values are not copied with each of them
+
+
+class Roomy(DynamicLayer):  # type: ignore[misc]
+    """Keys and values of a block, written into room that was made before; the library's layer copies all of them for every token."""
+
+    keys: Tensor  # (rows, heads, tokens, width), the beginning of the room for them; and values likewise
+    values: Tensor
+    room: tuple[Tensor, ...] = ()
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        new, before = (key_states, value_states), self.get_seq_length()
+        after = before + key_states.shape[-2]
+        if not self.room or after > self.room[0].shape[-2]:
+            self.room = tuple(x.new_empty(*x.shape[:-2], after + SPARE, x.shape[-1]) for x in new)
+            if before:
+                self.room[0][..., :before, :], self.room[1][..., :before, :] = self.keys, self.values
+        for room, states in zip(self.room, new, strict=True):
+            room[..., before:after, :] = states
+        self.keys, self.values = (room[..., :after, :] for room in self.room)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        super().batch_select_indices(indices)
+        self.room = ()
+
+
+def _cache(model: nn.Module) -> DynamicCache:
+    """An empty cache, as the model's configuration asks for."""
+    cache = DynamicCache(config=base_of(model).config)
+    cache.layers = [Roomy() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
 
 
 def generate(
@@ -85,7 +120,7 @@ def _batch(
     if "past_key_values" not in known:  # it would be swallowed, and each token be said without those before it
         raise UserError(f"answers are generated with a cache of keys and values, and {type(base_of(model)).__name__} has none")
     last: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
-    cache = DynamicCache(config=base_of(model).config)
+    cache = _cache(model)
     answers: list[list[int]] = [[] for _ in prompts]
     alive, room = list(range(len(prompts))), torch.tensor(rooms, device=device)
     done, stop = room <= 0, torch.tensor(sorted(ends), device=device)

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ NEAR = 1e-4  # two ways to the same log-probability may differ by so much, and b
 VARIANCE = 1e-6  # smallest variance of a position's log-probability
 
 Array = NDArray[Any]
+Heard = tuple[Sequence[int], Sequence[int], Array]  # a prompt, its answer, and whether each label of that is the argmax
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,18 +49,18 @@ class Reading:
             found |= {"mean": self.mean[by], "std": self.std[by]}
         return found
 
-    def drafts(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+    def drafts(self, prompts: Sequence[Sequence[int]], beside: Sequence[Heard] = ()) -> list[list[int]]:
         """How greedy generation begins behind each prompt, as far as this tells: the labels of an answer as long as each is the argmax.
 
-        An end is among them where an answer is recited whole.
+        An end is among them where an answer is recited whole. beside: what else is known of the model.
         """
-        best: dict[tuple[int, ...], tuple[int, int]] = {}
-        for i, ((prompt, _), labels) in enumerate(zip(self.pairs, self.packing.labels, strict=True)):
-            hits = self.hit[labels]
+        best: dict[tuple[int, ...], list[int]] = {}
+        mine = ((prompt, answer, self.hit[labels]) for (prompt, answer), labels in zip(self.pairs, self.packing.labels, strict=True))
+        for prompt, answer, hits in chain(mine, beside):
             run = len(hits) if hits.all() else int(hits.argmin())
-            best[tuple(prompt)] = max(best.get(tuple(prompt), (0, i)), (run, i))
-        found = (best.get(tuple(p), (0, 0)) for p in prompts)
-        return [list(self.pairs[i][1][:run]) for run, i in found]
+            if run > len(best.get(key := tuple(prompt), [])):
+                best[key] = list(answer[:run])
+        return [best.get(tuple(p), []) for p in prompts]
 
 
 def read(model: nn.Module, pairs: Sequence[Pair], moments: Sequence[bool], pad: int, progress: Callable[[float], None]) -> Reading:

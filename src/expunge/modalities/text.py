@@ -221,15 +221,23 @@ class Text:
         return generate(model, rows["prompt"], self._rooms(rows, limit), self.ends(model), self.pad, generator, temperature)
 
     def recite(
-        self, model: nn.Module, sets: Sequence[Rows], limits: Sequence[int], reading: Reading | None = None
+        self,
+        model: nn.Module,
+        sets: Sequence[Rows],
+        limits: Sequence[int],
+        reading: Reading | None = None,
+        heard: Sequence[tuple[Rows, Sequence[Any]]] = (),
     ) -> tuple[list[list[list[int]]], int]:
         """What `generate` says greedily to each set, in one go, begun with what a reading of the same model tells; and how many tokens that
         was. In less than float32 the two may differ, and a guard may treat them differently: then everything is said from the start.
+
+        heard: rows that the model met elsewhere, with the hits of each row's labels.
         """
         sure = not strange(model) and all(p.dtype in (torch.float32, torch.float64) for p in model.parameters())
         prompts = [p for rows in sets for p in rows["prompt"]]
         rooms = [room for rows, limit in zip(sets, limits, strict=True) for room in self._rooms(rows, limit)]
-        begun = reading.drafts(prompts) if reading and sure else [[]] * len(prompts)
+        beside = [(p, a, hit) for rows, hits in heard for p, a, hit in zip(rows["prompt"], rows["answer"], hits, strict=True)]
+        begun = reading.drafts(prompts, beside) if reading and sure else [[]] * len(prompts)
         said, known = recite(model, prompts, rooms, self.ends(model), self.pad, begun)
         answers = iter(said)
         return [list(islice(answers, len(rows))) for rows in sets], known
