@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
@@ -24,7 +26,25 @@ def launched(*words: str, how: tuple[str, ...] = ("--multi_gpu",)) -> subprocess
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=200)
 
 
-@pytest.mark.parametrize("how", [("--multi_gpu",), ("--use_fsdp", "--fsdp_version", "2")], ids=["whole", "sharded"])
+def zero(stage: str) -> Any:
+    """A ZeRO stage, which accelerate takes only where DeepSpeed is installed. It is no dependency, not even of the tests: what is installed
+    changes how accelerate behaves in all of them.
+    """
+    missing = find_spec("deepspeed") is None
+    return pytest.param(
+        ("--use_deepspeed", "--zero_stage", stage), id=f"zero-{stage}", marks=pytest.mark.skipif(missing, reason="no DeepSpeed")
+    )
+
+
+WAYS = [
+    pytest.param(("--multi_gpu",), id="whole"),
+    pytest.param(("--use_fsdp", "--fsdp_version", "2"), id="sharded"),
+    zero("2"),
+    zero("3"),
+]
+
+
+@pytest.mark.parametrize("how", WAYS)
 def test_two_processes_leave_the_model_of_one(how: tuple[str, ...], cases: made.Cases, tmp_path: Path) -> None:
     given = ["unlearn", "npo", "--model", str(cases.model), "--forget", str(cases.forget), "--retain", str(cases.retain), *FEW]
     alone = subprocess.run(

@@ -6,14 +6,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from accelerate.utils import DistributedType
 from torch import Tensor
 
 import ranked
 import worlds
-from expunge.core import checkpoint
+from expunge.core import checkpoint, sharding
 from expunge.core.ranks import Ranks
 from expunge.core.sharding import Split
 
@@ -80,6 +82,29 @@ def test_a_sharded_model_takes_the_same_steps(name: str, sharded: dict[str, list
     alone, (first, second) = ranked.weights(name.partition("-")[0]), sharded[name]
     assert apart(first, second) == 0.0
     assert apart(first, alone) < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("environment", "processes", "wanted"),
+    [
+        ({}, 2, False),
+        ({"ACCELERATE_USE_FSDP": "true"}, 2, True),
+        ({"ACCELERATE_USE_FSDP": "true"}, 1, False),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, 2, True),
+        ({"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}, 2, True),
+        ({"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "0"}, 2, False),
+        ({"ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, 2, False),
+    ],
+)
+def test_a_wish_to_shard_is_read_from_what_the_launcher_says(
+    environment: dict[str, str], processes: int, wanted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_DEEPSPEED_ZERO_STAGE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    told: Any = SimpleNamespace(num_processes=processes, distributed_type=DistributedType.NO)
+    assert sharding.asked(told) is wanted
 
 
 def test_what_a_sharded_model_cannot_do_is_said(sharded: dict[str, list[Any]]) -> None:
