@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,6 +25,23 @@ def global_norm(tensors: list[Tensor]) -> Tensor:
     """L2 norm of a list of tensors taken as one vector."""
     norms = torch.stack([whole(torch.linalg.vector_norm(t if t.dtype == torch.float64 else t.float())) for t in tensors])
     return norms.square().sum().sqrt()
+
+
+@dataclass
+class Tally:
+    """What the pieces of a logical batch come to. same: each of them has the value of the whole batch, else its share of it."""
+
+    same: bool
+    value: Tensor
+    notes: dict[str, Tensor] = field(default_factory=dict)
+    terms: dict[str, float] = field(default_factory=dict)
+    pieces: int = 0
+
+    def add(self, value: Tensor, notes: Mapping[str, Tensor], terms: Mapping[str, float]) -> None:
+        self.value = value if self.same else self.value + value
+        self.notes.update({n: v if self.same or n not in self.notes else self.notes[n] + v for n, v in notes.items()})
+        self.terms.update({n: v if self.same else self.terms.get(n, 0.0) + v for n, v in terms.items()})
+        self.pieces += 1
 
 
 def evaluate(
@@ -72,7 +91,7 @@ def evaluate(
 
     if vector is not None:
         run.alone("second derivatives")
-    total, seen, shares = torch.zeros((), device=device), dict[str, Tensor](), dict[str, float]()
+    tally = Tally(averaged, torch.zeros((), device=device))
     spent = run.cost.forward_tokens, run.cost.backward_tokens
     buffers = [] if moves else [b.clone() for b in run.model.buffers()]
     run.model.zero_grad(set_to_none=True)
@@ -92,24 +111,19 @@ def evaluate(
                 got = torch.autograd.grad(loss, params, allow_unused=True, create_graph=True)
                 pairs = [(g * v).sum() for g, v in zip(got, vector, strict=True) if g is not None]
                 _backward(run.accelerator, torch.stack(pairs).sum())
-            # with whole means every micro-batch has the value of the batch, else each has its share
-            total = loss.detach() if averaged else total + loss.detach()
-            for n, v in step.notes.items():
-                seen[n] = v if averaged or n not in seen else seen[n] + v
-            for n, v in parts.items():
-                shares[n] = float(v.detach()) if averaged else shares.get(n, 0.0) + float(v.detach())
+            tally.add(loss.detach(), step.notes, {n: float(v.detach()) for n, v in parts.items()})
     for b, old in zip(run.model.buffers(), buffers, strict=False):
         b.copy_(old)
     grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
     run.model.zero_grad(set_to_none=True)
     if dealt:
         ranks.add(grads)
-        total, seen, shares = _joined(run, (bool(mine), total, seen, shares), spent, averaged)
+        tally = _joined(run, tally, spent)
     if notes is not None:
-        notes.update({n: v for n, v in seen.items() if n not in notes})
+        notes.update({n: v for n, v in tally.notes.items() if n not in notes})
     if values is not None:
-        values.update({n: v for n, v in shares.items() if n not in values})
-    return total, grads
+        values.update({n: v for n, v in tally.terms.items() if n not in values})
+    return tally.value, grads
 
 
 def _backward(accelerator: Accelerator, loss: Tensor) -> None:
@@ -119,19 +133,15 @@ def _backward(accelerator: Accelerator, loss: Tensor) -> None:
         accelerator.backward(loss)
 
 
-def _joined(
-    run: Run, mine: tuple[bool, Tensor, dict[str, Tensor], dict[str, float]], spent: tuple[float, float], averaged: bool
-) -> tuple[Tensor, dict[str, Tensor], dict[str, float]]:
-    """Value, notes and values of terms over all processes, and what it cost them. averaged: each that had a piece has the whole already."""
+def _joined(run: Run, mine: Tally, spent: tuple[float, float]) -> Tally:
+    """What the pieces of all processes come to. spent: tokens forward and backward before them, beside which those of all are counted."""
     device, cost = device_of(run.model), run.cost
-    found: list[Any] = run.ranks.exchange((*mine, cost.forward_tokens - spent[0], cost.backward_tokens - spent[1]))
-    cost.forward_tokens, cost.backward_tokens = (s + sum(f[i] for f in found) for s, i in zip(spent, (4, 5), strict=True))
-    found = [f for f in found if f[0]]
-    total, seen, shares = torch.zeros((), device=device), dict[str, Tensor](), dict[str, float]()
-    for _, value, notes, values, *_ in found:
-        total = value.to(device) if averaged else total + value.to(device)
-        for n, v in notes.items():
-            seen[n] = v.to(device) if averaged or n not in seen else seen[n] + v.to(device)
-        for n, x in values.items():
-            shares[n] = x if averaged else shares.get(n, 0.0) + x
-    return total, seen, shares
+    tokens = cost.forward_tokens - spent[0], cost.backward_tokens - spent[1]
+    found: list[Any] = run.ranks.exchange((mine.pieces, mine.value, mine.notes, mine.terms, *tokens))
+    cost.forward_tokens = spent[0] + sum(forward for *_, forward, _ in found)
+    cost.backward_tokens = spent[1] + sum(backward for *_, backward in found)
+    joined = Tally(mine.same, torch.zeros((), device=device))
+    for pieces, value, notes, terms, *_ in found:
+        if pieces:
+            joined.add(value.to(device), {n: v.to(device) for n, v in notes.items()}, terms)
+    return joined
