@@ -125,14 +125,21 @@ def test_losses_that_leave_labels_out(port: Text) -> None:
     assert not torch.allclose(found, alone(model, port, rows), rtol=1e-2)
 
 
-@pytest.mark.parametrize("size", ["vit-nano", "resnet-nano"])
-def test_classifiers(size: str) -> None:
-    """Of a vision transformer the first token is no output of a layer, and of a residual network the filters are none."""
+@pytest.mark.parametrize(("size", "asked"), [("vit-nano", [2, 4, 4, 1]), ("resnet-nano", [2, 1, 4, 5])])
+def test_classifiers(size: str, asked: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a vision transformer the first token is no output of a layer: gradients are made, those of a batch together. Of a residual network
+    the filters are small.
+    """
     world = worlds.digits(size)
     model, rows = world.model(), world.sets["retain"].take(range(9))
-    torch.testing.assert_close(
-        stats.gradient_norms(model, world.port, rows, losses, BATCHES), alone(model, world.port, rows), rtol=1e-3, atol=1e-6
+    sizes: list[int] = []
+    plain = type(world.port).forward
+    monkeypatch.setattr(
+        type(world.port), "forward", lambda port, model, groups, *m: sizes.append(len(groups[0])) or plain(port, model, groups, *m)
     )
+    found = stats.gradient_norms(model, world.port, rows, losses, BATCHES)
+    assert sizes[-len(asked) :] == asked, "whether it can be done, and then all rows"
+    torch.testing.assert_close(found, alone(model, world.port, rows), rtol=1e-3, atol=1e-6)
 
 
 class Odd(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import torch
@@ -21,47 +22,18 @@ ALIKE = 1e-3  # norms of a row that is taken both ways may differ by this share 
 ROOM = 2**27  # numbers that the gradients of the rows of one forward may take: half a gigabyte in float32
 
 
-def example_gradients(
-    model: nn.Module, port: Modality, rows: Rows, read: Callable[[list[Tensor]], Tensor], loss: Callable[[Answer], Tensor]
-) -> Tensor:
-    """Something read from the gradient of each row alone, in evaluation mode.
-
-    read: gradients of all parameters (tied ones once) -> tensor. loss: answer to one row -> scalar. Returns (rows, ...). The modes of the
-    model are as before.
-    """
-    params = list(model.parameters())
-    flags = [p.requires_grad for p in params]
-    out = []
-    try:
-        for p in params:
-            p.requires_grad_(p.is_floating_point())
-        with evaluating(model), torch.enable_grad():
-            for i in range(len(rows)):
-                model.zero_grad(set_to_none=True)
-                torch.autograd.backward(loss(port.forward(model, [rows.take([i])])[0]))
-                out.append(read([p.grad if p.grad is not None else torch.zeros_like(p) for p in params]).detach().cpu())
-    finally:
-        model.zero_grad(set_to_none=True)
-        for p, flag in zip(params, flags, strict=True):
-            p.requires_grad_(flag)
-    return torch.stack(out) if out else torch.zeros(0)
-
-
 def gradient_norms(
     model: nn.Module, port: Modality, rows: Rows, losses: Callable[[Answer, Sequence[int]], Tensor], batches: Iterable[Sequence[int]]
 ) -> Tensor:
     """L2 norms of the gradient of each row's loss by all parameters, (rows, tensors), tied ones once; in evaluation mode.
 
     losses: answer to rows, their places -> (rows,), each on its own; of some rows it is asked twice. batches: places of rows that share a
-    forward and a backward pass, where the layers allow it and a first row gives the same both ways; else each row has its own.
+    forward and a backward pass, where the layers allow it and a first row gives the same both ways; else the gradient of each row is made.
     """
     params = [p for p in model.parameters() if p.is_floating_point()]
     out = torch.zeros(len(rows), len(params))
 
-    def alone(place: int) -> Tensor:
-        return example_gradients(model, port, rows.take([place]), _norms, lambda answer: losses(answer, [place]).sum())[0]
-
-    def together(places: Sequence[int]) -> Tensor:
+    def ghosts(places: Sequence[int]) -> Tensor:
         ghost = Ghost(len(places))
         with evaluating(model), torch.enable_grad():
             with ghost.watching(model):
@@ -70,30 +42,50 @@ def gradient_norms(
             torch.autograd.backward(losses(answer, places).sum(), inputs=ghost.leaves)
         return ghost.norms(params).cpu()
 
-    shared: bool | None = None
-    for places in batches:
-        if shared is None:
-            shared = _alike(together, alone, places)
-        if shared:
-            out[list(places)] = together(places)
-        else:
-            for place in places:
-                out[place] = alone(place)
+    def made(places: Sequence[int], batch: int = 1) -> Tensor:
+        found, asked = list[Tensor](), iter(places)
+
+        def each(answer: Answer) -> Iterator[Tensor]:
+            yield losses(answer, list(islice(asked, answer.logp.rows)))
+
+        def use(grads: list[Tensor]) -> None:
+            found.append(torch.stack([torch.linalg.vector_norm(g.float().flatten(1), dim=1) for g in grads], 1).cpu())
+
+        with _all_move(params):
+            row_gradients(model, lambda some: port.forward(model, [some])[0], rows.take(places), each, use, batch)
+        return torch.cat(found)
+
+    split = [list(places) for places in batches]
+    if not split or _alike(ghosts, made, split[0]):
+        for places in split:
+            out[places] = ghosts(places)
+    else:
+        every = [place for places in split for place in places]
+        out[every] = made(every, len(split[0]))
     return out
 
 
-def _alike(together: Callable[[Sequence[int]], Tensor], alone: Callable[[int], Tensor], places: Sequence[int]) -> bool:
-    """Whether the last row of a batch has the same norms in company as it has alone."""
+@contextmanager
+def _all_move(params: Sequence[Tensor]) -> Iterator[None]:
+    """Meanwhile all of them have gradients."""
+    flags = [p.requires_grad for p in params]
     try:
-        found = together([places[0], places[-1]])[-1]
-    except (Uncovered, RuntimeError):  # a layer that cannot be vectorised, or that is used in another way than by being called
+        for p in params:
+            p.requires_grad_(True)
+        yield
+    finally:
+        for p, flag in zip(params, flags, strict=True):
+            p.requires_grad_(flag)
+
+
+def _alike(ghosts: Callable[[list[int]], Tensor], made: Callable[[list[int]], Tensor], places: Sequence[int]) -> bool:
+    """Whether the last row of a batch has the same norms without its gradient as with it."""
+    try:
+        found = ghosts([places[0], places[-1]])[-1]
+    except (Uncovered, RuntimeError):  # a layer that is not known, or that is used in another way than by being called
         return False
-    wanted = alone(places[-1])
+    wanted = made([places[-1]])[0]
     return bool(((found - wanted).abs() <= ALIKE * wanted.max()).all())
-
-
-def _norms(grads: list[Tensor]) -> Tensor:
-    return torch.stack([torch.linalg.vector_norm(g.float()) for g in grads if g.is_floating_point()])
 
 
 def row_gradients(
