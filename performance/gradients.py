@@ -44,9 +44,12 @@ def ways(opened: Opened, rows: Rows) -> dict[str, Callable[[], Any]]:
     def squares() -> list[Tensor]:
         return stats.squared_gradients(model, ask, rows, lambda answer: [answer.logp.mean()])
 
+    def no(*_: Any) -> bool:
+        return False
+
     def by_row(call: Callable[[], Any]) -> Callable[[], Any]:
         def run() -> Any:
-            with mock.patch.object(stats, "_alike", return_value=False), mock.patch.object(stats, "vectorises", return_value=False):
+            with mock.patch.multiple(stats, _alike=no, vectorises=no, watches=no):
                 return call()
 
         return run

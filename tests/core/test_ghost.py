@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import worlds
-from expunge.core import ghost, stats
+from expunge.core import layers, stats
 from expunge.core.parts import Answer, Rows
 from expunge.modalities.image import Image
 from expunge.modalities.text import Text
@@ -181,7 +181,7 @@ def twice(model: Any) -> None:
 def test_layers_that_are_not_covered_are_asked_row_by_row(
     change: Callable[[Any], None], port: Text, forwards: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ghost, "SMALL", 100)
+    monkeypatch.setattr(layers, "SMALL", 100)
     model, rows = makers.model(), sentences()
     change(model)
     found = stats.gradient_norms(model, port, rows, losses, BATCHES)

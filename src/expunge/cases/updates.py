@@ -45,7 +45,7 @@ SPARES_MORE = Claim(
     "the retain loss stays lower than with a random mask of the same size", lambda n, me: n[me]["retain_loss"] < n[WITHOUT]["retain_loss"]
 )
 CLAIMS: dict[str, tuple[Claim, ...]] = {
-    **dict.fromkeys(("sam", "random_smoothing", "gradient_penalty", "weight_averaging"), (AS_FAR, SLOWER)),
+    **dict.fromkeys(("sam", "random_smoothing", "gradient_penalty", "curvature", "weight_averaging"), (AS_FAR, SLOWER)),
     "eru": (AS_FAR, SLOWER),
     "gradient_projection": (AS_FAR, SPARES),
     "wagle": (AS_FAR, SPARES_MORE),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from typing import Any
 
@@ -12,11 +12,15 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map
 
-from .ghost import Ghost, Uncovered
+from .by_row import ByRow
+from .ghost import Ghost
+from .layers import Uncovered
 from .parts import Answer, Modality, Rows, Weights
 from .record import evaluating
 
 Ask = Callable[[Rows], Answer]
+Asked = tuple[Answer, Callable[[Tensor], list[Tensor]]]  # an answer, and what makes of a loss the gradients of its rows
+Way = Callable[[nn.Module, Ask, Rows, Weights], AbstractContextManager[Asked]]  # from rows, and the weights that move, by name
 
 ALIKE = 1e-3  # norms of a row that is taken both ways may differ by this share of the largest
 ROOM = 2**27  # numbers that the gradients of the rows of one forward may take: half a gigabyte in float32
@@ -95,28 +99,79 @@ def row_gradients(
     losses: Callable[[Answer], Iterable[Tensor]],
     use: Callable[[list[Tensor]], None],
     batch: int = 32,
-) -> None:
+    way: Way | None = None,
+) -> Way:
     """Call `use` with the gradient of each row alone, some rows at a time, in evaluation mode.
 
     losses: answer -> losses, each (rows,) and on its own. use: takes tensors (rows, *shape of the parameter), in the order of the
-    parameters that move, once for each of the losses. One forward serves a batch of rows where the model can be vectorised, else a row.
+    parameters that move, once for each of the losses. One forward serves a batch of rows where the model can be vectorised or its layers
+    be watched, else a row. Returns the way that was taken, for the next rows of the same model.
     """
-    moving = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    moving: Weights = {n: p for n, p in model.named_parameters() if p.requires_grad}
     size = max(1, min(batch, len(rows), ROOM // sum(p.numel() for p in moving.values())))
     with evaluating(model), torch.enable_grad():
-        together = size > 1 and vectorises(model, ask, rows, moving)
-        for i in range(0, len(rows), size if together else 1):
-            if together:
-                some = rows.take(range(i, min(i + size, len(rows))))
-                weights = {n: p.detach().expand(len(some), *p.shape).requires_grad_() for n, p in moving.items()}
-                with own_weights(model, weights):
-                    answer = ask(some)
-            else:
-                weights, answer = {**moving}, ask(rows.take([i]))
-            for loss in losses(answer):
-                grads = torch.autograd.grad(loss.sum(), list(weights.values()), retain_graph=True, allow_unused=True)
-                filled = [torch.zeros_like(w) if g is None else g for g, w in zip(grads, weights.values(), strict=True)]
-                use(filled if together else [g[None] for g in filled])
+        if way is None or size == 1:
+            known = () if size == 1 else ((vectorised, vectorises), (watched, watches))
+            way = next((way for way, works in known if works(model, ask, rows, moving)), alone)
+        step = 1 if way is alone else size
+        for i in range(0, len(rows), step):
+            with way(model, ask, rows.take(range(i, min(i + step, len(rows)))), moving) as (answer, gradients):
+                for loss in losses(answer):
+                    use(gradients(loss.sum()))
+    return way
+
+
+@contextmanager
+def alone(model: nn.Module, ask: Ask, row: Rows, moving: Weights) -> Iterator[Asked]:
+    """One row by itself."""
+    yield ask(row), lambda loss: [g[None] for g in _gradients(loss, [*moving.values()])]
+
+
+@contextmanager
+def vectorised(model: nn.Module, ask: Ask, rows: Rows, moving: Weights) -> Iterator[Asked]:
+    """Rows of which each has weights of its own."""
+    weights = {n: p.detach().expand(len(rows), *p.shape).requires_grad_() for n, p in moving.items()}
+    with own_weights(model, weights):
+        answer = ask(rows)
+    yield answer, lambda loss: _gradients(loss, [*weights.values()])
+
+
+@contextmanager
+def watched(model: nn.Module, ask: Ask, rows: Rows, moving: Weights) -> Iterator[Asked]:
+    """Rows whose gradients come from what the layers took in and got back. Errors: Uncovered."""
+    kept = ByRow(len(rows), wanted=frozenset(map(id, moving.values())))
+    try:
+        with kept.watching(model):
+            answer = ask(rows)
+        if not kept.leaves:
+            raise Uncovered("a model that was not called")
+        kept.row = answer.scores.row
+
+        def gradients(loss: Tensor) -> list[Tensor]:
+            torch.autograd.grad(loss, kept.leaves, retain_graph=True, allow_unused=True)
+            return kept.taken([*moving.values()])
+
+        yield answer, gradients
+    finally:
+        kept.forget()
+
+
+def _gradients(loss: Tensor, weights: list[Tensor]) -> list[Tensor]:
+    found = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
+    return [torch.zeros_like(w) if g is None else g for g, w in zip(found, weights, strict=True)]
+
+
+def watches(model: nn.Module, ask: Ask, rows: Rows, moving: Weights) -> bool:
+    """Whether the layers of a model can be watched, and the second of two rows then has the gradient that it has alone."""
+    found = list[list[Tensor]]()
+    try:
+        for way, places in ((watched, [0, 1]), (alone, [1])):
+            with way(model, ask, rows.take(places), moving) as (answer, gradients):
+                found.append([g[-1] for g in gradients(answer.logp.values.sum())])
+    except (Uncovered, RuntimeError):
+        return False
+    most = max((float(g.abs().max()) for g in found[1]), default=0.0)
+    return all(float((a - b).abs().max()) <= ALIKE * most for a, b in zip(*found, strict=True))
 
 
 @contextmanager

@@ -189,10 +189,11 @@ class View:
         self._check(Need.EXAMPLE_GRADS)
         self._run.alone("gradients of single rows")
         batch = max(1, min(batch, ROOM // sum(p.numel() for p in self.params)))
+        way = None
         for i in range(0, len(rows), batch):
             got: list[list[Tensor]] = []
             some = rows.take(range(i, min(i + batch, len(rows))))
-            row_gradients(self.model, self._ask, some, lambda answer: [loss(answer)], got.append, batch)
+            way = row_gradients(self.model, self._ask, some, lambda answer: [loss(answer)], got.append, batch, way)
             yield [torch.cat(pieces) for pieces in zip(*got, strict=True)]
 
     def fisher(self, rows: Rows, draws: int | None = 0, batch: int = 32) -> list[Tensor]:
