@@ -30,6 +30,7 @@ MEMBERS = ("forget", "holdout")  # sets whose true answers membership inference 
 WRITTEN = ("forget", "retain", "real_authors", "world_facts")  # sets that are answered in words
 
 Records = Sequence[Mapping[str, Any]]
+Progress = Callable[[int, str], None]  # rows that are done, and what is being done
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,6 @@ def observe(
     `wants`; a hit needs no forward.
     """
     rows = {n: _kinds(port, n, records) for n, records in sets.items() if len(records)}
-    classifies = Need.GENERATE not in port.offers
     asked = {n: {k: [r.ids, r.cols.get("prompt")] for k, (r, _) in ks.items()} for n, ks in rows.items()}
     weights = fingerprint(model)
     key = digest([weights, repr(model), port.about(), asked, repr(wants)])
@@ -67,38 +67,9 @@ def observe(
         return Observed.load(cache / key)
     started = time.monotonic()
     total = sum(len(r) for ks in rows.values() for r, _ in ks.values())
-    seen = {}
-    how: dict[str, object] = {}
+    look = _spoken if Need.GENERATE in port.offers else _classified
     with evaluating(model), torch.no_grad():
-        if classifies:
-            for name, kinds in rows.items():
-                answers, _ = kinds["answer"]
-                seen[name] = _classified(model, port, answers, wants.features)
-                progress(sum(map(len, seen.values())), total, f"reading {name}")
-        else:
-            norms, told = dict[str, Norms](), dict[Place, Told]()
-            if wants.gradnorm and any(n in MEMBERS for n in rows):
-                progress(0, total, "gradients")
-                norms, told = gradients(model, port, {n: rows[n]["answer"][0] for n in MEMBERS if n in rows}, wants.moments)
-            scored, reading = score_all(
-                model,
-                port,
-                rows,
-                lambda name, kind: wants.moments and kind == "answer" and name in MEMBERS,
-                lambda share: progress(int(share * total), total, "reading"),
-                told,
-            )
-            how = {"read": reading.how} if reading else {}
-            said: Mapping[str, tuple[str, ...]] = {}
-            if wants.said:
-                progress(total, total, "asking")
-                heard = [(rows[n][k][0], [t["hit"] for t in told[n, k]]) for n, k in told]
-                said, how["recited"] = _asked(model, port, rows, *((reading, heard) if wants.drafts else (None, ())))
-            for name, kinds in rows.items():
-                answers, _ = kinds["answer"]
-                seen[name] = SetSeen(
-                    answers.ids, tuple(port.question(answers)), tuple(port.said(answers)), scored[name], said.get(name, ()), norms.get(name)
-                )
+        seen, how = look(model, port, rows, wants, lambda done, what: progress(done, total, what))
     about = {
         "key": key,
         "weights": weights,
@@ -132,6 +103,37 @@ def _kinds(port: Modality, name: str, records: Records) -> dict[str, tuple[Rows,
     return found
 
 
+def _spoken(
+    model: nn.Module, port: Modality, rows: Mapping[str, Kinds], wants: Wants, progress: Progress
+) -> tuple[dict[str, SetSeen], dict[str, object]]:
+    """What a language model says of all answers and by itself, and how that was seen."""
+    total = sum(len(r) for kinds in rows.values() for r, _ in kinds.values())
+    norms, told = dict[str, Norms](), dict[Place, Told]()
+    if wants.gradnorm and any(n in MEMBERS for n in rows):
+        progress(0, "gradients")
+        norms, told = gradients(model, port, {n: rows[n]["answer"][0] for n in MEMBERS if n in rows}, wants.moments)
+    scored, reading = score_all(
+        model,
+        port,
+        rows,
+        lambda name, kind: wants.moments and kind == "answer" and name in MEMBERS,
+        lambda share: progress(int(share * total), "reading"),
+        told,
+    )
+    how: dict[str, object] = {"read": reading.how} if reading else {}
+    said: Mapping[str, tuple[str, ...]] = {}
+    if wants.said:
+        progress(total, "asking")
+        heard = [(rows[n][k][0], [t["hit"] for t in told[n, k]]) for n, k in told]
+        said, how["recited"] = _asked(model, port, rows, *((reading, heard) if wants.drafts else (None, ())))
+    seen = {}
+    for name, kinds in rows.items():
+        answers, _ = kinds["answer"]
+        asked = tuple(port.question(answers)), tuple(port.said(answers))
+        seen[name] = SetSeen(answers.ids, *asked, scored[name], said.get(name, ()), norms.get(name))
+    return seen, how
+
+
 def _asked(
     model: nn.Module, port: Any, rows: Mapping[str, Kinds], reading: Any, heard: Sequence[Any]
 ) -> tuple[dict[str, tuple[str, ...]], int]:
@@ -147,7 +149,18 @@ def _asked(
     return {n: tuple(port.decode(a)) for n, a in zip(asked, answers, strict=True)}, known
 
 
-def _classified(model: nn.Module, port: Modality, rows: Rows, features: bool) -> SetSeen:
+def _classified(
+    model: nn.Module, port: Modality, rows: Mapping[str, Kinds], wants: Wants, progress: Progress
+) -> tuple[dict[str, SetSeen], dict[str, object]]:
+    """What a classifier says of all sets."""
+    seen: dict[str, SetSeen] = {}
+    for name, kinds in rows.items():
+        seen[name] = _classes_of(model, port, kinds["answer"][0], wants.features)
+        progress(sum(map(len, seen.values())), f"reading {name}")
+    return seen, {}
+
+
+def _classes_of(model: nn.Module, port: Modality, rows: Rows, features: bool) -> SetSeen:
     """A classifier's distributions and features; what it says is its most probable class."""
     taps = _taps(model, port) if features else {}
     dist, label = list[torch.Tensor](), list[torch.Tensor]()
