@@ -42,7 +42,7 @@ ROOM = 2**21  # logits of the floor at a time
 FEWEST = 64  # and positions at least
 ROWS_MUST = 1.25  # memory of an evaluation of eight times the rows, to that of one part of them
 TIMES = 8
-FULL = 64  # rows that fill a batch of an evaluation
+FULL = 128  # rows that fill the batches of an evaluation: so many are answered at a time
 LONG = 6.0  # seconds after which a point is not timed again
 LONGER = 4  # times the length, where logits must not grow with it
 USUAL = 32  # rows whose logits research code keeps at a time
@@ -65,7 +65,7 @@ class Point:
 
 SMALL = Point(rows=2 * BATCH, length=16, vocabulary=512, width=64, layers=1)  # what a process does before it is measured
 AXES: dict[str, Sequence[dict[str, int]]] = {
-    "rows": [{"rows": n} for n in (32, 64, 128, 256, 512)],
+    "rows": [{"rows": n} for n in (32, 64, 128, 256, 512, 1024)],
     "length": [{"length": n} for n in (32, 64, 128, 256, 512)],
     "vocabulary": [{"vocabulary": n} for n in (1024, 4096, 32768, 128256)],
     "model": [{"width": w, "layers": n} for w, n in ((64, 2), (128, 4), (256, 6), (384, 8))],
