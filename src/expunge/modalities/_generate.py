@@ -27,8 +27,6 @@ class Roomy(DynamicLayer):  # type: ignore[misc]
     room: tuple[Tensor, ...] = ()
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
         new, before = (key_states, value_states), self.get_seq_length()
         after = before + key_states.shape[-2]
         if not self.room or after > self.room[0].shape[-2]:
@@ -38,6 +36,7 @@ class Roomy(DynamicLayer):  # type: ignore[misc]
         for room, states in zip(self.room, new, strict=True):
             room[..., before:after, :] = states
         self.keys, self.values = (room[..., :after, :] for room in self.room)
+        self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
         return self.keys, self.values
 
     def batch_select_indices(self, indices: Tensor) -> None:
