@@ -35,9 +35,7 @@ class ByRow(Watched):
         self._add(weight, grad.view(self.rows, *weight.shape))
 
     def _linear(self, use: Use, back: Tensor) -> None:
-        x, g = (
-            pad_sequence(list(self._by_row(t)), batch_first=True) for t in (use.given, back)
-        )  # (rows, positions, width), 0 behind the last
+        x, g = self._padded(use.given), self._padded(back)
         if id(use.own["weight"]) in self.wanted:
             self._add(use.own["weight"], x.mT @ g if transposed(use.module) else g.mT @ x)
         if (bias := use.own.get("bias")) is not None:
