@@ -109,9 +109,9 @@ def test_growth_is_between_points_so_many_times_apart() -> None:
     def point(rows: int, size: int) -> dict[str, object]:
         return {"rows": rows, "length": 10, **{way: {"bytes": size} for way in ("reading", "evaluation", "unlearning")}}
 
-    found = scale.grown([point(32, 1), point(64, 44800), point(128, 1), point(512, 67200)])
-    assert found["rows"] == [64, 512]
+    found = scale.grown([point(64, 1), point(128, 89600), point(256, 1), point(1024, 134400)])
+    assert found["rows"] == [128, 1024]
     assert found["times"] == {"reading": 1.5, "evaluation": 1.5, "unlearning": 1.5}
     assert found["bytes a token"] == {"reading": 5, "evaluation": 5, "unlearning": 5}
-    assert scale.grown([point(64, 1), point(128, 2)]) == {}
+    assert scale.grown([point(128, 1), point(256, 2)]) == {}
     assert scale.grown([point(16, 1), point(128, 2)]) == {}, "too few to fill a batch"

@@ -15,7 +15,7 @@ from torch import nn
 import classified
 import expunge
 import worlds
-from expunge.audit._gradients import BACK, ROOM, mean_gradient_norms, positions
+from expunge.audit._gradients import BACK, ROOM, gradients, mean_gradient_norms, positions
 from expunge.audit.observe import Wants, observe
 from expunge.audit.observed import Observed
 
@@ -129,6 +129,16 @@ def test_answers_whose_gradients_are_taken_are_not_read_again(text: worlds.World
         for kind, scored in one.kinds.items():
             assert np.abs(scored.logp - other.kinds[kind].logp).max() < 2e-5
             assert np.array_equal(scored.hit, other.kinds[kind].hit)
+
+
+def test_room_for_what_is_told_is_made_at_once(text: worlds.World) -> None:
+    """Else memory would grow with the rows: small arrays between large ones keep these from being used again."""
+    records = trained_on(text, "forget", 7)
+    rows = {n: text.port.rows(n, records) for n in ("forget", "holdout")}
+    _, told = gradients(text.model(), text.port, rows, moments=True)
+    for name in ("logp", "hit", "mean", "std"):
+        assert len({id(part[name].base) for parts in told.values() for part in parts}) == 1
+    assert [len(part["logp"]) for part in told["holdout", "answer"]] == [len(a) for a in rows["holdout"]["answer"]]
 
 
 def test_gradient_norms_leave_an_end_label_out(text: worlds.World) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import reduce
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from expunge.core.errors import UserError
 from expunge.core.parts import Answer, Modality, Rows
 from expunge.core.stats import gradient_norms
 
-from ._teacher_forced import Place, Told, batches, read
+from ._teacher_forced import Place, Told, batches, read, room
 
 BACK = 1024  # positions in one forward and backward pass
 ROOM = {"cpu": 2**25, "cuda": 2**27}  # scores of classes in one, which are there several times over
@@ -45,12 +44,11 @@ def mean_gradient_norms(model: nn.Module, port: Modality, rows: Rows) -> Norms:
 def _norms(model: nn.Module, port: Modality, rows: Rows, moments: bool) -> tuple[Norms, Told]:
     """The norms, and what was seen of the labels on the way."""
     ended = torch.tensor(port.ended(rows), dtype=torch.bool)
-    told: list[Mapping[str, Any]] = [{} for _ in range(len(rows))]
+    told = room(port, rows, moments)
 
     def losses(answer: Answer, places: Sequence[int]) -> torch.Tensor:
         logp, lengths = answer.logp, answer.logp.lengths  # kept by the answer, so first here, where it has a gradient
-        for place, part in zip(places, read(answer, moments), strict=True):
-            told[place] = part
+        read(answer, [told[i] for i in places])
         left = ended[list(places)].to(lengths.device) & (lengths > 1)
         counts = torch.ones_like(logp.values).index_fill(0, (lengths.cumsum(0) - 1)[left], 0)
         return -logp.map(lambda x: x * counts).sum() / (lengths - left.long()).clamp_min(1)

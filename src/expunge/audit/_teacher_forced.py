@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -85,30 +86,40 @@ def score(
     keep: Callable[[Answer], None] = lambda answer: None,
 ) -> Told:
     """What a model says of rows. keep: what else to do with the answers of each forward, which see `taps`."""
-    parts: list[Mapping[str, Any]] = [{} for _ in range(len(rows))]
+    parts = room(port, rows, moments)
     for places in batches(port, rows):
         answer = port.forward(model, [rows.take(places)], taps)[0]
         keep(answer)
-        for place, part in zip(places, read(answer, moments), strict=True):
-            parts[place] = part
+        read(answer, [parts[i] for i in places])
     return parts
 
 
+def room(port: Modality, rows: Rows, moments: bool) -> Told:
+    """Empty arrays for what `read` tells of each row, to be made before the first forward: what stays of one batch, put between the large
+    tensors of two, would keep their room from being reused.
+    """
+    edges = np.cumsum([0, *(int(port.counts(rows.take([i]))["labels"]) for i in range(len(rows)))]).tolist()
+    names = ("logp", "hit", "mean", "std") if moments else ("logp", "hit")
+    whole = {n: np.empty(edges[-1], bool if n == "hit" else np.float32) for n in names}
+    return [{n: x[a:b] for n, x in whole.items()} for a, b in pairwise(edges)]
+
+
 @torch.no_grad()
-def read(answer: Answer, moments: bool) -> list[dict[str, Any]]:
-    """Per row: log-probs, hits and, if asked for, mean and deviation of log p under the model's own distribution."""
+def read(answer: Answer, into: Told) -> None:
+    """Fill in, of each row, log-probs, hits and, where there is room, mean and deviation of log p under the model's own distribution."""
     scores, logp = answer.scores.values, answer.logp
     best = scores.amax(-1)
     hit = scores.gather(-1, answer.labels[:, None])[:, 0] >= best
     if (tied := hit & ((scores == best[:, None]).sum(-1) > 1)).any():  # a model that says nothing says everything equally
         hit[tied] = scores[tied].argmax(-1) == answer.labels[tied]
     found = {"logp": logp.values.detach(), "hit": hit}
-    if moments:
+    if "mean" in into[0]:
         log = answer.dist.values
         p = log.exp()
         mean = (p * log).sum(-1)
         variance = (p * log.square()).sum(-1) - mean.square()
         found |= {"mean": mean, "std": variance.clamp_min(VARIANCE).sqrt()}
     lengths = logp.lengths.tolist()
-    by_row = {n: (v if n == "hit" else v.float()).cpu().split(lengths) for n, v in found.items()}
-    return [{n: v[i].numpy() for n, v in by_row.items()} for i in range(logp.rows)]
+    for name, values in found.items():
+        for part, mine in zip(into, values.to("cpu", torch.bool if name == "hit" else torch.float32).split(lengths), strict=True):
+            part[name][:] = mine.numpy()
