@@ -9,6 +9,7 @@ import _thread
 import os
 import platform
 import re
+import signal
 import socket
 import sys
 import tempfile
@@ -177,6 +178,7 @@ def _job(do: bytes, job: bytes, sees: Mapping[Path, Path], there: Mapping[str, A
     with suppress(OSError):  # relative paths in the rows hold from there
         os.chdir(there["folder"])
     torch.set_num_threads(CPUS)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever there was: with another, nothing would interrupt a job
     ended = threading.Event()
     threading.Thread(target=_watch, args=(next(iter(sees)), ended), daemon=True).start()
     try:
@@ -186,11 +188,13 @@ def _job(do: bytes, job: bytes, sees: Mapping[Path, Path], there: Mapping[str, A
 
 
 def _watch(mark: Path, ended: threading.Event) -> None:
-    """Interrupt a job that nobody waits for any more."""
+    """Interrupt a job that nobody waits for any more, and again if it goes on: an interrupt may be lost, in a destructor for one."""
     while not ended.wait(EVERY):
         if not mark.exists():
-            _thread.interrupt_main()
-            return
+            break
+    while not ended.is_set():
+        _thread.interrupt_main()
+        ended.wait(GRACE)
 
 
 def _made(ray: Any, ref: Any, name: str) -> Any:
