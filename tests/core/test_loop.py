@@ -67,6 +67,36 @@ def test_averaging_means_of_micro_batches_would_be_wrong(text: worlds.World) -> 
     assert worlds.far(whole, [(a + b) / 2 for a, b in zip(*pieces, strict=True)]) > 1e-6
 
 
+@part
+class Squared(Objective):
+    """The square of the mean loss: not linear in its batch mean."""
+
+    reads = frozenset({"forget"})
+    needs = frozenset({Need.BATCH_MEANS})
+
+    def loss(self, step: Step) -> Tensor:
+        mean = step.mean(step.now(step.forget).logp, step.forget)
+        step.note(mean=mean)
+        return mean.square()
+
+
+@pytest.mark.parametrize("micro", [0, 4, 3])
+def test_value_terms_and_notes_are_those_of_the_whole_batch(text: worlds.World, micro: int) -> None:
+    """By hand: a mean over all labels, and its square."""
+    r, rows = Run(text.model().double(), text.port, worlds.accelerator()), text.sets["forget"].take(range(8))
+    with torch.no_grad():
+        mean = float(text.port.forward(r.model, [rows])[0].logp.values.mean())
+    notes, terms = dict[str, Tensor](), dict[str, float]()
+    value, _ = evaluate(r, 2.0 * Squared() + NLL("forget"), {"forget": rows}, micro, notes=notes, values=terms)
+    assert float(value) == pytest.approx(2 * mean**2 - mean, rel=1e-9)
+    assert [*terms.values()] == pytest.approx([2 * mean**2, -mean], rel=1e-9)
+    linear = dict[str, float]()
+    value, _ = evaluate(r, NLL("forget"), {"forget": rows}, micro, values=linear)
+    assert [float(value), *linear.values()] == pytest.approx([-mean, -mean], rel=1e-9)
+    (noted,) = notes.values()
+    assert float(noted) == pytest.approx(mean, rel=1e-9)
+
+
 def test_pieces_keep_sets_of_one_term_together_and_pairs_aligned(text: worlds.World) -> None:
     forget = text.sets["forget"].take(range(3))
     three = forget.take([i for i in range(3) for _ in range(3)]).named("substitute")
