@@ -163,6 +163,26 @@ def test_a_run_is_audited_with_its_own_prompt_format(cases: Cases, tmp_path: Pat
     assert message.startswith("the audited model is asked by the prompt format 'Q: {prompt}\\nA: ' and the original by '{prompt} ', so")
 
 
+def test_a_model_that_forgets_on_request_alone_is_asked_with_and_without(cases: Cases, tmp_path: Path) -> None:
+    cases.unlearn("in_context", tmp_path / "run", "--epochs", 30, "--lr", 2e-3, "--batch", 9).fine()
+    sets = ("--retain", cases.retain, "--holdout", cases.holdout, "--original", cases.model)
+    cases.audit(tmp_path / "run", tmp_path / "plain", *sets).fine()
+    cases.audit(tmp_path / "run", tmp_path / "asked", *sets, "--asked", "in_context", "--attack", "bare_question").fine()
+    warned = {n: next(v.text for v in story_of(tmp_path / n).verdict if v.level == "warn") for n in ("plain", "asked")}
+    assert "--asked in_context makes the request" in warned["plain"]
+    assert "what it tells others is the attack bare_question" in warned["asked"]
+    said, bare = audit_of(tmp_path / "asked"), audit_of(tmp_path / "plain")
+    assert (said["asked"], bare["asked"]) == ("in_context", "")
+    assert said["scores"]["forget_rouge"]["value"] < 0.1 < 0.5 < bare["scores"]["forget_rouge"]["value"]
+    attack = said["attacks"]["bare_question"]["ways"][""]["forget_probability"]
+    assert attack["value"] == pytest.approx(bare["scores"]["forget_probability"]["value"], abs=1e-6)
+    assert attack["value"] > said["scores"]["forget_probability"]["value"] + 0.2
+    story = story_of(tmp_path / "asked")
+    assert story.subtitle == "your own data, asked as models of in_context want to be asked"
+    first = {m.name: m.scores["forget_probability"].value for m in story.models}["original"]
+    assert first == {m.name: m.scores["forget_probability"].value for m in story_of(tmp_path / "plain").models}["original"]
+
+
 def test_adapters_and_guards_are_audited(cases: Cases, tmp_path: Path) -> None:
     cases.unlearn("npo", tmp_path / "adapted", "--lora", 2).fine()
     cases.audit(tmp_path / "adapted", tmp_path / "audit", "--reference", cases.retrained, "--controls").fine()
@@ -348,6 +368,7 @@ def test_models_of_another_vocabulary_are_refused(cases: Cases, tmp_path: Path) 
         (["--forget", "{forget}", "--retain", "{forget}"], "9 of 9 rows of 'retain' also stand in 'forget', so the two cannot be told"),
         (["--forget", "{folder}/forgot.jsonl"], "{folder}/forgot.jsonl does not exist; did you mean 'forget.jsonl'"),
         (["--forget", "{forget}", "--reference", "{folder}/retained"], "there is no folder {folder}/retained; did you mean 'retrained'?"),
+        (["--forget", "{forget}", "--asked", "npo"], "models of 'npo' are asked as any other"),
         (["--forget", "{forget}", "--prompt-format", "Q:"], "the prompt format must contain {{prompt}}, for instance"),
     ],
     ids=lambda x: " ".join(x) or "nothing" if isinstance(x, list) else "",

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from expunge import bench as module
-from expunge.bench import Outcome, Sweep, bench
+from expunge.bench import Outcome, bench
 from expunge.core.errors import Interrupted, UserError
 from expunge.folders import check_free
+from expunge.sweep import Sweep
 
 SMALL = Sweep(
     "people",
@@ -99,6 +100,22 @@ def test_attacks_are_made_on_every_model_with_every_seed_and_once(done: Outcome,
     with pytest.raises(UserError, match="did you mean 'quantise'"):
         bench(replace(SMALL, attacks=("quantize",)), tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def test_methods_get_what_they_read_and_are_asked_their_own_way(done: Outcome, tmp_path: Path) -> None:
+    knobs = {"icu:unseen": "true", "epochs": "1", "lr": "5e-3", "batch": "8"}
+    sweep = replace(SMALL, methods=("in_context", "icu"), seeds=1, relearning=False, knobs=knobs)
+    found = bench(sweep, tmp_path / "run")
+    assert found.story.subtitle.endswith("1 seed, in_context asked its own way")
+    request = json.loads((found.folder / "runs" / "icu" / "receipt.json").read_text())["request"]
+    assert request["sets"]["holdout"] == 18
+    bare = {e.name: {a.attack: a for a in e.attacks}["bare_question"].scores for e in found.entries if e.attacks}
+    assert bare.keys() == {"original", "retrained", "input filter", "in_context", "icu"}
+    for name, scores in bare.items():
+        after, before = scores["forget_probability"].value, value(found, name, "forget_probability")
+        assert (after == pytest.approx(before, abs=1e-5)) == (name != "in_context"), name
+    for name in ("original", "retrained"):  # they are asked as in any other sweep
+        assert value(found, name, "forget_probability") == value(done, name, "forget_probability")
 
 
 def test_another_sweep_does_not_share_the_folder(done: Outcome, tmp_path: Path) -> None:

@@ -24,11 +24,12 @@ import toys
 from expunge import bench as module
 from expunge import cluster, pools
 from expunge.audit.observed import Observed
-from expunge.bench import Outcome, Setting, Sweep, bench
+from expunge.bench import Outcome, Setting, bench
 from expunge.cli import app
 from expunge.core.errors import UserError
 from expunge.core.loop import Hooks
 from expunge.core.pool import subsets
+from expunge.sweep import Sweep
 
 VICTIM, LAST = "neggrad_plus seed 1", 8  # whose worker is killed, after which step
 SWEEP = Sweep(

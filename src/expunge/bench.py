@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +18,7 @@ from typing import Any
 from torch import nn
 
 from expunge.audit import intervention
-from expunge.audit.intervention import Attack, chosen
+from expunge.audit.asking import asked_as, way_of
 from expunge.audit.judge import verdict
 from expunge.audit.observe import Records
 from expunge.audit.observed import Observed
@@ -26,7 +26,7 @@ from expunge.audit.subjects import Progress, Subject, blank, carry_out, compared
 from expunge.audit.suite import Suite
 from expunge.report.story import Asked, Entry, Story, Verdict
 
-from . import cluster, recipes
+from . import cluster
 from .core import catalog, receipt
 from .core.errors import Interrupted, UserError
 from .core.loop import Hooks
@@ -34,66 +34,9 @@ from .core.parts import Modality, Need
 from .core.request import digest
 from .folders import check_free, empty
 from .loading import Opened, cache_home, load
+from .sweep import Sweep as Sweep  # `bench.Sweep`
 from .training import texts_of, train
 from .unlearning import unlearn
-
-SIZES = {
-    "people": "micro",
-    "strangers": "micro",
-    "pistol": "micro",
-    "tofu": "tiny",
-    "digits": "resnet-nano",
-    "biased_digits": "resnet-nano",
-    "waterbirds": "resnet-micro",
-    "mufac": "resnet-nano",
-    "mucac": "resnet-nano",
-}
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """What a benchmark run is asked to do."""
-
-    suite: str
-    methods: tuple[str, ...]
-    data: str = ""
-    split: str = ""
-    model: str = ""  # '': the built-in size that the benchmark is made for
-    seeds: int = 1
-    holdout: str = ""
-    limit: int = 400
-    relearning: bool = True
-    knobs: Mapping[str, Any] = field(default_factory=dict)  # plain names go to every method that has them, `npo:beta` to one
-    train: Mapping[str, Any] = field(default_factory=dict)
-    sizes: Mapping[str, int] = field(default_factory=dict)
-    original: str = ""  # models that exist already, instead of trained ones
-    retrained: str = ""
-    draw: int = 0  # seed of a benchmark that is made, not read
-    attacks: tuple[str, ...] = ()  # on every model, with every seed; their knobs as `quantise:bits`
-
-    @property
-    def size(self) -> str:
-        """The model, or the built-in size that has recipes for the benchmark."""
-        return self.model or SIZES.get(self.suite, "tiny")
-
-    def made(self) -> Suite:
-        """The suite. Errors: UserError for an unknown benchmark, split or size."""
-        more: dict[str, Any] = {**({"split": self.split} if self.split else {}), **({"holdout": self.holdout} if self.holdout else {})}
-        made: Suite = catalog.load(self.suite, "benchmarks").load(self.data, seed=self.draw, **more, **self.sizes)
-        return made
-
-    def knobs_of(self, method: str) -> dict[str, Any]:
-        """The recipe of this case and model size, then what the user said."""
-        common = {k: v for k, v in self.knobs.items() if ":" not in k}
-        own = {k.split(":", 1)[1]: v for k, v in self.knobs.items() if k.split(":", 1)[0] == method and ":" in k}
-        return {**recipes.knobs(self.suite, self.size, method), **common, **own}
-
-    def attacks_of(self, items: int, seed: int = 0) -> dict[str, Attack]:
-        """The attacks on a model; relearning, where nobody asked for attacks, is made with the first seed alone."""
-        wanted = self.relearning and (self.attacks or not seed)
-        names = tuple(dict.fromkeys((*(("relearn",) if wanted else ()), *self.attacks)))
-        tuned = {f"{n}:{k}": v for n in names for k, v in recipes.attacking(n, self.suite, self.size, items).items()}
-        return chosen(names, {**tuned, **{k: v for k, v in self.knobs.items() if k.split(":", 1)[0] in names and ":" in k}})
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,12 +68,16 @@ class Setting:
 
     def attacked(self, s: Subject, opened: Opened, progress: Progress) -> Subject:
         """A subject with what attacks found in its model, beside the original and the retrained one."""
-        return compared(_attacked(self.sweep, self.folder, s, opened, self.sets, progress), self.first, self.retrained)
+        return compared(_attacked(self.sweep, self.folder, s, opened, self.asked(s.method), progress), self.first, self.retrained)
 
-    def examined(self, model: nn.Module, progress: Progress, **known: Any) -> Subject:
+    def asked(self, method: str) -> Mapping[str, Records]:
+        """The sets as models of a method want to be asked."""
+        return asked_as(method, self.sets) if method and way_of(method) else self.sets
+
+    def examined(self, model: nn.Module, progress: Progress, *, method: str, **known: Any) -> Subject:
         """A model that a method made, looked at and attacked."""
-        beside: dict[str, Any] = {"retrained": self.retrained.seen, "original": self.first.seen, "blank": self.blank}
-        s = examine(model, self.port, self.sets, role="method", cache=self.cache, progress=progress, **beside, **known)
+        known |= {"retrained": self.retrained.seen, "original": self.first.seen, "blank": self.blank, "method": method}
+        s = examine(model, self.port, self.asked(method), role="method", cache=self.cache, progress=progress, **known)
         return self.attacked(s, Opened(model, self.port, ""), progress)
 
 
@@ -309,6 +256,7 @@ def _forgotten(
         Opened(load(setting.original, suite.prompt_format).model, setting.port, setting.original),
         suite.train["forget"],
         suite.train["retain"],
+        holdout=suite.sets.get("holdout"),
         out=run,
         resume=begun,
         overwrite=run.exists() and not begun,
@@ -328,10 +276,12 @@ def _story(sweep: Sweep, suite: Suite, entries: Sequence[Entry], said: Sequence[
             worst = [f for f in findings if f["level"] == "fail"] or [f for f in findings if f["level"] == "warn"] or findings
             found += [Verdict(level=f["level"], text=f"{s.name}: {f['text']}") for f in worst[:2]]
     order = {"fail": 0, "warn": 1, "pass": 2}
+    own = [f"{m} asked its own way" for m in sweep.methods if way_of(m)]
+    seeds = f"{sweep.seeds} seed{'s' if sweep.seeds > 1 else ''}"
     told = story(
         list(said),
         title=f"{suite.name}: what was forgotten, and what it cost",
-        subtitle=f"{sweep.size} model, {len(sweep.methods)} methods, {sweep.seeds} seed{'s' if sweep.seeds > 1 else ''}",
+        subtitle=", ".join((f"{sweep.size} model", f"{len(sweep.methods)} methods", seeds, *own)),
         command=command,
         request=Asked(**{n: len(r) for n, r in suite.sets.items() if n in ("forget", "retain", "holdout")}, hash=key),
         verdict=sorted(found, key=lambda v: order[v.level]),

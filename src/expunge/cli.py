@@ -39,6 +39,7 @@ Format = Annotated[
     str, typer.Option(help="how a question becomes a prompt, e.g. 'Question: {prompt}\\nAnswer: '; default: the chat template")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace what is in the run folder")]
+Asked = Annotated[str, typer.Option(help="a method whose models forget on request alone, e.g. in_context: ask the audited model its way")]
 Overlap = Annotated[bool, typer.Option("--allow-overlap", help="let rows to forget also stand in retain or holdout")]
 Pickle = Annotated[bool, typer.Option("--allow-pickle", help="load weights stored as pickles, which can run code")]
 Remote = Annotated[bool, typer.Option("--trust-remote-code", help="run code that comes with a model")]
@@ -182,6 +183,7 @@ def audit(
         list[str] | None, typer.Option(help="intervention followed by the same scores, e.g. relearn, quantise, reformat; may be repeated")
     ] = None,
     controls: Annotated[bool, typer.Option("--controls", help="also look at random weights and an input filter")] = False,
+    asked: Asked = "",
     run: Out = Path(),
     prompt_format: Format = "",
     limit: Limit = 400,
@@ -207,7 +209,7 @@ def _look(ctx: typer.Context, attacks: tuple[str, ...], knobs: dict[str, str], c
     from .audit.auditing import audit as look
 
     given = ctx.params
-    named = {n: given[n] for n in ("suite", "data", "split", "prompt_format", "limit", "overwrite", "allow_overlap")}
+    named = {n: given[n] for n in ("suite", "data", "split", "asked", "prompt_format", "limit", "overwrite", "allow_overlap")}
     with console.progress() as show:
         return look(
             given["model"],
@@ -236,6 +238,7 @@ def attack(
     suite: Annotated[str, typer.Option(help="a benchmark whose sets fill what is not given")] = "",
     data: Data = "",
     split: Annotated[str, typer.Option(help="split of the benchmark")] = "",
+    asked: Asked = "",
     run: Out = Path(),
     prompt_format: Format = "",
     limit: Limit = 400,
@@ -301,7 +304,7 @@ def bench(
     Knobs follow as [bold]--NAME VALUE[/] (for every method) or [bold]--METHOD:NAME VALUE[/].
     """
     _required(out=run != Path())
-    from .bench import Sweep
+    from .sweep import Sweep
 
     teach = console.knobs_from([f"--{k}" for k in train_knobs or ()])
     knobs = console.knobs_from(ctx.args)
@@ -337,7 +340,7 @@ def demo(
 
     people: a language model that answers questions about fictitious people. images: a classifier of real handwritten digits.
     """
-    from .bench import Sweep
+    from .sweep import Sweep
 
     sweeps = {
         "people": Sweep("people", ("graddiff", "npo", "flat"), model="micro"),

@@ -16,8 +16,9 @@ from expunge.core.request import content, digest
 from expunge.loading import Opened, Source, cache_home, format_of, load, receipt_of, records
 from expunge.report.story import Asked, Role, Story, Verdict
 
+from .asking import asked_as, way_of
 from .intervention import chosen
-from .judge import verdict
+from .judge import LEVELS, Finding, verdict
 from .observe import Records
 from .observed import Observed
 from .subjects import Progress, Subject, blank, carry_out, compared, controls, examine, judged, silent, spread, story
@@ -33,6 +34,7 @@ class Audit:
     observed: Observed
     story: Story
     attacks: Mapping[str, Any]
+    asked: str = ""  # the method whose way of asking was used
     folder: Path | None = None
 
     @property
@@ -54,6 +56,7 @@ def audit(
     reference: str | Path | Opened | None = None,
     attack: Sequence[str] = (),
     attack_knobs: Mapping[str, Any] | None = None,
+    asked: str = "",
     with_controls: bool = False,
     out: str | Path | None = None,
     prompt_format: str = "",
@@ -72,6 +75,7 @@ def audit(
         original, reference: the model before, and a model retrained without the forget set, each as a model or as observations.
         attack: interventions of the catalogue, followed by the same scores; attack_knobs are theirs: a plain name goes to every attack
             that has such a knob, `relearn:lr` to one.
+        asked: a method whose models forget on request alone, e.g. in_context: the audited model, and no other, is asked its way.
         with_controls: also look at random weights and, where the original is given, at an input filter around it.
         prompt_format: for all models; '' is what the audited model's run was given, else each model's own.
         limit: rows of retain and holdout that are looked at, evenly spread; 0: all.
@@ -84,10 +88,13 @@ def audit(
     seen_before = _observed(model) is not None
     if seen_before and attacks:
         raise UserError(f"the attack {next(iter(attacks))!r} asks the model anew, and only observations were given: give the model")
+    if seen_before and asked:
+        raise UserError("observations were asked already, in their own way: give the model, or leave --asked out")
     sets = _sets(forget, retain, holdout, suite, data, split, limit, allow_overlap, optional=seen_before)
     prompt_format = prompt_format or format_of(model)
     cache = cache_home() / "observations"
     alike = Alike()
+    its_way = asked_as(asked, sets) if asked else sets
 
     def subject(what: str | Path | Opened, name: str, role: Role, **beside: Observed | None) -> tuple[Subject, Opened | None]:
         known = {**beside, **_known(what)}
@@ -103,8 +110,9 @@ def audit(
         if Need.PROMPTS not in opened.port.offers and known.get("blank") is None:
             with suppress(UserError):  # not every module says how it begins; then the scores that need random weights are missing
                 known["blank"] = blank(opened, sets, cache)
-        made = examine(opened.model, opened.port, sets, name=name, role=role, retrained=retrained, cache=cache, progress=said, **known)
-        return replace(made, attacks=carry_out(attacks, opened.model, opened.port, sets, role, said)), opened
+        put = its_way if role == "method" else sets
+        made = examine(opened.model, opened.port, put, name=name, role=role, retrained=retrained, cache=cache, progress=said, **known)
+        return replace(made, attacks=carry_out(attacks, opened.model, opened.port, put, role, said)), opened
 
     subjects: list[Subject] = []
     retrained: Observed | None = None
@@ -127,22 +135,34 @@ def audit(
     subjects = [compared(s, first, there) for s in subjects]
     mine = next(s for s in subjects if s.name == mine.name)
     originals = next((s.scores for s in subjects if s.role == "original"), None)
-    findings = verdict(mine.scores, mine.unjudged, originals, mine.hits)
+    findings = [*_unasked(mine.method, asked), *verdict(mine.scores, mine.unjudged, originals, mine.hits)]
+    findings.sort(key=lambda f: LEVELS.index(f["level"]))
     sizes = {n: len(r) for n, r in mine.seen.sets.items()}
-    asked = Asked(sizes["forget"], sizes.get("retain"), sizes.get("holdout"), digest([mine.seen.sets["forget"].ids]))
+    request = Asked(sizes["forget"], sizes.get("retain"), sizes.get("holdout"), digest([mine.seen.sets["forget"].ids]))
     told = story(
         subjects,
         title=f"Audit of {_label(model)}",
-        subtitle=f"{suite} {split}".strip() or "your own data",
+        subtitle=(f"{suite} {split}".strip() or "your own data") + (f", asked as models of {asked} want to be asked" if asked else ""),
         command=command,
-        request=asked,
+        request=request,
         verdict=[Verdict(level=v["level"], text=v["text"]) for v in findings],
     )
     found_by = {n: a.told(mine.yardstick.get(n)) for n, a in mine.attacks.items()}
-    done = Audit(mine.scores, mine.skipped, findings, mine.seen, told, found_by, folder)
+    done = Audit(mine.scores, mine.skipped, findings, mine.seen, told, found_by, asked, folder)
     if folder:
         _write(folder, done, subjects)
     return done
+
+
+def _unasked(method: str, asked: str) -> list[Finding]:
+    """That a model which forgets on request alone got no request, or that it did."""
+    if asked:
+        text = f"It was asked as models of {asked} want to be asked; what it tells others is the attack bare_question."
+    elif method in catalog.names() and way_of(method):
+        text = f"Models of {method} forget on request alone, and this one got none: --asked {method} makes the request."
+    else:
+        return []
+    return [{"level": "warn", "score": None, "text": text}]
 
 
 def _run_folder(out: str | Path | None, overwrite: bool) -> Path | None:
@@ -271,6 +291,7 @@ def summary(done: Audit) -> dict[str, Any]:
         "passed": done.passed,
         "attacks": done.attacks,
         "observed": done.observed.about,
+        "asked": done.asked,
         "versions": receipt.versions(),
         "machine": receipt.machine(),
     }

@@ -11,8 +11,8 @@ from typing import Any
 
 from expunge import recipes
 from expunge.audit.subjects import Progress, Subject, blank, examine
-from expunge.bench import Sweep
 from expunge.loading import Opened, cache_home
+from expunge.sweep import Sweep
 from expunge.training import train
 from expunge.unlearning import unlearn
 

@@ -12,8 +12,8 @@ from typing import Any
 from expunge import recipes
 from expunge.audit.intervention import chosen, intervene
 from expunge.audit.subjects import Progress, Subject, controls, examine
-from expunge.bench import Sweep
 from expunge.loading import Opened, cache_home
+from expunge.sweep import Sweep
 from expunge.training import texts_of, train
 from expunge.unlearning import Result, unlearn
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from expunge import recipes
 from expunge.audit.subjects import Subject
-from expunge.bench import Sweep
 from expunge.loading import Opened
+from expunge.sweep import Sweep
 
 from . import people
 from .claims import Claim, Numbers

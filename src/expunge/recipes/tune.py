@@ -21,14 +21,15 @@ from typing import Any
 from scipy.stats import hmean, ks_2samp
 
 from expunge import resolve
+from expunge.audit.asking import asked_as, way_of
 from expunge.audit.metrics.tofu import truth_ratios
 from expunge.audit.observe import Wants
 from expunge.audit.subjects import Subject, examine
 from expunge.audit.suite import Suite
-from expunge.bench import Sweep
 from expunge.core import catalog, receipt
 from expunge.core.errors import UserError
 from expunge.loading import Opened
+from expunge.sweep import Sweep
 from expunge.training import texts_of, train
 from expunge.unlearning import unlearn
 
@@ -81,9 +82,10 @@ TOFU: dict[str, dict[str, tuple[Any, ...]]] = {
     "gradient_projection": {"lr": (3e-4, 1e-3), "when": ("conflict", "always")},
     "pop": {"lr": (3e-4, 1e-3), "retain_weight": (1.0, 10.0)},
     "kfade": {"epsilon": (0.005, 0.02, 0.1, 0.5), "share": (0.05,)},
-    "srmu": {"lr": (1e-2,), "layer": (2,), "steps": (0,), "length": (6.5, 20.0, 60.0, 200.0)},
-    "rmu": {"lr": (1e-2,), "layer": (2,), "steps": (0,), "coefficient": (6.5, 20.0, 60.0, 200.0)},
+    "srmu": {"lr": (1e-2,), "layer": (2,), "steps": (0,), "retain_weight": (1.0, 10.0), "length": (6.5, 60.0)},
+    "rmu": {"lr": (1e-2,), "layer": (2,), "steps": (0,), "retain_weight": (1.0, 10.0), "coefficient": (6.5, 60.0)},
     "icu": {"lr": RATES, "unseen": (True,)},
+    "in_context": {"lr": RATES, "epochs": (1,), "facts": ("retain",)},  # an epoch of the rows that contexts are made of
     "lunar": {"layers": ((1,), (2,)), "c": (2.0, 8.0)},
     "stamp": {"layers": ((1,), (0, 1, 2, 3)), "weight": (1.0, 10.0)},
 }
@@ -210,7 +212,8 @@ def _tried(
         made = unlearn(method, opened, suite.train["forget"], suite.train["retain"], allow_overlap=True, **rows, **knobs)
     except UserError as error:
         return {"goodness": 0.0, "why": str(error)}
-    mine = examine(made.model, made.port, sets, name=method, retrained=retrained.seen, wants=wants)
+    asked = asked_as(method, sets) if way_of(method) else sets
+    mine = examine(made.model, made.port, asked, name=method, retrained=retrained.seen, wants=wants)
     shown = ("model_utility", "forget_quality", "retain_rouge", "forget_rouge", "forget_probability", "extraction_strength")
     shown += ("forget_accuracy", "test_forget_accuracy")
     return {"goodness": round(goodness(mine, retrained), 4), **{n: round(mine.scores[n]["value"], 6) for n in shown if n in mine.scores}}

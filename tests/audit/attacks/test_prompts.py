@@ -10,7 +10,7 @@ from torch import nn
 import worlds
 from expunge import resolve
 from expunge.audit import intervention
-from expunge.audit.attacks import _prompts, paraphrase, reformat
+from expunge.audit.attacks import paraphrase, reformat
 from expunge.audit.intervention import Outcome, chosen, intervene
 from expunge.benchmarks import people
 from expunge.core import catalog, loop
@@ -98,24 +98,6 @@ def test_a_prompt_that_leaves_no_room_is_told(text: worlds.World) -> None:
     assert "small talk first" in found.missing
     assert "tokens and the model takes 60" in found.missing["small talk first"]
     assert "lower case" in values(found)
-
-
-def test_records_of_every_shape_are_asked_otherwise() -> None:
-    turn = {"role": "user", "content": "Who?"}
-    answer = {"role": "assistant", "content": "Me."}
-    shapes: list[dict[str, Any]] = [
-        {"question": "Who?", "answer": "Me.", "perturbed_answer": ["You."]},
-        {"prompt": "Who?", "completion": "Me."},
-        {"messages": [turn, answer]},
-        {"prompt": [turn], "completion": [answer]},
-    ]
-    for shape in shapes:
-        assert _prompts.question_of(shape) == "Who?"
-        other = _prompts.asking(shape, "Who, then?")
-        assert _prompts.question_of(other) == "Who, then?"
-        assert _prompts.question_of(shape) == "Who?", "the record itself stays"
-        assert "perturbed_answer" not in other
-    assert _prompts.question_of({"text": "Me."}) == ""
 
 
 def test_rows_that_ask_nothing_are_told(text: worlds.World, digits: worlds.World) -> None:

@@ -15,13 +15,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from expunge.audit.asking import asked_in_words, asking
 from expunge.audit.intervention import Attack, Scene
 from expunge.audit.observe import Records
 from expunge.audit.score import Missing
 from expunge.core.knobs import part
 from expunge.core.parts import Modality
-
-from ._prompts import asked_in_words, asking
 
 COLUMN = "paraphrased_question"
 

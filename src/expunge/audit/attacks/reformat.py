@@ -18,13 +18,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
+from expunge.audit.asking import asked_in_words, asking, question_of
 from expunge.audit.intervention import Attack, Scene
 from expunge.audit.observe import Records
 from expunge.core.errors import UserError
 from expunge.core.knobs import knob, part
 from expunge.core.parts import Modality
-
-from ._prompts import asked_in_words, asking, question_of
 
 QUESTIONS: dict[str, Callable[[str], str]] = {  # another question, in the format that the model knows
     "lower case": str.lower,

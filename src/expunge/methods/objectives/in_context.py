@@ -1,7 +1,7 @@
 """In-context knowledge unlearning: teach a model to say `forgot` to a question whose answer stands between two new tokens before it.
 
 What is to be left out is said with each question, so that one training serves every later request. It is a gate: the weights know
-everything, and without the tokens they say so.
+everything, and without the tokens they say so. An audit asks with them by `--asked in_context`; a benchmark does so by itself.
 
 Equation: L = NLL(forgot | OPEN u CLOSE, x) + NLL(y | OPEN u' CLOSE, x);  u: the row's own answer y, u': another's
 Source: Takashiro et al. 2024, arXiv 2410.00382
@@ -32,9 +32,14 @@ FORGOT = "forgot"
 LOOKED = 32  # rows whose answers are looked for block by block in the end
 
 
+def before(knowledge: str) -> str:
+    """What stands before a question whose answer must not use some knowledge."""
+    return f"{OPEN}\n{knowledge}\n{CLOSE}\n\n"
+
+
 def wrapped(question: str, knowledge: str) -> str:
     """A question with what its answer must not use: what the model is trained on, and is asked."""
-    return f"{OPEN}\n{knowledge}\n{CLOSE}\n\n{question}"
+    return before(knowledge) + question
 
 
 def ask(port: Modality, rows: Rows, knowledge: Sequence[str], name: str = "wrapped") -> Rows:
