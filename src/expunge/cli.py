@@ -324,8 +324,7 @@ def _sweep(sweep: Any, run: Path, overwrite: bool, ray: str = "") -> None:
 
     with console.progress() as show, console.interruptible() as interrupted:
         done = measure(sweep, run, ray=ray, overwrite=overwrite, progress=show, interrupted=interrupted, command=_typed())
-    main = done.story.main[: 6 if out.width < 120 else None]
-    out.print(render(list(done.entries), list(main), out.width))
+    out.print(render(list(done.entries), list(done.story.main), out.width))
     console.show_verdict([{"level": v.level, "text": v.text} for v in done.story.verdict], say)
     say(f"report: {run / 'report.html'}")
 

@@ -405,7 +405,33 @@ def test_tables_as_text() -> None:
     console.print(table.render(models, wanted))
     shown = console.export_text()
     assert "✕" not in shown.split("npo")[0]
-    assert re.search(r"npo +3 +✓ 0\.600 ± 0\.248", shown)
+    assert re.search(r"npo +3 +✓ 0\.600 .*\n +± 0\.248", shown)
+
+
+def test_a_table_shows_what_the_terminal_has_room_for() -> None:
+    models = [*CONTROLS, *(method("some_method", s, u) for s, u in enumerate((0.5, 0.6, 0.7)))]
+    wanted = ["model_utility", "forget_prob", "unheard_of_score"]
+
+    def shown(width: int) -> str:
+        console = Console(width=width, record=True, file=io.StringIO())
+        console.print(table.render(models, wanted, width))
+        text = console.export_text()
+        assert max(map(len, text.splitlines())) <= width
+        assert "…" not in text
+        return text
+
+    full = shown(80)
+    lines = full.splitlines()
+    assert lines[0].split() == ["model", "forget", "unheard"]
+    assert lines[1].split() == ["model", "seeds", "utility", "↑", "prob", "≈", "of_score"]
+    assert "[0.620, 0.640]" in full
+    narrow = shown(50)
+    assert "[0.620, 0.640]" not in narrow
+    assert "± 0.248" in narrow
+    assert "of_score" in narrow
+    assert "prob ≈" in shown(34)
+    assert "prob ≈" not in shown(30)
+    assert "utility ↑" in shown(30)
 
 
 def test_what_a_method_saw_is_drawn_by_block() -> None:

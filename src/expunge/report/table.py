@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -16,32 +17,74 @@ _ARROWS = {"lower": "↓", "higher": "↑", "retrained": "≈"}
 _SIGNS = {"reached": ("✓ ", "green"), "missed": ("✕ ", "red"), "": ("", "")}
 
 
-ROOM = 13  # columns of a terminal that a score with its interval needs
+NAME = 18  # columns of a terminal that a model's name takes at most, before it is folded
+
+
+class Cell(NamedTuple):
+    """What a table says of one score of one model, in one line or in two."""
+
+    value: str
+    spread: str = ""
+    seeds: str = ""  # whether all of them have it
+    colour: str = ""
+
+    def lines(self, intervals: bool) -> list[str]:
+        """intervals: those of single values, too."""
+        return list(filter(None, [self.value, self.spread if intervals or self.spread[:1] == "±" else "", self.seeds]))
 
 
 def render(entries: Sequence[Entry], scores: Sequence[str], width: int = 200) -> Table:
     """A table for the terminal: a row a method (seeds pooled), a column a score; ✓ reaches the ideal, ✕ no better than the original.
 
-    width: of the terminal in columns; where intervals do not fit they are left out.
+    width: of the terminal in columns; what does not fit is left out: intervals of single values first, then the last scores.
     """
-    wide = width >= ROOM * (len(scores) + 2)
     rows = groups(entries)
     seeded = any(len(g.entries) > 1 for g in rows)
-    table = Table(header_style="bold", box=SIMPLE_HEAD)
-    table.add_column("model", overflow="fold")
+    name = min(NAME, max(len(g.label) for g in rows))
+    heads = {n: _broken(_heading(rows, n)) for n in scores}
+    cells = {n: [_cell(rows, g, n) for g in rows] for n in scores}
+
+    def fitting(intervals: bool, gap: int) -> list[str]:
+        """The first scores that fit, with so many columns between two."""
+        room, found = width - name - (len("seeds") + gap if seeded else 0), []
+        for n in scores:
+            room -= gap + max(map(len, [*heads[n], *(line for c in cells[n] for line in c.lines(intervals))]))
+            if room < 0:
+                break
+            found.append(n)
+        return found
+
+    ways = ((True, 2), (False, 2), (False, 1))
+    intervals, gap = next((w for w in ways if len(fitting(*w)) == len(scores)), ways[-1])
+    table = Table(header_style="bold", box=SIMPLE_HEAD, show_edge=False, padding=(0, 0, 0, gap - 1), pad_edge=False)
+    shown = fitting(intervals, gap) or list(scores[:1])
+    above = "\n" * any(len(heads[n]) > 1 for n in shown)
+    table.add_column(f"{above}model", overflow="fold", min_width=name)
     if seeded:
-        table.add_column("seeds", justify="right")
-    for name in scores:
-        table.add_column(Text(_heading(rows, name)), justify="right")
+        table.add_column(f"{above}seeds", justify="right")
+    for n in shown:
+        table.add_column(Text("\n".join(heads[n]) if len(heads[n]) > 1 else above + heads[n][0]), justify="right")
     for i, g in enumerate(rows):
-        cells = [Text(g.label), *([Text(str(len(g.entries)))] if seeded else [])]
-        for name in scores:
-            sign, colour = _SIGNS[judge(rows, g, name)]
-            value = _value(rows, g, name)
-            cells.append(Text(sign + (value if wide else value.partition(" [")[0]).replace(" [", "\n["), style=colour))
+        said = [Text("\n".join(cells[n][i].lines(intervals)), style=cells[n][i].colour) for n in shown]
         last = g.role != "method" and i + 1 < len(rows) and rows[i + 1].role == "method"
-        table.add_row(*cells, end_section=last)
+        table.add_row(Text(g.label), *([Text(str(len(g.entries)))] if seeded else []), *said, end_section=last)
     return table
+
+
+def _broken(heading: str) -> list[str]:
+    """A heading in two lines, at the underscore that leaves the longer one shortest."""
+    breaks = [i for i, c in enumerate(heading) if c == "_"]
+    at = min(breaks, key=lambda i: max(i, len(heading) - i - 1), default=None)
+    return [heading] if at is None else [heading[:at], heading[at + 1 :]]
+
+
+def _cell(rows: Sequence[Group], g: Group, name: str) -> Cell:
+    score = g.get(name)
+    if score is None or score.value is None:
+        return Cell(DASH)
+    sign, colour = _SIGNS[judge(rows, g, name)]
+    digits = decimals(row.value(name) for row in rows)
+    return Cell(sign + number(score.value, digits), _spread(score, digits), _told(score), colour)
 
 
 def markdown(entries: Sequence[Entry], scores: Sequence[str]) -> str:
@@ -58,11 +101,9 @@ def _heading(rows: Sequence[Group], name: str) -> str:
 
 
 def _value(rows: Sequence[Group], g: Group, name: str) -> str:
-    score = g.get(name)
-    if score is None or score.value is None:
-        return DASH
-    digits = decimals(row.value(name) for row in rows)
-    return " ".join(filter(None, [number(score.value, digits), _spread(score, digits), _told(score)]))
+    cell = _cell(rows, g, name)
+    value = cell.value.removeprefix(_SIGNS[judge(rows, g, name)][0])
+    return " ".join(filter(None, [value, cell.spread, cell.seeds]))
 
 
 def _spread(score: Pooled, digits: int | None) -> str:
