@@ -37,6 +37,19 @@ def test_links_lead_somewhere(pages: dict[str, str]) -> None:
             assert (docs.ROOT / "docs" / place).parent.joinpath(target).resolve().exists(), f"{place} links to {target}"
 
 
+def test_the_tuning_grids_are_shown_with_what_was_chosen(pages: dict[str, str]) -> None:
+    parts = dict(zip(*[iter(re.split(r"^## (.*)\n", pages["tuning.md"], flags=re.MULTILINE)[1:])] * 2, strict=True))
+    files = {p.stem: json.loads(p.read_text()) for p in (docs.ROOT / "src/expunge/recipes").glob("*.json")}
+    assert {n.replace(", ", "-") for n in parts} == set(files)
+    for name, found in files.items():
+        lines = {m[1]: m[0] for m in re.finditer(r"^\| \[(\w+)\].*$", parts[name.replace("-", ", ", 1)], flags=re.MULTILINE)}
+        assert lines.keys() == found["methods"].keys()
+        for method, tried in found["tuning"]["tried"].items():
+            (best,) = re.findall(r"\*\*.*: (\d\.\d{3})\*\*", lines[method])
+            assert best == f"{max(t['goodness'] for t in tried):.3f}", method
+            assert lines[method].count("<br>") == len(tried) - 1
+
+
 def test_snippets_of_python_compile(pages: dict[str, str]) -> None:
     found = [(place, code) for place, text in pages.items() for code in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)]
     assert len(found) == sum("/" in place and place.endswith(".md") for place in pages)  # one a card

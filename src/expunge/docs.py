@@ -21,6 +21,7 @@ from .core.knobs import Knob, knobs_of
 from .core.parts import Plan, as_plans
 from .core.words import did_you_mean
 from .markdown import prose, table
+from .recipes import page as tuning
 
 ROOT = Path(__file__).parents[2]
 EVIDENCE = "results/reproduce"  # NAME.json: what `expunge reproduce NAME --update` has measured
@@ -37,7 +38,7 @@ STATUS = {
 def pages() -> dict[str, str]:
     """Every page by its place under `docs/`."""
     made = {f"{c.kind}/{c.name}.md": page(c) for c in cards()}
-    return {"systems.md": systems(), **leaderboard.pages(ROOT / "results"), **speed.pages(ROOT), **made}
+    return {"systems.md": systems(), **leaderboard.pages(ROOT / "results"), **speed.pages(ROOT), **tuning.pages(), **made}
 
 
 @cache
