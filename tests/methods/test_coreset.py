@@ -14,6 +14,7 @@ import toys
 import worlds
 from expunge import resolve
 from expunge.core import loop
+from expunge.core.errors import UserError
 from expunge.core.parts import Plan, Rows, Sets, Train
 from expunge.core.record import Run
 from expunge.core.step import View
@@ -154,6 +155,32 @@ def test_stands_before_methods(text: worlds.World, base: str, score: str) -> Non
     run = loop.run(plans, text.model(), text.port, {n: text.sets[n] for n in resolve.plan(base)[0].sets_read()})
     assert len(set(run.sets["forget"].ids)) == 3
     assert run.cost.steps == 3
+
+
+@pytest.mark.parametrize(("edit", "knobs"), [("ssd", {"alpha": 1.0}), ("iau", {}), ("task_vector", {"lr": 1e-3, "epochs": 1})])
+def test_an_edit_takes_the_rows_that_were_picked(text: worlds.World, edit: str, knobs: dict[str, Any]) -> None:
+    """What it does with a coreset is what it does where the request brings that and no more."""
+    asked = {n: text.sets[n] for n in resolve.plan(edit)[0].sets_read()}
+    few = kept(asked["forget"], fraction=0.34, repeat=False)
+    picked, given, whole = (text.model() for _ in range(3))
+    loop.run(resolve.plan(edit, {**knobs, "fraction": 0.34, "repeat": False}, select=("coreset",)), picked, text.port, asked)
+    loop.run(resolve.plan(edit, knobs), given, text.port, {**asked, "forget": few})
+    loop.run(resolve.plan(edit, knobs), whole, text.port, asked)
+    assert worlds.same(worlds.tensors(picked), worlds.tensors(given))
+    assert not worlds.same(worlds.tensors(picked), worlds.tensors(whole))
+
+
+def test_what_an_edit_has_no_use_for_is_refused(text: worlds.World) -> None:
+    for names, message in (
+        ({"select": ("idk",)}, "'ssd' has no use for --select idk: it trains no model"),
+        ({"update": ("sam",)}, "'ssd' has no use for --update sam: it trains no model"),
+    ):
+        with pytest.raises(UserError, match=message):
+            resolve.plan("ssd", **names)
+    with pytest.raises(UserError, match="'random_weights' has no use for --select coreset: it reads none of the rows that are picked"):
+        resolve.plan("random_weights", select=("coreset",))
+    with pytest.raises(UserError, match="the rows to forget were given weights, and an edit or a guard takes all alike"):
+        loop.run(resolve.plan("ssd", select=("guard_attribution",)), text.model(), text.port, text.sets)
 
 
 @torch.no_grad()

@@ -1,9 +1,9 @@
-"""Whether a plan can run at all: asked before anything is spent."""
+"""Whether a plan can run at all: asked before anything is spent; and whether a stage can take what was picked for it."""
 
 from __future__ import annotations
 
 from .errors import UserError
-from .parts import Guard, Modality, Need, Objective, Plans, Sets
+from .parts import Guard, Modality, Need, Objective, Plan, Plans, Sets
 
 ASKS = {
     Need.GENERATE: "answers in the model's own words",
@@ -39,3 +39,12 @@ def check(plans: Plans, sets: Sets, port: Modality) -> None:
                 raise UserError(
                     f"{type(update).__name__} acts on the {sorted(unknown)[0]!r} term, and this objective has {', '.join(sorted(roles))}"
                 )
+
+
+def taken(plan: Plan, picked: Sets) -> Sets:
+    """The sets that a stage begins with. Errors: UserError where rows have weights and what is done knows none."""
+    if weighed := [] if isinstance(plan.do, Objective) else [n for n, rows in picked.items() if rows.weight]:
+        raise UserError(
+            f"the rows to {weighed[0]} were given weights, and an edit or a guard takes all alike: weigh them for a method that trains"
+        )
+    return picked

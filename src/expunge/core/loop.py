@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from . import adapters, checkpoint, sharding
 from .errors import Interrupted, UserError
-from .feasible import check
+from .feasible import check, taken
 from .gradient import evaluate, global_norm
 from .knobs import knob, part
 from .parts import Edit, GradCall, Grads, Guard, Modality, Need, Objective, Part, Plan, Plans, Rows, Sets, Stop, Update, Weights
@@ -166,7 +166,7 @@ class _Stage:
 
     def _begin(self) -> None:
         r, plan = self.r, self.plan
-        self.view.sets = self.chosen = r.sets = self._pick("start", self.chosen, self.view)
+        self.view.sets = self.chosen = r.sets = taken(plan, self._pick("start", self.chosen, self.view))
         late = frozenset[str]().union(*(s.gives for s in plan.selectors if s.when == "step"))
         asks = [p for p in self.parts.values() if Need.REFERENCE_LOGP in p.needs]
         source = None if plan.reference == "start" else r.models[plan.reference]

@@ -1,7 +1,7 @@
 """MU-Coreset: forget with a small part of the rows to forget, drawn by chance or scored, over as many steps as with all of them.
 
 Where rows say much the same, as in a benchmark about one topic, a few of them carry the whole request. How few is measured on those left
-out. It stands before any method that trains: `--select coreset --fraction 0.05`.
+out. It stands before any method: `--select coreset --fraction 0.05`.
 
 Equation: keep the max(1, floor(p n)) rows of highest s, p `fraction`; random: s drawn by `draw` and the row's id, so that smaller coresets
   lie in larger ones; grand: s = mean_t |grad L_NPO(z; theta_t)|, t = 0 to `along` epochs of NPO; moderate: s = -|d - median d|, d the
