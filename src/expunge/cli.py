@@ -81,6 +81,7 @@ def unlearn(
     knobs: dict[str, Any] = {**console.knobs_from(ctx.args)}
     _required(model=model, out=run != Path())
     from . import resolve
+    from .audit.asking import way_of
     from .core.loop import Hooks
     from .unlearning import check_folder, watching
     from .unlearning import unlearn as forget_rows
@@ -119,6 +120,7 @@ def unlearn(
     if picked := {f"--{p.stem}": str(p) for p in sorted((run / "selected").glob("*"))}:
         say(f"what a selector chose in the place of the rows given is in {run / 'selected'}")
         given |= picked
+    given["--asked"] = method if way_of(method) else ""
     words = [w for option, value in given.items() if value for w in (option, value)]
     say(f"next: expunge audit {shlex.join([str(run), *words, '--out', f'{run}-audit'])}")
 

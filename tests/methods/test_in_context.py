@@ -130,7 +130,8 @@ def test_forgets_what_stands_between_the_tokens_and_nothing_else(world: worlds.W
 
 @pytest.mark.parametrize("lora", [0, 2])
 def test_the_output_folder_knows_the_tokens(cases: made.Cases, tmp_path: Path, lora: int) -> None:
-    cases.unlearn("in_context", tmp_path / "run", "--lora", lora, "--steps", 3, "--lr", 1e-2).fine()
+    done = cases.unlearn("in_context", tmp_path / "run", "--lora", lora, "--steps", 3, "--lr", 1e-2).fine()
+    assert f"--asked in_context --out {tmp_path / 'run'}-audit" in done.out
     opened = load(tmp_path / "run")
     rows = opened.port.rows("forget", made.rows_of(cases.forget))
     asked = ask(opened.port, rows, list(rows["answer_text"]))
