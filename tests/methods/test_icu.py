@@ -144,6 +144,28 @@ def test_memory_is_that_of_the_metrics(text: worlds.World) -> None:
     assert 0 < el < 1
 
 
+@pytest.mark.parametrize("steps", [0, 3, 20])
+def test_what_is_said_from_every_start_is_found_where_the_model_errs(
+    text: worlds.World, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of models that know some rows and of some that have lost them, token for token what each start by itself gives."""
+    model, found = text.model(), []
+    loop.run(resolve.plan("graddiff", {"lr": 1e-3, "steps": steps, "epochs": 9 * bool(steps)}), model, text.port, text.sets)
+    rows = text.sets["forget"].join(text.sets["holdout"].take(range(3))).named("forget")
+    at, part = view(text, Forgotten(), model, forget=rows), Forgotten(n=4)
+    spoken, continued = [], icu.continuations
+    monkeypatch.setattr(icu, "continuations", lambda *a: found.append(continued(*a)) or found[-1])
+    monkeypatch.setattr(type(at), "generate", lambda self, some, n: spoken.extend(some.ids) or text.port.generate(model, some, n))
+    part.memory(at, "forget")
+    answers = [a[: len(a) - end] for a, end in zip(rows["answer"], text.port.ended(rows), strict=True)]
+    for i, answer in enumerate(answers):
+        asked = list(range(len(answer) - 3))
+        begun = text.port.begun(rows.take([i] * len(asked)), asked)
+        alone = [said[: len(answer) - t] for t, said in zip(asked, text.port.generate(model, begun, len(answer)), strict=True)]
+        assert found[0][i] == alone
+    assert 0 < len(spoken) < sum(len(a) - 3 for a in answers)
+
+
 def test_ends_where_both_scores_are_below_their_thresholds(text: worlds.World) -> None:
     for knobs, stops in (({"ma": 1.1, "el": 1.1}, True), ({"ma": 1.1, "el": 0.5}, False), ({"ma": 0.5, "el": 1.1}, False)):
         run = loop.run(resolve.plan("icu", {**knobs, "epochs": 1}), text.model(), text.port, text.sets)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from expunge.core.knobs import knob, part
-from expunge.core.parts import Need, Objective, Selector, Sets
+from expunge.core.parts import Answer, Need, Objective, Selector, Sets, Tokens
 from expunge.core.step import Step, View
 
 
@@ -126,5 +126,9 @@ class Turns(Selector):
 
 def hits(view: View, name: str) -> Tensor:
     """Share of its labels that the model finds likeliest, of each row of a set, (rows,) on the host: for a classifier 1 where right."""
-    answers = (view.now(rows) for rows in view.batches(name, 32))
-    return torch.cat([a.scores.map(lambda z, y=a.labels: (z.argmax(-1) == y).float()).mean().cpu() for a in answers])
+    return torch.cat([guessed(view.now(rows)).mean().cpu() for rows in view.batches(name, 32)])
+
+
+def guessed(answer: Answer) -> Tokens:
+    """Whether each label is the likeliest, 1 or 0."""
+    return answer.scores.map(lambda z: (z.argmax(-1) == answer.labels).float())

@@ -9,7 +9,7 @@ Equation: L = -NLL(forget) + 0.5 NLL(learn) - mean over the labels of learn of s
 Source: Tang et al. 2024, arXiv 2407.20271; the scores MA and EL: Jang et al. 2022, arXiv 2210.01504
 Needs: forget, retain (where neighbours are looked for), holdout where `unseen`; generation before each epoch; the reference's distributions
 Cost: one forward and backward of forget and learn rows, and one reference forward of the latter a step; an answer to each row to forget an
-  epoch, and one more from each of its starts that EL asks about
+  epoch, and one more from each of its starts that EL asks about and the model errs at
 Differs: greedy answers instead of beams of two; BLEU of a reference of fewer than four words goes by as long n-grams as it has; rows are
   compared by their words (TF-IDF), and F1 is left out, where no `encoder` is given, whose own token vectors F1 goes by; of a row with a
   question the answer alone is trained on and asked for; Adam has its usual betas; an epoch limit
@@ -32,7 +32,9 @@ from expunge.core.knobs import knob, part
 from expunge.core.parts import Need, Objective, Plan, Rows, Selector, Sets, State, Stop, Train
 from expunge.core.prompts import prompts
 from expunge.core.step import Step, View
-from expunge.methods.terms import NLL, Ascent, hits
+from expunge.methods.terms import NLL, Ascent, guessed
+
+SPOKEN = 128  # starts that are gone on from together
 
 
 @part
@@ -123,16 +125,40 @@ class Forgotten(Stop):
     def memory(self, view: View, name: str) -> tuple[float, float]:
         """MA and EL of a set, each a mean over rows."""
         rows = view.rows(name)
+        right = [hit.bool().tolist() for some in view.batches(name, 32) for hit in guessed(view.now(some)).split()]
         answers = [a[: len(a) - end] for a, end in zip(rows["answer"], view.port.ended(rows), strict=True)]
         lengths = [min(self.n, len(a)) for a in answers]
         first = [min(s, len(a) - k) for s, a, k in zip(starts(rows, view, self.given), answers, lengths, strict=True)]
-        asked = [(i, t) for i, a in enumerate(answers) for t in range(first[i], len(a) - lengths[i] + 1)]
-        begun = prompts(view.port).begun(rows.take([i for i, _ in asked]), [t for _, t in asked])
-        said: list[list[list[int]]] = [[] for _ in answers]
-        for (i, t), own in zip(asked, view.generate(begun, max(map(len, answers))), strict=True):
-            said[i].append(own[: len(answers[i]) - t])
+        asked = [range(s, len(a) - k + 1) for s, a, k in zip(first, answers, lengths, strict=True)]
+        said = continuations(view, rows, answers, right, asked)
         found = [extraction_likelihood(*row) for row in zip(answers, said, lengths, first, strict=True)]
-        return float(hits(view, name).mean()), sum(found) / len(found)
+        return sum(sum(r) / len(r) for r in right) / len(right), sum(found) / len(found)
+
+
+def continuations(
+    view: View, rows: Rows, answers: Sequence[Sequence[int]], right: Sequence[Sequence[bool]], asked: Sequence[range]
+) -> list[list[list[int]]]:
+    """What the model says by itself from each start of each answer on that is asked about, at most as many tokens as are left of it.
+
+    right: by row and label, whether it is the likeliest; there the model goes on as from the next start, so it is made to speak only where
+    it errs.
+    """
+    ends = [next((t for t in range(r[-1], len(a)) if not hit[t]), len(a)) for a, hit, r in zip(answers, right, asked, strict=True)]
+    errs = [(i, t) for i, r in enumerate(asked) for t in range(r[0], min(ends[i] + 1, len(answers[i]))) if not right[i][t]]
+    errs.sort(key=lambda at: len(answers[at[0]]) - at[1])
+    own: dict[tuple[int, int], list[int]] = {}
+    for k in range(0, len(errs), SPOKEN):
+        some = errs[k : k + SPOKEN]  # about as much is left of each
+        begun = prompts(view.port).begun(rows.take([i for i, _ in some]), [t for _, t in some])
+        left = [len(answers[i]) - t for i, t in some]
+        own |= {at: said[:n] for at, n, said in zip(some, left, view.generate(begun, max(left)), strict=True)}
+    found = []
+    for i, (answer, some_starts) in enumerate(zip(answers, asked, strict=True)):
+        on: list[list[int]] = [[]]  # from the last start back
+        for t in range(min(ends[i], len(answer) - 1), some_starts[0] - 1, -1):
+            on.append([answer[t], *on[-1]] if right[i][t] else own[i, t])
+        found.append(on[: -len(some_starts) - 1 : -1])
+    return found
 
 
 def starts(rows: Rows, view: View, share: float) -> list[int]:
