@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -121,6 +122,12 @@ def test_methods_get_what_they_read_and_are_asked_their_own_way(done: Outcome, t
 def test_another_sweep_does_not_share_the_folder(done: Outcome, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="another sweep"):
         bench(replace(SMALL, seeds=1), done.folder)
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    (begun / "sweep.json").write_text('{"key": "of a sweep that made nothing"}')
+    with pytest.raises(UserError, match="no folder nanoo here"):
+        bench(replace(SMALL, model="nanoo"), begun)
+    assert [p.name for p in begun.iterdir()] == ["sweep.json"]
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="no benchmark run"):
         bench(SMALL, tmp_path)
@@ -133,11 +140,30 @@ def test_knobs_go_to_every_method_or_to_one() -> None:
     sweep = replace(SMALL, model="none", knobs={"lr": "1", "npo:beta": "0.5"})
     assert sweep.knobs_of("npo") == {"lr": "1", "beta": "0.5"}
     assert sweep.knobs_of("ga") == {"lr": "1"}
+    assert sweep.knobs_of("ssd") == {}, "an edit has no learning rate"
+    more = replace(sweep, methods=("npo", "ssd"), knobs={"lr": "1", "npo:beta": "0.2", "forget-weight": "2"})
+    assert more.knobs_of("npo") == {"lr": "1", "forget-weight": "2", "beta": "0.2"}
+    more.check()
 
 
-def test_unknown_names_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="did you mean 'npo'"):
-        bench(replace(SMALL, methods=("npoo",)), tmp_path / "x")
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"methods": ("npoo",)}, "did you mean 'npo'"),
+        ({"knobs": {"lrr": "1"}}, "none of the methods has a knob --lrr; did you mean 'lr'"),
+        ({"knobs": {"npo:lrr": "1"}}, "there is no knob 'lrr' here; did you mean 'lr'"),
+        ({"knobs": {"sam:lr": "1"}}, "the knob --sam:lr is for 'sam', which is neither a method nor an attack of this run"),
+        ({"knobs": {"quantise:bits": "4"}}, "the knob --quantise:bits is for 'quantise', which is neither"),
+        ({"knobs": {"relearn:kk": "4"}}, "there is no knob 'kk' here"),
+        ({"knobs": {"lr": "-1"}}, "knob 'lr' = '-1'"),
+        ({"train": {"lrr": "1"}}, "there is no knob 'lrr' here"),
+        ({"holdout": "carve", "sizes": {}}, "the benchmark 'people' has unseen rows of its own: leave --holdout out"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_done_is_refused_before_anything_is_trained(asked: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        bench(replace(SMALL, **asked), tmp_path / "x")
     assert not (tmp_path / "x").exists()
 
 

@@ -27,7 +27,7 @@ from expunge.audit.suite import Suite
 from expunge.report.story import Asked, Entry, Story, Verdict
 
 from . import cluster
-from .core import catalog, receipt
+from .core import receipt
 from .core.errors import Interrupted, UserError
 from .core.loop import Hooks
 from .core.parts import Modality, Need
@@ -100,10 +100,8 @@ def bench(
     Errors: UserError; a folder with another sweep in it is refused unless `overwrite`. Interrupted where that was asked for, of a cluster
     KeyboardInterrupt: its jobs go on from their last checkpoints.
     """
-    for name in sweep.methods:
-        catalog.load(name)
+    sweep.check()
     folder, suite = Path(out), sweep.made()
-    sweep.attacks_of(len(suite.sets["forget"]))  # what is wrong with them is said before anything is trained
     if ray:
         cluster.check(ray)
     shown, progress = progress, _stopping(progress, interrupted)
@@ -181,9 +179,10 @@ def _claim(folder: Path, key: str, resume: bool, overwrite: bool, sweep: Sweep) 
         check_free(folder, overwrite=True, reads=[p for p in (sweep.data, sweep.original, sweep.retrained, sweep.holdout) if p])
         empty(folder)
     if mark.exists():
-        if json.loads(mark.read_text())["key"] != key:
+        same = json.loads(mark.read_text())["key"] == key
+        if not same and any(p != mark for p in folder.iterdir()):
             raise UserError(f"{folder} holds another sweep (methods, seeds, data or knobs differ): give another folder, or --overwrite")
-        if not resume:
+        if same and not resume:
             raise UserError(f"{folder} holds this sweep already: give another folder, or --overwrite")
     elif folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} exists and is no benchmark run: give another folder")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,8 +11,11 @@ from expunge.audit.asking import way_of
 from expunge.audit.intervention import Attack, chosen
 from expunge.audit.suite import Suite
 
-from . import recipes
+from . import recipes, resolve
 from .core import catalog
+from .core.errors import UserError
+from .core.knobs import knobs_of
+from .core.words import did_you_mean
 
 SIZES = {
     "people": "micro",
@@ -52,17 +56,45 @@ class Sweep:
         """The model, or the built-in size that has recipes for the benchmark."""
         return self.model or SIZES.get(self.suite, "tiny")
 
+    def check(self) -> None:
+        """See, before anything is spent, that all of it can be done.
+
+        Errors: UserError for unknown names, and for knobs that nothing here has or that are out of range.
+        """
+        for method in self.methods:
+            resolve.plan(method, self.knobs_of(method))
+        resolve.plan("finetune", self.train)
+        attacks = self.attacks_of(1)
+        for key in self.knobs:
+            owner, _, name = key.rpartition(":")
+            if owner and owner not in (*self.methods, *attacks):
+                known = did_you_mean(owner, (*self.methods, *attacks))
+                raise UserError(f"the knob --{key} is for {owner!r}, which is neither a method nor an attack of this run{known}")
+            if not owner and not any(name in _names(m, self._fixed(m)) for m in self.methods):
+                known = did_you_mean(name, sorted(set[str]().union(*(_names(m, self._fixed(m)) for m in self.methods))))
+                raise UserError(f"none of the methods has a knob --{name}{known}")
+
     def made(self) -> Suite:
-        """The suite. Errors: UserError for an unknown benchmark, split or size."""
+        """The suite. Errors: UserError for an unknown benchmark, split or size, and for unseen rows where it has its own."""
+        load = catalog.load(self.suite, "benchmarks").load
         more: dict[str, Any] = {**({"split": self.split} if self.split else {}), **({"holdout": self.holdout} if self.holdout else {})}
-        made: Suite = catalog.load(self.suite, "benchmarks").load(self.data, seed=self.draw, **more, **self.sizes)
+        if self.holdout and "holdout" not in inspect.signature(load).parameters:
+            raise UserError(f"the benchmark {self.suite!r} has unseen rows of its own: leave --holdout out")
+        made: Suite = load(self.data, seed=self.draw, **more, **self.sizes)
         return made
 
     def knobs_of(self, method: str) -> dict[str, Any]:
-        """The recipe of this case and model size, then what the user said."""
-        common = {k: v for k, v in self.knobs.items() if ":" not in k}
-        own = {k.split(":", 1)[1]: v for k, v in self.knobs.items() if k.split(":", 1)[0] == method and ":" in k}
-        return {**recipes.knobs(self.suite, self.size, method), **common, **own}
+        """The recipe of this case and model size, then what the user said of all methods that have it, then of this one."""
+        fixed = self._fixed(method)
+        common = {k: v for k, v in self.knobs.items() if ":" not in k and k in _names(method, fixed)}
+        return {**recipes.knobs(self.suite, self.size, method), **common, **self._own(method)}
+
+    def _fixed(self, method: str) -> dict[str, Any]:
+        """What decides which knobs a method has."""
+        return {**recipes.knobs(self.suite, self.size, method), **self._own(method)}
+
+    def _own(self, method: str) -> dict[str, Any]:
+        return {k.split(":", 1)[1]: v for k, v in self.knobs.items() if k.split(":", 1)[0] == method and ":" in k}
 
     def attacks_of(self, items: int, seed: int = 0) -> dict[str, Attack]:
         """The attacks on a model; relearning, where nobody asked for attacks, is made with the first seed alone."""
@@ -71,3 +103,10 @@ class Sweep:
         names = tuple(dict.fromkeys((*(("relearn",) if wanted else ()), *self.attacks, *bare)))
         tuned = {f"{n}:{k}": v for n in names for k, v in recipes.attacking(n, self.suite, self.size, items).items()}
         return chosen(names, {**tuned, **{k: v for k, v in self.knobs.items() if k.split(":", 1)[0] in names and ":" in k}})
+
+
+def _names(method: str, knobs: Mapping[str, Any]) -> frozenset[str]:
+    """Every name of every knob that a method has, where these are its knobs."""
+    plans = resolve.plan(method, knobs)
+    found = {n for k in knobs_of(plans[0] if len(plans) == 1 else plans) for n in (k.name, k.qualified)} | resolve.choices(method).keys()
+    return frozenset({*found, *(n.replace("_", "-") for n in found)})
