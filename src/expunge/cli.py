@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 import typer
-from rich.markup import escape
 
 from . import console
 from .console import out, say
@@ -369,16 +367,7 @@ def names(
     as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
 ) -> None:
     """What there is, by name."""
-    kinds = [kind] if kind else list(catalog.kinds())
-    cards = {k: [catalog.card(n, k) for n in catalog.names(k)] for k in kinds}
-    if as_json:
-        found = {k: [{"name": c.name, "status": c.status, "summary": c.headline} for c in cs] for k, cs in cards.items()}
-        print(json.dumps(found[kind] if kind else found, indent=1))
-        return
-    for k, cs in cards.items():
-        out.print(f"[bold]{k}[/]")
-        for c in cs:
-            out.print(f"  {c.name:18} {escape(c.headline)}", overflow="ellipsis", no_wrap=True, highlight=False)
+    console.show_names(kind, as_json)
 
 
 @app.command()
@@ -394,15 +383,20 @@ def reproduce(
     update: Annotated[bool, typer.Option("--update", help="write the numbers instead of comparing with them")] = False,
 ) -> None:
     """Show a paper's effect on a CPU-size case, and compare with the committed numbers."""
+    from . import arithmetic
+
+    arithmetic.hold()
     from . import reproduction
 
     if not name and not everything:
         raise UserError("give the name of a method, or --all")
-    with console.progress() as show:
-        results = [reproduction.reproduce(n, update=update, progress=show) for n in (reproduction.names() if everything else [name])]
-    for r in results:
-        out.print(r.told(), highlight=False)
-    if not all(r.agrees for r in results):
+    agree = True
+    for n in reproduction.names() if everything else [name]:
+        with console.progress() as show:
+            found = reproduction.reproduce(n, update=update, progress=show)
+        out.print(found.told(), highlight=False)
+        agree &= found.agrees
+    if not agree:
         raise SystemExit(1)
 
 

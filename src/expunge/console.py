@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 import signal
@@ -206,6 +207,20 @@ def show_knobs(name: str, kind: str, out: Callable[[Any], None]) -> None:
         options = "|".join(map(str, choices)) if choices and all(isinstance(a, str) for a in choices) else k.limits
         table.add_row(f"--{k.name.replace('_', '-')}", escape(str(k.value)), escape(options), escape(k.help))
     out(table)
+
+
+def show_names(kind: str, as_json: bool) -> None:
+    """What there is, of one kind or of all. Errors: UserError for an unknown kind."""
+    kinds = [kind] if kind else list(catalog.kinds())
+    cards = {k: [catalog.card(n, k) for n in catalog.names(k)] for k in kinds}
+    if as_json:
+        found = {k: [{"name": c.name, "status": c.status, "summary": c.headline} for c in cs] for k, cs in cards.items()}
+        print(json.dumps(found[kind] if kind else found, indent=1))
+        return
+    for k, cs in cards.items():
+        out.print(f"[bold]{k}[/]")
+        for c in cs:
+            out.print(f"  {c.name:18} {escape(c.headline)}", overflow="ellipsis", no_wrap=True, highlight=False)
 
 
 def show_cards(name: str) -> None:

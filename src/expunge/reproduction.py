@@ -7,18 +7,24 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
+
 from expunge.audit.subjects import Progress, silent
 
+from . import arithmetic
 from .cases.claims import Claim, Numbers
 from .core import catalog, receipt
 from .core.errors import UserError
+from .loading import cache_home
 
 CASES = (
     "people",
@@ -71,6 +77,7 @@ class Reproduced:
     effect: Sequence[Mapping[str, Any]]
     differs: Sequence[str]
     compared: bool
+    exact: bool = True  # in the arithmetic of the committed numbers
 
     @property
     def agrees(self) -> bool:
@@ -90,19 +97,29 @@ class Reproduced:
         lines += [f"  differs from the committed numbers: {d}" for d in self.differs]
         if self.compared and self.agrees:
             lines.append("  agrees with the committed numbers")
+        if not self.exact:
+            lines.append(
+                "  computed in this processor's own arithmetic, so what hangs on the last digit may differ (see `expunge.arithmetic`)"
+            )
         return "\n".join(lines)
 
 
 def reproduce(name: str, *, update: bool = False, progress: Progress = silent) -> Reproduced:
-    """Run a case and compare, or with `update` write its numbers. Errors: UserError for an unknown name, or where nothing is committed."""
+    """Run a case and compare, or with `update` write its numbers.
+
+    They are the same to the last digit on every x86-64 processor where `expunge.arithmetic.hold()` was called before torch was imported,
+    as the command line does; elsewhere they are near. Errors: UserError for an unknown name, or where nothing is committed.
+    """
     if name not in names():
         kind = catalog.find(name)
         raise UserError(f"there is no case for the {kind.removesuffix('s')} '{name}' yet")
     path = folder() / f"{name}.json"
     if not update and not path.exists():
         raise UserError(f"no numbers are committed for '{name}'; write them with --update")
-    case = next(m for m in modules() if name in m.CLAIMS).Case(progress)
-    numbers, knobs = case.measure(name)
+    exact = arithmetic.held()
+    with _apart() if exact else nullcontext():
+        case = next(m for m in modules() if name in m.CLAIMS).Case(progress)
+        numbers, knobs = case.measure(name)
     effect = [{"claim": c.text, "holds": bool(c.holds(numbers, name))} for c in claims()[name]]
     if update:
         done = {
@@ -111,14 +128,29 @@ def reproduce(name: str, *, update: bool = False, progress: Progress = silent) -
             "numbers": {m: {n: round(v, 6) for n, v in s.items()} for m, s in numbers.items()},
             "effect": effect,
             "tolerance": TOLERANCE,
+            "arithmetic": "the same on every x86-64 processor" if exact else "this processor's own",
             "versions": receipt.versions(),
             "machine": receipt.machine(),
         }
         receipt.write(path, done)
-        return Reproduced(name, numbers, effect, (), False)
+        return Reproduced(name, numbers, effect, (), False, exact)
     known = json.loads(path.read_text())
     differs = [*differences(numbers, known["numbers"]), *(f"{c['claim']}: {c['holds']}" for c in effect if c not in known["effect"])]
-    return Reproduced(name, numbers, effect, differs, True)
+    return Reproduced(name, numbers, effect, differs, True, exact)
+
+
+@contextmanager
+def _apart() -> Iterator[None]:
+    """Away from models that were trained in another arithmetic, and from oneDNN, which fits its sums to a processor's caches."""
+    before, os.environ["EXPUNGE_CACHE"] = os.environ.get("EXPUNGE_CACHE"), str(cache_home() / "reproduce")
+    (fitting, *_) = torch.backends.mkldnn.set_flags(False)
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.set_flags(fitting)
+        del os.environ["EXPUNGE_CACHE"]
+        if before is not None:
+            os.environ["EXPUNGE_CACHE"] = before
 
 
 def differences(mine: Numbers, known: Numbers) -> list[str]:

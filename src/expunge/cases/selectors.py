@@ -3,7 +3,7 @@
 Rows that hardly matter are left out of a request to a classifier of digits, half of the request, and the outcome is held against that of
 the whole request and of a half drawn by chance, means over seeds. Rows of the fictitious people are weighed, and what the retain rows lose
 is compared where the rows to forget have become half as likely as they were, medians over models. And two rows of them are forgotten in the
-place of one topic about all, or of all that is known of some.
+place of one topic about all, or of all that is known of some; means over models.
 """
 
 from __future__ import annotations
@@ -210,27 +210,31 @@ class Case:
         return train(rows, self.model, texts=texts, prompt_format=self.suite.prompt_format, seed=seed)
 
     def _shrunk(self) -> tuple[Numbers, dict[str, Any]]:
-        """Scores after whole requests and after two rows of each."""
-        made = self._people()
+        """Scores after whole requests and after two rows of each, means over models, each with a draw of its own."""
+        runs = [self._shrunk_in(self._people(seed), seed) for seed in range(SEEDS)]
+        settings = {base: recipes.knobs("people", self.model, base) for base in ("npo", "rmu")}
+        return {n: {k: float(np.mean([r[n][k] for r in runs])) for k in runs[0][n]} for n in runs[0]}, {"fraction": FRACTION, **settings}
+
+    def _shrunk_in(self, made: Result, draw: int) -> Numbers:
+        """Scores of one model after whole requests and after two rows of each."""
         full, of_people = self.suite.train["full"], self.suite.train["forget"]
         told = len(full) - sum(len(self.suite.sets[n]) for n in ("real_authors", "world_facts"))  # the rest is about the world
         topic = full[list(TOPICS).index(TOPIC) : told : len(TOPICS) + 1]
-        settings = {base: recipes.knobs("people", self.model, base) for base in ("npo", "rmu")}
         found: dict[str, Mapping[str, float]] = {}
         for base, kind, forget, ways in (
             ("npo", "topic", topic, FEW),
             ("rmu", "topic", topic, {"coreset": {}}),
             ("npo", "people", of_people, {"coreset": {}}),
         ):
-            scores = self._shares(made, base, settings[base], forget, ways)
+            scores = self._shares(made, base, forget, {n: {"draw": draw, **way} for n, way in ways.items()})
             found.update({f"{name}, {base}, {kind}": s for name, s in scores.items()})
-        return found, {"fraction": FRACTION, **settings}
+        return found
 
-    def _shares(self, made: Result, base: str, knobs: Mapping[str, Any], gone: list[Any], ways: Mapping[str, Mapping[str, Any]]) -> Numbers:
-        """Probabilities after a request and after some of its rows, the first way means over draws; carried: the fall on rows left out, in
-        terms of that with them."""
+    def _shares(self, made: Result, base: str, gone: list[Any], ways: Mapping[str, Mapping[str, Any]]) -> Numbers:
+        """Probabilities after a request and after some of its rows; carried: the fall on rows left out, in terms of that with them."""
         kept = [r for r in self.suite.train["full"] if r not in gone]
         forget, retain = made.port.rows("forget", gone), made.port.rows("retain", kept)
+        knobs = recipes.knobs("people", self.model, base)
 
         def after(**more: Any) -> nn.Module:
             self.progress(0, 1, f"{base}: forgetting")
@@ -245,16 +249,13 @@ class Case:
         found: dict[str, dict[str, float]] = {"whole": {"forget_probability": float(whole.mean()), "retain_probability": spared}}
         view = View(Run(copy.deepcopy(made.model), made.port, Accelerator()), {"forget": forget})
         for name, way in ways.items():
-            runs = []
-            for draw in range(SEEDS if not way else 1):
-                settings = {"fraction": FRACTION, "draw": draw, **way}
-                (part,) = resolve.plan(base, settings, select=("coreset",))[0].selectors
-                chosen = set(part.pick(view.sets, view.at("select0", part))["forget"].ids)
-                out = torch.tensor([row not in chosen for row in forget.ids])
-                mine, other = gives(after(select=("coreset",), **settings))
-                carried = float((start - mine)[out].mean() / (start - whole)[out].mean())
-                runs.append({"forget_probability": float(mine.mean()), "retain_probability": other, "carried": carried})
-            found[name] = {n: float(np.mean([r[n] for r in runs])) for n in runs[0]}
+            settings = {"fraction": FRACTION, **way}
+            (part,) = resolve.plan(base, settings, select=("coreset",))[0].selectors
+            chosen = set(part.pick(view.sets, view.at("select0", part))["forget"].ids)
+            out = torch.tensor([row not in chosen for row in forget.ids])
+            mine, other = gives(after(select=("coreset",), **settings))
+            carried = float((start - mine)[out].mean() / (start - whole)[out].mean())
+            found[name] = {"forget_probability": float(mine.mean()), "retain_probability": other, "carried": carried}
         return found
 
     def _weighed(self) -> tuple[Numbers, dict[str, Any]]:

@@ -56,6 +56,7 @@ GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
     "adaptive_rmu": {"lr": (1e-3, 1e-2), "epochs": (5, 15), "retain_weight": (10.0, 1200.0)},
     "srmu": {"lr": (1e-2,), "epochs": (15,), "retain_weight": (1.0, 10.0), "length": (6.5, 20.0, 60.0, 200.0)},
     "eru": {"lr": (1e-4, 3e-4, 1e-3, 3e-3), "epochs": (15,), "forget_weight": (0.125, 1.0), "batch": (36,), "schedule": ("constant",)},
+    "simnpo": {"lr": (1e-4, 3e-4, 1e-3, 3e-3), "epochs": (15,), "forget_weight": (0.125, 1.0)},
     "sam": {"lr": (3e-4, 1e-3), "beta": (0.1, 1.0), "rho": (0.1, 1.0)},
     "random_smoothing": {"lr": (3e-4, 1e-3), "beta": (0.1, 1.0), "sigma": (1e-3, 1e-2)},
     "gradient_penalty": {"lr": (3e-4, 1e-3), "beta": (0.1, 1.0), "kappa": (0.01, 0.1)},

@@ -7,7 +7,7 @@ Source: Mekala et al. 2024, arXiv 2409.13474
 Needs: forget, retain; generation once at the start, unless the forget rows have a column `alternate`; the reference
 Cost: k generations a question once; one forward and backward of forget rows, alternates and retain rows, and one reference forward a step
 Differs: the request to make up an answer is in our words; alternates that come out empty are dropped
-Status: faithful
+Status: reproduced
 """
 
 import re
