@@ -115,6 +115,12 @@ def test_methods_get_what_they_read_and_are_asked_their_own_way(done: Outcome, t
     for name, scores in bare.items():
         after, before = scores["forget_probability"].value, value(found, name, "forget_probability")
         assert (after == pytest.approx(before, abs=1e-5)) == (name != "in_context"), name
+    (found.folder / "entries" / "in_context.json").unlink()
+    for kept in (found.folder / "attacks").glob("in_context-*"):
+        kept.unlink()
+    again = bench(sweep, found.folder)  # from the model that it left, whose tokens it knows
+    for score in ("forget_probability", "retain_probability"):
+        assert value(again, "in_context", score) == pytest.approx(value(found, "in_context", score), abs=1e-5)
     for name in ("original", "retrained"):  # they are asked as in any other sweep
         assert value(found, name, "forget_probability") == value(done, name, "forget_probability")
 

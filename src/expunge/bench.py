@@ -15,8 +15,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from torch import nn
-
 from expunge.audit import intervention
 from expunge.audit.asking import asked_as, way_of
 from expunge.audit.judge import verdict
@@ -30,7 +28,7 @@ from . import cluster
 from .core import receipt
 from .core.errors import Interrupted, UserError
 from .core.loop import Hooks
-from .core.parts import Modality, Need
+from .core.parts import Need
 from .core.request import digest
 from .folders import check_free, empty
 from .loading import Opened, cache_home, load
@@ -59,7 +57,6 @@ class Setting:
     suite: Suite
     folder: Path
     original: str
-    port: Modality
     sets: Mapping[str, Records]
     cache: Path
     blank: Observed | None
@@ -74,11 +71,11 @@ class Setting:
         """The sets as models of a method want to be asked."""
         return asked_as(method, self.sets) if method and way_of(method) else self.sets
 
-    def examined(self, model: nn.Module, progress: Progress, *, method: str, **known: Any) -> Subject:
-        """A model that a method made, looked at and attacked."""
+    def examined(self, made: Opened, progress: Progress, *, method: str, **known: Any) -> Subject:
+        """A model that a method made, looked at through its own port, which may know more tokens, and attacked."""
         known |= {"retrained": self.retrained.seen, "original": self.first.seen, "blank": self.blank, "method": method}
-        s = examine(model, self.port, self.asked(method), role="method", cache=self.cache, progress=progress, **known)
-        return self.attacked(s, Opened(model, self.port, ""), progress)
+        s = examine(made.model, made.port, self.asked(method), role="method", cache=self.cache, progress=progress, **known)
+        return self.attacked(s, made, progress)
 
 
 def bench(
@@ -135,7 +132,7 @@ def bench(
     others = controls(original, forget, sets, there.seen, cache, look("controls"), first.seen)
     there = _attacked(sweep, folder, there, again, sets, look("retrained"))
     source = _place(sweep.original or original.source)
-    setting = Setting(sweep, suite, folder.absolute(), source, original.port, sets, cache.absolute(), none, first, there)
+    setting = Setting(sweep, suite, folder.absolute(), source, sets, cache.absolute(), none, first, there)
     behind = Opened(filtered(original, forget), original.port, "") if any(s.role == "filter" for s in others) else original
     fixed = [setting.attacked(first, original, look("original")), compared(there, first, there)]
     fixed += [setting.attacked(s, behind, look(s.name)) for s in others]
@@ -231,28 +228,28 @@ def _job(
     made: list[Subject] = []
 
     def make() -> Entry:
-        model, about = _forgotten(setting, run, method, seed, progress, interrupted)
+        opened, about = _forgotten(setting, run, method, seed, progress, interrupted)
         log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()] if (run / "log.jsonl").exists() else []
-        made.append(setting.examined(model, progress, log=log, receipt=about, **known))
+        made.append(setting.examined(opened, progress, log=log, receipt=about, **known))
         return made[0].entry()
 
     entry = _kept(setting.folder, name, make)
     if not made and seed == 0:  # a resumed sweep still shows what was said
-        made.append(setting.examined(load(run).model, progress, **known))
+        made.append(setting.examined(load(run, setting.suite.prompt_format), progress, **known))
     return entry, made[0] if seed == 0 else None
 
 
 def _forgotten(
     setting: Setting, run: Path, method: str, seed: int, progress: Progress, interrupted: Callable[[], bool]
-) -> tuple[nn.Module, Mapping[str, Any]]:
+) -> tuple[Opened, Mapping[str, Any]]:
     """The model that has forgotten, with its receipt."""
     if (run / "receipt.json").exists():  # interrupted before it was audited
-        return load(run).model, json.loads((run / "receipt.json").read_text())
+        return load(run, setting.suite.prompt_format), json.loads((run / "receipt.json").read_text())
     suite, begun = setting.suite, (run / "checkpoint").exists()
     more = {"substitutes": suite.substitutes} if suite.substitutes else {}
     made = unlearn(
         method,
-        Opened(load(setting.original, suite.prompt_format).model, setting.port, setting.original),
+        load(setting.original, suite.prompt_format),  # with a port of its own, which a method may teach new tokens
         suite.train["forget"],
         suite.train["retain"],
         holdout=suite.sets.get("holdout"),
@@ -264,7 +261,7 @@ def _forgotten(
         **more,
         **{**setting.sweep.knobs_of(method), "seed": seed},
     )
-    return made.model, made.receipt
+    return Opened(made.model, made.port, str(run)), made.receipt
 
 
 def _story(sweep: Sweep, suite: Suite, entries: Sequence[Entry], said: Sequence[Subject], first: Subject, command: str, key: str) -> Story:
