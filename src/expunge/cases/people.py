@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any
 
 from expunge import recipes
@@ -21,6 +22,7 @@ from .claims import Claim, Numbers
 
 CASE = Sweep("people", (), model="micro")
 SHOWN = ("forget_quality", "model_utility", "forget_probability", "forget_rouge", "retain_rouge", "extraction_strength", "mia_min_k")
+MODELS = 3  # originals that are relearned, of each of which another was retrained
 EVERY = 1  # steps between two looks at a model that relearns
 RECOVERED = 0.5  # extraction strength of the rows that the attacker holds at which they have come back
 BUDGET = ("lr", "epochs", "batch")
@@ -88,13 +90,18 @@ class Case:
 
     def __init__(self, progress: Progress) -> None:
         self.suite, self.progress = self.sweep.made(), progress
-        suite = self.suite
-        texts = texts_of([*suite.train["full"], *suite.sets["real_authors"], *suite.sets["world_facts"]])
-        made = [train(suite.train[w], self.model, texts=texts, prompt_format=suite.prompt_format) for w in ("full", "retain")]
-        self.original, self.retrained = (Opened(m.model, m.port, str(m.folder)) for m in made)
+        self.original, self.retrained = self._models()
         self.cache = cache_home() / "observations"
         self.there = self._see(self.retrained, "retrained", role="retrained")
         self.first = self._see(self.original, "original", role="original")
+
+    def _models(self, seed: int = 0) -> tuple[Opened, Opened]:
+        """An original and a retrained model."""
+        suite = self.suite
+        texts = texts_of([*suite.train["full"], *suite.sets["real_authors"], *suite.sets["world_facts"]])
+        made = [train(suite.train[w], self.model, texts=texts, prompt_format=suite.prompt_format, seed=seed) for w in ("full", "retain")]
+        first, again = (Opened(m.model, m.port, str(m.folder)) for m in made)
+        return first, again
 
     def _see(self, opened: Opened, name: str, **more: Any) -> Subject:
         retrained = getattr(self, "there", None)
@@ -139,20 +146,26 @@ class Case:
         return numbers, knobs
 
     def relearning(self) -> tuple[Numbers, dict[str, Any]]:
-        """How many steps on a quarter of the forget rows make half of those answers extractable."""
+        """How many steps on a quarter of the forget rows make half of those answers extractable: medians over originals, of which one gives
+        them back at once and another does not.
+        """
         held = self.suite.sets["forget"][::4]
         knobs = {**recipes.relearning(CASE.suite, CASE.model, 0), "k": len(held), "every": EVERY}
-        attack = chosen(("relearn",), knobs)["relearn"]
-        models = {"retrained": self.retrained, **{n: self.forget(n, recipes.knobs(CASE.suite, CASE.model, n)) for n in ("ga", "npo")}}
-        numbers = {}
-        for name, opened in models.items():
-            self.progress(0, 1, f"{name}: relearning")
-            found = intervene("relearn", attack, opened.model, opened.port, {"forget": held})
-            values = {t.at["steps"]: float(t.scores["extraction_strength"]["value"]) for t in found.tries}
-            back = [step for step, value in values.items() if value >= RECOVERED]
-            last = max(values)
-            numbers[name] = {"before": values[0], "after": values[last], "steps_to_recover": float(min(back, default=2 * last))}
-        return numbers, knobs
+        runs = []
+        for seed in range(MODELS):
+            self.original, self.retrained = self._models(seed)
+            models = {"retrained": self.retrained, **{n: self.forget(n, recipes.knobs(CASE.suite, CASE.model, n)) for n in ("ga", "npo")}}
+            runs.append({n: self._relearned(n, opened, knobs, held) for n, opened in models.items()})
+        return {n: {k: median(r[n][k] for r in runs) for k in runs[0][n]} for n in runs[0]}, knobs
+
+    def _relearned(self, name: str, opened: Opened, knobs: Mapping[str, Any], held: Sequence[Any]) -> dict[str, float]:
+        """How extractable the rows are before and after the attack, and from which step on they count as back."""
+        self.progress(0, 1, f"{name}: relearning")
+        found = intervene("relearn", chosen(("relearn",), knobs)["relearn"], opened.model, opened.port, {"forget": held})
+        values = {t.at["steps"]: float(t.scores["extraction_strength"]["value"]) for t in found.tries}
+        back = [step for step, value in values.items() if value >= RECOVERED]
+        last = max(values)
+        return {"before": values[0], "after": values[last], "steps_to_recover": float(min(back, default=2 * last))}
 
 
 def shown(subject: Subject) -> dict[str, float]:

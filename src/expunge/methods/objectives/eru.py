@@ -15,7 +15,7 @@ Cost: one forward and backward of forget and retain rows a step, apart where the
 Differs: reconstructed; the losing half of alpha-DPO alone; averages are those of the steps before, and z is 0 as long as no row has moved;
   rows to forget stand for prompts that the model should refuse, retain rows for
   others; the ablation, all positions, 32 rows a side, every 4 steps, p = 0.5 as in ReFAT
-Status: faithful
+Status: reproduced
 """
 
 from collections.abc import Iterator

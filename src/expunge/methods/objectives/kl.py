@@ -7,7 +7,7 @@ Source: Maini et al. 2024 (TOFU), arXiv 2401.06121
 Needs: forget, retain; the reference
 Cost: one forward and backward of forget and retain rows a step, and one forward of the retain rows by the reference
 Differs: averaged over answer labels; the authors' code averages over all positions, prompt and padding among them
-Status: reproduced
+Status: faithful
 """
 
 from expunge.core.parts import Plan

@@ -9,7 +9,7 @@ Needs: forget (its classes alone), retain with other classes; inputs that are im
 Cost: rounds forwards and backwards of n images; one epoch over copies x n noise images a class and the retain rows; one over those alone
 Differs: the gradients that learning the noise leaves in the model are cleared, where the released code adds them to the first step; several
   classes to forget have noise each
-Status: reproduced
+Status: faithful
 """
 
 from dataclasses import replace

@@ -12,7 +12,7 @@ Cost: k T small batches with few weights that move; a copy of the model meanwhil
 Differs: a method of continual learning, with the rows to forget as the stream and gradient ascent as what learns from it; the buffer is
   drawn from the retain rows at once, where a reservoir fills on the way to the same distribution; T, eta, beta and S_l are recalled or
   inferred; layer norms count as norms; an adapter is repaired as a whole
-Status: faithful
+Status: reproduced
 """
 
 import re

@@ -12,7 +12,7 @@ Differs: gradients are means over rows, where the authors sum over batches of on
   decay either (`hold`); clipping, the last step before the optimizer, sees the masked gradient, where theirs comes before the mask; weights
   that do not train are not ranked; true answers are scored, also where an objective trains refusals; defaults are those for TOFU with NPO,
   with the warm-up of its forget10
-Status: reproduced
+Status: faithful
 """
 
 from collections.abc import Callable
