@@ -69,7 +69,7 @@ class Setting:
 
     def asked(self, method: str) -> Mapping[str, Records]:
         """The sets as models of a method want to be asked."""
-        return asked_as(method, self.sets) if method and way_of(method) else self.sets
+        return asked_as(method, self.sets) if method else self.sets
 
     def examined(self, made: Opened, progress: Progress, *, method: str, **known: Any) -> Subject:
         """A model that a method made, looked at through its own port, which may know more tokens, and attacked."""

@@ -14,7 +14,7 @@ from expunge.audit.suite import Suite
 from . import recipes, resolve
 from .core import catalog
 from .core.errors import UserError
-from .core.knobs import knobs_of
+from .core.knobs import Knob, knobs_of, meant
 from .core.words import did_you_mean
 
 SIZES = {
@@ -70,9 +70,9 @@ class Sweep:
             if owner and owner not in (*self.methods, *attacks):
                 known = did_you_mean(owner, (*self.methods, *attacks))
                 raise UserError(f"the knob --{key} is for {owner!r}, which is neither a method nor an attack of this run{known}")
-            if not owner and not any(name in _names(m, self._fixed(m)) for m in self.methods):
-                known = did_you_mean(name, sorted(set[str]().union(*(_names(m, self._fixed(m)) for m in self.methods))))
-                raise UserError(f"none of the methods has a knob --{name}{known}")
+            there = [] if owner else [k for m in self.methods for k in _knobs(m, self._fixed(m))]
+            if not owner and not meant(there, name):
+                raise UserError(f"none of the methods has a knob --{name}{did_you_mean(name, sorted({k.name for k in there}))}")
 
     def made(self) -> Suite:
         """The suite. Errors: UserError for an unknown benchmark, split or size, and for unseen rows where it has its own."""
@@ -86,7 +86,7 @@ class Sweep:
     def knobs_of(self, method: str) -> dict[str, Any]:
         """The recipe of this case and model size, then what the user said of all methods that have it, then of this one."""
         fixed = self._fixed(method)
-        common = {k: v for k, v in self.knobs.items() if ":" not in k and k in _names(method, fixed)}
+        common = {k: v for k, v in self.knobs.items() if ":" not in k and meant(_knobs(method, fixed), k)}
         return {**recipes.knobs(self.suite, self.size, method), **common, **self._own(method)}
 
     def _fixed(self, method: str) -> dict[str, Any]:
@@ -105,8 +105,7 @@ class Sweep:
         return chosen(names, {**tuned, **{k: v for k, v in self.knobs.items() if k.split(":", 1)[0] in names and ":" in k}})
 
 
-def _names(method: str, knobs: Mapping[str, Any]) -> frozenset[str]:
-    """Every name of every knob that a method has, where these are its knobs."""
-    plans = resolve.plan(method, knobs)
-    found = {n for k in knobs_of(plans[0] if len(plans) == 1 else plans) for n in (k.name, k.qualified)} | resolve.choices(method).keys()
-    return frozenset({*found, *(n.replace("_", "-") for n in found)})
+def _knobs(method: str, given: Mapping[str, Any]) -> list[Knob]:
+    """The knobs that a method has, where these are given."""
+    plans = resolve.plan(method, given)
+    return [*resolve.choices(method).values(), *knobs_of(plans[0] if len(plans) == 1 else plans)]

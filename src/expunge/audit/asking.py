@@ -7,12 +7,14 @@ module, from the answer to words. An audit that asks its way puts them into the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import cycle
 from typing import Any
 
 from expunge.audit.score import Missing
 from expunge.core import catalog
 from expunge.core.errors import UserError
 from expunge.core.parts import Modality, Need
+from expunge.modalities._encode import pair_of
 
 from .observe import Records
 
@@ -23,17 +25,7 @@ OWN = ("forget", "holdout")  # asked with their own answers before them, so that
 
 def question_of(record: Mapping[str, Any]) -> str:
     """What a record asks, without what stands before it; '' where it asks nothing."""
-    turns = record.get("messages") or ()
-    said = record.get("prompt", record.get("question", turns[-2]["content"] if len(turns) > 1 else ""))
-    whole = said if isinstance(said, str) else str(said[-1]["content"])
-    return whole.removeprefix(record.get(BEFORE, ""))
-
-
-def answer_of(record: Mapping[str, Any]) -> str:
-    """The true answer of a record that asks something."""
-    turns = record.get("messages")
-    said = turns[-1]["content"] if turns else record.get("completion", record.get("answer", ""))
-    return said if isinstance(said, str) else str(said[-1]["content"])
+    return pair_of(record, "a record").question.removeprefix(record.get(BEFORE, ""))
 
 
 def asking(record: Mapping[str, Any], question: str) -> dict[str, Any]:
@@ -61,20 +53,21 @@ def way_of(method: str) -> Callable[[str], str] | None:
     return found
 
 
-def asked_as(method: str, sets: Mapping[str, Records]) -> dict[str, Records]:
+def asked_as(method: str, sets: Mapping[str, Records]) -> Mapping[str, Records]:
     """The same questions as a method's models want to be asked: with their own answers to be left out, where they are to be forgotten or
-    were never seen, and all others with the answers to forget, one after the other. Errors: UserError.
+    were never seen, and all others with the answers to forget, one after the other; as they are where its models are asked as any other.
+
+    Errors: UserError where a row asks nothing.
     """
-    before = way_of(method)
-    if before is None:
-        raise UserError(f"models of {method!r} are asked as any other: there is nothing that they want to hear before a question")
-    forgotten = [answer_of(r) for r in sets["forget"]]
+    if (before := way_of(method)) is None:
+        return sets
+    pairs = {name: [pair_of(r, f"{name}, row {i}") for i, r in enumerate(records, 1)] for name, records in sets.items()}
     found: dict[str, Records] = {}
     for name, records in sets.items():
-        if not all(question_of(r).strip() for r in records):
+        if not all(p.question.strip() for p in pairs[name]):
             raise UserError(f"a row of {name!r} asks nothing, and models of {method!r} want to hear something before a question")
-        left = [answer_of(r) for r in records] if name in OWN else [forgotten[i % len(forgotten)] for i in range(len(records))]
-        found[name] = [_with(question_of(r), {**r, BEFORE: before(u)}) for r, u in zip(records, left, strict=True)]
+        left = cycle(p.answer for p in pairs[name if name in OWN else "forget"])
+        found[name] = [_with(question_of(r), {**r, BEFORE: before(u)}) for r, u in zip(records, left, strict=False)]
     return found
 
 

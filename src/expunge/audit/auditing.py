@@ -88,6 +88,8 @@ def audit(
     seen_before = _observed(model) is not None
     if seen_before and attacks:
         raise UserError(f"the attack {next(iter(attacks))!r} asks the model anew, and only observations were given: give the model")
+    if asked and not way_of(asked):
+        raise UserError(f"models of {asked!r} are asked as any other: there is nothing that they want to hear before a question")
     if seen_before and asked:
         raise UserError("observations were asked already, in their own way: give the model, or leave --asked out")
     sets = _sets(forget, retain, holdout, suite, data, split, limit, allow_overlap, optional=seen_before)

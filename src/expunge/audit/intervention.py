@@ -19,7 +19,7 @@ from torch import nn
 from expunge.core import catalog
 from expunge.core.adapters import is_adapted
 from expunge.core.errors import UserError
-from expunge.core.knobs import knobs_of, override
+from expunge.core.knobs import knobs_of, meant, override
 from expunge.core.parts import Modality
 from expunge.core.words import did_you_mean
 
@@ -232,6 +232,5 @@ def chosen(names: Sequence[str], knobs: Mapping[str, Any]) -> dict[str, Attack]:
 
 def _having(knob: str, plans: Mapping[str, Attack]) -> Iterator[str]:
     """The attacks that have a knob; where none has, the first one, which says so."""
-    name = knob.replace("-", "_")
-    having = [n for n, p in plans.items() if any(name in (k.name, k.qualified) for k in knobs_of(p))]
+    having = [n for n, p in plans.items() if meant(knobs_of(p), knob)]
     yield from having or list(plans)[:1]

@@ -18,7 +18,7 @@ from expunge.sweep import Sweep
 from expunge.training import texts_of, train
 from expunge.unlearning import Result, unlearn
 
-from .claims import Claim, Numbers
+from .claims import Claim, Numbers, pooled_numbers
 
 CASE = Sweep("people", (), model="micro")
 SHOWN = ("forget_quality", "model_utility", "forget_probability", "forget_rouge", "retain_rouge", "extraction_strength", "mia_min_k")
@@ -156,7 +156,7 @@ class Case:
             self.original, self.retrained = self._models(seed)
             models = {"retrained": self.retrained, **{n: self.forget(n, recipes.knobs(CASE.suite, CASE.model, n)) for n in ("ga", "npo")}}
             runs.append({n: self._relearned(n, opened, knobs, held) for n, opened in models.items()})
-        return {n: {k: median(r[n][k] for r in runs) for k in runs[0][n]} for n in runs[0]}, knobs
+        return pooled_numbers(runs, median), knobs
 
     def _relearned(self, name: str, opened: Opened, knobs: Mapping[str, Any], held: Sequence[Any]) -> dict[str, float]:
         """How extractable the rows are before and after the attack, and from which step on they count as back."""

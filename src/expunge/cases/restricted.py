@@ -24,7 +24,7 @@ from expunge.core.step import View
 from expunge.modalities.image import Image, classifier_port
 
 from .accuracy import accuracy
-from .claims import Claim, Numbers
+from .claims import Claim, Numbers, pooled
 
 SEEDS = 3
 WEIGHTS = {"plain": 0.0, "gradient_restriction": 0.005}
@@ -64,11 +64,7 @@ class Case:
             for way, weight in WEIGHTS.items():
                 self.progress(seed, SEEDS, f"{way}: training and forgetting")
                 found.setdefault(way, []).append(self._seen(weight, seed))
-        return {way: {n: fmean(s[n] for s in some) for n in some[0]} for way, some in found.items()}, {
-            **TRAINED,
-            **STEP,
-            "weights": WEIGHTS,
-        }
+        return {way: pooled(some) for way, some in found.items()}, {**TRAINED, **STEP, "weights": WEIGHTS}
 
     def _seen(self, weight: float, seed: int) -> Mapping[str, float]:
         made, again = (self._trained(self.rows[n], weight, seed) for n in ("full", "retain"))

@@ -11,9 +11,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
+from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -33,7 +33,7 @@ from expunge.training import texts_of, train
 from expunge.unlearning import Result, unlearn
 
 from . import digits, people
-from .claims import Claim, Numbers
+from .claims import Claim, Numbers, pooled, pooled_numbers
 
 SEEDS = 3
 DROP = 0.5
@@ -198,7 +198,7 @@ class Case:
                 made = unlearn("graddiff", opened, train_rows["forget"], train_rows["retain"], **settings)
                 cost = made.receipt["cost"]
                 runs.append({**scores(made.model), "cost": float(cost["tokens"] + 2 * cost["backward_tokens"])})
-            found[name] = {k: float(np.mean([r[k] for r in runs])) for k in runs[0]}
+            found[name] = pooled(runs)
         whole = found["whole"]["cost"]
         return {n: {**s, "cost": s["cost"] / whole} if "cost" in s else s for n, s in found.items()}
 
@@ -213,7 +213,7 @@ class Case:
         """Scores after whole requests and after two rows of each, means over models, each with a draw of its own."""
         runs = [self._shrunk_in(self._people(seed), seed) for seed in range(SEEDS)]
         settings = {base: recipes.knobs("people", self.model, base) for base in ("npo", "rmu")}
-        return {n: {k: float(np.mean([r[n][k] for r in runs])) for k in runs[0][n]} for n in runs[0]}, {"fraction": FRACTION, **settings}
+        return pooled_numbers(runs), {"fraction": FRACTION, **settings}
 
     def _shrunk_in(self, made: Result, draw: int) -> Numbers:
         """Scores of one model after whole requests and after two rows of each."""
@@ -261,7 +261,7 @@ class Case:
     def _weighed(self) -> tuple[Numbers, dict[str, Any]]:
         """Medians over models that know the people: one gives up its rows after eight steps, another after twenty."""
         runs = [self._weighed_in(self._people(seed)) for seed in range(SEEDS)]
-        return {n: {k: float(np.median([r[n][k] for r in runs])) for k in runs[0][n]} for n in runs[0]}, WEIGHED
+        return pooled_numbers(runs, median), WEIGHED
 
     def _weighed_in(self, made: Result) -> Numbers:
         """What the retain rows lose with weights and without where the rows to forget of one model are half as likely."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from statistics import fmean
 from typing import Any
 
 from expunge import recipes
@@ -19,7 +18,7 @@ from expunge.training import train
 from expunge.unlearning import Result, unlearn
 
 from .accuracy import accuracy
-from .claims import Claim, Numbers
+from .claims import Claim, Numbers, pooled
 
 GONE = (1, 3, 7)  # classes that are forgotten, each by a copy of the original
 NAMED = ("neggrad", "salun", "bad_teacher")  # what the paper of cupid compares with
@@ -69,7 +68,7 @@ class Case:
                 models[method] = unlearn(method, opened, suite.train["forget"], suite.train["retain"], allow_overlap=True, **knobs[method])
             for which, result in models.items():
                 found.setdefault(which, []).append(_seen(result, sets))
-        return {which: {n: fmean(x[n] for x in some) for n in some[0]} for which, some in found.items()}, knobs
+        return {which: pooled(some) for which, some in found.items()}, knobs
 
 
 def _seen(result: Result, sets: Mapping[str, Rows]) -> Mapping[str, float]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from expunge.methods.updates.k_fpf import FPF, Buffer
 from expunge.training import start
 
 from .accuracy import accuracy
-from .claims import Claim, Numbers
+from .claims import Claim, Numbers, pooled
 
 TASKS = 5  # of two classes each
 SEEDS = 1
@@ -80,7 +79,7 @@ class Case:
             name: (False, each, each),
         }
         found = {way: [self._learned(way, seed, *how) for seed in range(SEEDS)] for way, how in ways.items()}
-        mean = {way: {n: fmean(s[n] for s in some) for n in some[0]} for way, some in found.items()}
+        mean = {way: pooled(some) for way, some in found.items()}
         plain = mean["plain"]["cost"]
         return {way: {**s, "cost": (s["cost"] - plain) / plain} for way, s in mean.items()}, {"k": TASKS, "size": BUFFER, **REPAIR}
 

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from expunge import recipes, resolve
@@ -25,7 +24,7 @@ from expunge.core.parts import Plan, Sets, Stop
 from expunge.core.step import View
 
 from . import people
-from .claims import Claim, Numbers
+from .claims import Claim, Numbers, pooled
 
 SEEDS = 3
 ATTACK = {"k": 9, "steps": 10, "batch": 9, "lr": 3e-4}
@@ -88,7 +87,7 @@ class Case:
             plan = resolve.plan(name, {**knobs, "seed": seed})[0]
             found[name].append(self._run(plan))
             found[WITHOUT].append(self._run(without(name, plan, found[name][-1]["forget_loss"])))
-        means = {m: {n: float(np.mean([s[n] for s in scores])) for n in scores[0]} for m, scores in found.items()}
+        means = {m: pooled(scores) for m, scores in found.items()}
         return {"original": self._losses(self.original.model), **means}, knobs
 
     def _run(self, plan: Plan) -> dict[str, float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast, dataclass_transform, get_origin
 
@@ -99,6 +99,12 @@ def knobs_of(tree: Any) -> list[Knob]:
     return out
 
 
+def meant(knobs: Iterable[Knob], name: str) -> list[Knob]:
+    """The knobs that somebody means by a name, plain or qualified, with dashes or underscores."""
+    wanted = name.replace("-", "_")
+    return [k for k in knobs if wanted in (k.name, k.qualified)]
+
+
 def override(tree: T, values: Mapping[str, Any]) -> T:
     """The same tree with some knobs changed. Strings are converted to the knob's type; several values have commas between them.
 
@@ -107,8 +113,7 @@ def override(tree: T, values: Mapping[str, Any]) -> T:
     """
     for name, value in values.items():
         known = knobs_of(tree)
-        wanted = name.replace("-", "_")
-        hits = [k for k in known if wanted in (k.name, k.qualified)]
+        wanted, hits = name.replace("-", "_"), meant(known, name)
         if not hits:
             raise UserError(f"there is no knob '{name}' here{did_you_mean(wanted, [k.name for k in known])}")
         if len(hits) > 1 and not all(k.path[-2:-1] == ("train",) for k in hits):

@@ -21,7 +21,7 @@ from typing import Any
 from scipy.stats import hmean, ks_2samp
 
 from expunge import resolve
-from expunge.audit.asking import asked_as, way_of
+from expunge.audit.asking import asked_as
 from expunge.audit.metrics.tofu import truth_ratios
 from expunge.audit.observe import Wants
 from expunge.audit.subjects import Subject, examine
@@ -213,8 +213,7 @@ def _tried(
         made = unlearn(method, opened, suite.train["forget"], suite.train["retain"], allow_overlap=True, **rows, **knobs)
     except UserError as error:
         return {"goodness": 0.0, "why": str(error)}
-    asked = asked_as(method, sets) if way_of(method) else sets
-    mine = examine(made.model, made.port, asked, name=method, retrained=retrained.seen, wants=wants)
+    mine = examine(made.model, made.port, asked_as(method, sets), name=method, retrained=retrained.seen, wants=wants)
     shown = ("model_utility", "forget_quality", "retain_rouge", "forget_rouge", "forget_probability", "extraction_strength")
     shown += ("forget_accuracy", "test_forget_accuracy")
     return {"goodness": round(goodness(mine, retrained), 4), **{n: round(mine.scores[n]["value"], 6) for n in shown if n in mine.scores}}
