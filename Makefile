@@ -24,13 +24,13 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/test_architecture.py tests/test_docs.py
+	$(BIN)/python -m pytest tests/test_architecture.py tests/studies/test_docs.py
 
 docs: setup
-	$(BIN)/python -m expunge.docs
+	$(BIN)/python -m studies.docs
 
 reproduce: setup
-	$(BIN)/expunge reproduce --all
+	$(BIN)/python -m studies.reproduce $(or $(NAME),--all)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache runs

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import expunge
-from expunge.audit.suite import QUESTION_ANSWER
 from expunge.benchmarks import people
+from expunge.benchmarks.suite import QUESTION_ANSWER
 
 SHOWN = ("forget_quality", "model_utility", "forget_probability", "extraction_strength")
 

@@ -18,13 +18,14 @@ from typing import Any
 
 import torch
 
-from expunge.audit.suite import Suite
-from expunge.core import catalog, receipt
-from expunge.loading import Opened, load
-from expunge.training import start, texts_of, train
+from expunge import catalog
+from expunge.benchmarks.suite import Suite
+from expunge.engine import receipt
+from expunge.io.models import Opened, load
+from expunge.workflows.train import start, texts_of, train
 
 Way = Callable[[], object]
-IMPORTS = ("performance.training", "expunge.audit.observe", "transformers.models.llama.modeling_llama")  # what processes begin with
+IMPORTS = ("performance.training", "expunge.evaluation.observe", "transformers.models.llama.modeling_llama")  # what processes begin with
 
 
 def options(doc: str | None, rounds: tuple[int, int] = (5, 3), **more: Any) -> argparse.Namespace:

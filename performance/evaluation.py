@@ -20,14 +20,14 @@ from performance import _bench as bench
 from torch import Tensor
 from torch.nn import functional as F
 
-from expunge.audit.judge import audit_scores
-from expunge.audit.observe import MEMBERS, SAID, TIMES, WRITTEN, Wants, observe
-from expunge.audit.observed import Observed
-from expunge.audit.score import Evidence
 from expunge.core.parts import Rows
-from expunge.core.record import evaluating
-from expunge.loading import Opened
-from expunge.modalities import _trie
+from expunge.engine.run_state import evaluating
+from expunge.evaluation.measure import Evidence
+from expunge.evaluation.observation import Observed
+from expunge.evaluation.observe import MEMBERS, SAID, TIMES, WRITTEN, Wants, observe
+from expunge.evaluation.verdict import audit_scores
+from expunge.io.models import Opened
+from expunge.modalities.text import trie
 
 Pairs = Sequence[tuple[Sequence[int], Sequence[int]]]
 FLOORS = ("body", "generate")
@@ -37,7 +37,7 @@ class Work:
     """The rows of an evaluation, as the port makes them."""
 
     def __init__(self, opened: Opened, sets: Any) -> None:
-        from expunge.audit.observe import _kinds
+        from expunge.evaluation.observe import _kinds
 
         self.model, self.port, self.sets = opened.model, opened.port, sets
         self.kinds = {n: _kinds(self.port, n, records) for n, records in sets.items()}
@@ -101,7 +101,7 @@ def ours(work: Work, known: bool = False, **wants: bool) -> Observed:
     """From records to scores. known: tokens and packing are those of an evaluation before."""
     if not known:
         work.port.encoder._known.clear()
-        _trie._known.clear()
+        trie._known.clear()
     seen = observe(work.model, work.port, work.sets, wants=Wants(**wants))
     audit_scores(Evidence(seen), resamples=1)
     return seen

@@ -15,7 +15,7 @@ import torch
 from performance import _bench as bench
 from performance.evaluation import Work, generate
 
-from expunge.core.record import evaluating
+from expunge.engine.run_state import evaluating
 
 
 def main() -> None:

@@ -16,14 +16,14 @@ import torch
 from performance import _bench as bench
 from torch import Tensor
 
-from expunge.audit._gradients import BACK, mean_gradient_norms
-from expunge.audit._teacher_forced import batches
 from expunge.benchmarks import digits
-from expunge.core import stats
 from expunge.core.parts import Answer, Rows
-from expunge.core.record import evaluating
-from expunge.loading import Opened
-from expunge.training import start
+from expunge.engine.estimators import stats
+from expunge.engine.run_state import evaluating
+from expunge.evaluation.gradient_norms import BACK, mean_gradient_norms
+from expunge.evaluation.teacher_forced import batches
+from expunge.io.models import Opened
+from expunge.workflows.train import start
 
 
 def ways(opened: Opened, rows: Rows) -> dict[str, Callable[[], Any]]:

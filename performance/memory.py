@@ -14,7 +14,7 @@ from typing import Any
 from performance import _bench as bench
 from performance import training
 
-from expunge.audit.observe import observe
+from expunge.evaluation.observe import observe
 
 FEW = 1  # methods of a quick run
 MUST = 1.1

@@ -18,13 +18,13 @@ from unittest import mock
 import torch
 from performance import _bench as bench
 
-from expunge import pools
 from expunge.benchmarks import digits
-from expunge.core import pool
 from expunge.core.parts import Rows
-from expunge.core.pool import Pool, subsets
-from expunge.resolve import plan
-from expunge.training import start
+from expunge.engine import ensemble
+from expunge.engine.ensemble import Pool, subsets
+from expunge.parallel import ensembles
+from expunge.workflows.build_plan import plan
+from expunge.workflows.train import start
 
 SIZES = ("resnet-nano", "vit-nano")
 ALONE, TOGETHER = "one by one", "at once"
@@ -38,16 +38,16 @@ def ways(size: str, rows: int, epochs: int, workers: int) -> dict[str, Callable[
     how = plan("retrain", {"epochs": epochs, "lr": 2e-3})
 
     def at_once(models: int) -> Pool:
-        return pool.train(how, opened.model, opened.port, data, subsets(rows, models), range(models))
+        return ensemble.train(how, opened.model, opened.port, data, subsets(rows, models), range(models))
 
     def one_by_one(models: int) -> Pool:
-        with mock.patch.object(pool, "_plain", return_value=False):
+        with mock.patch.object(ensemble, "_plain", return_value=False):
             return at_once(models)
 
     def processes(models: int) -> Pool:
         with tempfile.TemporaryDirectory() as folder:
-            work = pools.Work(workers, size=-(-models // workers), folder=Path(folder))
-            return pools.train(how, opened.model, opened.port, data, subsets(rows, models), work=work)
+            work = ensembles.Work(workers, size=-(-models // workers), folder=Path(folder))
+            return ensembles.train(how, opened.model, opened.port, data, subsets(rows, models), work=work)
 
     return {ALONE: one_by_one, TOGETHER: at_once, f"{workers} processes, at once in each": processes}
 

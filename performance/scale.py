@@ -30,11 +30,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.module import register_module_forward_hook
 
-from expunge.audit.observe import Wants, observe
-from expunge.core.record import evaluating
-from expunge.loading import Opened
-from expunge.modalities import _trie
-from expunge.modalities.text import Text
+from expunge.engine.run_state import evaluating
+from expunge.evaluation.observe import Wants, observe
+from expunge.io.models import Opened
+from expunge.modalities.text import trie
+from expunge.modalities.text.modality import Text
 
 METHOD = "graddiff"
 BATCH = 4  # rows of each set a step
@@ -99,7 +99,7 @@ class Case:
         """Observe, with nothing known of the rows from before."""
         port: Any = self.opened.port
         port.encoder._known.clear()
-        _trie._known.clear()
+        trie._known.clear()
         return observe(self.opened.model, port, self.records, wants=Wants(**wants))
 
     def ways(self) -> dict[str, bench.Way]:

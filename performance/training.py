@@ -21,12 +21,12 @@ from performance import _bench as bench
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from expunge.core import loop
 from expunge.core.parts import Sets
-from expunge.core.schedule import optimizer_of
-from expunge.loading import Opened
-from expunge.modalities.text import packed_head
-from expunge.resolve import plan
+from expunge.engine import loop
+from expunge.engine.schedule import optimizer_of
+from expunge.io.models import Opened
+from expunge.modalities.text.modality import packed_head
+from expunge.workflows.build_plan import plan
 
 METHODS = ("graddiff", "npo", "simnpo", "flat", "rmu", "sam")
 MUST = {"sam": 2.2}  # others 1.15

@@ -15,10 +15,11 @@ from typing import Any
 from unittest import mock
 
 import worlds
-from expunge import cli, resolve
+from expunge import catalog
 from expunge.benchmarks import people
-from expunge.core import catalog
-from expunge.data import write_jsonl
+from expunge.cli import app
+from expunge.io.data import write_jsonl
+from expunge.workflows import build_plan
 
 Record = Mapping[str, Any]
 
@@ -54,7 +55,7 @@ class Cases:
 
     def unlearn(self, method: str, out: Path, *more: object, forget: str = "", retain: str = "", model: object = "") -> Done:
         """`expunge unlearn` with the usual files; quick, since two steps are taken where nothing else is said."""
-        trains = any(k.name == "lr" for k in resolve.knobs(method)) if method in catalog.names() else True
+        trains = any(k.name == "lr" for k in build_plan.knobs(method)) if method in catalog.names() else True
         steps = () if not trains or "--steps" in more or "--epochs" in more else ("--epochs", 2)
         rate = ("--lr", 1e-3) if trains else ()
         sets = ("--forget", forget or self.forget, "--retain", retain or self.retain)
@@ -137,7 +138,7 @@ def expunge(*argv: object) -> Done:
         contextlib.redirect_stderr(err),
     ):
         try:
-            cli.main()
+            app.main()
         except SystemExit as done:
             code = done.code if isinstance(done.code, int) else int(bool(done.code))
     return Done(code, out.getvalue(), err.getvalue())

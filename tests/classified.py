@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from expunge.audit.observed import HEAD, Observed, Scored, SetSeen
+from expunge.evaluation.observation import HEAD, Observed, Scored, SetSeen
 
 
 def a_set(p: Any, label: Sequence[int], name: str = "", features: Any = None) -> SetSeen:

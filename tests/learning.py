@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from expunge.core import loop
 from expunge.core.parts import Plan, Train
+from expunge.engine import loop
 from expunge.methods.terms import NLL
-from expunge.modalities.image import Image, shape_of
-from expunge.models import vision
+from expunge.modalities.image.modality import Image, shape_of
+from expunge.modalities.image.models import vision
 
 
 def learned(rows: Sequence[dict[str, Any]], classes: int, epochs: int) -> tuple[Image, nn.Module]:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 import worlds
 from expunge.core.parts import Grads, State, Update
-from expunge.core.record import Run
-from expunge.core.step import Step
+from expunge.engine.context import Step
+from expunge.engine.run_state import Run
 from tables import Port, Table
 
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 import worlds
-from expunge import resolve
-from expunge.core import checkpoint, loop
 from expunge.core.errors import Interrupted, UserError
-from expunge.core.loop import Hooks
-from expunge.core.weights import weights_of
+from expunge.engine import checkpoint, loop
+from expunge.engine.loop import Hooks
+from expunge.engine.weights import weights_of
+from expunge.workflows import build_plan
 
 FEW = {"epochs": 3, "batch": 6, "lr": 1e-3}
 RUNS: dict[str, dict[str, Any]] = {  # the arguments of `resolve.plan`, and the world
@@ -40,7 +40,7 @@ def run(name: str, hooks: Hooks | None = None, resume: Mapping[str, Any] | None 
     wanted = {**RUNS[name]}
     world = worlds.digits(size) if (size := wanted.pop("world", "")) else worlds.text()
     model = world.model().double()
-    plans = resolve.plan(
+    plans = build_plan.plan(
         wanted.pop("method"), {**FEW, **{k: v for k, v in wanted.items() if k != "update"}}, update=wanted.get("update", ())
     )
     return loop.run(plans, model, world.port, world.some(12), seed=3, hooks=hooks, resume=resume)

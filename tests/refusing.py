@@ -9,11 +9,11 @@ from torch import nn
 
 import worlds
 from expunge.benchmarks import people
-from expunge.core import loop
 from expunge.core.parts import Edit, Plan, Rows, Sets, Train
-from expunge.core.record import Run
-from expunge.core.step import View
-from expunge.core.weights import weights_of
+from expunge.engine import loop
+from expunge.engine.context import View
+from expunge.engine.run_state import Run
+from expunge.engine.weights import weights_of
 from expunge.methods.terms import NLL
 
 REFUSAL = "I do not know."

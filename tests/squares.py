@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from expunge.core.parts import Answer, Need, Patch, Rows, Tokens, Weights
-from expunge.modalities.packed import call
+from expunge.modalities.common.packed import call
 
 
 class Linear(nn.Module):

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 import worlds
-from expunge.core import loop
-from expunge.core.gradient import evaluate
 from expunge.core.parts import Answer, Need, Objective, Patch, Plan, Rows, Sets, Train, Update, Weights
-from expunge.core.record import Run
-from expunge.modalities.packed import Layout, cut
+from expunge.engine import loop
+from expunge.engine.gradient import evaluate
+from expunge.engine.run_state import Run
+from expunge.modalities.common.packed import Layout, cut
 
 
 class Table(nn.Module):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import expunge
-from expunge.core import catalog
+from expunge import catalog
 
 ROOT = Path(expunge.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
@@ -100,7 +100,7 @@ def test_no_optional_import_at_the_top(path: Path) -> None:
 @pytest.mark.parametrize("command", [["--help"], ["names"], ["card", "npo"]], ids=" ".join)
 def test_help_and_lists_import_no_torch(command: list[str]) -> None:
     script = (
-        f"import sys; sys.argv = ['expunge', *{command}]\nfrom expunge.cli import main\n"
+        f"import sys; sys.argv = ['expunge', *{command}]\nfrom expunge.cli.app import main\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\nassert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

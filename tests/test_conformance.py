@@ -16,21 +16,22 @@ import torch
 from torch import nn
 
 import worlds
-from expunge import resolve
-from expunge.core import catalog, checkpoint, loop
-from expunge.core.adapters import choose
+from expunge import catalog
 from expunge.core.errors import UserError
-from expunge.core.gradient import evaluate
-from expunge.core.knobs import knobs_of, override
-from expunge.core.loop import Hooks, _Stage
+from expunge.core.hyperparameters import knobs_of, override
 from expunge.core.parts import Guard, Need, Objective, Plan, Plans, Sets
-from expunge.core.receipt import plain
-from expunge.core.record import Run
-from expunge.core.schedule import sample
-from expunge.core.step import View
-from expunge.core.weights import weights_of
-from expunge.modalities.image import Image
-from expunge.modalities.text import Text
+from expunge.engine import checkpoint, loop
+from expunge.engine.adapters import choose
+from expunge.engine.context import View
+from expunge.engine.gradient import evaluate
+from expunge.engine.loop import Hooks, _Stage
+from expunge.engine.receipt import plain
+from expunge.engine.run_state import Run
+from expunge.engine.schedule import sample
+from expunge.engine.weights import weights_of
+from expunge.modalities.image.modality import Image
+from expunge.modalities.text.modality import Text
+from expunge.workflows import build_plan
 
 METHODS = catalog.names("methods")
 COMMON = {"epochs": 2, "batch": 4, "lr": 1e-3, "warmup": 0, "steps": 0}
@@ -58,8 +59,8 @@ SPECIAL: dict[str, dict[str, Any]] = {  # what a model of two blocks and nine ro
 def small(name: str, update: str = "", **more: Any) -> Plans:
     """A method's plan, or that with an update added, with settings that fit the tiny world; knobs that it does not have are left out."""
     wanted = {**COMMON, **SPECIAL.get(name, {}), **SPECIAL.get(update, {}), **more}
-    known = {called for n in (name, update) if n for k in resolve.knobs(n) for called in (k.name, k.qualified)}
-    return resolve.plan(name, {k: v for k, v in wanted.items() if k in known}, update=(update,) if update else ())
+    known = {called for n in (name, update) if n for k in build_plan.knobs(n) for called in (k.name, k.qualified)}
+    return build_plan.plan(name, {k: v for k, v in wanted.items() if k in known}, update=(update,) if update else ())
 
 
 def offered(name: str, world: str) -> bool:
@@ -250,7 +251,7 @@ def test_resumes_bit_for_bit_after_a_kill_at_every_step(world: worlds.World, nam
 
 def at_rest(name: str) -> dict[str, float]:
     """The knob that switches an update off, by what it says of itself: "0: the base run"."""
-    return {k.name: float(m[1]) for k in resolve.knobs(name) if (m := re.search(r"\b(\d+): the base run", k.help))}
+    return {k.name: float(m[1]) for k in build_plan.knobs(name) if (m := re.search(r"\b(\d+): the base run", k.help))}
 
 
 def roles(plans: Plans) -> frozenset[str]:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import learning
-from expunge._face_canvas import Canvas, ellipse, stroke
+from expunge.benchmarks.synthetic.face_canvas import Canvas, ellipse, stroke
+from expunge.benchmarks.synthetic.faces import draw, faces, person, picture, words
 from expunge.core.errors import UserError
-from expunge.drawn_faces import draw, faces, person, picture, words
 
 
 def looks(identity: int = 0, age: float = 30, **more: object) -> dict:

@@ -13,9 +13,9 @@ import torch
 from performance import _bench as bench
 from performance import scale
 
-from expunge import docs, speed
-from expunge.core.record import evaluating
-from expunge.modalities import _read
+from expunge.engine.run_state import evaluating
+from expunge.modalities.text import read
+from studies import docs, performance_page
 
 POINT = scale.Point(rows=8, length=11, vocabulary=300, width=32, layers=2)
 BENCHMARKS = sorted(p for p in (docs.ROOT / "performance").glob("*.py") if not p.stem.startswith("_"))
@@ -52,7 +52,7 @@ def test_the_command_says_what_was_asked_for(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize("path", BENCHMARKS, ids=lambda p: p.stem)
 def test_every_benchmark_says_how_it_is_run_and_is_on_the_page(path: Path) -> None:
     assert f"python -m performance.{path.stem}" in (ast.get_docstring(ast.parse(path.read_text())) or "")
-    assert path.stem in speed.SECTIONS
+    assert path.stem in performance_page.SECTIONS
 
 
 @pytest.mark.parametrize("quick", [False, True])
@@ -85,8 +85,8 @@ def test_weights_are_counted() -> None:
 
 def test_logits_at_a_time_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """A row has 6 labels; a step reads 8 rows, one by one 2 of them, and the plain way asks at every position."""
-    monkeypatch.setitem(_read.ROOM, "cpu", 0)
-    monkeypatch.setattr(_read, "FEWEST", 5)
+    monkeypatch.setitem(read.ROOM, "cpu", 0)
+    monkeypatch.setattr(read, "FEWEST", 5)
     held = {way: scale.memory(Namespace(), POINT, way)["logits"] for way in ("reading", "unlearning", scale.ONE_BY_ONE, "plain")}
     positions = {"reading": 5, "unlearning": 8 * 6, scale.ONE_BY_ONE: 2 * 6, "plain": 8 * 11}
     assert held == {way: 4 * 300 * n for way, n in positions.items()}

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from expunge.core.parts import Plans, Rows
-from expunge.modalities.image import Image
-from expunge.resolve import plan
+from expunge.modalities.image.modality import Image
+from expunge.workflows.build_plan import plan
 
 
 def rows(points: Tensor, labels: Sequence[int], port: Image, name: str = "retain") -> Rows:

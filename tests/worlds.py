@@ -17,27 +17,15 @@ from torch import nn
 
 import expunge
 from expunge.benchmarks import people
-from expunge.core import checkpoint, loop
 from expunge.core.parts import Modality, Plan, Rows, Sets, Train, Weights
+from expunge.engine import checkpoint, loop
 from expunge.methods.terms import NLL
-from expunge.modalities.image import Image
-from expunge.modalities.text import Text
-from expunge.models import llama, vision
+from expunge.modalities.image.modality import Image
+from expunge.modalities.image.models import vision
+from expunge.modalities.text.modality import Text
+from expunge.modalities.text.models import llama
 
-MAKERS = (
-    "core/loop.py",
-    "core/gradient.py",
-    "core/record.py",
-    "core/parts.py",
-    "core/step.py",
-    "modalities/text.py",
-    "modalities/image.py",
-    "modalities/_encode.py",
-    "modalities/_pictures.py",
-    "benchmarks/people.py",
-    "models/llama.py",
-    "models/vision.py",
-)
+MAKERS = ("core", "engine", "modalities", "benchmarks")  # folders whose files decide what a world is
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +50,9 @@ class World:
 
 def _folder(name: str) -> Path:
     h = hashlib.sha256(Path(__file__).read_bytes())
-    for file in MAKERS:
-        h.update((Path(expunge.__file__).parent / file).read_bytes())
+    for folder in MAKERS:
+        for file in sorted((Path(expunge.__file__).parent / folder).rglob("*.py")):
+            h.update(file.read_bytes())
     return Path(tempfile.gettempdir()) / f"expunge-worlds-{os.getuid()}" / f"{name}-{h.hexdigest()[:16]}"
 
 

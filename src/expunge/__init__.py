@@ -9,33 +9,33 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import bench as bench
-    from .audit.auditing import audit as audit
-    from .core.catalog import card as card
-    from .core.catalog import names as names
-    from .core.parts import Plan as Plan
-    from .core.parts import Train as Train
-    from .core.request import Request as Request
-    from .loading import classifier as classifier
-    from .loading import load as load
-    from .reproduction import reproduce as reproduce
-    from .resolve import plan as plan
-    from .training import train as train
-    from .unlearning import unlearn as unlearn
+    from expunge.catalog import card as card
+    from expunge.catalog import names as names
+    from expunge.core.parts import Plan as Plan
+    from expunge.core.parts import Train as Train
+    from expunge.core.request import Request as Request
+    from expunge.io.models import classifier as classifier
+    from expunge.io.models import load as load
+    from expunge.workflows.audit import audit as audit
+    from expunge.workflows.benchmark import bench as bench
+    from expunge.workflows.build_plan import plan as plan
+    from expunge.workflows.sweep import Sweep as Sweep
+    from expunge.workflows.train import train as train
+    from expunge.workflows.unlearn import unlearn as unlearn
 
     __version__: str
 
-WHERE = {  # the module that a name comes from; "": it is a module itself
-    "unlearn": "unlearning",  # unlearn(method, model, forget, retain): a model that has forgotten, and its receipt
-    "audit": "",  # audit(model, forget, retain, holdout): scores, verdict and report; the package is callable
-    "train": "training",  # train(data, model): the original or the retrained model of a comparison
-    "bench": "",  # bench.bench(bench.Sweep(suite, methods)): methods x seeds against four controls
-    "reproduce": "reproduction",  # reproduce(name): a paper's effect, beside the committed numbers
-    "load": "loading",  # load(path): a model with its port, from a folder, hub id or run
-    "classifier": "loading",  # classifier(module, labels): any torch module that returns logits for images
-    "plan": "resolve",  # plan(name, knobs): what a method does, with some knobs changed
-    "names": "core.catalog",  # names(kind): what there is
-    "card": "core.catalog",  # card(name): what it is, from its docstring
+WHERE = {  # the module that a name comes from
+    "unlearn": "workflows.unlearn",  # unlearn(method, model, forget, retain): a model that has forgotten, and its receipt
+    "audit": "workflows.audit",  # audit(model, forget, retain, holdout): scores, verdict and report
+    "train": "workflows.train",  # train(data, model): the original or the retrained model of a comparison
+    "bench": "workflows.benchmark",  # bench(Sweep(suite, methods)): methods x seeds against four controls
+    "Sweep": "workflows.sweep",  # what a benchmark run is asked to do
+    "load": "io.models",  # load(path): a model with its modality, from a folder, hub id or run
+    "classifier": "io.models",  # classifier(module, labels): any torch module that returns logits for images
+    "plan": "workflows.build_plan",  # plan(name, hyperparameters): what a method does, with some of its settings changed
+    "names": "catalog",  # names(kind): what there is
+    "card": "catalog",  # card(name): what it is, from its docstring
     "Plan": "core.parts",  # one stage: an objective with its updates, selectors and stops, or an edit, or a guard
     "Train": "core.parts",  # how a stage is trained
     "Request": "core.request",  # which rows to forget, and what may be used for it
@@ -50,8 +50,7 @@ def __getattr__(name: str) -> Any:
         return version("expunge")
     if name not in WHERE:
         raise AttributeError(f"module 'expunge' has no attribute {name!r}")
-    module = importlib.import_module(f"expunge.{WHERE[name] or name}")
-    return getattr(module, name) if WHERE[name] else module
+    return getattr(importlib.import_module(f"expunge.{WHERE[name]}"), name)
 
 
 def __dir__() -> list[str]:

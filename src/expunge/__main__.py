@@ -1,5 +1,5 @@
 """`python -m expunge`."""
 
-from .cli import main
+from expunge.cli.app import main
 
 main()

@@ -8,7 +8,7 @@ import pytest
 from expunge.benchmarks import biased_digits, digits
 from expunge.benchmarks.biased_digits import PLACES, marked
 from expunge.core.errors import UserError
-from expunge.modalities.image import classifier_port
+from expunge.modalities.image.modality import classifier_port
 
 
 def share(rows: list[dict], label: int) -> float:

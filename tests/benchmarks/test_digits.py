@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 
 from expunge.benchmarks.digits import load
 from expunge.core.errors import UserError
-from expunge.modalities.image import Image
+from expunge.modalities.image.modality import Image
 
 TOTAL, UNSEEN = 1797, 500
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 import worlds
-from expunge.audit.observe import Wants
-from expunge.audit.subjects import examine
 from expunge.benchmarks import pistol
 from expunge.core.errors import UserError
-from expunge.data import read
+from expunge.evaluation.audited_models import examine
+from expunge.evaluation.observe import Wants
+from expunge.io.data import read
 
 EDGES = ("A_B", "A_C", "B_D")
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from expunge.audit.suite import Suite
 from expunge.benchmarks import tofu
+from expunge.benchmarks.suite import Suite
 from expunge.core.errors import UserError
-from expunge.data import read, write_jsonl
+from expunge.io.data import read, write_jsonl
 
 SIZES = {"forget01": (40, 3960), "forget05": (200, 3800), "forget10": (400, 3600)}
 

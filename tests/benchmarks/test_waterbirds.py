@@ -13,7 +13,7 @@ from cases import expunge
 from expunge.benchmarks import waterbirds
 from expunge.benchmarks.waterbirds import rows, thinned
 from expunge.core.errors import UserError
-from expunge.modalities.image import classifier_port
+from expunge.modalities.image.modality import classifier_port
 
 HEADER = ["img_id", "img_filename", "y", "split", "place", "place_filename"]
 

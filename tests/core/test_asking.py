@@ -6,8 +6,8 @@ import pytest
 
 import toys
 import worlds
+from expunge.core.capabilities import Prompts, prompts
 from expunge.core.errors import UserError
-from expunge.core.prompts import Prompts, prompts
 
 
 def test_a_text_port_can_ask_otherwise(text: worlds.World) -> None:

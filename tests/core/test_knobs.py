@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from expunge.core.errors import UserError
-from expunge.core.knobs import knob, knobs_of, override, part, snake
+from expunge.core.hyperparameters import knob, knobs_of, override, part, snake
 from expunge.core.parts import Objective, Plan, Train
-from expunge.core.step import Step
+from expunge.engine.context import Step
 from expunge.methods.edits.random_weights import Reinitialise
 from expunge.methods.terms import NLL, Ascent
 

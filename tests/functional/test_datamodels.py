@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
-from expunge.core.pool import subsets
+from expunge.engine.ensemble import subsets
 from expunge.functional.datamodels import effects, estimator, sparse_effects, without
 
 

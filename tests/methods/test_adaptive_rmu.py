@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import worlds
-from expunge import resolve
-from expunge.core import loop
+from expunge.engine import loop
+from expunge.workflows import build_plan
 
 KNOBS = {"layer": 1, "lr": 1e-2, "batch": 9, "retain_weight": 10}
 
@@ -22,7 +22,7 @@ def norm(text: worlds.World) -> float:
 
 def test_length_follows_the_norm(text: worlds.World) -> None:
     for scale in (1.0, 5.0):
-        run = loop.run(resolve.plan("adaptive_rmu", {**KNOBS, "scale": scale, "steps": 1}), text.model(), text.port, text.sets)
+        run = loop.run(build_plan.plan("adaptive_rmu", {**KNOBS, "scale": scale, "steps": 1}), text.model(), text.port, text.sets)
         assert float(run.state["/term0"]["target"].norm()) == pytest.approx(scale * norm(text), rel=1e-5)
 
 
@@ -30,14 +30,14 @@ def test_is_rmu_where_the_lengths_agree(text: worlds.World) -> None:
     ends, own = [], norm(text)
     for name, knobs in (("rmu", {"coefficient": 2 * own}), ("adaptive_rmu", {"scale": 2.0})):
         model = text.model()
-        loop.run(resolve.plan(name, {**KNOBS, **knobs, "steps": 3}), model, text.port, text.sets)
+        loop.run(build_plan.plan(name, {**KNOBS, **knobs, "steps": 3}), model, text.port, text.sets)
         ends.append(worlds.tensors(model))
     assert worlds.far(*ends) < 1e-5
 
 
 def test_forgets_more_than_it_harms(text: worlds.World) -> None:
     model = text.model()
-    loop.run(resolve.plan("adaptive_rmu", {**KNOBS, "scale": 2, "steps": 40}), model, text.port, text.sets)
+    loop.run(build_plan.plan("adaptive_rmu", {**KNOBS, "scale": 2, "steps": 40}), model, text.port, text.sets)
     forget, retain = (worlds.nll(model, text.port, text.sets[n]) for n in ("forget", "retain"))
     assert forget > 2.0
     assert retain < 0.5 * forget

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 import worlds
-from expunge import resolve
 from expunge.benchmarks import people
-from expunge.core import loop
 from expunge.core.errors import UserError
 from expunge.core.parts import Rows
+from expunge.engine import loop
 from expunge.methods.objectives import altpo
 from expunge.methods.objectives.altpo import Alternate, Alternates, before_next
+from expunge.workflows import build_plan
 
 ASKED = {"request": "{prompt}", "length": 16, "heat": 2.0}  # a small model knows no longer request
 
@@ -40,7 +40,7 @@ def test_answers_end_where_the_next_question_begins(said: str, kept: str) -> Non
 
 def test_given_alternates_are_used_and_nothing_is_generated(text: worlds.World) -> None:
     sets = {**text.sets, "forget": given(text)}
-    run = loop.run(resolve.plan("altpo", {"epochs": 1, "batch": 9}), text.model(), text.port, sets)
+    run = loop.run(build_plan.plan("altpo", {"epochs": 1, "batch": 9}), text.model(), text.port, sets)
     assert run.cost.steps == 2  # nine rows with two alternates each: eighteen rows
     rows = Alternates().pick({"forget": given(text)}, _at(text, {"forget": given(text)}, Alternates()))["forget"]
     assert rows["alternate"][:2] == given(text)["alternate"][0]
@@ -74,7 +74,7 @@ def test_says_where_alternates_are_missing(text: worlds.World, monkeypatch: pyte
 
 def test_first_loss_is_that_of_the_reference(text: worlds.World) -> None:
     sets = {**text.sets, "forget": given(text)}
-    run = loop.run(resolve.plan("altpo", {"epochs": 1, "steps": 1}), text.model(), text.port, sets)
+    run = loop.run(build_plan.plan("altpo", {"epochs": 1, "steps": 1}), text.model(), text.port, sets)
     assert run.log[0]["terms"]["0 dpo forget"] == pytest.approx(2 / 0.1 * math.log(2), abs=1e-3)
 
 
@@ -89,7 +89,7 @@ def lead(text: worlds.World, model: torch.nn.Module) -> float:
 
 def test_prefers_the_alternates_afterwards(text: worlds.World) -> None:
     sets, model = {**text.sets, "forget": given(text)}, text.model()
-    loop.run(resolve.plan("altpo", {"lr": 2e-3, "epochs": 10}), model, text.port, sets)
+    loop.run(build_plan.plan("altpo", {"lr": 2e-3, "epochs": 10}), model, text.port, sets)
     assert lead(text, text.model()) < -40
     assert lead(text, model) > -5
     assert worlds.nll(model, text.port, text.sets["forget"]) > 1.0

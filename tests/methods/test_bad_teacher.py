@@ -7,15 +7,15 @@ import torch
 
 import tables
 import worlds
-from expunge import resolve
-from expunge.core import loop
-from expunge.core.gradient import evaluate
 from expunge.core.parts import Rows, Sets
-from expunge.core.record import Run
-from expunge.core.step import View
+from expunge.engine import loop
+from expunge.engine.context import View
+from expunge.engine.gradient import evaluate
+from expunge.engine.run_state import Run
 from expunge.functional.packed import kl
 from expunge.methods.objectives.bad_teacher import TwoTeachers
 from expunge.methods.terms import Mix, hits
+from expunge.workflows import build_plan
 
 
 def ask(
@@ -77,7 +77,7 @@ def test_a_pass_goes_over_all_forget_rows_and_a_share_of_the_others(digits: worl
     assert set(rows.ids[39:]) <= set(digits.sets["retain"].ids)
     assert mix(0.3, seed=1)["mix"].ids != rows.ids
     assert len(mix(0)["mix"]) == 39
-    run = loop.run(resolve.plan("bad_teacher", {"batch": 32}), digits.model(), digits.port, digits.sets)
+    run = loop.run(build_plan.plan("bad_teacher", {"batch": 32}), digits.model(), digits.port, digits.sets)
     assert run.cost.steps == 5
     assert run.forwards.count("under") == run.forwards.count("reference") == 5
 
@@ -100,7 +100,7 @@ def test_the_unable_teacher_is_an_untrained_model_in_evaluation_mode() -> None:
 @pytest.mark.parametrize("size", ["vit-nano", "resnet-nano"])
 def test_forgets_and_keeps(size: str) -> None:
     world = worlds.digits(size)
-    run = loop.run(resolve.plan("bad_teacher", {"batch": 32, "lr": 1e-3, "epochs": 4}), world.model(), world.port, world.sets)
+    run = loop.run(build_plan.plan("bad_teacher", {"batch": 32, "lr": 1e-3, "epochs": 4}), world.model(), world.port, world.sets)
     right = {n: float(hits(View(run, world.sets), n).mean()) for n in ("forget", "retain")}
     assert right["forget"] < 0.2
     assert right["retain"] > 0.75
@@ -108,6 +108,6 @@ def test_forgets_and_keeps(size: str) -> None:
 
 def test_a_language_model_forgets(text: worlds.World) -> None:
     model = text.model()
-    loop.run(resolve.plan("bad_teacher", {"batch": 16, "lr": 2e-3, "epochs": 5}), model, text.port, text.sets)
+    loop.run(build_plan.plan("bad_teacher", {"batch": 16, "lr": 2e-3, "epochs": 5}), model, text.port, text.sets)
     assert worlds.nll(model, text.port, text.sets["forget"]) > 3
     assert worlds.nll(model, text.port, text.sets["retain"]) < 1

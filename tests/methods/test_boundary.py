@@ -5,15 +5,15 @@ import torch
 from torch import nn
 
 import worlds
-from expunge import resolve
-from expunge.core import loop
 from expunge.core.errors import UserError
-from expunge.core.gradient import evaluate
 from expunge.core.parts import Rows
-from expunge.core.record import Run
-from expunge.core.step import View
+from expunge.engine import loop
+from expunge.engine.context import View
+from expunge.engine.gradient import evaluate
+from expunge.engine.run_state import Run
 from expunge.methods.selectors.boundary import TRAIN, Cross, Expand, Last, Wider
-from expunge.modalities.image import classifier_port
+from expunge.modalities.image.modality import classifier_port
+from expunge.workflows import build_plan
 
 
 def linear(scale: float = 1.0, shift: float = 0.0) -> nn.Module:
@@ -66,7 +66,7 @@ def test_normalised_models_are_moved_in_units_of_the_image() -> None:
 
 
 def test_shrink_trains_on_the_labels_of_the_original(digits: worlds.World) -> None:
-    run = loop.run(resolve.plan("boundary", {"epochs": 1, "bound": 0.2}), digits.model(), digits.port, digits.sets)
+    run = loop.run(build_plan.plan("boundary", {"epochs": 1, "bound": 0.2}), digits.model(), digits.port, digits.sets)
     labels = [y for (y,) in run.sets["forget"]["answer"]]
     assert len(set(labels)) > 2
     assert sum(y != 3 for y in labels) > 10
@@ -102,7 +102,7 @@ def test_expand_leaves_the_shape_of_the_model(size: str) -> None:
     world = worlds.digits(size)
     model, start = world.model(), world.model()
     head = model.get_submodule(world.port.head(model))
-    loop.run(resolve.plan("boundary", {"direction": "expand", "lr": 0.0, "epochs": 1}), model, world.port, world.sets)
+    loop.run(build_plan.plan("boundary", {"direction": "expand", "lr": 0.0, "epochs": 1}), model, world.port, world.sets)
     assert [n for n, _ in model.named_parameters()] == [n for n, _ in start.named_parameters()]
     assert worlds.same(worlds.tensors(model), worlds.tensors(start))
     assert model.get_submodule(world.port.head(model)) is head
@@ -116,12 +116,12 @@ def test_the_model_is_whole_again_after_a_failure(digits: worlds.World, monkeypa
 
     monkeypatch.setattr(View, "run", killed)
     with pytest.raises(KeyboardInterrupt):
-        loop.run(resolve.plan("boundary", {"direction": "expand"}), model, digits.port, digits.sets)
+        loop.run(build_plan.plan("boundary", {"direction": "expand"}), model, digits.port, digits.sets)
     assert isinstance(model.classifier, nn.Linear)
 
 
 def test_both_forms_have_the_settings_of_the_paper() -> None:
-    (shrink,), (expand,) = resolve.plan("boundary"), resolve.plan("boundary", {"direction": "expand"})
+    (shrink,), (expand,) = build_plan.plan("boundary"), build_plan.plan("boundary", {"direction": "expand"})
     assert shrink.train == TRAIN
     assert isinstance(expand.do, Expand)
     assert expand.do.inner.train == TRAIN
@@ -141,7 +141,7 @@ def test_both_forms_have_the_settings_of_the_paper() -> None:
 def test_forgets_a_class_by_its_own_rows(size: str, knobs: dict) -> None:
     world = worlds.digits(size)
     model, before = world.model(), worlds.nll(world.model(), world.port, world.sets["forget"])
-    loop.run(resolve.plan("boundary", knobs), model, world.port, {"forget": world.sets["forget"]})
+    loop.run(build_plan.plan("boundary", knobs), model, world.port, {"forget": world.sets["forget"]})
     forget = worlds.nll(model, world.port, world.sets["forget"])
     assert forget > 1.0 + before
     if size == "resnet-nano":
@@ -151,6 +151,6 @@ def test_forgets_a_class_by_its_own_rows(size: str, knobs: dict) -> None:
 def test_expand_works_where_the_last_layer_is_tied(text: worlds.World) -> None:
     model = text.model()
     knobs = {"direction": "expand", "lr": 0.05, "epochs": 6}
-    loop.run(resolve.plan("boundary", knobs), model, text.port, {"forget": text.sets["forget"]})
+    loop.run(build_plan.plan("boundary", knobs), model, text.port, {"forget": text.sets["forget"]})
     assert model.lm_head.weight is model.model.embed_tokens.weight
     assert worlds.nll(model, text.port, text.sets["forget"]) > 2 * worlds.nll(text.model(), text.port, text.sets["forget"])

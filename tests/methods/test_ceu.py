@@ -7,9 +7,9 @@ import torch
 
 import tables
 import worlds
-from expunge import resolve
-from expunge.core import loop
+from expunge.engine import loop
 from expunge.methods.objectives.ceu import CEU
+from expunge.workflows import build_plan
 
 FORGET = {"forget": tables.batch()["forget"]}  # answers of 3, 1 and 5 labels
 
@@ -57,7 +57,7 @@ def test_forgets_with_less_damage_than_ascent(text: worlds.World) -> None:
     after = {}
     for name in ("ceu", "ga"):
         model = text.model()
-        loop.run(resolve.plan(name, {"lr": 1e-3, "epochs": 30}), model, text.port, {"forget": text.sets["forget"]})
+        loop.run(build_plan.plan(name, {"lr": 1e-3, "epochs": 30}), model, text.port, {"forget": text.sets["forget"]})
         after[name] = worlds.nll(model, text.port, text.sets["forget"]), worlds.nll(model, text.port, text.sets["retain"])
     assert after["ceu"][0] > 5.0
     assert after["ceu"][1] < 0.8 * after["ga"][1]

@@ -12,14 +12,14 @@ import squares
 import tables
 import toys
 import worlds
-from expunge import resolve
-from expunge.core import loop
 from expunge.core.errors import UserError
 from expunge.core.parts import Plan, Rows, Sets, Train
-from expunge.core.record import Run
-from expunge.core.step import View
+from expunge.engine import loop
+from expunge.engine.context import View
+from expunge.engine.run_state import Run
 from expunge.methods.objectives.npo import NPO
 from expunge.methods.selectors.coreset import Coreset, keywords, moderate
+from expunge.workflows import build_plan
 
 KNOBS = {"lr": 1e-3, "epochs": 2, "batch": 4}
 
@@ -122,7 +122,7 @@ def test_rows_repeat_so_that_steps_are_as_many(text: worlds.World) -> None:
     assert [i for i in text.sets["forget"].ids if i in ids] == list(ids[:3])
     steps = []
     for more in ({}, {"fraction": 0.34}, {"fraction": 0.34, "repeat": False}):
-        plans = resolve.plan("npo", {**KNOBS, **more}, select=("coreset",) if more else ())
+        plans = build_plan.plan("npo", {**KNOBS, **more}, select=("coreset",) if more else ())
         steps.append(loop.run(plans, text.model(), text.port, text.sets).cost.steps)
     assert steps == [6, 6, 2]
 
@@ -132,7 +132,7 @@ def ends(world: worlds.World, sets: Sets, *knobs: dict[str, Any], base: str = "n
     models = []
     for more in ({}, *knobs):
         models.append(world.model())
-        loop.run(resolve.plan(base, {**KNOBS, **train, **more}, select=("coreset",) if more else ()), models[-1], world.port, sets)
+        loop.run(build_plan.plan(base, {**KNOBS, **train, **more}, select=("coreset",) if more else ()), models[-1], world.port, sets)
     return models
 
 
@@ -151,8 +151,8 @@ def test_of_copies_one_is_enough(text: worlds.World) -> None:
 @pytest.mark.parametrize("score", ["random", "grand", "moderate", "min_k"])
 @pytest.mark.parametrize("base", ["ga", "npo", "flat"])
 def test_stands_before_methods(text: worlds.World, base: str, score: str) -> None:
-    plans = resolve.plan(base, {**KNOBS, "epochs": 1, "fraction": 0.34, "score": score}, select=("coreset",))
-    run = loop.run(plans, text.model(), text.port, {n: text.sets[n] for n in resolve.plan(base)[0].sets_read()})
+    plans = build_plan.plan(base, {**KNOBS, "epochs": 1, "fraction": 0.34, "score": score}, select=("coreset",))
+    run = loop.run(plans, text.model(), text.port, {n: text.sets[n] for n in build_plan.plan(base)[0].sets_read()})
     assert len(set(run.sets["forget"].ids)) == 3
     assert run.cost.steps == 3
 
@@ -160,12 +160,12 @@ def test_stands_before_methods(text: worlds.World, base: str, score: str) -> Non
 @pytest.mark.parametrize(("edit", "knobs"), [("ssd", {"alpha": 1.0}), ("iau", {}), ("task_vector", {"lr": 1e-3, "epochs": 1})])
 def test_an_edit_takes_the_rows_that_were_picked(text: worlds.World, edit: str, knobs: dict[str, Any]) -> None:
     """What it does with a coreset is what it does where the request brings that and no more."""
-    asked = {n: text.sets[n] for n in resolve.plan(edit)[0].sets_read()}
+    asked = {n: text.sets[n] for n in build_plan.plan(edit)[0].sets_read()}
     few = kept(asked["forget"], fraction=0.34, repeat=False)
     picked, given, whole = (text.model() for _ in range(3))
-    loop.run(resolve.plan(edit, {**knobs, "fraction": 0.34, "repeat": False}, select=("coreset",)), picked, text.port, asked)
-    loop.run(resolve.plan(edit, knobs), given, text.port, {**asked, "forget": few})
-    loop.run(resolve.plan(edit, knobs), whole, text.port, asked)
+    loop.run(build_plan.plan(edit, {**knobs, "fraction": 0.34, "repeat": False}, select=("coreset",)), picked, text.port, asked)
+    loop.run(build_plan.plan(edit, knobs), given, text.port, {**asked, "forget": few})
+    loop.run(build_plan.plan(edit, knobs), whole, text.port, asked)
     assert worlds.same(worlds.tensors(picked), worlds.tensors(given))
     assert not worlds.same(worlds.tensors(picked), worlds.tensors(whole))
 
@@ -176,11 +176,11 @@ def test_what_an_edit_has_no_use_for_is_refused(text: worlds.World) -> None:
         ({"update": ("sam",)}, "'ssd' has no use for --update sam: it trains no model"),
     ):
         with pytest.raises(UserError, match=message):
-            resolve.plan("ssd", **names)
+            build_plan.plan("ssd", **names)
     with pytest.raises(UserError, match="'random_weights' has no use for --select coreset: it reads none of the rows that are picked"):
-        resolve.plan("random_weights", select=("coreset",))
+        build_plan.plan("random_weights", select=("coreset",))
     with pytest.raises(UserError, match="the rows to forget were given weights, and an edit or a guard takes all alike"):
-        loop.run(resolve.plan("ssd", select=("guard_attribution",)), text.model(), text.port, text.sets)
+        loop.run(build_plan.plan("ssd", select=("guard_attribution",)), text.model(), text.port, text.sets)
 
 
 @torch.no_grad()

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 import tables
 import toys
 import worlds
-from expunge import resolve
 from expunge.benchmarks import biased_digits
-from expunge.core import loop
 from expunge.core.parts import Grads, Need, Plan, Rows, Sets, Tokens, Train
-from expunge.core.record import Run
-from expunge.core.step import Step, View
+from expunge.engine import loop
+from expunge.engine.context import Step, View
+from expunge.engine.run_state import Run
 from expunge.methods.terms import NLL
 from expunge.methods.updates.cupid import Forgotten, Route, Sharp, Weigh
+from expunge.workflows import build_plan
 from quadratic import Bowls, spd, vector
 
 
@@ -134,7 +134,7 @@ def test_weights_of_the_rows_of_a_batch() -> None:
 
 def test_all_rows_causal_on_all_weights_is_ascent(digits: worlds.World) -> None:
     train = Train(epochs=3, batch=64, lr=3e-3, optimizer="sgd", schedule="constant", pairing="aligned")
-    plan = resolve.plan("cupid", {"weighting": "equal", "causal": 1, "pathway": 1})[0]
+    plan = build_plan.plan("cupid", {"weighting": "equal", "causal": 1, "pathway": 1})[0]
     ends = []
     for made in (replace(plan, train=train, until=()), Plan(-1.0 * NLL("forget"), train=train)):
         model = digits.model()
@@ -147,7 +147,7 @@ def test_all_rows_causal_on_all_weights_is_ascent(digits: worlds.World) -> None:
 def test_stops_once_forgotten(digits: worlds.World) -> None:
     for accuracy, steps in ((1.0, 0), (0.5, None)):
         run = loop.run(
-            resolve.plan("cupid", {"accuracy": accuracy, "lr": 0.05, "epochs": 30}), digits.model(), digits.port, digits.some(12)
+            build_plan.plan("cupid", {"accuracy": accuracy, "lr": 0.05, "epochs": 30}), digits.model(), digits.port, digits.some(12)
         )
         assert "first choice" in run.log[-1]["ended"]
         assert run.cost.steps == steps or steps is None
@@ -182,7 +182,7 @@ def test_rows_without_the_shortcut_are_sharp() -> None:
 def test_forgets_a_class_with_and_without_its_shortcut() -> None:
     start, port, sets = shortcut()
     model = copy.deepcopy(start)
-    loop.run(resolve.plan("cupid", {"lr": 2e-2, "batch": 32, "epochs": 60}), model, port, {"forget": sets["forget"]})
+    loop.run(build_plan.plan("cupid", {"lr": 2e-2, "batch": 32, "epochs": 60}), model, port, {"forget": sets["forget"]})
 
     def right(model: nn.Module, name: str) -> float:
         with torch.no_grad():

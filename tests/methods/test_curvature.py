@@ -5,10 +5,10 @@ import torch
 
 import tables
 import worlds
-from expunge import resolve
-from expunge.core import loop
+from expunge.engine import loop
 from expunge.methods.terms import NLL, Ascent
 from expunge.methods.updates.curvature import Curvature
+from expunge.workflows import build_plan
 from quadratic import Bowls, spd, vector
 
 
@@ -53,6 +53,6 @@ def test_one_step_written_out(micro: int) -> None:
 def test_forgets_more_than_it_harms(text: worlds.World) -> None:
     model = text.model()
     knobs = {"lr": 1e-3, "epochs": 20, "steps": 0, "batch": 9, "kappa": 0.1}
-    loop.run(resolve.plan("curvature", knobs), model, text.port, text.sets)
+    loop.run(build_plan.plan("curvature", knobs), model, text.port, text.sets)
     assert worlds.nll(model, text.port, text.sets["forget"]) > 2.5
     assert worlds.nll(model, text.port, text.sets["retain"]) < 1.0

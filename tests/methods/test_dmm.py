@@ -14,17 +14,18 @@ from torch import Tensor, nn
 import tables
 import toys
 import worlds
-from expunge import pools, resolve
-from expunge.audit.metrics import klom
-from expunge.core import checkpoint, loop, pool
 from expunge.core.errors import UserError
 from expunge.core.parts import Plan, Rows, Sets, Train
-from expunge.core.record import Run
-from expunge.core.schedule import lr_at
-from expunge.core.step import View
-from expunge.core.weights import put, weights_of
+from expunge.engine import checkpoint, ensemble, loop
+from expunge.engine.context import View
+from expunge.engine.run_state import Run
+from expunge.engine.schedule import lr_at
+from expunge.engine.weights import put, weights_of
+from expunge.evaluation.metrics import klom
 from expunge.methods.objectives import dmm
 from expunge.methods.terms import NLL
+from expunge.parallel import ensembles
+from expunge.workflows import build_plan
 
 PORT = toys.port(3)
 CENTRES = 2.0 * torch.eye(3, 8)
@@ -104,11 +105,11 @@ def test_oracles_are_averaged_before_the_softmax_or_after_it() -> None:
     view = View(Run(toys.mlp(3, width=8), PORT, worlds.accelerator()), SETS).at("select1", aim)
     asked = picked((dmm.Sample(),), toys.mlp(3, width=8))
     (made,) = view.runs(aim.inner, SETS["retain"], torch.ones(4, 42, dtype=torch.bool))
-    each = pool.logits(made, PORT, asked)
+    each = ensemble.logits(made, PORT, asked)
     assert torch.allclose(torch.cat(retrained), each.mean(0), atol=1e-5)
     mixed = picked((dmm.Sample(), replace(aim, probabilities=True)), toys.mlp(3, width=8))["target"]
     assert torch.allclose(torch.cat(list(mixed)).softmax(-1), each.softmax(-1).mean(0), atol=1e-5)
-    assert resolve.plan("dmm", {"target": "oracles", "loss": "ce"})[0].selectors[1] == dmm.Oracles(probabilities=True)
+    assert build_plan.plan("dmm", {"target": "oracles", "loss": "ce"})[0].selectors[1] == dmm.Oracles(probabilities=True)
 
 
 def test_matching_a_linear_model_ends_at_the_retrained_weights_where_descent_on_its_loss_has_not_arrived() -> None:
@@ -138,7 +139,7 @@ def test_aims_at_what_a_retrained_model_says(original: nn.Module) -> None:
     seen = torch.ones(2, 8, 48, dtype=torch.bool)
     seen[1, :, :6] = False
     everything = SETS["forget"].join(SETS["retain"]).named("retain")
-    with_, without = (pool.logits(pool.train(POOL, original, PORT, everything, s, range(8)), PORT, rows).mean(0) for s in seen)
+    with_, without = (ensemble.logits(ensemble.train(POOL, original, PORT, everything, s, range(8)), PORT, rows).mean(0) for s in seen)
     true, labels = without - with_, torch.tensor([y for (y,) in rows["answer"]])
     of_forget = torch.stack([change[:6].flatten(), true[:6].flatten()])
     assert torch.corrcoef(of_forget)[0, 1] > 0.7
@@ -147,7 +148,9 @@ def test_aims_at_what_a_retrained_model_says(original: nn.Module) -> None:
 
 
 def test_unlearns_wrong_labels(original: nn.Module) -> None:
-    plan = resolve.plan("dmm", {"models": 96, "ridge": 1, "retain_multiplier": 7, "match.epochs": 150, "match.lr": 1e-2, "multiplier": 1.3})
+    plan = build_plan.plan(
+        "dmm", {"models": 96, "ridge": 1, "retain_multiplier": 7, "match.epochs": 150, "match.lr": 1e-2, "multiplier": 1.3}
+    )
     aim = plan[0].selectors[1]
     assert isinstance(aim, dmm.Datamodel)
     plan = (replace(plan[0], selectors=(plan[0].selectors[0], replace(aim, inner=POOL))),)
@@ -160,18 +163,20 @@ def test_unlearns_wrong_labels(original: nn.Module) -> None:
     assert hits.sum() >= 5
     kept = torch.tensor([y for (y,) in SETS["retain"]["answer"]])
     assert (said(model, SETS["retain"]).argmax(-1) == kept).float().mean() > 0.95
-    retrained = pool.train(POOL, model, PORT, SETS["retain"], torch.ones(20, 42, dtype=torch.bool), range(20))
-    near, far, usual = (pools.margins(p, PORT, SETS["forget"]).numpy() for p in (pool.alone(model), pool.alone(original), retrained))
+    retrained = ensemble.train(POOL, model, PORT, SETS["retain"], torch.ones(20, 42, dtype=torch.bool), range(20))
+    near, far, usual = (
+        ensembles.margins(p, PORT, SETS["forget"]).numpy() for p in (ensemble.alone(model), ensemble.alone(original), retrained)
+    )
     assert abs(near - usual.mean(0)).mean() < 0.5 * abs(far - usual.mean(0)).mean()
     assert np.mean(klom.klom(near, usual)) <= np.mean(klom.klom(far, usual))
 
 
 def test_effects_that_were_estimated_before_are_subtracted(tmp_path: Path) -> None:
     model, rows = toys.mlp(3, width=8), SETS["forget"].join(SETS["retain"]).named("retain")
-    made = pool.train(toys.fresh(epochs=3), model, PORT, rows, pool.subsets(48, 12), range(12))
-    pools.attribute(made, PORT, rows, rows, tmp_path / "known", ridge=2.0)
+    made = ensemble.train(toys.fresh(epochs=3), model, PORT, rows, ensemble.subsets(48, 12), range(12))
+    ensembles.attribute(made, PORT, rows, rows, tmp_path / "known", ridge=2.0)
     found = picked((dmm.Sample(), dmm.Datamodel(attributions=str(tmp_path / "known"), multiplier=0.5)), model)
-    effects = pools.effects(made.seen, pool.logits(made, PORT, rows), 2.0)
+    effects = ensembles.effects(made.seen, ensemble.logits(made, PORT, rows), 2.0)
     places = [rows.ids.index(i) for i in found.ids]
     wanted = said(model, found) - 0.5 * effects[:6, places].sum(0)
     assert torch.allclose(torch.cat(list(found["target"])), wanted, atol=1e-2)  # kept in half precision
@@ -197,10 +202,10 @@ def test_the_learning_rate_falls_by_a_twentieth_each_epoch() -> None:
 
 
 def test_settings_of_the_paper() -> None:
-    (plan,) = resolve.plan("dmm")
+    (plan,) = build_plan.plan("dmm")
     assert (plan.train.epochs, plan.train.lr, plan.train.batch, plan.train.lr_decay) == (5, 5e-4, 512, 0.95)
     sample, aim = plan.selectors
     assert (sample.forget_multiplier, sample.retain_multiplier, aim.multiplier, aim.share) == (1, 3, 1, 0.5)
-    assert resolve.plan("dmm", {"target": "oracles"})[0].selectors[1].models == 10
-    (plan,) = resolve.plan("dmm", {"pool.lr": 0.1, "match.lr": 0.2})
+    assert build_plan.plan("dmm", {"target": "oracles"})[0].selectors[1].models == 10
+    (plan,) = build_plan.plan("dmm", {"pool.lr": 0.1, "match.lr": 0.2})
     assert (plan.train.lr, plan.selectors[1].inner[1].train.lr) == (0.2, 0.1)

@@ -9,12 +9,12 @@ import torch
 
 import tables
 import worlds
-from expunge import resolve
-from expunge.core import loop
 from expunge.core.parts import Rows, Sets
-from expunge.core.record import Run
-from expunge.core.step import View
+from expunge.engine import loop
+from expunge.engine.context import View
+from expunge.engine.run_state import Run
 from expunge.methods.objectives.dto import Rest, TargetAscent, Targets, cut, marked
+from expunge.workflows import build_plan
 
 
 class Triggered(tables.Port):
@@ -148,7 +148,7 @@ def test_every_label_a_target_is_ascent_on_rows(text: worlds.World) -> None:
     """lambda = 0 and no choice: gradient ascent on the mean log-likelihood of each row."""
     model, by_hand, whole = text.model(), text.model(), text.sets["forget"]
     knobs = {"choose": "all", "retain_weight": 0, "epochs": 1, "lr": 1e-3, "warmup": 0}
-    loop.run(resolve.plan("dto", knobs), model, text.port, {"forget": whole})
+    loop.run(build_plan.plan("dto", knobs), model, text.port, {"forget": whole})
     optimizer = torch.optim.AdamW(by_hand.parameters(), lr=1e-3, weight_decay=0.01)
     text.port.forward(by_hand, [whole])[0].logp.mean().mean().backward()
     optimizer.step()
@@ -160,7 +160,7 @@ def test_forgets_in_free_running_answers_and_keeps_the_rest(text: worlds.World) 
     model = text.model()
     sets: Sets = {"forget": text.sets["forget"]}
     with torch.enable_grad():
-        loop.run(resolve.plan("dto", {"lr": 1e-3, "epochs": 60, "warmup": 0}), model, text.port, sets)
+        loop.run(build_plan.plan("dto", {"lr": 1e-3, "epochs": 60, "warmup": 0}), model, text.port, sets)
     rows = Targets().pick(sets, View(Run(text.model(), text.port, worlds.accelerator(), sets=sets), sets, "/select0", Targets()))["forget"]
     logp = text.port.forward(model, [rows])[0].logp
     start = text.port.forward(text.model(), [rows])[0].logp

@@ -9,14 +9,14 @@ from torch.nn.functional import logsigmoid, normalize
 
 import tables
 import worlds
-from expunge import resolve
-from expunge.core import loop
-from expunge.core.gradient import evaluate
 from expunge.core.parts import Rows
-from expunge.core.record import Run
-from expunge.core.step import Step, View
+from expunge.engine import loop
+from expunge.engine.context import Step, View
+from expunge.engine.gradient import evaluate
+from expunge.engine.run_state import Run
 from expunge.methods.objectives.eru import Ablate, Elastic, last_asked, removed
 from expunge.methods.objectives.simnpo import SimNPO
+from expunge.workflows import build_plan
 
 BETA = 2.5
 
@@ -88,7 +88,7 @@ def test_moving_averages_are_a_tenth_of_the_first_batch() -> None:
 def test_averages_leave_zero_with_the_weights(text: worlds.World) -> None:
     """At the untouched weights no row has moved."""
     for steps, zero in ((1, True), (2, False)):
-        run = loop.run(resolve.plan("eru", {"steps": steps, "lr": 1e-3, "warmup": 0, "ablated": 0}), text.model(), text.port, text.sets)
+        run = loop.run(build_plan.plan("eru", {"steps": steps, "lr": 1e-3, "warmup": 0, "ablated": 0}), text.model(), text.port, text.sets)
         state = run.state["/term0"]
         assert (float(state["mean"].abs()) < 1e-5) == zero
         assert (float(state["deviation"].abs()) < 1e-5) == zero
@@ -159,7 +159,7 @@ def test_half_of_the_steps_are_ablated(text: worlds.World) -> None:
 def test_forgets_and_keeps(text: worlds.World) -> None:
     model = text.model()
     known = worlds.nll(model, text.port, text.sets["forget"])
-    loop.run(resolve.plan("eru", {"lr": 1e-3, "epochs": 30, "warmup": 0, "forget_weight": 0.2}), model, text.port, text.sets)
+    loop.run(build_plan.plan("eru", {"lr": 1e-3, "epochs": 30, "warmup": 0, "forget_weight": 0.2}), model, text.port, text.sets)
     forget, retain = (worlds.nll(model, text.port, text.sets[n]) for n in ("forget", "retain"))
     assert known < 0.2
     assert forget > 1.0

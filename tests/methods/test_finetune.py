@@ -3,11 +3,11 @@
 import torch
 
 import worlds
-from expunge import resolve
-from expunge.core import loop
-from expunge.core.gradient import evaluate
-from expunge.core.record import Run
+from expunge.engine import loop
+from expunge.engine.gradient import evaluate
+from expunge.engine.run_state import Run
 from expunge.methods.objectives import finetune
+from expunge.workflows import build_plan
 
 
 def test_gradient_is_that_of_the_librarys_own_loss(text: worlds.World) -> None:
@@ -24,7 +24,7 @@ def test_gradient_is_that_of_the_librarys_own_loss(text: worlds.World) -> None:
 
 
 def test_reads_only_what_may_be_kept(text: worlds.World) -> None:
-    plans = resolve.plan("finetune", {"lr": 1e-3, "epochs": 3})
+    plans = build_plan.plan("finetune", {"lr": 1e-3, "epochs": 3})
     assert plans[0].sets_read() == {"retain"}
     ends = []
     for sets in ({"retain": text.sets["retain"]}, text.sets):
@@ -37,6 +37,6 @@ def test_reads_only_what_may_be_kept(text: worlds.World) -> None:
 
 def test_hardly_forgets(text: worlds.World) -> None:
     model = text.model()
-    loop.run(resolve.plan("finetune", {"lr": 1e-3, "epochs": 5}), model, text.port, text.sets)
+    loop.run(build_plan.plan("finetune", {"lr": 1e-3, "epochs": 5}), model, text.port, text.sets)
     assert worlds.nll(model, text.port, text.sets["forget"]) < 0.5
     assert worlds.nll(model, text.port, text.sets["retain"]) < worlds.nll(text.model(), text.port, text.sets["retain"])

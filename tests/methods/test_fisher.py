@@ -7,17 +7,17 @@ import torch
 from torch import Tensor, nn
 
 import worlds
-from expunge import resolve
-from expunge.core import loop
 from expunge.core.parts import Sets
-from expunge.core.record import Run
-from expunge.core.step import View
+from expunge.engine import loop
+from expunge.engine.context import View
+from expunge.engine.run_state import Run
 from expunge.methods.edits.fisher import variance
+from expunge.workflows import build_plan
 
 
 def noisy(world: worlds.World, sets: Sets | None = None, **knobs) -> nn.Module:
     model = world.model()
-    loop.run(resolve.plan("fisher", knobs), model, world.port, sets or mixed(world))
+    loop.run(build_plan.plan("fisher", knobs), model, world.port, sets or mixed(world))
     return model
 
 

@@ -8,10 +8,10 @@ from torch import Tensor
 
 import tables
 import worlds
-from expunge import resolve
-from expunge.core import loop
 from expunge.core.parts import Need, Rows, Sets
+from expunge.engine import loop
 from expunge.methods.objectives.flat import FLAT
+from expunge.workflows import build_plan
 
 NAMES = ("tv", "kl", "js", "pearson")
 
@@ -80,8 +80,8 @@ def test_forgets_learns_refusals_and_does_not_run_away(text: worlds.World) -> No
     pool, model, ascended = sets["substitutes"]["answer_text"], text.model(), text.model()
     rows = text.port.relabel(sets["forget"], [pool[i % len(pool)] for i in range(len(sets["forget"]))], "refused")
     refusal, known = said(text, model, rows), said(text, model, sets["forget"])
-    loop.run(resolve.plan("flat", {"lr": 1e-3, "epochs": 50}), model, text.port, sets)
-    loop.run(resolve.plan("ga", {"lr": 1e-3, "epochs": 50}), ascended, text.port, sets)
+    loop.run(build_plan.plan("flat", {"lr": 1e-3, "epochs": 50}), model, text.port, sets)
+    loop.run(build_plan.plan("ga", {"lr": 1e-3, "epochs": 50}), ascended, text.port, sets)
     assert known > 0.9
     assert said(text, model, sets["forget"]) < 0.1
     assert said(text, model, rows) > refusal + 0.1

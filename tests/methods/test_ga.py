@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 
 import worlds
-from expunge import resolve
-from expunge.core import loop
-from expunge.core.gradient import evaluate
-from expunge.core.record import Run
+from expunge.engine import loop
+from expunge.engine.gradient import evaluate
+from expunge.engine.run_state import Run
 from expunge.methods.terms import Ascent
+from expunge.workflows import build_plan
 
 
 def test_value_and_sign_are_those_of_the_negated_library_loss(text: worlds.World) -> None:
@@ -27,6 +27,6 @@ def test_value_and_sign_are_those_of_the_negated_library_loss(text: worlds.World
 def test_destroys_what_it_was_not_asked_to(text: worlds.World) -> None:
     model = text.model()
     before = worlds.nll(model, text.port, text.sets["retain"])
-    loop.run(resolve.plan("ga", {"lr": 1e-3, "epochs": 30}), model, text.port, text.sets)
+    loop.run(build_plan.plan("ga", {"lr": 1e-3, "epochs": 30}), model, text.port, text.sets)
     assert worlds.nll(model, text.port, text.sets["forget"]) > 5
     assert worlds.nll(model, text.port, text.sets["retain"]) > before + 3

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 
 import worlds
-from expunge import resolve
-from expunge.core import loop
-from expunge.core.loop import Hooks
 from expunge.core.parts import Plan, Train
-from expunge.core.step import View
+from expunge.engine import loop
+from expunge.engine.context import View
+from expunge.engine.loop import Hooks
 from expunge.methods.terms import NLL, Turns, hits
+from expunge.workflows import build_plan
 
 
 def passes(run: loop.Run) -> list[str]:
@@ -23,14 +23,14 @@ def passes(run: loop.Run) -> list[str]:
 
 
 def test_forget_and_retain_take_turns_then_retain_alone(digits: worlds.World) -> None:
-    run = loop.run(resolve.plan("gda"), digits.model(), digits.port, digits.sets)
+    run = loop.run(build_plan.plan("gda"), digits.model(), digits.port, digits.sets)
     assert passes(run) == ["forget", "retain", "forget", "retain", "forget", "retain", "retain", "retain"]
     assert run.cost.steps == 3 * 1 + 5 * 6  # of 39 and 321 rows in batches of 64
 
 
 @pytest.mark.parametrize(("rounds", "wanted"), [(0, "rrrr"), (1, "frrr"), (-1, "frfr")])
 def test_rounds(digits: worlds.World, rounds: int, wanted: str) -> None:
-    run = loop.run(resolve.plan("gda", {"rounds": rounds, "epochs": 4}), digits.model(), digits.port, digits.some(4))
+    run = loop.run(build_plan.plan("gda", {"rounds": rounds, "epochs": 4}), digits.model(), digits.port, digits.some(4))
     assert "".join(p[0] for p in passes(run)) == wanted
 
 
@@ -45,7 +45,10 @@ def test_a_pass_sees_every_row_once_whatever_the_anchor(digits: worlds.World, an
     sets = digits.some(30)
     port = Counting(digits.port.labels)
     loop.run(
-        resolve.plan("gda", {"epochs": 2, "batch": 8, "anchor": anchor}), digits.model(), port, {n: sets[n] for n in ("forget", "retain")}
+        build_plan.plan("gda", {"epochs": 2, "batch": 8, "anchor": anchor}),
+        digits.model(),
+        port,
+        {n: sets[n] for n in ("forget", "retain")},
     )
     assert sorted(seen) == sorted((n, i) for n in ("forget", "retain") for i in sets[n].ids)
 
@@ -63,7 +66,7 @@ def test_without_ascent_it_is_fine_tuning(digits: worlds.World) -> None:
     ends = []
     for name, more in {"gda": {"rounds": 0}, "finetune": {"optimizer": "sgd", "schedule": "constant", "warmup": 0, "decay": 0}}.items():
         model = digits.model()
-        loop.run(resolve.plan(name, {"epochs": 2, "lr": 1e-3, "batch": 16, **more}), model, digits.port, digits.sets)
+        loop.run(build_plan.plan(name, {"epochs": 2, "lr": 1e-3, "batch": 16, **more}), model, digits.port, digits.sets)
         ends.append(worlds.tensors(model))
     assert worlds.same(*ends)
 
@@ -72,7 +75,7 @@ def test_the_last_passes_mend_what_ascent_broke(digits: worlds.World) -> None:
     def watch(view: View) -> dict[str, float]:
         return {n: float(hits(view, n).mean()) for n in ("forget", "retain")}
 
-    plan = resolve.plan("gda", {"lr": 2e-3, "batch": 16})
+    plan = build_plan.plan("gda", {"lr": 2e-3, "batch": 16})
     run = loop.run(plan, digits.model(), digits.port, digits.sets, hooks=Hooks(watch=watch))
     right = {r["epoch"]: r["scores"] for r in run.log if "scores" in r}
     assert right[5]["forget"] < 0.1

@@ -5,9 +5,9 @@ import torch
 
 import tables
 import worlds
-from expunge import resolve
-from expunge.core import loop
 from expunge.core.errors import UserError
+from expunge.engine import loop
+from expunge.workflows import build_plan
 
 
 @pytest.mark.parametrize("weight", [1.0, 0.25])
@@ -15,7 +15,7 @@ def test_value_and_gradient_with_the_likelihood_term(weight: float) -> None:
     sets, table = tables.batch(), tables.scores(9).requires_grad_()
     forget, retain = (torch.cat(tables.logps(table, sets[n])) for n in ("forget", "retain"))
     wanted = forget.sum() / 9 - weight * retain.sum() / 11
-    value, grad = tables.ask(resolve.plan("graddiff", {"retain_weight": weight})[0].do, sets, table.detach())
+    value, grad = tables.ask(build_plan.plan("graddiff", {"retain_weight": weight})[0].do, sets, table.detach())
     assert value == pytest.approx(wanted.item(), abs=1e-12)
     assert torch.allclose(grad, tables.slope(wanted, table))
 
@@ -24,7 +24,7 @@ def test_forgets_while_retain_is_held_up(text: worlds.World) -> None:
     after = {}
     for name in ("graddiff", "ga"):
         model = text.model()
-        loop.run(resolve.plan(name, {"lr": 1e-3, "epochs": 20}), model, text.port, text.sets)
+        loop.run(build_plan.plan(name, {"lr": 1e-3, "epochs": 20}), model, text.port, text.sets)
         after[name] = worlds.nll(model, text.port, text.sets["forget"]), worlds.nll(model, text.port, text.sets["retain"])
     assert after["graddiff"][0] > 3.0
     assert after["graddiff"][1] < 0.3 * after["ga"][1]
@@ -32,4 +32,4 @@ def test_forgets_while_retain_is_held_up(text: worlds.World) -> None:
 
 def test_unknown_retain_term() -> None:
     with pytest.raises(UserError, match="retain_term"):
-        resolve.plan("graddiff", {"retain_term": "mse"})
+        build_plan.plan("graddiff", {"retain_term": "mse"})

@@ -7,14 +7,14 @@ import torch
 
 import tables
 import worlds
-from expunge import resolve
-from expunge.core import loop
 from expunge.core.errors import UserError
-from expunge.core.gradient import evaluate, global_norm
-from expunge.core.record import Run
+from expunge.engine import loop
+from expunge.engine.gradient import evaluate, global_norm
+from expunge.engine.run_state import Run
 from expunge.methods.objectives.npo import NPO
 from expunge.methods.terms import NLL, Ascent
 from expunge.methods.updates.gradient_penalty import Penalty
+from expunge.workflows import build_plan
 from quadratic import Bowls, spd, vector
 
 
@@ -71,7 +71,7 @@ def test_second_derivatives_go_through_attention(text: worlds.World, digits: wor
 def test_micro_batches_where_the_loss_allows_them(text: worlds.World) -> None:
     def run(name: str, **more: Any) -> torch.nn.Module:
         model = text.model().double()
-        loop.run(resolve.plan(name, {"steps": 2, "batch": 4, "optimizer": "sgd", "lr": 1e-2, **more}, update=update), model, *world)
+        loop.run(build_plan.plan(name, {"steps": 2, "batch": 4, "optimizer": "sgd", "lr": 1e-2, **more}, update=update), model, *world)
         return model
 
     world, update = (text.port, text.sets), ("gradient_penalty",)
@@ -87,7 +87,7 @@ def test_keeps_the_forget_gradient_short_while_it_forgets(text: worlds.World) ->
     for kappa in (0.0, 0.02, 10.0):
         model = text.model()
         knobs = {"lr": 1e-3, "epochs": 20, "steps": 0, "batch": 9, "kappa": kappa}
-        loop.run(resolve.plan("gradient_penalty", knobs), model, text.port, text.sets)
+        loop.run(build_plan.plan("gradient_penalty", knobs), model, text.port, text.sets)
         run = Run(model, text.port, worlds.accelerator())
         run.ref_logp = loop.remember(run, text.sets, frozenset({"forget"}))
         length[kappa] = float(global_norm(evaluate(run, NPO(), {"forget": text.sets["forget"]})[1]))

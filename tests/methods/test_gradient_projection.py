@@ -6,12 +6,12 @@ import pytest
 import torch
 
 import worlds
-from expunge import resolve
-from expunge.core import loop
 from expunge.core.parts import Plan, Train
+from expunge.engine import loop
 from expunge.methods.gradients import dot
 from expunge.methods.terms import NLL, Ascent
 from expunge.methods.updates.gradient_projection import Project, apart
+from expunge.workflows import build_plan
 from quadratic import Bowls
 
 
@@ -74,8 +74,8 @@ def test_forgets_with_less_harm_than_the_sum_of_gradients(text: worlds.World) ->
     for when in ("", "conflict"):
         model = text.model()
         knobs = {"lr": 1e-3, "epochs": 20, "batch": 9}
-        loop.run(resolve.plan("npo", knobs, update=("gradient_projection",) if when else ()), model, text.port, text.sets)
+        loop.run(build_plan.plan("npo", knobs, update=("gradient_projection",) if when else ()), model, text.port, text.sets)
         assert worlds.nll(model, text.port, text.sets["forget"]) > 2.5
         harm[when] = worlds.nll(model, text.port, text.sets["retain"])
     assert harm["conflict"] < harm[""]
-    assert resolve.plan("gradient_projection")[0].do == resolve.plan("npo")[0].do
+    assert build_plan.plan("gradient_projection")[0].do == build_plan.plan("npo")[0].do

@@ -5,13 +5,13 @@ import torch
 from torch import Tensor, nn
 
 import worlds
-from expunge import resolve
-from expunge.core import loop
 from expunge.core.parts import Plan, Train
-from expunge.core.record import Run
-from expunge.core.step import View
+from expunge.engine import loop
+from expunge.engine.context import View
+from expunge.engine.run_state import Run
 from expunge.methods.terms import NLL
 from expunge.methods.updates.gradient_restriction import Restrict
+from expunge.workflows import build_plan
 from quadratic import Bowls, spd, vector
 
 
@@ -23,7 +23,7 @@ def perceptron(width: int = 16) -> nn.Module:
 def trained(world: worlds.World, plan: Plan, steps: int = 1, double: bool = False) -> tuple[nn.Module, Run]:
     model = perceptron().double() if double else perceptron()
     settings = {"steps": steps, "epochs": 0, "batch": 32, "optimizer": "sgd", "lr": 1.0}
-    run = loop.run((resolve.override(plan, settings),), model, world.port, {"retain": world.sets["retain"].take(range(32))})
+    run = loop.run((build_plan.override(plan, settings),), model, world.port, {"retain": world.sets["retain"].take(range(32))})
     return model, run
 
 
@@ -68,7 +68,7 @@ def test_rows_pull_less_the_more_it_weighs(digits: worlds.World) -> None:
     for weight in (0.0, 0.3):
         model = perceptron(4)
         knobs = {"weight": weight, "epochs": 25, "lr": 0.01, "batch": 8}
-        loop.run(resolve.plan("gradient_restriction", knobs), model, digits.port, {"retain": rows})
+        loop.run(build_plan.plan("gradient_restriction", knobs), model, digits.port, {"retain": rows})
         view = View(Run(model, digits.port, worlds.accelerator()), {"retain": rows})
         (grads,) = view.example_grads(rows, lambda answer: -answer.logp.mean(), batch=64)
         pulls.append(float(torch.cat([g.flatten(1) for g in grads], 1).norm(dim=1).mean()))

@@ -6,11 +6,11 @@ from torch import Tensor
 
 import squares
 import worlds
-from expunge import resolve
-from expunge.core import loop
 from expunge.core.parts import Plan, Sets, Train
+from expunge.engine import loop
 from expunge.methods.selectors.guard_attribution import Attribution, weights
 from expunge.methods.terms import Ascent
+from expunge.workflows import build_plan
 
 
 def regression(seed: int = 0) -> tuple[Tensor, Sets]:
@@ -115,7 +115,7 @@ def test_hot_weights_are_the_base_method(text: worlds.World) -> None:
     ends = []
     for more in ({}, {"temperature": 1e9}, {"temperature": 1.0}):
         model = text.model()
-        loop.run(resolve.plan("npo", {**knobs, **more}, select=("guard_attribution",) if more else ()), model, text.port, text.sets)
+        loop.run(build_plan.plan("npo", {**knobs, **more}, select=("guard_attribution",) if more else ()), model, text.port, text.sets)
         ends.append(worlds.tensors(model))
     assert worlds.same(ends[0], ends[1])
     assert not worlds.same(ends[0], ends[2])
@@ -127,7 +127,7 @@ BASES = [("text", "flat"), ("text", "idk"), ("text", "ga"), ("digits", "random_l
 @pytest.mark.parametrize(("size", "base"), BASES)
 def test_stands_before_other_methods(size: str, base: str) -> None:
     world = {"text": worlds.text, "digits": worlds.digits}[size]()
-    run = loop.run(resolve.plan(base, {"lr": 1e-3, "epochs": 1}, select=("guard_attribution",)), world.model(), world.port, world.sets)
+    run = loop.run(build_plan.plan(base, {"lr": 1e-3, "epochs": 1}, select=("guard_attribution",)), world.model(), world.port, world.sets)
     weight = torch.tensor(run.sets["forget"].weight)
     assert float(weight.mean()) == pytest.approx(1)
     assert float(weight.std()) > 0.1
@@ -137,7 +137,7 @@ def test_as_many_steps_forget_and_harm_less(text: worlds.World) -> None:
     after = {}
     for name, select in (("plain", ()), ("guard", ("guard_attribution",))):
         model, knobs = text.model(), {"lr": 2e-4, "epochs": 25, "batch": 9, "schedule": "constant", "warmup": 0}
-        loop.run(resolve.plan("ga", knobs, select=select), model, text.port, text.sets)
+        loop.run(build_plan.plan("ga", knobs, select=select), model, text.port, text.sets)
         after[name] = [worlds.nll(model, text.port, text.sets[n]) for n in ("forget", "retain")]
     print(after)
     assert after["guard"][0] > 10 * worlds.nll(text.model(), text.port, text.sets["forget"])

@@ -6,23 +6,23 @@ from torch import Tensor, nn
 
 import squares
 import worlds
-from expunge import resolve
-from expunge.core import loop
 from expunge.core.parts import Objective, Rows
-from expunge.core.record import Run
-from expunge.core.step import View
+from expunge.engine import loop
+from expunge.engine.context import View
+from expunge.engine.run_state import Run
 from expunge.methods.terms import NLL, Ascent
+from expunge.workflows import build_plan
 
 
 def moved(theta: Tensor, forget: Rows, retain: Rows, **knobs) -> Tensor:
     model = squares.Linear(theta)
-    loop.run(resolve.plan("iau", {"optimizer": "sgd", **knobs}), model, squares.Port(), {"forget": forget, "retain": retain})
+    loop.run(build_plan.plan("iau", {"optimizer": "sgd", **knobs}), model, squares.Port(), {"forget": forget, "retain": retain})
     return model.theta.detach()
 
 
 def stepped(world: worlds.World, **knobs) -> nn.Module:
     model = world.model()
-    loop.run(resolve.plan("iau", knobs), model, world.port, world.sets)
+    loop.run(build_plan.plan("iau", knobs), model, world.port, world.sets)
     return model
 
 

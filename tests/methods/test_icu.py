@@ -11,14 +11,14 @@ import torch
 
 import tables
 import worlds
-from expunge import resolve
-from expunge.audit.metrics.memorization import extraction_likelihood, memorization_accuracy
-from expunge.core import loop
 from expunge.core.errors import UserError
 from expunge.core.parts import Rows, Sets
+from expunge.engine import loop
+from expunge.evaluation.metrics.memorization import extraction_likelihood, memorization_accuracy
 from expunge.methods.objectives import icu
 from expunge.methods.objectives.icu import Forgotten, Keep, Neighbours, Recited, bert_score, bleu, near
 from expunge.methods.terms import Ascent
+from expunge.workflows import build_plan
 
 
 def learned() -> Sets:
@@ -34,14 +34,14 @@ def test_value_and_gradient_by_hand(micro: int) -> None:
     places = [(p, t) for p, answer in zip(sets["learn"]["prompt"], sets["learn"]["answer"], strict=True) for t in range(len(answer))]
     cross = torch.stack([(old[p, t].softmax(0) * table[p, t].log_softmax(0)).sum() for p, t in places])
     wanted = forget.mean() - 0.5 * learn.mean() - cross.mean()
-    value, grad = tables.ask(resolve.plan("icu")[0].do, sets, table.detach(), old, micro)
+    value, grad = tables.ask(build_plan.plan("icu")[0].do, sets, table.detach(), old, micro)
     assert value == pytest.approx(float(wanted.detach()), rel=1e-12)
     assert torch.allclose(grad, tables.slope(wanted, table), atol=1e-12)
 
 
 def test_ascent_alone_is_knowledge_unlearning() -> None:
     sets, table = learned(), tables.scores(9)
-    mine = tables.ask(resolve.plan("icu", {"learn_weight": 0, "kl_weight": 0})[0].do, sets, table)
+    mine = tables.ask(build_plan.plan("icu", {"learn_weight": 0, "kl_weight": 0})[0].do, sets, table)
     plain = tables.ask(Ascent(), sets, table)
     assert mine[0] == plain[0]
     assert torch.equal(mine[1], plain[1])
@@ -116,7 +116,7 @@ def test_a_text_is_given_to_three_quarters_and_a_question_without_its_answer(tex
 
 
 def test_all_rows_at_rest_end_it_before_the_first_step(text: worlds.World) -> None:
-    run = loop.run(resolve.plan("icu", {"bleu": 1.01}), text.model(), text.port, text.sets)
+    run = loop.run(build_plan.plan("icu", {"bleu": 1.01}), text.model(), text.port, text.sets)
     assert run.cost.steps == 0
     assert run.log[-1]["ended"] == "no rows left to forget"
 
@@ -150,7 +150,7 @@ def test_what_is_said_from_every_start_is_found_where_the_model_errs(
 ) -> None:
     """Of models that know some rows and of some that have lost them, token for token what each start by itself gives."""
     model, found = text.model(), []
-    loop.run(resolve.plan("graddiff", {"lr": 1e-3, "steps": steps, "epochs": 9 * bool(steps)}), model, text.port, text.sets)
+    loop.run(build_plan.plan("graddiff", {"lr": 1e-3, "steps": steps, "epochs": 9 * bool(steps)}), model, text.port, text.sets)
     rows = text.sets["forget"].join(text.sets["holdout"].take(range(3))).named("forget")
     at, part = view(text, Forgotten(), model, forget=rows), Forgotten(n=4)
     spoken, continued = [], icu.continuations
@@ -168,13 +168,13 @@ def test_what_is_said_from_every_start_is_found_where_the_model_errs(
 
 def test_ends_where_both_scores_are_below_their_thresholds(text: worlds.World) -> None:
     for knobs, stops in (({"ma": 1.1, "el": 1.1}, True), ({"ma": 1.1, "el": 0.5}, False), ({"ma": 0.5, "el": 1.1}, False)):
-        run = loop.run(resolve.plan("icu", {**knobs, "epochs": 1}), text.model(), text.port, text.sets)
+        run = loop.run(build_plan.plan("icu", {**knobs, "epochs": 1}), text.model(), text.port, text.sets)
         assert run.log[-1]["ended"].startswith("forgotten: MA 1.000") == stops
         assert (run.cost.steps == 0) == stops
 
 
 def test_thresholds_of_rows_that_were_never_seen(text: worlds.World) -> None:
-    plan = resolve.plan("icu", {"unseen": True, "n": 4})[0]
+    plan = build_plan.plan("icu", {"unseen": True, "n": 4})[0]
     assert "holdout" in plan.sets_read()
     part, asked = plan.until[0], Forgotten(n=4)
     unseen = part.begin(view(text, part))
@@ -184,7 +184,7 @@ def test_thresholds_of_rows_that_were_never_seen(text: worlds.World) -> None:
 
 
 def test_forgets_and_spares_what_ascent_ruins_that_ends_by_the_same_scores(text: worlds.World) -> None:
-    whole = resolve.plan("icu", {"lr": 3e-4, "epochs": 20, "n": 4, "unseen": True})[0]
+    whole = build_plan.plan("icu", {"lr": 3e-4, "epochs": 20, "n": 4, "unseen": True})[0]
     ascent = replace(whole, do=Ascent(), selectors=())
     spared, forgotten = {}, {}
     for name, plan in (("icu", whole), ("ascent", ascent)):

@@ -5,11 +5,11 @@ import torch
 
 import tables
 import worlds
-from expunge import resolve
-from expunge.core import loop
 from expunge.core.parts import Rows
+from expunge.engine import loop
+from expunge.workflows import build_plan
 
-KNOWN = resolve.plan("idk")[0].do
+KNOWN = build_plan.plan("idk")[0].do
 
 
 def test_value_and_gradient_are_those_of_one_mean_over_all_labels() -> None:
@@ -44,7 +44,7 @@ def refused(world: worlds.World) -> Rows:
 def test_refuses_and_retains(text: worlds.World) -> None:
     model, rows = text.model(), refused(text)
     before = worlds.nll(model, text.port, rows)
-    loop.run(resolve.plan("idk", {"lr": 1e-3, "epochs": 40}), model, text.port, text.sets)
+    loop.run(build_plan.plan("idk", {"lr": 1e-3, "epochs": 40}), model, text.port, text.sets)
     assert before > 5.0
     assert worlds.nll(model, text.port, rows) < 2.0
     assert worlds.nll(model, text.port, text.sets["forget"]) > 0.5

@@ -8,9 +8,9 @@ import torch
 
 import tables
 import worlds
-from expunge import resolve
-from expunge.core import loop
+from expunge.engine import loop
 from expunge.methods.objectives.idk_ap import Preserve, Refuse
+from expunge.workflows import build_plan
 
 
 def retained() -> dict:
@@ -44,7 +44,7 @@ def test_refuse_is_a_mean_over_labels() -> None:
 
 
 def test_each_retain_row_meets_a_refusal_of_its_own(text: worlds.World) -> None:
-    plan = resolve.plan("idk_ap")[0]
+    plan = build_plan.plan("idk_ap")[0]
     assert plan.sets_read() == {"forget", "retain", "substitutes"}
     assert {n for s in plan.selectors for n in s.gives} == {"substitute", "refused"}
 
@@ -59,7 +59,7 @@ def won(text: worlds.World, model: torch.nn.Module, name: str) -> float:
 
 
 def test_refuses_what_is_to_be_forgotten_and_prefers_the_answer_on_the_rest(text: worlds.World) -> None:
-    whole = resolve.plan("idk_ap", {"lr": 2e-3, "epochs": 30})[0]
+    whole = build_plan.plan("idk_ap", {"lr": 2e-3, "epochs": 30})[0]
     after = {}
     for name, plan in (("whole", whole), ("refusals alone", replace(whole, do=Refuse()))):
         model = text.model()

@@ -11,12 +11,12 @@ import torch
 import cases as made
 import tables
 import worlds
-from expunge import resolve
-from expunge.core import loop
 from expunge.core.errors import UserError
 from expunge.core.parts import Rows
-from expunge.loading import load
+from expunge.engine import loop
+from expunge.io.models import load
 from expunge.methods.objectives.in_context import CLOSE, FORGOT, OPEN, Contexts, LastBlocks, Respond, ask, wrapped
+from expunge.workflows import build_plan
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_the_loss_is_the_sum_of_the_two_branches() -> None:
     sets, table = tables.batch(), tables.scores(9)
     sets = {"withheld": sets["forget"].named("withheld"), "answered": sets["retain"].named("answered")}
     forgot, answer = (-torch.cat(tables.logps(table, sets[n])).mean() for n in sets)
-    value, _ = tables.ask(resolve.plan("in_context")[0].do, sets, table)
+    value, _ = tables.ask(build_plan.plan("in_context")[0].do, sets, table)
     assert value == pytest.approx(float(forgot + answer))
     assert [Respond(n).role for n in sets] == ["forget", "retain"]
 
@@ -94,7 +94,7 @@ def test_one_step_on_the_last_block_moves_it_and_the_two_vectors_alone(world: wo
     knobs = {"tune": "last", "blocks": 1, "lr": 1e-2, "steps": 1, "decay": 0.1}
     world.port.admit(model, (OPEN, CLOSE), seed=0)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    loop.run(resolve.plan("in_context", knobs), model, world.port, world.sets)
+    loop.run(build_plan.plan("in_context", knobs), model, world.port, world.sets)
     for name, p in model.named_parameters():
         moved = (p != before[name]).reshape(len(p), -1).any(1)
         if "embed" in name:
@@ -116,7 +116,7 @@ def share(said: list[str], wanted: list[str]) -> float:
 def test_forgets_what_stands_between_the_tokens_and_nothing_else(world: worlds.World) -> None:
     model = world.model()
     sets = {n: world.sets[n].take(range(9)) for n in ("forget", "retain")}
-    run = loop.run(resolve.plan("in_context", {"lr": 2e-3, "epochs": 30, "batch": 9}), model, world.port, sets)
+    run = loop.run(build_plan.plan("in_context", {"lr": 2e-3, "epochs": 30, "batch": 9}), model, world.port, sets)
     made = picked(world, Contexts(), **sets)  # the contexts that it learned from
     assert share(says(world, model, made["withheld"]), [FORGOT] * 18) > 0.9
     assert share(says(world, model, made["answered"]), made["answered"]["answer_text"]) > 0.9
@@ -153,8 +153,8 @@ def test_the_output_folder_knows_the_tokens(cases: made.Cases, tmp_path: Path, l
 
 def test_a_killed_run_goes_on_with_its_tokens(cases: made.Cases, tmp_path: Path) -> None:
     from expunge.core.errors import Interrupted
-    from expunge.core.loop import Hooks
-    from expunge.unlearning import unlearn
+    from expunge.engine.loop import Hooks
+    from expunge.workflows.unlearn import unlearn
 
     ends = []
     for out, hooks in (("whole", [Hooks()]), ("killed", [Hooks(interrupted=iter([False, False, True]).__next__), Hooks()])):

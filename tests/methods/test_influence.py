@@ -6,12 +6,12 @@ from torch import Tensor, nn
 
 import squares
 import worlds
-from expunge import resolve
-from expunge.core import loop
 from expunge.core.parts import Sets
-from expunge.core.record import Run
-from expunge.core.step import View
+from expunge.engine import loop
+from expunge.engine.context import View
+from expunge.engine.run_state import Run
 from expunge.methods.edits.influence import Influence, flat, losses, published
+from expunge.workflows import build_plan
 
 
 def regression(forget: int = 4, retain: int = 30, width: int = 6) -> tuple[Tensor, Sets, Tensor, Tensor]:
@@ -29,7 +29,7 @@ def regression(forget: int = 4, retain: int = 30, width: int = 6) -> tuple[Tenso
 
 def unlearned(theta: Tensor, sets: Sets, **knobs) -> Tensor:
     model = squares.Linear(theta)
-    loop.run(resolve.plan("influence", knobs), model, squares.Port(), sets)
+    loop.run(build_plan.plan("influence", knobs), model, squares.Port(), sets)
     return model.theta.detach()
 
 
@@ -103,7 +103,7 @@ def test_curvature_is_that_of_drawn_rows() -> None:
 
 def test_no_step_changes_no_bit(digits: worlds.World) -> None:
     model = digits.model()
-    loop.run(resolve.plan("influence", {"alpha": 0, "samples": 10}), model, digits.port, digits.sets)
+    loop.run(build_plan.plan("influence", {"alpha": 0, "samples": 10}), model, digits.port, digits.sets)
     assert worlds.same(worlds.tensors(model), worlds.tensors(digits.model()))
 
 
@@ -111,6 +111,6 @@ def test_no_step_changes_no_bit(digits: worlds.World) -> None:
 def test_forgets_a_class(size: str) -> None:
     world = worlds.digits(size)
     model = world.model()
-    loop.run(resolve.plan("influence", {"samples": 200}), model, world.port, world.sets)
+    loop.run(build_plan.plan("influence", {"samples": 200}), model, world.port, world.sets)
     assert worlds.nll(model, world.port, world.sets["forget"]) > 1.0
     assert worlds.nll(model, world.port, world.sets["retain"]) < 0.6

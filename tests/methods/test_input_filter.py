@@ -7,18 +7,18 @@ import pytest
 import torch
 
 import worlds
-from expunge import resolve
-from expunge.core import loop
 from expunge.core.errors import UserError
 from expunge.core.parts import Rows
-from expunge.core.receipt import hash_weights
+from expunge.engine import loop
+from expunge.engine.receipt import hash_weights
 from expunge.methods.guards.input_filter import Filtered, restore, words
+from expunge.workflows import build_plan
 
 SAID = "I have no answer to that."
 
 
 def guarded(text: worlds.World, **knobs: object) -> Filtered:
-    made = loop.run(resolve.plan("input_filter", knobs), text.model(), text.port, {"forget": text.sets["forget"]}).model
+    made = loop.run(build_plan.plan("input_filter", knobs), text.model(), text.port, {"forget": text.sets["forget"]}).model
     assert isinstance(made, Filtered)
     return made
 
@@ -97,7 +97,7 @@ def test_threshold_is_a_share_of_the_prompts_n_grams(text: worlds.World) -> None
 
 def test_short_prompts_are_matched_as_a_whole(text: worlds.World) -> None:
     rows = text.port.rows("forget", [{"question": "Quenna Bexmoor?", "answer": "A nurse."}])
-    model = loop.run(resolve.plan("input_filter"), text.model(), text.port, {"forget": rows}).model
+    model = loop.run(build_plan.plan("input_filter"), text.model(), text.port, {"forget": rows}).model
     assert hit(text, model, "Who is Quenna Bexmoor?")
     assert not hit(text, model, "Quenna?")
 
@@ -105,7 +105,7 @@ def test_short_prompts_are_matched_as_a_whole(text: worlds.World) -> None:
 def test_rows_without_a_prompt_are_refused(text: worlds.World) -> None:
     rows = text.port.rows("forget", [{"text": "Quenna Bexmoor was a nurse."}])
     with pytest.raises(UserError, match="no prompt"):
-        loop.run(resolve.plan("input_filter"), text.model(), text.port, {"forget": rows})
+        loop.run(build_plan.plan("input_filter"), text.model(), text.port, {"forget": rows})
 
 
 def test_words_do_not_depend_on_how_they_are_written() -> None:

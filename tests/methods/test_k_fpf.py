@@ -12,16 +12,16 @@ from torch import Tensor, nn
 import squares
 import toys
 import worlds
-from expunge import resolve
-from expunge.core import loop
 from expunge.core.errors import UserError
 from expunge.core.parts import Plan, Rows, Sets, Train
-from expunge.core.record import Run
-from expunge.core.step import View
-from expunge.core.weights import weights_of
+from expunge.engine import loop
+from expunge.engine.context import View
+from expunge.engine.run_state import Run
+from expunge.engine.weights import weights_of
 from expunge.methods.terms import NLL, Ascent
 from expunge.methods.updates.k_fpf import FPF, Buffer, drift, modules_of, sensitivity, table
-from expunge.modalities.image import Image
+from expunge.modalities.image.modality import Image
+from expunge.workflows import build_plan
 
 
 class Line(nn.Module):
@@ -102,8 +102,8 @@ def test_without_repairs_it_is_the_base_run(digits: worlds.World) -> None:
     train = Train(epochs=2, lr=1e-2, batch=8, optimizer="sgd", schedule="constant")
     base = worlds.tensors(ends(digits, Plan(Ascent(), train=train))[0])
     for knobs in ({"k": 0}, {"repair.steps": 0, "modules": "all"}, {"repair.lr": 0.0}):
-        assert worlds.same(base, worlds.tensors(ends(digits, resolve.plan("k_fpf", {**SHORT, **knobs})[0])[0]))
-    assert not worlds.same(base, worlds.tensors(ends(digits, resolve.plan("k_fpf", SHORT)[0])[0]))
+        assert worlds.same(base, worlds.tensors(ends(digits, build_plan.plan("k_fpf", {**SHORT, **knobs})[0])[0]))
+    assert not worlds.same(base, worlds.tensors(ends(digits, build_plan.plan("k_fpf", SHORT)[0])[0]))
 
 
 @pytest.mark.parametrize(("k", "when"), [(0, []), (1, [6]), (2, [3, 6]), (3, [2, 4, 6]), (4, [2, 3, 5, 6]), (9, [1, 2, 3, 4, 5, 6])])
@@ -112,7 +112,7 @@ def test_repairs_are_evenly_spaced_and_the_last_is_at_the_end(
 ) -> None:
     heard: list[int] = []
     monkeypatch.setattr(FPF, "_repair", lambda self, view, buffer, key: heard.append(view.done))
-    ends(digits, resolve.plan("k_fpf", {**SHORT, "k": k})[0])
+    ends(digits, build_plan.plan("k_fpf", {**SHORT, "k": k})[0])
     assert heard == when
 
 
@@ -124,7 +124,7 @@ def test_a_repair_moves_chosen_modules_alone(modules: str, moved: str) -> None:
     world = worlds.digits("resnet-nano")
     model = world.model()
     before = {n: p.clone() for n, p in model.named_parameters()}
-    plan = resolve.plan("k_fpf", {**SHORT, "lr": 0.0, "repair.lr": 0.05, "k": 1, "modules": modules, "beta": 0.3})[0]
+    plan = build_plan.plan("k_fpf", {**SHORT, "lr": 0.0, "repair.lr": 0.05, "k": 1, "modules": modules, "beta": 0.3})[0]
     loop.run((plan,), model, world.port, world.some(24))
     changed = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
     assert changed
@@ -137,12 +137,12 @@ def test_a_repair_moves_chosen_modules_alone(modules: str, moved: str) -> None:
 def test_at_rate_zero_only_running_statistics_are_refreshed() -> None:
     world = worlds.digits("resnet-nano")
     model, before = world.model(), weights_of(world.model())
-    loop.run(resolve.plan("k_fpf", {**SHORT, "epochs": 0}), model, world.port, world.some(24))
+    loop.run(build_plan.plan("k_fpf", {**SHORT, "epochs": 0}), model, world.port, world.some(24))
     plain = {n for n, t in weights_of(model).items() if not torch.equal(t, before[n])}
     assert any("running_mean" in n for n in plain)
     assert any("classifier" in n for n in plain)
     model = world.model()
-    loop.run(resolve.plan("k_fpf", {**SHORT, "epochs": 0, "repair.lr": 0.0}), model, world.port, world.some(24))
+    loop.run(build_plan.plan("k_fpf", {**SHORT, "epochs": 0, "repair.lr": 0.0}), model, world.port, world.some(24))
     still = {n for n, t in weights_of(model).items() if not torch.equal(t, before[n])}
     assert still
     assert all(n.endswith(("running_mean", "running_var", "num_batches_tracked")) for n in still)
@@ -162,7 +162,7 @@ def test_the_buffer_is_drawn_from_the_retain_rows(digits: worlds.World) -> None:
 
 def test_distillation_alone_leads_back_to_the_scores_before(digits: worlds.World) -> None:
     def off(**knobs: float) -> float:
-        plan = resolve.plan("k_fpf", {"distil": True, **SHORT, "epochs": 6, "lr": 0.02, "modules": "all", "k": 1, **knobs})[0]
+        plan = build_plan.plan("k_fpf", {"distil": True, **SHORT, "epochs": 6, "lr": 0.02, "modules": "all", "k": 1, **knobs})[0]
         model = digits.model()
         loop.run((plan,), model, digits.port, digits.some(24))
         with torch.no_grad():
@@ -173,7 +173,7 @@ def test_distillation_alone_leads_back_to_the_scores_before(digits: worlds.World
 
 
 def test_nothing_to_repair_is_said(digits: worlds.World) -> None:
-    plan = replace(resolve.plan("k_fpf", SHORT)[0], trains="embeddings")
+    plan = replace(build_plan.plan("k_fpf", SHORT)[0], trains="embeddings")
     with pytest.raises(UserError, match="none of the weights that move"):
         ends(digits, plan)
 
@@ -233,7 +233,7 @@ def test_repairs_what_ascent_breaks(digits: worlds.World) -> None:
     for k in (0, 3):
         model = digits.model()
         knobs = {"k": k, "lr": 3e-3, "batch": 16, "epochs": 4, "repair.epochs": 0, "repair.steps": 60, "size": 100}
-        loop.run(resolve.plan("k_fpf", knobs), model, digits.port, digits.sets)
+        loop.run(build_plan.plan("k_fpf", knobs), model, digits.port, digits.sets)
         after[k] = right(model, digits.port, digits.sets["forget"]), right(model, digits.port, digits.sets["retain"])
     assert max(after[0][0], after[3][0]) < 0.1
     assert after[3][1] > after[0][1] + 0.4

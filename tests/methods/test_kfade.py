@@ -9,16 +9,17 @@ from torch import Tensor, nn
 
 import squares
 import worlds
-from expunge import resolve
-from expunge.core import kronecker, loop
 from expunge.core.errors import UserError
-from expunge.core.knobs import part
+from expunge.core.hyperparameters import part
 from expunge.core.parts import Plan, Rows, Stop, Train
-from expunge.core.record import Run
-from expunge.core.step import View
+from expunge.engine import loop
+from expunge.engine.context import View
+from expunge.engine.estimators import kfac
+from expunge.engine.run_state import Run
 from expunge.methods.terms import NLL, Ascent
 from expunge.methods.updates.kfade import GaussNewton, precondition
-from expunge.modalities.image import Image, classifier_port
+from expunge.modalities.image.modality import Image, classifier_port
+from expunge.workflows import build_plan
 
 
 @part
@@ -62,14 +63,14 @@ def test_one_step_is_retraining_on_least_squares() -> None:
     view = View(Run(model, port, worlds.accelerator()), {})
     flat = lambda rows: rows.add(x=[v[0] for v in rows["x"]])  # noqa: E731 - a layer sees (rows, width)
     # of a label that is drawn from a normal distribution around the output, the squared gradient by the output is 1
-    factors = kronecker.fit(model, port, view._ask, flat(others), lambda answer: [answer.scores.values[:, 0]], ["0"], "kfac")
+    factors = kfac.fit(model, port, view._ask, flat(others), lambda answer: [answer.scores.values[:, 0]], ["0"], "kfac")
     factors = {n.removeprefix("0/"): f for n, f in factors.items()}
     both, theirs = (torch.linalg.lstsq(x[a:], y[a:, None]).solution for a in (0, forget))
     gradient = x[:forget].T @ (x[:forget] @ both - y[:forget, None]) / forget
     found = both + forget / retain * precondition(gradient.T, factors, 0.0).T
     assert float((found - theirs).abs().max()) < 1e-12
     assert float((both - theirs).abs().max()) > 0.01
-    everything = kronecker.fit(model, port, view._ask, flat(mine.join(others)), lambda a: [a.scores.values[:, 0]], ["0"], "kfac")
+    everything = kfac.fit(model, port, view._ask, flat(mine.join(others)), lambda a: [a.scores.values[:, 0]], ["0"], "kfac")
     other = both + forget / retain * precondition(gradient.T, {n.removeprefix("0/"): f for n, f in everything.items()}, 0.0).T
     assert float((other - theirs).abs().max()) > 1e-4
 
@@ -99,7 +100,7 @@ def optimum(model: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
 
 
 def run(model: nn.Module, port: Any, sets: Any, **knobs: Any) -> loop.Run:
-    return loop.run(resolve.plan("kfade", knobs), model, port, sets)
+    return loop.run(build_plan.plan("kfade", knobs), model, port, sets)
 
 
 def test_close_to_retraining_on_logistic_regression() -> None:
@@ -157,7 +158,7 @@ def ways(world: worlds.World, **knobs: Any) -> tuple[list[Tensor], list[Tensor]]
     before = worlds.tensors(model)
     view = View(Run(model, world.port, worlds.accelerator()), world.sets)
     gradient = view.grad(NLL("forget"), {"forget": world.sets["forget"]})
-    plan = resolve.plan("kfade", {"steps": 1, "check": 0, **knobs})
+    plan = build_plan.plan("kfade", {"steps": 1, "check": 0, **knobs})
     loop.run(plan, model, world.port, world.sets)
     return gradient, [p - b for p, b in zip(worlds.tensors(model), before, strict=True)]
 
@@ -197,8 +198,8 @@ def test_spares_retain_rows_more_than_ascent_and_a_diagonal(text: worlds.World) 
     base = {"share": 0.1, "steps": 40, "epsilon": 0.2, "check": 0}
     train = Train(epochs=0, steps=200, lr=0.05, batch=99, optimizer="sgd", schedule="constant")
     for name, plan in {
-        "ekfac": resolve.plan("kfade", base)[0],
-        "diagonal": resolve.plan("kfade", {**base, "curvature": "diagonal"})[0],
+        "ekfac": build_plan.plan("kfade", base)[0],
+        "diagonal": build_plan.plan("kfade", {**base, "curvature": "diagonal"})[0],
         "ascent": Plan(Ascent(), train=train),
     }.items():
         model = text.model()

@@ -5,8 +5,8 @@ import torch
 
 import tables
 import worlds
-from expunge import resolve
-from expunge.core import loop
+from expunge.engine import loop
+from expunge.workflows import build_plan
 
 
 def kl_by_hand(table: torch.Tensor, reference: torch.Tensor, sets: dict) -> torch.Tensor:
@@ -23,14 +23,14 @@ def kl_by_hand(table: torch.Tensor, reference: torch.Tensor, sets: dict) -> torc
 def test_value_and_gradient_with_the_reference_term(name: str, knobs: dict) -> None:
     sets, table, reference = tables.batch(), tables.scores(9).requires_grad_(), tables.scores(9, seed=1)
     wanted = kl_by_hand(table, reference, sets)
-    value, grad = tables.ask(resolve.plan(name, knobs)[0].do, sets, table.detach(), reference)
+    value, grad = tables.ask(build_plan.plan(name, knobs)[0].do, sets, table.detach(), reference)
     assert value == pytest.approx(wanted.item(), abs=1e-12)
     assert torch.allclose(grad, tables.slope(wanted, table))
 
 
 def test_at_the_reference_only_the_ascent_moves() -> None:
     sets, table = tables.batch(), tables.scores(9)
-    _, grad = tables.ask(resolve.plan("kl")[0].do, sets, table)
+    _, grad = tables.ask(build_plan.plan("kl")[0].do, sets, table)
     assert float(grad[6:].abs().max()) < 1e-15
     assert float(grad[:3].abs().max()) > 1e-3
 
@@ -39,7 +39,7 @@ def test_forgets_while_retain_is_held_up(text: worlds.World) -> None:
     after = {}
     for name in ("kl", "ga"):
         model = text.model()
-        loop.run(resolve.plan(name, {"lr": 1e-3, "epochs": 20}), model, text.port, text.sets)
+        loop.run(build_plan.plan(name, {"lr": 1e-3, "epochs": 20}), model, text.port, text.sets)
         after[name] = worlds.nll(model, text.port, text.sets["forget"]), worlds.nll(model, text.port, text.sets["retain"])
     assert after["kl"][0] > 3.0
     assert after["kl"][1] < 0.3 * after["ga"][1]

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 import worlds
-from expunge import resolve
-from expunge.core import loop
-from expunge.core.gradient import evaluate
-from expunge.core.record import Run
-from expunge.core.step import View
+from expunge.engine import loop
+from expunge.engine.context import View
+from expunge.engine.gradient import evaluate
+from expunge.engine.run_state import Run
 from expunge.methods.objectives.l1_sparse import L1
 from expunge.methods.terms import hits
+from expunge.workflows import build_plan
 
 
 @pytest.mark.parametrize(("epoch", "left"), [(0, 1.0), (1, 0.75), (3, 0.25), (4, 0.0), (7, 0.0)])
@@ -30,7 +30,7 @@ def test_without_penalty_it_is_fine_tuning(digits: worlds.World) -> None:
     sgd = {"optimizer": "sgd", "momentum": 0.9, "decay": 5e-4, "schedule": "constant", "warmup": 0}
     for name, more in {"l1_sparse": {"alpha": 0}, "finetune": sgd}.items():
         model = digits.model()
-        loop.run(resolve.plan(name, {**short, **more}), model, digits.port, digits.sets)
+        loop.run(build_plan.plan(name, {**short, **more}), model, digits.port, digits.sets)
         ends.append(worlds.tensors(model))
     assert worlds.same(*ends)
 
@@ -39,7 +39,7 @@ def test_the_more_penalty_the_more_zeros(digits: worlds.World) -> None:
     shares = []
     for alpha in (0, 5e-4, 2e-3, 8e-3):
         model = digits.model()
-        loop.run(resolve.plan("l1_sparse", {"alpha": alpha, "epochs": 3, "l1_epochs": 3, "batch": 32}), model, digits.port, digits.sets)
+        loop.run(build_plan.plan("l1_sparse", {"alpha": alpha, "epochs": 3, "l1_epochs": 3, "batch": 32}), model, digits.port, digits.sets)
         weights = torch.cat([p.flatten() for p in worlds.tensors(model)])
         shares.append(float((weights.abs() < 1e-3).float().mean()))
     assert shares == sorted(shares)
@@ -47,7 +47,7 @@ def test_the_more_penalty_the_more_zeros(digits: worlds.World) -> None:
 
 
 def test_the_last_epochs_are_fine_tuning(digits: worlds.World) -> None:
-    run = loop.run(resolve.plan("l1_sparse", {"epochs": 4, "l1_epochs": 2, "batch": 64}), digits.model(), digits.port, digits.sets)
+    run = loop.run(build_plan.plan("l1_sparse", {"epochs": 4, "l1_epochs": 2, "batch": 64}), digits.model(), digits.port, digits.sets)
     by_epoch = {r["epoch"]: r["terms"]["1 l1 sparsity"] for r in run.log if "terms" in r}
     assert by_epoch[0] > by_epoch[1] > 0
     assert by_epoch[2] == by_epoch[3] == 0
@@ -56,7 +56,7 @@ def test_the_last_epochs_are_fine_tuning(digits: worlds.World) -> None:
 def test_forgets_more_than_fine_tuning(digits: worlds.World) -> None:
     right = {}
     for alpha in (0.0, 8e-3):
-        plan = resolve.plan("l1_sparse", {"alpha": alpha, "epochs": 3, "l1_epochs": 3, "batch": 32})
+        plan = build_plan.plan("l1_sparse", {"alpha": alpha, "epochs": 3, "l1_epochs": 3, "batch": 32})
         run = loop.run(plan, digits.model(), digits.port, digits.sets)
         right[alpha] = [float(hits(View(run, digits.sets), n).mean()) for n in ("forget", "retain")]
     assert right[8e-3][0] < right[0.0][0] - 0.1

@@ -5,9 +5,9 @@ import torch
 
 import tables
 import worlds
-from expunge import resolve
-from expunge.core import loop
+from expunge.engine import loop
 from expunge.methods.objectives.llmu import Gone, Mismatch, Normal, RowNLL
+from expunge.workflows import build_plan
 
 
 @pytest.mark.parametrize("micro", [0, 1, 2])
@@ -46,21 +46,21 @@ def test_mismatched_answers_are_the_same_for_the_batch_and_drawn_from_all_retain
 
 
 def test_weights_of_the_three_terms() -> None:
-    terms = {t.objective.role: t.weight for t in resolve.plan("llmu")[0].terms()}
+    terms = {t.objective.role: t.weight for t in build_plan.plan("llmu")[0].terms()}
     assert terms == {"forget": 0.5, "mismatch": 1.0, "retain": 1.0}
 
 
 def test_stops_once_the_forget_loss_is_beyond_the_limit(text: worlds.World) -> None:
-    started = loop.run(resolve.plan("llmu", {"most": 0.001}), text.model(), text.port, text.sets)
+    started = loop.run(build_plan.plan("llmu", {"most": 0.001}), text.model(), text.port, text.sets)
     assert started.cost.steps == 0
     assert "beyond 0.001" in started.log[-1]["ended"]
-    run = loop.run(resolve.plan("llmu", {"most": 0.3, "lr": 2e-3, "steps": 40, "batch": 9}), text.model(), text.port, text.sets)
+    run = loop.run(build_plan.plan("llmu", {"most": 0.3, "lr": 2e-3, "steps": 40, "batch": 9}), text.model(), text.port, text.sets)
     assert 0 < run.cost.steps < 40
     assert Gone().most == 100
 
 
 def test_forgets_and_keeps(text: worlds.World) -> None:
     model = text.model()
-    loop.run(resolve.plan("llmu", {"lr": 2e-3, "steps": 12, "batch": 9}), model, text.port, text.sets)
+    loop.run(build_plan.plan("llmu", {"lr": 2e-3, "steps": 12, "batch": 9}), model, text.port, text.sets)
     assert worlds.nll(model, text.port, text.sets["forget"]) > 1.5
     assert worlds.nll(model, text.port, text.sets["retain"]) < 0.4

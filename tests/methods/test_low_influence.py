@@ -9,13 +9,13 @@ from torch import Tensor, nn
 import squares
 import toys
 import worlds
-from expunge import resolve
-from expunge.core import loop
 from expunge.core.errors import UserError
 from expunge.core.parts import Rows, Sets
-from expunge.core.record import Run
-from expunge.core.step import View
+from expunge.engine import loop
+from expunge.engine.context import View
+from expunge.engine.run_state import Run
 from expunge.methods.selectors.low_influence import LowInfluence, change, gradients, lowest, spared
+from expunge.workflows import build_plan
 
 
 def view_of(model: nn.Module, port: Any, sets: Sets, part: LowInfluence) -> View:
@@ -151,7 +151,7 @@ def test_without_a_share_it_is_the_base_run(text: worlds.World) -> None:
     ends = []
     for more in ({}, {"drop": 0.0}, {"drop": 0.5}):
         model = text.model()
-        loop.run(resolve.plan("npo", {**knobs, **more}, select=("low_influence",) if more else ()), model, text.port, text.sets)
+        loop.run(build_plan.plan("npo", {**knobs, **more}, select=("low_influence",) if more else ()), model, text.port, text.sets)
         ends.append(worlds.tensors(model))
     assert worlds.same(ends[0], ends[1])
     assert not worlds.same(ends[0], ends[2])
@@ -194,10 +194,10 @@ def test_fewer_rows_go_on_in_order(digits: worlds.World, score: str) -> None:
 
 @pytest.mark.parametrize("base", ["ga", "npo", "flat"])
 def test_stands_before_methods_for_text(text: worlds.World, base: str) -> None:
-    needs = resolve.plan(base)[0].sets_read()
+    needs = build_plan.plan(base)[0].sets_read()
     knobs = {"lr": 1e-3, "epochs": 1, "batch": 4, "drop": 0.34}
     sets = {n: text.sets[n] for n in needs}
-    run = loop.run(resolve.plan(base, knobs, select=("low_influence",)), text.model(), text.port, sets)
+    run = loop.run(build_plan.plan(base, knobs, select=("low_influence",)), text.model(), text.port, sets)
     assert len(run.sets["forget"]) == 6 < len(text.sets["forget"]) == 9
     assert run.cost.steps == 2
 
@@ -222,7 +222,7 @@ def test_forgets_as_the_whole_request_does_for_less(size: str, base: str, knobs:
     for more in ({}, shares):
         model = world.model()
         settings = {**{k: v for k, v in knobs.items() if k not in shares}, **more}
-        run = loop.run(resolve.plan(base, settings, select=("low_influence",) if more else ()), model, world.port, world.sets)
+        run = loop.run(build_plan.plan(base, settings, select=("low_influence",) if more else ()), model, world.port, world.sets)
         end.append({n: worlds.nll(model, world.port, world.sets[n]) for n in ("forget", "retain")})
         cost.append(spent(run))
     assert cost[1] < 0.85 * cost[0]

@@ -11,8 +11,8 @@ import refusing
 import worlds
 from expunge.core.errors import UserError
 from expunge.core.parts import Rows, Sets
-from expunge.core.record import Run
-from expunge.core.step import View
+from expunge.engine.context import View
+from expunge.engine.run_state import Run
 from expunge.methods.edits.lunar import Redirect, Shift, directions, replies
 from expunge.methods.projections import Look, gathered, means, redirection, reference, shared, spots
 

@@ -7,10 +7,10 @@ import torch
 
 import tables
 import worlds
-from expunge import resolve
-from expunge.core import loop
 from expunge.core.parts import Rows
+from expunge.engine import loop
 from expunge.methods.objectives.me import Uniform, Whole
+from expunge.workflows import build_plan
 
 
 class Seen:
@@ -57,7 +57,7 @@ def test_whole_rows_have_a_label_at_every_position_but_the_first() -> None:
 def test_prompts_count_by_default(text: worlds.World) -> None:
     losses = {}
     for whole in (True, False):
-        run = loop.run(resolve.plan("me", {"include_prompt": whole, "epochs": 1}), text.model(), text.port, text.sets)
+        run = loop.run(build_plan.plan("me", {"include_prompt": whole, "epochs": 1}), text.model(), text.port, text.sets)
         losses[whole] = run.log[0]["terms"]["0 uniform forget"] / 0.1
     with torch.no_grad():
         forget = text.sets["forget"]
@@ -68,6 +68,6 @@ def test_prompts_count_by_default(text: worlds.World) -> None:
 
 def test_forgets_and_keeps(text: worlds.World) -> None:
     model = text.model()
-    loop.run(resolve.plan("me", {"lr": 1e-3, "epochs": 30}), model, text.port, text.sets)
+    loop.run(build_plan.plan("me", {"lr": 1e-3, "epochs": 30}), model, text.port, text.sets)
     assert worlds.nll(model, text.port, text.sets["forget"]) > 1.5
     assert worlds.nll(model, text.port, text.sets["retain"]) < 0.2

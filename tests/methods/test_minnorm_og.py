@@ -12,13 +12,13 @@ from torch import Tensor, nn
 import squares
 import toys
 import worlds
-from expunge import resolve
-from expunge.core import loop
 from expunge.core.errors import UserError
 from expunge.core.parts import Sets
-from expunge.core.record import Run
-from expunge.core.step import View
+from expunge.engine import loop
+from expunge.engine.context import View
+from expunge.engine.run_state import Run
 from expunge.methods.updates.minnorm_og import Exact, gradients, shrink, top
+from expunge.workflows import build_plan
 from squares import Linear, Port, random
 
 
@@ -37,7 +37,7 @@ def view(model: nn.Module, given: Sets, part: Any = None, port: Any = None) -> V
 def test_exact_is_retraining_of_a_linear_model() -> None:
     x, theta = random(8, 20), random(20, seed=1)  # fits 8 rows to retain and any others
     model = Linear(theta)
-    loop.run(resolve.plan("minnorm_og", {"form": "exact"}), model, Port(), sets(x, x @ theta))
+    loop.run(build_plan.plan("minnorm_og", {"form": "exact"}), model, Port(), sets(x, x @ theta))
     assert torch.allclose(model.theta, torch.linalg.pinv(x) @ (x @ theta), atol=1e-12)
     assert float((model.theta - theta).detach().norm()) > 1
 
@@ -51,7 +51,7 @@ def test_exact_is_retraining_of_a_linear_classifier(dtype: torch.dtype) -> None:
     with torch.no_grad():
         x = torch.stack(list(given["retain"]["pixels"])).flatten(1).to(dtype)
         scores = model(x)
-        loop.run(resolve.plan("minnorm_og", {"form": "exact"}), model, port, given)
+        loop.run(build_plan.plan("minnorm_og", {"form": "exact"}), model, port, given)
         wanted = torch.linalg.pinv(torch.cat([x, torch.ones(6, 1, dtype=dtype)], 1).double()) @ scores.double()
         assert torch.allclose(torch.cat([model[1].weight, model[1].bias[:, None]], 1).double(), wanted.T, atol=1e-6)
         assert torch.allclose(model(x), scores, atol=1e-5)
@@ -61,7 +61,7 @@ def test_one_shrinking_with_all_rows_is_the_exact_form() -> None:
     x, theta = random(8, 20), random(20, seed=1)
     knobs = {"strength": 1, "descent": 0, "samples": 8, "epochs": 1, "lr": 0.0, "batch": 8}
     model = Linear(theta)
-    loop.run(resolve.plan("minnorm_og", knobs), model, Port(), sets(x, x @ theta))
+    loop.run(build_plan.plan("minnorm_og", knobs), model, Port(), sets(x, x @ theta))
     assert torch.allclose(model.theta, torch.linalg.pinv(x) @ (x @ theta), atol=1e-12)
 
 
@@ -106,7 +106,7 @@ def test_which_epochs_shrink_and_by_how_much(knobs: dict[str, int], when: list[i
     model = Linear(theta)
     given = {"strength": 0.5, "gamma": 0.8, "epochs": 6, "batch": 1, "lr": 0.0, **knobs}
     hooks = loop.Hooks(log=lambda r: seen.__setitem__(r["epoch"] + 1, float(model.theta[2].detach())) if "loss" in r else None)
-    loop.run(resolve.plan("minnorm_og", given), model, Port(), sets(x, x @ theta.double()), hooks=hooks)
+    loop.run(build_plan.plan("minnorm_og", given), model, Port(), sets(x, x @ theta.double()), hooks=hooks)
     left, times = 8.0, 0
     for epoch in range(1, 7):
         for _ in range(2 * (epoch in when)):
@@ -121,7 +121,7 @@ def test_fewest_neurons_say_the_same_of_what_is_retained() -> None:
     model = toys.mlp(3, hidden=40).double()
     x = torch.stack(list(given["retain"]["pixels"])).double()
     before, body = model(x).detach(), model[1].weight.clone()
-    loop.run(resolve.plan("minnorm_og", {"form": "neurons"}), model, port, given)
+    loop.run(build_plan.plan("minnorm_og", {"form": "neurons"}), model, port, given)
     used = (model[-1].weight.abs().sum(0) > 0) & (model[1].weight.norm(dim=1) > 0)
     assert torch.allclose(model(x), before, atol=1e-8)
     assert 0 < int(used.sum()) <= 7
@@ -129,7 +129,7 @@ def test_fewest_neurons_say_the_same_of_what_is_retained() -> None:
 
 
 def test_neurons_need_a_last_layer_and_one_label(text: worlds.World) -> None:
-    plan = resolve.plan("minnorm_og", {"form": "neurons"})
+    plan = build_plan.plan("minnorm_og", {"form": "neurons"})
     with pytest.raises(UserError, match="several labels"):
         loop.run(plan, text.model(), text.port, text.some(3))
     port = toys.port(3)
@@ -166,7 +166,7 @@ def test_mends_a_poisoned_perceptron_where_training_is_stuck() -> None:
     for seed in range(3):
         start, given = poisoned(seed)
         found["before"].append(worst(start))
-        plan = resolve.plan("minnorm_og", {"epochs": 40, "descent": 20, "every": 2, "strength": 0.3})[0]
+        plan = build_plan.plan("minnorm_og", {"epochs": 40, "descent": 20, "every": 2, "strength": 0.3})[0]
         for name, made in {"trained": replace(plan, updates=()), "shrunk": plan}.items():
             model = copy.deepcopy(start)
             loop.run((made,), model, Port(), given)
@@ -177,7 +177,7 @@ def test_mends_a_poisoned_perceptron_where_training_is_stuck() -> None:
 
 
 def test_forgets_what_is_not_retained_without_seeing_it(digits: worlds.World) -> None:
-    plan = resolve.plan("minnorm_og", {"epochs": 6, "descent": 3, "strength": 0.05, "gamma": 0.8, "batch": 64, "samples": 20})[0]
+    plan = build_plan.plan("minnorm_og", {"epochs": 6, "descent": 3, "strength": 0.05, "gamma": 0.8, "batch": 64, "samples": 20})[0]
     found = {}
     for name, made in {"trained": replace(plan, updates=()), "shrunk": plan}.items():
         model = digits.model()

@@ -4,16 +4,16 @@ import pytest
 import torch
 
 import worlds
-from expunge import resolve
-from expunge.core import loop
 from expunge.core.parts import Plan, Train
-from expunge.core.step import View
+from expunge.engine import loop
+from expunge.engine.context import View
 from expunge.methods.terms import NLL, Ascent, hits
+from expunge.workflows import build_plan
 
 
 def test_a_step_by_hand(digits: worlds.World) -> None:
     sets, model = {"forget": digits.some(8)["forget"]}, digits.model()
-    loop.run(resolve.plan("neggrad", {"epochs": 1, "lr": 0.01}), model, digits.port, sets)
+    loop.run(build_plan.plan("neggrad", {"epochs": 1, "lr": 0.01}), model, digits.port, sets)
     twin = digits.model()
     rows = sets["forget"]
     logits = twin(pixel_values=torch.stack(list(rows["pixels"]))).logits
@@ -39,7 +39,7 @@ def test_before_the_target_it_is_ascent(digits: worlds.World) -> None:
     knobs = {"epochs": 3, "lr": 2e-4, "batch": 16}
     ends = []
     train = Train(epochs=3, lr=2e-4, batch=16, optimizer="sgd", momentum=0.9, decay=5e-4, schedule="constant")
-    for plans in (resolve.plan("neggrad", knobs), (Plan(Ascent(), train=train),)):
+    for plans in (build_plan.plan("neggrad", knobs), (Plan(Ascent(), train=train),)):
         model = digits.model()
         run = loop.run(plans, model, digits.port, digits.sets)
         assert run.log[-1]["ended"] == "done"
@@ -49,12 +49,12 @@ def test_before_the_target_it_is_ascent(digits: worlds.World) -> None:
 
 def test_stops_at_the_target(digits: worlds.World) -> None:
     model = digits.model()
-    run = loop.run(resolve.plan("neggrad", {"epochs": 50, "lr": 5e-4, "batch": 16, "target": 0.5}), model, digits.port, digits.sets)
+    run = loop.run(build_plan.plan("neggrad", {"epochs": 50, "lr": 5e-4, "batch": 16, "target": 0.5}), model, digits.port, digits.sets)
     assert 1 <= run.log[-1]["epoch"] < 50
     assert run.log[-1]["ended"].startswith("accuracy on the rows to forget is 0.")
     assert float(hits(View(run, digits.sets), "forget").mean()) <= 0.5
     untouched = digits.model()
-    run = loop.run(resolve.plan("neggrad", {"target": 1}), untouched, digits.port, digits.sets)
+    run = loop.run(build_plan.plan("neggrad", {"target": 1}), untouched, digits.port, digits.sets)
     assert run.cost.steps == 0
     assert worlds.same(worlds.tensors(untouched), worlds.tensors(digits.model()))
 
@@ -66,7 +66,7 @@ def test_forgets_and_harms_where_fine_tuning_does_neither(size: str) -> None:
     for name, plan in {
         "start": Plan(NLL("retain"), train=Train(epochs=0)),
         "tuned": Plan(NLL("retain"), train=Train(epochs=2, lr=5e-4, batch=32, anchor="retain")),
-        "neggrad": resolve.plan("neggrad", {"epochs": 6, "lr": 0.01, "batch": 32})[0],
+        "neggrad": build_plan.plan("neggrad", {"epochs": 6, "lr": 0.01, "batch": 32})[0],
     }.items():
         run = loop.run((plan,), world.model(), world.port, world.sets)
         right[name] = [float(hits(View(run, world.sets), n).mean()) for n in ("forget", "retain")]

@@ -5,12 +5,12 @@ import torch
 
 import tables
 import worlds
-from expunge import resolve
-from expunge.core import loop
 from expunge.core.errors import UserError
-from expunge.core.step import View
+from expunge.engine import loop
+from expunge.engine.context import View
 from expunge.methods.objectives import neggrad_plus
 from expunge.methods.terms import hits
+from expunge.workflows import build_plan
 
 SGD = {"optimizer": "sgd", "momentum": 0.9, "schedule": "constant", "warmup": 0, "decay": 0}
 SHORT = {"epochs": 2, "batch": 16, "lr": 1e-3}
@@ -18,7 +18,7 @@ SHORT = {"epochs": 2, "batch": 16, "lr": 1e-3}
 
 def ended(world: worlds.World, name: str, **knobs: object) -> list[torch.Tensor]:
     model = world.model()
-    loop.run(resolve.plan(name, {**SHORT, **knobs}), model, world.port, world.sets)
+    loop.run(build_plan.plan(name, {**SHORT, **knobs}), model, world.port, world.sets)
     return worlds.tensors(model)
 
 
@@ -51,19 +51,19 @@ def test_half_and_half_at_twice_the_rate_is_the_gradient_difference(digits: worl
 
 
 def test_an_epoch_is_a_pass_over_the_retain_rows(digits: worlds.World) -> None:
-    run = loop.run(resolve.plan("neggrad_plus", {"epochs": 1, "batch": 32}), digits.model(), digits.port, digits.sets)
+    run = loop.run(build_plan.plan("neggrad_plus", {"epochs": 1, "batch": 32}), digits.model(), digits.port, digits.sets)
     assert run.cost.steps == 11  # of 321 rows in batches of 32
 
 
 def test_says_what_alpha_is() -> None:
     with pytest.raises(UserError, match="from 0 to 1, and not"):
-        resolve.plan("neggrad_plus", {"alpha": 1.5})
+        build_plan.plan("neggrad_plus", {"alpha": 1.5})
 
 
 def test_forgets_with_less_damage_than_ascent(digits: worlds.World) -> None:
     right = {}
     for name, knobs in {"neggrad_plus": {"alpha": 0.9, "epochs": 2, "lr": 3e-3}, "neggrad": {"epochs": 6, "lr": 3e-3}}.items():
-        run = loop.run(resolve.plan(name, {**knobs, "batch": 32}), digits.model(), digits.port, digits.sets)
+        run = loop.run(build_plan.plan(name, {**knobs, "batch": 32}), digits.model(), digits.port, digits.sets)
         right[name] = [float(hits(View(run, digits.sets), n).mean()) for n in ("forget", "retain")]
     assert right["neggrad_plus"][0] < 0.1
     assert right["neggrad_plus"][1] > right["neggrad"][1] + 0.1

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 import worlds
-from expunge import resolve
-from expunge.core import loop
-from expunge.core.gradient import evaluate
-from expunge.core.record import Run
+from expunge.engine import loop
+from expunge.engine.gradient import evaluate
+from expunge.engine.run_state import Run
 from expunge.methods.objectives.npo import NPO
 from expunge.methods.terms import Ascent
+from expunge.workflows import build_plan
 
 
 def ready(world: worlds.World, sets: dict) -> Run:
@@ -53,7 +53,7 @@ def test_forgets_with_less_damage_than_ascent(text: worlds.World) -> None:
     after = {}
     for name in ("npo", "ga"):
         model = text.model()
-        loop.run(resolve.plan(name, {"lr": 1e-3, "epochs": 30}), model, text.port, text.sets)
+        loop.run(build_plan.plan(name, {"lr": 1e-3, "epochs": 30}), model, text.port, text.sets)
         after[name] = worlds.nll(model, text.port, text.sets["forget"]), worlds.nll(model, text.port, text.sets["retain"])
     assert after["npo"][0] > 2.0
     assert after["npo"][1] < 0.25 * after["ga"][1]
@@ -61,7 +61,7 @@ def test_forgets_with_less_damage_than_ascent(text: worlds.World) -> None:
 
 def test_needs_numbers_not_a_second_model(text: worlds.World) -> None:
     model = text.model()
-    run = loop.run(resolve.plan("npo", {"epochs": 2}), model, text.port, text.sets)
+    run = loop.run(build_plan.plan("npo", {"epochs": 2}), model, text.port, text.sets)
     assert "reference" not in run.models
     assert run.forwards.count("now") == run.cost.steps
     assert torch.isfinite(torch.tensor(run.log[0]["loss"]))

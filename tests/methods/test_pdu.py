@@ -5,9 +5,9 @@ import torch
 
 import tables
 import worlds
-from expunge import resolve
-from expunge.core import loop
+from expunge.engine import loop
 from expunge.methods.objectives.pdu import Flatten
+from expunge.workflows import build_plan
 
 
 def of_labels(table: torch.Tensor, rows) -> torch.Tensor:
@@ -39,7 +39,7 @@ def test_no_loss_where_all_scores_are_equal_and_none_from_a_constant() -> None:
 @pytest.mark.parametrize("micro", [0, 4])
 def test_dual_variable_moves_after_the_warm_up_and_by_the_excess(text: worlds.World, micro: int) -> None:
     knobs = {"lr": 1e-3, "epochs": 6, "warm": 2, "start": 3.0, "rate": 20.0, "bound": 0.05, "micro": micro}
-    run = loop.run(resolve.plan("pdu", knobs), text.model(), text.port, text.sets)
+    run = loop.run(build_plan.plan("pdu", knobs), text.model(), text.port, text.sets)
     dual, seen = 3.0, []
     for record in [r for r in run.log if "loss" in r]:
         seen.append(dual)
@@ -53,13 +53,13 @@ def test_dual_variable_moves_after_the_warm_up_and_by_the_excess(text: worlds.Wo
 
 def test_dual_variable_is_never_negative(text: worlds.World) -> None:
     knobs = {"lr": 1e-4, "epochs": 3, "warm": 0, "rate": 1e4, "bound": 9.0}
-    run = loop.run(resolve.plan("pdu", knobs), text.model(), text.port, text.sets)
+    run = loop.run(build_plan.plan("pdu", knobs), text.model(), text.port, text.sets)
     assert float(run.state["/term1"]["dual"]) == 0
     assert run.log[-2]["terms"]["1 dual retain"] == 0
 
 
 def test_forgets_and_keeps(text: worlds.World) -> None:
     model = text.model()
-    loop.run(resolve.plan("pdu", {"lr": 1e-3, "epochs": 30}), model, text.port, text.sets)
+    loop.run(build_plan.plan("pdu", {"lr": 1e-3, "epochs": 30}), model, text.port, text.sets)
     assert worlds.nll(model, text.port, text.sets["forget"]) > 4.0
     assert worlds.nll(model, text.port, text.sets["retain"]) < 0.3

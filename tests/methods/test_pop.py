@@ -10,14 +10,14 @@ import squares
 import tables
 import toys
 import worlds
-from expunge import resolve
-from expunge.core import loop
 from expunge.core.errors import UserError
 from expunge.core.parts import Plan, Sets, Train
-from expunge.core.record import Run
-from expunge.core.step import View
+from expunge.engine import loop
+from expunge.engine.context import View
+from expunge.engine.run_state import Run
 from expunge.methods.terms import NLL, Ascent
 from expunge.methods.updates.pop import Anchor, Remnant, remnant
+from expunge.workflows import build_plan
 from quadratic import Bowls, spd, vector
 
 WHOLE = {"optimizer": "sgd", "anchor": "retain", "pairing": "aligned", "rma": 1e-9}  # every step sees every row equally often
@@ -55,7 +55,7 @@ def regression(forget: int = 3, retain: int = 27, width: int = 4) -> tuple[Sets,
 def fitted(theta: Tensor, sets: Sets, **knobs: Any) -> Tensor:
     model = squares.Linear(theta)
     knobs = {"retain_weight": 9, "lr": 0.13, "epochs": 120, "batch": 27, **WHOLE, **knobs}
-    loop.run(resolve.plan("pop", knobs), model, squares.Port(), sets)
+    loop.run(build_plan.plan("pop", knobs), model, squares.Port(), sets)
     return model.theta.detach()
 
 
@@ -108,7 +108,7 @@ def test_equals_retraining_of_a_classifier_with_a_convex_loss() -> None:
 
     before = apart()
     knobs = {"retain_weight": 9, "target": "frozen", "lr": 0.25, "epochs": 200, "batch": 27, **WHOLE}
-    loop.run(resolve.plan("pop", knobs), mine, port, {"forget": few, "retain": rows})
+    loop.run(build_plan.plan("pop", knobs), mine, port, {"forget": few, "retain": rows})
     assert apart() < 1e-6 < 0.05 < before
 
 
@@ -149,12 +149,12 @@ def test_the_weights_come_back_from_the_start() -> None:
 
 def test_weights_of_16_bits_are_refused(text: worlds.World) -> None:
     with pytest.raises(UserError, match="too coarse"):
-        loop.run(resolve.plan("pop", {"epochs": 1}), text.model().bfloat16(), text.port, text.sets)
+        loop.run(build_plan.plan("pop", {"epochs": 1}), text.model().bfloat16(), text.port, text.sets)
 
 
 def test_the_end_is_where_unseen_rows_are(text: worlds.World) -> None:
     model = text.model()
-    run = loop.run(resolve.plan("pop", {"rma": 0, "lr": 1e-3, "epochs": 40}), model, text.port, text.sets)
+    run = loop.run(build_plan.plan("pop", {"rma": 0, "lr": 1e-3, "epochs": 40}), model, text.port, text.sets)
     view = View(Run(text.model(), text.port, worlds.accelerator()), text.sets)
     limit, before = float(remnant(view, "holdout")), float(remnant(view, "forget"))
     after = float(remnant(View(Run(model, text.port, worlds.accelerator()), text.sets), "forget"))
@@ -179,7 +179,7 @@ def test_keeps_the_retain_rows_at_an_equal_remnant(text: worlds.World) -> None:
     for name in ("pop", "ga"):
         model = text.model()
         knobs = {"lr": 1e-3, "epochs": 100, "batch": 9, "schedule": "constant", "warmup": 0}
-        (plan,) = resolve.plan(name, {**knobs, **({"retain_weight": 3, "rma": 0.1} if name == "pop" else {})})
+        (plan,) = build_plan.plan(name, {**knobs, **({"retain_weight": 3, "rma": 0.1} if name == "pop" else {})})
         run = loop.run((Plan(plan.do, train=plan.train, updates=plan.updates, until=(Remnant(rma=0.1),)),), model, text.port, text.sets)
         assert "remnant" in run.log[-1]["ended"]
         kept[name] = worlds.nll(model, text.port, text.sets["retain"])

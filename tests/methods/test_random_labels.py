@@ -6,14 +6,14 @@ import pytest
 import torch
 
 import worlds
-from expunge import resolve
-from expunge.core import loop
 from expunge.core.errors import UserError
 from expunge.core.parts import Plan, Sets, Train
-from expunge.core.record import Run
-from expunge.core.step import View
+from expunge.engine import loop
+from expunge.engine.context import View
+from expunge.engine.run_state import Run
 from expunge.methods.objectives.random_labels import Relabel, drawn
 from expunge.methods.terms import NLL, Mix, hits
+from expunge.workflows import build_plan
 
 CLASSES = [str(i) for i in range(10)]
 
@@ -73,8 +73,8 @@ def test_says_that_there_is_nothing_else_to_draw(digits: worlds.World) -> None:
 def test_the_loss_of_a_batch_by_hand(digits: worlds.World) -> None:
     sets = {n: digits.some(6)[n] for n in ("forget", "retain", "substitutes")}
     model = digits.model()
-    run = loop.run(resolve.plan("random_labels", {"form": "amnesiac", "epochs": 1}), digits.model(), digits.port, sets)
-    part = resolve.plan("random_labels", {"form": "amnesiac"})[0].selectors[1]
+    run = loop.run(build_plan.plan("random_labels", {"form": "amnesiac", "epochs": 1}), digits.model(), digits.port, sets)
+    part = build_plan.plan("random_labels", {"form": "amnesiac"})[0].selectors[1]
     assert isinstance(part, Relabel)
     again = Run(digits.model(), digits.port, worlds.accelerator())
     view = View(again, sets).at("select1", part)
@@ -89,7 +89,7 @@ def test_the_loss_of_a_batch_by_hand(digits: worlds.World) -> None:
 
 @pytest.mark.parametrize("form", ["turns", "mixed", "amnesiac"])
 def test_forms(digits: worlds.World, form: str) -> None:
-    run = loop.run(resolve.plan("random_labels", {"form": form, "batch": 40, "epochs": 2}), digits.model(), digits.port, digits.sets)
+    run = loop.run(build_plan.plan("random_labels", {"form": form, "batch": 40, "epochs": 2}), digits.model(), digits.port, digits.sets)
     terms = [set(r["terms"]) for r in run.log if "terms" in r]
     if form == "turns":
         assert terms == [{"0 nll forget"}] + 9 * [{"1 nll retain"}]  # of 39 and 321 rows
@@ -102,7 +102,7 @@ def test_its_own_label_as_the_only_one_is_training_as_before(digits: worlds.Worl
     ends = []
     train = Train(epochs=2, lr=0.01, batch=32, optimizer="sgd", momentum=0.9, schedule="constant", anchor="mix")
     for plan in (
-        resolve.plan("random_labels", {"form": "mixed", "epochs": 2, "lr": 0.01, "batch": 32, "decay": 0})[0],
+        build_plan.plan("random_labels", {"form": "mixed", "epochs": 2, "lr": 0.01, "batch": 32, "decay": 0})[0],
         Plan(NLL("mix"), train=train, selectors=(Mix(),)),
     ):
         model = digits.model()
@@ -115,7 +115,7 @@ def test_its_own_label_as_the_only_one_is_training_as_before(digits: worlds.Worl
 @pytest.mark.parametrize(("form", "knobs"), [("mixed", {"epochs": 5}), ("amnesiac", {"lr": 1e-3})])
 def test_forgets_and_keeps(size: str, form: str, knobs: dict[str, float]) -> None:
     world = worlds.digits(size)
-    run = loop.run(resolve.plan("random_labels", {"form": form, "batch": 32, **knobs}), world.model(), world.port, world.sets)
+    run = loop.run(build_plan.plan("random_labels", {"form": form, "batch": 32, **knobs}), world.model(), world.port, world.sets)
     right = {n: float(hits(View(run, world.sets), n).mean()) for n in ("forget", "retain")}
     assert right["forget"] < 0.15
     assert right["retain"] > 0.75
@@ -123,7 +123,7 @@ def test_forgets_and_keeps(size: str, form: str, knobs: dict[str, float]) -> Non
 
 def test_a_language_model_learns_to_refuse(text: worlds.World) -> None:
     model, refused = text.model(), picked(text, Relabel())["forget"]
-    plan = resolve.plan("random_labels", {"optimizer": "adam", "lr": 4e-3, "batch": 16, "epochs": 12, "decay": 0})
+    plan = build_plan.plan("random_labels", {"optimizer": "adam", "lr": 4e-3, "batch": 16, "epochs": 12, "decay": 0})
     assert worlds.nll(model, text.port, refused) > 3 > 0.3 > worlds.nll(model, text.port, text.sets["forget"])
     loop.run(plan, model, text.port, text.sets)
     refused, said, kept = (worlds.nll(model, text.port, rows) for rows in (refused, text.sets["forget"], text.sets["retain"]))

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 import worlds
-from expunge import resolve
-from expunge.core import loop
+from expunge.engine import loop
+from expunge.workflows import build_plan
 
 
 def drawn(text: worlds.World, start: str = "original", seed: int = 0) -> torch.nn.Module:
     model = text.model(start)
-    loop.run(resolve.plan("random_weights", {"seed": seed}), model, text.port, {})
+    loop.run(build_plan.plan("random_weights", {"seed": seed}), model, text.port, {})
     return model
 
 

@@ -5,17 +5,17 @@ from pathlib import Path
 import pytest
 
 import worlds
-from expunge import resolve
-from expunge.core import loop
 from expunge.core.errors import UserError
-from expunge.models import llama
+from expunge.engine import loop
+from expunge.modalities.text.models import llama
+from expunge.workflows import build_plan
 
 QUICK = {"lr": 5e-3, "epochs": 9, "batch": 16, "clip": 1.0}
 
 
 def test_forgets_as_if_never_seen(text: worlds.World) -> None:
     model = text.model()
-    loop.run(resolve.plan("retrain", QUICK), model, text.port, {"retain": text.sets["retain"]})
+    loop.run(build_plan.plan("retrain", QUICK), model, text.port, {"retain": text.sets["retain"]})
     nll = {n: worlds.nll(model, text.port, text.sets[n]) for n in ("forget", "holdout", "retain")}
     assert nll["forget"] > 0.8 * nll["holdout"]
     assert nll["retain"] < 0.6 * nll["forget"]
@@ -25,7 +25,7 @@ def test_what_the_model_was_leaves_no_trace(text: worlds.World) -> None:
     ends = []
     for start in ("original", "random"):
         model = text.model(start)
-        loop.run(resolve.plan("retrain", {**QUICK, "epochs": 1}), model, text.port, text.sets)
+        loop.run(build_plan.plan("retrain", {**QUICK, "epochs": 1}), model, text.port, text.sets)
         ends.append(worlds.tensors(model))
     assert worlds.same(*ends)
 
@@ -34,13 +34,13 @@ def test_starts_from_a_base_model(text: worlds.World, tmp_path: Path) -> None:
     base = text.model("random")
     text.port.save(base, tmp_path)
     model = text.model()
-    loop.run(resolve.plan("retrain", {"base": str(tmp_path), "epochs": 0}), model, text.port, text.sets)
+    loop.run(build_plan.plan("retrain", {"base": str(tmp_path), "epochs": 0}), model, text.port, text.sets)
     assert worlds.same(worlds.tensors(model), worlds.tensors(base))
 
 
 def test_says_what_is_wrong_with_a_base(text: worlds.World, tmp_path: Path) -> None:
     def start(base: Path) -> None:
-        loop.run(resolve.plan("retrain", {"base": str(base)}), text.model(), text.port, text.sets)
+        loop.run(build_plan.plan("retrain", {"base": str(base)}), text.model(), text.port, text.sets)
 
     with pytest.raises(UserError, match="cannot load the base model"):
         start(tmp_path)
@@ -51,4 +51,4 @@ def test_says_what_is_wrong_with_a_base(text: worlds.World, tmp_path: Path) -> N
 
 
 def test_a_base_asks_for_the_learning_rate_of_fine_tuning() -> None:
-    assert [resolve.plan("retrain", {"base": base})[1].train.lr for base in ("", "some/model")] == [1e-3, 1e-5]
+    assert [build_plan.plan("retrain", {"base": base})[1].train.lr for base in ("", "some/model")] == [1e-3, 1e-5]

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 import worlds
-from expunge import resolve
-from expunge.core import loop
-from expunge.core.gradient import evaluate
 from expunge.core.parts import Answer, Need, Rows, Sets
-from expunge.core.record import Run
-from expunge.core.step import View
+from expunge.engine import loop
+from expunge.engine.context import View
+from expunge.engine.gradient import evaluate
+from expunge.engine.run_state import Run
 from expunge.methods.objectives.rmu import Hold, Steer, direction, moving
-from expunge.modalities.packed import Layout, call, cut, watching
+from expunge.modalities.common.packed import Layout, call, cut, watching
+from expunge.workflows import build_plan
 
 KNOBS = {"layer": 1, "coefficient": 20, "retain_weight": 10, "lr": 1e-2, "batch": 9}
 
@@ -109,14 +109,14 @@ def test_a_linear_block_learns_the_vector_and_holds_the_rest() -> None:
     before = model.layers[0].mlp.down_proj.weight.detach().clone()
     sets = {"forget": vectors("forget", eye[:1], labels=[1]), "retain": vectors("retain", eye[1:2], labels=[1])}
     knobs = {"layer": 0, "retain_weight": 1, "lr": 0.5, "optimizer": "sgd", "steps": 60}
-    run = loop.run(resolve.plan("rmu", knobs), model, Port(), sets)
+    run = loop.run(build_plan.plan("rmu", knobs), model, Port(), sets)
     after = model.layers[0].mlp.down_proj.weight.detach()
     assert torch.allclose(after[:, 0], run.state["/term0"]["target"].double(), atol=1e-6)
     assert torch.allclose(after[:, 1:], before[:, 1:], atol=1e-12)
 
 
 def test_retain_term_starts_at_zero(text: worlds.World) -> None:
-    run = loop.run(resolve.plan("rmu", {**KNOBS, "steps": 1}), text.model(), text.port, text.sets)
+    run = loop.run(build_plan.plan("rmu", {**KNOBS, "steps": 1}), text.model(), text.port, text.sets)
     assert run.log[0]["terms"]["1 hold retain"] == pytest.approx(0, abs=1e-9)
     assert Hold(1).role == "retain"
     assert set(run.models["reference"]) == {f"model.layers.{i}.mlp.down_proj.weight" for i in (0, 1)}
@@ -155,7 +155,7 @@ def test_answers_are_the_tokens_that_hold_the_labels(text: worlds.World) -> None
 
 def test_forgets_more_than_it_harms_and_moves_only_these_matrices(text: worlds.World) -> None:
     model, before = text.model(), dict(text.model().named_parameters())
-    loop.run(resolve.plan("rmu", {**KNOBS, "steps": 40}), model, text.port, text.sets)
+    loop.run(build_plan.plan("rmu", {**KNOBS, "steps": 40}), model, text.port, text.sets)
     forget, retain = (worlds.nll(model, text.port, text.sets[n]) for n in ("forget", "retain"))
     assert forget > 3.0
     assert retain < 0.5 * forget

@@ -4,21 +4,21 @@ import pytest
 import torch
 
 import worlds
-from expunge import resolve
-from expunge.core import loop
 from expunge.core.parts import Plan, Train
-from expunge.core.record import Run
-from expunge.core.step import View
+from expunge.engine import loop
+from expunge.engine.context import View
+from expunge.engine.run_state import Run
 from expunge.methods.objectives.npo import NPO
 from expunge.methods.terms import hits
 from expunge.methods.updates.salun import Saliency
+from expunge.workflows import build_plan
 
 SHORT = {"epochs": 2, "batch": 16, "lr": 0.01}
 
 
 def ended(world: worlds.World, name: str, **knobs: object) -> list[torch.Tensor]:
     model = world.model()
-    loop.run(resolve.plan(name, {**SHORT, **knobs}), model, world.port, world.sets)
+    loop.run(build_plan.plan(name, {**SHORT, **knobs}), model, world.port, world.sets)
     return worlds.tensors(model)
 
 
@@ -57,7 +57,7 @@ def test_no_weight_moves_no_bit_with_momentum_and_decay_on(size: str) -> None:
 @pytest.mark.parametrize("form", ["turns", "amnesiac"])
 def test_masked_weights_stay_and_others_move(digits: worlds.World, form: str) -> None:
     model = digits.model()
-    run = loop.run(resolve.plan("salun", {**SHORT, "form": form, "decay": 0.1}), model, digits.port, digits.sets)
+    run = loop.run(build_plan.plan("salun", {**SHORT, "form": form, "decay": 0.1}), model, digits.port, digits.sets)
     moved = torch.cat([(a != b).flatten() for a, b in zip(worlds.tensors(model), worlds.tensors(digits.model()), strict=True)])
     mask = torch.cat([m.flatten() for m in masks(run)])
     assert not moved[~mask].any()
@@ -67,7 +67,7 @@ def test_masked_weights_stay_and_others_move(digits: worlds.World, form: str) ->
 def test_the_mask_is_made_of_the_true_answers(digits: worlds.World) -> None:
     found = []
     for form in ("turns", "mixed", "amnesiac"):
-        run = loop.run(resolve.plan("salun", {"form": form, "epochs": 1}), digits.model(), digits.port, digits.sets)
+        run = loop.run(build_plan.plan("salun", {"form": form, "epochs": 1}), digits.model(), digits.port, digits.sets)
         found.append(masks(run))
     assert worlds.same(found[0], found[1])
     assert worlds.same(found[0], found[2])
@@ -85,7 +85,7 @@ def test_it_works_under_another_objective(text: worlds.World) -> None:
 def test_forgets_and_loses_less_than_random_labels() -> None:
     world, right = worlds.digits("resnet-nano"), {}
     for name in ("salun", "random_labels"):
-        run = loop.run(resolve.plan(name, {"epochs": 6, "batch": 32}), world.model(), world.port, world.sets)
+        run = loop.run(build_plan.plan(name, {"epochs": 6, "batch": 32}), world.model(), world.port, world.sets)
         right[name] = [float(hits(View(run, world.sets), n).mean()) for n in ("forget", "retain")]
     assert right["salun"][0] < 0.1
     assert right["salun"][1] > max(0.7, right["random_labels"][1])

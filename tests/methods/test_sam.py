@@ -11,16 +11,16 @@ from torch.nn.functional import logsigmoid
 import tables
 import worlds
 from cases import Cases, receipt_of
-from expunge import resolve
-from expunge.core import loop
 from expunge.core.errors import UserError
-from expunge.core.knobs import knobs_of, part
+from expunge.core.hyperparameters import knobs_of, part
 from expunge.core.parts import Plan, Stop, Train
-from expunge.core.step import View
-from expunge.core.weights import weights_of
+from expunge.engine import loop
+from expunge.engine.context import View
+from expunge.engine.weights import weights_of
 from expunge.methods.gradients import moved
 from expunge.methods.terms import NLL, Ascent, BatchNPO
 from expunge.methods.updates.sam import SAM
+from expunge.workflows import build_plan
 from quadratic import Bowls, spd, vector
 
 
@@ -85,7 +85,7 @@ def test_npo_of_a_batch_becomes_ascent() -> None:
 
 def test_weights_come_back_bit_for_bit(text: worlds.World) -> None:
     model = text.model()
-    loop.run(resolve.plan("sam", {"rho": 0.5, "lr": 0, "steps": 3}), model, text.port, text.sets)
+    loop.run(build_plan.plan("sam", {"rho": 0.5, "lr": 0, "steps": 3}), model, text.port, text.sets)
     assert worlds.same(worlds.tensors(model), worlds.tensors(text.model()))
 
 
@@ -129,18 +129,18 @@ def test_running_statistics_see_all_rows_once_and_the_log_all_terms() -> None:
 
 
 def test_added_to_another_method(text: worlds.World) -> None:
-    (plan,) = resolve.plan("npo", {"rho": "0.05", "sam.rho": 0.2, "beta": 0.3}, update=("sam",))
+    (plan,) = build_plan.plan("npo", {"rho": "0.05", "sam.rho": 0.2, "beta": 0.3}, update=("sam",))
     assert [type(u) for u in plan.updates] == [SAM]
-    (bare,) = resolve.plan("npo", {"beta": 0.3})
+    (bare,) = build_plan.plan("npo", {"beta": 0.3})
     assert replace(plan, updates=()) == bare
     assert {k.qualified: k.value for k in knobs_of(plan)}["sam.rho"] == pytest.approx(0.2)
-    run = loop.run(resolve.plan("npo", {"epochs": 1, "batch": 9}, update=("sam",)), text.model(), text.port, text.sets)
+    run = loop.run(build_plan.plan("npo", {"epochs": 1, "batch": 9}, update=("sam",)), text.model(), text.port, text.sets)
     assert run.forwards.count("now") == 3  # forget twice, retain once
 
 
 def test_an_update_comes_with_what_it_reads_and_nothing_else() -> None:
     def added(**names: tuple[str, ...]) -> list[str]:
-        (plan,) = resolve.plan("npo", **names)
+        (plan,) = build_plan.plan("npo", **names)
         return [type(p).__name__ for p in (*plan.selectors, *plan.updates)]
 
     assert added(update=("sam", "wagle")) == ["SAM", "WAGLE"]
@@ -162,9 +162,9 @@ def test_added_on_the_command_line(cases: Cases, tmp_path: Path) -> None:
 
 def test_refusals(text: worlds.World) -> None:
     with pytest.raises(UserError, match="SAM acts on the 'forget' term, and this objective has retain"):
-        loop.run(resolve.plan("finetune", update=("sam",)), text.model(), text.port, text.sets)
+        loop.run(build_plan.plan("finetune", update=("sam",)), text.model(), text.port, text.sets)
     with pytest.raises(UserError, match="weights of 16 bits are too coarse for small moves: load the model in float32"):
-        loop.run(resolve.plan("sam", {"steps": 1}), text.model().bfloat16(), text.port, text.sets)
+        loop.run(build_plan.plan("sam", {"steps": 1}), text.model().bfloat16(), text.port, text.sets)
 
 
 @part
@@ -180,7 +180,7 @@ class Forgotten(Stop):
 def relearned(text: worlds.World, seed: int, *updates: SAM) -> float:
     """The forget loss after ten steps on eight of the rows, of a model that had forgotten them."""
     model, few = text.model(), {"forget": text.sets["forget"].take(range(8))}
-    (plan,) = resolve.plan("npo", {"lr": 1e-3, "batch": 9, "epochs": 60, "warmup": 0, "seed": seed, "schedule": "constant"})
+    (plan,) = build_plan.plan("npo", {"lr": 1e-3, "batch": 9, "epochs": 60, "warmup": 0, "seed": seed, "schedule": "constant"})
     loop.run((replace(plan, updates=updates, until=(Forgotten(),)),), model, text.port, text.sets)
     assert worlds.nll(model, text.port, text.sets["forget"]) > 3.0
     train = Train(epochs=10, batch=8, lr=3e-4, schedule="constant", seed=seed)

@@ -7,11 +7,11 @@ import torch
 
 import tables
 import worlds
-from expunge import resolve
-from expunge.core import loop
+from expunge.engine import loop
 from expunge.methods.objectives.satimp import SatImp
 from expunge.methods.objectives.wga import WGA
 from expunge.methods.terms import Ascent
+from expunge.workflows import build_plan
 
 FORGET = {"forget": tables.batch()["forget"]}
 
@@ -61,7 +61,7 @@ def test_certain_and_impossible_labels_are_left_alone() -> None:
 
 
 def test_forgets_and_retains(text: worlds.World) -> None:
-    plans, model = resolve.plan("satimp", {"lr": 1e-3, "epochs": 30}), text.model()
+    plans, model = build_plan.plan("satimp", {"lr": 1e-3, "epochs": 30}), text.model()
     assert [t.weight for t in plans[0].terms()] == [1.0, 0.1]
     loop.run(plans, model, text.port, text.sets)
     assert worlds.nll(model, text.port, text.sets["forget"]) > 0.9

@@ -7,16 +7,16 @@ import torch
 
 import tables
 import worlds
-from expunge import resolve
-from expunge.core import checkpoint, loop
 from expunge.core.errors import UserError
-from expunge.core.gradient import evaluate
-from expunge.core.loop import Hooks
 from expunge.core.parts import Sets
-from expunge.core.record import Run
-from expunge.core.step import View
+from expunge.engine import checkpoint, loop
+from expunge.engine.context import View
+from expunge.engine.gradient import evaluate
+from expunge.engine.loop import Hooks
+from expunge.engine.run_state import Run
 from expunge.methods.objectives.scrub import Distill, Rewind
 from expunge.methods.terms import KL, hits
+from expunge.workflows import build_plan
 
 SGD = {"optimizer": "sgd", "momentum": 0.9, "decay": 0, "schedule": "constant"}
 
@@ -47,7 +47,7 @@ def test_without_leaving_and_following_it_is_fine_tuning(size: str) -> None:
     knobs = {**SGD, "epochs": 2, "lr": 1e-3, "batch": 16, "warmup": 0}
     for name, more in {"scrub": {"rounds": 0, "term2.retain_weight": 0, "drops": ""}, "finetune": {}}.items():
         model = world.model()
-        loop.run(resolve.plan(name, {**knobs, **more}), model, world.port, world.sets)
+        loop.run(build_plan.plan(name, {**knobs, **more}), model, world.port, world.sets)
         ends.append(worlds.tensors(model))
     assert worlds.same(*ends)
 
@@ -70,7 +70,7 @@ def test_the_first_forget_batch_has_no_gradient(digits: worlds.World) -> None:
 def test_passes_and_rates_are_the_published_ones(
     digits: worlds.World, scale: str, epochs: int, rounds: int, decays: tuple[int, ...]
 ) -> None:
-    run = loop.run(resolve.plan("scrub", {"scale": scale, "batch": 20}), digits.model(), digits.port, digits.some(20))
+    run = loop.run(build_plan.plan("scrub", {"scale": scale, "batch": 20}), digits.model(), digits.port, digits.some(20))
     done = [("forget" if len(r["terms"]) == 1 else "retain", r["lr"]) for r in run.log if "terms" in r]
     wanted = []
     for e in range(1, epochs + 1):
@@ -88,7 +88,7 @@ def rewound(world: worlds.World, sets: Sets, **knobs: object) -> tuple[loop.Run,
         after[max(after) + 1] = worlds.tensors(view.model)
         return {}
 
-    plan = resolve.plan("scrub", {"scale": "privacy", "rewind": True, "lr": 3e-3, "batch": 16, **knobs})
+    plan = build_plan.plan("scrub", {"scale": "privacy", "rewind": True, "lr": 3e-3, "batch": 16, **knobs})
     return loop.run(plan, world.model(), world.port, sets, hooks=Hooks(watch=watch)), after
 
 
@@ -115,7 +115,7 @@ def test_rewinds_to_the_pass_that_forgets_as_if_never_seen(digits: worlds.World)
 @pytest.mark.parametrize("at", [4, 9])
 def test_rewinds_after_a_kill_as_it_would_have(digits: worlds.World, tmp_path: Path, at: int) -> None:
     sets = {**digits.some(24), "holdout": digits.sets["holdout"]}
-    plan = resolve.plan("scrub", {"scale": "privacy", "rewind": True, "lr": 3e-3, "batch": 16})
+    plan = build_plan.plan("scrub", {"scale": "privacy", "rewind": True, "lr": 3e-3, "batch": 16})
     whole, again, left = digits.model(), digits.model(), [at]
     loop.run(plan, whole, digits.port, sets)
 
@@ -162,7 +162,7 @@ def test_says_what_rewinding_needs(digits: worlds.World) -> None:
 @pytest.mark.parametrize("size", ["vit-nano", "resnet-nano"])
 def test_forgets_and_keeps(size: str) -> None:
     world = worlds.digits(size)
-    run = loop.run(resolve.plan("scrub", {"scale": "privacy", "lr": 0.01, "batch": 32}), world.model(), world.port, world.sets)
+    run = loop.run(build_plan.plan("scrub", {"scale": "privacy", "lr": 0.01, "batch": 32}), world.model(), world.port, world.sets)
     right = {n: float(hits(View(run, world.sets), n).mean()) for n in ("forget", "retain")}
     assert right["forget"] < 0.1
     assert right["retain"] > 0.5
@@ -170,6 +170,6 @@ def test_forgets_and_keeps(size: str) -> None:
 
 def test_a_language_model_forgets(text: worlds.World) -> None:
     model = text.model()
-    loop.run(resolve.plan("scrub", {"lr": 2e-3, "batch": 4, "decay": 0, "epochs": 8, "drops": "6"}), model, text.port, text.sets)
+    loop.run(build_plan.plan("scrub", {"lr": 2e-3, "batch": 4, "decay": 0, "epochs": 8, "drops": "6"}), model, text.port, text.sets)
     assert worlds.nll(model, text.port, text.sets["forget"]) > 1.5
     assert worlds.nll(model, text.port, text.sets["retain"]) < 0.2

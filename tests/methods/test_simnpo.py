@@ -7,10 +7,10 @@ import torch
 
 import tables
 import worlds
-from expunge import resolve
-from expunge.core import loop
+from expunge.engine import loop
 from expunge.methods.objectives.npo import NPO
 from expunge.methods.objectives.simnpo import SimNPO
+from expunge.workflows import build_plan
 
 
 @pytest.mark.parametrize(("beta", "delta"), [(4.5, 0.0), (0.7, 1.5)])
@@ -39,13 +39,13 @@ def test_twice_as_long_an_answer_changes_npo_and_not_simnpo() -> None:
 
 
 def test_defaults_are_those_of_tofu() -> None:
-    forget, retain = resolve.plan("simnpo")[0].terms()
+    forget, retain = build_plan.plan("simnpo")[0].terms()
     assert (forget.weight, forget.objective.beta, forget.objective.delta, retain.weight) == (0.125, 4.5, 0.0, 1.0)
 
 
 def test_forgets_and_retains_without_a_reference(text: worlds.World) -> None:
     model = text.model()
-    run = loop.run(resolve.plan("simnpo", {"lr": 1e-3, "epochs": 30}), model, text.port, text.sets)
+    run = loop.run(build_plan.plan("simnpo", {"lr": 1e-3, "epochs": 30}), model, text.port, text.sets)
     assert "reference" not in run.models
     assert not run.ref_logp
     assert worlds.nll(model, text.port, text.sets["forget"]) > 0.4

@@ -8,12 +8,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 import worlds
-from expunge import resolve
-from expunge.core import loop
 from expunge.core.parts import State
-from expunge.core.step import View
+from expunge.engine import loop
+from expunge.engine.context import View
 from expunge.methods.objectives.rmu import Steer
 from expunge.methods.objectives.srmu import SelectiveSteer, aim, importance
+from expunge.workflows import build_plan
 
 KNOBS = {"layer": 1, "lr": 1e-2, "batch": 9, "retain_weight": 10, "length": 20}
 FORGET, RETAIN = torch.tensor([2.0, 1.0, 0.0, 4.0]), torch.tensor([1.0, 1.0, 1.0, 0.5])
@@ -63,13 +63,13 @@ def test_is_rmu_with_a_map_of_ones(text: worlds.World, monkeypatch: pytest.Monke
     common = {k: v for k, v in KNOBS.items() if k != "length"}
     for name, knobs in (("srmu", {"importance": "uniform", "length": 20}), ("rmu", {"coefficient": 20})):
         model = text.model()
-        loop.run(resolve.plan(name, {**common, **knobs, "steps": 3}), model, text.port, text.sets)
+        loop.run(build_plan.plan(name, {**common, **knobs, "steps": 3}), model, text.port, text.sets)
         ends.append(worlds.tensors(model))
     assert worlds.far(*ends) < 1e-5
 
 
 def state(text: worlds.World, **knobs: object) -> State:
-    run = loop.run(resolve.plan("srmu", {**KNOBS, "steps": 2, **knobs}), text.model(), text.port, text.sets)
+    run = loop.run(build_plan.plan("srmu", {**KNOBS, "steps": 2, **knobs}), text.model(), text.port, text.sets)
     return run.state["/term0"]
 
 
@@ -98,7 +98,7 @@ def test_a_map_that_moves(text: worlds.World) -> None:
 
 def test_forgets_more_than_it_harms(text: worlds.World) -> None:
     model = text.model()
-    loop.run(resolve.plan("srmu", {**KNOBS, "steps": 60}), model, text.port, text.sets)
+    loop.run(build_plan.plan("srmu", {**KNOBS, "steps": 60}), model, text.port, text.sets)
     forget, retain = (worlds.nll(model, text.port, text.sets[n]) for n in ("forget", "retain"))
     assert forget > 2.0
     assert retain < 0.5 * forget

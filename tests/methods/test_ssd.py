@@ -8,18 +8,18 @@ from torch import nn
 
 import squares
 import worlds
-from expunge import resolve
-from expunge.core import loop
 from expunge.core.parts import Rows, Sets
-from expunge.core.record import Run
-from expunge.core.step import View
+from expunge.engine import loop
+from expunge.engine.context import View
+from expunge.engine.run_state import Run
 from expunge.methods.edits.ssd import Dampen, Sensitive, threshold
-from expunge.modalities.image import classifier_port
+from expunge.modalities.image.modality import classifier_port
+from expunge.workflows import build_plan
 
 
 def dampened(world: worlds.World, sets: Sets | None = None, **knobs) -> nn.Module:
     model = world.model()
-    loop.run(resolve.plan("ssd", knobs), model, world.port, sets or world.sets)
+    loop.run(build_plan.plan("ssd", knobs), model, world.port, sets or world.sets)
     return model
 
 
@@ -30,7 +30,7 @@ def moved(theta: list[float], forget: list[list[float]], retain: list[list[float
     for name, gradients in (("forget", forget), ("retain", retain)):
         x = torch.tensor(gradients, dtype=torch.float64)
         sets[name] = squares.rows(name, x, x @ model.theta.detach() - 1)
-    loop.run(resolve.plan("ssd", knobs), model, squares.Port(), sets)
+    loop.run(build_plan.plan("ssd", knobs), model, squares.Port(), sets)
     return model.theta.detach()
 
 
@@ -68,7 +68,7 @@ def test_importance_without_labels_by_hand() -> None:
         model[1].weight.copy_(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
     images = {"forget": [[1.0, 0.0]], "retain": [[0.5, 0.5]]}
     sets = {n: port.rows(n, [{"image": torch.tensor(x).numpy(), "label": 0}]) for n, x in images.items()}
-    loop.run(resolve.plan("ssd", {"importance": "logits", "against": "retain", "alpha": 0.5}), model, port, sets)
+    loop.run(build_plan.plan("ssd", {"importance": "logits", "against": "retain", "alpha": 0.5}), model, port, sets)
     # forget: 2 [[1, 0], [3, 0]]; retain: f = (1.5, 3.5), 2 [[.75, .75], [1.75, 1.75]]
     assert model[1].weight.detach().flatten().tolist() == pytest.approx([0.75, 2.0, 3 * 1.75 / 3, 4.0])
 
@@ -121,10 +121,10 @@ def test_the_adaptive_threshold_leaves_so_many_above() -> None:
 
 
 def test_the_adaptive_plan_compares_with_the_retain_rows() -> None:
-    (plan,) = resolve.plan("ssd", {"adaptive": True})
+    (plan,) = build_plan.plan("ssd", {"adaptive": True})
     assert isinstance(plan.do, Dampen)
     assert (plan.do.adaptive, plan.do.against) == (True, "retain")
-    assert resolve.plan("ssd")[0].do == Dampen(alpha=10.0, dampening=1.0, batch=128, against="all")
+    assert build_plan.plan("ssd")[0].do == Dampen(alpha=10.0, dampening=1.0, batch=128, against="all")
 
 
 @pytest.mark.parametrize("knobs", [{"adaptive": True}, {"alpha": 5, "batch": 1}], ids=str)

@@ -4,15 +4,15 @@ import pytest
 import torch
 
 import worlds
-from expunge import resolve
-from expunge.core import loop
 from expunge.core.parts import Plan, Train
+from expunge.engine import loop
 from expunge.methods.terms import NLL
+from expunge.workflows import build_plan
 
 
 def negated(text: worlds.World, model: torch.nn.Module | None = None, **knobs: float) -> torch.nn.Module:
     model = model or text.model()
-    loop.run(resolve.plan("task_vector", {"lr": 1e-3, "epochs": 3, **knobs}), model, text.port, {"forget": text.sets["forget"]})
+    loop.run(build_plan.plan("task_vector", {"lr": 1e-3, "epochs": 3, **knobs}), model, text.port, {"forget": text.sets["forget"]})
     return model
 
 
@@ -53,4 +53,4 @@ def test_forgets_more_than_it_harms(text: worlds.World) -> None:
     forget, retain = (worlds.nll(model, text.port, text.sets[n]) for n in ("forget", "retain"))
     assert forget > 0.5
     assert retain < 0.5 * forget
-    assert resolve.plan("task_vector")[0].do.scale == pytest.approx(5.0)
+    assert build_plan.plan("task_vector")[0].do.scale == pytest.approx(5.0)

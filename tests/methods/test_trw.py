@@ -11,16 +11,16 @@ from torch import Tensor, nn
 import tables
 import toys
 import worlds
-from expunge import resolve
-from expunge.core import loop
 from expunge.core.errors import UserError
-from expunge.core.gradient import evaluate
-from expunge.core.knobs import part
+from expunge.core.hyperparameters import part
 from expunge.core.parts import Objective, Plan, Rows, Train
-from expunge.core.record import Run
-from expunge.core.step import Step, View
+from expunge.engine import loop
+from expunge.engine.context import Step, View
+from expunge.engine.gradient import evaluate
+from expunge.engine.run_state import Run
 from expunge.methods.objectives.trw import Tilt, directions, similarity, tilted
 from expunge.methods.terms import NLL
+from expunge.workflows import build_plan
 
 Q = torch.tensor([[0.5, 0.3, 0.2, 0.0]], dtype=torch.float64)  # of the classes that stay, and nothing for the one that goes
 S = torch.tensor([[1.0, 0.0, -1.0, 0.0]], dtype=torch.float64)
@@ -157,7 +157,7 @@ def test_one_class_alone_is_refused() -> None:
 
 def test_forgets_a_digit_and_keeps_the_others(digits: worlds.World) -> None:
     model = digits.model()
-    loop.run(resolve.plan("trw", {"optimizer": "adamw", "lr": 1e-3, "batch": 16}), model, digits.port, digits.sets)
+    loop.run(build_plan.plan("trw", {"optimizer": "adamw", "lr": 1e-3, "batch": 16}), model, digits.port, digits.sets)
     with torch.no_grad():
         forget, retain = digits.port.forward(model, [digits.sets["forget"], digits.sets["retain"]])
     assert float(forget.logp.values.exp().mean()) < 0.05

@@ -7,9 +7,9 @@ import torch
 
 import tables
 import worlds
-from expunge import resolve
-from expunge.core import loop
+from expunge.engine import loop
 from expunge.methods.objectives.undial import UNDIAL
+from expunge.workflows import build_plan
 
 
 @pytest.mark.parametrize("b", [3.0, 10.0])
@@ -51,7 +51,7 @@ def test_forgets_and_settles_where_ascent_runs_away(text: worlds.World) -> None:
     after = {}
     for name in ("undial", "ga"):
         model = text.model()
-        loop.run(resolve.plan(name, {"lr": 1e-3, "epochs": 30}), model, text.port, text.sets)
+        loop.run(build_plan.plan(name, {"lr": 1e-3, "epochs": 30}), model, text.port, text.sets)
         after[name] = worlds.nll(model, text.port, text.sets["forget"]), worlds.nll(model, text.port, text.sets["retain"])
     assert 1.0 < after["undial"][0] < 6.0
     assert after["undial"][1] < 0.2 * after["ga"][1]

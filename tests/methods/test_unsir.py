@@ -7,14 +7,14 @@ import torch
 from torch import nn
 
 import worlds
-from expunge import resolve
-from expunge.core import loop
 from expunge.core.errors import UserError
 from expunge.core.parts import Rows, Sets
-from expunge.core.record import Run
-from expunge.core.step import View
+from expunge.engine import loop
+from expunge.engine.context import View
+from expunge.engine.run_state import Run
 from expunge.methods.selectors.unsir import Noise, Others
-from expunge.modalities.image import Image
+from expunge.modalities.image.modality import Image
+from expunge.workflows import build_plan
 
 SMALL = {"copies": 8, "images": 40, "lr": 1e-3}
 
@@ -114,7 +114,7 @@ def test_no_image_to_forget_is_looked_at(digits: worlds.World) -> None:
     ends = []
     for forget in (digits.sets["forget"], blank):
         model = digits.model()
-        loop.run(resolve.plan("unsir", {**SMALL, "rounds": 2}), model, digits.port, {**digits.sets, "forget": forget})
+        loop.run(build_plan.plan("unsir", {**SMALL, "rounds": 2}), model, digits.port, {**digits.sets, "forget": forget})
         ends.append(worlds.tensors(model))
     assert worlds.same(*ends)
 
@@ -134,13 +134,13 @@ def test_images_of_bytes_may_stand_beside_noise(digits: worlds.World) -> None:
     ends = []
     for sets in (bytes_, digits.sets):
         model = digits.model()
-        loop.run(resolve.plan("unsir", {**SMALL, "rounds": 1}), model, digits.port, sets)
+        loop.run(build_plan.plan("unsir", {**SMALL, "rounds": 1}), model, digits.port, sets)
         ends.append(worlds.tensors(model))
     assert worlds.far(*ends) < 0.02
 
 
 def test_repairs_on_the_retain_rows_of_the_impair_set(digits: worlds.World) -> None:
-    run = loop.run(resolve.plan("unsir", {**SMALL, "rounds": 0, "images": 5}), digits.model(), digits.port, digits.sets)
+    run = loop.run(build_plan.plan("unsir", {**SMALL, "rounds": 0, "images": 5}), digits.model(), digits.port, digits.sets)
     assert len(run.sets["retain"]) == 45
     assert "impair" not in run.sets
     stages = [record["stage"] for record in run.log if "loss" in record]
@@ -149,19 +149,19 @@ def test_repairs_on_the_retain_rows_of_the_impair_set(digits: worlds.World) -> N
 
 def test_images_must_be_some() -> None:
     with pytest.raises(UserError, match="at least one image a class, and images is 0"):
-        resolve.plan("unsir", {"images": 0})
+        build_plan.plan("unsir", {"images": 0})
 
 
 def test_needs_images(text: worlds.World) -> None:
     with pytest.raises(UserError, match="needs inputs that are numbers and can be moved, which a model of the kind 'text' cannot give"):
-        loop.run(resolve.plan("unsir"), text.model(), text.port, text.sets)
+        loop.run(build_plan.plan("unsir"), text.model(), text.port, text.sets)
 
 
 @pytest.mark.parametrize(("size", "knobs"), [("vit-nano", {"lr": 3e-3, "copies": 4}), ("resnet-nano", {"lr": 1e-3, "copies": 8})])
 def test_forgets_a_class(size: str, knobs: dict) -> None:
     world = worlds.digits(size)
     model = world.model()
-    loop.run(resolve.plan("unsir", knobs), model, world.port, world.sets)
+    loop.run(build_plan.plan("unsir", knobs), model, world.port, world.sets)
     forget, retain = (worlds.nll(model, world.port, world.sets[n]) for n in ("forget", "retain"))
     assert forget > 1.0
     assert retain < 0.5 * forget

@@ -9,12 +9,12 @@ from torch import Tensor
 
 import tables
 import worlds
-from expunge import resolve
-from expunge.core import loop
 from expunge.core.parts import Plan, Train
+from expunge.engine import loop
 from expunge.methods.terms import NLL, Ascent
 from expunge.methods.updates.sam import SAM
 from expunge.methods.updates.wagle import WAGLE, attribution, largest
+from expunge.workflows import build_plan
 from quadratic import Bowls, spd, vector
 
 FAST = Train(epochs=2, batch=4, lr=1e-3, schedule="constant")
@@ -108,7 +108,7 @@ def test_masked_weights_stay_or_only_decay(text: worlds.World, hold: bool) -> No
 def test_no_weight_moves_where_none_may(text: worlds.World) -> None:
     model = text.model()
     knobs = {"fraction": 0, "lr": 1e-2, "epochs": 1, "steps": 0}
-    loop.run(resolve.plan("wagle", knobs), model, text.port, text.sets)
+    loop.run(build_plan.plan("wagle", knobs), model, text.port, text.sets)
     assert worlds.same(worlds.tensors(model), worlds.tensors(text.model()))
 
 
@@ -129,7 +129,7 @@ def test_forgets_in_fewer_steps_than_a_random_mask_of_that_size(text: worlds.Wor
         for score in ("wagle", "random"):
             model = text.model()
             knobs = {"lr": 1e-3, "batch": 9, "epochs": 15, "schedule": "constant", "warmup": 0, "seed": seed}
-            plans = resolve.plan("graddiff", {**knobs, "fraction": 0.1, "score": score}, update=("wagle",))
+            plans = build_plan.plan("graddiff", {**knobs, "fraction": 0.1, "score": score}, update=("wagle",))
             loop.run(plans, model, text.port, text.sets)
             after[score] = worlds.nll(model, text.port, text.sets["forget"])
         assert after["wagle"] > after["random"] + 0.5

@@ -6,14 +6,14 @@ import torch
 
 import tables
 import worlds
-from expunge import resolve
-from expunge.core import loop
-from expunge.core.loop import Hooks
 from expunge.core.parts import Plan, Train, Weights
-from expunge.core.record import Run
-from expunge.core.weights import weights_of
+from expunge.engine import loop
+from expunge.engine.loop import Hooks
+from expunge.engine.run_state import Run
+from expunge.engine.weights import weights_of
 from expunge.methods.terms import NLL, Ascent
 from expunge.methods.updates.weight_averaging import Average
+from expunge.workflows import build_plan
 
 KNOBS = {"lr": 1e-3, "epochs": 3, "batch": 4, "steps": 0}
 
@@ -22,7 +22,7 @@ def trail(world: worlds.World, *update: str, **more: Any) -> tuple[Run, dict[int
     """A run, and the weights after each of its steps."""
     seen: dict[int, Weights] = {}
     hooks = Hooks(save=lambda state: seen.update({state["done"]: state["weights"]}), every=0)
-    run = loop.run(resolve.plan("graddiff", {**KNOBS, **more}, update=update), world.model(), world.port, world.sets, hooks=hooks)
+    run = loop.run(build_plan.plan("graddiff", {**KNOBS, **more}, update=update), world.model(), world.port, world.sets, hooks=hooks)
     return run, seen
 
 
@@ -51,7 +51,7 @@ def test_too_short_a_run_says_so(text: worlds.World) -> None:
 def test_six_snapshots_with_the_settings_of_the_paper() -> None:
     """The steps 100, 105 ... 125."""
     sets, table = {"forget": tables.rows("forget", [0], [[0]])}, torch.zeros(1, 1, 2, dtype=torch.float64)
-    (plan,) = resolve.plan("weight_averaging")
+    (plan,) = build_plan.plan("weight_averaging")
     seen = []
     model = tables.Table(table)
     train = Train(epochs=0, steps=125, batch=1, lr=0.01, optimizer="sgd", schedule="constant")
@@ -83,7 +83,7 @@ def test_weights_of_16_bits_have_a_mean_in_32(text: worlds.World) -> None:
 def test_forgets_more_than_it_harms(text: worlds.World) -> None:
     model = text.model()
     knobs = {"lr": 1e-3, "epochs": 20, "steps": 0, "batch": 9, "start": 12, "every": 2}
-    loop.run(resolve.plan("weight_averaging", knobs), model, text.port, text.sets)
+    loop.run(build_plan.plan("weight_averaging", knobs), model, text.port, text.sets)
     forget, retain = (worlds.nll(model, text.port, text.sets[n]) for n in ("forget", "retain"))
     assert forget > 2.0
     assert retain < 0.2 * forget

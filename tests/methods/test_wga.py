@@ -7,10 +7,10 @@ import torch
 
 import tables
 import worlds
-from expunge import resolve
-from expunge.core import loop
+from expunge.engine import loop
 from expunge.methods.objectives.wga import WGA
 from expunge.methods.terms import Ascent
+from expunge.workflows import build_plan
 
 FORGET = {"forget": tables.batch()["forget"]}
 
@@ -47,7 +47,7 @@ def test_forgets_with_less_damage_than_graddiff(text: worlds.World) -> None:
     after = {}
     for name in ("wga", "graddiff"):
         model = text.model()
-        loop.run(resolve.plan(name, {"lr": 1e-3, "epochs": 30, "batch": 32}), model, text.port, text.sets)
+        loop.run(build_plan.plan(name, {"lr": 1e-3, "epochs": 30, "batch": 32}), model, text.port, text.sets)
         after[name] = worlds.nll(model, text.port, text.sets["forget"]), worlds.nll(model, text.port, text.sets["retain"])
     assert after["wga"][0] > 2.0
     assert after["wga"][1] < 0.5 * after["graddiff"][1]

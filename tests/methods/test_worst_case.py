@@ -14,17 +14,18 @@ import toys
 import worlds
 from cases import Cases, left, receipt_of
 from classified import digits as records
-from expunge import resolve
-from expunge.core import catalog, loop, pool
+from expunge import catalog
 from expunge.core.errors import UserError
 from expunge.core.parts import Rows, Sets
-from expunge.core.record import Run
-from expunge.core.step import View
-from expunge.data import read
-from expunge.loading import Opened
+from expunge.engine import ensemble, loop
+from expunge.engine.context import View
+from expunge.engine.run_state import Run
+from expunge.io.data import read
+from expunge.io.models import Opened
 from expunge.methods.selectors.worst_case import Sign, WorstCase, project
 from expunge.methods.terms import NLL
-from expunge.unlearning import unlearn
+from expunge.workflows import build_plan
+from expunge.workflows.unlearn import unlearn
 
 AT_REST = {"inner": 0, "outer": 1, "outer_lr": 1e3}  # nothing is unlearned, and one look at the losses decides
 
@@ -148,8 +149,8 @@ def test_what_others_repeat_is_worst() -> None:
     gone = torch.zeros(21, 30, dtype=torch.bool)
     for mine, marked in zip(tried, gone, strict=True):
         marked[mine] = True
-    retrained = pool.train(toys.fresh(epochs=60), model, port, rows, ~gone, range(21))
-    losses = (pool.ask(retrained, port, rows, lambda a: -a.logp.values) * gone).sum(1)
+    retrained = ensemble.train(toys.fresh(epochs=60), model, port, rows, ~gone, range(21))
+    losses = (ensemble.ask(retrained, port, rows, lambda a: -a.logp.values) * gone).sum(1)
     assert losses[0] < 0.5 * losses[1:].median()
 
 
@@ -191,9 +192,9 @@ def test_it_chooses_once_before_any_method(method: str, digits: worlds.World, mo
 
     monkeypatch.setattr(WorstCase, "pick", counted)
     monkeypatch.setattr(loop._Stage, "__init__", spied)
-    known = {k.name for k in resolve.knobs(method)}
+    known = {k.name for k in build_plan.knobs(method)}
     quick = {k: v for k, v in {"epochs": 1, "steps": 1, "images": 4, "count": 4, "copies": 1}.items() if k in known}
-    plans = resolve.plan(method, {**quick, **AT_REST}, select=("worst_case",))
+    plans = build_plan.plan(method, {**quick, **AT_REST}, select=("worst_case",))
     run = loop.run(plans, digits.model(), digits.port, digits.sets)
     assert calls == [1]
     assert {n: r.ids for n, r in run.picked.items()} == {n: met[n] for n in ("forget", "retain")}
@@ -238,11 +239,11 @@ def original(digits: worlds.World) -> Opened:
 
 
 def test_the_catalogue_s_own_plan() -> None:
-    (plan,) = resolve.plan("worst_case")
+    (plan,) = build_plan.plan("worst_case")
     (part,) = plan.selectors
     assert isinstance(part, WorstCase)
     assert (part.outer, part.inner, part.inner_lr, part.inner_batch, part.gamma) == (10, 10, 1e-3, 256, 0.0)
     assert catalog.card("worst_case").folder == "methods/selectors"
-    first, last = resolve.plan("unsir", {"worst_case.outer": 3}, select=("worst_case",))
+    first, last = build_plan.plan("unsir", {"worst_case.outer": 3}, select=("worst_case",))
     assert [type(s).__name__ for s in first.selectors] == ["WorstCase", "Others", "Noise"]
     assert [type(s).__name__ for s in last.selectors] == ["Others"]

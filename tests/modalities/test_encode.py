@@ -8,7 +8,7 @@ import makers
 import pytest
 
 from expunge.core.errors import UserError
-from expunge.modalities._encode import QUESTION_FORMAT, Encoder, Pair, pair_of
+from expunge.modalities.text.encode import QUESTION_FORMAT, Encoder, Pair, pair_of
 
 TRICKY = {
     "plain": ("Who is Ana?", "Ana is a potter."),

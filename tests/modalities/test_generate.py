@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from transformers.cache_utils import DynamicLayer
 
 from expunge.core.errors import UserError
-from expunge.modalities._generate import SPARE, Roomy, generate
-from expunge.modalities.text import Text
+from expunge.modalities.text.generate import SPARE, Roomy, generate
+from expunge.modalities.text.modality import Text
 
 # Of unequal lengths, some longer than a sliding window, two equal.
 PROMPTS = [

@@ -14,13 +14,13 @@ from torch import nn
 
 import expunge
 import worlds
-from expunge.core import loop
 from expunge.core.errors import UserError
 from expunge.core.parts import Plan, Train
-from expunge.loading import load
+from expunge.engine import loop
+from expunge.io.models import load
 from expunge.methods.terms import Ascent
-from expunge.modalities.image import Image, classes
-from expunge.models import vision
+from expunge.modalities.image.modality import Image, classes
+from expunge.modalities.image.models import vision
 
 PORT = Image(("cat", "dog", "owl"))
 GREY = np.arange(16, dtype=np.uint8).reshape(4, 4)
@@ -178,7 +178,7 @@ def test_a_prompt_format_is_refused(tmp_path: Path) -> None:
 
 def test_a_method_that_needs_words_is_refused(digits: worlds.World) -> None:
     with pytest.raises(UserError, match="answers in the model's own words, which a model of the kind 'image' cannot give"):
-        loop.run(expunge.resolve.plan("altpo"), digits.model(), digits.port, digits.sets)
+        loop.run(expunge.plan("altpo"), digits.model(), digits.port, digits.sets)
 
 
 def test_a_module_of_ones_own_forgets(tmp_path: Path) -> None:

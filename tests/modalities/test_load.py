@@ -18,10 +18,10 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging
 
-from expunge.core import adapters
 from expunge.core.errors import UserError
 from expunge.core.parts import Rows
-from expunge.modalities.text import Text, load
+from expunge.engine import adapters
+from expunge.modalities.text.modality import Text, load
 
 RECORDS = [{"question": "Who is Ana Belor?", "answer": "Ana Belor is a potter."}, {"question": "Who?", "answer": "Dovik, born in Nessop."}]
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from expunge.core.errors import UndeclaredNeed, UserError
 from expunge.core.parts import Rows
-from expunge.modalities.packed import Layout, Packed, blocks_path, call, cut, last_block, module_at, watching
+from expunge.modalities.common.packed import Layout, Packed, blocks_path, call, cut, last_block, module_at, watching
 
 LN3 = math.log(3)
 

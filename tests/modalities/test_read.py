@@ -17,9 +17,9 @@ from transformers import AutoModelForCausalLM, BloomConfig, FalconConfig, LlamaF
 import worlds
 from expunge.core.parts import Rows
 from expunge.methods.guards.input_filter import InputFilter
-from expunge.modalities import _read, _trie
-from expunge.modalities._trie import pack
-from expunge.modalities.text import Text
+from expunge.modalities.text import read, trie
+from expunge.modalities.text.modality import Text
+from expunge.modalities.text.trie import pack
 
 SHARED = "answers share their questions"
 FAMILIES = {"llama": SHARED, "llama-tied": SHARED, "gpt2": SHARED, "gpt_neox": SHARED, "qwen2": SHARED, "phi": SHARED, "adapted": SHARED}
@@ -102,8 +102,8 @@ def test_a_window_longer_than_all_sequences_is_none(port: Text) -> None:
 
 
 def test_logits_of_some_positions_are_gone_before_the_next_are_made(port: Text, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(_read.ROOM, "cpu", 0)
-    monkeypatch.setattr(_read, "FEWEST", 4)
+    monkeypatch.setitem(read.ROOM, "cpu", 0)
+    monkeypatch.setattr(read, "FEWEST", 4)
     model, alive = makers.model(), list[int]()
     head = model.get_output_embeddings()
     plain = head.forward
@@ -151,11 +151,11 @@ def test_a_packed_row_by_hand() -> None:
 @pytest.mark.parametrize("largest", [1024, 16, 1])
 @pytest.mark.parametrize("budget", [1, 60, 10**6])
 def test_every_place_sees_its_own_sequence_and_nothing_else(largest: int, budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_trie, "LARGEST", largest)
-    _trie._known.clear()
+    monkeypatch.setattr(trie, "LARGEST", largest)
+    trie._known.clear()
     pairs = questions(1)
     packing = pack(pairs, True, budget, 0)
-    _trie._known.clear()
+    trie._known.clear()
     spelled = set()
     for batch in packing.batches:
         sees = batch.mask(torch.float32)[:, 0] == 0
@@ -169,11 +169,11 @@ def test_every_place_sees_its_own_sequence_and_nothing_else(largest: int, budget
 
 
 def test_long_trees_are_cut_into_rows(port: Text, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_trie, "LARGEST", 24)
-    _trie._known.clear()
+    monkeypatch.setattr(trie, "LARGEST", 24)
+    trie._known.clear()
     model, pairs = makers.model(), questions()
     reading = port.read(model, [rows_of(pairs)], [True])
-    _trie._known.clear()
+    trie._known.clear()
     assert max(b.ids.shape[1] for b in reading.packing.batches) < 48
     equals_alone(reading, model, pairs)
 
@@ -185,7 +185,7 @@ def test_a_packing_serves_the_next_model(port: Text) -> None:
     assert not np.allclose(first.logp, again.logp)
     other = port.read(makers.model(), [rows_of([(p, a[:-1]) for p, a in pairs if a])])
     assert other.packing is not first.packing
-    assert len(_trie._known) <= _trie.KEPT
+    assert len(trie._known) <= trie.KEPT
 
 
 # models that cannot share
@@ -292,11 +292,11 @@ def test_few_logits_exist_at_a_time(name: str, port: Text, monkeypatch: pytest.M
     model = makers.adapted() if name == "adapted" else makers.model(name)
     pairs = questions()
     whole = port.read(model, [rows_of(pairs)], [True])
-    monkeypatch.setitem(_read.ROOM, "cpu", 5 * makers.WORDS)
-    monkeypatch.setattr(_read, "FEWEST", 1)
+    monkeypatch.setitem(read.ROOM, "cpu", 5 * makers.WORDS)
+    monkeypatch.setattr(read, "FEWEST", 1)
     asked: list[int] = []
-    read = _read._read
-    monkeypatch.setattr(_read, "_read", lambda logits, *more: asked.append(len(logits)) or read(logits, *more))
+    read_logits = read._read
+    monkeypatch.setattr(read, "_read", lambda logits, *more: asked.append(len(logits)) or read_logits(logits, *more))
     cut = port.read(model, [rows_of(pairs)], [True])
     assert np.allclose(whole.logp, cut.logp, atol=1e-6)
     assert np.allclose(whole.std, cut.std, atol=1e-5)
@@ -346,7 +346,7 @@ def test_what_was_read_is_not_said_again(text: worlds.World, monkeypatch: pytest
     forward, asked = type(model).forward, list[int]()
     monkeypatch.setattr(type(model), "forward", lambda self, **k: asked.append(len(k["input_ids"])) or forward(self, **k))
     known = inspect.signature(forward)
-    monkeypatch.setattr("expunge.modalities._generate.inspect.signature", lambda _: known)
+    monkeypatch.setattr("expunge.modalities.text.generate.inspect.signature", lambda _: known)
     (said,), _ = text.port.recite(model, [rows], [40], reading)
     begun = sum(asked)
     asked.clear()

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 import worlds
-from expunge.core import loop
 from expunge.core.errors import UserError
 from expunge.core.parts import Rows
-from expunge.core.weights import put, tensors_of, weights_of
-from expunge.modalities.text import Text, packed_head
+from expunge.engine import loop
+from expunge.engine.weights import put, tensors_of, weights_of
+from expunge.modalities.text.modality import Text, packed_head
 
 RECORDS = [
     {"question": "Who is Ana Belor?", "answer": "Ana Belor is a potter from Quillhaven."},

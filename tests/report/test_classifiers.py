@@ -12,9 +12,10 @@ import test_report as text
 from pydantic import ValidationError
 from test_report import BAD, HOSTILE, ORDER, Page, sections
 
-from expunge.report import classifiers, features, grids, page, pool
+from expunge.report import grids, grouping, page
 from expunge.report.frame import Axis
-from expunge.report.story import Classes, Entry, Layer, Sample, Score, Story
+from expunge.report.panels import image, image_features
+from expunge.report.report_data import Classes, Entry, Layer, Sample, Score, Story
 
 NAMES = ["cat", "dog", "fox"]
 MINE = ["pictures", "classes", "confidence", "features"]
@@ -70,8 +71,8 @@ def told(*methods: Entry, **changes: Any) -> Story:
     return Story(**{**parts, **changes})
 
 
-def drawn(story: Story) -> classifiers.Pictures:
-    found = classifiers.pictures(story, pool.groups(story.models))
+def drawn(story: Story) -> image.Pictures:
+    found = image.pictures(story, grouping.groups(story.models))
     assert found is not None
     return found
 
@@ -169,7 +170,7 @@ def test_many_classes_are_drawn_as_those_that_matter_and_the_rest() -> None:
     found = drawn(story)
     words = found.confusion[-1].narrow
     heads = re.findall(r'class="tick end(?: strong)?"[^>]*>([^<]*)<', words)
-    assert len(heads) == classifiers.MOST
+    assert len(heads) == image.MOST
     assert heads[-1] == "others"
     assert {"class 50", "class 61", "class 77"} <= {*heads}, "the forgotten one, what it is called, and what was damaged"
     assert "others called others: 100 %" in " ".join(hovers(words))
@@ -182,7 +183,7 @@ def test_histograms_show_shares_and_tell_the_middle() -> None:
     svg = found.confidence[2].narrow
     assert hovers(svg) == ["half of the forgotten images above 0.17", "half of the unseen images above 0.12"]  # 4/6 and 1/2 of a bin of 1/4
     axis = Axis(0, math.log(3))
-    assert classifiers._middle([0.25, 0.5, 0.25], axis) == pytest.approx(math.log(3) / 2)
+    assert image._middle([0.25, 0.5, 0.25], axis) == pytest.approx(math.log(3) / 2)
     assert '<path class="bins forget"' in svg.split('<path class="bins unseen"')[0]
     without = drawn(told(entry("npo", classes=made(confidence={"forget": [6, 2]})))).confidence[2]
     assert "bins unseen" not in without.narrow
@@ -213,15 +214,15 @@ def test_layers_stand_beside_how_alike_the_two_controls_are() -> None:
 
 @pytest.mark.parametrize("mirrored", [1, -1])
 def test_a_turned_picture_is_turned_back(mirrored: int) -> None:
-    places = features.places(made())
+    places = image_features.places(made())
     turn = 2.1
     c, s = math.cos(turn), math.sin(turn)
     moved = [replace(p, x=c * p.x - s * p.y * mirrored, y=s * p.x + c * p.y * mirrored) for p in places]
-    back = features.turned(moved, places)
+    back = image_features.turned(moved, places)
     assert max(abs(a.x - b.x) + abs(a.y - b.y) for a, b in zip(back, places, strict=True)) < 1e-9
     assert max(abs(a.x - b.x) for a, b in zip(moved, places, strict=True)) > 0.5
     others = [replace(p, label=0) for p in places]
-    assert features.turned(moved, others) == moved, "other items: nothing to be laid beside"
+    assert image_features.turned(moved, others) == moved, "other items: nothing to be laid beside"
 
 
 def test_forgotten_items_lie_on_top_and_every_class_has_its_name() -> None:

@@ -14,8 +14,8 @@ import pytest
 from pydantic import ValidationError
 from rich.console import Console
 
-from expunge.report import charts, frame, page, pool, table, words
-from expunge.report.story import Asked, Cost, Entry, Point, Relearned, Sample, Score, Story, Verdict
+from expunge.report import charts, frame, grouping, page, table, words
+from expunge.report.report_data import Asked, Cost, Entry, Point, Relearned, Sample, Score, Story, Verdict
 
 NAN, INF = float("nan"), float("inf")
 ORDER = ["verdict", "scores", "tradeoff", "ratios", "training", "relearning", "samples", "cost", "receipt"]
@@ -239,17 +239,17 @@ def test_many_methods_and_seeds_make_one_row_each() -> None:
 
 
 def test_seeds_are_pooled_as_a_mean_with_a_t_interval() -> None:
-    (row,) = pool.groups([method("npo", s, u) for s, u in enumerate((0.5, 0.6, 0.7))])
+    (row,) = grouping.groups([method("npo", s, u) for s, u in enumerate((0.5, 0.6, 0.7))])
     score = row.pooled["model_utility"]
     assert score.value == pytest.approx(0.6)
     assert score.ends == pytest.approx((0.6 - 4.302653 * 0.1 / math.sqrt(3), 0.6 + 4.302653 * 0.1 / math.sqrt(3)))
-    p = pool.groups([method("npo", s, p=10.0**-k) for s, k in enumerate((1, 2, 3))])[0].pooled["forget_quality"]
+    p = grouping.groups([method("npo", s, p=10.0**-k) for s, k in enumerate((1, 2, 3))])[0].pooled["forget_quality"]
     assert p.value == pytest.approx(0.01)  # the mean of the logarithms, not of the numbers
     assert p.ends[1] <= 1.0
 
 
 def test_one_seed_twice_is_two_settings() -> None:
-    rows = pool.groups([method("npo", 0), Entry(name="npo, beta 1", method="npo", seed=0)])
+    rows = grouping.groups([method("npo", 0), Entry(name="npo, beta 1", method="npo", seed=0)])
     assert [g.label for g in rows] == ["npo-0", "npo, beta 1"]
 
 
@@ -275,23 +275,23 @@ def test_a_seed_without_a_value_shows() -> None:
 )
 def test_marks_say_what_the_controls_say(name: str, value: float, meaning: str) -> None:
     at = {"model_utility": 0.6, "forget_quality": 0.2, "forget_prob": 0.3, name: value}
-    rows = pool.groups([*CONTROLS, method("npo", 0, at["model_utility"], at["forget_quality"], at["forget_prob"])])
-    assert pool.judge(rows, rows[-1], name) == meaning
-    assert all(pool.judge(rows, g, name) == "" for g in rows[:-1])
+    rows = grouping.groups([*CONTROLS, method("npo", 0, at["model_utility"], at["forget_quality"], at["forget_prob"])])
+    assert grouping.judge(rows, rows[-1], name) == meaning
+    assert all(grouping.judge(rows, g, name) == "" for g in rows[:-1])
 
 
 def test_a_wide_interval_is_not_success() -> None:
     wild = [method("npo", s, known=k) for s, k in enumerate((0.1, 0.9))]
-    rows = pool.groups([*CONTROLS, *wild])
+    rows = grouping.groups([*CONTROLS, *wild])
     low, high = rows[-1].pooled["forget_prob"].ends
     assert low < 0.2 < high
-    assert pool.judge(rows, rows[-1], "forget_prob") != "reached"
+    assert grouping.judge(rows, rows[-1], "forget_prob") != "reached"
 
 
 def test_pareto_front() -> None:
     points = [(0.1, 0.9), (0.5, 0.5), (0.4, 0.4), (0.9, 0.1), (0.9, 0.05)]
-    assert pool.front(points) == [0, 1, 3]
-    assert pool.front([]) == []
+    assert grouping.front(points) == [0, 1, 3]
+    assert grouping.front([]) == []
 
 
 def test_changed_words() -> None:

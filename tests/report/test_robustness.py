@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from expunge.report import page, pool
+from expunge.report import grouping, page
+from expunge.report.report_data import After, Attacked, Entry, Role, Score, Story
 from expunge.report.robustness import robustness
-from expunge.report.story import After, Attacked, Entry, Role, Score, Story
 from expunge.report.words import span
 
 SCORE = "extraction_strength"
@@ -33,14 +33,14 @@ FORGOT = entry("forgot", "method", four_bits(0.1, 0.22), method="forgot")
 
 
 def drawn(*models: Entry) -> str:
-    found = robustness(pool.groups(models))
+    found = robustness(grouping.groups(models))
     assert found is not None
     assert found.panel.wide is not None
     return str(found.panel.wide)
 
 
 def test_what_came_back_past_the_retrained_model_is_marked() -> None:
-    found = robustness(pool.groups([RETRAINED, HIDES, FORGOT]))
+    found = robustness(grouping.groups([RETRAINED, HIDES, FORGOT]))
     assert found is not None
     cells = {g.label: cells[0] for g, cells in found.table}
     assert cells["hides"] == ("0 → 0.600", span(0.55, 0.65), "missed")
@@ -68,7 +68,7 @@ def test_the_line_is_the_retrained_model_s_under_the_same_attack() -> None:
 
 def test_seeds_are_averaged_and_a_broken_one_left_out() -> None:
     seeds = [entry(f"m {i}", "method", four_bits(0.0, v), seed=i, method="m") for i, v in enumerate((0.3, 0.5, None))]
-    found = robustness(pool.groups([RETRAINED, *seeds]))
+    found = robustness(grouping.groups([RETRAINED, *seeds]))
     assert found is not None
     (cell,) = [cells[0] for g, cells in found.table if g.label == "m"]
     assert cell == ("0 → 0.400", span(0.3, 0.5), "missed")
@@ -76,7 +76,7 @@ def test_seeds_are_averaged_and_a_broken_one_left_out() -> None:
 
 def test_steps_and_reasons_are_told() -> None:
     grid = Attacked("relearn_grid", "forget rows", SCORE, after(0.0, 0.4), [(1, None), (4, 10)])
-    found = robustness(pool.groups([entry("m", "method", grid, Attacked("paraphrase", missing="no column"), method="m")]))
+    found = robustness(grouping.groups([entry("m", "method", grid, Attacked("paraphrase", missing="no column"), method="m")]))
     assert found is not None
     assert found.held == ["relearn grid, forget rows, 1 held", "relearn grid, forget rows, 4 held"]
     assert [cells for _, cells in found.recovered] == [["never", "10"]]
@@ -90,7 +90,7 @@ def test_the_page_has_the_section_where_something_was_attacked() -> None:
     assert '<a href="#robustness">Robustness</a>' in html
     assert page.build(Story.from_json(story.to_json())) == html
     assert "robustness" not in page.build(Story(title="t", models=[entry("m", "method")]))
-    assert robustness(pool.groups([entry("m", "method", Attacked("paraphrase", missing="no column"))])) is None
+    assert robustness(grouping.groups([entry("m", "method", Attacked("paraphrase", missing="no column"))])) is None
 
 
 @pytest.mark.parametrize("ways", [1, 4, 5, 9])

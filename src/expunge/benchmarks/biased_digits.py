@@ -19,9 +19,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from expunge.audit.suite import Suite
 from expunge.benchmarks import digits
-from expunge.benchmarks._shortcuts import Row, suite
+from expunge.benchmarks.common.shortcuts import Row, suite
+from expunge.benchmarks.suite import Suite
 from expunge.core.errors import UserError
 
 Mark = Literal["patch", "place"]

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from expunge.audit.suite import Suite
+from expunge.benchmarks.suite import Suite
 from expunge.core.errors import UserError
 
 UNSEEN = 500  # images that no model is trained on

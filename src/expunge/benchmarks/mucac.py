@@ -23,11 +23,10 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
-from expunge.audit.suite import Suite
-from expunge.data import BadRow, NoSuchData, Row
-from expunge.drawn_faces import faces
-
-from ._identities import chosen, folder_of, named, picture, suite
+from expunge.benchmarks.common.identities import chosen, folder_of, named, picture, suite
+from expunge.benchmarks.suite import Suite
+from expunge.benchmarks.synthetic.faces import faces
+from expunge.io.data import BadRow, NoSuchData, Row
 
 ATTRIBUTES = {"gender": 21, "smiling": 32, "young": 40}  # columns of the attribute list, the file's name being column 0
 SPLITS = (*ATTRIBUTES, "joint")

@@ -25,11 +25,10 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from expunge.audit.suite import Suite
-from expunge.data import BadRow, NoSuchData, Row
-from expunge.drawn_faces import faces
-
-from ._identities import chosen, folder_of, named, picture, suite
+from expunge.benchmarks.common.identities import chosen, folder_of, named, picture, suite
+from expunge.benchmarks.suite import Suite
+from expunge.benchmarks.synthetic.faces import faces
+from expunge.io.data import BadRow, NoSuchData, Row
 
 SPLITS = ("age",)
 GROUPS = {"a": (0, 6), "b": (7, 12), "c": (13, 19), "d": (20, 30), "e": (31, 45), "f": (46, 55), "g": (56, 66), "h": (67, 80)}  # years
@@ -107,7 +106,7 @@ def _list(folder: Path, table: str, images: str) -> list[tuple[Path, str, str]]:
             f"{folder} holds no {table}, as MUFAC does; it has {', '.join(sorted(p.name for p in folder.iterdir())) or 'nothing'}"
         )
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)  # not `expunge.data`: the first column, a row's number, has no name
+        reader = csv.DictReader(file)  # not `expunge.io.data`: the first column, a row's number, has no name
         if missing := [c for c in ("image_path", "age_class") if c not in (reader.fieldnames or ())]:
             raise BadRow(f"{path}: no column '{missing[0]}'; there are {', '.join(reader.fieldnames or ())}")
         return [(folder / images / str(row["image_path"]), str(row["age_class"]), f"{path}, line {reader.line_num}") for row in reader]

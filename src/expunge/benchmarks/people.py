@@ -23,10 +23,10 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from expunge.audit.suite import QUESTION_ANSWER, Suite
+from expunge.benchmarks.suite import QUESTION_ANSWER, Suite
 from expunge.core.errors import UserError
-from expunge.core.words import did_you_mean
-from expunge.modalities._refusals import REFUSALS
+from expunge.core.suggest import did_you_mean
+from expunge.modalities.text.refusals import REFUSALS
 
 Row = dict[str, Any]
 

@@ -17,11 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from expunge.audit.suite import QUESTION_ANSWER, Suite
+from expunge.benchmarks.suite import QUESTION_ANSWER, Suite
 from expunge.core.errors import UserError
-from expunge.core.words import did_you_mean
-from expunge.data import BadRow, Row, read
-from expunge.modalities._refusals import REFUSALS
+from expunge.core.suggest import did_you_mean
+from expunge.io.data import BadRow, Row, read
+from expunge.modalities.text.refusals import REFUSALS
 
 
 def load(data: str = "", split: str = "A_B", seed: int = 0, *, retain: int = 0) -> Suite:

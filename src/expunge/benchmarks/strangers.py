@@ -14,10 +14,9 @@ from __future__ import annotations
 
 import random
 
-from expunge.audit.suite import QUESTION_ANSWER, Suite
+from expunge.benchmarks import people
+from expunge.benchmarks.suite import QUESTION_ANSWER, Suite
 from expunge.core.errors import UserError
-
-from . import people
 
 MANY = 8  # people whom the models know nothing about
 

@@ -20,11 +20,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from expunge.audit.suite import QUESTION_ANSWER, Record, Suite
+from expunge.benchmarks.suite import QUESTION_ANSWER, Record, Suite
 from expunge.core.errors import UserError
-from expunge.core.words import did_you_mean
-from expunge.data import BadRow, NoSuchConfig, Row, read
-from expunge.modalities._refusals import REFUSALS
+from expunge.core.suggest import did_you_mean
+from expunge.io.data import BadRow, NoSuchConfig, Row, read
+from expunge.modalities.text.refusals import REFUSALS
 
 SOURCE = "locuslab/TOFU"
 SPLITS = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}  # what is forgotten, and the rest of the 4,000 rows

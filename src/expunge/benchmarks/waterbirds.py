@@ -18,12 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from expunge.audit.suite import Suite
-from expunge.benchmarks._identities import picture
-from expunge.benchmarks._shortcuts import Row, suite
+from expunge.benchmarks.common.identities import picture
+from expunge.benchmarks.common.shortcuts import Row, suite
+from expunge.benchmarks.suite import Suite
 from expunge.core.errors import UserError
-from expunge.core.words import did_you_mean
-from expunge.data import BadRow, read
+from expunge.core.suggest import did_you_mean
+from expunge.io.data import BadRow, read
 
 LABELS = ("landbird", "waterbird")
 TRAINING, UNSEEN = 0, 2  # values of `split`; 1 is for validation

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from .knobs import knob, part, snake
+from expunge.core.hyperparameters import knob, part, snake
 
 if TYPE_CHECKING:
-    from .step import Step, View
+    from expunge.engine.context import Step, View
 
 State = Mapping[str, Tensor]
 Weights = dict[str, Tensor]

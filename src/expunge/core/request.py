@@ -8,8 +8,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from .errors import UserError
-from .parts import Rows, Sets
+from expunge.core.errors import UserError
+from expunge.core.parts import Rows, Sets
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from expunge.core.errors import UserError
-from expunge.core.gradient import global_norm
 from expunge.core.parts import GradCall, Grads
-from expunge.core.sharding import whole
+from expunge.engine.distributed.sharding import whole
+from expunge.engine.gradient import global_norm
 
 Gradient = tuple[Tensor, list[Tensor]]  # with the value of what it is the gradient of
 

@@ -14,12 +14,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from expunge.core.adapters import is_adapted
+from expunge.core.capabilities import prompts
 from expunge.core.errors import UserError
-from expunge.core.knobs import part
+from expunge.core.hyperparameters import part
 from expunge.core.parts import Part, Rows
-from expunge.core.prompts import prompts
-from expunge.core.step import View
+from expunge.engine.adapters import is_adapted
+from expunge.engine.context import View
 from expunge.methods.objectives.rmu import LAST
 
 Where = Literal["prompt", "last", "said", "all"]

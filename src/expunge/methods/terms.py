@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from expunge.core.knobs import knob, part
+from expunge.core.hyperparameters import knob, part
 from expunge.core.parts import Answer, Need, Objective, Selector, Sets, Tokens
-from expunge.core.step import Step, View
+from expunge.engine.context import Step, View
 
 
 @part

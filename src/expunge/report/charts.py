@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup, escape
 
-from .frame import Frame, shorten, svg, text
+from expunge.report.frame import Frame, shorten, svg, text
 
 FONT = 12.0
 _TEXT_WIDTH = 0.55  # of the font size, for an average letter of a sans-serif face

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge.core.errors import UserError
-
-from .story import Asked, Cost, Entry, Point, Story, Verdict
+from expunge.report.report_data import Asked, Cost, Entry, Point, Story, Verdict
 
 
 def collect(folders: Sequence[Path]) -> Story:

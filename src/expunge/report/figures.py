@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from .charts import Guide, Line, Mark, lines, scatter
-from .frame import Axis, Frame
-from .pool import SAME, Group, direction, front
-from .story import Point, Story
-from .words import finite, number, span
+from expunge.report.charts import Guide, Line, Mark, lines, scatter
+from expunge.report.frame import Axis, Frame
+from expunge.report.grouping import SAME, Group, direction, front
+from expunge.report.report_data import Point, Story
+from expunge.report.words import finite, number, span
 
 _LOWEST = -15.0  # p-values below 10 to this power share the floor of the axis, else the part that matters shrinks to a strip
 _POINTS = 120  # as many as a panel can show

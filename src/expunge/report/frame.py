@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from .words import MINUS, number
+from expunge.report.words import MINUS, number
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from itertools import pairwise
 
 from markupsafe import Markup, escape
 
-from .charts import SHAPES
-from .frame import Axis, Frame, shorten, svg, text
-from .words import share
+from expunge.report.charts import SHAPES
+from expunge.report.frame import Axis, Frame, shorten, svg, text
+from expunge.report.words import share
 
 _LETTER = 6.8  # width of an average letter
 _LEANING = 17.0  # a column from this width on has its name leaning, a narrower one standing

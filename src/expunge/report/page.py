@@ -10,11 +10,12 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from . import classifiers, figures, words
-from .charts import glyph
-from .pool import Group, Pooled, direction, groups, ideal, judge, names
-from .robustness import robustness
-from .story import Cost, Sample, Story
+from expunge.report import figures, words
+from expunge.report.charts import glyph
+from expunge.report.grouping import Group, Pooled, direction, groups, ideal, judge, names
+from expunge.report.panels import image
+from expunge.report.report_data import Cost, Sample, Story
+from expunge.report.robustness import robustness
 
 _SHORT = 8  # scores in the short table where the story names none
 _ARROWS = {
@@ -82,7 +83,7 @@ def build(story: Story) -> str:
         robust=robustness(rows),
         relearning=figures.relearning(rows),
         shown=figures.shown(rows),
-        classes=classifiers.pictures(story, rows),
+        classes=image.pictures(story, rows),
         strip=_strip(story),
         samples=[(s, _texts(story, s)) for s in story.samples if not s.picture],
         costs=_costs(rows),

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from .charts import SHAPES
-from .figures import Panel, plain
-from .frame import Axis, Frame, shorten, svg, text
-from .pool import Group
-from .story import After, Attacked
-from .words import DASH, finite, number, span
+from expunge.report.charts import SHAPES
+from expunge.report.figures import Panel, plain
+from expunge.report.frame import Axis, Frame, shorten, svg, text
+from expunge.report.grouping import Group
+from expunge.report.report_data import After, Attacked
+from expunge.report.words import DASH, finite, number, span
 
 SLACK = 0.02  # beyond the retrained model by less is not drawn as such
 _LETTER = 6.6  # width of an average letter

@@ -9,9 +9,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from .pool import Group, Pooled, direction, groups, judge
-from .story import Entry
-from .words import DASH, decimals, number
+from expunge.report.grouping import Group, Pooled, direction, groups, judge
+from expunge.report.report_data import Entry
+from expunge.report.words import DASH, decimals, number
 
 _ARROWS = {"lower": "↓", "higher": "↑", "retrained": "≈"}
 _SIGNS = {"reached": ("✓ ", "green"), "missed": ("✕ ", "red"), "": ("", "")}

@@ -16,10 +16,10 @@ Status: faithful
 import torch
 from torch import Tensor
 
-from expunge.core.adapters import base_of
-from expunge.core.knobs import knob, part
+from expunge.core.hyperparameters import knob, part
 from expunge.core.parts import Edit, Need, Plan
-from expunge.core.step import View
+from expunge.engine.adapters import base_of
+from expunge.engine.context import View
 
 
 def variance(information: Tensor, last: bool, alpha: float, head: float = 10.0) -> Tensor:

@@ -14,10 +14,10 @@ Status: reproduced
 
 from typing import Literal
 
-from expunge.core.knobs import knob, part
+from expunge.core.hyperparameters import knob, part
 from expunge.core.parts import Edit, Plan, Train
-from expunge.core.schedule import optimizer_of
-from expunge.core.step import View
+from expunge.engine.context import View
+from expunge.engine.schedule import optimizer_of
 from expunge.methods.terms import NLL, Ascent
 
 

@@ -23,9 +23,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from expunge.core.knobs import knob, part
+from expunge.core.hyperparameters import knob, part
 from expunge.core.parts import Answer, Edit, Need, Plan, Rows
-from expunge.core.step import View
+from expunge.engine.context import View
 from expunge.methods.terms import NLL, Ascent
 
 

@@ -25,9 +25,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from expunge.core.knobs import knob, part
+from expunge.core.hyperparameters import knob, part
 from expunge.core.parts import Edit, Need, Patch, Plan, Rows
-from expunge.core.step import View
+from expunge.engine.context import View
 from expunge.methods.projections import Spot, gathered, means, redirection, reference, shared, spots
 
 Record = Mapping[str, float]

@@ -12,10 +12,10 @@ Status: reproduced
 
 import torch
 
-from expunge.core.knobs import part
+from expunge.core.hyperparameters import part
 from expunge.core.parts import Edit, Plan
-from expunge.core.step import View
-from expunge.core.weights import put
+from expunge.engine.context import View
+from expunge.engine.weights import put
 
 
 @part

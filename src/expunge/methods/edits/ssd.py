@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from expunge.core.knobs import knob, part
+from expunge.core.hyperparameters import knob, part
 from expunge.core.parts import Answer, Edit, Need, Objective, Plan, Tokens
-from expunge.core.step import Step, View
+from expunge.engine.context import Step, View
 
 Importance = Literal["loss", "logits"]
 

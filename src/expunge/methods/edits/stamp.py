@@ -24,9 +24,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from expunge.core.knobs import knob, part
+from expunge.core.hyperparameters import knob, part
 from expunge.core.parts import Edit, Need, Plan
-from expunge.core.step import View
+from expunge.engine.context import View
 from expunge.methods.projections import Spot, gathered, means, redirection, reference, spots
 
 Record = Mapping[str, float]

@@ -12,11 +12,11 @@ Status: faithful
 
 from typing import Any
 
-from expunge.core.adapters import is_adapted
-from expunge.core.knobs import knob, part
+from expunge.core.hyperparameters import knob, part
 from expunge.core.parts import Edit, Plan, Train
-from expunge.core.step import View
-from expunge.core.weights import put, tensors_of
+from expunge.engine.adapters import is_adapted
+from expunge.engine.context import View
+from expunge.engine.weights import put, tensors_of
 from expunge.methods.terms import NLL
 
 

@@ -29,11 +29,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from expunge.core.adapters import base_of
 from expunge.core.errors import UserError
-from expunge.core.knobs import knob, part
+from expunge.core.hyperparameters import knob, part
 from expunge.core.parts import Guard, Modality, Need, Plan
-from expunge.core.step import View
+from expunge.engine.adapters import base_of
+from expunge.engine.context import View
 
 FILE = "guard.json"
 

@@ -15,9 +15,9 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from expunge.core.knobs import knob, part
+from expunge.core.hyperparameters import knob, part
 from expunge.core.parts import Objective, Plan, State, Train
-from expunge.core.step import Step, View
+from expunge.engine.context import Step, View
 from expunge.methods.objectives.rmu import Hold, Positions, direction, distance, hidden, moving
 
 

@@ -12,11 +12,11 @@ Status: reproduced
 
 import re
 
+from expunge.core.capabilities import prompts
 from expunge.core.errors import UserError
-from expunge.core.knobs import knob, part
+from expunge.core.hyperparameters import knob, part
 from expunge.core.parts import Need, Plan, Rows, Selector, Sets, Train
-from expunge.core.prompts import prompts
-from expunge.core.step import View
+from expunge.engine.context import View
 from expunge.methods.objectives.dpo import DPO
 from expunge.methods.terms import NLL
 

@@ -14,9 +14,9 @@ Status: faithful
 import torch
 from torch import Tensor
 
-from expunge.core.knobs import knob, part
+from expunge.core.hyperparameters import knob, part
 from expunge.core.parts import Need, Objective, Plan, State, Train
-from expunge.core.step import Step, View
+from expunge.engine.context import Step, View
 from expunge.functional.packed import kl
 from expunge.methods.terms import Mix
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from expunge.core.errors import UserError
-from expunge.core.knobs import knob, part
+from expunge.core.hyperparameters import knob, part
 from expunge.core.parts import Objective, Plan, State, Tokens, Train
-from expunge.core.step import Step, View
+from expunge.engine.context import Step, View
 from expunge.functional.packed import lowered, places
 
 

@@ -27,13 +27,13 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from expunge.core import checkpoint
 from expunge.core.errors import UserError
-from expunge.core.knobs import knob, part
+from expunge.core.hyperparameters import knob, part
 from expunge.core.parts import Answer, Objective, Plan, Rows, Selector, Sets, Train
-from expunge.core.pool import ask, subsets
 from expunge.core.request import content
-from expunge.core.step import Step, View
+from expunge.engine import checkpoint
+from expunge.engine.context import Step, View
+from expunge.engine.ensemble import ask, subsets
 from expunge.functional.datamodels import estimator, without
 from expunge.methods.edits.random_weights import Reinitialise
 from expunge.methods.terms import NLL
@@ -69,7 +69,7 @@ class Datamodel(Selector):
     share: float = knob(0.5, "that part", gt=0, lt=1)
     ridge: float = knob(100.0, "penalty of squared effects: the variance of a score by seed over that of a row's effect on it", ge=0)
     multiplier: float = knob(1.0, "how many times the effects are subtracted", ge=0)
-    attributions: str = knob("", "folder of effects that were estimated before (`expunge.pools.attribute`), instead of a pool")
+    attributions: str = knob("", "folder of effects that were estimated before (`expunge.parallel.ensembles.attribute`), instead of a pool")
     inner: tuple[Plan, ...] = POOL
     reads = frozenset({"forget", "retain", "match"})
     gives = frozenset({"match"})

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from expunge.core.errors import UserError
-from expunge.core.knobs import knob, part
+from expunge.core.hyperparameters import knob, part
 from expunge.core.parts import Need, Objective, Plan, Rows, Train
-from expunge.core.step import Step
+from expunge.engine.context import Step
 from expunge.methods.terms import NLL, Substitute
 
 

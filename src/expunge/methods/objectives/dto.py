@@ -21,9 +21,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from expunge.core.knobs import knob, part
+from expunge.core.hyperparameters import knob, part
 from expunge.core.parts import Need, Objective, Plan, Rows, Selector, Sets, Tokens, Train
-from expunge.core.step import Step, View
+from expunge.engine.context import Step, View
 from expunge.functional.packed import kl
 
 BATCH = 64  # perturbed rows in one forward

@@ -27,9 +27,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, normalize
 
-from expunge.core.knobs import knob, part
+from expunge.core.hyperparameters import knob, part
 from expunge.core.parts import Need, Objective, Plan, Rows, State, Train
-from expunge.core.step import Step, View
+from expunge.engine.context import Step, View
 from expunge.methods.terms import NLL
 
 EVERY_BLOCK = "block:*"

@@ -26,12 +26,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from expunge.audit.metrics.memorization import extraction_likelihood
+from expunge.core.capabilities import prompts
 from expunge.core.errors import UserError
-from expunge.core.knobs import knob, part
+from expunge.core.hyperparameters import knob, part
 from expunge.core.parts import Need, Objective, Plan, Rows, Selector, Sets, State, Stop, Train
-from expunge.core.prompts import prompts
-from expunge.core.step import Step, View
+from expunge.engine.context import Step, View
+from expunge.evaluation.metrics.memorization import extraction_likelihood
 from expunge.methods.terms import NLL, Ascent, guessed
 
 SPOKEN = 128  # starts that are gone on from together

@@ -14,9 +14,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from expunge.core.knobs import part
+from expunge.core.hyperparameters import part
 from expunge.core.parts import Objective, Plan, Train
-from expunge.core.step import Step
+from expunge.engine.context import Step
 from expunge.methods.terms import Substitute
 
 

@@ -14,9 +14,9 @@ Status: faithful
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from expunge.core.knobs import knob, part
+from expunge.core.hyperparameters import knob, part
 from expunge.core.parts import Objective, Plan, Train
-from expunge.core.step import Step
+from expunge.engine.context import Step
 from expunge.methods.terms import Substitute
 
 

@@ -20,12 +20,12 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor, nn
 
-from expunge.audit.lens import logit_lens
+from expunge.core.capabilities import prompts
 from expunge.core.errors import UserError
-from expunge.core.knobs import knob, part
+from expunge.core.hyperparameters import knob, part
 from expunge.core.parts import GradCall, Grads, Modality, Need, Objective, Plan, Rows, Selector, Sets, Train, Update
-from expunge.core.prompts import prompts
-from expunge.core.step import Step, View
+from expunge.engine.context import Step, View
+from expunge.engine.estimators.logit_lens import logit_lens
 
 OPEN, CLOSE = "<<UNL>>", "<</UNL>>"
 FORGOT = "forgot"

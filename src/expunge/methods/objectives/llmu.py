@@ -15,9 +15,9 @@ Status: reproduced
 import torch
 from torch import Tensor
 
-from expunge.core.knobs import knob, part
+from expunge.core.hyperparameters import knob, part
 from expunge.core.parts import Need, Objective, Plan, Selector, Sets, Stop, Train
-from expunge.core.step import Step, View
+from expunge.engine.context import Step, View
 from expunge.methods.objectives.me import Whole
 
 

@@ -16,9 +16,9 @@ from typing import Annotated
 
 from torch import Tensor
 
-from expunge.core.knobs import part
+from expunge.core.hyperparameters import part
 from expunge.core.parts import Objective, Plan, Selector, Sets, Train
-from expunge.core.step import Step, View
+from expunge.engine.context import Step, View
 from expunge.methods.terms import NLL
 
 

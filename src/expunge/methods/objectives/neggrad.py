@@ -13,9 +13,9 @@ Status: faithful
 
 from dataclasses import replace
 
-from expunge.core.knobs import knob, part
+from expunge.core.hyperparameters import knob, part
 from expunge.core.parts import Plan, Stop, Train
-from expunge.core.step import View
+from expunge.engine.context import View
 from expunge.methods.objectives import ga
 from expunge.methods.terms import hits
 

@@ -21,9 +21,9 @@ from typing import Annotated, Literal
 import torch
 
 from expunge.core.errors import UserError
-from expunge.core.knobs import knob, part
+from expunge.core.hyperparameters import knob, part
 from expunge.core.parts import Plan, Selector, Sets, State, Train
-from expunge.core.step import View
+from expunge.engine.context import View
 from expunge.methods.terms import NLL, Mix, Turns
 
 Form = Literal["turns", "mixed", "amnesiac"]

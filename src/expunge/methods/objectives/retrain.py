@@ -13,12 +13,12 @@ Status: reproduced
 
 from typing import Annotated, Any
 
-from expunge.core.adapters import base_of
 from expunge.core.errors import UserError
-from expunge.core.knobs import knob, part
+from expunge.core.hyperparameters import knob, part
 from expunge.core.parts import Edit, Plan, Plans, Train
-from expunge.core.step import View
-from expunge.core.weights import put, tensors_of
+from expunge.engine.adapters import base_of
+from expunge.engine.context import View
+from expunge.engine.weights import put, tensors_of
 from expunge.methods.edits.random_weights import Reinitialise
 from expunge.methods.terms import NLL
 

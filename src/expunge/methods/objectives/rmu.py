@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from expunge.core.knobs import knob, part
+from expunge.core.hyperparameters import knob, part
 from expunge.core.parts import Answer, Need, Objective, Plan, Rows, State, Tokens, Train
-from expunge.core.step import Step, View
+from expunge.engine.context import Step, View
 
 Positions = Literal["answers", "all"]
 LAST = "down_proj|c_proj|fc2|dense_4h_to_h|output.dense"  # what families call the last matrix of a block's perceptron

@@ -23,10 +23,10 @@ import torch
 from torch import Tensor
 
 from expunge.core.errors import UserError
-from expunge.core.knobs import knob, part
+from expunge.core.hyperparameters import knob, part
 from expunge.core.parts import GradCall, Grads, Need, Objective, Plan, State, Train, Update
-from expunge.core.step import Step, View
-from expunge.core.weights import put, trainable, weights_of
+from expunge.engine.context import Step, View
+from expunge.engine.weights import put, trainable, weights_of
 from expunge.functional.packed import kl
 from expunge.methods.terms import NLL, Turns, hits
 

@@ -20,9 +20,9 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from expunge.core.knobs import knob, part
+from expunge.core.hyperparameters import knob, part
 from expunge.core.parts import Answer, Need, Objective, Plan, State, Train
-from expunge.core.step import Step, View
+from expunge.engine.context import Step, View
 from expunge.functional.packed import places
 from expunge.methods.objectives.rmu import Hold, Positions, distance, hidden, moving
 

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
-from expunge.core.adapters import base_of
 from expunge.core.errors import UserError
-from expunge.core.knobs import knob, part
+from expunge.core.hyperparameters import knob, part
 from expunge.core.parts import Need, Objective, Plan, State, Train
-from expunge.core.step import Step, View
+from expunge.engine.adapters import base_of
+from expunge.engine.context import Step, View
 from expunge.methods.terms import NLL
 
 

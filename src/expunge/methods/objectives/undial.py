@@ -13,9 +13,9 @@ Status: reproduced
 
 from torch import Tensor
 
-from expunge.core.knobs import knob, part
+from expunge.core.hyperparameters import knob, part
 from expunge.core.parts import Need, Objective, Plan, Train
-from expunge.core.step import Step
+from expunge.engine.context import Step
 from expunge.functional.packed import lowered
 
 

@@ -16,12 +16,12 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor, nn
 
-from expunge.core.adapters import base_of, is_adapted
 from expunge.core.errors import UserError
-from expunge.core.knobs import knob, part
+from expunge.core.hyperparameters import knob, part
 from expunge.core.parts import Edit, Need, Objective, Plan, Rows, Selector, Sets, Train
-from expunge.core.step import Step, View
-from expunge.core.weights import put, weights_of
+from expunge.engine.adapters import base_of, is_adapted
+from expunge.engine.context import Step, View
+from expunge.engine.weights import put, weights_of
 from expunge.methods.terms import NLL
 
 TRAIN = Train(epochs=10, lr=1e-5, batch=64, optimizer="sgd", momentum=0.9, schedule="constant")

@@ -26,11 +26,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from expunge.core.gradient import global_norm
-from expunge.core.knobs import knob, part
+from expunge.core.hyperparameters import knob, part
 from expunge.core.parts import Part, Plan, Selector, Sets, Train
-from expunge.core.record import seed_of
-from expunge.core.step import View
+from expunge.engine.context import View
+from expunge.engine.gradient import global_norm
+from expunge.engine.run_state import seed_of
 from expunge.methods.objectives.npo import NPO
 from expunge.methods.terms import NLL
 

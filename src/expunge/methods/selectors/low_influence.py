@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from expunge.core.errors import UserError
-from expunge.core.knobs import knob, part
+from expunge.core.hyperparameters import knob, part
 from expunge.core.parts import Answer, Need, Plan, Rows, Selector, Sets, Train
-from expunge.core.step import View
+from expunge.engine.context import View
 from expunge.methods.terms import NLL, Ascent
 
 Score = Literal["gradient", "influence", "random"]

@@ -18,9 +18,9 @@ from typing import Annotated
 import torch
 
 from expunge.core.errors import UserError
-from expunge.core.knobs import knob, part
+from expunge.core.hyperparameters import knob, part
 from expunge.core.parts import Need, Plan, Plans, Rows, Selector, Sets, Train
-from expunge.core.step import View
+from expunge.engine.context import View
 from expunge.methods.terms import NLL
 
 

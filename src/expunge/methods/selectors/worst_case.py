@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 
 from expunge.core.errors import UserError
-from expunge.core.knobs import knob, part
+from expunge.core.hyperparameters import knob, part
 from expunge.core.parts import GradCall, Grads, Objective, Plan, Plans, Rows, Selector, Sets, Train, Update
-from expunge.core.step import Step, View
+from expunge.engine.context import Step, View
 from expunge.methods.edits.random_weights import Reinitialise
 from expunge.methods.gradients import Gradient
 from expunge.methods.objectives import finetune

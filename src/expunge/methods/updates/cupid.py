@@ -24,9 +24,9 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from expunge.core.knobs import knob, part
+from expunge.core.hyperparameters import knob, part
 from expunge.core.parts import GradCall, Grads, Need, Plan, Selector, Sets, State, Stop, Train, Update
-from expunge.core.step import Step, View
+from expunge.engine.context import Step, View
 from expunge.methods.gradients import Gradient, dot, moved, on_role, unit
 from expunge.methods.terms import NLL
 from expunge.methods.updates.gradient_projection import apart

@@ -14,10 +14,10 @@ Differs: the penalty has a gradient; in the authors' code it is summed as a plai
 Status: reproduced
 """
 
-from expunge.core.gradient import global_norm
-from expunge.core.knobs import knob, part
+from expunge.core.hyperparameters import knob, part
 from expunge.core.parts import GradCall, Grads, Plan, Train, Update
-from expunge.core.step import Step
+from expunge.engine.context import Step
+from expunge.engine.gradient import global_norm
 from expunge.methods.gradients import Gradient, on_role, unit
 from expunge.methods.terms import NLL, BatchNPO
 

@@ -19,9 +19,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from expunge.core.knobs import knob, part
+from expunge.core.hyperparameters import knob, part
 from expunge.core.parts import GradCall, Grads, Plan, Update
-from expunge.core.step import Step
+from expunge.engine.context import Step
 from expunge.methods.gradients import Gradient, dot, total
 from expunge.methods.objectives import npo
 

@@ -14,9 +14,9 @@ Status: faithful
 
 from torch import Tensor
 
-from expunge.core.knobs import knob, part
+from expunge.core.hyperparameters import knob, part
 from expunge.core.parts import GradCall, Grads, Plan, Train, Update
-from expunge.core.step import Step
+from expunge.engine.context import Step
 from expunge.methods.gradients import Gradient, dot, unit
 from expunge.methods.terms import NLL
 

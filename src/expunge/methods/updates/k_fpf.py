@@ -24,12 +24,12 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from expunge.core.adapters import base_of, is_adapted
 from expunge.core.errors import UserError
-from expunge.core.knobs import knob, part
+from expunge.core.hyperparameters import knob, part
 from expunge.core.parts import GradCall, Grads, Objective, Plan, Rows, Selector, Sets, State, Train, Update, Weights
-from expunge.core.step import Step, View
-from expunge.core.weights import put, tensors_of, weights_of
+from expunge.engine.adapters import base_of, is_adapted
+from expunge.engine.context import Step, View
+from expunge.engine.weights import put, tensors_of, weights_of
 from expunge.methods.terms import NLL, Ascent
 
 Record = Mapping[str, Any]

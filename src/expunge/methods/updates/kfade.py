@@ -24,11 +24,11 @@ import torch
 from torch import Tensor
 
 from expunge.core.errors import UserError
-from expunge.core.knobs import knob, part
-from expunge.core.kronecker import Strategy, layers
+from expunge.core.hyperparameters import knob, part
 from expunge.core.parts import Edit, GradCall, Grads, Need, Plan, State, Train, Update, Weights
-from expunge.core.step import Step, View
-from expunge.core.weights import put, tensors_of
+from expunge.engine.context import Step, View
+from expunge.engine.estimators.kfac import Strategy, layers
+from expunge.engine.weights import put, tensors_of
 from expunge.methods.gradients import Gradient, dot, on_role
 from expunge.methods.terms import Ascent
 

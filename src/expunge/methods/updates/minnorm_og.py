@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
-from expunge.core.adapters import base_of
 from expunge.core.errors import UserError
-from expunge.core.knobs import knob, part
+from expunge.core.hyperparameters import knob, part
 from expunge.core.parts import Answer, Edit, GradCall, Grads, Need, Plan, Rows, State, Train, Update
-from expunge.core.step import Step, View
+from expunge.engine.adapters import base_of
+from expunge.engine.context import Step, View
 from expunge.functional.minimum_norm import fewest, span, within
 from expunge.methods.terms import NLL
 

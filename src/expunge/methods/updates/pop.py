@@ -21,9 +21,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from expunge.core.knobs import knob, part
+from expunge.core.hyperparameters import knob, part
 from expunge.core.parts import GradCall, Grads, Plan, State, Stop, Train, Update
-from expunge.core.step import Step, View
+from expunge.engine.context import Step, View
 from expunge.methods.gradients import Gradient, moved, total
 from expunge.methods.terms import NLL, Ascent
 

@@ -14,9 +14,9 @@ Status: reproduced
 
 import torch
 
-from expunge.core.knobs import knob, part
+from expunge.core.hyperparameters import knob, part
 from expunge.core.parts import GradCall, Grads, Plan, Train, Update
-from expunge.core.step import Step
+from expunge.engine.context import Step
 from expunge.methods.gradients import Gradient, moved, on_role, total
 from expunge.methods.terms import NLL, BatchNPO
 

@@ -17,9 +17,9 @@ from typing import Annotated
 
 from torch import Tensor
 
-from expunge.core.knobs import knob, part
+from expunge.core.hyperparameters import knob, part
 from expunge.core.parts import GradCall, Grads, Plan, State, Update
-from expunge.core.step import Step, View
+from expunge.engine.context import Step, View
 from expunge.methods.gradients import Gradient
 from expunge.methods.objectives import random_labels
 from expunge.methods.objectives.random_labels import Form

@@ -13,9 +13,9 @@ Differs: weights are put back by copy, where adding and subtracting rounds; work
 Status: reproduced
 """
 
-from expunge.core.knobs import knob, part
+from expunge.core.hyperparameters import knob, part
 from expunge.core.parts import GradCall, Grads, Plan, Train, Update
-from expunge.core.step import Step
+from expunge.engine.context import Step
 from expunge.methods.gradients import Gradient, moved, on_role, unit
 from expunge.methods.terms import NLL, BatchNPO
 

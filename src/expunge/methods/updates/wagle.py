@@ -21,10 +21,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from expunge.core.gradient import global_norm
-from expunge.core.knobs import knob, part
+from expunge.core.hyperparameters import knob, part
 from expunge.core.parts import GradCall, Grads, Plan, Rows, State, Train, Update
-from expunge.core.step import Step, View
+from expunge.engine.context import Step, View
+from expunge.engine.gradient import global_norm
 from expunge.methods.gradients import Gradient
 from expunge.methods.terms import NLL, BatchNPO
 

@@ -13,10 +13,10 @@ Status: faithful
 
 import torch
 
-from expunge.core.knobs import knob, part
+from expunge.core.hyperparameters import knob, part
 from expunge.core.parts import GradCall, Grads, Plan, State, Train, Update
-from expunge.core.step import Step, View
-from expunge.core.weights import put, trainable, weights_of
+from expunge.engine.context import Step, View
+from expunge.engine.weights import put, trainable, weights_of
 from expunge.methods.terms import NLL, BatchNPO
 
 MEAN = "mean/"

@@ -1,0 +1,147 @@
+"""The catalogue: the file name is the registration. Listing and reading cards imports nothing but this."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.metadata
+import inspect
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from types import ModuleType
+
+from expunge.core.errors import UserError
+from expunge.core.suggest import did_you_mean
+
+ROOT = Path(__file__).parent
+NO_ENTRIES = ("benchmarks/suite.py",)  # what the entries of a folder share
+FOLDERS = {
+    "methods": ("methods/objectives", "methods/updates", "methods/selectors", "methods/edits", "methods/guards", "methods/by_design"),
+    "metrics": ("evaluation/metrics",),
+    "attacks": ("evaluation/attacks",),
+    "benchmarks": ("benchmarks",),
+    "models": ("modalities/text/models", "modalities/image/models"),
+}
+
+
+@dataclass(frozen=True)
+class KnobLine:
+    """A knob as its source says it."""
+
+    name: str
+    default: str
+    help: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """A module's docstring, read as a card: a summary, then fields, one a line (`Source: ...`), continued by indentation."""
+
+    name: str
+    kind: str
+    folder: str
+    summary: str
+    fields: dict[str, str]
+    source: str = ""
+
+    @cached_property
+    def knobs(self) -> tuple[KnobLine, ...]:
+        """Read when they are asked for: lists of cards do without."""
+        return tuple(_knobs(ast.parse(self.source)))
+
+    @property
+    def headline(self) -> str:
+        """The first sentence of the summary, on one line."""
+        return re.split(r"(?<=[.?])\s", " ".join(self.summary.split()), maxsplit=1)[0].rstrip(".")
+
+    @property
+    def status(self) -> str:
+        return self.fields.get("Status", "")
+
+
+@cache
+def _files(kind: str) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for folder in FOLDERS[kind]:
+        for path in sorted((ROOT / folder).glob("[a-z]*.py")):
+            if path.relative_to(ROOT).as_posix() in NO_ENTRIES:
+                continue
+            if path.stem in found:
+                raise RuntimeError(f"two files are called {path.stem}: {found[path.stem]} and {path}")
+            found[path.stem] = path
+    return found
+
+
+def _plugins(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
+    return {e.name: e for e in importlib.metadata.entry_points(group=f"expunge.{kind}")}
+
+
+def kinds() -> tuple[str, ...]:
+    return tuple(FOLDERS)
+
+
+def names(kind: str = "methods") -> list[str]:
+    """Names of one kind: methods, metrics, attacks, benchmarks or models; plugins included."""
+    if kind not in FOLDERS:
+        raise UserError(f"there is no kind of thing called '{kind}'{did_you_mean(kind, list(FOLDERS))}")
+    return sorted({*_files(kind), *_plugins(kind)})
+
+
+def load(name: str, kind: str = "methods") -> ModuleType:
+    """Import one entry. Errors: UserError for an unknown name, with the nearest known ones."""
+    if path := _files(kind).get(name):
+        return importlib.import_module("expunge." + ".".join(path.relative_to(ROOT).with_suffix("").parts))
+    if plugin := _plugins(kind).get(name):
+        return importlib.import_module(plugin.module)
+    raise UserError(f"there is no {kind[:-1]} called '{name}'{did_you_mean(name, names(kind))}")
+
+
+def find(name: str) -> str:
+    """The kind that a name belongs to. Errors: UserError for an unknown name."""
+    for kind in FOLDERS:
+        if name in _files(kind) or name in _plugins(kind):
+            return kind
+    everything = [n for kind in FOLDERS for n in names(kind)]
+    raise UserError(f"nothing here is called '{name}'{did_you_mean(name, everything)}")
+
+
+def card(name: str, kind: str = "") -> Card:
+    """The card of one entry, read from its source without importing it."""
+    kind = kind or find(name)
+    path = _files(kind).get(name)
+    text, folder = (path.read_text(), str(path.parent.relative_to(ROOT))) if path else (f'"""{load(name, kind).__doc__}"""', "plugin")
+    doc = _docstring(text)
+    paragraphs = doc.split("\n\n")
+    place = next((i for i, p in enumerate(paragraphs) if re.search(r"^Source: ", p, re.M)), len(paragraphs))
+    fields: dict[str, str] = {}
+    key = ""
+    for line in paragraphs[place].splitlines() if place < len(paragraphs) else []:
+        if match := re.match(r"([A-Z][A-Za-z ]+): (.*)", line):
+            key = match[1]
+            fields[key] = match[2]
+        elif key:
+            fields[key] += " " + line.strip()
+    summary = "\n\n".join(p for i, p in enumerate(paragraphs) if i != place)
+    return Card(name, kind, folder, summary.strip(), fields, text)
+
+
+def _docstring(text: str) -> str:
+    """Of a file that begins with it as they all do, without reading the rest."""
+    head = re.match(r'"""[^\\]*?"""', text)
+    return inspect.cleandoc(head[0][3:-3]) if head else ast.get_docstring(ast.parse(text)) or ""
+
+
+def _knobs(tree: ast.Module) -> Iterator[KnobLine]:
+    """Fields of the parts in a file that are made by `knob(default, help)`, and the annotated choices of its `plan`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and isinstance(node.value, ast.Call):
+            if getattr(node.value.func, "id", "") == "knob" and len(node.value.args) == 2:
+                default, help_ = node.value.args
+                yield KnobLine(node.target.id, ast.unparse(default), str(ast.literal_eval(help_)))
+        elif isinstance(node, ast.FunctionDef) and node.name == "plan":
+            for argument, default in zip(node.args.args, node.args.defaults, strict=False):
+                notes = [n.value for n in ast.walk(argument) if isinstance(n, ast.Constant) and isinstance(n.value, str) and " " in n.value]
+                yield KnobLine(argument.arg, ast.unparse(default), notes[0] if notes else "")

@@ -1,0 +1,136 @@
+"""Knobs: validated frozen fields, written once; the command line, receipts and cards derive from them.
+
+A part is a frozen dataclass whose described fields are knobs. A plan is a tree of parts: `knobs_of` lists every knob in it, and `override`
+returns the same tree with some of them changed, by plain name (`beta`) or, where two parts share one, by qualified name (`sam.rho`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast, dataclass_transform, get_origin
+
+import pydantic
+
+from expunge.core.errors import UserError
+from expunge.core.suggest import did_you_mean
+
+T = TypeVar("T")
+
+
+def knob(default: Any, help: str, **limits: Any) -> Any:
+    """A field of a part: default, one line of meaning, and limits as in `pydantic.Field` (gt, ge, lt, le, pattern)."""
+    return pydantic.Field(default, description=help, **limits)
+
+
+@dataclass_transform(frozen_default=True)
+def part(cls: type[T]) -> type[T]:
+    """Make a class a frozen, validated dataclass: what every part of a plan is."""
+    config = pydantic.ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+    return cast(type[T], pydantic.dataclasses.dataclass(frozen=True, config=config)(cls))
+
+
+def snake(name: str) -> str:
+    """`SimNPO` -> `sim_npo`, `NLL` -> `nll`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One knob at its place in a tree: where it is, what it is called, what it means and what it is set to."""
+
+    path: tuple[str | int, ...]
+    owner: str
+    name: str
+    value: Any
+    annotation: Any
+    help: str
+    limits: str
+
+    @property
+    def qualified(self) -> str:
+        return f"{self.owner}.{self.name}"
+
+
+def _is_node(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type) and hasattr(type(value), "__pydantic_fields__")
+
+
+def _walk(node: Any, path: tuple[str | int, ...], stage: str, idle: frozenset[str] = frozenset()) -> Iterator[Knob]:
+    """idle: fields that are no knobs here, since nothing reads them."""
+    if isinstance(node, tuple):
+        for i, item in enumerate(node):
+            yield from _walk(item, (*path, i), stage if path else f"stage{i + 1}")
+        return
+    if not _is_node(node):
+        return
+    kind = type(node)
+    if getattr(kind, "stage_owner", False):  # a plan: its name, if any, is what its settings are called by
+        stage = node.name or stage
+    owner = stage if getattr(kind, "stage_owner", False) or getattr(kind, "stage_settings", False) else snake(kind.__name__)
+    alias = getattr(node, "alias", None)
+    for name, field in kind.__pydantic_fields__.items():
+        value = getattr(node, name)
+        if name in idle:
+            continue
+        if field.description:
+            shown = alias(name) if alias else name
+            yield Knob((*path, name), owner, shown, value, field.annotation, field.description, _limits(field))
+        else:
+            yield from _walk(value, (*path, name), stage, getattr(node, "idle", frozenset()) if name == "train" else frozenset())
+
+
+def _limits(field: Any) -> str:
+    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+    found = [f"{s} {getattr(m, n)}" for m in field.metadata for n, s in signs.items() if getattr(m, n, None) is not None]
+    return ", ".join(found)
+
+
+def knobs_of(tree: Any) -> list[Knob]:
+    """Every knob of a plan, a tuple of plans or a part, in reading order; qualified names are unique."""
+    seen: dict[tuple[str, str], set[tuple[str | int, ...]]] = {}
+    out = []
+    for k in _walk(tree, (), "plan"):
+        places = seen.setdefault((k.owner, k.name), set())
+        places.add(k.path)
+        out.append(k if len(places) == 1 else dataclasses.replace(k, owner=f"{k.owner}{len(places)}"))
+    return out
+
+
+def meant(knobs: Iterable[Knob], name: str) -> list[Knob]:
+    """The knobs that somebody means by a name, plain or qualified, with dashes or underscores."""
+    wanted = name.replace("-", "_")
+    return [k for k in knobs if wanted in (k.name, k.qualified)]
+
+
+def override(tree: T, values: Mapping[str, Any]) -> T:
+    """The same tree with some knobs changed. Strings are converted to the knob's type; several values have commas between them.
+
+    The plain name of a training setting (`lr`) changes it in every stage; any other name that stands more than once must be qualified.
+    Errors: UserError for an unknown name (with the nearest known ones), an ambiguous one, or a value out of range.
+    """
+    for name, value in values.items():
+        known = knobs_of(tree)
+        wanted, hits = name.replace("-", "_"), meant(known, name)
+        if not hits:
+            raise UserError(f"there is no knob '{name}' here{did_you_mean(wanted, [k.name for k in known])}")
+        if len(hits) > 1 and not all(k.path[-2:-1] == ("train",) for k in hits):
+            raise UserError(f"'{name}' is a knob of more than one part: say {' or '.join(sorted({k.qualified for k in hits}))}")
+        for hit in hits:
+            several = isinstance(value, str) and get_origin(hit.annotation) is tuple
+            tree = _replaced(tree, hit.path, [v for v in value.split(",") if v.strip()] if several else value, wanted)
+    return tree
+
+
+def _replaced(node: Any, path: tuple[str | int, ...], value: Any, name: str) -> Any:
+    head, rest = path[0], path[1:]
+    if isinstance(head, int):
+        return tuple(_replaced(item, rest, value, name) if i == head else item for i, item in enumerate(node))
+    new = _replaced(getattr(node, head), rest, value, name) if rest else value
+    try:
+        return dataclasses.replace(node, **{head: new})
+    except pydantic.ValidationError as error:
+        first, said = error.errors()[0], ",".join(value) if isinstance(value, list) and all(isinstance(v, str) for v in value) else value
+        raise UserError(f"knob '{name}' = {said!r}: {first['msg'][0].lower()}{first['msg'][1:]}") from None

@@ -1,0 +1,147 @@
+"""One gradient evaluation: the only place, with `stats`, that takes gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from expunge.core.errors import UserError
+from expunge.core.parts import Need, Objective, Sets, title
+from expunge.engine.context import Step
+from expunge.engine.distributed.sharding import whole
+from expunge.engine.run_state import Run, device_of, seed_of
+from expunge.engine.schedule import split
+
+
+def global_norm(tensors: list[Tensor]) -> Tensor:
+    """L2 norm of a list of tensors taken as one vector."""
+    norms = torch.stack([whole(torch.linalg.vector_norm(t if t.dtype == torch.float64 else t.float())) for t in tensors])
+    return norms.square().sum().sqrt()
+
+
+@dataclass
+class Tally:
+    """What the pieces of a logical batch come to. same: each of them has the value of the whole batch, else its share of it."""
+
+    same: bool
+    value: Tensor
+    notes: dict[str, Tensor] = field(default_factory=dict)
+    terms: dict[str, float] = field(default_factory=dict)
+    pieces: int = 0
+
+    def add(self, value: Tensor, notes: Mapping[str, Tensor], terms: Mapping[str, float]) -> None:
+        self.value = value if self.same else self.value + value
+        self.notes.update({n: v if self.same or n not in self.notes else self.notes[n] + v for n, v in notes.items()})
+        self.terms.update({n: v if self.same else self.terms.get(n, 0.0) + v for n, v in terms.items()})
+        self.pieces += 1
+
+
+def evaluate(
+    run: Run,
+    objective: Objective,
+    logical: Sets,
+    micro: int = 0,
+    roles: tuple[str, ...] | None = None,
+    fuse: bool = True,
+    notes: dict[str, Tensor] | None = None,
+    vector: list[Tensor] | None = None,
+    moves: bool = False,
+    values: dict[str, float] | None = None,
+) -> tuple[Tensor, list[Tensor]]:
+    """One gradient evaluation: value and gradient of the present terms of some roles over a logical batch.
+
+    notes: filled with what the terms noted. vector: the Hessian-vector product instead of the gradient. moves: buffers (batch-norm
+    statistics) may move in this evaluation. values: filled with the value of each term.
+    """
+    terms = [(i, t.at(run.epoch), t.objective) for i, t in enumerate(objective.terms())]
+    terms = [(i, w, o) for i, w, o in terms if w and (roles is None or o.role in roles) and o.reads <= logical.keys()]
+    needs = frozenset[str]().union(*(o.needs for _, _, o in terms))
+    taps = tuple(sorted({t for _, _, o in terms for t in o.taps}))
+    logical = {n: r for n, r in logical.items() if any(n in o.reads for _, _, o in terms)}
+    params = [p for p in run.model.parameters() if p.requires_grad]
+    if not terms:
+        return torch.zeros(()), [torch.zeros_like(p) for p in params]
+    ranks, independent = run.ranks, run.port.independent(run.model)
+    pieces = split(logical, micro, [o.reads for _, _, o in terms], ranks.count if independent else 1)
+    dealt = independent and ranks.deals(len(pieces), together=run.sharded is not None)
+    mine = ranks.deal(len(pieces)) if dealt else range(len(pieces))
+    averaged = Need.BATCH_MEANS in needs and len(pieces) > 1
+    if vector is not None and averaged:
+        raise UserError(
+            "a second-order update of a loss that is not linear in its batch means needs the whole batch at once: leave --micro out"
+        )
+    means: dict[Any, Tensor] | None = {} if averaged else None
+    fuse = fuse and independent
+    device = device_of(run.model)
+
+    def loss_of(k: int, recording: bool) -> tuple[Tensor, Step, dict[str, Tensor]]:
+        step = Step(run, logical, pieces[k], fuse, taps, means)
+        step.recording = recording
+        torch.manual_seed(seed_of(run.seed, run.stage, run.epoch, run.step, k))
+        parts = {f"{i} {title(o)} {o.role}": w * o.loss(step.at(f"term{i}", o)) for i, w, o in terms if o.reads <= pieces[k].keys()}
+        return torch.stack(list(parts.values())).sum(), step, parts
+
+    if vector is not None:
+        run.alone("second derivatives")
+    tally = Tally(averaged, torch.zeros((), device=device))
+    spent = run.cost.forward_tokens, run.cost.backward_tokens
+    buffers = [] if moves else [b.clone() for b in run.model.buffers()]
+    run.model.zero_grad(set_to_none=True)
+    twice = nullcontext() if vector is None else sdpa_kernel(SDPBackend.MATH)  # no other kernel of attention has second derivatives
+    with twice, torch.enable_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        if averaged:
+            with torch.no_grad():
+                for k in mine:
+                    loss_of(k, recording=True)
+            if dealt and means is not None:
+                means.update(ranks.sums(means, device))
+        for k in mine:
+            loss, step, parts = loss_of(k, recording=False)
+            if vector is None:
+                _backward(run.accelerator, loss)
+            else:
+                got = torch.autograd.grad(loss, params, allow_unused=True, create_graph=True)
+                pairs = [(g * v).sum() for g, v in zip(got, vector, strict=True) if g is not None]
+                _backward(run.accelerator, torch.stack(pairs).sum())
+            tally.add(loss.detach(), step.notes, {n: float(v.detach()) for n, v in parts.items()})
+    for b, old in zip(run.model.buffers(), buffers, strict=False):
+        b.copy_(old)
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
+    run.model.zero_grad(set_to_none=True)
+    if dealt:
+        ranks.add(grads)
+        tally = _joined(run, tally, spent)
+    if notes is not None:
+        notes.update({n: v for n, v in tally.notes.items() if n not in notes})
+    if values is not None:
+        values.update({n: v for n, v in tally.terms.items() if n not in values})
+    return tally.value, grads
+
+
+def _backward(accelerator: Accelerator, loss: Tensor) -> None:
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:  # whose engine is not in the game: see `sharding.asked`
+        torch.autograd.backward(loss)
+    else:
+        accelerator.backward(loss)
+
+
+def _joined(run: Run, mine: Tally, spent: tuple[float, float]) -> Tally:
+    """What the pieces of all processes come to. spent: tokens forward and backward before them, beside which those of all are counted."""
+    device, cost = device_of(run.model), run.cost
+    tokens = cost.forward_tokens - spent[0], cost.backward_tokens - spent[1]
+    found: list[Any] = run.ranks.exchange((mine.pieces, mine.value, mine.notes, mine.terms, *tokens))
+    cost.forward_tokens = spent[0] + sum(forward for *_, forward, _ in found)
+    cost.backward_tokens = spent[1] + sum(backward for *_, backward in found)
+    joined = Tally(mine.same, torch.zeros((), device=device))
+    for pieces, value, notes, terms, *_ in found:
+        if pieces:
+            joined.add(value.to(device), {n: v.to(device) for n, v in notes.items()}, terms)
+    return joined

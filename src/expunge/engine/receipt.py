@@ -1,0 +1,124 @@
+"""One JSON a run: what was asked, what was done with what, what it cost, what went wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import resource
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from expunge.core.hyperparameters import knobs_of
+from expunge.core.parts import Plans
+from expunge.engine.run_state import Run
+
+PACKAGES = ("expunge", "torch", "transformers", "accelerate", "peft", "datasets", "tokenizers", "numpy")
+
+
+def hash_weights(model: nn.Module) -> str:
+    """Sixteen hex digits of SHA-256 over names, types and values of all weights and buffers; the same on every device."""
+    h = hashlib.sha256()
+    for name, t in sorted(model.state_dict().items()):
+        h.update(f"{name}{t.dtype}{tuple(t.shape)}".encode())
+        h.update(_bytes(t))
+    return h.hexdigest()[:16]
+
+
+def _bytes(t: Tensor) -> memoryview:
+    values = t.detach().cpu().contiguous().view(-1)
+    return values.view(torch.uint8).numpy().data if values.numel() else memoryview(b"")
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were made on, without naming anybody's computer."""
+    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
+    return {"system": platform.system(), "processor": platform.machine(), "threads": torch.get_num_threads(), "device": device}
+
+
+def peak_memory() -> int:
+    """Bytes: the accelerator's peak where there is one, else this process's."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)
+
+
+def cost(run: Run) -> dict[str, float]:
+    """Seconds, tokens and the FLOP estimate of a run."""
+    c, n = run.cost, sum(p.numel() for p in run.model.parameters())
+    return {
+        "seconds": round(c.seconds, 3),
+        "steps": c.steps,
+        "tokens": c.forward_tokens,
+        "backward_tokens": c.backward_tokens,
+        "flops": c.flops(n),
+        "parameters": n,
+        "trained": sum(p.numel() for p in run.model.parameters() if p.requires_grad),
+        "peak_memory_bytes": peak_memory(),
+    }
+
+
+def plain(value: Any) -> Any:
+    """A knob's value as JSON says it; a weight that depends on the epoch is named, not stored."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    return getattr(value, "__qualname__", str(value))
+
+
+def describe(plans: Plans) -> list[dict[str, Any]]:
+    """The resolved stages: what is done, and every knob at its value."""
+    stages = []
+    for i, plan in enumerate(plans):
+        terms = [{"objective": type(t.objective).__name__, "role": t.objective.role, "weight": plain(t.weight)} for t in plan.terms()]
+        stages.append(
+            {
+                "name": plan.name or f"stage{i + 1}",
+                "do": terms or type(plan.do).__name__,
+                "updates": [type(u).__name__ for u in plan.updates],
+                "selectors": [type(s).__name__ for s in plan.selectors],
+                "until": [type(u).__name__ for u in plan.until],
+                "start": plan.start,
+                "reference": plan.reference,
+                "knobs": {k.qualified: plain(k.value) for k in knobs_of(plan)},
+            }
+        )
+    return stages
+
+
+def write(path: Path, data: Mapping[str, Any], deep: bool = True) -> None:
+    """JSON under a temporary name, then renamed. deep: indented at every level; else each value, and each of a list, has one line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text((json.dumps(data, indent=2, ensure_ascii=False, default=plain) if deep else _by_line(data)) + "\n")
+    temporary.replace(path)
+
+
+def _by_line(data: Mapping[str, Any]) -> str:
+    def said(value: Any) -> str:
+        return json.dumps(value, ensure_ascii=False, default=plain)
+
+    def listed(value: Any) -> str:
+        return "[\n    " + ",\n    ".join(map(said, value)) + "\n  ]" if isinstance(value, list) and value else said(value)
+
+    return "{\n" + ",\n".join(f"  {said(n)}: {listed(v)}" for n, v in data.items()) + "\n}"

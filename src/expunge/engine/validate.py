@@ -1,0 +1,50 @@
+"""Whether a plan can run at all: asked before anything is spent; and whether a stage can take what was picked for it."""
+
+from __future__ import annotations
+
+from expunge.core.errors import UserError
+from expunge.core.parts import Guard, Modality, Need, Objective, Plan, Plans, Sets
+
+ASKS = {
+    Need.GENERATE: "answers in the model's own words",
+    Need.PROMPTS: "rows that ask in words",
+    Need.INPUTS: "inputs that are numbers and can be moved",
+}
+
+
+def check(plans: Plans, sets: Sets, port: Modality) -> None:
+    """Refuse, before anything is spent, a plan that the request cannot feed or whose parts do not fit. Errors: UserError."""
+    for need in sorted(set(Need) - port.offers):
+        if any(need in p.needed() for p in plans):
+            raise UserError(f"this method needs {ASKS.get(need, str(need))}, which a model of the kind {port.name!r} cannot give")
+    names = {"original", *(p.name for p in plans if p.name)}
+    for i, plan in enumerate(plans):
+        for name in sorted(plan.sets_read() - sets.keys()):
+            raise UserError(
+                f"this method reads rows to {name!r}, and the request brings {', '.join(sorted(sets)) or 'nothing'}: give --{name}"
+            )
+        for name in sorted(plan.sets_read() & sets.keys()):
+            if not len(sets[name]):
+                raise UserError(f"the set {name!r} is empty")
+        if isinstance(plan.do, Guard) and i < len(plans) - 1:
+            raise UserError("a guard changes no weights, so nothing can follow it")
+        if not isinstance(plan.do, Objective) and (plan.updates or plan.until):
+            raise UserError("updates and stop rules work beside an objective; an edit or a guard takes none")
+        for used in ({plan.start} - {"last"}) | ({plan.reference} - {"start"}) | {n for n in plan.needed() if n not in set(Need)}:
+            if used not in names:
+                raise UserError(f"stage {i + 1} asks for the model of {used!r}, and no earlier stage is called that")
+        roles = {t.objective.role for t in plan.terms()}
+        for update in plan.updates:
+            if unknown := update.roles() - roles:
+                raise UserError(
+                    f"{type(update).__name__} acts on the {sorted(unknown)[0]!r} term, and this objective has {', '.join(sorted(roles))}"
+                )
+
+
+def taken(plan: Plan, picked: Sets) -> Sets:
+    """The sets that a stage begins with. Errors: UserError where rows have weights and what is done knows none."""
+    if weighed := [] if isinstance(plan.do, Objective) else [n for n, rows in picked.items() if rows.weight]:
+        raise UserError(
+            f"the rows to {weighed[0]} were given weights, and an edit or a guard takes all alike: weigh them for a method that trains"
+        )
+    return picked

@@ -1,0 +1,235 @@
+"""Attacks that change something: a copy of the model, or the prompts. The same observation and the same scores follow, whatever the attack.
+
+An intervention is a file of `audit/attacks` with a card, a part that derives from `Attack`, and `plan()`, which makes it with its defaults.
+The part looks at the model as often as it likes. Each look is a *case* (after 20 steps, in capitals), and cases belong to *ways* (8 bits,
+4 bits) that a report tells apart; the attacker takes the best case of a way.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, cast
+
+from accelerate import Accelerator
+from torch import nn
+
+from expunge import catalog
+from expunge.core.errors import UserError
+from expunge.core.hyperparameters import knobs_of, meant, override
+from expunge.core.parts import Modality
+from expunge.core.suggest import did_you_mean
+from expunge.engine.adapters import is_adapted
+from expunge.evaluation.measure import Evidence, Missing
+from expunge.evaluation.observe import Records, Wants, observe
+from expunge.evaluation.verdict import KNOWLEDGE, Hit, audit_scores
+
+SCORED = (*KNOWLEDGE, "forget_truth_ratio")  # what an attack is scored by; of all but the last, more is worse
+KEPT = ("value", "interval", "n")  # of a record
+LEAD = ("extraction_strength", "forget_accuracy")  # what it is judged by: the one that there is
+LOOK = Wants(said=False, moments=False, gradnorm=False, features=False)
+
+Scores = Mapping[str, Mapping[str, Any]]  # of each score, what is KEPT of its record
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Try:
+    """One look at the model under attack."""
+
+    way: str
+    case: str
+    scores: Scores
+    at: Mapping[str, float] = field(default_factory=dict)  # the numbers of the case: steps, rows, bits
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an attack found: scores of the model as delivered, of every case, and which ways were not open, with the reason."""
+
+    attack: str
+    before: Scores = field(default_factory=dict)
+    tries: Sequence[Try] = ()
+    missing: Mapping[str, str] = field(default_factory=dict)
+    recovered: float = 0.0  # share of the original's score from which on it has come back; 0: the attack takes no steps
+    original: Scores = field(default_factory=dict)  # the original's scores as delivered, where they are known
+
+    @property
+    def ways(self) -> list[str]:
+        return list(dict.fromkeys(t.way for t in self.tries))
+
+    @property
+    def scored(self) -> list[str]:
+        """Scores of which more is worse."""
+        return [n for n in KNOWLEDGE if n in self.before and any(n in t.scores for t in self.tries)]
+
+    @property
+    def lead(self) -> str:
+        """The score that the attack is judged by; '' where there is none."""
+        return next((n for n in LEAD if n in self.scored), "")
+
+    def cases(self, way: str, score: str) -> dict[str, Try]:
+        """The cases of a way that have a score."""
+        return {t.case: t for t in self.tries if t.way == way and score in t.scores}
+
+    def worst(self, way: str, score: str) -> Try:
+        """The case of a way in which the model shows the most."""
+        return max(self.cases(way, score).values(), key=lambda t: float(t.scores[score]["value"]))
+
+    def mean(self, way: str, score: str) -> float:
+        values = [float(t.scores[score]["value"]) for t in self.cases(way, score).values()]
+        return sum(values) / len(values)
+
+    def steps_to_recover(self, way: str) -> dict[int, float | None]:
+        """By the number of rows that the attacker holds, the first step at which the lead score has come back; None: it did not."""
+        first: dict[int, float | None] = {}
+        if not self.recovered or self.lead not in self.original:
+            return first
+        enough = self.recovered * float(self.original[self.lead]["value"])
+        for t in self.cases(way, self.lead).values():
+            rows = int(t.at["rows"])
+            if first.get(rows) is None:
+                first[rows] = t.at["steps"] if t.scores[self.lead]["value"] >= enough else None
+        return first
+
+    def hits(self, retrained: Outcome | None = None) -> list[Hit]:
+        """For each way the case that tells the most against the model: where it is furthest beyond the retrained model under the same
+        attack, or, without one, where it shows the most.
+        """
+        found = []
+        for way in self.ways if self.lead else []:
+            mine = self.cases(way, self.lead)
+            theirs = retrained.cases(way, self.lead) if retrained else {}
+            beyond = {c: mine[c].scores[self.lead]["value"] - theirs[c].scores[self.lead]["value"] for c in mine if c in theirs}
+            case = max(beyond, key=lambda c: beyond[c]) if beyond else self.worst(way, self.lead).case
+            record = {**mine[case].scores[self.lead], "retrained": theirs[case].scores[self.lead]["value"] if beyond else None}
+            before = float(self.before[self.lead]["value"])
+            found.append(Hit(called(self.attack, way, case), self.lead, before, record))
+        return found
+
+    @classmethod
+    def read(cls, told: Mapping[str, Any]) -> Outcome:
+        """An outcome that was written as JSON."""
+        return cls(**{**told, "tries": [Try(**t) for t in told["tries"]]})
+
+    def told(self, retrained: Outcome | None = None) -> dict[str, Any]:
+        """What audit.json holds of it."""
+        return {
+            "before": dict(self.before),
+            "ways": {way: {n: self._told(way, n, retrained) for n in self.scored} for way in self.ways},
+            "steps_to_recover": {way: self.steps_to_recover(way) for way in self.ways} if self.recovered else {},
+            "tries": [asdict(t) for t in self.tries],
+            "missing": dict(self.missing),
+        }
+
+    def _told(self, way: str, score: str, retrained: Outcome | None) -> dict[str, Any]:
+        worst = self.worst(way, score)
+        there = retrained.worst(way, score).scores[score]["value"] if retrained and retrained.cases(way, score) else None
+        beside = {"case": worst.case, "mean": self.mean(way, score), "before": self.before[score]["value"], "retrained": there}
+        return {**worst.scores[score], **beside}
+
+
+def called(*words: str) -> str:
+    """An attack with its way and case, for people: `quantise, 4 bits`."""
+    return ", ".join(w.replace("_", " ") for w in words if w)
+
+
+class Scene:
+    """The model under attack, what it is attacked about, and the record of every look."""
+
+    def __init__(
+        self, model: nn.Module, port: Modality, sets: Mapping[str, Records], accelerator: Accelerator | None, seen: Callable[[], None]
+    ) -> None:
+        self.model, self.port, self.sets, self.accelerator, self.seen = model, port, sets, accelerator, seen
+        self.records: Records = sets["forget"]
+        self.tries: list[Try] = []
+        self.missing: dict[str, str] = {}
+
+    def bare(self, merged: bool = False) -> nn.Module:
+        """A copy of the weights, which any guard has been taken off; merged: with adapters worked into the weights."""
+        inner: Any = copy.deepcopy(getattr(self.model, "unguarded", self.model))
+        return cast(nn.Module, inner.merge_and_unload() if merged and is_adapted(inner) else inner)
+
+    def scores(self, model: nn.Module | None = None, port: Modality | None = None, records: Records | None = None) -> Scores:
+        """Scores on the rows to forget of a changed model, or of the model as it is when these are asked in another way."""
+        self.seen()
+        asked = {"forget": self.records if records is None else records}
+        found, _ = audit_scores(Evidence(observe(model or self.model, port or self.port, asked, wants=LOOK)))
+        return {n: {k: found[n][k] for k in KEPT} for n in SCORED if n in found}
+
+    def look(self, scores: Scores, case: str = "", way: str = "", **at: float) -> None:
+        """Write down what was seen in a case."""
+        self.tries.append(Try(way, case, scores, at))
+
+    def lacks(self, why: str, way: str = "") -> None:
+        """Write down why a way is not open."""
+        self.missing[way] = why
+
+
+class Attack(ABC):
+    """An intervention. Its fields are its knobs."""
+
+    recovered = 0.0  # a knob of attacks that take steps: see `Outcome`
+
+    def about(self, records: Records, port: Modality) -> Records:
+        """The rows to forget that it can be tried on. Errors: Missing where there are none."""
+        return records
+
+    @abstractmethod
+    def run(self, scene: Scene) -> None:
+        """Change a copy of the model, or the prompts, and look at it."""
+
+
+def intervene(
+    name: str,
+    attack: Attack,
+    model: nn.Module,
+    port: Modality,
+    sets: Mapping[str, Records],
+    *,
+    accelerator: Accelerator | None = None,
+    progress: Progress = lambda done, total, what: None,
+) -> Outcome:
+    """Carry an attack out; the model stays as it is."""
+    looks: list[int] = []
+
+    def seen() -> None:
+        looks.append(1)
+        progress(len(looks) - 1, len(looks), name.replace("_", " "))
+
+    scene = Scene(model, port, sets, accelerator, seen)
+    try:
+        scene.records = attack.about(sets["forget"], port)
+    except Missing as lack:
+        return Outcome(name, missing={"": str(lack)})
+    before = scene.scores()
+    attack.run(scene)
+    return Outcome(name, before, scene.tries, scene.missing, attack.recovered)
+
+
+def is_intervention(name: str) -> bool:
+    """Whether an attack changes something; a probe reads what was observed anyway. Errors: UserError for an unknown name."""
+    return hasattr(catalog.load(name, "attacks"), "plan")
+
+
+def chosen(names: Sequence[str], knobs: Mapping[str, Any]) -> dict[str, Attack]:
+    """The interventions among some attacks; a knob goes to each that has it, `relearn:lr` to one. Errors: UserError."""
+    plans = {n: catalog.load(n, "attacks").plan() for n in dict.fromkeys(names) if is_intervention(n)}
+    if knobs and not plans:
+        of = f"the attack {names[0]!r} has no knobs" if names else "no attack is named"
+        raise UserError(f"{of}, so there is no use for --{next(iter(knobs))}")
+    for key, value in knobs.items():
+        attack, _, own = key.rpartition(":")
+        if attack and attack not in plans:
+            raise UserError(f"the knob --{key} is for the attack {attack!r}, which is not made here{did_you_mean(attack, plans)}")
+        for n in [attack] if attack else list(_having(own, plans)):
+            plans[n] = override(plans[n], {own: value})
+    return plans
+
+
+def _having(knob: str, plans: Mapping[str, Attack]) -> Iterator[str]:
+    """The attacks that have a knob; where none has, the first one, which says so."""
+    having = [n for n, p in plans.items() if meant(knobs_of(p), knob)]
+    yield from having or list(plans)[:1]

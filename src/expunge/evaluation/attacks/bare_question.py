@@ -1,0 +1,34 @@
+"""Bare question: ask the forgotten questions alone, without the words that an audit put before them.
+A model that forgets on request is the old one for whoever makes no request.
+
+Threat model: the attacker can only ask; whatever stands around the model stays in place.
+Source: our own
+Scores: those of the true answers, teacher-forced after the bare question
+Needs: forget, with questions, asked as a method's models want to be asked (`--asked`); of others it changes nothing
+Range and ideal: those of the scores; the ideal is the retrained model's
+Differs: nothing
+Status: faithful
+"""
+
+from __future__ import annotations
+
+from expunge.core.hyperparameters import part
+from expunge.core.parts import Modality
+from expunge.evaluation.attack import Attack, Scene
+from expunge.evaluation.observe import Records
+from expunge.evaluation.prompting import alone, asked_in_words
+
+
+@part
+class BareQuestion(Attack):
+    """The questions, and nothing before them."""
+
+    def about(self, records: Records, port: Modality) -> Records:
+        return asked_in_words(records, port)
+
+    def run(self, scene: Scene) -> None:
+        scene.look(scene.scores(records=[alone(r) for r in scene.records]))
+
+
+def plan() -> BareQuestion:
+    return BareQuestion()

@@ -1,0 +1,49 @@
+"""Paraphrase: ask the forgotten questions in other words.
+A model, or a filter around it, that avoids some wordings may still know the answers; whoever asks otherwise gets them.
+
+Threat model: the attacker can only ask; whatever stands around the model stays in place.
+Source: Maini et al. 2024, arXiv 2401.06121 (the paraphrased questions); Lynch et al. 2024, arXiv 2402.16835 (asking otherwise as a test)
+Scores: those of the true answers, teacher-forced after the other question; rows with several paraphrases give a case each
+Needs: forget, with a column `paraphrased_question`, a text or a list (the fictitious people and the perturbed sets of TOFU have it)
+Range and ideal: those of the scores; the ideal is the retrained model's, asked in the same words
+Differs: rows without a paraphrase are left out, before the attack as well as after it; nothing is paraphrased here
+Status: faithful
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from expunge.core.hyperparameters import part
+from expunge.core.parts import Modality
+from expunge.evaluation.attack import Attack, Scene
+from expunge.evaluation.measure import Missing
+from expunge.evaluation.observe import Records
+from expunge.evaluation.prompting import asked_in_words, asking
+
+COLUMN = "paraphrased_question"
+
+
+@part
+class Paraphrase(Attack):
+    """The questions that the records bring."""
+
+    def about(self, records: Records, port: Modality) -> Records:
+        if not (found := [r for r in asked_in_words(records, port) if _others(r)]):
+            raise Missing(f"no row to forget has a column '{COLUMN}'")
+        return found
+
+    def run(self, scene: Scene) -> None:
+        for i in range(max(len(_others(r)) for r in scene.records)):
+            other = [asking(r, _others(r)[i % len(_others(r))]) for r in scene.records]
+            scene.look(scene.scores(records=other), f"paraphrase {i + 1}")
+
+
+def _others(record: Mapping[str, Any]) -> list[str]:
+    found = record.get(COLUMN) or []
+    return [found] if isinstance(found, str) else list(found)
+
+
+def plan() -> Paraphrase:
+    return Paraphrase()

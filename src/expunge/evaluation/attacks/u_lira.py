@@ -1,0 +1,71 @@
+"""U-LiRA: can an adversary tell an item that was unlearned from one that was never seen?
+A likelihood-ratio test of the item's margin, fitted on shadow models that were unlearned with the very same method.
+
+Threat model: the attacker knows training procedure, unlearning method and candidate items, holds data like the training data, and reads
+    the probabilities of the attacked model; trains and unlearns shadow models of her own; nothing is changed.
+Source: Hayes et al. 2024 (arXiv 2403.01218); the test is that of Carlini et al. 2022 (arXiv 2112.03570)
+Scores: accuracy, auc, tpr_at_0.1%_fpr, tpr_at_1%_fpr, item_accuracy_p95
+Needs: rows like the training data; the plans that train and that unlearn a model
+Range and ideal: AUC and accuracies 0.5 (told from never seen by chance only, as after retraining) to 1; without any unlearning that of LiRA
+Differs: each shadow model forgets at once all candidates that it has seen, half of them, where published protocols draw several smaller
+    sets; every model is attacked with the fits of the others; below 8 models a side variances are pooled
+Status: reproduced
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from expunge.core.errors import UserError
+from expunge.core.parts import Modality, Plan, Plans, Rows
+from expunge.engine.ensemble import subsets
+from expunge.engine.run_state import seed_of
+from expunge.evaluation.attacks.lira import Flags, left_out, summary
+from expunge.evaluation.measure import Items
+from expunge.parallel.ensembles import HERE, Work, margins, train, unlearn
+
+FEW = 8  # shadow models a side: below it their variances are pooled
+
+
+def item_accuracy(ratio: Items, unlearned: Flags, unseen: Flags) -> Items:
+    """How often each item is told right, (items,), both kinds weighing the same. ratio: log-ratios (models, items); nan do not count."""
+    accused = np.where(np.isnan(ratio), np.nan, ratio > 0)
+    right = [np.nanmean(np.where(kind, said, np.nan), axis=0) for kind, said in ((unlearned, accused), (unseen, 1 - accused))]
+    return np.asarray((right[0] + right[1]) / 2)
+
+
+def attack(
+    model: nn.Module,
+    port: Modality,
+    rows: Rows,
+    plan: Plan | Plans,
+    method: Plan | Plans,
+    *,
+    candidates: int = 200,
+    shadows: int = 64,
+    seed: int = 0,
+    work: Work = HERE,
+) -> dict[str, float]:
+    """Attack an unlearning method, by shadow models that it was applied to.
+
+    model: its shape is what counts. rows: data; each shadow model is trained on half of them. plan: how models are trained, from fresh
+    weights, on the set `retain` (that of the method `retrain`, say). method: the unlearning. candidates: rows that are asked about, drawn;
+    those that a shadow model has seen, half of them, it forgets. shadows: an even number. Errors: UserError.
+    """
+    if shadows < 4 or not 1 < candidates < len(rows):
+        raise UserError(f"{shadows} shadow models and {candidates} candidates of {len(rows)} rows: at least 4 and 2, and not all rows")
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed_of(seed, "candidates")))
+    rows = rows.take(order.tolist()).named("retain")  # candidates first: each model sees half of them and half of the others
+    halves = [subsets(n, shadows, seed=seed + i, paired=i == 0) for i, n in enumerate((candidates, len(rows) - candidates))]
+    pool = train(plan, model, port, rows, torch.cat(halves, 1), seed=seed, work=work)
+    forget = pool.seen.clone()
+    forget[:, candidates:] = False
+    after = unlearn(method, pool, port, rows, forget, seed=seed, work=work)
+    margin = margins(after, port, rows.take(range(candidates))).double().cpu().numpy()
+    unlearned = pool.seen[:, :candidates].numpy()
+    ratio = left_out(margin, unlearned, ~unlearned, FEW)
+    found = summary(ratio[unlearned], ratio[~unlearned])
+    by_item = item_accuracy(ratio, unlearned, ~unlearned)
+    return {"accuracy": found.pop("balanced_accuracy"), **found, "item_accuracy_p95": float(np.nanquantile(by_item, 0.95))}

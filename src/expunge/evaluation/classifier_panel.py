@@ -1,0 +1,138 @@
+"""What a report shows of a classifier: counts, curves and places, drawn from observations, and a few pictures."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+
+from expunge.evaluation.attacks.mia_classifier import loss
+from expunge.evaluation.measure import Beside, Broken, Evidence, Items, Missing, PerItem, attempt
+from expunge.evaluation.metrics.classification import confidence, entropy, log_probabilities
+from expunge.evaluation.metrics.representation import linear_cka
+from expunge.evaluation.observation import HEAD, Array, SetSeen
+from expunge.report.report_data import Classes, Layer
+
+BINS = 20  # of a histogram
+POINTS = 100  # of a ROC curve, about
+SPOTS = {"forget": 100, "retain": 200}  # items of each set that are placed in the plane
+NEAR = 10.0  # perplexity: about as many items as stand together
+STEPS = 500  # of the placing, which has settled by then
+MEANINGS = {
+    "forget_accuracy": "share of the forgotten items that are classified right",
+    "retain_accuracy": "share of the items to keep that are classified right",
+    "test_accuracy": "share of unseen items that are classified right",
+    "test_forget_accuracy": "share of unseen items that are classified right",
+    "average_gap": "how far the accuracies are from the retrained model's, on average",
+    "forget_confidence": "probability of the true class of forgotten items, on average",
+    "forget_entropy": "how undecided the model is about forgotten items; 0: certain",
+    "zrf": "how much answers about forgotten items resemble those of random weights; 1: the same",
+    "cka_retrained": "how alike the features of forgotten items are to the retrained model's; 1: the same",
+    "cka_original": "how alike the features of forgotten items are to the original model's; 1: nothing has moved below the head",
+    "knn_forget": "share of unseen items whose forgotten class the nearest neighbours among the features still name",
+    "knn_retain": "share of unseen items whose class the nearest neighbours among the features name",
+    "agl": "agreement with the retrained model in what is said: the product of 1 minus each gap in accuracy",
+    "agr": "agreement with the retrained model below the head: similarity of features times agreement of neighbours",
+    "h_lr": "agreement with the retrained model in what is said and below the head: the harmonic mean of agl and agr",
+    "mia_loss": "how well losses tell forgotten items from unseen ones; 0.5: not at all",
+    "mia_efficacy": "share of the forgotten items that an attacker who sees confidences takes for unseen",
+    "mia_entropy": "share of the forgotten items that an attacker who sees entropies takes for training items",
+    "mia_cv": "how often an attacker who learns from losses tells forgotten items from unseen ones; 0.5: by chance",
+    "mia_threshold": "share of the forgotten items that an attacker with one threshold a class takes for training items",
+}
+
+
+def classes(evidence: Evidence) -> Classes | None:
+    """What a classifier makes of the items of each set; None where it gave nothing finite to look at."""
+    sets = {n: s for n, s in evidence.model.sets.items() if s.dist is not None and s.label is not None and len(s)}
+    if "forget" not in sets or any(isinstance(attempt(log_probabilities, s), Missing) for s in sets.values()):
+        return None
+    forget, unseen = sets["forget"], sets.get("holdout")
+    alike = np.isin(unseen.label, forget.label) if unseen else np.array([], bool)
+
+    def both(of: PerItem, top: float) -> dict[str, list[int]]:
+        found = {"forget": of(forget), **({"unseen": of(unseen)[alike]} if unseen and alike.any() else {})}
+        return {n: np.histogram(x.clip(0, top), BINS, (0, top))[0].tolist() for n, x in found.items()}
+
+    wide = forget.dist.shape[1]  # type: ignore[union-attr]
+    return Classes(
+        names=_names(list(sets.values()), wide),
+        called={n: _called(s) for n, s in sets.items()},
+        confidence=both(confidence, 1.0),
+        entropy=both(entropy, float(np.log(max(wide, 2)))),
+        roc=roc(-loss(forget), -loss(unseen)[alike]) if unseen and alike.any() else [],
+        layers=_layers(evidence),
+        places=_places(sets),
+    )
+
+
+def roc(members: Items, others: Items) -> list[tuple[float, float]]:
+    """(share of others accused, share of members accused) at every threshold on scores that accuse where they are high, thinned."""
+    from sklearn.metrics import roc_curve
+
+    x, y, _ = roc_curve(np.repeat([1, 0], [len(members), len(others)]), np.concatenate([members, others]))
+    chosen = np.unique(np.linspace(0, len(x) - 1, min(len(x), POINTS)).round().astype(int))
+    return [(round(float(x[i]), 4), round(float(y[i]), 4)) for i in chosen]
+
+
+def picture(values: Array) -> str:
+    """A PNG in base64 of values (channels, height, width) from 0 to 255."""
+    from PIL import Image
+
+    pixels = values if len(values) == 3 else values[:1]
+    made = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0).squeeze(2) if len(pixels) == 1 else pixels.transpose(1, 2, 0)))
+    made.save(file := io.BytesIO(), "PNG", optimize=True)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def _names(sets: list[SetSeen], wide: int) -> list[str]:
+    """Of the classes that occur, as the port writes them; the numbers of the others."""
+    names = [str(i) for i in range(wide)]
+    for seen in sets:
+        for numbers, words in ((seen.label, seen.answer), (seen.dist.argmax(1), seen.said)):  # type: ignore[union-attr]
+            for i, word in dict(zip(numbers.tolist(), words, strict=False)).items():  # type: ignore[union-attr]
+                names[i] = word
+    return names
+
+
+def _called(seen: SetSeen) -> list[tuple[int, int, int]]:
+    pairs, counts = np.unique(np.stack([seen.label, seen.dist.argmax(1)], 1), axis=0, return_counts=True)  # type: ignore[arg-type, union-attr]
+    return [(int(true), int(called), int(n)) for (true, called), n in zip(pairs, counts, strict=True)]
+
+
+def _layers(evidence: Evidence) -> list[Layer]:
+    """CKA of the forgotten items' features with those of the original and of the retrained model, block by block."""
+
+    def alike(layer: str, beside: Beside) -> float | None:
+        def of(seen: SetSeen) -> Items:
+            if layer not in seen.features:
+                raise Missing("not every model has this layer")
+            if not np.isfinite(seen.features[layer]).all():
+                raise Broken("features are not finite")
+            return np.asarray(seen.features[layer], np.float64)
+
+        found = attempt(evidence.both, "forget", of, beside)
+        return None if isinstance(found, Missing) or np.isnan(value := linear_cka(*found)) else round(value, 4)
+
+    found = [Layer(n, alike(n, "original"), alike(n, "retrained")) for n in evidence.model.sets["forget"].features]
+    return [layer for layer in found if (layer.original, layer.retrained) != (None, None)]
+
+
+def _places(sets: dict[str, SetSeen]) -> list[tuple[float, float, int, bool]]:
+    """Some forgotten and some retained items in a plane, by t-SNE of what the head reads; the same items in every model, from -1 to 1."""
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
+
+    chosen = {n: np.linspace(0, len(sets[n]) - 1, min(len(sets[n]), most)).round().astype(int) for n, most in SPOTS.items() if n in sets}
+    features = [sets[n].features[HEAD][at] for n, at in chosen.items() if HEAD in sets[n].features]
+    x: Any = np.concatenate(features).astype(np.float64) if features else np.zeros((0, 1))
+    if len(features) < len(chosen) or len(x) < 10 or min(x.shape) < 2 or not np.isfinite(x).all() or not (np.ptp(x, axis=0) > 0).any():
+        return []
+    with threadpool_limits(1):  # sums over threads come in any order, and small differences grow
+        placed = TSNE(perplexity=min(NEAR, len(x) / 4), init="pca", random_state=0, max_iter=STEPS).fit_transform(x)
+    placed = placed - placed.mean(0)
+    placed = (placed / np.abs(placed).max()).round(3)
+    kind = [(int(y), n == "forget") for n, at in chosen.items() for y in sets[n].label[at]]  # type: ignore[index]
+    return [(float(a), float(b), *k) for (a, b), k in zip(placed, kind, strict=True)]

@@ -1,0 +1,131 @@
+"""Classifiers: is what was to be forgotten classified as by a model that never saw it, and everything else as well as before?
+Accuracies on the forgotten, the retained and unseen items; how far all of them are from the retrained model's; how uncertain the model is.
+
+Source: Golatkar et al. 2020 (arXiv 1911.04933); Fan et al. 2024, SalUn (arXiv 2310.12508) for the average gap; Chundawat et al. 2023
+    (arXiv 2205.08096) for ZRF
+Scores: forget_accuracy, retain_accuracy, test_accuracy, test_forget_accuracy, model_utility, average_gap, forget_confidence,
+    forget_entropy, zrf
+Needs: forget, retain, holdout or test (unseen items); retrained (for average_gap), random (for zrf)
+Range and ideal: accuracies 0 to 1; those of forgotten items and classes as the retrained model's; average_gap ideal 0; zrf to 1, high where
+    the model is as unsure of forgotten items as random weights are
+Differs: unseen items of classes that are forgotten altogether count in test_forget_accuracy, not in test_accuracy; model_utility is
+    test_accuracy, or retain_accuracy where nothing unseen of a class that remains was given; average_gap leaves membership out, which has
+    scores of its own
+Status: faithful
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import entr, rel_entr
+
+from expunge.evaluation.measure import Broken, Evidence, Items, Measure, Missing, PerItem, attempt
+from expunge.evaluation.observation import Observed, SetSeen
+
+MODALITIES = ("image",)  # whose observations it reads
+
+
+def log_probabilities(seen: SetSeen) -> Items:
+    """(items, classes). Errors: Missing, Broken."""
+    if seen.dist is None or seen.label is None:
+        raise Missing("no distributions over classes were observed")
+    if not np.isfinite(seen.dist).any(axis=1).all():
+        raise Broken("log-probabilities are not finite")
+    return seen.dist.astype(np.float64)
+
+
+def hits(seen: SetSeen) -> Items:
+    """1 where the most probable class is the true one, (items,)."""
+    return np.asarray(log_probabilities(seen).argmax(1) == seen.label, np.float64)
+
+
+def confidence(seen: SetSeen) -> Items:
+    """Probability of the true class, (items,)."""
+    return np.asarray(np.exp(log_probabilities(seen)[np.arange(len(seen)), seen.label]))
+
+
+def entropy(seen: SetSeen) -> Items:
+    """Entropy of the distribution over classes, (items,), in nats."""
+    return np.asarray(entr(np.exp(log_probabilities(seen))).sum(1))
+
+
+def jensen_shannon(a: Items, b: Items) -> Items:
+    """Jensen-Shannon divergence in nats, from 0 to log 2, of distributions given as log-probabilities (items, classes): (items,)."""
+    p, q = np.exp(a), np.exp(b)
+    return np.asarray((rel_entr(p, (p + q) / 2) + rel_entr(q, (p + q) / 2)).sum(1) / 2)
+
+
+def gone(observed: Observed) -> NDArray[np.int64]:
+    """Classes of forgotten items of which nothing is retained; none where the request leaves some of each."""
+    forget, retain = (observed.sets.get(n) for n in ("forget", "retain"))
+    if forget is None or forget.label is None or retain is None or retain.label is None:
+        return np.array([], np.int64)
+    return np.setdiff1d(forget.label, retain.label)
+
+
+def unseen_of(observed: Observed) -> str:
+    """The set that accuracy is measured on: `test` where the audit has one beside the non-members of the attacks, else `holdout`."""
+    return "test" if "test" in observed.sets else "holdout"
+
+
+def among(classes: NDArray[np.int64], of: PerItem, inside: bool) -> PerItem:
+    """A statistic of the items whose class is (or is not) among some; nan for the others. Errors: Missing where there are none."""
+
+    def some(seen: SetSeen) -> Items:
+        values = of(seen)
+        chosen = np.isin(seen.label, classes) == inside
+        if not chosen.any():
+            raise Missing(f"no item is of a class that {'is forgotten altogether' if inside else 'remains'}")
+        return np.asarray(np.where(chosen.reshape(-1, *[1] * (values.ndim - 1)), values, np.nan))
+
+    return some
+
+
+def mean(values: Items) -> float:
+    return float(values.mean())
+
+
+def scores(evidence: Evidence) -> dict[str, Measure | Missing]:
+    """All scores of the card."""
+    classes, unseen = gone(evidence.model), unseen_of(evidence.model)
+    kept, lost = among(classes, hits, inside=False), among(classes, hits, inside=True)
+
+    def share(name: str, of: PerItem, direction: str, variant: str = "") -> Measure:
+        return Measure((evidence.items(name, of),), mean, direction, variant=variant)  # type: ignore[arg-type]
+
+    def utility() -> Measure:
+        seen = evidence.model.sets.get(unseen)
+        where = "retain" if seen is None or np.isin(seen.label, classes).all() else unseen
+        return share(where, kept, "higher", f"accuracy on {'retained' if where == 'retain' else 'unseen'} items")
+
+    makers: dict[str, Callable[[], Measure]] = {
+        "forget_accuracy": partial(share, "forget", hits, "retrained"),
+        "retain_accuracy": partial(share, "retain", hits, "higher"),
+        "test_accuracy": partial(share, unseen, kept, "higher", "classes that remain"),
+        "test_forget_accuracy": partial(share, unseen, lost, "retrained", "classes that are forgotten altogether"),
+        "model_utility": utility,
+        "average_gap": partial(_gap, evidence, kept),
+        "forget_confidence": partial(share, "forget", confidence, "retrained"),
+        "forget_entropy": partial(share, "forget", entropy, "retrained", "nats"),
+        "zrf": partial(_zrf, evidence),
+    }
+    return {name: attempt(make) for name, make in makers.items()}
+
+
+def _gap(evidence: Evidence, kept: PerItem) -> Measure:
+    """Mean distance of the accuracies from the retrained model's; the same items of both are drawn together."""
+    pairs = tuple(evidence.pairs(name, of) for name, of in (("forget", hits), ("retain", hits), (unseen_of(evidence.model), kept)))
+
+    def stat(*both: Items) -> float:
+        return float(np.mean([abs(x[:, 0].mean() - x[:, 1].mean()) for x in both]))
+
+    return Measure(pairs, stat, "lower", ideal=0.0, variant="forget, retain and test accuracy")
+
+
+def _zrf(evidence: Evidence) -> Measure:
+    both = evidence.pairs("forget", log_probabilities, "random")
+    return Measure((1 - jensen_shannon(both[:, 0], both[:, 1]),), mean, "retrained", variant="1 - Jensen-Shannon divergence, in nats")

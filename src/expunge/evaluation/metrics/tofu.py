@@ -1,0 +1,203 @@
+"""TOFU: does the model answer like one that never saw the forget set, and is it still good at everything else?
+Forget quality compares truth ratios (how probable wrong answers are beside the right one) with the retrained model's; model utility is the
+harmonic mean of probability, ROUGE and truth ratio on the other sets.
+
+Source: Maini et al. 2024, TOFU (arXiv 2401.06121); OpenUnlearning (arXiv 2506.12618), whose definitions are the default
+Scores: forget_quality, forget_truth_ratio, forget_probability, forget_rouge,
+    retain_quality, retain_truth_ratio, retain_probability, retain_rouge,
+    real_authors_quality, real_authors_truth_ratio, real_authors_probability, real_authors_rouge,
+    world_facts_quality, world_facts_truth_ratio, world_facts_probability, world_facts_rouge, model_utility
+Needs: forget, retain, real_authors, world_facts; paraphrase, perturbed; said (for ROUGE); retrained (for quality)
+Range and ideal: all 0 to 1; quality is a p-value, ideal 1; other scores of forget: ideal as the retrained model; of the other sets: higher
+Differs: wrong answers are averaged geometrically, as in the leaderboards, where the paper has the arithmetic mean (`mean`); items that lack
+    labels do not count; utility is taken over the sets and columns that exist, and says which; every set has a quality, not forget alone
+Status: faithful
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache, partial
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from rouge_score.rouge_scorer import RougeScorer
+from rouge_score.tokenizers import DefaultTokenizer
+from scipy.stats import ks_2samp
+
+from expunge.evaluation.measure import Broken, Evidence, Items, Measure, Missing, PerItem, attempt, item_mean, labelled
+from expunge.evaluation.observation import SetSeen
+
+Mean = Literal["geometric", "arithmetic"]
+Part = Literal["recall", "fmeasure"]
+MODALITIES = ("text",)  # whose observations it reads
+SETS = {"forget": "paraphrase", "retain": "paraphrase", "real_authors": "answer", "world_facts": "answer"}  # the kind that counts as right
+STYLE = {"geometric": "open-unlearning: geometric", "arithmetic": "paper: arithmetic"}
+TINY = 1e-10  # keeps the ratios of a collapsed model finite; part of the published definitions
+
+
+def truth_ratio(right: Items, wrong: Items, item: NDArray[np.int64], mean: Mean = "geometric") -> Items:
+    """How probable wrong answers are beside the right one, (items,), >= 0; nan for an item that lacks one of them.
+
+    right (items,) and wrong (answers,) are mean log-probabilities a label in nats; `item` (answers,) says whose wrong answer it is.
+    """
+    if mean == "geometric":
+        typical = np.exp(item_mean(wrong, item, len(right)))
+    else:
+        typical = item_mean(np.exp(wrong), item, len(right))
+    return np.asarray(typical / (np.exp(right) + TINY))
+
+
+def closer_to_one(ratio: Items) -> Items:
+    """min(R, 1/R), (items,): 1 where wrong and right answers are equally probable; how truth ratios of the forget set are averaged."""
+    return np.minimum(ratio, 1 / (ratio + TINY))
+
+
+def true_better(ratio: Items) -> Items:
+    """max(0, 1 - R), (items,): 1 where wrong answers are impossible; how truth ratios of all other sets are averaged."""
+    return np.maximum(0, 1 - ratio)
+
+
+def share_of_right(ratio: Items) -> Items:
+    """1 / (1 + R), (items,): the right answer's share of the two probabilities; open-unlearning's `prob_mean`, lower means less known."""
+    return 1 / (1 + ratio)
+
+
+def normalised_probability(right: Items, wrong: Items, item: NDArray[np.int64]) -> Items:
+    """The right answer's share of all answers' probabilities, (items,); arguments and nan as in `truth_ratio`."""
+    summed = np.bincount(item, weights=np.exp(wrong), minlength=len(right))
+    summed[np.bincount(item, minlength=len(right)) == 0] = np.nan
+    return np.asarray(np.exp(right) / (np.exp(right) + summed + TINY))
+
+
+def rouge(answers: Sequence[str], said: Sequence[str], part: Part = "recall", stem: bool = True) -> Items:
+    """ROUGE-L of what was said against the true answers, (items,); TOFU takes the recall of stems, MUSE the F-measure of words."""
+    return np.array([_rouge(true, text, part, stem) for true, text in zip(answers, said, strict=True)])
+
+
+@lru_cache(maxsize=1 << 15)
+def _rouge(true: str, said: str, part: Part, stem: bool) -> float:
+    return float(getattr(_scorer(stem).score(true, said)["rougeL"], part))
+
+
+@lru_cache
+def _scorer(stem: bool) -> RougeScorer:
+    return RougeScorer(["rougeL"], tokenizer=_Stems() if stem else None)
+
+
+class _Stems:
+    """The stemming tokenizer of rouge_score, which spends most of ROUGE's time, with remembered words."""
+
+    def __init__(self) -> None:
+        self.words = DefaultTokenizer(use_stemmer=False)
+        self.stem = lru_cache(maxsize=1 << 16)(DefaultTokenizer(use_stemmer=True).tokenize)
+
+    def tokenize(self, text: str) -> list[str]:
+        return [stem for word in self.words.tokenize(text) for stem in self.stem(word)]
+
+
+def harmonic_mean(values: Items) -> float:
+    """Harmonic mean; 0 where any value is 0. Errors: ValueError where one is negative."""
+    if (values < 0).any():
+        raise ValueError(f"a harmonic mean needs values of at least 0; the smallest is {values.min()}")
+    return len(values) / float(np.sum(1 / values)) if (values > 0).all() else 0.0
+
+
+def ks(a: Items, b: Items) -> float:
+    """p-value of the two-sided two-sample Kolmogorov-Smirnov test, exact up to 10,000 values a sample."""
+    return float(ks_2samp(a, b).pvalue)
+
+
+def scores(evidence: Evidence, mean: Mean = "geometric") -> dict[str, Measure | Missing]:
+    """All scores of the card; `mean` says how wrong answers are averaged. Errors: ValueError where it is neither of the two."""
+    if mean not in get_args(Mean):
+        raise ValueError(f"mean must be one of {', '.join(get_args(Mean))}; it is {mean!r}")
+    found: dict[str, Measure | Missing] = {}
+    for name in SETS:
+        found[f"{name}_quality"] = attempt(_quality, evidence, name, mean)
+        for column in _columns(name, mean):
+            found[f"{name}_{column}"] = attempt(_average, evidence, name, column, mean)
+    return found | {"model_utility": attempt(_utility, evidence, mean)}
+
+
+def truth_ratios(seen: SetSeen, name: str = "forget", mean: Mean = "geometric") -> Items:
+    """The truth ratio of each item of a set, (items,), nan where it has none; empty where the set has no wrong answers."""
+    try:
+        return _ratios(name, mean)(seen)
+    except Missing:
+        return np.zeros(0)
+
+
+def _ratios(name: str, mean: Mean) -> PerItem:
+    def of(seen: SetSeen) -> Items:
+        wrong = labelled(seen, "perturbed")
+        return truth_ratio(_logp(seen, SETS[name]), wrong.mean_logp(), wrong.item, mean)
+
+    return of
+
+
+def _columns(name: str, mean: Mean) -> dict[str, PerItem]:
+    """What a set's items contribute by column; each is (items,) from 0 to 1."""
+
+    def probability(seen: SetSeen) -> Items:
+        right = _logp(seen, "answer")
+        if SETS[name] == "paraphrase":
+            return np.exp(right)
+        wrong = labelled(seen, "perturbed")
+        return normalised_probability(right, wrong.mean_logp(), wrong.item)
+
+    def heard(seen: SetSeen) -> Items:
+        if not seen.said:
+            raise Missing("no generated answers were observed")
+        return rouge(seen.answer, seen.said)
+
+    def ratio(seen: SetSeen) -> Items:
+        return (closer_to_one if name == "forget" else true_better)(_ratios(name, mean)(seen))
+
+    return {"probability": probability, "rouge": heard, "truth_ratio": ratio}
+
+
+def _logp(seen: SetSeen, kind: str) -> Items:
+    scored = labelled(seen, kind)
+    return item_mean(scored.mean_logp(), scored.item, len(seen))
+
+
+def _average(evidence: Evidence, name: str, column: str, mean: Mean) -> Measure:
+    variant = {
+        "probability": "geometric mean over the labels" + ("" if SETS[name] == "paraphrase" else ", share among all answers"),
+        "rouge": "ROUGE-L, recall of stems",
+        "truth_ratio": f"{STYLE[mean]}, {'min(R, 1/R)' if name == 'forget' else 'max(0, 1 - R)'}",
+    }[column]
+    values = evidence.items(name, _columns(name, mean)[column])
+    return Measure((values,), np.mean, "retrained" if name == "forget" else "higher", variant=variant)
+
+
+def _quality(evidence: Evidence, name: str, mean: Mean) -> Measure:
+    """The two models' ratios of an item are drawn together."""
+    both = evidence.pairs(name, _ratios(name, mean))
+    return Measure((both,), lambda pair: ks(pair[:, 0], pair[:, 1]), "higher", ideal=1.0, variant=f"{STYLE[mean]}, two-sided KS p-value")
+
+
+def _utility(evidence: Evidence, mean: Mean) -> Measure:
+    """One array a set, (items, columns): the columns of an item are drawn together."""
+
+    def absent(name: str, of: PerItem) -> bool:
+        lack = attempt(evidence.items, name, of)
+        return isinstance(lack, Missing) and not isinstance(lack, Broken)  # what a broken model fails at still counts
+
+    tables, parts = [], []
+    for name in [name for name in SETS if name != "forget"]:
+        columns = {column: of for column, of in _columns(name, mean).items() if not absent(name, of)}
+        if columns:
+            tables.append(evidence.items(name, partial(_table, tuple(columns.values()))))
+            parts.append(f"{name} ({', '.join(columns)})")
+    if not tables:
+        raise Missing("no set besides forget has what utility is made of")
+    full = sum(table.shape[1] for table in tables) == (len(SETS) - 1) * len(_columns("retain", mean))
+    variant = f"{STYLE[mean]}, {'all three sets' if full else 'only ' + '; '.join(parts)}"
+    return Measure(tuple(tables), lambda *drawn: harmonic_mean(np.concatenate([t.mean(axis=0) for t in drawn])), "higher", variant=variant)
+
+
+def _table(columns: Sequence[PerItem], seen: SetSeen) -> Items:
+    return np.column_stack([of(seen) for of in columns])

@@ -1,0 +1,176 @@
+"""The answer that every port gives: packed positions, no padding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from expunge.core.errors import UndeclaredNeed, UserError
+from expunge.core.parts import Patch, Rows, Tokens, Weights
+from expunge.engine.adapters import base_of
+
+
+@dataclass
+class Packed:
+    """What a model says about some rows. Softmaxes are taken in float32 (or float64) and only when asked for."""
+
+    logits: Tensor  # (labels, classes)
+    labels: Tensor  # (labels,)
+    row: Tensor  # (labels,)
+    rows: int
+    tapped: Mapping[str, tuple[Tensor, Tensor]]  # module -> packed (input, output), each (tokens, width)
+    token_row: Tensor  # (tokens,)
+
+    @property
+    def scores(self) -> Tokens:
+        return Tokens(self.logits, self.row, self.rows)
+
+    @property
+    def dist(self) -> Tokens:
+        return self.scores.map(lambda z: exact(z).log_softmax(-1))
+
+    @cached_property
+    def logp(self) -> Tokens:
+        return Tokens(-F.cross_entropy(exact(self.logits), self.labels, reduction="none"), self.row, self.rows)
+
+    @property
+    def answer_tokens(self) -> Tensor:
+        """Which of the tokens hold a label, (labels,): the last ones of each row."""
+        tokens, labels = (torch.bincount(r, minlength=self.rows).cumsum(0) for r in (self.token_row, self.row))
+        return torch.arange(len(self.row), device=self.row.device) + (tokens - labels)[self.row]
+
+    def hidden(self, tap: str, answers: bool = False) -> Tokens:
+        return self._tap(tap, 1, answers)
+
+    def input(self, tap: str, answers: bool = False) -> Tokens:
+        return self._tap(tap, 0, answers)
+
+    def _tap(self, tap: str, side: int, answers: bool) -> Tokens:
+        if tap not in self.tapped:
+            raise UndeclaredNeed(f"the module {tap!r} was not declared in `taps`")
+        found = self.tapped[tap][side]
+        return Tokens(found[self.answer_tokens], self.row, self.rows) if answers else Tokens(found, self.token_row, self.rows, "tokens")
+
+
+def exact(x: Tensor) -> Tensor:
+    """At least float32: probabilities near 0 lose their gradient below."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the labels and the real positions of a padded batch are: indices into its flattened positions, made on the host.
+
+    The rows of labels and tokens stay on the host: to ask a busy device for them would wait for the whole forward.
+    """
+
+    labels: Tensor  # (labels,) classes
+    label_row: Tensor  # (labels,)
+    label_at: Tensor  # (labels,) the position that predicts the label
+    token_row: Tensor  # (tokens,)
+    token_at: Tensor  # (tokens,)
+
+    def to(self, device: torch.device) -> Layout:
+        moved = {n: getattr(self, n).to(device, non_blocking=True) for n in ("labels", "label_at", "token_at")}
+        return replace(self, **moved)
+
+
+def cut(logits: Tensor, layout: Layout, taps: Mapping[str, tuple[Tensor, Tensor]], groups: Sequence[Rows]) -> list[Packed]:
+    """The answers of each group from one forward over all of them. logits: (labels, classes), packed as `layout` says."""
+    tapped = {n: (_flat(i)[layout.token_at], _flat(o)[layout.token_at]) for n, (i, o) in taps.items()}
+    label_row, token_row = layout.label_row.contiguous(), layout.token_row.contiguous()
+    edges = torch.tensor([0, *(len(g) for g in groups)]).cumsum(0)
+    at = zip(*(torch.searchsorted(rows, edges).tolist() for rows in (label_row, token_row)), edges.tolist(), strict=True)
+    out = []
+    for (a, c, first), (b, d, end) in pairwise(at):
+        mine = {n: (i[c:d], o[c:d]) for n, (i, o) in tapped.items()}
+        rows = [(r - first).to(logits.device, non_blocking=True) for r in (label_row[a:b], token_row[c:d])]
+        out.append(Packed(logits[a:b], layout.labels[a:b], rows[0], end - first, mine, rows[1]))
+    return out
+
+
+def _flat(x: Tensor) -> Tensor:
+    """Positions of a batch in one dimension; ids, unlike hidden states, have no width."""
+    return x.flatten(0, -2) if x.is_floating_point() else x.flatten()
+
+
+@contextmanager
+def watching(model: nn.Module, taps: Sequence[str], patch: Patch | None) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
+    """Remember input and output of modules during a forward, with a patch on. Errors: UserError for a path that the model lacks."""
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def keep(path: str) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+            given = args[0] if args else next(iter(kwargs.values()))
+            seen[path] = (given, out[0] if isinstance(out, tuple) else out)
+
+        return hook
+
+    base = base_of(model)
+    with ExitStack() as stack:
+        for path in spelled_out(model, taps):
+            module = module_at(base, path)
+            stack.callback(module.register_forward_hook(keep(path), with_kwargs=True).remove)
+        if patch is not None:
+            stack.enter_context(patch.on(base))
+        yield seen
+
+
+def module_at(model: nn.Module, path: str) -> nn.Module:
+    """The module at a path, or, for a path like `block:7`, the block of that number, whatever the model calls it."""
+    base = base_of(model)
+    place = f"{blocks_path(base)}.{path.removeprefix('block:')}" if path.startswith("block:") else path
+    try:
+        return base.get_submodule(place)
+    except AttributeError:
+        raise UserError(f"this model has no module {place!r}; its last block is {last_block(base)!r}") from None
+
+
+def spelled_out(model: nn.Module, taps: Sequence[str]) -> list[str]:
+    """The same taps, with every block by itself for `block:*`."""
+    return [path for tap in taps for path in (block_taps(model) if tap == "block:*" else (tap,))]
+
+
+def last_block(model: nn.Module) -> str:
+    """The path of the last block of the longest list of blocks."""
+    where = blocks_path(model)
+    return f"{where}.{len(base_of(model).get_submodule(where)) - 1}" if where else ""  # type: ignore[arg-type]
+
+
+def block_taps(model: nn.Module) -> tuple[str, ...]:
+    """Taps of all blocks, first to last; none where a model has no list of them."""
+    where = blocks_path(model)
+    return tuple(f"block:{i}" for i in range(len(base_of(model).get_submodule(where)))) if where else ()  # type: ignore[arg-type]
+
+
+def blocks_path(model: nn.Module) -> str:
+    """Where the blocks of a model are, the longest list of modules that is in no other list: `model.layers` for most language models."""
+    lists = {n: len(m) for n, m in base_of(model).named_modules() if isinstance(m, nn.ModuleList)}
+    outer = [(size, n) for n, size in lists.items() if not any(n.startswith(f"{other}.") for other in lists)]
+    return max(outer)[1] if outer else ""
+
+
+def call(model: nn.Module, weights: Weights | None, *given: Tensor, **inputs: Any) -> Any:
+    """Run a model, with other weights than its own where given."""
+    return torch.func.functional_call(model, weights, given, inputs) if weights else model(*given, **inputs)
+
+
+def independent(model: nn.Module) -> bool:
+    """Whether rows of one forward leave each other alone: not under batch norm in training."""
+    return not any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in model.modules())
+
+
+def last_linear(model: nn.Module) -> str:
+    """The path of the last linear layer, adapters aside. Errors: UserError where there is none."""
+    found: list[str] = [n for n, m in base_of(model).named_modules() if isinstance(m, nn.Linear) and "lora_" not in n]
+    if not found:
+        raise UserError(f"a {type(base_of(model)).__name__} has no linear layer to end with")
+    return found[-1]

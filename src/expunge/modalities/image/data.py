@@ -1,0 +1,95 @@
+"""Pictures of every kind as tensors, and the image processors of `transformers`."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from expunge.core.errors import UserError
+from expunge.modalities.common.files import Kind
+
+IMAGES = ("image", "img", "pixels", "x")  # columns that hold the picture, first come first served
+LABELS = ("label", "labels", "class", "y", "target", "fine_label")  # and its class
+
+
+def column(record: Mapping[str, Any], known: Sequence[str], what: str, place: str) -> str:
+    """The column of a record that holds its image or its class. Errors: UserError with the columns that there are."""
+    for name in known:
+        if record.get(name) is not None:
+            return name
+    raise UserError(f"{place}: no {what}; it stands in a column {', '.join(known)}, and this row has {', '.join(record)}")
+
+
+def prepared(picture: Any, processor: Any = None, place: str = "an image") -> Tensor:
+    """(channels, height, width): uint8 from 0 to 255 where the picture is a file or has whole numbers, else floats as they are.
+
+    picture: a path, bytes, `{"bytes", "path"}` as Parquet has it, a PIL image, or an array with or without channels (first or last).
+    processor: resizes and crops it first. Errors: UserError.
+    """
+    array = np.asarray(picture) if isinstance(picture, (np.ndarray, Tensor, list)) else _decoded(picture, processor, place)
+    if array.ndim == 3 and array.shape[2] in (1, 3, 4) and (array.shape[0] not in (1, 3, 4) or array.shape[2] < array.shape[0]):
+        array = array.transpose(2, 0, 1)
+    if array.ndim == 2:
+        array = array[None]
+    if array.ndim != 3 or array.dtype == object:
+        raise UserError(f"{place}: an image of shape {array.shape} has neither (height, width) nor (channels, height, width)")
+    if array.dtype.kind in "iu":
+        if array.size and not 0 <= array.min() <= array.max() <= 255:
+            raise UserError(f"{place}: an image of whole numbers from {array.min()} to {array.max()}, and they go from 0 to 255")
+        array = array.astype(np.uint8)
+    elif not np.isfinite(array).all():
+        raise UserError(f"{place}: an image with values that are not finite")
+    if processor is not None and array.dtype == np.uint8:
+        array = np.asarray(processor(images=array, do_normalize=False, do_rescale=False, return_tensors="np")["pixel_values"][0])
+    return torch.from_numpy(np.array(array, np.uint8 if array.dtype == np.uint8 else np.float32, order="C"))
+
+
+def _decoded(picture: Any, processor: Any, place: str) -> np.ndarray[Any, Any]:
+    """The values of a picture that is not numbers yet."""
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ImportError:
+        raise UserError(f"{place}: reading image files needs Pillow: pip install pillow") from None
+    if isinstance(picture, Mapping):
+        picture = picture.get("bytes") or picture.get("path")
+    try:
+        if isinstance(picture, (str, Path)):
+            picture = Image.open(Path(picture).expanduser())
+        elif isinstance(picture, (bytes, bytearray)):
+            picture = Image.open(io.BytesIO(picture))
+        grey = picture.mode in ("1", "L", "I;16") and processor is None
+        return np.asarray(picture.convert("L" if grey else "RGB"))
+    except FileNotFoundError:
+        raise UserError(f"{place}: there is no image file {picture}") from None
+    except (UnidentifiedImageError, OSError, AttributeError) as error:
+        raise UserError(f"{place}: not an image that can be read ({error})") from None
+
+
+def normalisation(processor: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation by channel that a processor normalises with; empty where it does not."""
+    if processor is None or not getattr(processor, "do_normalize", False):
+        return (), ()
+    return tuple(processor.image_mean), tuple(processor.image_std)
+
+
+def _processor(path: str, trust_remote_code: bool) -> Any:
+    """The image processor beside a model; None where there is none. Errors: those of the library."""
+    from transformers import AutoImageProcessor
+    from transformers.utils import cached_file
+
+    if cached_file(path, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False) is None:
+        return None
+    return AutoImageProcessor.from_pretrained(path, trust_remote_code=trust_remote_code, backend="pil")
+
+
+def _match(processor: Any, model: Any, path: str) -> None:
+    """An image processor fits every model."""
+
+
+CLASSIFIER = Kind("an image classifier", "AutoModelForImageClassification", _processor, "preprocessor_config.json", _match)

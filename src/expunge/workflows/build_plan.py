@@ -1,0 +1,97 @@
+"""From a method's name and some knobs to its plan: the one way in which command line, API and run files make plans."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args, get_type_hints
+
+import pydantic
+
+from expunge import catalog
+from expunge.core.errors import UserError
+from expunge.core.hyperparameters import Knob, knobs_of, override
+from expunge.core.parts import Plan, Plans, Selector, Update, as_plans
+
+
+def choices(name: str) -> dict[str, Knob]:
+    """The knobs of `plan()` itself (which retain term, which layer): its keyword parameters, with their meaning in `Annotated`."""
+    make = catalog.load(name).plan
+    hints = get_type_hints(make, include_extras=True)
+    found = {}
+    for key, p in inspect.signature(make).parameters.items():
+        kind, *notes = get_args(hints[key]) if hasattr(hints[key], "__metadata__") else (hints[key], "")
+        found[key] = Knob((key,), name, key, p.default, kind, str(notes[0] if notes else ""), "")
+    return found
+
+
+def plan(name: str, knobs: Mapping[str, Any] | None = None, *, select: tuple[str, ...] = (), update: tuple[str, ...] = ()) -> Plans:
+    """The plan of a method with some knobs changed, and selectors and updates of others added to its stages that train; of stages that do
+    not, a selector that picks at the start is added to those that read what it picks. One that picks once a run is added to the first
+    stage, whatever that does.
+
+    Errors: UserError for unknown names (with the nearest known ones), for values out of range, and for what no stage has a use for.
+    """
+    given = {k.replace("-", "_"): v for k, v in (knobs or {}).items()}
+    own = choices(name)
+    chosen = {k: _checked(own[k], v) for k, v in given.items() if k in own}
+    plans = as_plans(catalog.load(name).plan(**chosen))
+    found = {f"--select {n}": _selectors_of(n) for n in select} | {f"--update {n}": _updates_of(n) for n in update}
+    for said, parts in found.items():
+        if not any(_of_use(e, p) for e in parts for p in plans):
+            early = any(isinstance(e, Selector) and e.when == "start" for e in parts)
+            why = "reads none of the rows that are picked" if early else "trains no model"
+            raise UserError(f"{name!r} has no use for {said}: it {why}")
+    if extra := [e for parts in found.values() for e in parts]:
+        once = tuple(p for p in extra if isinstance(p, Selector) and p.when == "run")
+        first, *rest = (_with(p, [e for e in extra if e not in once]) for p in plans)
+        plans = (dataclasses.replace(first, selectors=(*once, *first.selectors)), *rest)
+    single: Plan | Plans = plans[0] if len(plans) == 1 else plans
+    return as_plans(override(single, {k: v for k, v in given.items() if k not in own}))
+
+
+def knobs(name: str) -> list[Knob]:
+    """Every knob of a method, its own choices first."""
+    plans = as_plans(catalog.load(name).plan())
+    return [*choices(name).values(), *knobs_of(plans[0] if len(plans) == 1 else plans)]
+
+
+def _checked(knob: Knob, value: Any) -> Any:
+    try:
+        return pydantic.TypeAdapter(knob.annotation).validate_python(value)
+    except pydantic.ValidationError as error:
+        raise UserError(f"knob '{knob.name}' = {value!r}: {error.errors()[0]['msg'][0].lower()}{error.errors()[0]['msg'][1:]}") from None
+
+
+def _selectors_of(name: str) -> list[Selector | Update]:
+    """The selectors of another method's plan."""
+    found: list[Selector | Update] = [s for stage in as_plans(catalog.load(name).plan()) for s in stage.selectors]
+    if not found:
+        raise UserError(f"'{name}' has no selector of its own to add")
+    return found
+
+
+def _updates_of(name: str) -> list[Selector | Update]:
+    """The updates of another method's plan, and the selectors that make the sets that these read."""
+    found: list[Selector | Update] = []
+    for stage in as_plans(catalog.load(name).plan()):
+        read = frozenset[str]().union(*(u.reads for u in stage.updates))
+        found += [*(s for s in stage.selectors if (s.gives - s.reads) & read), *stage.updates]
+    if not found:
+        raise UserError(f"'{name}' has no update of its own to add")
+    return found
+
+
+def _of_use(extra: Selector | Update, stage: Plan) -> bool:
+    """Whether a stage has a use for a part: one that trains always; an edit or a guard reads rows once, at the start."""
+    if stage.terms():
+        return True
+    return isinstance(extra, Selector) and (extra.when == "run" or (extra.when == "start" and bool(extra.gives & stage.do.reads)))
+
+
+def _with(plan: Plan, extra: Sequence[Selector | Update]) -> Plan:
+    mine = [e for e in extra if _of_use(e, plan)]
+    selectors = tuple(p for p in mine if isinstance(p, Selector))
+    updates = tuple(p for p in mine if isinstance(p, Update))
+    return dataclasses.replace(plan, selectors=(*plan.selectors, *selectors), updates=(*plan.updates, *updates))

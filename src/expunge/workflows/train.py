@@ -1,0 +1,146 @@
+"""Plain supervised training, for the original and the retrained model of a benchmark; kept on disk by content, so it is done once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from expunge.catalog import load as load_module
+from expunge.catalog import names
+from expunge.core.errors import UserError
+from expunge.core.parts import Rows
+from expunge.core.request import digest
+from expunge.core.suggest import did_you_mean
+from expunge.engine import receipt
+from expunge.engine.distributed.process_group import Ranks
+from expunge.engine.loop import Hooks
+from expunge.io import run_dirs
+from expunge.io.models import Opened, Source, cache_home, load, records
+from expunge.workflows import build_plan
+from expunge.workflows.unlearn import Result, unlearn
+
+Records = Sequence[Mapping[str, Any]]
+
+
+def texts_of(rows: Records) -> list[str]:
+    """Everything that is said in some records, for a tokenizer to be trained on."""
+    return [" ".join(str(v) for v in r.values() if isinstance(v, str)) for r in rows]
+
+
+def built_in(model: str) -> ModuleType | None:
+    """The module of `models` that has a size of this name, if there is one."""
+    found = (load_module(name, "models") for name in names("models"))
+    return next((m for m in found if model in getattr(m, "SIZES", ())), None)
+
+
+def start(
+    model: str,
+    found: Records,
+    texts: Sequence[str] = (),
+    labels: int | Sequence[str] = (),
+    prompt_format: str = "",
+    seed: int = 0,
+    source: str = "training",
+    **options: Any,
+) -> Opened:
+    """An untrained model of a built-in size, made for the data, or the model of a folder or hub id."""
+    module = built_in(model)
+    if module is None:
+        return _loaded(model, prompt_format, **options)
+    if module.__name__.endswith("llama"):
+        from expunge.modalities.text.modality import Text
+
+        made, tokenizer = module.build(model, [*(texts or texts_of(found)), prompt_format], seed)
+        return Opened(made, Text(tokenizer, prompt_format, module.SIZES[model].length), model)
+    from expunge.modalities.image.modality import classes, classifier_port, shape_of
+
+    if prompt_format:
+        raise UserError(f"{model} is an image classifier, which has no prompts: leave --prompt-format out")
+    port = classifier_port(classes(found, source) if labels == () else labels)
+    return Opened(module.build(model, shape_of(found, source), port.labels, seed), port, model)
+
+
+def _loaded(model: str, prompt_format: str, **options: Any) -> Opened:
+    """What `load` gives. Errors: UserError, with the built-in sizes that are meant where nothing else is."""
+    try:
+        return load(model, prompt_format, **options)
+    except UserError as error:
+        sizes = [size for name in names("models") for size in getattr(load_module(name, "models"), "SIZES", ())]
+        near = "" if "did you mean" in str(error) else did_you_mean(model, sizes)
+        raise UserError(f"{error}{near}") from None
+
+
+def train(
+    data: Source,
+    model: str,
+    *,
+    out: str | Path | None = None,
+    texts: Sequence[str] = (),
+    labels: int | Sequence[str] = (),
+    prompt_format: str = "",
+    seed: int = 0,
+    overwrite: bool = False,
+    cache: Path | None = None,
+    hooks: Hooks | None = None,
+    load_options: Mapping[str, Any] | None = None,
+    **knobs: Any,
+) -> Result:
+    """Train a model on all rows of some data.
+
+    model: a folder or hub id, or a built-in size (`nano`, `micro`, `tiny` for text, `resnet-nano`, `vit-nano` ... for images), which gets a
+    tokenizer trained on `texts` or the classes `labels` (names, or how many; default: those of the data) and, where `knobs` do not say
+    otherwise, that size's settings. out: where to copy the result. The same work is done once.
+    Errors: UserError.
+    """
+    ranks = Ranks()
+    if out:
+        place = Path(out)
+        ranks.agree(lambda: run_dirs.check_free(place, overwrite, (data, model)))
+    found = records(data, "training")
+    module = built_in(model)
+    knobs = {**(module.TRAINING[model] if module else {}), **knobs}
+    source = str(data) if isinstance(data, (str, Path)) else "training"
+    opened = start(model, found, texts, labels, prompt_format, seed, source, **(load_options or {}))
+    rows: Rows = opened.port.rows("retain", found, source)
+    settings = {**knobs, "seed": seed}
+    plans = build_plan.plan("finetune", settings)
+    key = digest(
+        [
+            receipt.hash_weights(opened.model),
+            opened.port.about(),
+            rows.ids,
+            rows.cols.get("prompt"),
+            rows["answer"],
+            receipt.describe(plans),
+        ]
+    )
+    kept = (cache or cache_home()) / "models" / key
+    if not ranks.agree((kept / "receipt.json").exists):
+        begun = ranks.agree((kept / "checkpoint").exists)
+        unlearn(
+            "finetune",
+            opened,
+            retain=rows,
+            out=kept,
+            resume=begun,
+            overwrite=ranks.agree(kept.exists) and not begun,
+            hooks=hooks,
+            **settings,
+        )
+    if out:
+        ranks.agree(lambda: _copied(kept, place))
+    there = place if out else kept
+    again = load(there, prompt_format, **(load_options or {}))
+    return Result(again.model, again.port, json.loads((kept / "receipt.json").read_text()), there)
+
+
+def _copied(kept: Path, place: Path) -> None:
+    whole = place.with_name(place.name + ".tmp")
+    run_dirs.remove(whole)
+    shutil.copytree(kept, whole)
+    run_dirs.remove(place)
+    whole.rename(place)

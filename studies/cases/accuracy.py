@@ -1,0 +1,15 @@
+"""What share of some rows a model gets right."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from expunge.core.parts import Modality, Rows
+from expunge.engine.ensemble import alone, logits
+
+
+def accuracy(model: nn.Module, port: Modality, rows: Rows) -> float:
+    """Share of the labels that are the model's first choice; a row has one."""
+    labels = torch.tensor([y for (y,) in rows["answer"]])
+    return float((logits(alone(model), port, rows)[0].argmax(-1).cpu() == labels).float().mean())

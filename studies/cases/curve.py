@@ -1,0 +1,152 @@
+"""The case of a poisoned curve: a small perceptron that fits points of a sine and some wrong ones, so that it has no loss left to train on.
+
+The wrong points are to be forgotten. What counts is the largest distance from the sine, the median over perceptrons of several seeds.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from expunge.benchmarks.suite import Suite
+from expunge.core.parts import Need, Patch, Rows, Tokens, Weights
+from expunge.engine import loop
+from expunge.evaluation.audited_models import Progress
+from expunge.modalities.common.packed import call
+from expunge.workflows import build_plan
+from studies.cases.claims import Claim, Numbers
+
+SEEDS = 5
+UNITS, RETAIN, FORGET = 300, 50, 5  # hidden units; points of the sine, and wrong ones
+END = 5 * math.pi  # points lie between this and its negative
+WRONG = 1.5
+TRAINED = {"epochs": 100, "batch": RETAIN + FORGET, "optimizer": "adamw"}
+# Chosen for other seeds among eight settings each.
+KNOBS: dict[str, dict[str, Any]] = {
+    "finetune": {"lr": 1e-2, "decay": 0.1},
+    "ga": {"lr": 1e-5, "epochs": 10},
+    "neggrad_plus": {"lr": 1e-2, "alpha": 0.95},
+    "l1_sparse": {"lr": 1e-2, "alpha": 1e-2, "l1_epochs": 50},
+    "minnorm_og": {"lr": 1e-3, "descent": 50, "every": 2, "strength": 0.1, "gamma": 0.9},
+}
+
+NEARER = Claim(
+    "the curve ends nearer to the sine than after finetune, ga, neggrad_plus and l1_sparse with as many epochs or fewer",
+    lambda n, me: n[me]["farthest"] < min(n[m]["farthest"] for m in KNOBS if m != me),
+)
+STUCK = Claim(
+    "fine-tuning leaves the curve where it is, within a tenth",
+    lambda n, me: abs(n["finetune"]["farthest"] - n["original"]["farthest"]) <= 0.1 * n["original"]["farthest"],
+)
+
+CLAIMS: dict[str, tuple[Claim, ...]] = {"minnorm_og": (NEARER, STUCK)}
+
+
+@dataclass
+class Fit:
+    """The answer: minus half the squared error of each row is its log-probability."""
+
+    said: Tensor  # (rows, 1)
+    wanted: Tensor  # (rows,)
+
+    @property
+    def scores(self) -> Tokens:
+        return Tokens(self.said, torch.arange(len(self.said)), len(self.said))
+
+    @property
+    def logp(self) -> Tokens:
+        return self.scores.map(lambda y: -(y[:, 0] - self.wanted).square() / 2)
+
+
+@dataclass
+class Points:
+    """The port: a row is a number `x` and what is to be said of it, `y`."""
+
+    name: str = "points"
+    offers: frozenset[Need] = frozenset(Need) - {Need.GENERATE, Need.PROMPTS}
+
+    def forward(
+        self,
+        model: nn.Module,
+        groups: Sequence[Rows],
+        taps: tuple[str, ...] = (),
+        patch: Patch | None = None,
+        weights: Weights | None = None,
+    ) -> list[Fit]:
+        said = [call(model, weights, torch.tensor(g["x"])[:, None]) for g in groups]
+        return [Fit(y, torch.tensor(g["y"])) for g, y in zip(groups, said, strict=True)]
+
+    def counts(self, rows: Rows) -> Mapping[str, float]:
+        return dict.fromkeys(("rows", "labels", "tokens"), float(len(rows)))
+
+    def independent(self, model: nn.Module) -> bool:
+        return True
+
+
+def perceptron(x: Tensor, y: Tensor, generator: torch.Generator) -> nn.Module:
+    """One hidden layer, drawn, and a last one that makes it go through all points: of all such the smallest."""
+
+    def draw(*shape: int) -> Tensor:
+        return 2 * torch.rand(*shape, generator=generator) - 1
+
+    model = nn.Sequential(nn.Linear(1, UNITS), nn.ReLU(), nn.Linear(UNITS, 1, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(draw(UNITS, 1).sign())
+        model[0].bias.copy_(1.1 * END * draw(UNITS))
+        hidden = model[:2](x[:, None]).double()
+        model[2].weight.copy_((torch.linalg.pinv(hidden) @ y.double())[None])
+    return model
+
+
+class Case:
+    """Points of a sine and wrong ones, and perceptrons that go through them."""
+
+    model = f"perceptron of {UNITS} units"
+    suite = Suite(name="poisoned sine", sets={}, train={})
+
+    def __init__(self, progress: Progress, seeds: Sequence[int] = range(SEEDS)) -> None:
+        self.progress, self.seeds = progress, seeds
+
+    def measure(self, name: str) -> tuple[Numbers, dict[str, Any]]:
+        """Medians, and the knobs of the methods."""
+        found: dict[str, list[float]] = {}
+        for i, seed in enumerate(self.seeds):
+            self.progress(i, len(self.seeds), "forgetting")
+            start, sets = poisoned(seed)
+            found.setdefault("original", []).append(farthest(start))
+            for method, knobs in KNOBS.items():
+                found.setdefault(method, []).append(farthest(after(method, knobs, start, sets, seed)))
+        return {m: {"farthest": median(x)} for m, x in found.items()}, KNOBS
+
+
+def poisoned(seed: int) -> tuple[nn.Module, dict[str, Rows]]:
+    """A perceptron through points of the sine and wrong ones; rows to retain and to forget."""
+    generator = torch.Generator().manual_seed(seed)
+    even = torch.linspace(-END, END, RETAIN)
+    between = even[torch.randperm(RETAIN - 1, generator=generator)[:FORGET]] + END / (RETAIN - 1)
+    x = torch.cat([even, between])
+    y = torch.cat([x[:RETAIN].sin(), torch.full((FORGET,), WRONG)])
+    parts = {"retain": slice(RETAIN), "forget": slice(RETAIN, None)}
+    sets = {n: Rows(n, tuple(f"{v:.6f}" for v in x[p].tolist()), {"x": x[p].tolist(), "y": y[p].tolist()}) for n, p in parts.items()}
+    return perceptron(x, y, generator), sets
+
+
+def after(method: str, knobs: Mapping[str, Any], start: nn.Module, sets: dict[str, Rows], seed: int) -> nn.Module:
+    """A copy that a method was applied to."""
+    model, port = copy.deepcopy(start), Points()
+    loop.run(build_plan.plan(method, {**TRAINED, **knobs}), model, port, sets, seed=seed)
+    return model
+
+
+def farthest(model: nn.Module) -> float:
+    """The largest distance from the sine."""
+    x = torch.linspace(-END, END, 2000)
+    with torch.no_grad():
+        return float((model(x[:, None])[:, 0] - x.sin()).abs().max())

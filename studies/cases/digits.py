@@ -1,0 +1,111 @@
+"""The image case: real handwritten digits with a small residual network; one class is forgotten, or a tenth of the images of all.
+
+Costs are rows seen forward, and backward twice, as a share of what retraining sees: a count, not a time.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from expunge.benchmarks import presets
+from expunge.evaluation.audited_models import Progress, Subject, blank, examine
+from expunge.io.models import Opened, cache_home
+from expunge.workflows.sweep import Sweep
+from expunge.workflows.train import train
+from expunge.workflows.unlearn import unlearn
+from studies.cases.claims import Claim, Numbers
+
+CASE = Sweep("digits", (), model="resnet-nano")
+SPLITS = {"class": "class3", "random": "random10"}
+SHOWN = (
+    "forget_accuracy",
+    "test_forget_accuracy",
+    "retain_accuracy",
+    "test_accuracy",
+    "average_gap",
+    "h_lr",
+    "cka_retrained",
+    "mia_loss",
+    "mia_efficacy",
+)
+
+FORGETS = Claim(
+    "accuracy on the forgotten digits comes within 0.1 of the retrained model's",
+    lambda n, me: abs(n[me]["forget_accuracy"] - n["retrained"]["forget_accuracy"]) <= 0.1,
+)
+UNSEEN = Claim(
+    "unseen digits of the forgotten class are forgotten, too: accuracy within 0.1 of the retrained model's",
+    lambda n, me: abs(n[me]["test_forget_accuracy"] - n["retrained"]["test_forget_accuracy"]) <= 0.1,
+)
+KEEPS = Claim(
+    "accuracy on unseen digits of the other classes stays within 0.05 of the retrained model's",
+    lambda n, me: n[me]["test_accuracy"] >= n["retrained"]["test_accuracy"] - 0.05,
+)
+CHEAP = Claim("it costs less than a quarter of retraining", lambda n, me: n[me]["cost"] <= 0.25)
+FRACTION = Claim("it costs less than a tenth of retraining", lambda n, me: n[me]["cost"] <= 0.1)
+DEFAULT = (FORGETS, UNSEEN, KEEPS)
+
+CLAIMS: dict[str, tuple[Claim, ...]] = {
+    **dict.fromkeys(["gda", "l1_sparse", "neggrad_plus", "random_labels", "salun", "scrub"], DEFAULT),
+    **dict.fromkeys(["bad_teacher", "boundary", "influence", "neggrad", "unsir"], (*DEFAULT, CHEAP)),
+    **dict.fromkeys(["iau", "ssd"], (*DEFAULT, FRACTION)),
+    "fisher": DEFAULT,
+}
+SPLIT: dict[str, str] = {}  # which split a method's claims are about; default: class
+SETTINGS: dict[str, dict[str, Any]] = {}  # knobs that the claims are about, where the recipe is not
+
+
+class Case:
+    """One split of the digits, the original and the retrained model, seen once."""
+
+    model = CASE.model
+
+    def __init__(self, progress: Progress, split: str = "class") -> None:
+        self.progress = progress
+        self._open(split)
+
+    def _open(self, split: str) -> None:
+        self.split = split
+        self.suite = Sweep("digits", (), model=CASE.model, split=SPLITS[split]).made()
+        made = [train(self.suite.train[w], CASE.model, labels=tuple(self.suite.labels)) for w in ("full", "retain")]
+        self.original, self.retrained = (Opened(m.model, m.port, str(m.folder)) for m in made)
+        self.full_cost = _spent(made[1].receipt)
+        self.cache = cache_home() / "observations"
+        self.beside: dict[str, Any] = {"blank": blank(self.original, self.suite.sets, self.cache)}
+        self.there = self.see(self.retrained, "retrained", role="retrained")
+        self.beside["retrained"] = self.there.seen
+        self.first = self.see(self.original, "original", role="original")
+        self.beside["original"] = self.first.seen
+
+    def see(self, opened: Opened, name: str, **more: Any) -> Subject:
+        """A model as the audit sees it."""
+        look = {**self.beside, **more, "cache": self.cache, "progress": self.progress}
+        return examine(opened.model, opened.port, self.suite.sets, name=name, **look)
+
+    def forget(self, name: str, knobs: Mapping[str, Any]) -> tuple[Opened, float]:
+        """The original after a method, and what that cost as a share of retraining."""
+        opened = Opened(copy.deepcopy(self.original.model), self.original.port, self.original.source)
+        self.progress(0, 1, f"{name}: forgetting")
+        made = unlearn(name, opened, self.suite.train["forget"], self.suite.train["retain"], allow_overlap=True, **knobs)
+        return Opened(made.model, made.port, name), _spent(made.receipt) / self.full_cost
+
+    def measure(self, name: str) -> tuple[Numbers, dict[str, Any]]:
+        """Numbers of the two models and of the method; and the method's knobs."""
+        if (split := SPLIT.get(name, "class")) != self.split:
+            self._open(split)
+        knobs = {**presets.knobs("digits", CASE.model, name), **SETTINGS.get(name, {})}
+        made, cost = self.forget(name, knobs)
+        numbers = {"original": shown(self.first), "retrained": shown(self.there)}
+        return {**numbers, name: {**shown(self.see(made, name)), "cost": cost}}, knobs
+
+
+def shown(subject: Subject) -> dict[str, float]:
+    """The scores that are compared."""
+    return {n: float(subject.scores[n]["value"]) for n in SHOWN if n in subject.scores}
+
+
+def _spent(receipt: Mapping[str, Any]) -> float:
+    cost = receipt["cost"]
+    return float(cost["tokens"] + 2 * cost["backward_tokens"])

@@ -1,0 +1,78 @@
+"""The case of entanglement: the fictitious people, forgotten by steering a block's output, with retain rows that have much in common with
+the rows to forget (other people, asked in the same words) and with rows that have little (facts about the world).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from expunge.benchmarks import presets
+from expunge.core.parts import Rows
+from expunge.evaluation.audited_models import Progress
+from expunge.workflows import build_plan
+from studies.cases import equal, people
+from studies.cases.claims import Claim, Numbers
+from studies.cases.updates import Forgotten
+
+KINDS = {"high": "retain", "low": "world_facts"}  # the set that the retain rows of a kind are taken from
+RIVAL = "rmu"
+
+
+def _both(holds: Any) -> Any:
+    return lambda n, me: all(holds(n[f"{me}, {kind}"], n[f"{RIVAL}, {kind}"]) for kind in KINDS)
+
+
+CLAIMS: dict[str, tuple[Claim, ...]] = {
+    "srmu": (
+        Claim(
+            "the probability of the answers to forget falls to at most half of the original's, at high and at low entanglement",
+            lambda n, me: all(n[f"{me}, {k}"]["forget_probability"] <= 0.5 * n["original"]["forget_probability"] for k in KINDS),
+        ),
+        Claim(
+            "rmu has then forgotten as far, by the loss of the forget rows",
+            _both(lambda mine, its: its["forget_loss"] >= mine["forget_loss"] - 0.05),
+        ),
+        Claim(
+            "at high entanglement what is left of the rest is more than with rmu",
+            lambda n, me: n[f"{me}, high"]["model_utility"] > n[f"{RIVAL}, high"]["model_utility"],
+        ),
+        Claim(
+            "at low entanglement it is no less, but for 0.02",
+            lambda n, me: n[f"{me}, low"]["model_utility"] >= n[f"{RIVAL}, low"]["model_utility"] - 0.02,
+        ),
+    )
+}
+
+
+def overlap(some: Rows, others: Rows, base: people.Case) -> float:
+    """Words that both sets use, as a share of the words that either uses."""
+    port = base.original.port
+    mine, theirs = ({w for text in [*port.question(r), *port.said(r)] for w in text.lower().split()} for r in (some, others))
+    return len(mine & theirs) / len(mine | theirs)
+
+
+class Case:
+    """The people, and the original model."""
+
+    model = people.CASE.model
+
+    def __init__(self, progress: Progress) -> None:
+        self.case = equal.Case(progress)
+        self.suite = self.case.suite
+
+    def measure(self, name: str) -> tuple[Numbers, dict[str, Any]]:
+        """Numbers of the original, and of the method and its rival with either kind of retain rows; and the method's knobs."""
+        case, port = self.case, self.case.original.port
+        knobs = presets.knobs(people.CASE.suite, self.model, name)
+        numbers: dict[str, Any] = {"original": case.scores(case.original.model, "original")}
+        whole = case.sets
+        for kind, source in KINDS.items():
+            records = self.suite.train["retain"] if source == "retain" else self.suite.sets[source]
+            case.use({**whole, "retain": port.rows("retain", records)})
+            numbers[f"{name}, {kind}"] = mine = dict(case.run(name, build_plan.plan(name, knobs)[0]))
+            mine["overlap"] = overlap(case.sets["forget"], case.sets["retain"], case.base)
+            plan = build_plan.plan(RIVAL, {**presets.knobs(people.CASE.suite, self.model, RIVAL), **equal.TOGETHER})[0]
+            train = replace(plan.train, epochs=0, steps=equal.LONGEST)
+            numbers[f"{RIVAL}, {kind}"] = case.run(RIVAL, replace(plan, until=(Forgotten(mine["forget_loss"]),), train=train))
+        return numbers, knobs

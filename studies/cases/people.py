@@ -1,0 +1,175 @@
+"""The language case: the fictitious people with the micro model, the knobs of `recipes`, and as baseline gradient ascent with as many steps
+at the same rate.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from expunge.benchmarks import presets
+from expunge.evaluation.attack import chosen, intervene
+from expunge.evaluation.audited_models import Progress, Subject, controls, examine
+from expunge.io.models import Opened, cache_home
+from expunge.workflows.sweep import Sweep
+from expunge.workflows.train import texts_of, train
+from expunge.workflows.unlearn import Result, unlearn
+from studies.cases.claims import Claim, Numbers, pooled_numbers
+
+CASE = Sweep("people", (), model="micro")
+SHOWN = ("forget_quality", "model_utility", "forget_probability", "forget_rouge", "retain_rouge", "extraction_strength", "mia_min_k")
+MODELS = 3  # originals that are relearned, of each of which another was retrained
+EVERY = 1  # steps between two looks at a model that relearns
+RECOVERED = 0.5  # extraction strength of the rows that the attacker holds at which they have come back
+BUDGET = ("lr", "epochs", "batch")
+
+FORGETS = Claim(
+    "forget_probability falls to at most half of the original's",
+    lambda n, me: n[me]["forget_probability"] <= 0.5 * n["original"]["forget_probability"],
+)
+SPARES = Claim(
+    "utility stays above that of gradient ascent with as many steps at the same rate",
+    lambda n, me: n[me]["model_utility"] > n["ga"]["model_utility"],
+)
+KEEPS = Claim(
+    "utility stays at or above 80 % of the retrained model's", lambda n, me: n[me]["model_utility"] >= 0.8 * n["retrained"]["model_utility"]
+)
+BOUNDED = Claim(
+    "retain perplexity stays below a tenth of that of gradient ascent with as many steps at the same rate",
+    lambda n, me: n[me]["retain_loss"] <= n["ga"]["retain_loss"] - math.log(10),
+)
+DESTROYS = Claim("utility falls below half of the original's", lambda n, me: n[me]["model_utility"] < 0.5 * n["original"]["model_utility"])
+REMEMBERS = Claim(
+    "fine-tuning alone forgets little: extraction_strength stays above the retrained model's by 0.1 or more",
+    lambda n, me: n[me]["extraction_strength"] >= n["retrained"]["extraction_strength"] + 0.1,
+)
+USELESS = Claim("utility is below a tenth of the original's", lambda n, me: n[me]["model_utility"] < 0.1 * n["original"]["model_utility"])
+LIKE_RETRAINED = Claim("forget_quality is at least 0.05", lambda n, me: n[me]["forget_quality"] >= 0.05)
+SILENT = Claim("the listed questions are not answered: forget_rouge is at most 0.1", lambda n, me: n[me]["forget_rouge"] <= 0.1)
+INSIDE = Claim(
+    "the weights behind it know everything: without the guard forget_probability is the original's",
+    lambda n, me: abs(n[me]["unguarded_forget_probability"] - n["original"]["forget_probability"]) < 1e-3,
+)
+FASTER = Claim(
+    "fine-tuning makes half of what ga and npo forgot extractable in fewer steps than it teaches it to the retrained model",
+    lambda n, me: max(n[m]["steps_to_recover"] for m in ("ga", "npo")) < n["retrained"]["steps_to_recover"],
+)
+
+# Settings that the claim is about, where the recipe is not: a rate and a number of steps at which ascent has run away.
+FAR = {"lr": 1e-3, "epochs": 15, "batch": 16}
+SETTINGS: dict[str, dict[str, Any]] = dict.fromkeys(("ga", "npo", "flat", "ceu", "undial"), FAR)
+AGAINST_ASCENT = (SPARES, BOUNDED)
+DEFAULT = (FORGETS, SPARES, KEEPS)
+CLAIMS: dict[str, tuple[Claim, ...]] = {
+    **dict.fromkeys(
+        ["adaptive_rmu", "altpo", "dpo", "graddiff", "idk", "idk_ap", "kl", "llmu", "me", "npo", "pdu", "rmu", "satimp", "simnpo", "wga"],
+        DEFAULT,
+    ),
+    "ga": (FORGETS, DESTROYS),
+    "ceu": (FORGETS, BOUNDED),  # forget data alone: nothing holds the rest of the model
+    "flat": (FORGETS, BOUNDED),
+    "undial": (FORGETS, BOUNDED),
+    "task_vector": (FORGETS, KEEPS),
+    "finetune": (REMEMBERS, KEEPS),
+    "random_weights": (FORGETS, USELESS),
+    "retrain": (FORGETS, LIKE_RETRAINED, KEEPS),
+    "input_filter": (SILENT, INSIDE, KEEPS),
+    "relearn": (FASTER,),
+}
+
+
+class Case:
+    """The people, the original and the retrained model, seen once."""
+
+    sweep = CASE
+    model = CASE.model
+
+    def __init__(self, progress: Progress) -> None:
+        self.suite, self.progress = self.sweep.made(), progress
+        self.original, self.retrained = self._models()
+        self.cache = cache_home() / "observations"
+        self.there = self._see(self.retrained, "retrained", role="retrained")
+        self.first = self._see(self.original, "original", role="original")
+
+    def _models(self, seed: int = 0) -> tuple[Opened, Opened]:
+        """An original and a retrained model."""
+        suite = self.suite
+        texts = texts_of([*suite.train["full"], *suite.sets["real_authors"], *suite.sets["world_facts"]])
+        made = [train(suite.train[w], self.model, texts=texts, prompt_format=suite.prompt_format, seed=seed) for w in ("full", "retain")]
+        first, again = (Opened(m.model, m.port, str(m.folder)) for m in made)
+        return first, again
+
+    def _see(self, opened: Opened, name: str, **more: Any) -> Subject:
+        retrained = getattr(self, "there", None)
+        return examine(
+            opened.model,
+            opened.port,
+            self.suite.sets,
+            name=name,
+            retrained=retrained.seen if retrained else None,
+            cache=self.cache,
+            progress=self.progress,
+            **more,
+        )
+
+    def made(self, name: str, knobs: Mapping[str, Any]) -> Result:
+        """The original after a method, with its receipt."""
+        opened = Opened(copy.deepcopy(self.original.model), self.original.port, self.original.source)
+        rows = self.suite.train
+        self.progress(0, 1, f"{name}: forgetting")
+        return unlearn(name, opened, rows["forget"], rows["retain"], substitutes=self.suite.substitutes, allow_overlap=True, **knobs)
+
+    def forget(self, name: str, knobs: Mapping[str, Any]) -> Opened:
+        """The original after a method."""
+        made = self.made(name, knobs)
+        return Opened(made.model, made.port, name)
+
+    def measure(self, name: str) -> tuple[Numbers, dict[str, Any]]:
+        """Numbers of the two models, of the baseline, and of the method; and the method's knobs."""
+        if name == "relearn":
+            return self.relearning()
+        knobs = {**presets.knobs(CASE.suite, CASE.model, name), **SETTINGS.get(name, {})}
+        numbers = {"original": shown(self.first), "retrained": shown(self.there)}
+        if name == "input_filter":
+            rows = self.original.port.rows("forget", self.suite.train["forget"])
+            guarded = controls(self.original, rows, self.suite.sets, self.there.seen, self.cache)[1]
+            numbers[name] = {**shown(guarded), "unguarded_forget_probability": numbers["original"]["forget_probability"]}
+            return numbers, knobs
+        if any(c in AGAINST_ASCENT for c in CLAIMS[name]):
+            budget = {**presets.knobs(CASE.suite, CASE.model, "ga"), **{k: v for k, v in knobs.items() if k in BUDGET}}
+            numbers["ga"] = shown(self._see(self.forget("ga", budget), "ga"))
+        numbers[name] = shown(self._see(self.forget(name, knobs), name))
+        return numbers, knobs
+
+    def relearning(self) -> tuple[Numbers, dict[str, Any]]:
+        """How many steps on a quarter of the forget rows make half of those answers extractable: medians over originals, of which one gives
+        them back at once and another does not.
+        """
+        held = self.suite.sets["forget"][::4]
+        knobs = {**presets.relearning(CASE.suite, CASE.model, 0), "k": len(held), "every": EVERY}
+        runs = []
+        for seed in range(MODELS):
+            self.original, self.retrained = self._models(seed)
+            models = {"retrained": self.retrained, **{n: self.forget(n, presets.knobs(CASE.suite, CASE.model, n)) for n in ("ga", "npo")}}
+            runs.append({n: self._relearned(n, opened, knobs, held) for n, opened in models.items()})
+        return pooled_numbers(runs, median), knobs
+
+    def _relearned(self, name: str, opened: Opened, knobs: Mapping[str, Any], held: Sequence[Any]) -> dict[str, float]:
+        """How extractable the rows are before and after the attack, and from which step on they count as back."""
+        self.progress(0, 1, f"{name}: relearning")
+        found = intervene("relearn", chosen(("relearn",), knobs)["relearn"], opened.model, opened.port, {"forget": held})
+        values = {t.at["steps"]: float(t.scores["extraction_strength"]["value"]) for t in found.tries}
+        back = [step for step, value in values.items() if value >= RECOVERED]
+        last = max(values)
+        return {"before": values[0], "after": values[last], "steps_to_recover": float(min(back, default=2 * last))}
+
+
+def shown(subject: Subject) -> dict[str, float]:
+    """The scores that are compared."""
+    answers = subject.seen.sets["retain"].kinds["answer"]
+    return {n: float(subject.scores[n]["value"]) for n in SHOWN if n in subject.scores} | {
+        "retain_loss": float(-answers.mean_logp().mean())
+    }

@@ -1,0 +1,94 @@
+"""The case of restricted gradients: a perceptron learns digits with and without the penalty, and then forgets a tenth of them in one step.
+
+Each is held against perceptrons that were trained in the same way without those rows; means over seeds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from statistics import fmean
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from expunge.benchmarks import digits
+from expunge.core.parts import Rows
+from expunge.engine import loop
+from expunge.engine.context import View
+from expunge.engine.run_state import Run
+from expunge.evaluation.audited_models import Progress
+from expunge.modalities.image.modality import Image, classifier_port
+from expunge.workflows import build_plan
+from studies.cases.accuracy import accuracy
+from studies.cases.claims import Claim, Numbers, pooled
+
+SEEDS = 3
+WEIGHTS = {"plain": 0.0, "gradient_restriction": 0.005}
+TRAINED = {"epochs": 20, "lr": 3e-3, "batch": 64}
+STEP = {"lr": 1e-3}  # of the step of iau, the paper's
+
+SMALLER = Claim(
+    "a row of the training data pulls less at the weights: its gradient is shorter (root mean square)",
+    lambda n, me: n[me]["pull"] < n["plain"]["pull"],
+)
+NEARER = Claim(
+    "after one step of iau, accuracies on forgotten, retained and unseen rows are nearer to those of a model retrained in the same way",
+    lambda n, me: n[me]["gap"] < n["plain"]["gap"],
+)
+AS_GOOD = Claim(
+    "before that, accuracy on unseen rows is at most 0.02 lower", lambda n, me: n[me]["test_before"] >= n["plain"]["test_before"] - 0.02
+)
+
+CLAIMS: dict[str, tuple[Claim, ...]] = {"gradient_restriction": (SMALLER, NEARER, AS_GOOD)}
+
+
+class Case:
+    """Digits, of which a tenth is to be forgotten, and perceptrons that know them."""
+
+    model = "perceptron of 64 units"
+
+    def __init__(self, progress: Progress) -> None:
+        self.suite, self.progress = digits.load(split="random10"), progress
+        self.port: Image = classifier_port(self.suite.labels)
+        named = {"full": self.suite.train["full"], **self.suite.sets}
+        self.rows = {n: self.port.rows(n, r) for n, r in named.items()}
+
+    def measure(self, name: str) -> tuple[Numbers, dict[str, Any]]:
+        """Means over seeds, and the settings."""
+        found: dict[str, list[Mapping[str, float]]] = {}
+        for seed in range(SEEDS):
+            for way, weight in WEIGHTS.items():
+                self.progress(seed, SEEDS, f"{way}: training and forgetting")
+                found.setdefault(way, []).append(self._seen(weight, seed))
+        return {way: pooled(some) for way, some in found.items()}, {**TRAINED, **STEP, "weights": WEIGHTS}
+
+    def _seen(self, weight: float, seed: int) -> Mapping[str, float]:
+        made, again = (self._trained(self.rows[n], weight, seed) for n in ("full", "retain"))
+        before = accuracy(made, self.port, self.rows["holdout"])
+        pull = self._pull(made)
+        loop.run(build_plan.plan("iau", STEP), made, self.port, {n: self.rows[n] for n in ("forget", "retain")}, seed=seed)
+        right = {n: [accuracy(m, self.port, self.rows[n]) for m in (made, again)] for n in ("forget", "retain", "holdout")}
+        gap = fmean(abs(mine - theirs) for mine, theirs in right.values())
+        return {"pull": pull, "test_before": before, "gap": gap, **{n: mine for n, (mine, _) in right.items()}}
+
+    def _trained(self, rows: Rows, weight: float, seed: int) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+        loop.run(
+            build_plan.plan("gradient_restriction", {**TRAINED, "weight": weight}),
+            model,
+            self.port,
+            {"retain": rows.named("retain")},
+            seed=seed,
+        )
+        return model
+
+    def _pull(self, model: nn.Module) -> float:
+        """The length, as a root of a mean square over the rows trained on, of the gradient of a row's loss by all weights."""
+        sets = {"retain": self.rows["full"]}
+        view = View(Run(model, self.port, Accelerator(), sets=sets), sets)
+        return math.sqrt(sum(float(f.sum()) for f in view.fisher(self.rows["full"], draws=None)))

@@ -1,0 +1,102 @@
+"""The case of a stream: digits that come two classes at a time, of which a small network remembers the last two, unless it is repaired.
+
+Costs are rows seen forward, and backward twice, beyond those of plain training, as a share of those.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from expunge.benchmarks import digits
+from expunge.core.parts import Plan, Rows, Train
+from expunge.engine import loop
+from expunge.evaluation.audited_models import Progress
+from expunge.methods.terms import NLL
+from expunge.methods.updates.k_fpf import FPF, Buffer
+from expunge.workflows.train import start
+from studies.cases.accuracy import accuracy
+from studies.cases.claims import Claim, Numbers, pooled
+
+TASKS = 5  # of two classes each
+SEEDS = 1
+BUFFER = 200  # rows of what has come so far that are kept
+# Rates chosen on another draw of the unseen images; steps of a repair by what it may cost beside replay.
+TRAIN = Train(epochs=20, lr=0.02, batch=64, optimizer="sgd", schedule="constant", anchor="task")
+REPAIR = {"steps": 60, "lr": 0.1}
+
+REMEMBERS = Claim(
+    "at the end of the stream accuracy on unseen images of all classes is higher than after plain training, by 0.2 or more",
+    lambda n, me: n[me]["accuracy"] >= n["plain"]["accuracy"] + 0.2,
+)
+ON_A_PAR = Claim(
+    "it is at most 0.05 lower than after replay of kept rows at every step",
+    lambda n, me: n[me]["accuracy"] >= n["replay"]["accuracy"] - 0.05,
+)
+CHEAPER = Claim("repairs cost at most half of what replay costs", lambda n, me: n[me]["cost"] <= 0.5 * n["replay"]["cost"])
+RAISES = Claim(
+    "one repair at the end raises the accuracy of plain training and of replay",
+    lambda n, me: all(n[f"{m}, repaired"]["accuracy"] > n[m]["accuracy"] for m in ("plain", "replay")),
+)
+ENOUGH = Claim(
+    "to repair norms and the last layer is at most 0.05 worse than to repair all",
+    lambda n, me: n[me]["accuracy"] >= n["all repaired"]["accuracy"] - 0.05,
+)
+
+CLAIMS: dict[str, tuple[Claim, ...]] = {"k_fpf": (REMEMBERS, ON_A_PAR, CHEAPER, RAISES, ENOUGH)}
+
+
+class Case:
+    """Digits in five tasks, and an untrained network."""
+
+    model = "resnet-nano"
+
+    def __init__(self, progress: Progress, draw: int = 0) -> None:
+        self.suite, self.progress = digits.load(seed=draw), progress
+        records = sorted([*self.suite.train["forget"], *self.suite.train["retain"]], key=lambda r: r["label"])
+        blank = start(self.model, records, labels=tuple(self.suite.labels))
+        self.blank, self.port = blank.model, blank.port
+        tasks = [[r for r in records if r["label"] * TASKS // 10 == t] for t in range(TASKS)]
+        self.tasks = [self.port.rows("task", some) for some in tasks]
+        self.past = [self.port.rows("retain", [r for some in tasks[: t + 1] for r in some]) for t in range(TASKS)]
+        self.unseen = self.port.rows("holdout", self.suite.sets["holdout"])
+
+    def measure(self, name: str) -> tuple[Numbers, dict[str, Any]]:
+        """Mean accuracies and costs of ways to learn the stream, and the settings of repairs."""
+        repair = replace(FPF().repair, train=replace(FPF().repair.train, **REPAIR))
+        each, every = FPF(k=1, repair=repair), FPF(k=1, modules="all", repair=repair)
+        ways: dict[str, tuple[bool, FPF | None, FPF | None]] = {  # whether rows are replayed; repairs after each task, and after the last
+            "plain": (False, None, None),
+            "replay": (True, None, None),
+            "plain, repaired": (False, None, each),
+            "replay, repaired": (True, None, each),
+            "all repaired": (False, every, every),
+            name: (False, each, each),
+        }
+        found = {way: [self._learned(way, seed, *how) for seed in range(SEEDS)] for way, how in ways.items()}
+        mean = {way: pooled(some) for way, some in found.items()}
+        plain = mean["plain"]["cost"]
+        return {way: {**s, "cost": (s["cost"] - plain) / plain} for way, s in mean.items()}, {"k": TASKS, "size": BUFFER, **REPAIR}
+
+    def _learned(self, way: str, seed: int, replay: bool, each: FPF | None, last: FPF | None) -> Mapping[str, float]:
+        self.progress(seed, SEEDS, f"{way}: learning")
+        model, cost = copy.deepcopy(self.blank), 0.0
+        for t, (task, past) in enumerate(zip(self.tasks, self.past, strict=True)):
+            repaired = last if t == TASKS - 1 else each
+            selectors, updates = ((Buffer(size=BUFFER),), (repaired,)) if repaired else ((), ())
+            plan = Plan(NLL("task"), train=TRAIN, selectors=selectors, updates=updates)
+            if replay and t:
+                task, plan = self._replayed(t, seed), replace(plan, train=replace(TRAIN, batch=2 * TRAIN.batch))
+            done = loop.run((plan,), model, self.port, {"task": task, "retain": past}, seed=seed)
+            cost += done.cost.forward_tokens + 2 * done.cost.backward_tokens
+        return {"accuracy": accuracy(model, self.port, self.unseen), "last": accuracy(model, self.port, self.tasks[-1]), "cost": cost}
+
+    def _replayed(self, t: int, seed: int) -> Rows:
+        """A task, and as many rows of those before it: each batch has of both, so that norms see both."""
+        task, past = self.tasks[t], self.past[t - 1]
+        kept = torch.randperm(len(past), generator=torch.Generator().manual_seed(seed))[:BUFFER]
+        return task.join(past.take(kept.repeat(-(-len(task) // len(kept)))[: len(task)].tolist()))

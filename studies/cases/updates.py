@@ -1,0 +1,112 @@
+"""The case of updates: the fictitious people, forgotten with an update, and without it until the forget loss is at least as high.
+
+Two models that have forgotten as far by their loss need not be alike: one of them may remember sooner, or may have lost more of the rest.
+Beside a mask stands a random one of the same size, and beside an objective that cuts a feature out the same one that does not. Means over
+seeds; an attacker holds the same few rows each time.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from expunge.benchmarks import presets
+from expunge.core.hyperparameters import knob, override, part
+from expunge.core.parts import Plan, Sets, Stop
+from expunge.engine import loop
+from expunge.engine.context import View
+from expunge.evaluation.attacks import relearn
+from expunge.evaluation.audited_models import Progress
+from expunge.evaluation.observe import Wants, observe
+from expunge.workflows import build_plan
+from studies.cases import people
+from studies.cases.claims import Claim, Numbers, pooled
+
+SEEDS = 3
+ATTACK = {"k": 9, "steps": 10, "batch": 9, "lr": 3e-4}
+LOOK = Wants(said=False, moments=False, gradnorm=False)
+WITHOUT = "without"  # the same objective without the update, or with a random mask
+
+AS_FAR = Claim(
+    "what it is compared with has forgotten as far, by the loss of the forget rows",
+    lambda n, me: n[WITHOUT]["forget_loss"] >= n[me]["forget_loss"] - 0.05,
+)
+SLOWER = Claim(
+    "after ten steps of relearning on a quarter of the rows the forget loss stays higher than without it",
+    lambda n, me: n[me]["relearned_loss"] > n[WITHOUT]["relearned_loss"],
+)
+SPARES = Claim("the retain loss stays lower than without the update", lambda n, me: n[me]["retain_loss"] < n[WITHOUT]["retain_loss"])
+SPARES_MORE = Claim(
+    "the retain loss stays lower than with a random mask of the same size", lambda n, me: n[me]["retain_loss"] < n[WITHOUT]["retain_loss"]
+)
+CLAIMS: dict[str, tuple[Claim, ...]] = {
+    **dict.fromkeys(("sam", "random_smoothing", "gradient_penalty", "curvature", "weight_averaging"), (AS_FAR, SLOWER)),
+    "eru": (AS_FAR, SLOWER),
+    "gradient_projection": (AS_FAR, SPARES),
+    "wagle": (AS_FAR, SPARES_MORE),
+}
+# Every batch holds all rows to forget, so that the comparison can stop after any step; a constant rate makes both runs one path.
+SETTINGS = {"batch": 36, "schedule": "constant", "warmup": 0}
+LONGEST = 3  # times as many steps may the comparison take
+
+
+@part
+class Forgotten(Stop):
+    """Stop once the loss of the rows to forget is high enough."""
+
+    loss: float = knob(1.0, "mean loss of a label at which enough is forgotten")
+    reads = frozenset({"forget"})
+
+    def stop(self, view: View) -> str | None:
+        now = -float(view.now(view.forget).logp.mean().mean())
+        return f"a forget loss of {now:.3g}" if now >= self.loss else None
+
+
+class Case:
+    """The people, and the original model."""
+
+    model = people.CASE.model
+
+    def __init__(self, progress: Progress) -> None:
+        base = people.Case(progress)
+        self.suite, self.original, self.progress = base.suite, base.original, progress
+        rows = self.suite.train
+        self.sets: Sets = {n: self.original.port.rows(n, rows[n]) for n in ("forget", "retain")}
+
+    def measure(self, name: str) -> tuple[Numbers, dict[str, Any]]:
+        """Losses with and without the update, before and after relearning; and the method's knobs."""
+        known = {k.name for k in build_plan.knobs(name)}
+        knobs = {**presets.knobs(people.CASE.suite, self.model, name), **{k: v for k, v in SETTINGS.items() if k in known}}
+        found: dict[str, list[Mapping[str, float]]] = {name: [], WITHOUT: []}
+        for seed in range(SEEDS):
+            self.progress(seed, SEEDS, f"{name}: forgetting and relearning")
+            plan = build_plan.plan(name, {**knobs, "seed": seed})[0]
+            found[name].append(self._run(plan))
+            found[WITHOUT].append(self._run(without(name, plan, found[name][-1]["forget_loss"])))
+        means = {m: pooled(scores) for m, scores in found.items()}
+        return {"original": self._losses(self.original.model), **means}, knobs
+
+    def _run(self, plan: Plan) -> dict[str, float]:
+        model, port = copy.deepcopy(self.original.model), self.original.port
+        done = loop.run((plan,), model, port, self.sets)
+        found = {**self._losses(model), "steps": float(done.cost.steps)}
+        loop.run((override(relearn.plan(), ATTACK).how,), model, port, {"forget": self.sets["forget"]})
+        return {**found, "relearned_loss": self._losses(model)["forget_loss"]}
+
+    def _losses(self, model: nn.Module) -> dict[str, float]:
+        """Mean over rows of the average loss of their labels."""
+        seen = observe(model, self.original.port, {n: self.suite.train[n] for n in ("forget", "retain")}, wants=LOOK)
+        return {f"{n}_loss": float(-s.kinds["answer"].mean_logp().mean()) for n, s in seen.sets.items()}
+
+
+def without(name: str, plan: Plan, loss: float) -> Plan:
+    """What a plan is compared with: the same one without what it is about, until the forget loss is as high."""
+    if name == "eru":
+        plan = override(plan, {"ablated": 0.0})
+    rest = build_plan.plan("wagle", {"score": "random", "fraction": plan.updates[0].fraction})[0].updates if name == "wagle" else ()  # type: ignore[attr-defined]
+    steps = LONGEST * (plan.train.steps or plan.train.epochs)
+    return replace(plan, updates=rest, until=(Forgotten(loss),), train=replace(plan.train, epochs=0, steps=steps))

@@ -1,0 +1,258 @@
+"""Choose the knobs of a case: the same small grid for every method, scored on a split that no result is reported on.
+
+`python -m studies.tuning.tune --suite people --model micro` writes `people-micro.json` beside this file, the whole grid included, and the
+chosen settings to the package's presets. The
+goodness of a setting is the harmonic mean of closenesses to the retrained model, each from 0 to 1: of its utility (more is no better than
+as much) and, of language models, of its truth ratios on the forget set (1 - the Kolmogorov-Smirnov distance; where there are no wrong
+answers, of its ROUGE) and of its extraction strength; of classifiers, of accuracy on forgotten items, on unseen items of forgotten classes,
+and of the loss attack's AUC.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import hmean, ks_2samp
+
+from expunge import catalog
+from expunge.benchmarks import presets
+from expunge.benchmarks.suite import Suite
+from expunge.core.errors import UserError
+from expunge.engine import receipt
+from expunge.evaluation.audited_models import Subject, examine
+from expunge.evaluation.metrics.tofu import truth_ratios
+from expunge.evaluation.observe import Wants
+from expunge.evaluation.prompting import asked_as
+from expunge.io.models import Opened
+from expunge.workflows import build_plan
+from expunge.workflows.sweep import Sweep
+from expunge.workflows.train import texts_of, train
+from expunge.workflows.unlearn import unlearn
+
+PRESETS = Path(presets.__file__).parent  # the package ships what was chosen, and nothing else
+GRID = {"lr": (1e-4, 3e-4, 1e-3, 3e-3), "epochs": (5, 15)}
+FIXED = {"batch": 16}
+STEPWISE = {"batch": 36, "steps": 60, "schedule": "constant"}  # all rows to forget in every step, as `cases.updates` compares
+# What the small models need said beside the grid: fewer blocks, other scales of activations, shorter answers.
+SPECIAL: dict[str, dict[str, Any]] = {
+    "rmu": {"layer": 2, "steps": 0},
+    "adaptive_rmu": {"layer": 2, "steps": 0},
+    "srmu": {"layer": 2, "steps": 0},
+    "llmu": {"steps": 0},
+    "altpo": {"length": 40},
+    "icu": {"unseen": True},
+    "pop": {"batch": 36, "epochs": 30},
+    "kfade": {"batch": 36},
+    **{n: {**STEPWISE} for n in ("sam", "random_smoothing", "gradient_penalty", "curvature", "wagle")},
+    "weight_averaging": {**STEPWISE, "start": 40, "every": 4},
+    "gradient_projection": {**STEPWISE, "epochs": 0, "warmup": 0},
+}
+# Methods whose rate and weights are of another scale have as many settings, elsewhere.
+GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
+    "rmu": {"lr": (1e-2,), "epochs": (15,), "retain_weight": (1.0, 10.0), "coefficient": (6.5, 20.0, 60.0, 200.0)},
+    "adaptive_rmu": {"lr": (1e-3, 1e-2), "epochs": (5, 15), "retain_weight": (10.0, 1200.0)},
+    "srmu": {"lr": (1e-2,), "epochs": (15,), "retain_weight": (1.0, 10.0), "length": (6.5, 20.0, 60.0, 200.0)},
+    "eru": {"lr": (1e-4, 3e-4, 1e-3, 3e-3), "epochs": (15,), "forget_weight": (0.125, 1.0), "batch": (36,), "schedule": ("constant",)},
+    "simnpo": {"lr": (1e-4, 3e-4, 1e-3, 3e-3), "epochs": (15,), "forget_weight": (0.125, 1.0)},
+    "sam": {"lr": (3e-4, 1e-3), "beta": (0.1, 1.0), "rho": (0.1, 1.0)},
+    "random_smoothing": {"lr": (3e-4, 1e-3), "beta": (0.1, 1.0), "sigma": (1e-3, 1e-2)},
+    "gradient_penalty": {"lr": (3e-4, 1e-3), "beta": (0.1, 1.0), "kappa": (0.01, 0.1)},
+    "curvature": {"lr": (3e-4, 1e-3), "beta": (0.1, 1.0), "kappa": (1.0, 10.0)},
+    "weight_averaging": {"lr": (1e-4, 3e-4, 1e-3, 3e-3), "beta": (0.1, 1.0)},
+    "wagle": {"lr": (3e-4, 1e-3), "beta": (0.1, 1.0), "fraction": (0.5, 0.95)},
+    "gradient_projection": {"lr": (3e-4, 1e-3, 3e-3, 1e-2), "when": ("conflict", "always")},
+    "task_vector": {"lr": (3e-4, 1e-3), "epochs": (1, 3), "scale": (1.0, 3.0)},
+    "pop": {"lr": (3e-4, 1e-3), "retain_weight": (0.3, 1.0, 3.0, 10.0)},
+    "kfade": {"epsilon": (0.005, 0.02, 0.1, 0.5), "share": (0.01, 0.1)},
+    "lunar": {"layers": ((0,), (1,), (2,)), "fit": ("trained", "closed"), "c": (2.0, 8.0)},
+    "stamp": {"layers": ((1,), (0, 1, 2)), "positions": ("last", "said"), "weight": (1.0, 10.0)},
+}
+# TOFU with the `tiny` model, where a setting takes a minute: the same three epochs and four settings for every method.
+RATES = (1e-4, 3e-4, 1e-3, 3e-3)
+THREE = {"batch": 16, "epochs": 3}
+TOFU: dict[str, dict[str, tuple[Any, ...]]] = {
+    "sam": {"lr": (3e-4, 1e-3), "rho": (0.01, 0.1)},
+    "random_smoothing": {"lr": (3e-4, 1e-3), "sigma": (1e-3, 1e-2)},
+    "gradient_penalty": {"lr": (3e-4, 1e-3), "kappa": (0.01, 0.1)},
+    "curvature": {"lr": (3e-4, 1e-3), "kappa": (1.0, 10.0)},
+    "weight_averaging": {"lr": RATES, "start": (20,), "every": (4,)},
+    "wagle": {"lr": (3e-4, 1e-3), "fraction": (0.5, 0.95)},
+    "gradient_projection": {"lr": (3e-4, 1e-3), "when": ("conflict", "always")},
+    "pop": {"lr": (3e-4, 1e-3), "retain_weight": (1.0, 10.0)},
+    "kfade": {"epsilon": (0.005, 0.02, 0.1, 0.5), "share": (0.05,)},
+    "srmu": {"lr": (1e-2,), "layer": (2,), "steps": (0,), "retain_weight": (1.0, 10.0), "length": (6.5, 60.0)},
+    "rmu": {"lr": (1e-2,), "layer": (2,), "steps": (0,), "retain_weight": (1.0, 10.0), "coefficient": (6.5, 60.0)},
+    "icu": {"lr": RATES, "unseen": (True,)},
+    "in_context": {"lr": RATES, "epochs": (1,), "facts": ("retain",)},  # an epoch of the rows that contexts are made of
+    "lunar": {"layers": ((1,), (2,)), "c": (2.0, 8.0)},
+    "stamp": {"layers": ((1,), (0, 1, 2, 3)), "weight": (1.0, 10.0)},
+}
+# Classifiers: rates are of another scale, and one-shot edits have strengths in the place of rates. About eight settings each.
+IMAGES: dict[str, dict[str, tuple[Any, ...]]] = {
+    "ga": {"lr": (1e-4, 3e-4, 1e-3, 3e-3), "epochs": (2, 5)},
+    "neggrad": {"lr": (1e-3, 3e-3, 1e-2, 3e-2), "epochs": (5, 20)},
+    "neggrad_plus": {"lr": (1e-2, 3e-2), "alpha": (0.95, 0.99), "epochs": (5, 10)},
+    "gda": {"lr": (1e-3, 1e-2, 3e-2, 1e-1), "rounds": (2, 4)},
+    "random_labels": {"lr": (3e-3, 1e-2, 3e-2, 1e-1), "epochs": (6, 12), "batch": (32,)},
+    "salun": {"lr": (3e-3, 1e-2, 3e-2, 1e-1), "epochs": (6, 12), "batch": (32,)},
+    "bad_teacher": {"lr": (3e-4, 1e-3, 3e-3, 1e-2), "epochs": (1, 3), "batch": (32,)},
+    "scrub": {"lr": (5e-4, 2e-3, 5e-3), "decay": (0.0, 0.1)},
+    "l1_sparse": {"lr": (3e-2, 1e-1), "alpha": (1e-2, 3e-2), "epochs": (5,), "l1_epochs": (3, 5)},
+    "boundary": {"lr": (1e-4, 1e-3), "bound": (0.2, 0.4), "epochs": (3, 10)},
+    "unsir": {"lr": (1e-4, 3e-4, 1e-3, 3e-3), "copies": (8, 80)},
+    "ssd": {"alpha": (4.0, 6.0, 8.0, 16.0), "batch": (1, 32)},
+    "fisher": {"alpha": (3e-7, 1e-6, 3e-6, 1e-5), "head": (1.0, 10.0)},
+    "influence": {"alpha": (1.0, 4.0, 16.0), "damping": (0.01, 0.1, 1.0), "samples": (300,)},
+    "iau": {"lr": (5e-4, 1e-3, 1.5e-3, 2e-3, 2.5e-3, 3e-3, 4e-3, 6e-3), "steps": (1,)},
+    "trw": {"lr": (1e-3, 3e-3, 1e-2), "beta": (0.0, 1.0, 10.0), "batch": (32,)},
+    "cupid": {"lr": (3e-3, 1e-2, 3e-2, 1e-1), "batch": (32, 128)},
+    "k_fpf": {"lr": (1e-3, 1e-2, 3e-2), "epochs": (3, 6)},
+    "graddiff": {"lr": (1e-4, 3e-4, 1e-3, 3e-3), "epochs": (2, 5)},
+    "npo": {"lr": (3e-4, 1e-3, 3e-3, 1e-2), "epochs": (2, 5)},
+}
+CONTROLS = ("retrain", "random_weights", "input_filter")  # nothing to choose
+VALIDATION_SEED = 1
+ROWS = 100  # of each set of TOFU that are looked at
+
+
+def settings(method: str, suite: str = "people", images: bool = False) -> Iterator[dict[str, Any]]:
+    """The grid, as far as the method has those knobs."""
+    if images:
+        chosen = IMAGES.get(method, GRID)
+        yield from (dict(zip(chosen, values, strict=True)) for values in itertools.product(*chosen.values()))
+        return
+    known = {k.name for k in build_plan.knobs(method)}
+    own, common = (
+        (TOFU.get(method, {"lr": RATES}), THREE) if suite == "tofu" else (GRIDS.get(method, GRID), {**FIXED, **SPECIAL.get(method, {})})
+    )
+    grid = {k: v for k, v in own.items() if k in known}
+    fixed = {k: v for k, v in common.items() if k in known}
+    for values in itertools.product(*grid.values()):
+        yield {**fixed, **dict(zip(grid, values, strict=True))}
+
+
+def goodness(mine: Subject, retrained: Subject) -> float:
+    """How near a model is to the retrained one, 0 to 1."""
+    if mine.seen.modality == "image":
+        return _as_classifiers(mine, retrained)
+    if "forget_truth_ratio" not in retrained.scores:
+        return _without_wrong_answers(mine, retrained)
+    a, b = (truth_ratios(s.seen.sets["forget"]) for s in (mine, retrained))
+    utility = [s.scores["model_utility"]["value"] for s in (mine, retrained)]
+    extracted = [s.scores["extraction_strength"]["value"] for s in (mine, retrained)]
+    near = [min(1.0, utility[0] / utility[1]), 1 - ks_2samp(a, b).statistic, 1 - abs(extracted[0] - extracted[1])]
+    return float(hmean([max(x, 1e-6) for x in near]))
+
+
+def _without_wrong_answers(mine: Subject, retrained: Subject) -> float:
+    kept = min(1.0, mine.scores["retain_rouge"]["value"] / retrained.scores["retain_rouge"]["value"])
+    near = [1 - abs(mine.scores[n]["value"] - retrained.scores[n]["value"]) for n in ("forget_rouge", "extraction_strength")]
+    return float(hmean([max(x, 1e-6) for x in (kept, *near)]))
+
+
+def _as_classifiers(mine: Subject, retrained: Subject) -> float:
+    apart = [n for n in ("forget_accuracy", "test_forget_accuracy", "mia_loss") if n in mine.scores]
+    near = [1 - abs(mine.scores[n]["value"] - retrained.scores[n]["value"]) for n in apart]
+    utility = mine.scores["model_utility"]["value"] / retrained.scores["model_utility"]["value"]
+    return float(hmean([max(x, 1e-6) for x in (min(1.0, utility), *near)]))
+
+
+def elsewhere(suite: Suite, rows: int) -> Suite:
+    """The same suite with other rows to forget, where nothing can be drawn anew: the first of the retain rows that have wrong answers."""
+    forget, retain = suite.sets["retain"][:rows], suite.sets["retain"][rows : 2 * rows]
+    taken = {(r["question"], r["answer"]) for r in forget}
+    rest = [r for r in suite.train["retain"] if (r["question"], r["answer"]) not in taken]
+    return replace(suite, sets={**suite.sets, "forget": forget, "retain": retain}, train={**suite.train, "forget": forget, "retain": rest})
+
+
+def _wants(suite: str) -> Wants:
+    """No generation for TOFU: what a model that knows it alone says of the world has no words of the answer, so utility would be 0."""
+    return Wants(said=suite != "tofu", moments=False, gradnorm=False)
+
+
+def tune(sweep: Sweep, methods: list[str], path: Path) -> None:
+    """Fill the file of a case method by method; what is in it already is kept."""
+    suite = sweep.made()
+    texts = texts_of([*suite.train["full"], *suite.sets.get("real_authors", ()), *suite.sets.get("world_facts", ())])
+    more: dict[str, Any] = {"texts": texts, "labels": tuple(suite.labels), "prompt_format": suite.prompt_format, **sweep.train}
+    made = [train(suite.train[w], sweep.model, **more) for w in ("full", "retain")]
+    read = ("forget", "retain", "real_authors", "world_facts", *(("holdout",) if suite.labels else ()))
+    sets = {n: suite.sets[n] for n in read if n in suite.sets}
+    if sweep.suite == "tofu":
+        sets = {n: rows[:ROWS] for n, rows in sets.items()}
+    retrained = examine(made[1].model, made[1].port, sets, name="retrained", role="retrained", wants=_wants(sweep.suite))
+    if sweep.suite == "tofu":
+        suite = elsewhere(suite, len(suite.sets["forget"]))
+        sets = {**sets, "forget": suite.sets["forget"][:ROWS], "retain": suite.sets["retain"][:ROWS]}
+    for method in methods:
+        tried = []
+        for knobs in settings(method, sweep.suite, images=bool(suite.labels)):
+            opened = Opened(copy.deepcopy(made[0].model), made[0].port, "original")
+            tried.append({"knobs": knobs, **_tried(opened, method, knobs, suite, sets, retrained, _wants(sweep.suite))})
+            print(method, json.dumps(tried[-1]), flush=True)
+        best: Mapping[str, Any] = max(tried, key=lambda t: t["goodness"])
+        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}  # now, as others may have written
+        grid = {"lr": RATES} if sweep.suite == "tofu" else GRID
+        name = f"{suite.name}, other authors forgotten, {ROWS} rows of each set, without ROUGE" if sweep.suite == "tofu" else suite.name
+        how = {"suite": name, "seed": VALIDATION_SEED, "grid": {k: list(v) for k, v in grid.items()}}
+        found["tuning"] = {**how, **found.get("tuning", {})}
+        found["methods"] = dict(sorted({**found.get("methods", {}), method: best["knobs"]}.items()))
+        found["tuning"].setdefault("tried", {})[method] = tried
+        receipt.write(path, found)
+        receipt.write(PRESETS / path.name, chosen_settings(found))
+
+
+def chosen_settings(tuned: Mapping[str, Any]) -> dict[str, Any]:
+    """What the package ships of a tuning file."""
+    return {key: tuned[key] for key in ("methods", "relearn") if key in tuned}
+
+
+def _tried(
+    opened: Opened, method: str, knobs: Mapping[str, Any], suite: Any, sets: Any, retrained: Subject, wants: Wants
+) -> dict[str, Any]:
+    answers = suite.substitutes
+    rows = {"substitutes": answers, "holdout": None if suite.labels else suite.sets.get("holdout")}
+    try:
+        made = unlearn(method, opened, suite.train["forget"], suite.train["retain"], allow_overlap=True, **rows, **knobs)
+    except UserError as error:
+        return {"goodness": 0.0, "why": str(error)}
+    mine = examine(made.model, made.port, asked_as(method, sets), name=method, retrained=retrained.seen, wants=wants)
+    shown = ("model_utility", "forget_quality", "retain_rouge", "forget_rouge", "forget_probability", "extraction_strength")
+    shown += ("forget_accuracy", "test_forget_accuracy")
+    return {"goodness": round(goodness(mine, retrained), 4), **{n: round(mine.scores[n]["value"], 6) for n in shown if n in mine.scores}}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--suite", default="people")
+    parser.add_argument("--model", default="micro")
+    parser.add_argument("--split", default="")
+    parser.add_argument("--methods", default="")
+    parser.add_argument("--data", default="", help="where the benchmark's data are")
+    parser.add_argument("--holdout", default="")
+    parser.add_argument("--train", action="append", default=[], metavar="NAME=VALUE", help="how the models are trained")
+    args = parser.parse_args()
+    methods = args.methods.split(",") if args.methods else [n for n in catalog.names() if n not in CONTROLS]
+    # the tuning split is another draw of the people; where a benchmark cannot be drawn anew, another split
+    sweep = Sweep(
+        args.suite,
+        tuple(methods),
+        data=args.data,
+        model=args.model,
+        split=args.split,
+        holdout=args.holdout,
+        train=dict(t.split("=", 1) for t in args.train),
+        draw=VALIDATION_SEED,
+    )
+    tune(sweep, methods, Path(__file__).parent / f"{args.suite}-{args.model}.json")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,414 @@
+"""The loop: exact accumulation, schedules, clipping, stops, keep-best, precision, what goes wrong."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+import worlds
+from expunge.core.errors import Interrupted, UndeclaredNeed, UserError
+from expunge.core.hyperparameters import part
+from expunge.core.parts import Grads, Need, Objective, Plan, Selector, Sets, State, Stop, Train, Update
+from expunge.engine import loop, schedule
+from expunge.engine.context import Step, View
+from expunge.engine.gradient import evaluate
+from expunge.engine.loop import Clip, Hooks
+from expunge.engine.run_state import Run
+from expunge.engine.schedule import lr_at
+from expunge.engine.weights import put, weights_of
+from expunge.methods.terms import KL, NLL, Ascent, Substitute
+from expunge.workflows import build_plan
+
+FAST = Train(epochs=2, batch=4, lr=1e-3)
+
+
+def run(plan: Plan, world: worlds.World, **more: object) -> tuple[Run, torch.nn.Module]:
+    model = world.model()
+    return loop.run((plan,), model, world.port, world.sets, **more), model  # type: ignore[arg-type]
+
+
+@part
+class Sneaky(Objective):
+    """Reads retain without saying so."""
+
+    reads = frozenset({"forget"})
+
+    def loss(self, step: Step) -> Tensor:
+        return step.mean(step.now(step.retain).logp, step.retain)
+
+
+@part
+class Asks(Objective):
+    """Asks for distributions of a reference of which only log-probs are kept."""
+
+    reads = frozenset({"forget"})
+    needs = frozenset({Need.REFERENCE_LOGP})
+
+    def loss(self, step: Step) -> Tensor:
+        return step.reference(step.forget).dist.values.sum()
+
+
+@pytest.mark.parametrize("objective", [Sneaky() + NLL("retain"), Asks()], ids=["set", "reference"])
+def test_touching_what_was_not_declared_raises(text: worlds.World, objective: Objective) -> None:
+    with pytest.raises(UndeclaredNeed, match=r"declar"):
+        run(Plan(objective, train=FAST), text)
+
+
+def test_averaging_means_of_micro_batches_would_be_wrong(text: worlds.World) -> None:
+    """The oracle of the conformance suite can fail: labels differ between rows."""
+    r = Run(text.model().double(), text.port, worlds.accelerator())
+    batch = {"forget": text.sets["forget"].take(range(8))}
+    whole = evaluate(r, NLL("forget"), batch)[1]
+    pieces = [evaluate(r, NLL("forget"), piece)[1] for piece in schedule.split(batch, 4)]
+    assert worlds.far(whole, [(a + b) / 2 for a, b in zip(*pieces, strict=True)]) > 1e-6
+
+
+@part
+class Squared(Objective):
+    """The square of the mean loss: not linear in its batch mean."""
+
+    reads = frozenset({"forget"})
+    needs = frozenset({Need.BATCH_MEANS})
+
+    def loss(self, step: Step) -> Tensor:
+        mean = step.mean(step.now(step.forget).logp, step.forget)
+        step.note(mean=mean)
+        return mean.square()
+
+
+@pytest.mark.parametrize("micro", [0, 4, 3])
+def test_value_terms_and_notes_are_those_of_the_whole_batch(text: worlds.World, micro: int) -> None:
+    """By hand: a mean over all labels, and its square."""
+    r, rows = Run(text.model().double(), text.port, worlds.accelerator()), text.sets["forget"].take(range(8))
+    with torch.no_grad():
+        mean = float(text.port.forward(r.model, [rows])[0].logp.values.mean())
+    notes, terms = dict[str, Tensor](), dict[str, float]()
+    value, _ = evaluate(r, 2.0 * Squared() + NLL("forget"), {"forget": rows}, micro, notes=notes, values=terms)
+    assert float(value) == pytest.approx(2 * mean**2 - mean, rel=1e-9)
+    assert [*terms.values()] == pytest.approx([2 * mean**2, -mean], rel=1e-9)
+    linear = dict[str, float]()
+    value, _ = evaluate(r, NLL("forget"), {"forget": rows}, micro, values=linear)
+    assert [float(value), *linear.values()] == pytest.approx([-mean, -mean], rel=1e-9)
+    (noted,) = notes.values()
+    assert float(noted) == pytest.approx(mean, rel=1e-9)
+
+
+def test_pieces_keep_sets_of_one_term_together_and_pairs_aligned(text: worlds.World) -> None:
+    forget = text.sets["forget"].take(range(3))
+    three = forget.take([i for i in range(3) for _ in range(3)]).named("substitute")
+    batch = {"forget": forget, "substitute": three}
+    assert len(schedule.split(batch, 1)) == 9
+    pieces = schedule.split(batch, 1, [frozenset(batch)])
+    assert [p["forget"].ids for p in pieces] == [(i,) for i in forget.ids]
+    assert all(set(p["substitute"].ids) == set(p["forget"].ids) and len(p["substitute"]) == 3 for p in pieces)
+    assert sum(len(p["substitute"]) for p in schedule.split({"forget": forget.take([0]), "substitute": three}, 2)) == 9
+
+
+def test_one_forward_a_step_for_two_sets(text: worlds.World) -> None:
+    r, _ = run(Plan(Ascent() + NLL(), train=FAST), text)
+    assert r.forwards == ["now"] * r.cost.steps
+    r, _ = run(Plan(Ascent() + KL(), train=FAST), text)
+    assert (r.forwards.count("now"), r.forwards.count("reference")) == (r.cost.steps, r.cost.steps)
+
+
+def test_the_reference_costs_what_trains(text: worlds.World) -> None:
+    r, model = run(Plan(Ascent() + KL(), train=FAST, trains=r"layers\.1\.mlp"), text)
+    kept = sum(t.numel() for t in r.models["reference"].values())
+    assert kept == sum(p.numel() for n, p in model.named_parameters() if "layers.1.mlp" in n)
+
+
+def test_the_reference_is_the_start_and_has_no_dropout(text: worlds.World) -> None:
+    seen: list[Tensor] = []
+
+    @part
+    class Spy(Objective):
+        reads = frozenset({"forget"})
+        needs = frozenset({Need.REFERENCE})
+
+        def loss(self, step: Step) -> Tensor:
+            rows = step.forget
+            seen.append(step.reference(rows).logp.values.sum())
+            return step.mean(step.now(rows).logp, rows)
+
+    model = text.model()
+    for layer in model.model.layers:
+        layer.self_attn.attention_dropout = 0.5
+    forget = text.sets["forget"]
+    expected = text.port.forward(text.model(), [forget])[0].logp.values.sum().detach()
+    loop.run((Plan(Spy(), train=Train(epochs=3, batch=len(forget), lr=1e-2)),), model, text.port, text.sets)
+    assert len(seen) == 3
+    assert all(float(s) == pytest.approx(float(expected), abs=1e-3) for s in seen)
+
+
+def test_learning_rate_by_hand() -> None:
+    linear = Train(lr=1.0, epochs=4, warmup=1)
+    assert [round(lr_at(linear, i, per_epoch=2), 4) for i in range(8)] == [0.3333, 0.6667, 1.0, 0.8333, 0.6667, 0.5, 0.3333, 0.1667]
+    assert lr_at(Train(lr=1.0, schedule="constant"), 3, 2) == 1.0
+    assert [round(lr_at(Train(lr=1.0, schedule="constant", drops=(1, 2)), i, 2), 4) for i in range(5)] == [1.0, 1.0, 0.1, 0.1, 0.01]
+    assert lr_at(Train(lr=1.0, epochs=2, schedule="cosine"), 2, 2) == pytest.approx(0.5)
+    assert lr_at(Train(lr=1.0, epochs=100, steps=4), 2, 10) == pytest.approx(0.5)
+
+
+def test_clipping_is_the_last_update(text: worlds.World) -> None:
+    vector = [torch.tensor([3.0, 4.0])]
+    grads = Grads(lambda *_: (torch.zeros(()), vector), lambda *_: vector, vector, frozenset({"forget"}))
+    step = Step(Run(text.model(), text.port, worlds.accelerator()), {}, {})
+    assert torch.allclose(Clip(1.0).wrap(grads, step)()[1][0], torch.tensor([0.6, 0.8]), atol=1e-6)
+    assert torch.equal(Clip(10.0).wrap(grads, step)()[1][0], vector[0])
+    r, _ = run(Plan(Ascent(), train=replace(FAST, clip=0.01)), text)
+    assert all(x["grad_norm"] <= 0.0101 for x in r.log if "loss" in x)
+
+
+def test_state_moves_once_a_step_by_what_after_returns(text: worlds.World) -> None:
+    @part
+    class Counting(Objective):
+        reads = frozenset({"forget"})
+
+        def begin(self, view: View) -> State:
+            return {"n": torch.zeros(())}
+
+        def loss(self, step: Step) -> Tensor:
+            rows = step.forget
+            value = step.mean(step.now(rows).logp, rows)
+            step.note(value=value)
+            return value
+
+        def after(self, step: Step) -> State:
+            self_seen.append(float(step.noted("value")))
+            return {"n": step.state["n"] + 1}
+
+    self_seen: list[float] = []
+    r, _ = run(Plan(Counting() + Counting(), train=replace(FAST, batch=9, micro=2)), text)
+    assert [float(r.state[f"/term{i}"]["n"]) for i in range(2)] == [2.0, 2.0]
+    first = self_seen[:2]
+    self_seen.clear()
+    run(Plan(Counting() + Counting(), train=replace(FAST, batch=9)), text)
+    assert first == pytest.approx(self_seen[:2], abs=1e-6), "a note is the mean of the logical batch"
+
+
+def test_parts_that_others_hold_have_a_state_of_their_own(text: worlds.World) -> None:
+    @part
+    class Inner(Objective):
+        reads = frozenset({"forget"})
+
+        def begin(self, view: View) -> State:
+            return {"n": torch.zeros(())}
+
+        def loss(self, step: Step) -> Tensor:
+            return step.mean(step.now(step.forget).logp, step.forget) + 0 * step.state["n"]
+
+        def after(self, step: Step) -> State:
+            return {"n": step.state["n"] + 1}
+
+    @part
+    class Outer(Objective):
+        inner: Objective = Inner()
+        reads = frozenset({"forget"})
+
+        def loss(self, step: Step) -> Tensor:
+            return self.inner.loss(step.at("inner", self.inner))
+
+    r, _ = run(Plan(Outer() + Outer(), train=replace(FAST, batch=9)), text)
+    assert {place: float(s["n"]) for place, s in r.state.items() if s} == {"/term0/inner": 2.0, "/term1/inner": 2.0}
+
+
+def test_notes_are_of_the_untouched_weights(text: worlds.World) -> None:
+    @part
+    class Twice(Update):
+        """Evaluates once more at moved weights."""
+
+        def wrap(self, grads: Grads, step: Step):  # type: ignore[no-untyped-def]
+            def call(*roles: str) -> tuple[Tensor, list[Tensor]]:
+                grads(*roles)
+                kept = weights_of(step.model)
+                for p in step.params:
+                    p.data.add_(0.1)
+                out = grads(*roles)
+                put(step.model, kept)
+                return out
+
+            return call
+
+    seen: list[float] = []
+
+    @part
+    class Noting(Objective):
+        reads = frozenset({"forget"})
+
+        def loss(self, step: Step) -> Tensor:
+            value = step.mean(step.now(step.forget).logp, step.forget)
+            step.note(value=value)
+            return value
+
+        def after(self, step: Step) -> State:
+            seen.append(float(step.noted("value")))
+            return {}
+
+    train = replace(FAST, epochs=1, batch=9)
+    run(Plan(Noting(), train=train), text)
+    run(Plan(Noting(), train=train, updates=(Twice(),)), text)
+    assert seen[0] == pytest.approx(seen[1], abs=1e-6)
+
+
+def test_held_weights_do_not_move_under_decay_and_momentum(text: worlds.World) -> None:
+    @part
+    class Half(Update):
+        def wrap(self, grads: Grads, step: Step):  # type: ignore[no-untyped-def]
+            return grads.call
+
+        def holds(self, step: Step) -> list[Tensor]:
+            return [torch.arange(p.numel()).view_as(p) % 2 == 0 for p in step.params]
+
+    model = text.model()
+    before = worlds.tensors(model)
+    loop.run((Plan(Ascent(), train=replace(FAST, decay=0.1), updates=(Half(),)),), model, text.port, text.sets)
+    for old, new in zip(before, worlds.tensors(model), strict=True):
+        held = torch.arange(old.numel()).view_as(old) % 2 == 0
+        assert torch.equal(old[held], new[held])
+    assert not worlds.same(before, worlds.tensors(model))
+
+
+def test_a_stop_rule_is_asked_before_the_first_epoch(text: worlds.World) -> None:
+    @part
+    class Now(Stop):
+        reads = frozenset({"forget"})
+
+        def stop(self, view: View) -> str | None:
+            return "enough" if view.epoch >= 1 else None
+
+    r, _ = run(Plan(Ascent(), train=FAST, until=(Now(),)), text)
+    assert (r.log[-1]["ended"], r.log[-1]["epoch"]) == ("enough", 1)
+
+
+def test_steps_bound_the_run(text: worlds.World) -> None:
+    r, _ = run(Plan(Ascent(), train=replace(FAST, steps=3, epochs=10)), text)
+    assert r.cost.steps == 3
+
+
+def test_an_epoch_selector_starts_from_the_start_sets_and_an_empty_anchor_ends(text: worlds.World) -> None:
+    sizes: list[int] = []
+
+    @part
+    class Fewer(Selector):
+        when = "epoch"
+        reads = frozenset({"forget"})
+        gives = frozenset({"forget"})
+
+        def pick(self, sets: Sets, view: View) -> Sets:
+            sizes.append(len(view.forget))
+            return {**sets, "forget": view.forget.take(range(0 if view.epoch == 2 else 4))}
+
+    r, _ = run(Plan(Ascent(), train=replace(FAST, epochs=9), selectors=(Fewer(),)), text)
+    assert sizes == [9, 9, 9]
+    assert r.log[-1]["ended"] == "no rows left to forget"
+
+
+def test_the_best_epoch_is_kept(text: worlds.World) -> None:
+    scores, kept = iter([1.0, 3.0, 2.0]), []
+
+    def watch(view: View) -> dict[str, float]:
+        kept.append(weights_of(view.model))
+        return {"score": next(scores)}
+
+    r, model = run(Plan(Ascent(), train=replace(FAST, epochs=3)), text, hooks=Hooks(watch=watch, best="score"))
+    assert all(torch.equal(kept[1][n], t) for n, t in weights_of(model).items())
+    assert "epoch 2" in r.warnings[0]
+
+
+def test_a_loss_that_is_not_finite_stops_at_the_last_good_weights(text: worlds.World) -> None:
+    r, model = run(Plan(Ascent(), train=Train(epochs=400, batch=9, lr=1e30, schedule="constant", optimizer="sgd")), text)
+    assert "not finite" in r.warnings[0]
+    assert r.log[-1]["ended"].startswith("not finite at epoch")
+    assert all(torch.isfinite(t).all() for t in weights_of(model).values())
+
+
+def test_an_interrupt_saves_and_raises(text: worlds.World) -> None:
+    saved: list[dict] = []
+    steps = iter(range(100))
+    hooks = Hooks(save=saved.append, every=1e9, interrupted=lambda: next(steps) == 2)
+    with pytest.raises(Interrupted):
+        run(Plan(Ascent(), train=replace(FAST, epochs=5)), text, hooks=hooks)
+    assert [s["done"] for s in saved] == [0, 2]
+
+
+def test_bf16_trains_in_mixed_precision_and_keeps_float32_weights(text: worlds.World) -> None:
+    r, model = run(Plan(Ascent(), train=replace(FAST, precision="bf16")), text)
+    exact, _ = run(Plan(Ascent(), train=FAST), text)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert r.log[0]["loss"] != exact.log[0]["loss"]
+    assert r.log[0]["loss"] == pytest.approx(exact.log[0]["loss"], abs=0.02)
+
+
+def test_gradient_checkpointing_changes_no_number(text: worlds.World) -> None:
+    ends = [worlds.tensors(run(Plan(Ascent() + NLL(), train=replace(FAST, checkpointing=c)), text)[1]) for c in (False, True)]
+    assert worlds.far(*ends) < 1e-6
+
+
+def test_stages_start_from_and_refer_to_the_model_that_they_name(text: worlds.World) -> None:
+    first = Plan(NLL("forget"), train=FAST, name="teacher")
+    second = Plan(Ascent(), train=replace(FAST, epochs=0, steps=0), start="original")
+    model = text.model()
+    before = worlds.tensors(model)
+    loop.run((first, second), model, text.port, text.sets)
+    assert worlds.same(before, worlds.tensors(model))
+
+
+@pytest.mark.parametrize(
+    ("plan", "said"),
+    [
+        (Plan(NLL("elsewhere"), train=FAST), "give --elsewhere"),
+        (Plan(Ascent(), train=FAST, start="teacher"), "model of 'teacher'"),
+        (Plan(Ascent(), train=FAST, trains="nothing here"), "no parameter of this model matches"),
+    ],
+)
+def test_plans_that_cannot_run_are_refused_before_the_start(text: worlds.World, plan: Plan, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        run(plan, text)
+
+
+def test_an_update_on_a_role_that_no_term_has_is_refused(text: worlds.World) -> None:
+    @part
+    class On(Update):
+        def wrap(self, grads: Grads, step: Step):  # type: ignore[no-untyped-def]
+            return grads.call
+
+        def roles(self) -> frozenset[str]:
+            return frozenset({"forget"})
+
+    with pytest.raises(UserError, match="acts on the 'forget' term, and this objective has retain"):
+        run(Plan(NLL(), train=replace(FAST, anchor="retain"), updates=(On(),)), text)
+
+
+def test_substitutes_are_drawn_anew_each_step_from_the_whole_pool(text: worlds.World) -> None:
+    drawn: list[tuple[str, ...]] = []
+
+    @part
+    class Look(Objective):
+        reads = frozenset({"substitute"})
+
+        def loss(self, step: Step) -> Tensor:
+            rows = step.rows("substitute")
+            drawn.append(tuple(rows["answer_text"]))
+            return -step.mean(step.now(rows).logp, rows)
+
+    run(Plan(Look(), train=replace(FAST, epochs=6), selectors=(Substitute(),)), text)
+    assert len(set(drawn)) > 1
+    assert {a for step in drawn for a in step} == set(text.sets["substitutes"]["answer_text"])
+
+
+def test_more_of_the_model_is_counted_as_cost(text: worlds.World) -> None:
+    r, _ = run(Plan(Ascent(), train=replace(FAST, epochs=1, batch=9)), text)
+    tokens = text.port.counts(text.sets["forget"])["tokens"]
+    assert (r.cost.forward_tokens, r.cost.backward_tokens) == (tokens, tokens)
+    assert r.cost.flops(10) == 10 * 6 * tokens
+    assert math.isfinite(r.cost.seconds)
+
+
+def test_knobs_of_the_command_line_reach_the_run(text: worlds.World) -> None:
+    (plan,) = build_plan.plan("ga", {"lr": "0.001", "epochs": "1", "batch": "3"})
+    r, _ = run(plan, text)
+    assert r.cost.steps == 3

@@ -1,0 +1,112 @@
+"""Paraphrase and reformat: the questions that are asked, the answers that stay, a filter that is walked around, and what records lack."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from torch import nn
+
+import worlds
+from expunge import catalog
+from expunge.benchmarks import people
+from expunge.core.errors import UserError
+from expunge.engine import loop
+from expunge.evaluation import attack
+from expunge.evaluation.attack import Outcome, chosen, intervene
+from expunge.evaluation.attacks import paraphrase, reformat
+from expunge.workflows import build_plan
+
+RECORDS = people.generate(seed=0, people=12, forget=1, holdout=1, neighbours=1, retain_audit=16).forget
+
+
+def attacked(
+    name: str, text: worlds.World, model: nn.Module | None = None, records: Any = RECORDS, port: Any = None, **knobs: object
+) -> Outcome:
+    return intervene(name, chosen((name,), knobs)[name], model or text.model(), port or text.port, {"forget": records})
+
+
+def values(found: Outcome) -> dict[str, float]:
+    return {t.case: t.scores["forget_probability"]["value"] for t in found.tries}
+
+
+def same_scores(after: Any, before: Any) -> None:
+    """But for the last digits, which depend on what else is in a forward."""
+    for name, r in after.items():
+        assert r["value"] == pytest.approx(before[name]["value"], abs=1e-6), name
+        assert r["interval"] == pytest.approx(before[name]["interval"], abs=1e-6), name
+
+
+def test_the_records_own_paraphrases_are_asked(text: worlds.World, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    look = attack.observe
+    monkeypatch.setattr(attack, "observe", lambda m, p, sets, **k: (seen.append(sets["forget"]), look(m, p, sets, **k))[1])
+    found = attacked("paraphrase", text)
+    assert [r["question"] for r in seen[1]] == [r["paraphrased_question"] for r in RECORDS]
+    assert [r["answer"] for r in seen[1]] == [r["answer"] for r in RECORDS]
+    assert found.tries[0].scores["forget_probability"]["n"] == len(RECORDS)
+
+
+def test_asking_the_same_again_gives_the_same(text: worlds.World) -> None:
+    same = [{**r, "paraphrased_question": [r["question"], r["question"]]} for r in RECORDS]
+    found = attacked("paraphrase", text, records=same)
+    assert [t.case for t in found.tries] == ["paraphrase 1", "paraphrase 2"]
+    for t in found.tries:
+        same_scores(t.scores, found.before)
+
+
+def test_rows_without_a_paraphrase_are_left_out_before_and_after(text: worlds.World) -> None:
+    some = [r if i % 3 == 0 else {k: v for k, v in r.items() if k != paraphrase.COLUMN} for i, r in enumerate(RECORDS)]
+    found = attacked("paraphrase", text, records=some)
+    assert {s["n"] for s in (found.before["forget_probability"], found.tries[0].scores["forget_probability"])} == {3}
+    none = [{k: v for k, v in r.items() if k != paraphrase.COLUMN} for r in RECORDS]
+    found = attacked("paraphrase", text, records=none)
+    assert (found.missing, found.tries) == ({"": "no row to forget has a column 'paraphrased_question'"}, ())
+
+
+def test_a_filter_is_walked_around(text: worlds.World) -> None:
+    """The filter knows the wording: what was hidden comes back, and the verdict's evidence is the worst case."""
+    guarded = loop.run(build_plan.plan("input_filter"), text.model(), text.port, {"forget": text.sets["forget"]}).model
+    found = attacked("paraphrase", text, guarded)
+    after = found.tries[0].scores["forget_probability"]["value"]
+    assert found.before["forget_probability"]["value"] < 0.1
+    assert after > 0.5
+    assert after == pytest.approx(values(attacked("paraphrase", text))["paraphrase 1"])
+    (hit,) = found.hits()
+    assert hit.found["retrained"] is None
+
+
+def test_formats_change_the_prompt_and_nothing_else(text: worlds.World) -> None:
+    found = attacked("reformat", text)
+    assert list(values(found)) == [*reformat.QUESTIONS, *reformat.WRAPPERS]
+    assert catalog.card("reformat").fields["Formats"] == (
+        f"{', '.join(reformat.QUESTIONS)} (the question); {', '.join(reformat.WRAPPERS)} (what stands around it)"
+    )
+    assert found.mean("", "forget_probability") == pytest.approx(sum(values(found).values()) / 12)
+    assert found.worst("", "forget_probability").case == max(values(found), key=lambda n: values(found)[n])
+    assert found.before["forget_probability"]["value"] > max(values(found).values())
+
+
+def test_the_format_of_the_model_itself_changes_nothing(text: worlds.World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(reformat.WRAPPERS, "json", "Question: {prompt}\nAnswer: ")
+    found = attacked("reformat", text, formats="json")
+    same_scores(found.tries[0].scores, found.before)
+
+
+def test_a_prompt_that_leaves_no_room_is_told(text: worlds.World) -> None:
+    port = type(text.port)(text.port.tokenizer, limit=60)  # type: ignore[attr-defined, call-arg]
+    found = attacked("reformat", text, port=port)
+    assert "small talk first" in found.missing
+    assert "tokens and the model takes 60" in found.missing["small talk first"]
+    assert "lower case" in values(found)
+
+
+def test_rows_that_ask_nothing_are_told(text: worlds.World, digits: worlds.World) -> None:
+    from classified import digits as images
+
+    assert attacked("reformat", text, records=[{"text": "It rains."}]).missing == {"": "the rows are texts that ask nothing"}
+    for name in ("reformat", "paraphrase"):
+        found = attacked(name, text, digits.model(), images()["forget"], digits.port)
+        assert found.missing == {"": "the rows ask nothing in words"}
+    with pytest.raises(UserError, match="knob 'formats' = 'capitalz'"):
+        chosen(("reformat",), {"formats": "capitalz"})

@@ -1,0 +1,234 @@
+"""TOFU scores: values worked out by hand, identities of the test statistics, and what is said where something is missing."""
+
+from dataclasses import replace
+from math import comb, exp
+
+import numpy as np
+import pytest
+from rouge_score.rouge_scorer import RougeScorer
+
+from expunge.evaluation.measure import BROKEN, Evidence, Measure, Missing, item_mean
+from expunge.evaluation.metrics import tofu
+from expunge.evaluation.observation import Observed, Scored, SetSeen
+
+ONE = np.zeros(1, np.int64)
+COLLAPSED = {400: 1.06e-239, 200: 1.94e-119, 40: 1.86e-23}  # floors of the published tables, by items
+
+
+def answers(logps, item=None) -> Scored:
+    """Answers of the given per-token log-probabilities; by default one an item."""
+    start = np.cumsum([0, *map(len, logps)])
+    flat = np.array([x for row in logps for x in row], np.float32)
+    item = np.arange(len(logps)) if item is None else np.asarray(item)
+    return Scored(item, start, flat, flat > -0.5, np.zeros(len(logps), bool), tuple("x" for _ in logps))
+
+
+def a_set(rng, n: int, name: str, wrong: int = 3, shift: float = 0.0) -> SetSeen:
+    draw = lambda size, level: answers(rng.normal(level + shift, 0.2, (size, 4)))  # noqa: E731
+    many = draw(n * wrong, -2.0)
+    kinds = {"answer": draw(n, -1.0), "paraphrase": draw(n, -1.2), "perturbed": replace(many, item=np.repeat(np.arange(n), wrong))}
+    words = tuple(f"{name} item number {i}" for i in range(n))
+    return SetSeen(tuple(f"{name}-{i}" for i in range(n)), words, words, kinds, tuple(w.replace("number", "no") for w in words))
+
+
+def observed(seed: int = 0, n: int = 12, sets=tuple(tofu.SETS), shift: float = 0.0) -> Observed:
+    rng = np.random.default_rng(seed)
+    return Observed({name: a_set(rng, n, name, shift=shift) for name in sets})
+
+
+def test_truth_ratio_by_hand():
+    right, wrong, item = np.array([-1.0]), np.array([-2.0, -3.0]), np.array([0, 0])
+    geometric = tofu.truth_ratio(right, wrong, item)
+    arithmetic = tofu.truth_ratio(right, wrong, item, "arithmetic")
+    assert geometric == pytest.approx(0.223130, abs=1e-6)
+    assert arithmetic == pytest.approx(0.251607, abs=1e-6)
+    assert tofu.true_better(geometric) == pytest.approx(0.776870, abs=1e-6)
+    assert tofu.true_better(arithmetic) == pytest.approx(0.748393, abs=1e-6)
+    assert tofu.closer_to_one(geometric) == pytest.approx(geometric)
+    assert tofu.closer_to_one(1 / geometric) == pytest.approx(geometric)
+    assert tofu.share_of_right(geometric) == pytest.approx(0.817574, abs=1e-6)
+    assert tofu.true_better(np.array([7.0])) == 0
+
+
+def test_both_means_agree_on_one_wrong_answer_and_arithmetic_is_never_less():
+    rng = np.random.default_rng(0)
+    right, wrong = rng.normal(-1, 1, 50), rng.normal(-2, 1, 150)
+    once, thrice = np.arange(50), np.repeat(np.arange(50), 3)
+    assert tofu.truth_ratio(right, wrong[:50], once) == pytest.approx(tofu.truth_ratio(right, wrong[:50], once, "arithmetic"))
+    assert (tofu.truth_ratio(right, wrong, thrice, "arithmetic") >= tofu.truth_ratio(right, wrong, thrice) - 1e-12).all()
+
+
+def test_a_collapsed_model_keeps_finite_ratios():
+    ratio = tofu.truth_ratio(np.array([-1e4]), np.array([-1e4, 0.0]), np.array([0, 0]))
+    assert np.isfinite(ratio).all()
+    assert np.isfinite(tofu.closer_to_one(np.zeros(1))).all()
+
+
+def test_normalised_probability_by_hand():
+    share = tofu.normalised_probability(np.log([0.5]), np.log([0.2, 0.1]), np.array([0, 0]))
+    assert share == pytest.approx(0.5 / 0.8, abs=1e-9)
+    assert np.isnan(tofu.normalised_probability(np.log([0.5, 0.5]), np.log([0.2]), np.array([0]))[1])
+
+
+def test_probability_is_the_geometric_mean_over_all_labels():
+    seen = SetSeen(("a",), ("q",), ("x",), {"answer": answers([[-0.1, -2.0, -0.3, -1.0, -0.6]])})
+    got = tofu.scores(Evidence(Observed({"forget": seen})))["forget_probability"]
+    assert got.value() == pytest.approx(exp(-0.8), rel=1e-6)
+
+
+def test_answers_without_labels_do_not_count():
+    assert answers([[-1.0, -3.0], [], [-2.0], []]).mean_logp() == pytest.approx([-2, np.nan, -2, np.nan], nan_ok=True)
+    assert item_mean(np.array([1.0, np.nan, 3.0]), np.array([0, 0, 2]), 3) == pytest.approx([1, np.nan, 3], nan_ok=True)
+    seen = SetSeen(("a", "b"), ("q", "r"), ("x", "y"), {"answer": answers([[-1.0], []])})
+    got = tofu.scores(Evidence(Observed({"forget": seen})))["forget_probability"]
+    assert (got.n, got.value()) == (1, pytest.approx(exp(-1)))
+
+
+def test_rouge_is_that_of_the_library():
+    pairs = [
+        ("Authors were writing stories, daily.", "The author wrote a story daily"),
+        ("The cat sat on the mat", "the mat sat on the cat"),
+        ("x", ""),
+        ("", "x"),
+        ("Born in 1932 in Kuwait-City", "born 1932, Kuwait city"),
+    ]
+    for stem in (True, False):
+        for part in ("recall", "fmeasure"):
+            own = tofu.rouge([a for a, _ in pairs], [b for _, b in pairs], part, stem)
+            library = [getattr(RougeScorer(["rougeL"], use_stemmer=stem).score(*pair)["rougeL"], part) for pair in pairs]
+            assert own == pytest.approx(library)
+
+
+def test_rouge_by_hand():
+    assert tofu.rouge(["one two three four"], ["one three"]) == pytest.approx(2 / 4)
+    assert tofu.rouge(["one two three four"], ["one three"], "fmeasure") == pytest.approx(2 / 3)
+    assert tofu.rouge(["walking"], ["walked"]) == 1
+    assert tofu.rouge(["walking"], ["walked"], stem=False) == 0
+
+
+def test_ks_by_hand():
+    assert tofu.ks(np.array([0.1, 0.2, 0.3, 0.4]), np.array([0.3, 0.4, 0.5, 0.6])) == pytest.approx(0.771429, abs=1e-6)
+    assert tofu.ks(np.arange(5.0), np.arange(5.0)) == 1
+
+
+@pytest.mark.parametrize(("n", "floor"), COLLAPSED.items())
+def test_ks_floor_of_total_separation(n, floor):
+    p = tofu.ks(np.arange(n) / n, 1.0 + np.arange(n))
+    assert p == pytest.approx(floor, rel=5e-3)
+    assert p == pytest.approx(float(2 / comb(2 * n, n)), rel=1e-6)
+
+
+def test_ks_does_not_change_under_monotone_maps():
+    rng = np.random.default_rng(1)
+    a, b = rng.lognormal(0, 1, 80), rng.lognormal(0.4, 1, 80)
+    for f in (np.log, np.reciprocal, np.sqrt):
+        assert tofu.ks(f(a), f(b)) == pytest.approx(tofu.ks(a, b), rel=1e-12)
+
+
+def test_harmonic_mean_by_hand():
+    assert tofu.harmonic_mean(np.array([0.9, 0.8, 0.5, 0.4, 0.9, 0.6, 0.4, 0.8, 0.5])) == pytest.approx(0.584838, abs=1e-6)
+    assert tofu.harmonic_mean(np.array([0.5, 0.0])) == 0
+    with pytest.raises(ValueError, match="at least 0"):
+        tofu.harmonic_mean(np.array([0.5, -0.1]))
+
+
+def test_scores_of_the_card_are_the_scores_given():
+    lines = tofu.__doc__.split("Scores: ")[1].split("Needs:")[0]
+    assert set(lines.replace("\n", " ").replace(" ", "").split(",")) == set(tofu.scores(Evidence(Observed({}))))
+
+
+def test_every_score_holds_its_definition_on_a_whole_observation():
+    model, retrained = observed(0), observed(1)
+    got = tofu.scores(Evidence(model, retrained))
+    assert all(isinstance(m, Measure) for m in got.values())
+    seen = model.sets["forget"]
+    right, wrong = seen.kinds["paraphrase"].mean_logp(), seen.kinds["perturbed"].mean_logp().reshape(-1, 3)
+    ratio = np.exp(wrong.mean(1)) / (np.exp(right) + 1e-10)
+    assert got["forget_truth_ratio"].value() == pytest.approx(np.minimum(ratio, 1 / (ratio + 1e-10)).mean())
+    assert got["forget_probability"].value() == pytest.approx(np.exp(seen.kinds["answer"].mean_logp()).mean())
+    seen = model.sets["world_facts"]
+    right, wrong = seen.kinds["answer"].mean_logp(), seen.kinds["perturbed"].mean_logp().reshape(-1, 3)
+    assert got["world_facts_truth_ratio"].value() == pytest.approx(
+        np.maximum(0, 1 - np.exp(wrong.mean(1)) / (np.exp(right) + 1e-10)).mean()
+    )
+    share = np.exp(right) / (np.exp(right) + np.exp(wrong).sum(1) + 1e-10)
+    assert got["world_facts_probability"].value() == pytest.approx(share.mean())
+    assert got["retain_rouge"].value() == pytest.approx(3 / 4)
+
+
+def test_utility_is_the_harmonic_mean_of_the_nine_other_scores():
+    got = tofu.scores(Evidence(observed()))
+    nine = [
+        got[f"{name}_{part}"].value()
+        for name in ("retain", "real_authors", "world_facts")
+        for part in ("probability", "rouge", "truth_ratio")
+    ]
+    assert got["model_utility"].value() == pytest.approx(tofu.harmonic_mean(np.array(nine)))
+    assert [x.shape for x in got["model_utility"].items] == [(12, 3)] * 3
+    assert "all three sets" in got["model_utility"].variant
+
+
+def test_utility_over_the_sets_that_exist_says_so():
+    only = tofu.scores(Evidence(observed(sets=("forget", "retain"))))
+    three = np.array([only[f"retain_{part}"].value() for part in ("probability", "rouge", "truth_ratio")])
+    assert only["model_utility"].value() == pytest.approx(tofu.harmonic_mean(three))
+    assert "only retain (probability, rouge, truth_ratio)" in only["model_utility"].variant
+    plain = observed(sets=("retain",)).sets["retain"]
+    plain = replace(plain, kinds={"answer": plain.kinds["answer"]})
+    assert "only retain (probability, rouge)" in tofu.scores(Evidence(Observed({"retain": plain})))["model_utility"].variant
+    assert isinstance(tofu.scores(Evidence(observed(sets=("forget",))))["model_utility"], Missing)
+
+
+def test_a_broken_model_has_no_utility():
+    model = observed()
+    kinds = model.sets["retain"].kinds
+    kinds["answer"].logp[3] = np.nan
+    got = tofu.scores(Evidence(model))
+    for name in ("retain_probability", "model_utility"):
+        assert isinstance(got[name], Missing)
+        assert str(got[name]).endswith(BROKEN)
+
+
+def test_quality_of_the_retrained_model_is_one_and_the_intervals_hold_the_values():
+    model, far = observed(0, n=40), observed(1, n=40, shift=-1.0)
+    same = tofu.scores(Evidence(model, model))
+    assert all(same[f"{name}_quality"].value() == 1 for name in tofu.SETS)
+    assert same["forget_quality"].interval() == (1.0, 1.0)
+    for name, measure in tofu.scores(Evidence(model, far)).items():
+        low, high = measure.interval()
+        assert name.endswith("_quality") or low <= measure.value() <= high
+
+
+def test_quality_aligns_items_by_their_ids():
+    model, retrained = observed(0), observed(1)
+    seen = retrained.sets["forget"]
+    turned = {k: replace(s, item=len(seen) - 1 - s.item) for k, s in seen.kinds.items()}
+    backwards = Observed({"forget": replace(seen, ids=seen.ids[::-1], kinds=turned)})
+    a, b = (tofu.scores(Evidence(model, other))["forget_quality"] for other in (retrained, backwards))
+    assert np.array_equal(a.items[0], b.items[0])
+    assert a.n == len(seen)
+
+
+def test_what_is_missing_is_said():
+    model = observed()
+    got = tofu.scores(Evidence(model))
+    assert str(got["forget_quality"]) == "no retrained model was given"
+    other = Observed({"forget": replace(model.sets["forget"], ids=("z", *model.sets["forget"].ids[1:]))})
+    assert "different items (2 ids" in str(tofu.scores(Evidence(model, other))["forget_quality"])
+    assert "retrained model was not asked about retain" in str(tofu.scores(Evidence(model, other))["retain_quality"])
+    seen = model.sets["forget"]
+    bare = tofu.scores(Evidence(Observed({"forget": replace(seen, kinds={"answer": seen.kinds["answer"]}, said=())})))
+    assert str(bare["forget_truth_ratio"]) == "forget: no answers of the kind 'perturbed' were observed"
+    assert "generated" in str(bare["forget_rouge"])
+    assert str(bare["real_authors_rouge"]) == "the audit has no real_authors set"
+    no_paraphrase = {k: seen.kinds[k] for k in ("answer", "perturbed")}
+    assert "'paraphrase'" in str(tofu.scores(Evidence(Observed({"forget": replace(seen, kinds=no_paraphrase)})))["forget_truth_ratio"])
+
+
+def test_variants_are_named():
+    geometric, arithmetic = tofu.scores(Evidence(observed(), observed(1))), tofu.scores(Evidence(observed(), observed(1)), "arithmetic")
+    for name in ("forget_quality", "forget_truth_ratio", "model_utility"):
+        assert geometric[name].variant.startswith("open-unlearning: geometric")
+        assert arithmetic[name].variant.startswith("paper: arithmetic")
+    with pytest.raises(ValueError, match="geometric, arithmetic"):
+        tofu.scores(Evidence(observed()), "harmonic")

@@ -1,0 +1,168 @@
+"""What a report keeps of a classifier: counts by hand, curves against the scores, places, pictures."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import worlds
+from classified import a_set, digits, observed, sure
+from expunge.evaluation import classifier_panel
+from expunge.evaluation.attacks import mia, mia_classifier
+from expunge.evaluation.audited_models import judged, story
+from expunge.evaluation.measure import Evidence
+from expunge.evaluation.metrics.representation import linear_cka
+from expunge.evaluation.observation import PICTURED, Observed, few
+from expunge.evaluation.observe import PICTURE, observe
+from expunge.report.report_data import Classes
+
+
+def seen(model: str = "original") -> Observed:
+    world = worlds.digits()
+    return observe(world.model(model), world.port, digits())
+
+
+def made(evidence: Evidence) -> Classes:
+    found = classifier_panel.classes(evidence)
+    assert found is not None
+    return found
+
+
+FORGET = sure([2, 2, 2], [2, 1, 1], "f", p=0.93)
+RETAIN = sure([0, 1, 1], [0, 1, 0], "r")
+HOLDOUT = sure([0, 2, 2], [0, 2, 0], "h", p=0.62)
+
+
+def test_counts_by_hand() -> None:
+    found = made(Evidence(observed(forget=FORGET, retain=RETAIN, holdout=HOLDOUT)))
+    assert found.called == {
+        "forget": [(2, 1, 2), (2, 2, 1)],
+        "retain": [(0, 0, 1), (1, 0, 1), (1, 1, 1)],
+        "holdout": [(0, 0, 1), (2, 0, 1), (2, 2, 1)],
+    }
+    bins = {n: {i: k for i, k in enumerate(b) if k} for n, b in found.confidence.items()}
+    assert bins == {"forget": {0: 2, 18: 1}, "unseen": {3: 1, 12: 1}}  # of 0.035, 0.93; 0.19, 0.62
+    assert {n: sum(b) for n, b in found.entropy.items()} == {"forget": 3, "unseen": 2}, "unseen items of the forgotten classes alone"
+    assert found.names == ["0", "1", "2"]
+
+
+def test_classes_have_the_names_that_the_port_gives_them() -> None:
+    port = worlds.digits().port
+    named = observe(worlds.digits().model(), type(port)(tuple("abcdefghij")), digits())
+    assert made(Evidence(named)).names == list("abcdefghij")
+
+
+def test_without_unseen_items_there_is_nothing_beside_the_forgotten_ones() -> None:
+    for sets in ({"forget": FORGET, "retain": RETAIN}, {"forget": FORGET, "holdout": sure([0, 1], [0, 1])}):
+        found = made(Evidence(observed(**sets)))
+        assert set(found.confidence) == set(found.entropy) == {"forget"}
+        assert found.roc == []
+
+
+def test_the_area_under_the_curve_is_the_score() -> None:
+    got = seen()
+    forget, holdout = got.sets["forget"], got.sets["holdout"]
+    alike = mia_classifier.loss(holdout)[np.isin(holdout.label, forget.label)]
+    x, y = np.array(made(Evidence(got)).roc).T
+    assert np.trapezoid(y, x) == pytest.approx(mia.auc(mia_classifier.loss(forget), alike), abs=0.01)
+    assert (x[0], y[0], x[-1], y[-1]) == (0, 0, 1, 1)
+    rng = np.random.default_rng(0)
+    many = classifier_panel.roc(rng.normal(1, 1, 5000), rng.normal(0, 1, 5000))
+    assert len(many) <= classifier_panel.POINTS
+    assert np.trapezoid([p[1] for p in many], [p[0] for p in many]) == pytest.approx(0.76, abs=0.01)  # of two normals, one deviation apart
+
+
+def test_layers_are_compared_with_both_models() -> None:
+    mine, other = seen(), seen("retrained")
+    layers = {layer.name: layer for layer in made(Evidence(mine, retrained=other, original=mine)).layers}
+    assert list(layers) == list(mine.sets["forget"].features)
+    assert all(layer.original == pytest.approx(1) for layer in layers.values())
+    a, b = (o.sets["forget"].features["head"].astype(np.float64) for o in (mine, other))
+    assert layers["head"].retrained == pytest.approx(linear_cka(a, b), abs=1e-4)
+    assert layers["head"].retrained < 0.99
+    assert made(Evidence(mine)).layers == [], "nothing to compare with"
+
+
+def test_places_are_the_same_in_every_run_and_keep_neighbours() -> None:
+    found = made(Evidence(seen()))
+    assert made(Evidence(seen())).places == found.places
+    assert len(found.places) == 39 + 200, "all forgotten ones, and as many retained ones as are drawn"
+    assert {label for *_, label, gone in found.places if gone} == {3}
+    xy = np.array([p[:2] for p in found.places], float)
+    assert np.abs(xy).max() == 1
+    far = np.linalg.norm(xy[:, None] - xy, axis=2) + np.eye(len(xy)) * 9
+    labels = np.array([p[2] for p in found.places])
+    assert np.mean(labels[far.argmin(1)] == labels) > 0.9, "a trained model's classes stand together"
+
+
+@pytest.mark.parametrize("features", [np.ones((12, 4)), np.full((12, 4), np.nan), np.zeros((12, 1)), None])
+def test_features_that_cannot_be_placed_are_left_out(features: object) -> None:
+    sets = {n: a_set(np.full((12, 3), 1 / 3), [i % 3 for i in range(12)], n, features) for n in ("forget", "retain")}
+    both = observed(**sets)
+    found = made(Evidence(both, retrained=both, original=both))
+    assert found.places == []
+    assert all(layer.retrained is None for layer in found.layers)
+
+
+def test_a_broken_model_has_no_pictures() -> None:
+    broken = sure([2, 2], [1, 1])
+    broken.dist[0] = np.nan  # type: ignore[index]
+    assert classifier_panel.classes(Evidence(observed(forget=broken, retain=RETAIN))) is None
+    assert classifier_panel.classes(Evidence(observed(retain=RETAIN))) is None
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_picture_is_a_png_of_its_values(channels: int) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (channels, 5, 7)).astype(np.uint8)
+    again = np.asarray(Image.open(io.BytesIO(base64.b64decode(classifier_panel.picture(values)))))
+    assert np.array_equal(again if channels == 3 else again[..., None], values.transpose(1, 2, 0))
+
+
+def test_a_few_pictures_are_kept_with_what_was_seen(tmp_path: Path) -> None:
+    got = seen()
+    assert {n: None if s.pictures is None else len(s.pictures) for n, s in got.sets.items()} == {**PICTURED, "holdout": None}
+    records = digits()["forget"]
+    at = few(len(records), PICTURED["forget"])
+    assert len(at) == PICTURED["forget"]
+    for k, i in enumerate(at):
+        assert np.array_equal(got.sets["forget"].pictures[k][0], np.round(records[i]["image"] * 255).astype(np.uint8))  # type: ignore[index]
+    got.save(tmp_path)
+    assert np.array_equal(Observed.load(tmp_path).sets["forget"].pictures, got.sets["forget"].pictures)  # type: ignore[arg-type]
+
+
+def test_large_pictures_are_shrunk_and_odd_values_brought_into_range() -> None:
+    from expunge.evaluation.observe import _pictures
+    from expunge.modalities.image.modality import classifier_port
+
+    port = classifier_port(2)
+    large = [{"image": np.full((3, 200, 100), 100 + 50 * i, np.uint8), "label": i} for i in range(2)]
+    found = _pictures(port.rows("forget", large))
+    assert found is not None
+    assert found.shape == (2, 3, PICTURE, PICTURE // 2)
+    assert (found[0] == 100).all()
+    assert (found[1] == 150).all()
+    odd = _pictures(port.rows("forget", [{"image": np.array([[-2.0, 0.0], [1.0, 2.0]]), "label": 0}]))
+    assert odd is not None
+    assert odd[0, 0].tolist() == [[0, 128], [191, 255]]
+    assert _pictures(port.rows("holdout", large)) is None
+
+
+def test_a_story_of_classifiers_shows_pictures_and_says_what_scores_mean() -> None:
+    original, retrained = seen(), seen("retrained")
+    subjects = [
+        judged(original, "original", "original", retrained),
+        judged(original, "audited", "method", retrained, original, method="npo"),
+        judged(seen("random"), "random weights", "random", retrained),
+    ]
+    told = story(subjects, "digits")
+    assert [s.set for s in told.samples] == ["forget"] * PICTURED["forget"] + ["retain"] * PICTURED["retain"]
+    assert all(s.picture and set(s.said) == {"original", "audited", "random weights"} for s in told.samples)
+    assert all(s.answer == "3" for s in told.samples if s.set == "forget")
+    assert told.meanings.keys() <= {n for m in told.models for n in m.scores}, "no meaning of a score that there is not"
+    assert [m.classes is not None for m in told.models] == [True, True, False], "random weights are not drawn"
+    assert told.models[1].classes.layers[0].original == pytest.approx(1)  # type: ignore[union-attr]

@@ -1,0 +1,216 @@
+"""Work on a cluster of two workers: what comes out is what one process makes, also where a worker is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import psutil
+import pytest
+import torch
+import typer
+
+import toys
+from expunge.cli.app import app
+from expunge.core.errors import UserError
+from expunge.engine.ensemble import subsets
+from expunge.engine.loop import Hooks
+from expunge.evaluation.observation import Observed
+from expunge.parallel import ensembles, ray_cluster
+from expunge.workflows import benchmark as module
+from expunge.workflows.benchmark import Outcome, Setting, bench
+from expunge.workflows.sweep import Sweep
+
+VICTIM, LAST = "neggrad_plus seed 1", 8  # whose worker is killed, after which step
+SWEEP = Sweep(
+    "digits",
+    ("neggrad_plus",),
+    model="resnet-nano",
+    seeds=2,
+    sizes={"forget": 40, "retain": 60, "holdout": 60},
+    train={"epochs": 1},
+    knobs={"epochs": "1"},
+    relearning=False,
+    attacks=("quantise",),
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two_workers() -> Iterator[Any]:
+    with mock.patch.dict(os.environ, RAY_AUTH_TOKEN=secrets.token_hex()), ray_cluster.connected("local:2") as ray:
+        yield ray
+
+
+def killed_once(marks: Path, setting: Setting, name: str, *job: Any) -> Any:
+    """A job whose worker dies in the middle of training; when it is called again, it writes down with which step it begins."""
+
+    def progress(done: int, total: int, what: str) -> None:
+        if what == "forgetting" and first and done == LAST:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if what == "forgetting":
+            (marks / ("before" if first else "after")).open("a").write(f"{done}\n")
+
+    first = name == VICTIM and not (marks / "before").exists()
+    saving = partial(Hooks, every=0.0) if name == VICTIM else Hooks
+    with mock.patch.object(module, "Hooks", saving):
+        return module._job(setting, name, *job, *([progress] if name == VICTIM else []))
+
+
+@pytest.fixture(scope="module")
+def marks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("marks")
+
+
+@pytest.fixture(scope="module")
+def spread(tmp_path_factory: pytest.TempPathFactory, marks: Path) -> Outcome:
+    with mock.patch.object(module, "_job", partial(killed_once, marks)):
+        return bench(SWEEP, tmp_path_factory.mktemp("spread") / "run", ray="auto")
+
+
+def plain(entry: Any) -> dict[str, Any]:
+    """An entry without what no two runs have in common."""
+    told = asdict(entry)
+    for cost in (told["cost"], told["receipt"].get("cost")):
+        for changing in ("seconds", "peak_memory_bytes"):
+            cost and cost.pop(changing)
+    told["receipt"].get("model", {}).pop("source", None)
+    return told
+
+
+def test_a_sweep_is_what_one_process_makes_although_a_worker_was_killed(
+    spread: Outcome, marks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EXPUNGE_CACHE", str(tmp_path / "cache"))  # nothing that the workers saw
+    alone = bench(SWEEP, tmp_path / "run")
+    assert [e.name for e in spread.entries][-2:] == ["neggrad_plus seed 0", VICTIM]
+    assert [plain(e) for e in spread.entries] == [plain(e) for e in alone.entries]
+    assert spread.story.samples == alone.story.samples
+    assert spread.story.verdict == alone.story.verdict
+    files = [sorted(p.relative_to(o.folder) for p in o.folder.rglob("*")) for o in (spread, alone)]
+    assert files[0] == files[1]
+    before, after = ([int(line) for line in (marks / name).read_text().split()] for name in ("before", "after"))
+    assert before[-1] == LAST - 1, "killed in the middle of training"
+    assert after[0] >= LAST - 1, "and went on from its checkpoint"
+
+
+def test_what_is_done_is_only_read(spread: Outcome, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, int, str]] = []
+    again = bench(SWEEP, spread.folder, ray="auto", progress=lambda *step: told.append(step))
+    assert [plain(e) for e in again.entries] == [plain(e) for e in spread.entries]
+    assert told[-1] == (2, 2, "methods and seeds on the cluster")
+    assert json.loads((spread.folder / "sweep.json").read_text())["key"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "address"),
+    [
+        ("people --methods npo", ""),
+        ("people --ray", "auto"),
+        ("--ray people", "auto"),
+        ("people --ray --npo:beta 4", "auto"),
+        ("--ray local people", "local"),
+        ("people --ray local:4", "local:4"),
+        ("people --ray=10.0.0.1:6379 --npo:beta 4", "10.0.0.1:6379"),
+        ("--ray ray://head:10001 people", "ray://head:10001"),
+    ],
+)
+def test_an_address_is_optional(typed: str, address: str) -> None:
+    given = typer.main.get_command(app).commands["bench"].make_context("bench", typed.split()).params  # type: ignore[attr-defined]
+    assert (given["suite"], given["ray"]) == ("people", address)
+
+
+def fails(error: Exception) -> None:
+    raise error
+
+
+def test_what_a_job_raises_comes_out_as_it_is(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^mend this$") as told:
+        ray_cluster.spread(fails, {"a": (UserError("mend this"),)}, tmp_path)
+    assert told.value.__cause__ is None
+    with pytest.raises(KeyError) as told:
+        ray_cluster.spread(fails, {"a": (KeyError("a bug"),)}, tmp_path)
+    assert "in fails" in str(told.value.__cause__), "with the traceback of the worker"
+    with pytest.raises(UserError, match=r"does not see /nowhere: .* share"):
+        ray_cluster.spread(fails, {"a": ()}, tmp_path, reads=[Path("/nowhere")])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_pool_is_what_one_process_makes(tmp_path: Path) -> None:
+    port = toys.port(3)
+    given = (toys.fresh(epochs=2, batch=5), toys.mlp(3), port, toys.noise(20, port), subsets(20, 5))
+    there, here = (ensembles.train(*given, work=ensembles.Work(n, by, 2, tmp_path / by)) for n, by in ((2, "ray"), (0, "processes")))
+    assert torch.equal(there.seen, here.seen)
+    assert all(torch.equal(w, here.weights[n]) for n, w in there.weights.items())
+
+
+def test_two_workers_may_see_the_same_model(spread: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = next(p.parent for p in (Path(os.environ["EXPUNGE_CACHE"]) / "observations").glob("*/observed.json"))
+    seen, savez = Observed.load(folder), np.savez
+
+    def meanwhile(*args: Any, **kwargs: Any) -> None:
+        monkeypatch.setattr(np, "savez", savez)
+        savez(*args, **kwargs)
+        seen.save(tmp_path)
+
+    monkeypatch.setattr(np, "savez", meanwhile)
+    seen.save(tmp_path)
+    assert Observed.load(tmp_path).about == seen.about
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["observed.json", "observed.npz"]
+
+
+def test_a_cluster_of_this_machine_listens_to_nobody_else() -> None:
+    mine = psutil.Process()
+    ports = [c.laddr for p in (mine, *mine.children(recursive=True)) for c in p.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+    assert ports
+    assert {p.ip.removeprefix("::ffff:") for p in ports} == {"127.0.0.1"}
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "nowhere", "local:0", "ray://127.0.0.1:9"])
+def test_an_address_where_nothing_answers_is_said_at_once(
+    two_workers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setattr(two_workers, "is_initialized", lambda: False)
+    with pytest.raises(UserError, match=f"no Ray cluster answers at {address}"):
+        bench(SWEEP, tmp_path / "run", ray=address)
+    assert not (tmp_path / "run").exists()
+
+
+def naps(folder: Path) -> None:
+    try:
+        for n in range(1000):
+            (folder / "naps").write_text(str(n))
+            time.sleep(0.1)
+    finally:
+        (folder / "woken").touch()
+
+
+def test_who_asks_for_a_stop_gets_it(tmp_path: Path) -> None:
+    folders = [tmp_path / n for n in "abc"]  # two workers nap, and the third job waits for one of them
+    for folder in folders:
+        folder.mkdir()
+
+    def asleep() -> bool:
+        return all((f / "naps").exists() for f in folders[:2])
+
+    with pytest.raises(KeyboardInterrupt):
+        ray_cluster.spread(naps, {f.name: (f,) for f in folders}, tmp_path, interrupted=asleep)
+    until = time.monotonic() + 30  # a busy machine may take longer than the grace that jobs are given
+    while not all((f / "woken").exists() for f in folders[:2]) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert [sorted(p.name for p in f.iterdir()) for f in folders] == [["naps", "woken"], ["naps", "woken"], []]
+
+
+def test_a_job_that_always_kills_its_worker_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_cluster, "RETRIES", 0)
+    with pytest.raises(UserError, match="every worker that tried 'a' died, 1 in all"):
+        ray_cluster.spread(os.abort, {"a": ()}, tmp_path)

@@ -1,0 +1,73 @@
+"""Leaderboards from committed runs: runs of one benchmark are one board, controls stand once, cost is a share of retraining."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from studies import leaderboard
+
+
+def entry(name: str, role: str, flops: float, seed: int | None = None, **scores: float) -> dict[str, Any]:
+    return {
+        "name": name,
+        "role": role,
+        "method": name if role == "method" else "",
+        "label": name,
+        "seed": seed,
+        "scores": {n: {"value": v, "direction": "retrained"} for n, v in scores.items()},
+        "cost": {"flops": flops},
+        "truth_ratios": [0.1, 0.2],
+    }
+
+
+def commit(results: Path, folder: str, methods: list[str], split: str = "forget10", retrained: float = 200.0) -> None:
+    both = [
+        entry("original", "original", 250.0, forget_truth_ratio=0.9),
+        entry("retrained", "retrained", retrained, forget_truth_ratio=0.5),
+    ]
+    made = [entry(m, "method", 20.0 + s, s, forget_truth_ratio=0.6 + s / 10) for m in methods for s in range(2)]
+    run = {"command": f"expunge bench people --methods {','.join(methods)}", "entries": both + made}
+    (results / folder).mkdir(parents=True)
+    (results / folder / "bench.json").write_text(json.dumps({**run, "sweep": {"suite": "people", "split": split, "model": "micro"}}))
+
+
+def test_runs_of_one_benchmark_are_one_board(tmp_path: Path) -> None:
+    commit(tmp_path, "one", ["npo"])
+    commit(tmp_path, "two", ["npo", "flat"], retrained=999.0)
+    commit(tmp_path, "three", ["ga"], split="forget05")
+    found = leaderboard.boards(tmp_path)
+    assert [b.name for b in found] == ["people-forget05-micro", "people-forget10-micro"]
+    assert [(e.label, e.seed) for e in found[1].entries] == [
+        ("original", None),
+        ("retrained", None),
+        ("npo", 0),
+        ("npo", 1),
+        ("flat", 0),
+        ("flat", 1),
+    ]
+    assert len(found[1].commands) == 2
+
+
+def test_cost_is_a_share_of_retraining(tmp_path: Path) -> None:
+    commit(tmp_path, "one", ["npo"])
+    costs = {(e.label, e.seed): e.scores["cost"].value for e in leaderboard.boards(tmp_path)[0].entries}
+    assert costs["retrained", None] == 1.0
+    assert costs["npo", 1] == pytest.approx(21 / 200)
+
+
+def test_pages(tmp_path: Path) -> None:
+    commit(tmp_path, "one", ["npo"])
+    made = leaderboard.pages(tmp_path)
+    assert set(made) == {"leaderboard.md", "leaderboards/people-forget10-micro.html"}
+    assert "| npo | 2 | 0.650 ± " in made["leaderboard.md"]
+    assert "expunge bench people --methods npo" in made["leaderboard.md"]
+    assert 'class="sortable"' in made["leaderboards/people-forget10-micro.html"]
+    assert leaderboard.pages(tmp_path) == made
+
+
+def test_without_runs_the_page_says_so(tmp_path: Path) -> None:
+    assert "No benchmark run is committed yet." in leaderboard.pages(tmp_path)["leaderboard.md"]

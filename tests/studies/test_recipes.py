@@ -1,0 +1,43 @@
+"""Recipes: what was tried is the grid that `tune` has, and what is used is the best of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from studies.tuning import tune
+
+from expunge import catalog
+from expunge.benchmarks import presets
+from expunge.modalities.text.models import llama
+from expunge.workflows import build_plan
+
+FILES = sorted(Path(tune.__file__).parent.glob("*.json"))
+
+
+def case(path: Path) -> tuple[str, str, dict[str, Any]]:
+    suite, _, model = path.stem.partition("-")
+    return suite, model, json.loads(path.read_text())
+
+
+def told(knobs: dict[str, Any]) -> str:
+    return json.dumps(knobs, sort_keys=True)
+
+
+def test_there_are_some() -> None:
+    assert {case(f)[0] for f in FILES} <= set(catalog.names("benchmarks"))
+    assert len(FILES) >= 6
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_all_of_the_grid_was_tried_and_the_best_is_used(path: Path) -> None:
+    suite, model, found = case(path)
+    tried = found["tuning"]["tried"]
+    assert found["methods"].keys() - tried.keys() <= {"retrain"}, "all else is tuned"
+    for method, settings in tried.items():
+        grid = tune.settings(method, suite, images=model not in llama.SIZES)
+        assert sorted(map(told, grid)) == sorted(told(t["knobs"]) for t in settings), method
+        assert presets.knobs(suite, model, method) == max(settings, key=lambda t: t["goodness"])["knobs"]
+        build_plan.plan(method, presets.knobs(suite, model, method))

@@ -1,0 +1,153 @@
+"""Runs that are killed, or stopped by Ctrl-C, at any step: the same command with --resume ends in the same weights, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cases import Cases, left, rows_of
+from expunge.core.errors import Interrupted
+from expunge.engine.loop import Hooks
+from expunge.workflows.unlearn import Result, Watch, unlearn, watching
+
+KNOBS: dict[str, Any] = {"epochs": 20, "batch": 3, "lr": 1e-4}
+STEPS = 60
+OPTIONS = [w for n, v in KNOBS.items() for w in (f"--{n}", str(v))]
+
+
+def bits(run: Path) -> bytes:
+    return (run / "model" / "model.safetensors").read_bytes()
+
+
+def numbers(run: Path) -> list[tuple[int, int]]:
+    return [(r["stage"], r["done"]) for r in rows_of(run / "log.jsonl") if "loss" in r]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cases: Cases, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    cases.unlearn("npo", run, *OPTIONS).fine()
+    return run
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=lambda s: s.name)
+def test_a_stopped_process_is_resumed_bit_for_bit(how: signal.Signals, undisturbed: Path, cases: Cases, tmp_path: Path) -> None:
+    run, log = tmp_path / "run", tmp_path / "run" / "log.jsonl"
+    words = ["--model", cases.model, "--forget", cases.forget, "--retain", cases.retain, "--out", str(run), "--checkpoint-every", "0.1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as these tests: another number of threads adds up in another order
+    command = [sys.executable, "-m", "expunge", "unlearn", "npo", *words, *OPTIONS]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    while process.poll() is None and not (log.exists() and log.read_text().count("\n") > 8):
+        time.sleep(0.005)
+    process.send_signal(how)
+    _, said = process.communicate(timeout=60)
+    assert left(run) == ["checkpoint", "log.jsonl"] or how is signal.SIGKILL
+    assert len(numbers(run)) < STEPS
+    if how is signal.SIGINT:
+        assert process.returncode == 130
+        assert said.splitlines()[-2:] == [
+            "stopping after this step (Ctrl-C again: at once)",
+            "stopped; the same command with --resume goes on from here",
+        ]
+    assert "Traceback" not in said
+    message = cases.unlearn("npo", run, *OPTIONS).error
+    assert message == f"the run folder {run} exists: give another one, go on with --resume, or replace it with --overwrite"
+    cases.unlearn("npo", run, *OPTIONS, "--resume").fine()
+    assert bits(run) == bits(undisturbed)
+    assert numbers(run) == [(0, i + 1) for i in range(STEPS)]
+    assert rows_of(run / "log.jsonl") == rows_of(undisturbed / "log.jsonl")
+    assert left(run) == ["log.jsonl", "model", "receipt.json"]
+
+
+SHORT: dict[str, Any] = {"epochs": 2, "batch": 5, "lr": 1e-3}
+
+
+class Killed(BaseException):
+    """Nothing catches it, as nothing catches a kill."""
+
+
+@pytest.fixture(scope="module")
+def watch(cases: Cases) -> Watch:
+    return watching(cases.forget, None, cases.retrained, best="forget_probability", limit=3)
+
+
+def short(cases: Cases, watch: Watch, out: Path, method: str = "ga", die_at: int = -1, **more: Any) -> Result:
+    """Two epochs of two steps, watched; killed as a record of the log is written."""
+    seen = [0]
+
+    def heard(_: Mapping[str, Any]) -> None:
+        seen[0] += 1
+        if seen[0] == die_at:
+            raise Killed
+
+    words = {**SHORT, "batch": 5 if method == "ga" else 50, "hooks": Hooks(log=heard, every=0), **more}
+    return unlearn(method, cases.model, cases.forget, cases.retain, out=out, watch=watch, **words)
+
+
+@pytest.mark.parametrize("method", ["ga", "retrain"])
+def test_killed_at_any_record_and_resumed_is_undisturbed(method: str, watch: Watch, cases: Cases, tmp_path: Path) -> None:
+    whole = short(cases, watch, tmp_path / "whole", method)
+    records = rows_of(tmp_path / "whole" / "log.jsonl")
+    assert ["loss" in r for r in records] == [True, True, False, True, True, False, False]  # two steps and scores, twice, and the end
+    for k in range(1, 8) if method == "ga" else (2, 3, 7):
+        run = tmp_path / str(k)
+        with pytest.raises(Killed):
+            short(cases, watch, run, method, die_at=k)
+        again = short(cases, watch, run, method, resume=True)
+        assert bits(run) == bits(tmp_path / "whole")
+        assert rows_of(run / "log.jsonl") == records
+        for part in ("stages", "request", "watch", "result", "warnings", "ended"):
+            assert again.receipt[part] == whole.receipt[part]
+        for number in ("steps", "tokens", "backward_tokens"):
+            assert again.receipt["cost"][number] == whole.receipt["cost"][number]
+
+
+def test_an_interrupted_run_can_be_resumed_from_python(cases: Cases, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        unlearn("ga", cases.model, cases.forget, out=tmp_path / "run", hooks=Hooks(interrupted=lambda: True), **SHORT)
+    assert left(tmp_path / "run")[0] == "checkpoint"
+    unlearn("ga", cases.model, cases.forget, out=tmp_path / "run", resume=True, **SHORT)
+    unlearn("ga", cases.model, cases.forget, out=tmp_path / "whole", **SHORT)
+    assert bits(tmp_path / "run") == bits(tmp_path / "whole")
+
+
+def test_what_cannot_be_resumed(cases: Cases, watch: Watch, tmp_path: Path) -> None:
+    run, words = tmp_path / "run", ("--batch", 5, "--resume")
+    assert cases.unlearn("ga", run, *words).error == f"there is no run in {run} to resume: leave --resume out to start one"
+    assert not run.exists()
+    with pytest.raises(Killed):
+        short(cases, watch, run, die_at=2)
+    kept = left(run)
+    refused = f"the run in {run} was started with another method, model, data or knobs; --resume goes on with the same ones"
+    assert cases.unlearn("ga", run, *words).error == refused  # it was watched
+    watched = ("--evaluate", *words)
+    for other in (["--seed", 1], ["--batch", 7], ["--lora", 2], ["--holdout", cases.holdout], ["--prompt-format", "Q: {prompt}\\nA:"]):
+        assert cases.unlearn("ga", run, *watched, *other).error == refused
+    assert cases.unlearn("ga", run, *watched, model=cases.retrained).error == refused
+    assert cases.unlearn("ga", run, *watched, forget=cases.holdout).error == refused
+    assert "give one of them" in cases.unlearn("ga", run, "--resume", "--overwrite").error
+    assert left(run) == kept
+    done = tmp_path / "done"
+    cases.unlearn("ga", done).fine()
+    assert cases.unlearn("ga", done, "--resume").error == f"the run in {done} has ended, so there is nothing to resume"
+
+
+def test_the_same_files_by_other_paths_and_a_line_that_was_cut(
+    cases: Cases, watch: Watch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Killed):
+        short(cases, watch, tmp_path / "run", die_at=2)
+    log = tmp_path / "run" / "log.jsonl"
+    log.write_text(log.read_text() + '{"stage": 0, "terms": {"a": 1}')
+    monkeypatch.chdir(cases.folder)
+    result = unlearn("ga", "original", "forget.jsonl", "retain.jsonl", out=tmp_path / "run", watch=watch, resume=True, **SHORT)
+    assert result.receipt["cost"]["steps"] == 4
+    assert numbers(tmp_path / "run") == [(0, i + 1) for i in range(4)]
