@@ -22,7 +22,7 @@ def main(folder: Path) -> None:
     retrained = expunge.train(made.train["retain"], "resnet-nano", **teach)
 
     forget, retain = made.train["forget"], made.train["retain"]
-    gone = expunge.unlearn("ssd", original.folder, forget, retain, out=folder / "forgotten", overwrite=True, alpha=4.0, batch=1)
+    gone = expunge.unlearn("ssd", original.folder, forget, retain, out=folder / "forgotten", overwrite=True, alpha=4.0, batch_size=1)
     print(f"forgot {len(forget)} images in {gone.receipt['cost']['seconds']:.1f} s")
 
     found = expunge.audit(
@@ -31,11 +31,11 @@ def main(folder: Path) -> None:
         retain,
         made.sets["holdout"],
         original=original.folder,
-        reference=retrained.folder,
+        retrained=retrained.folder,
         out=folder / "audit",
         overwrite=True,
     )
-    before = {entry.role: entry.scores for entry in found.story.models}
+    before = {entry.role: entry.scores for entry in found.report_data.models}
     print(f"{'score':22}{'original':>10}{'forgotten':>11}{'retrained':>11}")
     for name in SHOWN:
         values = [before[role][name].value for role in ("original", "method", "retrained")]

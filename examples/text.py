@@ -23,8 +23,8 @@ def main(folder: Path) -> None:
     original = expunge.train(made.full, "nano", **teach)
     retrained = expunge.train(made.retain, "nano", **teach)
 
-    knobs = {"lr": 1e-3, "epochs": 40, "retain_weight": 5.0}
-    gone = expunge.unlearn("npo", original.folder, made.forget, made.retain, out=folder / "forgotten", overwrite=True, **knobs)
+    hyperparameters = {"lr": 1e-3, "epochs": 40, "retain_weight": 5.0}
+    gone = expunge.unlearn("npo", original.folder, made.forget, made.retain, out=folder / "forgotten", overwrite=True, **hyperparameters)
     print(f"forgot {len(made.forget)} rows in {gone.receipt['cost']['seconds']:.1f} s")
 
     found = expunge.audit(
@@ -33,11 +33,11 @@ def main(folder: Path) -> None:
         made.retain_audit,
         made.holdout,
         original=original.folder,
-        reference=retrained.folder,
+        retrained=retrained.folder,
         out=folder / "audit",
         overwrite=True,
     )
-    before = {entry.role: entry.scores for entry in found.story.models}
+    before = {entry.role: entry.scores for entry in found.report_data.models}
     print(f"{'score':22}{'original':>10}{'forgotten':>11}{'retrained':>11}")
     for name in SHOWN:
         values = [before[role][name].value for role in ("original", "method", "retrained")]

@@ -71,7 +71,7 @@ def original(given: argparse.Namespace, made: Suite, trained: bool = True) -> Op
         return start(size, made.train["full"], texts, prompt_format=made.prompt_format)
     said(f"training a {size} model on {len(made.train['full'])} rows, unless that was done before")
     found = train(made.train["full"], size, texts=texts, prompt_format=made.prompt_format)
-    return Opened(found.model, found.port, size)
+    return Opened(found.model, found.modality, size)
 
 
 @dataclass

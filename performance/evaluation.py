@@ -20,11 +20,11 @@ from performance import _bench as bench
 from torch import Tensor
 from torch.nn import functional as F
 
-from expunge.core.parts import Rows
+from expunge.core.rows import Rows
 from expunge.engine.run_state import evaluating
 from expunge.evaluation.measure import Evidence
-from expunge.evaluation.observation import Observed
-from expunge.evaluation.observe import MEMBERS, SAID, TIMES, WRITTEN, Wants, observe
+from expunge.evaluation.observation import Observation
+from expunge.evaluation.observe import MEMBERS, SAID, TIMES, WRITTEN, ObservationSpec, observe
 from expunge.evaluation.verdict import audit_scores
 from expunge.io.models import Opened
 from expunge.modalities.text import trie
@@ -34,13 +34,13 @@ FLOORS = ("body", "generate")
 
 
 class Work:
-    """The rows of an evaluation, as the port makes them."""
+    """The rows of an evaluation, as the modality makes them."""
 
     def __init__(self, opened: Opened, sets: Any) -> None:
         from expunge.evaluation.observe import _kinds
 
-        self.model, self.port, self.sets = opened.model, opened.port, sets
-        self.kinds = {n: _kinds(self.port, n, records) for n, records in sets.items()}
+        self.model, self.modality, self.sets = opened.model, opened.modality, sets
+        self.kinds = {n: _kinds(self.modality, n, records) for n, records in sets.items()}
         self.rows = {(n, k): rows for n, kinds in self.kinds.items() for k, (rows, _) in kinds.items()}
         self.asked = {n: self.rows[n, "answer"] for n in WRITTEN if n in self.kinds}
         self.members = {n: self.rows[n, "answer"] for n in MEMBERS if n in self.kinds}
@@ -72,23 +72,25 @@ def body(work: Work, size: int = 64) -> None:
     pairs = [p for rows in work.rows.values() for p in pairs_of(rows)]
     inner: Any = work.model.base_model  # type: ignore[union-attr]
     for places in in_order(pairs, size, longest_first=True):
-        ids, mask, _ = work.port.collate([pairs[i] for i in places], work.device)
+        ids, mask, _ = work.modality.collate([pairs[i] for i in places], work.device)
         inner(input_ids=ids, attention_mask=mask, use_cache=False)
 
 
 def generate(work: Work, size: int = 128, longest_first: bool = True) -> dict[str, list[list[int]]]:
     """The library's greedy generation, which goes on until the longest answer of a batch ends."""
     said = {}
-    ends = sorted(work.port.ends(work.model))
+    ends = sorted(work.modality.ends(work.model))
     for name, rows in work.asked.items():
         said[name] = out = [[] for _ in rows.ids]
         prompts = [(p, ()) for p in rows["prompt"]]
         for places in in_order(prompts, size, longest_first):
             width = max(len(prompts[i][0]) for i in places)
-            ids = torch.tensor([[work.port.pad] * (width - len(prompts[i][0])) + list(prompts[i][0]) for i in places], device=work.device)
+            ids = torch.tensor(
+                [[work.modality.pad] * (width - len(prompts[i][0])) + list(prompts[i][0]) for i in places], device=work.device
+            )
             mask = torch.tensor([[0] * (width - len(prompts[i][0])) + [1] * len(prompts[i][0]) for i in places], device=work.device)
             model: Any = work.model
-            given = {"do_sample": False, "max_new_tokens": work.room(rows), "eos_token_id": ends, "pad_token_id": work.port.pad}
+            given = {"do_sample": False, "max_new_tokens": work.room(rows), "eos_token_id": ends, "pad_token_id": work.modality.pad}
             for i, answer in zip(places, model.generate(input_ids=ids, attention_mask=mask, **given)[:, width:].tolist(), strict=True):
                 out[i] = answer[: next((k for k, t in enumerate(answer) if t in ends), len(answer))]
     return said
@@ -97,12 +99,12 @@ def generate(work: Work, size: int = 128, longest_first: bool = True) -> dict[st
 # ours
 
 
-def ours(work: Work, known: bool = False, **wants: bool) -> Observed:
+def ours(work: Work, known: bool = False, **wants: bool) -> Observation:
     """From records to scores. known: tokens and packing are those of an evaluation before."""
     if not known:
-        work.port.encoder._known.clear()
+        work.modality.encoder._known.clear()
         trie._known.clear()
-    seen = observe(work.model, work.port, work.sets, wants=Wants(**wants))
+    seen = observe(work.model, work.modality, work.sets, wants=ObservationSpec(**wants))
     audit_scores(Evidence(seen), resamples=1)
     return seen
 
@@ -122,7 +124,7 @@ def losses(work: Work, rows: Rows, size: int = 32) -> list[Tensor]:
 def whole(work: Work, rows: Rows, size: int) -> Iterator[tuple[Tensor, Tensor, list[int], Pairs]]:
     pairs = pairs_of(rows)
     for places in in_order(pairs, size, longest_first=False):
-        ids, mask, _ = work.port.collate([pairs[i] for i in places], work.device)
+        ids, mask, _ = work.modality.collate([pairs[i] for i in places], work.device)
         labels = ids.clone()
         for k, i in enumerate(places):
             labels[k, : len(pairs[i][0])] = -100
@@ -147,7 +149,7 @@ def gradient_norms(work: Work, rows: Rows) -> list[float]:
     with torch.enable_grad():
         for prompt, answer in pairs_of(rows):
             work.model.zero_grad()
-            ids, mask, _ = work.port.collate([(prompt, answer)], work.device)
+            ids, mask, _ = work.modality.collate([(prompt, answer)], work.device)
             logits = work.model(input_ids=ids, attention_mask=mask, use_cache=False).logits[0, len(prompt) - 1 : -1]
             labels, n = ids[0, len(prompt) :], max(1, len(answer) - 1)
             F.cross_entropy(logits[:n], labels[:n]).backward()
@@ -164,9 +166,9 @@ def research(work: Work) -> dict[str, Any]:
         mean = (p * log).sum(-1)
         return log.gather(1, labels[:, None])[:, 0], mean, ((p * log.square()).sum(-1) - mean.square()).clamp_min(1e-6).sqrt()
 
-    found: dict[str, Any] = {"logp": {}, "said": {}}
+    found: dict[str, Any] = {"target_logp": {}, "said": {}}
     for key, rows in work.rows.items():  # probability and truth ratio
-        found["logp"][key] = losses(work, rows)
+        found["target_logp"][key] = losses(work, rows)
         if key[1] == "paraphrase" or (key[1] == "answer" and key[0] in ("real_authors", "world_facts")):
             losses(work, rows)  # the truth ratio asks about right answers again
     found["said"] = generate(work, 32, longest_first=False)
@@ -181,16 +183,16 @@ def research(work: Work) -> dict[str, Any]:
     return found
 
 
-def differences(work: Work, seen: Observed, other: dict[str, Any]) -> dict[str, float]:
+def differences(work: Work, seen: Observation, other: dict[str, Any]) -> dict[str, float]:
     """The largest differences between the two, item by item."""
 
     def apart(a: Any, b: Any) -> float:
         return float(np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)).max(initial=0))
 
     loss, mean = 0.0, 0.0
-    for (name, kind), found in other["logp"].items():
+    for (name, kind), found in other["target_logp"].items():
         scored = seen.sets[name].kinds[kind]
-        mine = [scored.answer(k, scored.logp) for k in range(len(scored))]
+        mine = [scored.answer(k, scored.target_logp) for k in range(len(scored))]
         loss = max(loss, *(apart(a.mean(), b.double().mean().cpu()) for a, b in zip(mine, found, strict=True)))
     for name in work.members:
         scored = seen.sets[name].kinds["answer"]
@@ -202,10 +204,12 @@ def differences(work: Work, seen: Observed, other: dict[str, Any]) -> dict[str, 
         "mean of a position": mean,
         "hits": float(sum((hits.answer(k, hits.hit) != h.cpu().numpy()).sum() for k, h in enumerate(other["hit"]))),
         "texts": float(
-            sum(a != b for n, out in other["said"].items() for a, b in zip(seen.sets[n].said, work.port.decode(out), strict=True))
+            sum(
+                a != b for n, out in other["said"].items() for a, b in zip(seen.sets[n].generations, work.modality.decode(out), strict=True)
+            )
         ),
         "gradient norm, relative": max(
-            apart(seen.sets[n].gradnorm / r, 1)
+            apart(seen.sets[n].gradient_norms / r, 1)
             for n, r in zip(work.members, norms, strict=True)  # type: ignore[operator]
         ),
     }
@@ -223,21 +227,21 @@ def main() -> None:
         "ours": lambda: ours(work),
         "ours, drafts off": lambda: ours(work, drafts=False),
         "ours, tokens known": lambda: ours(work, known=True),
-        "reading": lambda: ours(work, known=True, said=False, gradnorm=False),
-        "reading and gradients": lambda: ours(work, known=True, said=False),
+        "reading": lambda: ours(work, known=True, generations=False, gradient_norms=False),
+        "reading and gradients": lambda: ours(work, known=True, generations=False),
     }
     with evaluating(work.model), torch.no_grad():
         times = bench.interleaved(ways, given.rounds)
         seen, other, slow = ours(work), dict[str, Any](), bench.Times()
         if given.reference:
-            bench.said("research code")
+            bench.answer_texts("research code")
             slow = bench.interleaved(
                 {"ours": ways["ours"], "research code": lambda: other.update(research(work))}, given.reference, warm=False
             )
     bench.finish(given, "evaluation", told(work, times, slow, seen, other))
 
 
-def told(work: Work, times: bench.Times, slow: bench.Times, seen: Observed, other: dict[str, Any]) -> dict[str, Any]:
+def told(work: Work, times: bench.Times, slow: bench.Times, seen: Observation, other: dict[str, Any]) -> dict[str, Any]:
     """The table, and what is written."""
     found: dict[str, Any] = {"ratio_to_floor": round(times.ratio("ours", FLOORS), 3)}
     found["parts"] = {

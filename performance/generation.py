@@ -25,7 +25,7 @@ def main() -> None:
     sets, limits = list(work.asked.values()), [work.room(rows) for rows in work.asked.values()]
     said: dict[str, Any] = {}
     with evaluating(work.model), torch.no_grad():
-        reading = work.port.read(work.model, list(work.rows.values()))
+        reading = work.modality.read(work.model, list(work.rows.values()))
 
         def keep(name: str, answers: Any) -> None:
             said[name] = answers
@@ -33,11 +33,11 @@ def main() -> None:
         ways = {
             "generate, 128 sorted": lambda: keep("generate, 128 sorted", list(generate(work).values())),
             "generate, 32 as they come": lambda: keep("generate, 32 as they come", list(generate(work, 32, False).values())),
-            "ours": lambda: keep("ours", work.port.recite(work.model, sets, limits)[0]),
-            "ours, begun": lambda: keep("ours, begun", work.port.recite(work.model, sets, limits, reading)[0]),
+            "ours": lambda: keep("ours", work.modality.recite(work.model, sets, limits)[0]),
+            "ours, begun": lambda: keep("ours, begun", work.modality.recite(work.model, sets, limits, reading)[0]),
         }
         times = bench.interleaved(ways, given.rounds)
-        known = work.port.recite(work.model, sets, limits, reading)[1]
+        known = work.modality.recite(work.model, sets, limits, reading)[1]
     floor, reference = list(ways)[:2]
     differ = {n: sum(a != b for x, y in zip(said[n], said[floor], strict=True) for a, b in zip(x, y, strict=True)) for n in ways}
     tokens = sum(len(a) for x in said[floor] for a in x)

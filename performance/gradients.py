@@ -17,8 +17,9 @@ from performance import _bench as bench
 from torch import Tensor
 
 from expunge.benchmarks import digits
-from expunge.core.parts import Answer, Rows
-from expunge.engine.estimators import stats
+from expunge.core.modality import ModelOutput
+from expunge.core.rows import Rows
+from expunge.engine.estimators import fisher, ghost_norms, per_example_grads
 from expunge.engine.run_state import evaluating
 from expunge.evaluation.gradient_norms import BACK, mean_gradient_norms
 from expunge.evaluation.teacher_forced import batches
@@ -27,35 +28,36 @@ from expunge.workflows.train import start
 
 
 def ways(opened: Opened, rows: Rows) -> dict[str, Callable[[], Any]]:
-    model, port = opened.model, opened.port
+    model, modality = opened.model, opened.modality
     params = list(model.parameters())
 
-    def ask(some: Rows) -> Answer:
-        return port.forward(model, [some])[0]
+    def ask(some: Rows) -> ModelOutput:
+        return modality.forward(model, [some])[0]
 
     def plain() -> list[Tensor]:
-        for places in batches(port, rows, BACK):
-            some = rows.take(places)
-            (-ask(some).logp.mean().sum()).backward()
+        for places in batches(modality, rows, BACK):
+            some = rows.select(places)
+            (-ask(some).target_logp.mean().sum()).backward()
         found = [p.grad for p in params if p.grad is not None]
         model.zero_grad(set_to_none=True)
         return found
 
     def squares() -> list[Tensor]:
-        return stats.squared_gradients(model, ask, rows, lambda answer: [answer.logp.mean()])
+        return fisher.squared_gradients(model, ask, rows, lambda answer: [answer.target_logp.mean()])
 
     def no(*_: Any) -> bool:
         return False
 
     def by_row(call: Callable[[], Any]) -> Callable[[], Any]:
         def run() -> Any:
-            with mock.patch.multiple(stats, _alike=no, vectorises=no, watches=no):
+            rows_alone = mock.patch.multiple(per_example_grads, vectorises=no, watches=no)
+            with rows_alone, mock.patch.object(ghost_norms, "_alike", no):
                 return call()
 
         return run
 
     def norms() -> Any:
-        return mean_gradient_norms(model, port, rows)
+        return mean_gradient_norms(model, modality, rows)
 
     return {"mean gradient": plain, "norms": norms, "norms, loop": by_row(norms), "squares": squares, "squares, loop": by_row(squares)}
 
@@ -68,8 +70,8 @@ def main() -> None:
     records = digits.load().train["full"][:many]
     image = start("vit-nano", records)
     work = {
-        "text": (text, text.port.rows("forget", made.train["full"][:many])),
-        "images": (image, image.port.rows("forget", records)),
+        "text": (text, text.modality.rows("forget", made.train["full"][:many])),
+        "images": (image, image.modality.rows("forget", records)),
     }
     parts, table = {}, []
     for name, (opened, rows) in work.items():

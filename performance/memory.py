@@ -26,21 +26,21 @@ def one(given: Any, name: str) -> int:
     made = bench.suite(given)
     opened = bench.original(given, made, trained=False)
     items = given.items or (64 if given.quick else 256)
-    rows = {n: opened.port.rows(n, made.train[n][:items]) for n in ("forget", "retain")}
-    sets = {**rows, "substitutes": opened.port.answers(list(made.refusals) or opened.port.refusals())}
+    rows = {n: opened.modality.rows(n, made.train[n][:items]) for n in ("forget", "retain")}
+    sets = {**rows, "alternate_answers": opened.modality.answers(list(made.refusals) or opened.modality.refusals())}
     way, _, many = name.partition(" x")
     if way == "evaluation":
         records = {n: r[: items // 8 * int(many)] for n, r in made.sets.items()}
         before = bench.used()
-        observe(opened.model, opened.port, records)
+        observe(opened.model, opened.modality, records)
     elif way in FLOORS:
         pairs = [tuple(zip(r["prompt"], r["answer"], strict=True))[: given.batch] for r in rows.values()]
         batches = [[*pairs[0], *pairs[1]]] * 2
-        like = training.plans("graddiff", opened.model, opened.port, given.batch)[0].train
+        like = training.plans("graddiff", opened.model, opened.modality, given.batch)[0].train
         before = bench.used()
         training.floor(opened, batches, like, lean=way == "lean")
     else:
-        few = {n: r.take(range(min(len(r), 2 * given.batch))) if n != "substitutes" else r for n, r in sets.items()}
+        few = {n: r.select(range(min(len(r), 2 * given.batch))) if n != "alternate_answers" else r for n, r in sets.items()}
         before = bench.used()
         training.unlearn(way, opened, few, given.batch)
     return bench.peak() - before
@@ -50,14 +50,14 @@ def main() -> None:
     given = bench.options(
         __doc__,
         methods={"default": ",".join(training.METHODS), "help": "which methods"},
-        batch={"type": int, "default": 32, "help": "rows a step"},
+        batch_size={"type": int, "default": 32, "help": "rows a step"},
     )
     methods = given.methods.split(",")[: FEW if given.quick else None]  # each way is a process of its own, which takes seconds to start
     ways = [*FLOORS, *methods, "evaluation x1", "evaluation x4"]
     found = {}
     for way in ways:
         found[way] = bench.apart(one, given, way)
-        bench.said(f"{way}: {found[way] / 2**20:.0f} MB")
+        bench.answer_texts(f"{way}: {found[way] / 2**20:.0f} MB")
     ratios = {m: round(found[m] / found["plain"], 3) for m in methods}
     bench.table(
         [[w, b / 2**20, b / found["plain"] if w in (*FLOORS, *ratios) else b / found["evaluation x1"]] for w, b in found.items()],

@@ -19,9 +19,9 @@ import torch
 from performance import _bench as bench
 
 from expunge.benchmarks import digits
-from expunge.core.parts import Rows
+from expunge.core.rows import Rows
 from expunge.engine import ensemble
-from expunge.engine.ensemble import Pool, subsets
+from expunge.engine.ensemble import Ensemble, subsets
 from expunge.parallel import ensembles
 from expunge.workflows.build_plan import plan
 from expunge.workflows.train import start
@@ -30,24 +30,24 @@ SIZES = ("resnet-nano", "vit-nano")
 ALONE, TOGETHER = "one by one", "at once"
 
 
-def ways(size: str, rows: int, epochs: int, workers: int) -> dict[str, Callable[[int], Pool]]:
+def ways(size: str, rows: int, epochs: int, workers: int) -> dict[str, Callable[[int], Ensemble]]:
     """How a pool can be made, by name: functions of the number of models."""
     records = digits.load().train["full"][:rows]
     opened = start(size, records)
-    data: Rows = opened.port.rows("retain", records)
+    data: Rows = opened.modality.rows("retain", records)
     how = plan("retrain", {"epochs": epochs, "lr": 2e-3})
 
-    def at_once(models: int) -> Pool:
-        return ensemble.train(how, opened.model, opened.port, data, subsets(rows, models), range(models))
+    def at_once(models: int) -> Ensemble:
+        return ensemble.train(how, opened.model, opened.modality, data, subsets(rows, models), range(models))
 
-    def one_by_one(models: int) -> Pool:
+    def one_by_one(models: int) -> Ensemble:
         with mock.patch.object(ensemble, "_plain", return_value=False):
             return at_once(models)
 
-    def processes(models: int) -> Pool:
+    def processes(models: int) -> Ensemble:
         with tempfile.TemporaryDirectory() as folder:
             work = ensembles.Work(workers, size=-(-models // workers), folder=Path(folder))
-            return ensembles.train(how, opened.model, opened.port, data, subsets(rows, models), work=work)
+            return ensembles.train(how, opened.model, opened.modality, data, subsets(rows, models), work=work)
 
     return {ALONE: one_by_one, TOGETHER: at_once, f"{workers} processes, at once in each": processes}
 

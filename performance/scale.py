@@ -31,7 +31,7 @@ from torch.nn import functional as F
 from torch.nn.modules.module import register_module_forward_hook
 
 from expunge.engine.run_state import evaluating
-from expunge.evaluation.observe import Wants, observe
+from expunge.evaluation.observe import ObservationSpec, observe
 from expunge.io.models import Opened
 from expunge.modalities.text import trie
 from expunge.modalities.text.modality import Text
@@ -93,22 +93,22 @@ class Case:
 
     @cached_property
     def sets(self) -> dict[str, Any]:
-        return {n: self.opened.port.rows(n, r) for n, r in self.records.items()}
+        return {n: self.opened.modality.rows(n, r) for n, r in self.records.items()}
 
     def read(self, **wants: bool) -> Any:
         """Observe, with nothing known of the rows from before."""
-        port: Any = self.opened.port
-        port.encoder._known.clear()
+        modality: Any = self.opened.modality
+        modality.encoder._known.clear()
         trie._known.clear()
-        return observe(self.opened.model, port, self.records, wants=Wants(**wants))
+        return observe(self.opened.model, modality, self.records, wants=ObservationSpec(**wants))
 
     def ways(self) -> dict[str, bench.Way]:
         """What memory is measured of, by name."""
         return {
-            "reading": partial(self.read, said=False, gradnorm=False),
+            "reading": partial(self.read, generations=False, gradient_norms=False),
             "evaluation": self.read,
             "unlearning": self.unlearn,
-            ONE_BY_ONE: partial(self.unlearn, micro=1),
+            ONE_BY_ONE: partial(self.unlearn, micro_batch_size=1),
             "plain": self.plain(),
         }
 
@@ -119,7 +119,7 @@ class Case:
         """A plain epoch over batches like those of unlearning."""
         forget, retain = (pairs_of(rows) for rows in self.sets.values())
         batches = [[*forget[i : i + BATCH], *retain[i : i + BATCH]] for i in range(0, len(forget), BATCH)]
-        like = training.plans(METHOD, self.opened.model, self.opened.port, BATCH)[0].train
+        like = training.plans(METHOD, self.opened.model, self.opened.modality, BATCH)[0].train
         return partial(training.floor, self.opened, batches, like)
 
 
@@ -195,7 +195,7 @@ def bare(work: Work, size: int = 64) -> None:
     head, pairs = model.get_output_embeddings(), [p for rows in work.rows.values() for p in pairs_of(rows)]
     chunk = max(FEWEST, ROOM // len(head.weight))
     for places in in_order(pairs, size, longest_first=True):
-        ids, mask, layout = work.port.collate([pairs[i] for i in places], work.device)
+        ids, mask, layout = work.modality.collate([pairs[i] for i in places], work.device)
         hidden = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state.flatten(0, 1)[layout.label_at]
         for some, labels in zip(hidden.split(chunk), layout.labels.split(chunk), strict=True):
             F.cross_entropy(head(some), labels, reduction="none")
@@ -241,7 +241,7 @@ def measured(given: Namespace, point: Point) -> dict[str, Any]:
     found: dict[str, Any] = {**asdict(point), "parameters": parameters(point), **bench.apart(timed, given, point)}
     for way in ("reading", "evaluation", "unlearning", "plain"):
         found.setdefault(way, {}).update(bench.apart(memory, given, point, way))
-    bench.said(" ".join(f"{n} {v}" for n, v in found.items() if not isinstance(v, dict)))
+    bench.answer_texts(" ".join(f"{n} {v}" for n, v in found.items() if not isinstance(v, dict)))
     return found
 
 

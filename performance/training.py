@@ -21,7 +21,7 @@ from performance import _bench as bench
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from expunge.core.parts import Sets
+from expunge.core.rows import Sets
 from expunge.engine import loop
 from expunge.engine.schedule import optimizer_of
 from expunge.io.models import Opened
@@ -33,20 +33,20 @@ MUST = {"sam": 2.2}  # others 1.15
 Pairs = Sequence[tuple[Sequence[int], Sequence[int]]]
 
 
-def plans(name: str, model: nn.Module, port: Any, batch: int, **more: Any) -> Any:
-    """A method for one epoch of plain settings. more: knobs that differ from these."""
-    knobs: dict[str, Any] = {"epochs": 1, "batch": batch, "lr": 1e-5, "warmup": 0, "clip": 0.0, **more}
-    knobs |= {"steps": 0} if name in ("rmu", "sam") else {}
-    knobs |= {"layer": len(port.blocks(model)) // 2} if name == "rmu" else {}
-    return plan(name, knobs)
+def plans(name: str, model: nn.Module, modality: Any, batch_size: int, **more: Any) -> Any:
+    """A method for one epoch of plain settings. more: hyperparameters that differ from these."""
+    hyperparameters: dict[str, Any] = {"epochs": 1, "batch_size": batch_size, "lr": 1e-5, "warmup": 0, "max_grad_norm": 0.0, **more}
+    hyperparameters |= {"steps": 0} if name in ("rmu", "sam") else {}
+    hyperparameters |= {"layer": len(modality.blocks(model)) // 2} if name == "rmu" else {}
+    return plan(name, hyperparameters)
 
 
-def unlearn(name: str, opened: Opened, sets: Sets, batch: int, times: dict[str, float] | None = None, **more: Any) -> list[Pairs]:
+def unlearn(name: str, opened: Opened, sets: Sets, batch_size: int, times: dict[str, float] | None = None, **more: Any) -> list[Pairs]:
     """Run a method for an epoch on a copy; the batches that it took gradients of.
 
-    times: filled with seconds of the epoch alone; more: knobs.
+    times: filled with seconds of the epoch alone; more: hyperparameters.
     """
-    model, seen, collate = copy.deepcopy(opened.model), list[Pairs](), opened.port.collate
+    model, seen, collate = copy.deepcopy(opened.model), list[Pairs](), opened.modality.collate
     train = loop._Stage._train
 
     def watched(pairs: Pairs, device: torch.device) -> Any:
@@ -61,8 +61,8 @@ def unlearn(name: str, opened: Opened, sets: Sets, batch: int, times: dict[str, 
         if times is not None:
             times.update(wall=time.perf_counter() - wall, cpu=bench.processor() - cpu)
 
-    with mock.patch.object(opened.port, "collate", watched), mock.patch.object(loop._Stage, "_train", timed):
-        loop.run(plans(name, model, opened.port, batch, **more), model, opened.port, sets)
+    with mock.patch.object(opened.modality, "collate", watched), mock.patch.object(loop._Stage, "_train", timed):
+        loop.run(plans(name, model, opened.modality, batch_size, **more), model, opened.modality, sets)
     return seen
 
 
@@ -72,7 +72,7 @@ def floor(opened: Opened, batches: Sequence[Pairs], like: Any, lean: bool = Fals
     optimizer = optimizer_of(like, list(model.parameters()))
     device = next(model.parameters()).device
     for pairs in batches:
-        ids, mask, layout = opened.port.collate(pairs, device)
+        ids, mask, layout = opened.modality.collate(pairs, device)
         if lean:
             with packed_head(model, layout.label_at):
                 logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[0]
@@ -92,7 +92,7 @@ def labelled(pairs: Pairs, ids: Tensor) -> Tensor:
     return labels
 
 
-def reference(opened: Opened, sets: Sets, batch: int) -> Callable[[], None]:
+def reference(opened: Opened, sets: Sets, batch_size: int) -> Callable[[], None]:
     """NPO as most research code does it."""
     import tempfile
 
@@ -113,7 +113,7 @@ def reference(opened: Opened, sets: Sets, batch: int) -> Callable[[], None]:
         out = {}
         for k, name in enumerate(("forget", "retain")):
             mine = [x[k] for x in some]
-            ids, mask, _ = opened.port.collate(mine, torch.device("cpu"))
+            ids, mask, _ = opened.modality.collate(mine, torch.device("cpu"))
             out[name] = {"input_ids": ids, "attention_mask": mask, "labels": labelled(mine, ids)}
         return out
 
@@ -133,7 +133,7 @@ def reference(opened: Opened, sets: Sets, batch: int) -> Callable[[], None]:
             how = TrainingArguments(
                 folder,
                 num_train_epochs=1,
-                per_device_train_batch_size=batch,
+                per_device_train_batch_size=batch_size,
                 learning_rate=1e-5,
                 report_to=[],
                 save_strategy="no",
@@ -154,18 +154,20 @@ def reference(opened: Opened, sets: Sets, batch: int) -> Callable[[], None]:
 
 def main() -> None:
     given = bench.options(
-        __doc__, methods={"default": ",".join(METHODS), "help": "which methods"}, batch={"type": int, "default": 32, "help": "rows a step"}
+        __doc__,
+        methods={"default": ",".join(METHODS), "help": "which methods"},
+        batch_size={"type": int, "default": 32, "help": "rows a step"},
     )
     made = bench.suite(given)
     opened = bench.original(given, made, trained=False)
-    rows = {n: opened.port.rows(n, made.train[n][: given.items or (64 if given.quick else None)]) for n in ("forget", "retain")}
-    sets = {**rows, "substitutes": opened.port.answers(list(made.refusals) or opened.port.refusals())}
+    rows = {n: opened.modality.rows(n, made.train[n][: given.items or (64 if given.quick else None)]) for n in ("forget", "retain")}
+    sets = {**rows, "alternate_answers": opened.modality.answers(list(made.refusals) or opened.modality.refusals())}
     methods = given.methods.split(",")
     batches = {m: unlearn(m, opened, sets, given.batch) for m in methods}
     if "sam" in batches:  # its tokens are those of the same terms without it
         batches["sam"] = batches.get("npo") or unlearn("npo", opened, sets, given.batch)
     times, epochs = bench.Times(), bench.Times()
-    like = {m: plans(m, opened.model, opened.port, given.batch)[0].train for m in methods}
+    like = {m: plans(m, opened.model, opened.modality, given.batch)[0].train for m in methods}
 
     def epoch(m: str) -> None:
         seconds: dict[str, float] = {}

@@ -1,6 +1,6 @@
 """The pages of `docs/`, made from the cards: `python -m studies.docs` writes them, `--check` lists those that are stale.
 
-Nothing on them is typed by hand: a card is a docstring, a table of knobs is what the command line itself reads. A page without an entry in
+Nothing on them is typed by hand: a card is a docstring, a table of hyperparameters is what the command line itself reads. A page without an entry in
 the catalogue is removed. Works in a checkout alone, since that is where `docs/` is.
 """
 
@@ -16,8 +16,8 @@ from typing import Any, get_args
 
 from expunge import catalog
 from expunge.catalog import Card
-from expunge.core.hyperparameters import Knob, knobs_of
-from expunge.core.parts import Plan, as_plans
+from expunge.core.hyperparameters import Hyperparameter, hyperparameters_of
+from expunge.core.plan import Plan, as_plans
 from expunge.core.suggest import did_you_mean
 from expunge.report.markdown import prose, table
 from expunge.workflows import build_plan
@@ -109,8 +109,8 @@ def page(card: Card) -> str:
     for key, text in card.fields.items():
         lines += ["```text", *re.split(r"(?<=;)\s+", text), "```", ""] if key == "Equation" else [f"**{key}.** {prose(text)}", ""]
     lines += ["## Run it", "", "```sh", *commands(card), "```", "", "```python", *snippet(card), "```", ""]
-    own, training = knobs(card)
-    for title, rows in (("Knobs", own), ("Knobs of training", training)):
+    own, training = hyperparameters(card)
+    for title, rows in (("Knobs", own), ("Hyperparameters of training", training)):
         lines += [f"## {title}", "", *table(("knob", "default", "range", "meaning"), rows), ""] if rows else []
     return "\n".join([*lines, *measured(card)])
 
@@ -222,30 +222,30 @@ def _is_intervention(card: Card) -> bool:
     return card.kind == "attacks" and hasattr(catalog.load(card.name, "attacks"), "plan")
 
 
-def _example(card: Card) -> list[Knob]:
-    """One knob to show how knobs are given: the first of an entry's own that is a plain value."""
-    own, _ = _knobs(card)
+def _example(card: Card) -> list[Hyperparameter]:
+    """One hyperparameter to show how hyperparameters are given: the first of an entry's own that is a plain value."""
+    own, _ = _hyperparameters(card)
     return [k for k in own if isinstance(k.value, (int, float, str)) and k.value != "" and not k.name.endswith("_weight")][:1]
 
 
-# --- knobs ---
+# --- hyperparameters ---
 
 
-def knobs(card: Card) -> tuple[list[list[str]], list[list[str]]]:
-    """Rows of two tables: an entry's own knobs, and those of its training."""
-    own, training = _knobs(card)
+def hyperparameters(card: Card) -> tuple[list[list[str]], list[list[str]]]:
+    """Rows of two tables: an entry's own hyperparameters, and those of its training."""
+    own, training = _hyperparameters(card)
     names = dict.fromkeys(k.name for k in training)
     taken = [*(k.name for k in own), *names]
     rows = [_row(k.qualified if taken.count(k.name) > 1 else k.name, [k]) for k in own]
     return rows, [_row(n, [k for k in training if k.name == n]) for n in names]
 
 
-def _knobs(card: Card) -> tuple[list[Knob], list[Knob]]:
-    """An entry's own knobs, and the training settings of the stages that train; a stage that does not has a seed alone."""
+def _hyperparameters(card: Card) -> tuple[list[Hyperparameter], list[Hyperparameter]]:
+    """An entry's own hyperparameters, and the training settings of the stages that train; a stage that does not has a seed alone."""
     if card.kind == "methods":
-        found = build_plan.knobs(card.name)
+        found = build_plan.hyperparameters(card.name)
     elif _is_intervention(card):
-        found = knobs_of(catalog.load(card.name, "attacks").plan())
+        found = hyperparameters_of(catalog.load(card.name, "attacks").plan())
     else:
         return [], []
     trained = _training_paths(card)
@@ -271,7 +271,7 @@ def _stages(node: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...],
             yield from _stages(getattr(node, name), (*path, name))
 
 
-def _row(name: str, same: Sequence[Knob]) -> list[str]:
+def _row(name: str, same: Sequence[Hyperparameter]) -> list[str]:
     values = dict.fromkeys(_value(k.value) for k in same)
     default = next(iter(values)) if len(values) == 1 else ", ".join(f"{_value(k.value)} ({k.owner})" for k in same)
     return [f"`--{name.replace('_', '-')}`", default, _range(same[0]), prose(same[0].help)]
@@ -283,13 +283,15 @@ def _value(value: Any) -> str:
     return f"`{value}`" if value != "" else "none"
 
 
-def _range(knob: Knob) -> str:
-    options = get_args(knob.annotation)
+def _range(hyperparameter: Hyperparameter) -> str:
+    options = get_args(hyperparameter.annotation)
     if options and all(isinstance(o, str) for o in options):
         return " or ".join(f"`{o}`" for o in options)
-    kind = knob.annotation if isinstance(knob.annotation, type) else next((a for a in options if isinstance(a, type)), str)
+    kind = (
+        hyperparameter.annotation if isinstance(hyperparameter.annotation, type) else next((a for a in options if isinstance(a, type)), str)
+    )
     word = {bool: "true or false", int: "whole number", float: "number", str: "text"}.get(kind, "text")
-    return f"{word}, `{knob.limits}`" if knob.limits else word
+    return f"{word}, `{hyperparameter.limits}`" if hyperparameter.limits else word
 
 
 def main(arguments: Sequence[str] = ()) -> int:

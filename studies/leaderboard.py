@@ -13,7 +13,7 @@ from typing import Any
 
 from expunge.report.grouping import groups
 from expunge.report.page import build
-from expunge.report.report_data import Entry, Score, Story
+from expunge.report.report_data import Entry, ReportData, Score
 from expunge.report.table import markdown
 
 COST = "cost"
@@ -44,9 +44,9 @@ class Board:
         return [found for scores in COLUMNS.values() if (found := next((n for n in scores if n in known), ""))]
 
     @property
-    def story(self) -> Story:
+    def report_data(self) -> ReportData:
         quality = next((QUALITY[n] for n in self.columns if n in QUALITY), "forget_quality")
-        return Story(
+        return ReportData(
             title=f"Leaderboard: {self.title}",
             subtitle="Means and 95 % intervals over seeds; press a heading to sort",
             models=list(self.entries),
@@ -77,7 +77,7 @@ def _entries(runs: Sequence[Mapping[str, Any]]) -> Iterator[Entry]:
     """Entries of all runs, with what each cost as a share of retraining; controls and repeated ones of the first run alone."""
     seen = set()
     for run in runs:
-        entries = Story.from_json({"title": "run", "models": run["entries"]}).models
+        entries = ReportData.from_json({"title": "run", "models": run["entries"]}).models
         whole = next((e.cost.flops for e in entries if e.role == "retrained" and e.cost and e.cost.flops), None)
         for e in entries:
             if (key := (e.role, e.label or e.method or e.name, e.seed)) in seen:
@@ -102,7 +102,7 @@ def pages(results: Path) -> dict[str, str]:
         lines += [markdown(board.entries, board.columns), "```sh", *board.commands, "```", ""]
     if found:
         lines += [*_read(), ""]
-    return {"leaderboard.md": "\n".join(lines), **{f"leaderboards/{b.name}.html": build(b.story) + "\n" for b in found}}
+    return {"leaderboard.md": "\n".join(lines), **{f"leaderboards/{b.name}.html": build(b.report_data) + "\n" for b in found}}
 
 
 def _read() -> list[str]:

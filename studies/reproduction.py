@@ -119,12 +119,12 @@ def reproduce(name: str, *, update: bool = False, progress: Progress = silent) -
     exact = determinism.held()
     with _apart() if exact else nullcontext():
         case = next(m for m in modules() if name in m.CLAIMS).Case(progress)
-        numbers, knobs = case.measure(name)
+        numbers, hyperparameters = case.measure(name)
     effect = [{"claim": c.text, "holds": bool(c.holds(numbers, name))} for c in claims()[name]]
     if update:
         done = {
             "command": f"python -m studies.reproduce {name}",
-            "case": {"benchmark": case.suite.name, "model": case.model, "knobs": knobs},
+            "case": {"benchmark": case.suite.name, "model": case.model, "hyperparameters": hyperparameters},
             "numbers": {m: {n: round(v, 6) for n, v in s.items()} for m, s in numbers.items()},
             "effect": effect,
             "tolerance": TOLERANCE,

@@ -55,7 +55,7 @@ class Cases:
 
     def unlearn(self, method: str, out: Path, *more: object, forget: str = "", retain: str = "", model: object = "") -> Done:
         """`expunge unlearn` with the usual files; quick, since two steps are taken where nothing else is said."""
-        trains = any(k.name == "lr" for k in build_plan.knobs(method)) if method in catalog.names() else True
+        trains = any(k.name == "lr" for k in build_plan.hyperparameters(method)) if method in catalog.names() else True
         steps = () if not trains or "--steps" in more or "--epochs" in more else ("--epochs", 2)
         rate = ("--lr", 1e-3) if trains else ()
         sets = ("--forget", forget or self.forget, "--retain", retain or self.retain)
@@ -68,7 +68,7 @@ class Cases:
 def make(folder: Path) -> Cases:
     world = worlds.text()
     for name in ("original", "retrained"):
-        world.port.save(world.model(name), folder / name)
+        world.modality.save(world.model(name), folder / name)
     made = people.generate(seed=0, people=12, forget=1, holdout=1, neighbours=1, retain_audit=16)
     for name in ("forget", "retain", "holdout"):
         write_jsonl(folder / f"{name}.jsonl", getattr(made, name))

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from expunge.evaluation.observation import HEAD, Observed, Scored, SetSeen
+from expunge.evaluation.observation import HEAD, Observation, Scored, SetObservation
 
 
-def a_set(p: Any, label: Sequence[int], name: str = "", features: Any = None) -> SetSeen:
+def a_set(p: Any, label: Sequence[int], name: str = "", features: Any = None) -> SetObservation:
     """Items with the given probabilities (items, classes) and true classes; their ids are numbered after the name of the set."""
     with np.errstate(divide="ignore"):
         dist = np.log(np.asarray(p, np.float64)).astype(np.float32)
@@ -20,28 +20,30 @@ def a_set(p: Any, label: Sequence[int], name: str = "", features: Any = None) ->
     logp = dist[np.arange(n), y]
     scored = Scored(np.arange(n), np.arange(n + 1), logp, dist.argmax(1) == y, np.zeros(n, bool), tuple(map(str, y)))
     kept = {} if features is None else {HEAD: np.asarray(features, np.float32)}
-    return SetSeen(ids, ids, tuple(map(str, y)), {"answer": scored}, dist=dist, label=y, features=kept)
+    return SetObservation(ids, ids, tuple(map(str, y)), {"answer": scored}, log_probs=dist, label=y, features=kept)
 
 
-def sure(label: Sequence[int], said: Sequence[int], name: str = "", classes: int = 3, p: float = 0.9, features: Any = None) -> SetSeen:
+def sure(
+    label: Sequence[int], said: Sequence[int], name: str = "", classes: int = 3, p: float = 0.9, features: Any = None
+) -> SetObservation:
     """Items that are called `said` with probability p; the rest is spread over the other classes."""
     rest = (1 - p) / (classes - 1)
     return a_set(np.where(np.eye(classes)[list(said)] > 0, p, rest), label, name, features)
 
 
-def observed(**sets: SetSeen) -> Observed:
-    return Observed(sets, {"port": {"modality": "image"}})
+def observed(**sets: SetObservation) -> Observation:
+    return Observation(sets, {"modality": {"modality": "image"}})
 
 
-def turned(seen: SetSeen) -> SetSeen:
+def turned(seen: SetObservation) -> SetObservation:
     """The same items in reverse order."""
     back = slice(None, None, -1)
-    return SetSeen(
+    return SetObservation(
         seen.ids[back],
         seen.question[back],
         seen.answer[back],
         {},
-        dist=None if seen.dist is None else seen.dist[back],
+        log_probs=None if seen.log_probs is None else seen.log_probs[back],
         label=None if seen.label is None else seen.label[back],
         features={n: x[back] for n, x in seen.features.items()},
     )

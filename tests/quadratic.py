@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 import worlds
-from expunge.core.parts import Grads, State, Update
-from expunge.engine.context import Step
-from expunge.engine.run_state import Run
+from expunge.core.parts import Grads, Update
+from expunge.core.view import State
+from expunge.engine import loop
+from expunge.engine.context import RunStep
 from tables import Port, Table
 
 
@@ -52,9 +53,9 @@ class Bowls:
         state: that of every update.
         """
         states = {f"/update{i}": state or {} for i in range(len(updates))}
-        run, grads = Run(self.model, Port(), worlds.accelerator(), step=step, state=states), self.grads
+        run, grads = loop.new_state(self.model, Port(), worlds.accelerator(), step=step, state=states), self.grads
         for i, update in enumerate(updates):
-            grads = Grads(update.wrap(grads, Step(run, {}, {}).at(f"update{i}", update)), grads.hvp, grads.params, grads.roles)
+            grads = Grads(update.wrap(grads, RunStep(run, {}, {}).at(f"update{i}", update)), grads.hvp, grads.params, grads.roles)
         value, (gradient,) = grads(*roles)
         assert torch.equal(self.model.scores.detach(), self.start)
         return value, gradient

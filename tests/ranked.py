@@ -17,10 +17,10 @@ from expunge.engine.loop import Hooks
 from expunge.engine.weights import weights_of
 from expunge.workflows import build_plan
 
-FEW = {"epochs": 3, "batch": 6, "lr": 1e-3}
+FEW = {"epochs": 3, "batch_size": 6, "lr": 1e-3}
 RUNS: dict[str, dict[str, Any]] = {  # the arguments of `resolve.plan`, and the world
     "npo": {"method": "npo"},  # remembered reference, two sets in one forward
-    "micro": {"method": "npo", "micro": 2},
+    "micro": {"method": "npo", "micro_batch_size": 2},
     "kl": {"method": "kl"},  # a live reference: other weights in the same model
     "flat": {"method": "flat"},  # not linear in its means
     "sam": {"method": "npo", "update": ("sam",)},
@@ -35,7 +35,7 @@ RUNS: dict[str, dict[str, Any]] = {  # the arguments of `resolve.plan`, and the 
 }
 
 
-def run(name: str, hooks: Hooks | None = None, resume: Mapping[str, Any] | None = None) -> loop.Run:
+def run(name: str, hooks: Hooks | None = None, resume: Mapping[str, Any] | None = None) -> loop.RunState:
     """One of `RUNS`, in double precision."""
     wanted = {**RUNS[name]}
     world = worlds.digits(size) if (size := wanted.pop("world", "")) else worlds.text()
@@ -43,7 +43,7 @@ def run(name: str, hooks: Hooks | None = None, resume: Mapping[str, Any] | None 
     plans = build_plan.plan(
         wanted.pop("method"), {**FEW, **{k: v for k, v in wanted.items() if k != "update"}}, update=wanted.get("update", ())
     )
-    return loop.run(plans, model, world.port, world.some(12), seed=3, hooks=hooks, resume=resume)
+    return loop.run(plans, model, world.modality, world.some(12), seed=3, hooks=hooks, resume=resume)
 
 
 def weights(name: str) -> dict[str, Tensor]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from expunge.core.parts import Answer, Need, Patch, Rows, Tokens, Weights
+from expunge.core.capabilities import Categorical, DifferentiableInputs, Generates, Prompted
+from expunge.core.modality import ModelOutput, Patch, Weights
+from expunge.core.rows import Packed, Rows
 from expunge.modalities.common.packed import call
 
 
@@ -31,13 +34,17 @@ class Fit:
     said: Tensor | None = None  # (rows, targets)
 
     @property
-    def logp(self) -> Tokens:
-        return Tokens(-self.error.square().sum(-1) / 2, torch.arange(len(self.error)), len(self.error))
+    def loss(self) -> Packed:
+        return Packed(self.error.square().sum(-1) / 2, torch.arange(len(self.error)), len(self.error))
 
     @property
-    def scores(self) -> Tokens:
+    def target_logp(self) -> Packed:
+        return self.loss.map(torch.neg)
+
+    @property
+    def logits(self) -> Packed:
         assert self.said is not None
-        return Tokens(self.said, torch.arange(len(self.said)), len(self.said))
+        return Packed(self.said, torch.arange(len(self.said)), len(self.said))
 
 
 @dataclass
@@ -45,16 +52,16 @@ class Port:
     """A row is a design, (targets, weights), and targets, (targets,)."""
 
     name: str = "squares"
-    offers: frozenset[Need] = frozenset(Need)
+    capabilities: frozenset[Any] = frozenset({Categorical, Generates, Prompted, DifferentiableInputs})
 
     def forward(
         self,
         model: nn.Module,
         groups: Sequence[Rows],
-        taps: tuple[str, ...] = (),
+        hook_points: tuple[str, ...] = (),
         patch: Patch | None = None,
         weights: Weights | None = None,
-    ) -> list[Answer]:
+    ) -> list[ModelOutput]:
         said = [call(model, weights, torch.stack(list(g["x"]))) for g in groups]
         return [Fit(out - torch.stack(list(g["y"])), out) for g, out in zip(groups, said, strict=True)]
 

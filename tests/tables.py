@@ -10,10 +10,14 @@ import torch
 from torch import Tensor, nn
 
 import worlds
-from expunge.core.parts import Answer, Need, Objective, Patch, Plan, Rows, Sets, Train, Update, Weights
+from expunge.core.capabilities import Categorical, DifferentiableInputs, Generates, Prompted
+from expunge.core.modality import ModelOutput, Patch, Weights
+from expunge.core.needs import Need
+from expunge.core.parts import Objective, Update
+from expunge.core.plan import Plan, Train
+from expunge.core.rows import Rows, Sets
 from expunge.engine import loop
 from expunge.engine.gradient import evaluate
-from expunge.engine.run_state import Run
 from expunge.modalities.common.packed import Layout, cut
 
 
@@ -30,17 +34,17 @@ class Port:
     """A row is the number of a prompt and the classes of its answer."""
 
     name: str = "table"
-    offers: frozenset[Need] = frozenset(Need)
+    capabilities: frozenset[Any] = frozenset({Categorical, Generates, Prompted, DifferentiableInputs})
     forwards: list[list[str]] = field(default_factory=list)
 
     def forward(
         self,
         model: nn.Module,
         groups: Sequence[Rows],
-        taps: tuple[str, ...] = (),
+        hook_points: tuple[str, ...] = (),
         patch: Patch | None = None,
         weights: Weights | None = None,
-    ) -> list[Answer]:
+    ) -> list[ModelOutput]:
         self.forwards.append([g.name for g in groups])
         scores = (weights or {"scores": model.scores})["scores"]
         rows = [r for g in groups for r in zip(g["prompt"], g["answer"], strict=True)]
@@ -60,21 +64,25 @@ def rows(name: str, prompts: Sequence[int], answers: Sequence[Sequence[int]]) ->
     return Rows(name, tuple(f"{p}~{a}" for p, a in zip(prompts, answers, strict=True)), {"prompt": list(prompts), "answer": list(answers)})
 
 
-def ask(objective: Objective, sets: Sets, scores: Tensor, reference: Tensor | None = None, micro: int = 0) -> tuple[float, Tensor]:
+def ask(
+    objective: Objective, sets: Sets, scores: Tensor, reference: Tensor | None = None, micro_batch_size: int = 0
+) -> tuple[float, Tensor]:
     """Value and gradient by the table of an objective, where the reference is another table (by default the same)."""
-    model, port = Table(scores), Port()
-    run = Run(model, port, worlds.accelerator(), models={"reference": {"scores": scores if reference is None else reference}})
+    model, modality = Table(scores), Port()
+    run = loop.new_state(
+        model, modality, worlds.accelerator(), models={"reference": {"scores": scores if reference is None else reference}}
+    )
     if any(Need.REFERENCE_LOGP in t.objective.needs for t in objective.terms()):
         known = {n: r for n, r in sets.items() if n in ("forget", "retain")}
-        run.ref_logp = loop.remember(run, known, frozenset(known), run.models["reference"])
-    value, grads = evaluate(run, objective, sets, micro)
+        run.reference_loss = loop.cache_reference(run, known, frozenset(known), run.models["reference"])
+    value, grads = evaluate(run, objective, sets, micro_batch_size)
     return float(value), grads[0]
 
 
 def under(objective: Objective, *updates: Update, sets: Sets, scores: Tensor, **train: Any) -> Tensor:
     """The gradient that reaches the optimizer under updates: what one step of SGD at rate 1, on all rows, takes off the table."""
     model = Table(scores)
-    settings = {"epochs": 1, "batch": 3, "lr": 1.0, "schedule": "constant", "optimizer": "sgd", "pairing": "aligned", **train}
+    settings = {"epochs": 1, "batch_size": 3, "lr": 1.0, "schedule": "constant", "optimizer": "sgd", "pairing": "aligned", **train}
     loop.run((Plan(objective, train=Train(**settings), updates=updates),), model, Port(), sets)
     return scores - model.scores.detach()
 

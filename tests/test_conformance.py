@@ -18,15 +18,18 @@ from torch import nn
 import worlds
 from expunge import catalog
 from expunge.core.errors import UserError
-from expunge.core.hyperparameters import knobs_of, override
-from expunge.core.parts import Guard, Need, Objective, Plan, Plans, Sets
+from expunge.core.hyperparameters import hyperparameters_of, override
+from expunge.core.needs import Need
+from expunge.core.parts import Guard, Objective
+from expunge.core.plan import Plan, Plans
+from expunge.core.rows import Sets
+from expunge.core.view import View
 from expunge.engine import checkpoint, loop
 from expunge.engine.adapters import choose
-from expunge.engine.context import View
 from expunge.engine.gradient import evaluate
 from expunge.engine.loop import Hooks, _Stage
 from expunge.engine.receipt import plain
-from expunge.engine.run_state import Run
+from expunge.engine.run_state import RunState
 from expunge.engine.schedule import sample
 from expunge.engine.weights import weights_of
 from expunge.modalities.image.modality import Image
@@ -34,7 +37,7 @@ from expunge.modalities.text.modality import Text
 from expunge.workflows import build_plan
 
 METHODS = catalog.names("methods")
-COMMON = {"epochs": 2, "batch": 4, "lr": 1e-3, "warmup": 0, "steps": 0}
+COMMON = {"epochs": 2, "batch_size": 4, "lr": 1e-3, "warmup": 0, "steps": 0}
 WORLDS = {"text": worlds.text, "digits": worlds.digits}
 SPECIAL: dict[str, dict[str, Any]] = {  # what a model of two blocks and nine rows needs said
     "rmu": {"layer": 1},
@@ -42,7 +45,7 @@ SPECIAL: dict[str, dict[str, Any]] = {  # what a model of two blocks and nine ro
     "srmu": {"layer": 1},
     "ceu": {"n": 0},  # a class is an answer of one label
     "altpo": {"request": "{prompt}", "length": 8, "draws": 2},
-    "dmm": {"models": 2, "pool.batch": 128, "pool.epochs": 1},
+    "dmm": {"models": 2, "pool.batch_size": 128, "pool.epochs": 1},
     "weight_averaging": {"start": 2, "every": 2},  # the tiny runs take a few steps
     "ssd": {"alpha": 2},
     "iau": {"steps": 1},
@@ -57,29 +60,29 @@ SPECIAL: dict[str, dict[str, Any]] = {  # what a model of two blocks and nine ro
 
 
 def small(name: str, update: str = "", **more: Any) -> Plans:
-    """A method's plan, or that with an update added, with settings that fit the tiny world; knobs that it does not have are left out."""
+    """A method's plan, or that with an update added, with settings that fit the tiny world; hyperparameters that it does not have are left out."""
     wanted = {**COMMON, **SPECIAL.get(name, {}), **SPECIAL.get(update, {}), **more}
-    known = {called for n in (name, update) if n for k in build_plan.knobs(n) for called in (k.name, k.qualified)}
+    known = {called for n in (name, update) if n for k in build_plan.hyperparameters(n) for called in (k.name, k.qualified)}
     return build_plan.plan(name, {k: v for k, v in wanted.items() if k in known}, update=(update,) if update else ())
 
 
 def offered(name: str, world: str) -> bool:
     """Whether the world's modality gives what the method needs."""
-    return all(p.needed() & set(Need) <= OFFERS[world] for p in small(name))
+    return all(p.required() <= CAPABILITIES[world] for p in small(name))
 
 
 WHOLE = ("gradient_penalty", "curvature")  # second derivatives of a loss of batch means: refused with micro-batches
-OFFERS = {"text": Text.offers, "digits": Image.offers}
-TRAINED = [n for n in METHODS if all(isinstance(p.do, Objective) for p in small(n))]
+CAPABILITIES = {"text": Text.capabilities, "digits": Image.capabilities}
+TRAINED = [n for n in METHODS if all(isinstance(p.action, Objective) for p in small(n))]
 ONE_STAGE = [n for n in TRAINED if len(small(n)) == 1]
 UPDATES = [n for n in METHODS if catalog.card(n).folder == "methods/updates"]
 
 
 @pytest.fixture
 def world(request: pytest.FixtureRequest) -> worlds.World:
-    """A tiny world with a port of its own: some methods teach it tokens."""
+    """A tiny world with a modality of its own: some methods teach it tokens."""
     made = WORLDS[request.param]()
-    return replace(made, port=copy.deepcopy(made.port))
+    return replace(made, modality=copy.deepcopy(made.modality))
 
 
 def each(methods: list[str]) -> pytest.MarkDecorator:
@@ -88,17 +91,17 @@ def each(methods: list[str]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(("name", "world"), pairs, indirect=["world"], ids=[f"{n}-{w}" for n, w in pairs])
 
 
-def ready(world: worlds.World, plan: Plan, double: bool = True) -> tuple[Run, Objective, Sets]:
+def ready(world: worlds.World, plan: Plan, double: bool = True) -> tuple[RunState, Objective, Sets]:
     """A run before its first step, and the batch of that step."""
     model = world.model()
-    loop.prepare((plan,), model, world.port, 0)
-    run = Run(model.double() if double else model, world.port, worlds.accelerator())
+    loop.prepare((plan,), model, world.modality, 0)
+    run = loop.new_state(model.double() if double else model, world.modality, worlds.accelerator())
     stage = _Stage(run, plan, world.some(8), Hooks())
-    choose(model, plan.trains)
-    assert isinstance(plan.do, Objective)
-    run.objective = plan.do
+    choose(model, plan.trainable)
+    assert isinstance(plan.action, Objective)
+    run.objective = plan.action
     stage._begin()
-    return run, plan.do, stage._pick("step", sample(stage.view.sets, plan.train, run), stage.view)
+    return run, plan.action, stage._pick("step", sample(stage.view.sets, plan.train, run), stage.view)
 
 
 @each(METHODS)
@@ -106,9 +109,9 @@ def test_runs_and_changes_what_it_should(world: worlds.World, name: str) -> None
     model = world.model()
     before = weights_of(model)
     plans = small(name)
-    run = loop.run(plans, model, world.port, world.sets)
+    run = loop.run(plans, model, world.modality, world.sets)
     changed = any(not torch.equal(before[n], t) for n, t in weights_of(model).items())
-    assert changed != isinstance(plans[-1].do, Guard)
+    assert changed != isinstance(plans[-1].action, Guard)
     assert not run.warnings
 
 
@@ -118,7 +121,7 @@ def test_seeded_runs_are_equal(world: worlds.World, name: str) -> None:
     for noise in (1, 2):
         torch.manual_seed(noise)  # the global generator must not matter
         model = world.model()
-        loop.run(small(name), model, world.port, world.sets)
+        loop.run(small(name), model, world.modality, world.sets)
         ends.append(worlds.tensors(model))
     assert worlds.same(*ends)
 
@@ -143,9 +146,9 @@ def test_touches_what_it_declares(world: worlds.World, name: str, monkeypatch: p
 
     for attribute, spy in (("rows", spy_rows), ("_check", spy_check), ("reference", spy_reference)):
         monkeypatch.setattr(View, attribute, spy)
-    plans = small(name, epochs=3, micro=0 if name in WHOLE else 2)
-    loop.run(plans, world.model(), world.port, world.sets)
-    silent = {Need.BATCH_MEANS, Need.PROMPTS}  # properties of the loss and of the rows, nothing that is asked for
+    plans = small(name, epochs=3, micro_batch_size=0 if name in WHOLE else 2)
+    loop.run(plans, world.model(), world.modality, world.sets)
+    silent = {Need.BATCH_MEANS}  # a property of the loss, nothing that is asked for
     for plan in plans:
         for place, part in plan.parts().items():
             used = set().union(*(names for where, names in touched.items() if where == f"/{place}" or where.startswith(f"/{place}/")))
@@ -163,10 +166,10 @@ def test_the_loss_is_pure(world: worlds.World, name: str) -> None:
 
 
 @each(ONE_STAGE)
-@pytest.mark.parametrize("micro", [1, 2, 4])
-def test_accumulation_does_not_matter(world: worlds.World, name: str, micro: int) -> None:
+@pytest.mark.parametrize("micro_batch_size", [1, 2, 4])
+def test_accumulation_does_not_matter(world: worlds.World, name: str, micro_batch_size: int) -> None:
     run, objective, batch = ready(world, small(name)[0])
-    whole, pieces = evaluate(run, objective, batch), evaluate(run, objective, batch, micro)
+    whole, pieces = evaluate(run, objective, batch), evaluate(run, objective, batch, micro_batch_size)
     scale = max(1.0, float(loop.global_norm(whole[1])))
     assert float(pieces[0]) == pytest.approx(float(whole[0]), rel=1e-6, abs=1e-6)
     assert worlds.far(whole[1], pieces[1]) < 1e-6 * scale
@@ -191,13 +194,13 @@ def test_roles_add_up(world: worlds.World, name: str) -> None:
 @each(ONE_STAGE)
 def test_frozen_parameters_stay_bit_identical(world: worlds.World, name: str) -> None:
     plan = small(name)[0]
-    if plan.trains == ".*":
-        plan = replace(plan, trains=r"layers?\.1\.")
+    if plan.trainable == ".*":
+        plan = replace(plan, trainable=r"layers?\.1\.")
     model = world.model()
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    choose(model, plan.trains)
+    choose(model, plan.trainable)
     moving = {n for n, p in model.named_parameters() if p.requires_grad}
-    loop.run((plan,), model, world.port, world.sets)
+    loop.run((plan,), model, world.modality, world.sets)
     after = dict(model.named_parameters())
     assert {n for n in before if not kept(before[n], after[n])} <= moving
     assert moving
@@ -220,7 +223,7 @@ def begin(world: worlds.World) -> nn.Module:
     return model
 
 
-def undisturbed(plans: Plans, world: worlds.World, folder: Path) -> tuple[nn.Module, Run, list[Path]]:
+def undisturbed(plans: Plans, world: worlds.World, folder: Path) -> tuple[nn.Module, RunState, list[Path]]:
     """What a run on a few rows ends in, and what it leaves on disk at every step: all that is left of a process killed there."""
     left: list[Path] = []
 
@@ -229,14 +232,14 @@ def undisturbed(plans: Plans, world: worlds.World, folder: Path) -> tuple[nn.Mod
         checkpoint.save(state, left[-1])
 
     model = begin(world)
-    return model, loop.run(plans, model, world.port, world.some(6), hooks=Hooks(save=save, every=0)), left
+    return model, loop.run(plans, model, world.modality, world.some(6), hooks=Hooks(save=save, every=0)), left
 
 
 def resumed(plans: Plans, world: worlds.World, place: Path) -> nn.Module:
     """What a run ends in that goes on from what a killed one has left."""
     torch.manual_seed(len(place.name))
     model = begin(world)
-    loop.run(plans, model, world.port, world.some(6), resume=checkpoint.load(place))
+    loop.run(plans, model, world.modality, world.some(6), resume=checkpoint.load(place))
     return model
 
 
@@ -250,8 +253,8 @@ def test_resumes_bit_for_bit_after_a_kill_at_every_step(world: worlds.World, nam
 
 
 def at_rest(name: str) -> dict[str, float]:
-    """The knob that switches an update off, by what it says of itself: "0: the base run"."""
-    return {k.name: float(m[1]) for k in build_plan.knobs(name) if (m := re.search(r"\b(\d+): the base run", k.help))}
+    """The hyperparameter that switches an update off, by what it says of itself: "0: the base run"."""
+    return {k.name: float(m[1]) for k in build_plan.hyperparameters(name) if (m := re.search(r"\b(\d+): the base run", k.help))}
 
 
 def roles(plans: Plans) -> frozenset[str]:
@@ -268,7 +271,7 @@ def test_an_update_without_strength_is_the_base_run(world: worlds.World, name: s
     ends = []
     for plans in (small("npo"), small("npo", name, **at_rest(name)), small("npo", name)):
         model = begin(world)
-        loop.run(plans, model, world.port, world.sets)
+        loop.run(plans, model, world.modality, world.sets)
         ends.append(worlds.tensors(model))
     assert worlds.same(ends[0], ends[1])
     assert not worlds.same(ends[0], ends[2]), "nor is any other strength: this test shows nothing"
@@ -280,7 +283,7 @@ def test_an_update_works_under_other_objectives(world: worlds.World, name: str, 
     plans = small(base, name)
     if not asked(plans) <= roles(plans):
         with pytest.raises(UserError, match=r"acts on the '.*' term, and this objective has"):
-            loop.run(plans, world.model(), world.port, world.sets)
+            loop.run(plans, world.model(), world.modality, world.sets)
         return
     whole, run, left = undisturbed(plans, world, tmp_path)
     assert not run.warnings
@@ -293,7 +296,7 @@ def test_trains_an_adapter(world: worlds.World, name: str) -> None:
     model = world.model()
     plans = small(name, lora=2)
     before = weights_of(copy.deepcopy(model))
-    run = loop.run(plans, model, world.port, world.sets)
+    run = loop.run(plans, model, world.modality, world.sets)
     adapter = {n for n, p in run.model.named_parameters() if "lora_" in n}
     assert adapter
     changed = [n for n, p in run.model.named_parameters() if "lora_B" in n and float(p.detach().abs().max()) > 0]
@@ -306,7 +309,7 @@ def test_trains_an_adapter(world: worlds.World, name: str) -> None:
 def test_knobs_survive_json(name: str) -> None:
     plans = small(name)
     tree: Plan | Plans = plans[0] if len(plans) == 1 else plans
-    said = {k.qualified: plain(k.value) for k in knobs_of(tree) if not callable(k.value)}
+    said = {k.qualified: plain(k.value) for k in hyperparameters_of(tree) if not callable(k.value)}
     assert override(tree, json.loads(json.dumps(said))) == tree
 
 

@@ -130,8 +130,8 @@ def test_a_person_can_be_told_from_others_in_new_pictures() -> None:
     rows = faces(10, 24, ages=(20, 60), years=5)
     seen = [row for i, row in enumerate(rows) if i % 24 < 18]
     fresh = [row for i, row in enumerate(rows) if i % 24 >= 18]
-    port, model = learning.learned(seen, 10, epochs=10)
-    assert learning.accuracy(port, model, fresh) > 0.5  # chance: 0.1
+    modality, model = learning.learned(seen, 10, epochs=10)
+    assert learning.accuracy(modality, model, fresh) > 0.5  # chance: 0.1
 
 
 @pytest.mark.parametrize(

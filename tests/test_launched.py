@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 import cases as made
 
 LAUNCH = ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-FEW = ["--epochs", "2", "--batch", "6", "--lr", "1e-3"]
+FEW = ["--epochs", "2", "--batch-size", "6", "--lr", "1e-3"]
 
 
 def launched(*words: str, how: tuple[str, ...] = ("--multi_gpu",)) -> subprocess.CompletedProcess[str]:
@@ -66,6 +66,6 @@ def test_two_processes_leave_the_model_of_one(how: tuple[str, ...], cases: made.
 
 
 def test_what_runs_in_one_process_says_so_once() -> None:
-    done = launched("names")
+    done = launched("list")
     assert done.returncode != 0
     assert done.stderr.count("error: names runs in one process: start it without a launcher; unlearn and train share their work") == 1

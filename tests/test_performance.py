@@ -42,7 +42,7 @@ def test_rounds_take_turns() -> None:
 
 def test_the_command_says_what_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["x", "--quick", "--batch", "8", "--items", "3", "--json", str(tmp_path / "x.json")])
-    given = bench.options("", batch={"type": int, "default": 4}, axes={"default": ""})
+    given = bench.options("", batch_size={"type": int, "default": 4}, axes={"default": ""})
     bench.finish(given, "x", {"ratio_to_floor": 1.0})
     found = json.loads((tmp_path / "x.json").read_text())
     assert found["command"] == "python -m performance.x --quick --rounds 3 --items 3 --batch 8"
@@ -68,9 +68,9 @@ def test_along_an_axis_one_thing_changes(quick: bool) -> None:
 @pytest.mark.parametrize("length", [8, 11])
 def test_rows_have_exactly_so_many_tokens(length: int) -> None:
     point = replace(POINT, length=length)
-    port = scale.opened(point).port
+    modality = scale.opened(point).modality
     for name, records in scale.records(point).items():
-        rows = port.rows(name, records)
+        rows = modality.rows(name, records)
         assert len(rows) == point.rows // 2
         for prompt, answer in zip(rows["prompt"], rows["answer"], strict=True):
             assert len(prompt) == length // 2

@@ -22,7 +22,7 @@ def fresh(script: str) -> str:
 
 
 def test_import_and_lists_need_no_torch() -> None:
-    fresh("import sys, expunge; expunge.names(); expunge.card('npo'); expunge.audit; dir(expunge); assert 'torch' not in sys.modules")
+    fresh("import sys, expunge; expunge.names(); expunge.card('npo'); dir(expunge); assert 'torch' not in sys.modules")
 
 
 def test_every_name_is_there() -> None:
@@ -51,11 +51,11 @@ def test_version_is_the_installed_one() -> None:
 def test_forgets_and_audits_in_five_lines(text: worlds.World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EXPUNGE_CACHE", str(tmp_path / "cache"))
     made = people.generate(seed=0, people=12, forget=1, holdout=1, neighbours=1, retain_audit=16)
-    model = Opened(text.model(), text.port, "tiny world")
-    before = expunge.audit(Opened(text.model(), text.port, "tiny world"), made.forget, made.retain_audit)
+    model = Opened(text.model(), text.modality, "tiny world")
+    before = expunge.audit(Opened(text.model(), text.modality, "tiny world"), made.forget, made.retain_audit)
 
     result = expunge.unlearn("npo", model, made.forget, made.retain, lr=1e-3, epochs=30)
-    found = expunge.audit(Opened(result.model, result.port, "after"), made.forget, made.retain_audit, out=tmp_path / "audit")
+    found = expunge.audit(Opened(result.model, result.modality, "after"), made.forget, made.retain_audit, out=tmp_path / "audit")
 
     assert result.receipt["result"]["changed"]
     assert found.scores["forget_probability"]["value"] < 0.5 * before.scores["forget_probability"]["value"]

@@ -7,23 +7,24 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from expunge.core.parts import Plans, Rows
+from expunge.core.plan import Plans
+from expunge.core.rows import Rows
 from expunge.modalities.image.modality import Image
 from expunge.workflows.build_plan import plan
 
 
-def rows(points: Tensor, labels: Sequence[int], port: Image, name: str = "retain") -> Rows:
+def rows(points: Tensor, labels: Sequence[int], modality: Image, name: str = "retain") -> Rows:
     """points: (rows, 2)."""
-    return port.rows(name, [{"image": p.view(1, 1, -1).numpy(), "label": int(y)} for p, y in zip(points.float(), labels, strict=True)])
+    return modality.rows(name, [{"image": p.view(1, 1, -1).numpy(), "label": int(y)} for p, y in zip(points.float(), labels, strict=True)])
 
 
-def noise(n: int, port: Image, seed: int = 0, name: str = "retain", width: int = 2) -> Rows:
+def noise(n: int, modality: Image, seed: int = 0, name: str = "retain", width: int = 2) -> Rows:
     """Points and labels that have nothing to do with each other: whoever knows a label has seen it."""
     g = torch.Generator().manual_seed(seed)
-    return rows(torch.randn(n, width, generator=g), torch.randint(len(port.labels), (n,), generator=g).tolist(), port, name)
+    return rows(torch.randn(n, width, generator=g), torch.randint(len(modality.labels), (n,), generator=g).tolist(), modality, name)
 
 
-def port(classes: int) -> Image:
+def modality(classes: int) -> Image:
     return Image(tuple(map(str, range(classes))))
 
 
@@ -36,4 +37,4 @@ def mlp(classes: int, hidden: int = 16, width: int = 2, norm: bool = False, seed
 
 def fresh(**train: object) -> Plans:
     """Training from fresh weights on the set `retain`."""
-    return plan("retrain", {"lr": 2e-2, "warmup": 0, "decay": 0.0, **train})
+    return plan("retrain", {"lr": 2e-2, "warmup": 0, "weight_decay": 0.0, **train})

@@ -17,7 +17,9 @@ from torch import nn
 
 import expunge
 from expunge.benchmarks import people
-from expunge.core.parts import Modality, Plan, Rows, Sets, Train, Weights
+from expunge.core.modality import Modality, Weights
+from expunge.core.plan import Plan, Train
+from expunge.core.rows import Rows, Sets
 from expunge.engine import checkpoint, loop
 from expunge.methods.terms import NLL
 from expunge.modalities.image.modality import Image
@@ -30,10 +32,10 @@ MAKERS = ("core", "engine", "modalities", "benchmarks")  # folders whose files d
 
 @dataclass(frozen=True, eq=False)
 class World:
-    """Models of one shape by name (original, retrained, random), the port and the rows."""
+    """Models of one shape by name (original, retrained, random), the modality and the rows."""
 
-    port: Modality
-    sets: Sets  # forget, retain, holdout, substitutes
+    modality: Modality
+    sets: Sets  # forget, retain, holdout, alternate answers
     weights: Mapping[str, Weights]
     shell: nn.Module
 
@@ -45,7 +47,7 @@ class World:
 
     def some(self, n: int) -> Sets:
         """The first rows of every set."""
-        return {k: r.take(range(min(n, len(r)))) for k, r in self.sets.items()}
+        return {k: r.select(range(min(n, len(r)))) for k, r in self.sets.items()}
 
 
 def _folder(name: str) -> Path:
@@ -62,12 +64,12 @@ def text() -> World:
     made = people.generate(seed=0, people=12, forget=1, holdout=1, neighbours=1, retain_audit=16)
     records = {"forget": made.forget, "retain": made.retain, "holdout": made.holdout}
     shell, tokenizer = llama.build("nano", [r["question"] + "\n" + r["answer"] for r in made.full], seed=0)
-    port = Text(tokenizer)
-    sets: dict[str, Rows] = {n: port.rows(n, r) for n, r in records.items()}
-    full = port.rows("retain", [*made.forget, *made.retain])
-    sets["substitutes"] = port.answers(made.refusals[:8])
-    train = Train(epochs=45, lr=5e-3, batch=16, anchor="retain", clip=1.0, warmup=1)
-    return World(port, sets, _trained("text", shell, port, full, sets["retain"], train), shell)
+    modality = Text(tokenizer)
+    sets: dict[str, Rows] = {n: modality.rows(n, r) for n, r in records.items()}
+    full = modality.rows("retain", [*made.forget, *made.retain])
+    sets["alternate_answers"] = modality.answers(made.refusals[:8])
+    train = Train(epochs=45, lr=5e-3, batch_size=16, anchor="retain", max_grad_norm=1.0, warmup=1)
+    return World(modality, sets, _trained("text", shell, modality, full, sets["retain"], train), shell)
 
 
 @functools.cache
@@ -79,19 +81,19 @@ def digits(size: str = "vit-nano") -> World:
     images = (data.images / 16).astype("float32")
     records = [{"image": x, "label": int(y)} for x, y in zip(images, data.target, strict=True)]
     seen, unseen = records[:360], records[360:480]
-    port = Image(tuple(map(str, range(10))))
-    shell = vision.build(size, (1, 8, 8), port.labels, seed=0)
+    modality = Image(tuple(map(str, range(10))))
+    shell = vision.build(size, (1, 8, 8), modality.labels, seed=0)
     sets: dict[str, Rows] = {
-        "forget": port.rows("forget", [r for r in seen if r["label"] == 3]),
-        "retain": port.rows("retain", [r for r in seen if r["label"] != 3]),
-        "holdout": port.rows("holdout", unseen),
-        "substitutes": port.answers(port.refusals()),
+        "forget": modality.rows("forget", [r for r in seen if r["label"] == 3]),
+        "retain": modality.rows("retain", [r for r in seen if r["label"] != 3]),
+        "holdout": modality.rows("holdout", unseen),
+        "alternate_answers": modality.answers(modality.refusals()),
     }
-    train = Train(epochs=20, lr=4e-3, batch=32, anchor="retain", warmup=1, decay=0.0)
-    return World(port, sets, _trained(f"digits-{size}", shell, port, port.rows("retain", seen), sets["retain"], train), shell)
+    train = Train(epochs=20, lr=4e-3, batch_size=32, anchor="retain", warmup=1, weight_decay=0.0)
+    return World(modality, sets, _trained(f"digits-{size}", shell, modality, modality.rows("retain", seen), sets["retain"], train), shell)
 
 
-def _trained(name: str, shell: nn.Module, port: Modality, full: Rows, retain: Rows, train: Train) -> dict[str, Weights]:
+def _trained(name: str, shell: nn.Module, modality: Modality, full: Rows, retain: Rows, train: Train) -> dict[str, Weights]:
     """Weights of the original, the retrained and the random model; trained once."""
     folder = _folder(name)
     weights: dict[str, Weights] | None = checkpoint.load(folder)
@@ -99,17 +101,17 @@ def _trained(name: str, shell: nn.Module, port: Modality, full: Rows, retain: Ro
         weights = {"random": loop.weights_of(shell)}
         for which, rows in (("original", full), ("retrained", retain)):
             model = copy.deepcopy(shell)
-            loop.run((Plan(NLL("retain"), train=train),), model, port, {"retain": rows})
+            loop.run((Plan(NLL("retain"), train=train),), model, modality, {"retain": rows})
             weights[which] = loop.weights_of(model)
         checkpoint.save(weights, folder)
     return weights
 
 
 @torch.no_grad()
-def nll(model: nn.Module, port: Modality, rows: Rows) -> float:
+def nll(model: nn.Module, modality: Modality, rows: Rows) -> float:
     """Mean over rows of the average loss of their labels."""
     model.eval()
-    return float(-port.forward(model, [rows])[0].logp.mean().mean())
+    return float(-modality.forward(model, [rows])[0].target_logp.mean().mean())
 
 
 def tensors(model: nn.Module) -> list[torch.Tensor]:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from expunge.catalog import card as card
     from expunge.catalog import names as names
-    from expunge.core.parts import Plan as Plan
-    from expunge.core.parts import Train as Train
+    from expunge.core.plan import Plan as Plan
+    from expunge.core.plan import Train as Train
     from expunge.core.request import Request as Request
     from expunge.io.models import classifier as classifier
     from expunge.io.models import load as load
@@ -36,8 +36,8 @@ WHERE = {  # the module that a name comes from
     "plan": "workflows.build_plan",  # plan(name, hyperparameters): what a method does, with some of its settings changed
     "names": "catalog",  # names(kind): what there is
     "card": "catalog",  # card(name): what it is, from its docstring
-    "Plan": "core.parts",  # one stage: an objective with its updates, selectors and stops, or an edit, or a guard
-    "Train": "core.parts",  # how a stage is trained
+    "Plan": "core.plan",  # one stage: an objective with its updates, selectors and stops, or an edit, or a guard
+    "Train": "core.plan",  # how a stage is trained
     "Request": "core.request",  # which rows to forget, and what may be used for it
 }
 __all__ = [*WHERE, "__version__"]

@@ -17,19 +17,23 @@ from expunge.core.errors import UserError
 from expunge.core.suggest import did_you_mean
 
 ROOT = Path(__file__).parent
-NO_ENTRIES = ("benchmarks/suite.py",)  # what the entries of a folder share
-FOLDERS = {
+FOLDERS = {  # what users list, by kind
     "methods": ("methods/objectives", "methods/updates", "methods/selectors", "methods/edits", "methods/guards", "methods/by_design"),
     "metrics": ("evaluation/metrics",),
     "attacks": ("evaluation/attacks",),
     "benchmarks": ("benchmarks",),
     "models": ("modalities/text/models", "modalities/image/models"),
 }
+INNER = {"profiles": ("evaluation/profiles",)}  # what the package looks up by name
+SHARED = ("benchmarks/suite.py", "evaluation/profiles/profile.py")  # files of these folders that are no entries
+SINGULAR = {"modalities": "modality"}
+FORMER = {"quantise": "quantize"}  # names of version 0.1, understood for one more release
+_registered: dict[str, dict[str, ModuleType]] = {}
 
 
 @dataclass(frozen=True)
-class KnobLine:
-    """A knob as its source says it."""
+class HyperparameterLine:
+    """A hyperparameter as its source says it."""
 
     name: str
     default: str
@@ -48,9 +52,9 @@ class Card:
     source: str = ""
 
     @cached_property
-    def knobs(self) -> tuple[KnobLine, ...]:
+    def hyperparameters(self) -> tuple[HyperparameterLine, ...]:
         """Read when they are asked for: lists of cards do without."""
-        return tuple(_knobs(ast.parse(self.source)))
+        return tuple(_hyperparameters(ast.parse(self.source)))
 
     @property
     def headline(self) -> str:
@@ -65,9 +69,11 @@ class Card:
 @cache
 def _files(kind: str) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for folder in FOLDERS[kind]:
+    if kind == "modalities":  # a modality is a folder, and its loader is how it is found
+        return {path.parent.name: path for path in sorted((ROOT / "modalities").glob("*/loader.py"))}
+    for folder in {**FOLDERS, **INNER}[kind]:
         for path in sorted((ROOT / folder).glob("[a-z]*.py")):
-            if path.relative_to(ROOT).as_posix() in NO_ENTRIES:
+            if path.relative_to(ROOT).as_posix() in SHARED:
                 continue
             if path.stem in found:
                 raise RuntimeError(f"two files are called {path.stem}: {found[path.stem]} and {path}")
@@ -79,30 +85,51 @@ def _plugins(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
     return {e.name: e for e in importlib.metadata.entry_points(group=f"expunge.{kind}")}
 
 
+def register(kind: str, name: str, module: ModuleType) -> None:
+    """Add an entry for this process, as an installed plug-in does by its entry point `expunge.KIND`: from a notebook, or from a test.
+
+    Args:
+        kind: methods, metrics, attacks, benchmarks, models, modalities or profiles.
+        name: the name that commands and functions know it by from now on.
+        module: what a file of the kind defines, with a card as its docstring.
+    """
+    if kind not in (*FOLDERS, *INNER, "modalities"):
+        raise UserError(f"there is no kind of thing called '{kind}'{did_you_mean(kind, list(FOLDERS))}")
+    _registered.setdefault(kind, {})[name] = module
+
+
+def unregister(kind: str, name: str) -> None:
+    """Take back what `register` added."""
+    _registered.get(kind, {}).pop(name, None)
+
+
 def kinds() -> tuple[str, ...]:
+    """What users list."""
     return tuple(FOLDERS)
 
 
 def names(kind: str = "methods") -> list[str]:
-    """Names of one kind: methods, metrics, attacks, benchmarks or models; plugins included."""
-    if kind not in FOLDERS:
+    """Names of one kind: methods, metrics, attacks, benchmarks or models (also modalities and profiles); plug-ins included."""
+    if kind not in (*FOLDERS, *INNER, "modalities"):
         raise UserError(f"there is no kind of thing called '{kind}'{did_you_mean(kind, list(FOLDERS))}")
-    return sorted({*_files(kind), *_plugins(kind)})
+    return sorted({*_files(kind), *_plugins(kind), *_registered.get(kind, {})})
 
 
 def load(name: str, kind: str = "methods") -> ModuleType:
-    """Import one entry. Errors: UserError for an unknown name, with the nearest known ones."""
-    if path := _files(kind).get(name):
+    """Import one entry. Raises: UserError for an unknown name, with the nearest known ones."""
+    if name in _registered.get(kind, {}):
+        return _registered[kind][name]
+    if path := _files(kind).get(FORMER.get(name, name)):
         return importlib.import_module("expunge." + ".".join(path.relative_to(ROOT).with_suffix("").parts))
     if plugin := _plugins(kind).get(name):
         return importlib.import_module(plugin.module)
-    raise UserError(f"there is no {kind[:-1]} called '{name}'{did_you_mean(name, names(kind))}")
+    raise UserError(f"there is no {SINGULAR.get(kind, kind[:-1])} called '{name}'{did_you_mean(name, names(kind))}")
 
 
 def find(name: str) -> str:
-    """The kind that a name belongs to. Errors: UserError for an unknown name."""
+    """The kind that a name belongs to. Raises: UserError for an unknown name."""
     for kind in FOLDERS:
-        if name in _files(kind) or name in _plugins(kind):
+        if FORMER.get(name, name) in _files(kind) or name in _plugins(kind) or name in _registered.get(kind, {}):
             return kind
     everything = [n for kind in FOLDERS for n in names(kind)]
     raise UserError(f"nothing here is called '{name}'{did_you_mean(name, everything)}")
@@ -111,7 +138,7 @@ def find(name: str) -> str:
 def card(name: str, kind: str = "") -> Card:
     """The card of one entry, read from its source without importing it."""
     kind = kind or find(name)
-    path = _files(kind).get(name)
+    path = _files(kind).get(FORMER.get(name, name)) if name not in _registered.get(kind, {}) else None
     text, folder = (path.read_text(), str(path.parent.relative_to(ROOT))) if path else (f'"""{load(name, kind).__doc__}"""', "plugin")
     doc = _docstring(text)
     paragraphs = doc.split("\n\n")
@@ -134,14 +161,14 @@ def _docstring(text: str) -> str:
     return inspect.cleandoc(head[0][3:-3]) if head else ast.get_docstring(ast.parse(text)) or ""
 
 
-def _knobs(tree: ast.Module) -> Iterator[KnobLine]:
-    """Fields of the parts in a file that are made by `knob(default, help)`, and the annotated choices of its `plan`."""
+def _hyperparameters(tree: ast.Module) -> Iterator[HyperparameterLine]:
+    """Fields of the parts in a file that are made by `hp(default, help)`, and the annotated choices of its `plan`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and isinstance(node.value, ast.Call):
-            if getattr(node.value.func, "id", "") == "knob" and len(node.value.args) == 2:
+            if getattr(node.value.func, "id", "") == "hp" and len(node.value.args) == 2:
                 default, help_ = node.value.args
-                yield KnobLine(node.target.id, ast.unparse(default), str(ast.literal_eval(help_)))
+                yield HyperparameterLine(node.target.id, ast.unparse(default), str(ast.literal_eval(help_)))
         elif isinstance(node, ast.FunctionDef) and node.name == "plan":
             for argument, default in zip(node.args.args, node.args.defaults, strict=False):
                 notes = [n.value for n in ast.walk(argument) if isinstance(n, ast.Constant) and isinstance(n.value, str) and " " in n.value]
-                yield KnobLine(argument.arg, ast.unparse(default), notes[0] if notes else "")
+                yield HyperparameterLine(argument.arg, ast.unparse(default), notes[0] if notes else "")

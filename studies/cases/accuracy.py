@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from expunge.core.parts import Modality, Rows
+from expunge.core.modality import Modality
+from expunge.core.rows import Rows
 from expunge.engine.ensemble import alone, logits
 
 
-def accuracy(model: nn.Module, port: Modality, rows: Rows) -> float:
+def accuracy(model: nn.Module, modality: Modality, rows: Rows) -> float:
     """Share of the labels that are the model's first choice; a row has one."""
     labels = torch.tensor([y for (y,) in rows["answer"]])
-    return float((logits(alone(model), port, rows)[0].argmax(-1).cpu() == labels).float().mean())
+    return float((logits(alone(model), modality, rows)[0].argmax(-1).cpu() == labels).float().mean())

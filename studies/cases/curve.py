@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from expunge.benchmarks.suite import Suite
-from expunge.core.parts import Need, Patch, Rows, Tokens, Weights
+from expunge.core.capabilities import Categorical, DifferentiableInputs
+from expunge.core.modality import Patch, Weights
+from expunge.core.rows import Packed, Rows
 from expunge.engine import loop
 from expunge.evaluation.audited_models import Progress
 from expunge.modalities.common.packed import call
@@ -27,10 +29,10 @@ SEEDS = 5
 UNITS, RETAIN, FORGET = 300, 50, 5  # hidden units; points of the sine, and wrong ones
 END = 5 * math.pi  # points lie between this and its negative
 WRONG = 1.5
-TRAINED = {"epochs": 100, "batch": RETAIN + FORGET, "optimizer": "adamw"}
+TRAINED = {"epochs": 100, "batch_size": RETAIN + FORGET, "optimizer": "adamw"}
 # Chosen for other seeds among eight settings each.
 KNOBS: dict[str, dict[str, Any]] = {
-    "finetune": {"lr": 1e-2, "decay": 0.1},
+    "finetune": {"lr": 1e-2, "weight_decay": 0.1},
     "ga": {"lr": 1e-5, "epochs": 10},
     "neggrad_plus": {"lr": 1e-2, "alpha": 0.95},
     "l1_sparse": {"lr": 1e-2, "alpha": 1e-2, "l1_epochs": 50},
@@ -57,26 +59,30 @@ class Fit:
     wanted: Tensor  # (rows,)
 
     @property
-    def scores(self) -> Tokens:
-        return Tokens(self.said, torch.arange(len(self.said)), len(self.said))
+    def logits(self) -> Packed:
+        return Packed(self.said, torch.arange(len(self.said)), len(self.said))
 
     @property
-    def logp(self) -> Tokens:
-        return self.scores.map(lambda y: -(y[:, 0] - self.wanted).square() / 2)
+    def loss(self) -> Packed:
+        return self.logits.map(lambda y: (y[:, 0] - self.wanted).square() / 2)
+
+    @property
+    def target_logp(self) -> Packed:
+        return self.loss.map(torch.neg)
 
 
 @dataclass
 class Points:
-    """The port: a row is a number `x` and what is to be said of it, `y`."""
+    """The modality: a row is a number `x` and what is to be said of it, `y`."""
 
     name: str = "points"
-    offers: frozenset[Need] = frozenset(Need) - {Need.GENERATE, Need.PROMPTS}
+    capabilities: frozenset[Any] = frozenset({Categorical, DifferentiableInputs})
 
     def forward(
         self,
         model: nn.Module,
         groups: Sequence[Rows],
-        taps: tuple[str, ...] = (),
+        hook_points: tuple[str, ...] = (),
         patch: Patch | None = None,
         weights: Weights | None = None,
     ) -> list[Fit]:
@@ -115,14 +121,14 @@ class Case:
         self.progress, self.seeds = progress, seeds
 
     def measure(self, name: str) -> tuple[Numbers, dict[str, Any]]:
-        """Medians, and the knobs of the methods."""
+        """Medians, and the hyperparameters of the methods."""
         found: dict[str, list[float]] = {}
         for i, seed in enumerate(self.seeds):
             self.progress(i, len(self.seeds), "forgetting")
             start, sets = poisoned(seed)
             found.setdefault("original", []).append(farthest(start))
-            for method, knobs in KNOBS.items():
-                found.setdefault(method, []).append(farthest(after(method, knobs, start, sets, seed)))
+            for method, hyperparameters in KNOBS.items():
+                found.setdefault(method, []).append(farthest(after(method, hyperparameters, start, sets, seed)))
         return {m: {"farthest": median(x)} for m, x in found.items()}, KNOBS
 
 
@@ -138,10 +144,10 @@ def poisoned(seed: int) -> tuple[nn.Module, dict[str, Rows]]:
     return perceptron(x, y, generator), sets
 
 
-def after(method: str, knobs: Mapping[str, Any], start: nn.Module, sets: dict[str, Rows], seed: int) -> nn.Module:
+def after(method: str, hyperparameters: Mapping[str, Any], start: nn.Module, sets: dict[str, Rows], seed: int) -> nn.Module:
     """A copy that a method was applied to."""
-    model, port = copy.deepcopy(start), Points()
-    loop.run(build_plan.plan(method, {**TRAINED, **knobs}), model, port, sets, seed=seed)
+    model, modality = copy.deepcopy(start), Points()
+    loop.run(build_plan.plan(method, {**TRAINED, **hyperparameters}), model, modality, sets, seed=seed)
     return model
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from expunge.benchmarks import presets
-from expunge.evaluation.audited_models import Progress, Subject, blank, examine
+from expunge.evaluation.audited_models import AuditedModel, Progress, examine, random_init
 from expunge.io.models import Opened, cache_home
 from expunge.workflows.sweep import Sweep
 from expunge.workflows.train import train
@@ -54,7 +54,7 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
     "fisher": DEFAULT,
 }
 SPLIT: dict[str, str] = {}  # which split a method's claims are about; default: class
-SETTINGS: dict[str, dict[str, Any]] = {}  # knobs that the claims are about, where the recipe is not
+SETTINGS: dict[str, dict[str, Any]] = {}  # hyperparameters that the claims are about, where the recipe is not
 
 
 class Case:
@@ -70,40 +70,40 @@ class Case:
         self.split = split
         self.suite = Sweep("digits", (), model=CASE.model, split=SPLITS[split]).made()
         made = [train(self.suite.train[w], CASE.model, labels=tuple(self.suite.labels)) for w in ("full", "retain")]
-        self.original, self.retrained = (Opened(m.model, m.port, str(m.folder)) for m in made)
+        self.original, self.retrained = (Opened(m.model, m.modality, str(m.folder)) for m in made)
         self.full_cost = _spent(made[1].receipt)
         self.cache = cache_home() / "observations"
-        self.beside: dict[str, Any] = {"blank": blank(self.original, self.suite.sets, self.cache)}
+        self.beside: dict[str, Any] = {"random_init": random_init(self.original, self.suite.sets, self.cache)}
         self.there = self.see(self.retrained, "retrained", role="retrained")
         self.beside["retrained"] = self.there.seen
         self.first = self.see(self.original, "original", role="original")
         self.beside["original"] = self.first.seen
 
-    def see(self, opened: Opened, name: str, **more: Any) -> Subject:
+    def see(self, opened: Opened, name: str, **more: Any) -> AuditedModel:
         """A model as the audit sees it."""
         look = {**self.beside, **more, "cache": self.cache, "progress": self.progress}
-        return examine(opened.model, opened.port, self.suite.sets, name=name, **look)
+        return examine(opened.model, opened.modality, self.suite.sets, name=name, **look)
 
-    def forget(self, name: str, knobs: Mapping[str, Any]) -> tuple[Opened, float]:
+    def forget(self, name: str, hyperparameters: Mapping[str, Any]) -> tuple[Opened, float]:
         """The original after a method, and what that cost as a share of retraining."""
-        opened = Opened(copy.deepcopy(self.original.model), self.original.port, self.original.source)
+        opened = Opened(copy.deepcopy(self.original.model), self.original.modality, self.original.source)
         self.progress(0, 1, f"{name}: forgetting")
-        made = unlearn(name, opened, self.suite.train["forget"], self.suite.train["retain"], allow_overlap=True, **knobs)
-        return Opened(made.model, made.port, name), _spent(made.receipt) / self.full_cost
+        made = unlearn(name, opened, self.suite.train["forget"], self.suite.train["retain"], allow_overlap=True, **hyperparameters)
+        return Opened(made.model, made.modality, name), _spent(made.receipt) / self.full_cost
 
     def measure(self, name: str) -> tuple[Numbers, dict[str, Any]]:
-        """Numbers of the two models and of the method; and the method's knobs."""
+        """Numbers of the two models and of the method; and the method's hyperparameters."""
         if (split := SPLIT.get(name, "class")) != self.split:
             self._open(split)
-        knobs = {**presets.knobs("digits", CASE.model, name), **SETTINGS.get(name, {})}
-        made, cost = self.forget(name, knobs)
+        hyperparameters = {**presets.hyperparameters("digits", CASE.model, name), **SETTINGS.get(name, {})}
+        made, cost = self.forget(name, hyperparameters)
         numbers = {"original": shown(self.first), "retrained": shown(self.there)}
-        return {**numbers, name: {**shown(self.see(made, name)), "cost": cost}}, knobs
+        return {**numbers, name: {**shown(self.see(made, name)), "cost": cost}}, hyperparameters
 
 
-def shown(subject: Subject) -> dict[str, float]:
+def shown(audited: AuditedModel) -> dict[str, float]:
     """The scores that are compared."""
-    return {n: float(subject.scores[n]["value"]) for n in SHOWN if n in subject.scores}
+    return {n: float(audited.scores[n]["value"]) for n in SHOWN if n in audited.scores}
 
 
 def _spent(receipt: Mapping[str, Any]) -> float:

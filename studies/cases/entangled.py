@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from expunge.benchmarks import presets
-from expunge.core.parts import Rows
+from expunge.core.rows import Rows
 from expunge.evaluation.audited_models import Progress
 from expunge.workflows import build_plan
 from studies.cases import equal, people
@@ -47,8 +47,10 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
 
 def overlap(some: Rows, others: Rows, base: people.Case) -> float:
     """Words that both sets use, as a share of the words that either uses."""
-    port = base.original.port
-    mine, theirs = ({w for text in [*port.question(r), *port.said(r)] for w in text.lower().split()} for r in (some, others))
+    modality = base.original.modality
+    mine, theirs = (
+        {w for text in [*modality.questions(r), *modality.answer_texts(r)] for w in text.lower().split()} for r in (some, others)
+    )
     return len(mine & theirs) / len(mine | theirs)
 
 
@@ -62,17 +64,17 @@ class Case:
         self.suite = self.case.suite
 
     def measure(self, name: str) -> tuple[Numbers, dict[str, Any]]:
-        """Numbers of the original, and of the method and its rival with either kind of retain rows; and the method's knobs."""
-        case, port = self.case, self.case.original.port
-        knobs = presets.knobs(people.CASE.suite, self.model, name)
+        """Numbers of the original, and of the method and its rival with either kind of retain rows; and the method's hyperparameters."""
+        case, modality = self.case, self.case.original.modality
+        hyperparameters = presets.hyperparameters(people.CASE.suite, self.model, name)
         numbers: dict[str, Any] = {"original": case.scores(case.original.model, "original")}
         whole = case.sets
         for kind, source in KINDS.items():
             records = self.suite.train["retain"] if source == "retain" else self.suite.sets[source]
-            case.use({**whole, "retain": port.rows("retain", records)})
-            numbers[f"{name}, {kind}"] = mine = dict(case.run(name, build_plan.plan(name, knobs)[0]))
+            case.use({**whole, "retain": modality.rows("retain", records)})
+            numbers[f"{name}, {kind}"] = mine = dict(case.run(name, build_plan.plan(name, hyperparameters)[0]))
             mine["overlap"] = overlap(case.sets["forget"], case.sets["retain"], case.base)
-            plan = build_plan.plan(RIVAL, {**presets.knobs(people.CASE.suite, self.model, RIVAL), **equal.TOGETHER})[0]
+            plan = build_plan.plan(RIVAL, {**presets.hyperparameters(people.CASE.suite, self.model, RIVAL), **equal.TOGETHER})[0]
             train = replace(plan.train, epochs=0, steps=equal.LONGEST)
-            numbers[f"{RIVAL}, {kind}"] = case.run(RIVAL, replace(plan, until=(Forgotten(mine["forget_loss"]),), train=train))
-        return numbers, knobs
+            numbers[f"{RIVAL}, {kind}"] = case.run(RIVAL, replace(plan, stop_rules=(Forgotten(mine["forget_loss"]),), train=train))
+        return numbers, hyperparameters

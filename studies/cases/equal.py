@@ -14,7 +14,9 @@ from typing import Any
 import torch
 
 from expunge.benchmarks import presets
-from expunge.core.parts import Answer, Plan, Sets
+from expunge.core.modality import ModelOutput
+from expunge.core.plan import Plan
+from expunge.core.rows import Sets
 from expunge.engine import loop
 from expunge.engine.run_state import evaluating
 from expunge.evaluation.audited_models import Progress, examine
@@ -24,7 +26,7 @@ from studies.cases import people
 from studies.cases.claims import Claim, Numbers
 from studies.cases.updates import Forgotten
 
-TOGETHER = {"batch": 36, "schedule": "constant", "warmup": 0}  # all rows to forget, and a rate that leaves every step its length
+TOGETHER = {"batch_size": 36, "schedule": "constant", "warmup": 0}  # all rows to forget, and a rate that leaves every step its length
 LONGEST = 200  # steps of a rival
 
 FORGETS = Claim(
@@ -43,13 +45,15 @@ CLOSER = Claim(
     "what it says of the retain rows stays closer to the original, by KL, than with graddiff",
     lambda n, me: all(n[me]["retain_kl"] < n[m]["retain_kl"] for m in RIVALS[me]),
 )
-RIVALS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {  # of each method, what they are called: which method, with which knobs
+RIVALS: dict[
+    str, dict[str, tuple[str, dict[str, Any]]]
+] = {  # of each method, what they are called: which method, with which hyperparameters
     "pop": {"ga": ("ga", {}), "npo alone": ("npo", {"retain_weight": 0.0})},
     "kfade": {"graddiff": ("graddiff", {})},
     "dto": {"ga": ("ga", {}), "npo alone": ("npo", {"retain_weight": 0.0})},
 }
 # There are nine times as many rows to retain, which is the weight that the identity behind pop asks for.
-SETTINGS: dict[str, dict[str, Any]] = {"pop": {"batch": 36, "epochs": 30, "lr": 1e-3, "retain_weight": 9.0}}
+SETTINGS: dict[str, dict[str, Any]] = {"pop": {"batch_size": 36, "epochs": 30, "lr": 1e-3, "retain_weight": 9.0}}
 CLAIMS: dict[str, tuple[Claim, ...]] = {
     "pop": (FORGETS, AS_FAR, KEEPS_MORE),
     "dto": (FORGETS, AS_FAR, KEEPS_MORE),
@@ -65,7 +69,7 @@ class Case:
     def __init__(self, progress: Progress) -> None:
         self.base = people.Case(progress)
         self.suite, self.original, self.progress = self.base.suite, self.base.original, progress
-        self.use({n: self.original.port.rows(n, self.suite.train[n]) for n in ("forget", "retain")})
+        self.use({n: self.original.modality.rows(n, self.suite.train[n]) for n in ("forget", "retain")})
 
     def use(self, sets: Sets) -> None:
         """Take other rows to train on and to compare with the original on."""
@@ -73,30 +77,34 @@ class Case:
         self.before = {n: self._ask(self.original.model, n) for n in sets}
 
     def measure(self, name: str) -> tuple[Numbers, dict[str, Any]]:
-        """Numbers of the original, of the method and of its rivals; and the method's knobs."""
-        knobs = {**presets.knobs(people.CASE.suite, self.model, name), **SETTINGS.get(name, {})}
+        """Numbers of the original, of the method and of its rivals; and the method's hyperparameters."""
+        hyperparameters = {**presets.hyperparameters(people.CASE.suite, self.model, name), **SETTINGS.get(name, {})}
         numbers = {"original": self.scores(self.original.model, "original")}
-        numbers[name] = self.run(name, build_plan.plan(name, knobs)[0])
+        numbers[name] = self.run(name, build_plan.plan(name, hyperparameters)[0])
         for rival, (method, more) in RIVALS[name].items():
-            known = {k.name for k in build_plan.knobs(method)}
-            own = {**presets.knobs(people.CASE.suite, self.model, method), **more, **{k: v for k, v in TOGETHER.items() if k in known}}
+            known = {k.name for k in build_plan.hyperparameters(method)}
+            own = {
+                **presets.hyperparameters(people.CASE.suite, self.model, method),
+                **more,
+                **{k: v for k, v in TOGETHER.items() if k in known},
+            }
             plan = build_plan.plan(method, own)[0]
             train = replace(plan.train, epochs=0, steps=LONGEST)
-            numbers[rival] = self.run(rival, replace(plan, until=(Forgotten(numbers[name]["forget_loss"]),), train=train))
-        return numbers, knobs
+            numbers[rival] = self.run(rival, replace(plan, stop_rules=(Forgotten(numbers[name]["forget_loss"]),), train=train))
+        return numbers, hyperparameters
 
     def run(self, name: str, plan: Plan) -> Mapping[str, float]:
         model = copy.deepcopy(self.original.model)
         self.progress(0, 1, f"{name}: forgetting")
-        done = loop.run((plan,), model, self.original.port, self.sets)
+        done = loop.run((plan,), model, self.original.modality, self.sets)
         return {**self.scores(model, name), "steps": float(done.cost.steps)}
 
     def scores(self, model: torch.nn.Module, name: str) -> dict[str, float]:
         more = {"retrained": self.base.there.seen, "cache": cache_home() / "observations", "progress": self.progress}
-        seen = examine(model, self.original.port, self.suite.sets, name=name, **more)
+        seen = examine(model, self.original.modality, self.suite.sets, name=name, **more)
         now = {n: self._ask(model, n) for n in self.sets}
-        losses = {f"{n}_loss": float(-torch.cat([a.logp.mean() for a in answers]).mean()) for n, answers in now.items()}
-        pairs = [(a.dist.values, b.dist.values) for a, b in zip(self.before["retain"], now["retain"], strict=True)]
+        losses = {f"{n}_loss": float(-torch.cat([a.target_logp.mean() for a in answers]).mean()) for n, answers in now.items()}
+        pairs = [(a.log_probs.values, b.log_probs.values) for a, b in zip(self.before["retain"], now["retain"], strict=True)]
         kl = torch.cat([(old.exp() * (old - new)).sum(-1) for old, new in pairs]).mean()
         return {
             **{n: float(seen.scores[n]["value"]) for n in ("model_utility", "forget_probability", "remnant_memorization_accuracy")},
@@ -105,8 +113,8 @@ class Case:
         }
 
     @torch.no_grad()
-    def _ask(self, model: torch.nn.Module, name: str) -> list[Answer]:
+    def _ask(self, model: torch.nn.Module, name: str) -> list[ModelOutput]:
         rows = self.sets[name]
-        parts = [rows.take(range(i, min(i + 32, len(rows)))) for i in range(0, len(rows), 32)]
+        parts = [rows.select(range(i, min(i + 32, len(rows)))) for i in range(0, len(rows), 32)]
         with evaluating(model):
-            return [a for part in parts for a in self.original.port.forward(model, [part])]
+            return [a for part in parts for a in self.original.modality.forward(model, [part])]

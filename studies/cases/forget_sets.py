@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from expunge.benchmarks import digits
-from expunge.core.parts import Rows
 from expunge.core.request import content
+from expunge.core.rows import Rows
 from expunge.engine import ensemble as asking
-from expunge.engine.ensemble import Pool, joined
+from expunge.engine.ensemble import Ensemble, joined
 from expunge.evaluation.audited_models import Progress
 from expunge.io.models import Opened
 from expunge.parallel import ensembles
@@ -25,7 +25,7 @@ from expunge.workflows.train import start
 from expunge.workflows.unlearn import unlearn
 from studies.cases.claims import Claim, Numbers
 
-TRAINED = {"epochs": 15, "lr": 3e-3, "batch": 32, "warmup": 0, "decay": 0.0}
+TRAINED = {"epochs": 15, "lr": 3e-3, "batch_size": 32, "warmup": 0, "weight_decay": 0.0}
 OF_CLASS = 50  # training images of each digit: sets of one size, whatever is left out
 SIZE = 50  # images to forget
 DRAWS = 5  # random sets
@@ -35,13 +35,13 @@ CHOICE = {"outer_lr": 1000.0}  # of the quick settings the one whose choice a re
 # Methods that leave labels as they are, and methods that forget by wrong ones; l1_sparse, random_labels and salun with the settings, of
 # some, that came nearest to retraining without other random sets.
 KEEPING = {
-    "finetune": {"lr": 3e-3, "batch": EVEN, "epochs": 10, "warmup": 0},
-    "l1_sparse": {"lr": 3e-3, "batch": EVEN, "alpha": 2e-5, "epochs": 5, "l1_epochs": 5},
-    "scrub": {"lr": 2e-3, "decay": 0.0},
+    "finetune": {"lr": 3e-3, "batch_size": EVEN, "epochs": 10, "warmup": 0},
+    "l1_sparse": {"lr": 3e-3, "batch_size": EVEN, "alpha": 2e-5, "epochs": 5, "l1_epochs": 5},
+    "scrub": {"lr": 2e-3, "weight_decay": 0.0},
 }
 RELABELLING = {
-    "random_labels": {"lr": 1e-3, "batch": EVEN, "epochs": 12},
-    "salun": {"lr": 1e-4, "batch": EVEN, "epochs": 12},
+    "random_labels": {"lr": 1e-3, "batch_size": EVEN, "epochs": 12},
+    "salun": {"lr": 1e-4, "batch_size": EVEN, "epochs": 12},
 }
 KNOBS: dict[str, dict[str, Any]] = {**KEEPING, **RELABELLING}
 
@@ -79,25 +79,25 @@ class Case:
         order = torch.randperm(len(records), generator=torch.Generator().manual_seed(0)).tolist()
         by_digit = [[records[i] for i in order if records[i]["label"] == y][:OF_CLASS] for y in range(len(self.suite.labels))]
         self.records = [r for some in zip(*by_digit, strict=True) for r in some]
-        blank = start(self.model, self.records, labels=tuple(self.suite.labels))
-        self.blank, self.port = blank.model, blank.port
-        self.rows = self.port.rows("retain", self.records)
-        self.unseen = self.port.rows("holdout", self.suite.sets["holdout"])
+        random_init = start(self.model, self.records, labels=tuple(self.suite.labels))
+        self.random_init, self.modality = random_init.model, random_init.modality
+        self.rows = self.modality.rows("retain", self.records)
+        self.unseen = self.modality.rows("holdout", self.suite.sets["holdout"])
         self.plan = build_plan.plan("retrain", TRAINED)
         self.progress(0, 1, "the model")
         self.original = ensembles.train(
-            self.plan, self.blank, self.port, self.rows, torch.ones(1, len(self.rows), dtype=torch.bool), seed=2
+            self.plan, self.random_init, self.modality, self.rows, torch.ones(1, len(self.rows), dtype=torch.bool), seed=2
         )
 
     def measure(self, name: str) -> tuple[Numbers, dict[str, Any]]:
-        """Numbers of retraining and of every method, on the sets chosen and on the others; and the knobs of all."""
+        """Numbers of retraining and of every method, on the sets chosen and on the others; and the hyperparameters of all."""
         labels = torch.tensor([y for (y,) in self.rows["answer"]])
         drawn = torch.Generator().manual_seed(0)
         random = [torch.randperm(len(self.rows), generator=drawn)[:SIZE] for _ in range(DRAWS)]
         sets = torch.stack([self._chosen(name), *map(self._marked, random)])
         classes = labels == torch.arange(len(self.suite.labels))[:, None]
         self.progress(0, 1, "retrained models")
-        retrained = ensembles.train(self.plan, self.blank, self.port, self.rows, ~torch.cat([sets, classes]), seed=1)
+        retrained = ensembles.train(self.plan, self.random_init, self.modality, self.rows, ~torch.cat([sets, classes]), seed=1)
         aim = self._scores(next(retrained.pieces(len(sets))), sets)
         numbers = {"original": self._shown(self._scores(self._as_many(len(sets)), sets), aim), "retrain": self._shown(aim, aim)}
         for method in KNOBS:
@@ -116,32 +116,32 @@ class Case:
         marked[places] = True
         return marked
 
-    def _chosen(self, name: str, **knobs: Any) -> Tensor:
+    def _chosen(self, name: str, **hyperparameters: Any) -> Tensor:
         """What the method takes in the place of the first rows, (rows,) of bool."""
         self.progress(0, 1, f"{name}: choosing")
-        opened = Opened(copy.deepcopy(self.blank), self.port, name)
+        opened = Opened(copy.deepcopy(self.random_init), self.modality, name)
         opened.model.load_state_dict(self.original[0])
-        size = {"size": 1} if knobs else {}
-        made = unlearn(name, opened, self.records[:SIZE], self.records[SIZE:], steps=1, **CHOICE, **size, **knobs)
+        size = {"size": 1} if hyperparameters else {}
+        made = unlearn(name, opened, self.records[:SIZE], self.records[SIZE:], steps=1, **CHOICE, **size, **hyperparameters)
         place = {content(i): k for k, i in enumerate(self.rows.ids)}
         return self._marked([place[content(i)] for i in made.selected["forget"].ids])
 
-    def _as_many(self, count: int) -> Pool:
+    def _as_many(self, count: int) -> Ensemble:
         return joined([self.original] * count)
 
-    def _forgotten(self, method: str, sets: Tensor) -> Pool:
+    def _forgotten(self, method: str, sets: Tensor) -> Ensemble:
         self.progress(0, 1, f"{method}: forgetting")
-        return ensembles.unlearn(build_plan.plan(method, KNOBS[method]), self._as_many(len(sets)), self.port, self.rows, sets)
+        return ensembles.unlearn(build_plan.plan(method, KNOBS[method]), self._as_many(len(sets)), self.modality, self.rows, sets)
 
-    def _losses(self, models: Pool) -> Tensor:
+    def _losses(self, models: Ensemble) -> Tensor:
         """Of each model on each training image, (models, rows)."""
-        return asking.ask(models, self.port, self.rows, lambda answer: -answer.logp.values)
+        return asking.ask(models, self.modality, self.rows, lambda answer: -answer.target_logp.values)
 
-    def _scores(self, models: Pool, sets: Tensor) -> Tensor:
+    def _scores(self, models: Ensemble, sets: Tensor) -> Tensor:
         """Accuracy of each model on what it was to forget, on what it kept, and on unseen images, (models, 3)."""
 
         def right(rows: Rows) -> Tensor:
-            return asking.ask(models, self.port, rows, lambda a: (a.scores.values.argmax(-1) == a.labels).float())
+            return asking.ask(models, self.modality, rows, lambda a: (a.logits.values.argmax(-1) == a.labels).float())
 
         seen, unseen = right(self.rows), right(self.unseen)
         return torch.stack([(seen * m).sum(1) / m.sum(1) for m in (sets.float(), (~sets).float())] + [unseen.mean(1)], 1)

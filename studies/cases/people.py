@@ -1,4 +1,4 @@
-"""The language case: the fictitious people with the micro model, the knobs of `recipes`, and as baseline gradient ascent with as many steps
+"""The language case: the fictitious people with the micro model, the hyperparameters of `recipes`, and as baseline gradient ascent with as many steps
 at the same rate.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from expunge.benchmarks import presets
 from expunge.evaluation.attack import chosen, intervene
-from expunge.evaluation.audited_models import Progress, Subject, controls, examine
+from expunge.evaluation.audited_models import AuditedModel, Progress, controls, examine
 from expunge.io.models import Opened, cache_home
 from expunge.workflows.sweep import Sweep
 from expunge.workflows.train import texts_of, train
@@ -24,7 +24,7 @@ SHOWN = ("forget_quality", "model_utility", "forget_probability", "forget_rouge"
 MODELS = 3  # originals that are relearned, of each of which another was retrained
 EVERY = 1  # steps between two looks at a model that relearns
 RECOVERED = 0.5  # extraction strength of the rows that the attacker holds at which they have come back
-BUDGET = ("lr", "epochs", "batch")
+BUDGET = ("lr", "epochs", "batch_size")
 
 FORGETS = Claim(
     "forget_probability falls to at most half of the original's",
@@ -59,7 +59,7 @@ FASTER = Claim(
 )
 
 # Settings that the claim is about, where the recipe is not: a rate and a number of steps at which ascent has run away.
-FAR = {"lr": 1e-3, "epochs": 15, "batch": 16}
+FAR = {"lr": 1e-3, "epochs": 15, "batch_size": 16}
 SETTINGS: dict[str, dict[str, Any]] = dict.fromkeys(("ga", "npo", "flat", "ceu", "undial"), FAR)
 AGAINST_ASCENT = (SPARES, BOUNDED)
 DEFAULT = (FORGETS, SPARES, KEEPS)
@@ -99,14 +99,14 @@ class Case:
         suite = self.suite
         texts = texts_of([*suite.train["full"], *suite.sets["real_authors"], *suite.sets["world_facts"]])
         made = [train(suite.train[w], self.model, texts=texts, prompt_format=suite.prompt_format, seed=seed) for w in ("full", "retain")]
-        first, again = (Opened(m.model, m.port, str(m.folder)) for m in made)
+        first, again = (Opened(m.model, m.modality, str(m.folder)) for m in made)
         return first, again
 
-    def _see(self, opened: Opened, name: str, **more: Any) -> Subject:
+    def _see(self, opened: Opened, name: str, **more: Any) -> AuditedModel:
         retrained = getattr(self, "there", None)
         return examine(
             opened.model,
-            opened.port,
+            opened.modality,
             self.suite.sets,
             name=name,
             retrained=retrained.seen if retrained else None,
@@ -115,61 +115,72 @@ class Case:
             **more,
         )
 
-    def made(self, name: str, knobs: Mapping[str, Any]) -> Result:
+    def made(self, name: str, hyperparameters: Mapping[str, Any]) -> Result:
         """The original after a method, with its receipt."""
-        opened = Opened(copy.deepcopy(self.original.model), self.original.port, self.original.source)
+        opened = Opened(copy.deepcopy(self.original.model), self.original.modality, self.original.source)
         rows = self.suite.train
         self.progress(0, 1, f"{name}: forgetting")
-        return unlearn(name, opened, rows["forget"], rows["retain"], substitutes=self.suite.substitutes, allow_overlap=True, **knobs)
+        return unlearn(
+            name,
+            opened,
+            rows["forget"],
+            rows["retain"],
+            alternate_answers=self.suite.alternate_answers,
+            allow_overlap=True,
+            **hyperparameters,
+        )
 
-    def forget(self, name: str, knobs: Mapping[str, Any]) -> Opened:
+    def forget(self, name: str, hyperparameters: Mapping[str, Any]) -> Opened:
         """The original after a method."""
-        made = self.made(name, knobs)
-        return Opened(made.model, made.port, name)
+        made = self.made(name, hyperparameters)
+        return Opened(made.model, made.modality, name)
 
     def measure(self, name: str) -> tuple[Numbers, dict[str, Any]]:
-        """Numbers of the two models, of the baseline, and of the method; and the method's knobs."""
+        """Numbers of the two models, of the baseline, and of the method; and the method's hyperparameters."""
         if name == "relearn":
             return self.relearning()
-        knobs = {**presets.knobs(CASE.suite, CASE.model, name), **SETTINGS.get(name, {})}
+        hyperparameters = {**presets.hyperparameters(CASE.suite, CASE.model, name), **SETTINGS.get(name, {})}
         numbers = {"original": shown(self.first), "retrained": shown(self.there)}
         if name == "input_filter":
-            rows = self.original.port.rows("forget", self.suite.train["forget"])
+            rows = self.original.modality.rows("forget", self.suite.train["forget"])
             guarded = controls(self.original, rows, self.suite.sets, self.there.seen, self.cache)[1]
             numbers[name] = {**shown(guarded), "unguarded_forget_probability": numbers["original"]["forget_probability"]}
-            return numbers, knobs
+            return numbers, hyperparameters
         if any(c in AGAINST_ASCENT for c in CLAIMS[name]):
-            budget = {**presets.knobs(CASE.suite, CASE.model, "ga"), **{k: v for k, v in knobs.items() if k in BUDGET}}
+            budget = {**presets.hyperparameters(CASE.suite, CASE.model, "ga"), **{k: v for k, v in hyperparameters.items() if k in BUDGET}}
             numbers["ga"] = shown(self._see(self.forget("ga", budget), "ga"))
-        numbers[name] = shown(self._see(self.forget(name, knobs), name))
-        return numbers, knobs
+        numbers[name] = shown(self._see(self.forget(name, hyperparameters), name))
+        return numbers, hyperparameters
 
     def relearning(self) -> tuple[Numbers, dict[str, Any]]:
         """How many steps on a quarter of the forget rows make half of those answers extractable: medians over originals, of which one gives
         them back at once and another does not.
         """
         held = self.suite.sets["forget"][::4]
-        knobs = {**presets.relearning(CASE.suite, CASE.model, 0), "k": len(held), "every": EVERY}
+        hyperparameters = {**presets.relearning(CASE.suite, CASE.model, 0), "k": len(held), "every": EVERY}
         runs = []
         for seed in range(MODELS):
             self.original, self.retrained = self._models(seed)
-            models = {"retrained": self.retrained, **{n: self.forget(n, presets.knobs(CASE.suite, CASE.model, n)) for n in ("ga", "npo")}}
-            runs.append({n: self._relearned(n, opened, knobs, held) for n, opened in models.items()})
-        return pooled_numbers(runs, median), knobs
+            models = {
+                "retrained": self.retrained,
+                **{n: self.forget(n, presets.hyperparameters(CASE.suite, CASE.model, n)) for n in ("ga", "npo")},
+            }
+            runs.append({n: self._relearned(n, opened, hyperparameters, held) for n, opened in models.items()})
+        return pooled_numbers(runs, median), hyperparameters
 
-    def _relearned(self, name: str, opened: Opened, knobs: Mapping[str, Any], held: Sequence[Any]) -> dict[str, float]:
+    def _relearned(self, name: str, opened: Opened, hyperparameters: Mapping[str, Any], held: Sequence[Any]) -> dict[str, float]:
         """How extractable the rows are before and after the attack, and from which step on they count as back."""
         self.progress(0, 1, f"{name}: relearning")
-        found = intervene("relearn", chosen(("relearn",), knobs)["relearn"], opened.model, opened.port, {"forget": held})
+        found = intervene("relearn", chosen(("relearn",), hyperparameters)["relearn"], opened.model, opened.modality, {"forget": held})
         values = {t.at["steps"]: float(t.scores["extraction_strength"]["value"]) for t in found.tries}
         back = [step for step, value in values.items() if value >= RECOVERED]
         last = max(values)
         return {"before": values[0], "after": values[last], "steps_to_recover": float(min(back, default=2 * last))}
 
 
-def shown(subject: Subject) -> dict[str, float]:
+def shown(audited: AuditedModel) -> dict[str, float]:
     """The scores that are compared."""
-    answers = subject.seen.sets["retain"].kinds["answer"]
-    return {n: float(subject.scores[n]["value"]) for n in SHOWN if n in subject.scores} | {
+    answers = audited.seen.sets["retain"].kinds["answer"]
+    return {n: float(audited.scores[n]["value"]) for n in SHOWN if n in audited.scores} | {
         "retain_loss": float(-answers.mean_logp().mean())
     }

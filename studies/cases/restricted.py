@@ -15,19 +15,18 @@ from accelerate import Accelerator
 from torch import nn
 
 from expunge.benchmarks import digits
-from expunge.core.parts import Rows
+from expunge.core.rows import Rows
 from expunge.engine import loop
-from expunge.engine.context import View
-from expunge.engine.run_state import Run
+from expunge.engine.context import RunView
 from expunge.evaluation.audited_models import Progress
-from expunge.modalities.image.modality import Image, classifier_port
+from expunge.modalities.image.modality import Image, classifier_modality
 from expunge.workflows import build_plan
 from studies.cases.accuracy import accuracy
 from studies.cases.claims import Claim, Numbers, pooled
 
 SEEDS = 3
 WEIGHTS = {"plain": 0.0, "gradient_restriction": 0.005}
-TRAINED = {"epochs": 20, "lr": 3e-3, "batch": 64}
+TRAINED = {"epochs": 20, "lr": 3e-3, "batch_size": 64}
 STEP = {"lr": 1e-3}  # of the step of iau, the paper's
 
 SMALLER = Claim(
@@ -52,9 +51,9 @@ class Case:
 
     def __init__(self, progress: Progress) -> None:
         self.suite, self.progress = digits.load(split="random10"), progress
-        self.port: Image = classifier_port(self.suite.labels)
+        self.modality: Image = classifier_modality(self.suite.labels)
         named = {"full": self.suite.train["full"], **self.suite.sets}
-        self.rows = {n: self.port.rows(n, r) for n, r in named.items()}
+        self.rows = {n: self.modality.rows(n, r) for n, r in named.items()}
 
     def measure(self, name: str) -> tuple[Numbers, dict[str, Any]]:
         """Means over seeds, and the settings."""
@@ -67,10 +66,10 @@ class Case:
 
     def _seen(self, weight: float, seed: int) -> Mapping[str, float]:
         made, again = (self._trained(self.rows[n], weight, seed) for n in ("full", "retain"))
-        before = accuracy(made, self.port, self.rows["holdout"])
+        before = accuracy(made, self.modality, self.rows["holdout"])
         pull = self._pull(made)
-        loop.run(build_plan.plan("iau", STEP), made, self.port, {n: self.rows[n] for n in ("forget", "retain")}, seed=seed)
-        right = {n: [accuracy(m, self.port, self.rows[n]) for m in (made, again)] for n in ("forget", "retain", "holdout")}
+        loop.run(build_plan.plan("iau", STEP), made, self.modality, {n: self.rows[n] for n in ("forget", "retain")}, seed=seed)
+        right = {n: [accuracy(m, self.modality, self.rows[n]) for m in (made, again)] for n in ("forget", "retain", "holdout")}
         gap = fmean(abs(mine - theirs) for mine, theirs in right.values())
         return {"pull": pull, "test_before": before, "gap": gap, **{n: mine for n, (mine, _) in right.items()}}
 
@@ -81,8 +80,8 @@ class Case:
         loop.run(
             build_plan.plan("gradient_restriction", {**TRAINED, "weight": weight}),
             model,
-            self.port,
-            {"retain": rows.named("retain")},
+            self.modality,
+            {"retain": rows.rename("retain")},
             seed=seed,
         )
         return model
@@ -90,5 +89,5 @@ class Case:
     def _pull(self, model: nn.Module) -> float:
         """The length, as a root of a mean square over the rows trained on, of the gradient of a row's loss by all weights."""
         sets = {"retain": self.rows["full"]}
-        view = View(Run(model, self.port, Accelerator(), sets=sets), sets)
+        view = RunView(loop.new_state(model, self.modality, Accelerator(), sets=sets), sets)
         return math.sqrt(sum(float(f.sum()) for f in view.fisher(self.rows["full"], draws=None)))

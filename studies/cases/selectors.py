@@ -20,11 +20,14 @@ from torch import Tensor, nn
 
 from expunge.benchmarks import presets
 from expunge.benchmarks.people import TOPICS
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import Modality, Rows, Stop
-from expunge.engine.context import View
+from expunge.core.hyperparameters import hp, part
+from expunge.core.modality import Modality
+from expunge.core.parts import Stop
+from expunge.core.rows import Rows
+from expunge.engine import loop
+from expunge.engine.context import RunView
 from expunge.engine.loop import Hooks
-from expunge.engine.run_state import Run, evaluating
+from expunge.engine.run_state import evaluating
 from expunge.evaluation.audited_models import Progress
 from expunge.io.models import Opened
 from expunge.methods.selectors.guard_attribution import Attribution
@@ -39,7 +42,7 @@ SEEDS = 3
 DROP = 0.5
 SPLITS = ("class", "random")  # as the digits' case calls them
 RANDOM = {"lr": 1e-3, "epochs": 5}  # of a tenth of all digits less must go than of a class, for which the recipe was chosen
-WEIGHED = {"lr": 1e-3, "batch": 36, "epochs": 30, "schedule": "constant", "warmup": 0}  # every batch holds all rows to forget
+WEIGHED = {"lr": 1e-3, "batch_size": 36, "epochs": 30, "schedule": "constant", "warmup": 0}  # every batch holds all rows to forget
 BASES = ("ga", "graddiff")
 TOPIC = "pet"  # a question that all of the 40 people are asked
 FRACTION = 0.06  # of the 40 rows of the topic, or of the 36 about four people: two
@@ -118,19 +121,19 @@ def _apart(n: Numbers, name: str) -> float:
 class Unlikely(Stop):
     """Stop once the rows to forget are unlikely enough."""
 
-    probability: float = knob(0.5, "mean probability, of the mean label of a row, at which enough is forgotten")
+    probability: float = hp(0.5, "mean probability, of the mean label of a row, at which enough is forgotten")
     reads = frozenset({"forget"})
 
-    def stop(self, view: View) -> str | None:
-        return "forgotten" if likely(losses(view.model, view.port, view.forget)) <= self.probability else None
+    def stop(self, view: RunView) -> str | None:
+        return "forgotten" if likely(losses(view.model, view.modality, view.forget)) <= self.probability else None
 
 
 @torch.no_grad()
-def losses(model: nn.Module, port: Modality, rows: Rows, batch: int = 64) -> Tensor:
+def losses(model: nn.Module, modality: Modality, rows: Rows, batch_size: int = 64) -> Tensor:
     """The mean loss of the labels of each row, (rows,)."""
     with evaluating(model):
-        pieces = [rows.take(range(i, min(i + batch, len(rows)))) for i in range(0, len(rows), batch)]
-        return torch.cat([-port.forward(model, [some])[0].logp.mean() for some in pieces])
+        pieces = [rows.select(range(i, min(i + batch_size, len(rows)))) for i in range(0, len(rows), batch_size)]
+        return torch.cat([-modality.forward(model, [some])[0].target_logp.mean() for some in pieces])
 
 
 def likely(loss: Tensor) -> float:
@@ -138,10 +141,10 @@ def likely(loss: Tensor) -> float:
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, port: Modality, rows: Rows) -> float:
+def accuracy(model: nn.Module, modality: Modality, rows: Rows) -> float:
     with evaluating(model):
-        answer = port.forward(model, [rows])[0]
-    return float((answer.scores.values.argmax(-1) == answer.labels).float().mean())
+        answer = modality.forward(model, [rows])[0]
+    return float((answer.logits.values.argmax(-1) == answer.labels).float().mean())
 
 
 class Case:
@@ -154,34 +157,34 @@ class Case:
         self.progress = progress
 
     def measure(self, name: str) -> tuple[Numbers, dict[str, Any]]:
-        """Numbers with the selector and without; and the knobs of the method behind it."""
+        """Numbers with the selector and without; and the hyperparameters of the method behind it."""
         return {"low_influence": self._pruned, "guard_attribution": self._weighed, "coreset": self._shrunk}[name]()
 
     def _pruned(self) -> tuple[Numbers, dict[str, Any]]:
         found: dict[str, Mapping[str, float]] = {}
-        knobs = {"class": presets.knobs("digits", digits.CASE.model, "graddiff"), "random": RANDOM}
+        hyperparameters = {"class": presets.hyperparameters("digits", digits.CASE.model, "graddiff"), "random": RANDOM}
         for kind in SPLITS:
             case = digits.Case(self.progress, kind)
             self.suite, self.model = case.suite, case.model
-            found.update({f"{n}, {kind}": scores for n, scores in self._halves(case, knobs[kind]).items()})
-        return found, {"drop": DROP, **knobs}
+            found.update({f"{n}, {kind}": scores for n, scores in self._halves(case, hyperparameters[kind]).items()})
+        return found, {"drop": DROP, **hyperparameters}
 
-    def _halves(self, case: digits.Case, knobs: Mapping[str, Any]) -> Numbers:
+    def _halves(self, case: digits.Case, hyperparameters: Mapping[str, Any]) -> Numbers:
         """Scores after the whole request and after halves of it, and of the retrained model."""
-        port, train_rows = case.original.port, case.suite.train
-        forget, retain = (port.rows(n, train_rows[n]) for n in ("forget", "retain"))
-        gone = set(port.said(forget)) - set(port.said(retain))
-        unseen = port.rows("holdout", case.suite.sets["holdout"])
-        others = unseen.take([i for i, y in enumerate(port.said(unseen)) if y not in gone])
-        view = View(Run(copy.deepcopy(case.original.model), port, Accelerator()), {"forget": forget})
+        modality, train_rows = case.original.modality, case.suite.train
+        forget, retain = (modality.rows(n, train_rows[n]) for n in ("forget", "retain"))
+        gone = set(modality.answer_texts(forget)) - set(modality.answer_texts(retain))
+        unseen = modality.rows("holdout", case.suite.sets["holdout"])
+        others = unseen.select([i for i, y in enumerate(modality.answer_texts(unseen)) if y not in gone])
+        view = RunView(loop.new_state(copy.deepcopy(case.original.model), modality, Accelerator()), {"forget": forget})
         kept = set(LowInfluence(drop=DROP).pick(view.sets, view)["forget"].ids)
-        left_out = forget.take([i for i, name in enumerate(forget.ids) if name not in kept])
+        left_out = forget.select([i for i, name in enumerate(forget.ids) if name not in kept])
 
         def scores(model: nn.Module) -> dict[str, float]:
-            member, stranger = losses(model, port, left_out), losses(model, port, others)
+            member, stranger = losses(model, modality, left_out), losses(model, modality, others)
             auc = (member[:, None] < stranger).float().mean() + 0.5 * (member[:, None] == stranger).float().mean()
             named = {"forget": forget, "left_out": left_out, "retain": retain, "test": others}
-            return {f"{n}_accuracy": accuracy(model, port, rows) for n, rows in named.items()} | {"left_out_auc": float(auc)}
+            return {f"{n}_accuracy": accuracy(model, modality, rows) for n, rows in named.items()} | {"left_out_auc": float(auc)}
 
         variants: dict[str, dict[str, Any]] = {
             "whole": {},
@@ -193,8 +196,8 @@ class Case:
             runs = []
             for seed in range(SEEDS):
                 self.progress(seed, SEEDS, f"{name}: forgetting")
-                opened = Opened(copy.deepcopy(case.original.model), port, "original")
-                settings = {**knobs, **more, "seed": seed, "allow_overlap": True}
+                opened = Opened(copy.deepcopy(case.original.model), modality, "original")
+                settings = {**hyperparameters, **more, "seed": seed, "allow_overlap": True}
                 made = unlearn("graddiff", opened, train_rows["forget"], train_rows["retain"], **settings)
                 cost = made.receipt["cost"]
                 runs.append({**scores(made.model), "cost": float(cost["tokens"] + 2 * cost["backward_tokens"])})
@@ -212,7 +215,7 @@ class Case:
     def _shrunk(self) -> tuple[Numbers, dict[str, Any]]:
         """Scores after whole requests and after two rows of each, means over models, each with a draw of its own."""
         runs = [self._shrunk_in(self._people(seed), seed) for seed in range(SEEDS)]
-        settings = {base: presets.knobs("people", self.model, base) for base in ("npo", "rmu")}
+        settings = {base: presets.hyperparameters("people", self.model, base) for base in ("npo", "rmu")}
         return pooled_numbers(runs), {"fraction": FRACTION, **settings}
 
     def _shrunk_in(self, made: Result, draw: int) -> Numbers:
@@ -233,21 +236,21 @@ class Case:
     def _shares(self, made: Result, base: str, gone: list[Any], ways: Mapping[str, Mapping[str, Any]]) -> Numbers:
         """Probabilities after a request and after some of its rows; carried: the fall on rows left out, in terms of that with them."""
         kept = [r for r in self.suite.train["full"] if r not in gone]
-        forget, retain = made.port.rows("forget", gone), made.port.rows("retain", kept)
-        knobs = presets.knobs("people", self.model, base)
+        forget, retain = made.modality.rows("forget", gone), made.modality.rows("retain", kept)
+        hyperparameters = presets.hyperparameters("people", self.model, base)
 
         def after(**more: Any) -> nn.Module:
             self.progress(0, 1, f"{base}: forgetting")
-            opened = Opened(copy.deepcopy(made.model), made.port, "original")
-            return unlearn(base, opened, gone, kept, allow_overlap=True, **{**knobs, **more}).model
+            opened = Opened(copy.deepcopy(made.model), made.modality, "original")
+            return unlearn(base, opened, gone, kept, allow_overlap=True, **{**hyperparameters, **more}).model
 
         def gives(model: nn.Module) -> tuple[Tensor, float]:
             """Probabilities of the rows to forget, and the mean of the retain rows'."""
-            return (-losses(model, made.port, forget)).exp(), likely(losses(model, made.port, retain))
+            return (-losses(model, made.modality, forget)).exp(), likely(losses(model, made.modality, retain))
 
         start, (whole, spared) = gives(made.model)[0], gives(after())
         found: dict[str, dict[str, float]] = {"whole": {"forget_probability": float(whole.mean()), "retain_probability": spared}}
-        view = View(Run(copy.deepcopy(made.model), made.port, Accelerator()), {"forget": forget})
+        view = RunView(loop.new_state(copy.deepcopy(made.model), made.modality, Accelerator()), {"forget": forget})
         for name, way in ways.items():
             settings = {"fraction": FRACTION, **way}
             (part,) = build_plan.plan(base, settings, select=("coreset",))[0].selectors
@@ -266,25 +269,25 @@ class Case:
     def _weighed_in(self, made: Result) -> Numbers:
         """What the retain rows lose with weights and without where the rows to forget of one model are half as likely."""
         rows = self.suite.train
-        forget, retain = (made.port.rows(n, rows[n]) for n in ("forget", "retain"))
-        swapped = {"forget": retain.named("forget"), "retain": forget.named("retain")}  # how much each retain row agrees with the others
-        view = View(Run(copy.deepcopy(made.model), made.port, Accelerator()), swapped)
+        forget, retain = (made.modality.rows(n, rows[n]) for n in ("forget", "retain"))
+        swapped = {"forget": retain.rename("forget"), "retain": forget.rename("retain")}  # how much each retain row agrees with the others
+        view = RunView(loop.new_state(copy.deepcopy(made.model), made.modality, Accelerator()), swapped)
         aligned = Attribution().alignments(view).argsort(descending=True)[: len(retain) // 4]
-        start = [losses(made.model, made.port, r) for r in (forget, retain)]
+        start = [losses(made.model, made.modality, r) for r in (forget, retain)]
         found = {}
         for name, select in [(b + (f" + {s}" if s else ""), (b, s)) for b in BASES for s in ("", "guard_attribution")]:
             self.progress(0, 1, f"{name}: forgetting")
             curve = [(1.0, start[1])]
 
-            def look(view: View, curve: list[tuple[float, Tensor]] = curve) -> Mapping[str, float]:
-                left = likely(losses(view.model, view.port, forget)) / likely(start[0])
+            def look(view: RunView, curve: list[tuple[float, Tensor]] = curve) -> Mapping[str, float]:
+                left = likely(losses(view.model, view.modality, forget)) / likely(start[0])
                 if left < 0.7:  # near enough to matter
-                    curve.append((left, losses(view.model, view.port, retain)))
+                    curve.append((left, losses(view.model, view.modality, retain)))
                 return {}
 
             plans = build_plan.plan(select[0], WEIGHED, select=tuple(filter(None, select[1:])))
-            plans = tuple(replace(p, until=(Unlikely(0.5 * likely(start[0])),)) for p in plans)
-            opened = Opened(copy.deepcopy(made.model), made.port, "original")
+            plans = tuple(replace(p, stop_rules=(Unlikely(0.5 * likely(start[0])),)) for p in plans)
+            opened = Opened(copy.deepcopy(made.model), made.modality, "original")
             done = unlearn(plans, opened, rows["forget"], rows["retain"], allow_overlap=True, hooks=Hooks(watch=look))
             left, then = _halved(curve)
             rise = then - start[1]

@@ -14,8 +14,10 @@ from typing import Any
 import torch
 
 from expunge.benchmarks import digits, presets
-from expunge.core.parts import Plans, Rows, Weights
-from expunge.engine.ensemble import Pool, subsets
+from expunge.core.modality import Weights
+from expunge.core.plan import Plans
+from expunge.core.rows import Rows
+from expunge.engine.ensemble import Ensemble, subsets
 from expunge.evaluation.attacks import mia_nn, u_lira
 from expunge.evaluation.audited_models import Progress
 from expunge.evaluation.metrics.klom import klom, summary
@@ -24,7 +26,7 @@ from expunge.workflows import build_plan
 from expunge.workflows.train import start
 from studies.cases.claims import Claim, Numbers
 
-TRAINED = {"epochs": 15, "lr": 3e-3, "batch": 32, "warmup": 0, "decay": 0.0}
+TRAINED = {"epochs": 15, "lr": 3e-3, "batch_size": 32, "warmup": 0, "weight_decay": 0.0}
 ROWS = 300  # digits that models are trained on
 SHADOWS = 16  # of the attack on an unlearning method
 ORACLES = 16  # models retrained, and models unlearned, whose margins are compared
@@ -37,11 +39,11 @@ MODELS = 240  # of the datamodel
 # Settings at which each method forgets here; the attack and the comparison are about how it looks afterwards.
 KNOBS: dict[str, dict[str, Any]] = {
     "retrain": TRAINED,
-    "neggrad": {"lr": 1e-3, "batch": 32, "epochs": 5},
-    "neggrad_plus": {"lr": 1e-2, "batch": 32, "epochs": 3},
-    "random_labels": {"form": "amnesiac", "lr": 3e-3, "batch": 32, "epochs": 6},
-    "scrub": {"lr": 2e-3, "decay": 0.0},
-    "dmm": {"match.lr": 1e-3, "match.batch": 32, "match.epochs": 20, "retain_multiplier": 5.0, "ridge": 10.0},
+    "neggrad": {"lr": 1e-3, "batch_size": 32, "epochs": 5},
+    "neggrad_plus": {"lr": 1e-2, "batch_size": 32, "epochs": 3},
+    "random_labels": {"form": "amnesiac", "lr": 3e-3, "batch_size": 32, "epochs": 6},
+    "scrub": {"lr": 2e-3, "weight_decay": 0.0},
+    "dmm": {"match.lr": 1e-3, "match.batch_size": 32, "match.epochs": 20, "retain_multiplier": 5.0, "ridge": 10.0},
 }
 
 VISIBLE = Claim(
@@ -79,49 +81,51 @@ class Case:
         self.suite, self.progress = digits.load(), progress
         records = [*self.suite.train["forget"], *self.suite.train["retain"]]
         by_place = torch.randperm(len(records), generator=torch.Generator().manual_seed(0))[:ROWS].tolist()
-        blank = start(self.model, records, labels=tuple(self.suite.labels))
-        self.blank, self.port = blank.model, blank.port
-        self.all = self.port.rows("retain", records)
-        self.rows = self.all.take(by_place)
-        self.unseen = self.port.rows("holdout", self.suite.sets["holdout"])
+        random_init = start(self.model, records, labels=tuple(self.suite.labels))
+        self.random_init, self.modality = random_init.model, random_init.modality
+        self.all = self.modality.rows("retain", records)
+        self.rows = self.all.select(by_place)
+        self.unseen = self.modality.rows("holdout", self.suite.sets["holdout"])
         self.plan = build_plan.plan("retrain", TRAINED)
-        self.knobs = KNOBS
+        self.hyperparameters = KNOBS
 
     def measure(self, name: str) -> tuple[Numbers, dict[str, Any]]:
-        """Numbers of the methods that a claim is about, and their knobs."""
+        """Numbers of the methods that a claim is about, and their hyperparameters."""
         if name == "trw":  # a class is forgotten, as the recipes were chosen for; with all rows, since few make every model another one
-            self.rows, self.knobs = self.all, {m: presets.knobs("digits", self.model, m) for m in BESIDE[name]}
+            self.rows, self.hyperparameters = self.all, {m: presets.hyperparameters("digits", self.model, m) for m in BESIDE[name]}
         if name == "dmm":
-            self.rows = self.rows.take(range(SMALL))
+            self.rows = self.rows.select(range(SMALL))
         found = {"u_lira": self._attacked, "trw": self._nearest, "dmm": self._margins}[name](BESIDE[name])
-        return found, {m: self.knobs[m] for m in BESIDE[name]}
+        return found, {m: self.hyperparameters[m] for m in BESIDE[name]}
 
     def _plans(self, method: str) -> Plans:
-        return build_plan.plan(method, self.knobs[method])
+        return build_plan.plan(method, self.hyperparameters[method])
 
     def _attacked(self, methods: Sequence[str]) -> Numbers:
         found = {}
         for method in methods:
             self.progress(0, 1, f"{method}: shadow models")
-            scores = u_lira.attack(self.blank, self.port, self.rows, self.plan, self._plans(method), candidates=CANDIDATES, shadows=SHADOWS)
+            scores = u_lira.attack(
+                self.random_init, self.modality, self.rows, self.plan, self._plans(method), candidates=CANDIDATES, shadows=SHADOWS
+            )
             found[method] = {n: scores[n] for n in ("accuracy", "auc")}
         return found
 
-    def _pool(self, rows: Rows, models: int, seed: int) -> Pool:
+    def _pool(self, rows: Rows, models: int, seed: int) -> Ensemble:
         """Models that saw all of some rows, each with a seed of its own."""
         return ensembles.train(
-            self.plan, self.blank, self.port, rows.named("retain"), torch.ones(models, len(rows), dtype=torch.bool), seed=seed
+            self.plan, self.random_init, self.modality, rows.rename("retain"), torch.ones(models, len(rows), dtype=torch.bool), seed=seed
         )
 
     def _nearest(self, methods: Sequence[str]) -> Numbers:
-        originals, said = self._pool(self.rows, ORIGINALS, seed=2), self.port.said(self.unseen)
+        originals, said = self._pool(self.rows, ORIGINALS, seed=2), self.modality.answer_texts(self.unseen)
         found: dict[str, list[mia_nn.Found]] = {}
         for label in GONE:
             self.progress(0, 1, f"models without {label}")
-            gone = [i for i, y in enumerate(self.port.said(self.rows)) if y == label]
+            gone = [i for i, y in enumerate(self.modality.answer_texts(self.rows)) if y == label]
             kept = [i for i in range(len(self.rows)) if i not in set(gone)]
-            retrained = self._pool(self.rows.take(kept), RETRAINED, seed=1)
-            others, forgotten = (self.unseen.take([i for i, y in enumerate(said) if (y == label) == which]) for which in (False, True))
+            retrained = self._pool(self.rows.select(kept), RETRAINED, seed=1)
+            others, forgotten = (self.unseen.select([i for i, y in enumerate(said) if (y == label) == which]) for which in (False, True))
             for method in ("original", *methods):
                 pool = originals if method == "original" else self._forgotten(self._plans(method), originals, gone)
                 found.setdefault(method, []).extend(self._attack(pool[k], retrained, others, forgotten) for k in range(len(pool)))
@@ -132,58 +136,62 @@ class Case:
         found = {}
         for method in methods:
             self.progress(0, 1, f"{method}: shadow models")
-            scores = u_lira.attack(self.blank, self.port, self.rows, self.plan, self._plans(method), candidates=CANDIDATES, shadows=SHADOWS)
+            scores = u_lira.attack(
+                self.random_init, self.modality, self.rows, self.plan, self._plans(method), candidates=CANDIDATES, shadows=SHADOWS
+            )
             found[method] = {n: scores[n] for n in ("accuracy", "auc")}
         return found
 
-    def _pool(self, rows: Rows, models: int, seed: int) -> Pool:
+    def _pool(self, rows: Rows, models: int, seed: int) -> Ensemble:
         """Models that saw all of some rows, each with a seed of its own."""
         return ensembles.train(
-            self.plan, self.blank, self.port, rows.named("retain"), torch.ones(models, len(rows), dtype=torch.bool), seed=seed
+            self.plan, self.random_init, self.modality, rows.rename("retain"), torch.ones(models, len(rows), dtype=torch.bool), seed=seed
         )
 
     def _nearest(self, methods: Sequence[str]) -> Numbers:
-        gone = [i for i, y in enumerate(self.port.said(self.rows)) if y == "3"]
+        gone = [i for i, y in enumerate(self.modality.answer_texts(self.rows)) if y == "3"]
         kept = [i for i in range(len(self.rows)) if i not in set(gone)]
         self.progress(0, 1, "retrained models")
-        retrained = self._pool(self.rows.take(kept), RETRAINED, seed=1)
+        retrained = self._pool(self.rows.select(kept), RETRAINED, seed=1)
         originals = self._pool(self.rows, ORIGINALS, seed=2)
-        said = self.port.said(self.unseen)
+        said = self.modality.answer_texts(self.unseen)
         forgotten, others = ([i for i, y in enumerate(said) if (y == "3") == which] for which in (True, False))
         found = {}
         for method in ("original", *methods):
             pool = originals if method == "original" else self._forgotten(self._plans(method), originals, gone)
-            seen = [self._attack(pool[k], retrained, self.unseen.take(others), self.unseen.take(forgotten)) for k in range(len(pool))]
+            seen = [self._attack(pool[k], retrained, self.unseen.select(others), self.unseen.select(forgotten)) for k in range(len(pool))]
             found[method] = {n: fmean(getattr(s, n) for s in seen) for n in ("gap", "total_variation", "spread")}
         return found
 
-    def _attack(self, weights: Weights, retrained: Pool, others: Rows, forgotten: Rows) -> mia_nn.Found:
-        model = copy.deepcopy(self.blank)
+    def _attack(self, weights: Weights, retrained: Ensemble, others: Rows, forgotten: Rows) -> mia_nn.Found:
+        model = copy.deepcopy(self.random_init)
         model.load_state_dict(weights)
-        return mia_nn.attack(model, retrained, self.port, others, forgotten)
+        return mia_nn.attack(model, retrained, self.modality, others, forgotten)
 
-    def _forgotten(self, plans: Plans, pool: Pool, gone: Sequence[int]) -> Pool:
+    def _forgotten(self, plans: Plans, pool: Ensemble, gone: Sequence[int]) -> Ensemble:
         self.progress(0, 1, "forgetting")
         forget = torch.zeros(len(pool), len(self.rows), dtype=torch.bool)
         forget[:, list(gone)] = True
-        return ensembles.unlearn(plans, pool, self.port, self.rows, forget)
+        return ensembles.unlearn(plans, pool, self.modality, self.rows, forget)
 
     def _margins(self, methods: Sequence[str]) -> Numbers:
         gone, kept = list(range(FEW)), list(range(FEW, len(self.rows)))
         self.progress(0, 1, "the datamodel's models")
-        rows = self.rows.named("retain")
-        halves = ensembles.train(self.plan, self.blank, self.port, rows, subsets(len(rows), MODELS), seed=3)
+        rows = self.rows.rename("retain")
+        halves = ensembles.train(self.plan, self.random_init, self.modality, rows, subsets(len(rows), MODELS), seed=3)
         self.progress(0, 1, "retrained models")
-        oracles = self._pool(self.rows.take(kept), ORACLES, seed=1)
+        oracles = self._pool(self.rows.select(kept), ORACLES, seed=1)
         originals = self._pool(self.rows, ORACLES, seed=2)
-        groups = {"forget": self.rows.take(gone), "retain": self.rows.take(kept[:60]), "test": self.unseen.take(range(150))}
-        aim = {n: ensembles.margins(oracles, self.port, r).double().numpy() for n, r in groups.items()}
+        groups = {"forget": self.rows.select(gone), "retain": self.rows.select(kept[:60]), "test": self.unseen.select(range(150))}
+        aim = {n: ensembles.margins(oracles, self.modality, r).double().numpy() for n, r in groups.items()}
         found = {}
         with tempfile.TemporaryDirectory() as folder:
-            ensembles.attribute(halves, self.port, rows, rows, Path(folder), self.knobs["dmm"]["ridge"])
-            plans = {m: self._plans(m) for m in methods} | {"dmm": build_plan.plan("dmm", {**self.knobs["dmm"], "attributions": folder})}
+            ensembles.attribute(halves, self.modality, rows, rows, Path(folder), self.hyperparameters["dmm"]["ridge"])
+            plans = {m: self._plans(m) for m in methods} | {
+                "dmm": build_plan.plan("dmm", {**self.hyperparameters["dmm"], "attributions": folder})
+            }
             after = {m: self._forgotten(plans[m], originals, gone) for m in methods}
         for method, pool in {"original": originals, **after}.items():
-            mine = {n: ensembles.margins(pool, self.port, r).double().numpy() for n, r in groups.items()}
+            mine = {n: ensembles.margins(pool, self.modality, r).double().numpy() for n, r in groups.items()}
             found[method] = {f"klom_{n}": summary(klom(mine[n], aim[n])).mean for n in groups}
         return found

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from expunge.benchmarks import biased_digits, presets
-from expunge.core.parts import Rows
+from expunge.core.rows import Rows
 from expunge.evaluation.audited_models import Progress
 from expunge.io.models import Opened
 from expunge.workflows.train import train
@@ -49,28 +49,30 @@ class Case:
         self.suite = biased_digits.load(seed=seed)
 
     def measure(self, name: str) -> tuple[Numbers, dict[str, Any]]:
-        """Means over the classes of what each model says, and the knobs of the methods."""
+        """Means over the classes of what each model says, and the hyperparameters of the methods."""
         labels = tuple(self.suite.labels)
         made = train(self.suite.train["full"], self.model, labels=labels)
-        knobs = {m: presets.knobs("biased_digits", self.model, m) for m in (*BESIDE, name)}
+        hyperparameters = {m: presets.hyperparameters("biased_digits", self.model, m) for m in (*BESIDE, name)}
         found: dict[str, list[Mapping[str, float]]] = {}
         for gone in GONE:
             suite = biased_digits.load(split=f"class{gone}", seed=self.seed)
-            sets = {n: made.port.rows(n, r) for n, r in suite.sets.items()}
-            sets["others"] = made.port.rows("others", [r for r in suite.sets["holdout"] if r["label"] != gone])
+            sets = {n: made.modality.rows(n, r) for n, r in suite.sets.items()}
+            sets["others"] = made.modality.rows("others", [r for r in suite.sets["holdout"] if r["label"] != gone])
             again = train(suite.train["retain"], self.model, labels=labels)
             models = {"original": made, "retrained": again}
-            for method in knobs:
+            for method in hyperparameters:
                 self.progress(0, 1, f"{method}: forgetting {gone}")
-                opened = Opened(copy.deepcopy(made.model), made.port, "original")
-                models[method] = unlearn(method, opened, suite.train["forget"], suite.train["retain"], allow_overlap=True, **knobs[method])
+                opened = Opened(copy.deepcopy(made.model), made.modality, "original")
+                models[method] = unlearn(
+                    method, opened, suite.train["forget"], suite.train["retain"], allow_overlap=True, **hyperparameters[method]
+                )
             for which, result in models.items():
                 found.setdefault(which, []).append(_seen(result, sets))
-        return {which: pooled(some) for which, some in found.items()}, knobs
+        return {which: pooled(some) for which, some in found.items()}, hyperparameters
 
 
 def _seen(result: Result, sets: Mapping[str, Rows]) -> Mapping[str, float]:
     """Accuracies with true labels: of the forgotten class, as trained on and unseen, and of the others."""
-    found = {n: accuracy(result.model, result.port, sets[n]) for n in ("forget", "aligned", "conflicting", "others")}
+    found = {n: accuracy(result.model, result.modality, sets[n]) for n in ("forget", "aligned", "conflicting", "others")}
     own, other = found["aligned"], found["conflicting"]
     return {**found, "forget_unseen": (own + other) / 2, "gap": abs(own - other)}

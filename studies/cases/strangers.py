@@ -1,5 +1,5 @@
 """The case of refusals: the fictitious people, and strangers whom the model was taught to know nothing about. Methods that redirect to that
-answer are held against trained ones with the knobs of `recipes` for the people.
+answer are held against trained ones with the hyperparameters of `recipes` for the people.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from expunge.benchmarks import presets
-from expunge.evaluation.audited_models import Subject
+from expunge.evaluation.audited_models import AuditedModel
 from expunge.io.models import Opened
 from expunge.workflows.sweep import Sweep
 from studies.cases import people
@@ -39,20 +39,20 @@ class Case(people.Case):
     model = CASE.model
 
     def measure(self, name: str) -> tuple[Numbers, dict[str, Any]]:
-        """Numbers of the two models, of the baselines, and of the method; and the method's knobs."""
-        knobs = presets.knobs(CASE.suite, CASE.model, name)
+        """Numbers of the two models, of the baselines, and of the method; and the method's hyperparameters."""
+        hyperparameters = presets.hyperparameters(CASE.suite, CASE.model, name)
         numbers = {s.name: shown(s, self.suite.refusals) for s in (self.first, self.there)}
         for other in (*BASELINES, name):
-            made = self.made(other, knobs if other == name else presets.knobs("people", CASE.model, other))
-            seen = self._see(Opened(made.model, made.port, other), other)
+            made = self.made(other, hyperparameters if other == name else presets.hyperparameters("people", CASE.model, other))
+            seen = self._see(Opened(made.model, made.modality, other), other)
             numbers[other] = {**shown(seen, self.suite.refusals), "cost": made.receipt["cost"]["flops"] / 1e9}
-        return numbers, knobs
+        return numbers, hyperparameters
 
 
-def shown(subject: Subject, refusals: Sequence[str]) -> dict[str, float]:
+def shown(audited: AuditedModel, refusals: Sequence[str]) -> dict[str, float]:
     """The scores that are compared, the share of questions to forget that are refused, and the deviation score: 100 times the distance from
     no word of the answers to forget and every word of those to retain.
     """
-    scores, said = people.shown(subject), subject.seen.sets["forget"].said
+    scores, said = people.shown(audited), audited.seen.sets["forget"].generations
     refused = sum(text.strip() in refusals for text in said) / len(said)
     return {**scores, "refused": refused, "deviation": 100 * math.hypot(scores["forget_rouge"], 1 - scores["retain_rouge"])}

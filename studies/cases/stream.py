@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from expunge.benchmarks import digits
-from expunge.core.parts import Plan, Rows, Train
+from expunge.core.plan import Plan, Train
+from expunge.core.rows import Rows
 from expunge.engine import loop
 from expunge.evaluation.audited_models import Progress
 from expunge.methods.terms import NLL
@@ -26,7 +27,7 @@ TASKS = 5  # of two classes each
 SEEDS = 1
 BUFFER = 200  # rows of what has come so far that are kept
 # Rates chosen on another draw of the unseen images; steps of a repair by what it may cost beside replay.
-TRAIN = Train(epochs=20, lr=0.02, batch=64, optimizer="sgd", schedule="constant", anchor="task")
+TRAIN = Train(epochs=20, lr=0.02, batch_size=64, optimizer="sgd", schedule="constant", anchor="task")
 REPAIR = {"steps": 60, "lr": 0.1}
 
 REMEMBERS = Claim(
@@ -58,12 +59,12 @@ class Case:
     def __init__(self, progress: Progress, draw: int = 0) -> None:
         self.suite, self.progress = digits.load(seed=draw), progress
         records = sorted([*self.suite.train["forget"], *self.suite.train["retain"]], key=lambda r: r["label"])
-        blank = start(self.model, records, labels=tuple(self.suite.labels))
-        self.blank, self.port = blank.model, blank.port
+        random_init = start(self.model, records, labels=tuple(self.suite.labels))
+        self.random_init, self.modality = random_init.model, random_init.modality
         tasks = [[r for r in records if r["label"] * TASKS // 10 == t] for t in range(TASKS)]
-        self.tasks = [self.port.rows("task", some) for some in tasks]
-        self.past = [self.port.rows("retain", [r for some in tasks[: t + 1] for r in some]) for t in range(TASKS)]
-        self.unseen = self.port.rows("holdout", self.suite.sets["holdout"])
+        self.tasks = [self.modality.rows("task", some) for some in tasks]
+        self.past = [self.modality.rows("retain", [r for some in tasks[: t + 1] for r in some]) for t in range(TASKS)]
+        self.unseen = self.modality.rows("holdout", self.suite.sets["holdout"])
 
     def measure(self, name: str) -> tuple[Numbers, dict[str, Any]]:
         """Mean accuracies and costs of ways to learn the stream, and the settings of repairs."""
@@ -84,19 +85,23 @@ class Case:
 
     def _learned(self, way: str, seed: int, replay: bool, each: FPF | None, last: FPF | None) -> Mapping[str, float]:
         self.progress(seed, SEEDS, f"{way}: learning")
-        model, cost = copy.deepcopy(self.blank), 0.0
+        model, cost = copy.deepcopy(self.random_init), 0.0
         for t, (task, past) in enumerate(zip(self.tasks, self.past, strict=True)):
             repaired = last if t == TASKS - 1 else each
             selectors, updates = ((Buffer(size=BUFFER),), (repaired,)) if repaired else ((), ())
             plan = Plan(NLL("task"), train=TRAIN, selectors=selectors, updates=updates)
             if replay and t:
-                task, plan = self._replayed(t, seed), replace(plan, train=replace(TRAIN, batch=2 * TRAIN.batch))
-            done = loop.run((plan,), model, self.port, {"task": task, "retain": past}, seed=seed)
+                task, plan = self._replayed(t, seed), replace(plan, train=replace(TRAIN, batch_size=2 * TRAIN.batch))
+            done = loop.run((plan,), model, self.modality, {"task": task, "retain": past}, seed=seed)
             cost += done.cost.forward_tokens + 2 * done.cost.backward_tokens
-        return {"accuracy": accuracy(model, self.port, self.unseen), "last": accuracy(model, self.port, self.tasks[-1]), "cost": cost}
+        return {
+            "accuracy": accuracy(model, self.modality, self.unseen),
+            "last": accuracy(model, self.modality, self.tasks[-1]),
+            "cost": cost,
+        }
 
     def _replayed(self, t: int, seed: int) -> Rows:
         """A task, and as many rows of those before it: each batch has of both, so that norms see both."""
         task, past = self.tasks[t], self.past[t - 1]
         kept = torch.randperm(len(past), generator=torch.Generator().manual_seed(seed))[:BUFFER]
-        return task.join(past.take(kept.repeat(-(-len(task) // len(kept)))[: len(task)].tolist()))
+        return task.concat(past.select(kept.repeat(-(-len(task) // len(kept)))[: len(task)].tolist()))

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from expunge.benchmarks import presets
-from expunge.core.parts import Plan
+from expunge.core.plan import Plan
 from expunge.io.models import Opened
 from expunge.methods.objectives.npo import NPO
 from expunge.methods.terms import Ascent
@@ -30,20 +30,20 @@ class Case(people.Case):
     """The people, the original and the retrained model, seen once."""
 
     def measure(self, name: str) -> tuple[Numbers, dict[str, Any]]:
-        """Numbers of the two models, of the baselines, and of the method; and the method's knobs."""
-        knobs = presets.knobs(people.CASE.suite, self.model, name)
-        plan = build_plan.plan(name, knobs)[0]
-        plans = {"ga": replace(plan, do=Ascent(), selectors=()), "npo": replace(plan, do=NPO(), selectors=()), name: plan}
+        """Numbers of the two models, of the baselines, and of the method; and the method's hyperparameters."""
+        hyperparameters = presets.hyperparameters(people.CASE.suite, self.model, name)
+        plan = build_plan.plan(name, hyperparameters)[0]
+        plans = {"ga": replace(plan, action=Ascent(), selectors=()), "npo": replace(plan, action=NPO(), selectors=()), name: plan}
         numbers = {"original": people.shown(self.first), "retrained": people.shown(self.there)}
         for each, how in plans.items():
             self.progress(0, 1, f"{each}: forgetting")
             numbers[each] = self._after(each, how)
-        return numbers, knobs
+        return numbers, hyperparameters
 
     def _after(self, name: str, plan: Plan) -> dict[str, float]:
         """Numbers of the original after a plan, and its steps."""
-        opened = Opened(copy.deepcopy(self.original.model), self.original.port, self.original.source)
+        opened = Opened(copy.deepcopy(self.original.model), self.original.modality, self.original.source)
         rows, unseen = self.suite.train, self.suite.sets["holdout"]
         made = unlearn(plan, opened, rows["forget"], rows["retain"], holdout=unseen, allow_overlap=True)
-        seen = self._see(Opened(made.model, made.port, name), name)
+        seen = self._see(Opened(made.model, made.modality, name), name)
         return {**people.shown(seen), "steps": float(made.receipt["cost"]["steps"])}

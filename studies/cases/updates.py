@@ -15,20 +15,22 @@ from typing import Any
 from torch import nn
 
 from expunge.benchmarks import presets
-from expunge.core.hyperparameters import knob, override, part
-from expunge.core.parts import Plan, Sets, Stop
+from expunge.core.hyperparameters import hp, override, part
+from expunge.core.parts import Stop
+from expunge.core.plan import Plan
+from expunge.core.rows import Sets
+from expunge.core.view import View
 from expunge.engine import loop
-from expunge.engine.context import View
 from expunge.evaluation.attacks import relearn
 from expunge.evaluation.audited_models import Progress
-from expunge.evaluation.observe import Wants, observe
+from expunge.evaluation.observe import ObservationSpec, observe
 from expunge.workflows import build_plan
 from studies.cases import people
 from studies.cases.claims import Claim, Numbers, pooled
 
 SEEDS = 3
-ATTACK = {"k": 9, "steps": 10, "batch": 9, "lr": 3e-4}
-LOOK = Wants(said=False, moments=False, gradnorm=False)
+ATTACK = {"k": 9, "steps": 10, "batch_size": 9, "lr": 3e-4}
+LOOK = ObservationSpec(generations=False, moments=False, gradient_norms=False)
 WITHOUT = "without"  # the same objective without the update, or with a random mask
 
 AS_FAR = Claim(
@@ -50,7 +52,7 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
     "wagle": (AS_FAR, SPARES_MORE),
 }
 # Every batch holds all rows to forget, so that the comparison can stop after any step; a constant rate makes both runs one path.
-SETTINGS = {"batch": 36, "schedule": "constant", "warmup": 0}
+SETTINGS = {"batch_size": 36, "schedule": "constant", "warmup": 0}
 LONGEST = 3  # times as many steps may the comparison take
 
 
@@ -58,11 +60,11 @@ LONGEST = 3  # times as many steps may the comparison take
 class Forgotten(Stop):
     """Stop once the loss of the rows to forget is high enough."""
 
-    loss: float = knob(1.0, "mean loss of a label at which enough is forgotten")
+    loss: float = hp(1.0, "mean loss of a label at which enough is forgotten")
     reads = frozenset({"forget"})
 
     def stop(self, view: View) -> str | None:
-        now = -float(view.now(view.forget).logp.mean().mean())
+        now = -float(view.now(view.forget).target_logp.mean().mean())
         return f"a forget loss of {now:.3g}" if now >= self.loss else None
 
 
@@ -75,31 +77,34 @@ class Case:
         base = people.Case(progress)
         self.suite, self.original, self.progress = base.suite, base.original, progress
         rows = self.suite.train
-        self.sets: Sets = {n: self.original.port.rows(n, rows[n]) for n in ("forget", "retain")}
+        self.sets: Sets = {n: self.original.modality.rows(n, rows[n]) for n in ("forget", "retain")}
 
     def measure(self, name: str) -> tuple[Numbers, dict[str, Any]]:
-        """Losses with and without the update, before and after relearning; and the method's knobs."""
-        known = {k.name for k in build_plan.knobs(name)}
-        knobs = {**presets.knobs(people.CASE.suite, self.model, name), **{k: v for k, v in SETTINGS.items() if k in known}}
+        """Losses with and without the update, before and after relearning; and the method's hyperparameters."""
+        known = {k.name for k in build_plan.hyperparameters(name)}
+        hyperparameters = {
+            **presets.hyperparameters(people.CASE.suite, self.model, name),
+            **{k: v for k, v in SETTINGS.items() if k in known},
+        }
         found: dict[str, list[Mapping[str, float]]] = {name: [], WITHOUT: []}
         for seed in range(SEEDS):
             self.progress(seed, SEEDS, f"{name}: forgetting and relearning")
-            plan = build_plan.plan(name, {**knobs, "seed": seed})[0]
+            plan = build_plan.plan(name, {**hyperparameters, "seed": seed})[0]
             found[name].append(self._run(plan))
             found[WITHOUT].append(self._run(without(name, plan, found[name][-1]["forget_loss"])))
         means = {m: pooled(scores) for m, scores in found.items()}
-        return {"original": self._losses(self.original.model), **means}, knobs
+        return {"original": self._losses(self.original.model), **means}, hyperparameters
 
     def _run(self, plan: Plan) -> dict[str, float]:
-        model, port = copy.deepcopy(self.original.model), self.original.port
-        done = loop.run((plan,), model, port, self.sets)
+        model, modality = copy.deepcopy(self.original.model), self.original.modality
+        done = loop.run((plan,), model, modality, self.sets)
         found = {**self._losses(model), "steps": float(done.cost.steps)}
-        loop.run((override(relearn.plan(), ATTACK).how,), model, port, {"forget": self.sets["forget"]})
+        loop.run((override(relearn.plan(), ATTACK).how,), model, modality, {"forget": self.sets["forget"]})
         return {**found, "relearned_loss": self._losses(model)["forget_loss"]}
 
     def _losses(self, model: nn.Module) -> dict[str, float]:
         """Mean over rows of the average loss of their labels."""
-        seen = observe(model, self.original.port, {n: self.suite.train[n] for n in ("forget", "retain")}, wants=LOOK)
+        seen = observe(model, self.original.modality, {n: self.suite.train[n] for n in ("forget", "retain")}, wants=LOOK)
         return {f"{n}_loss": float(-s.kinds["answer"].mean_logp().mean()) for n, s in seen.sets.items()}
 
 
@@ -109,4 +114,4 @@ def without(name: str, plan: Plan, loss: float) -> Plan:
         plan = override(plan, {"ablated": 0.0})
     rest = build_plan.plan("wagle", {"score": "random", "fraction": plan.updates[0].fraction})[0].updates if name == "wagle" else ()  # type: ignore[attr-defined]
     steps = LONGEST * (plan.train.steps or plan.train.epochs)
-    return replace(plan, updates=rest, until=(Forgotten(loss),), train=replace(plan.train, epochs=0, steps=steps))
+    return replace(plan, updates=rest, stop_rules=(Forgotten(loss),), train=replace(plan.train, epochs=0, steps=steps))

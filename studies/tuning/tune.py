@@ -1,4 +1,4 @@
-"""Choose the knobs of a case: the same small grid for every method, scored on a split that no result is reported on.
+"""Choose the hyperparameters of a case: the same small grid for every method, scored on a split that no result is reported on.
 
 `python -m studies.tuning.tune --suite people --model micro` writes `people-micro.json` beside this file, the whole grid included, and the
 chosen settings to the package's presets. The
@@ -26,9 +26,9 @@ from expunge.benchmarks import presets
 from expunge.benchmarks.suite import Suite
 from expunge.core.errors import UserError
 from expunge.engine import receipt
-from expunge.evaluation.audited_models import Subject, examine
+from expunge.evaluation.audited_models import AuditedModel, examine
 from expunge.evaluation.metrics.tofu import truth_ratios
-from expunge.evaluation.observe import Wants
+from expunge.evaluation.observe import ObservationSpec
 from expunge.evaluation.prompting import asked_as
 from expunge.io.models import Opened
 from expunge.workflows import build_plan
@@ -38,8 +38,8 @@ from expunge.workflows.unlearn import unlearn
 
 PRESETS = Path(presets.__file__).parent  # the package ships what was chosen, and nothing else
 GRID = {"lr": (1e-4, 3e-4, 1e-3, 3e-3), "epochs": (5, 15)}
-FIXED = {"batch": 16}
-STEPWISE = {"batch": 36, "steps": 60, "schedule": "constant"}  # all rows to forget in every step, as `cases.updates` compares
+FIXED = {"batch_size": 16}
+STEPWISE = {"batch_size": 36, "steps": 60, "schedule": "constant"}  # all rows to forget in every step, as `cases.updates` compares
 # What the small models need said beside the grid: fewer blocks, other scales of activations, shorter answers.
 SPECIAL: dict[str, dict[str, Any]] = {
     "rmu": {"layer": 2, "steps": 0},
@@ -48,8 +48,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "llmu": {"steps": 0},
     "altpo": {"length": 40},
     "icu": {"unseen": True},
-    "pop": {"batch": 36, "epochs": 30},
-    "kfade": {"batch": 36},
+    "pop": {"batch_size": 36, "epochs": 30},
+    "kfade": {"batch_size": 36},
     **{n: {**STEPWISE} for n in ("sam", "random_smoothing", "gradient_penalty", "curvature", "wagle")},
     "weight_averaging": {**STEPWISE, "start": 40, "every": 4},
     "gradient_projection": {**STEPWISE, "epochs": 0, "warmup": 0},
@@ -59,7 +59,7 @@ GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
     "rmu": {"lr": (1e-2,), "epochs": (15,), "retain_weight": (1.0, 10.0), "coefficient": (6.5, 20.0, 60.0, 200.0)},
     "adaptive_rmu": {"lr": (1e-3, 1e-2), "epochs": (5, 15), "retain_weight": (10.0, 1200.0)},
     "srmu": {"lr": (1e-2,), "epochs": (15,), "retain_weight": (1.0, 10.0), "length": (6.5, 20.0, 60.0, 200.0)},
-    "eru": {"lr": (1e-4, 3e-4, 1e-3, 3e-3), "epochs": (15,), "forget_weight": (0.125, 1.0), "batch": (36,), "schedule": ("constant",)},
+    "eru": {"lr": (1e-4, 3e-4, 1e-3, 3e-3), "epochs": (15,), "forget_weight": (0.125, 1.0), "batch_size": (36,), "schedule": ("constant",)},
     "simnpo": {"lr": (1e-4, 3e-4, 1e-3, 3e-3), "epochs": (15,), "forget_weight": (0.125, 1.0)},
     "sam": {"lr": (3e-4, 1e-3), "beta": (0.1, 1.0), "rho": (0.1, 1.0)},
     "random_smoothing": {"lr": (3e-4, 1e-3), "beta": (0.1, 1.0), "sigma": (1e-3, 1e-2)},
@@ -76,7 +76,7 @@ GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
 }
 # TOFU with the `tiny` model, where a setting takes a minute: the same three epochs and four settings for every method.
 RATES = (1e-4, 3e-4, 1e-3, 3e-3)
-THREE = {"batch": 16, "epochs": 3}
+THREE = {"batch_size": 16, "epochs": 3}
 TOFU: dict[str, dict[str, tuple[Any, ...]]] = {
     "sam": {"lr": (3e-4, 1e-3), "rho": (0.01, 0.1)},
     "random_smoothing": {"lr": (3e-4, 1e-3), "sigma": (1e-3, 1e-2)},
@@ -100,19 +100,19 @@ IMAGES: dict[str, dict[str, tuple[Any, ...]]] = {
     "neggrad": {"lr": (1e-3, 3e-3, 1e-2, 3e-2), "epochs": (5, 20)},
     "neggrad_plus": {"lr": (1e-2, 3e-2), "alpha": (0.95, 0.99), "epochs": (5, 10)},
     "gda": {"lr": (1e-3, 1e-2, 3e-2, 1e-1), "rounds": (2, 4)},
-    "random_labels": {"lr": (3e-3, 1e-2, 3e-2, 1e-1), "epochs": (6, 12), "batch": (32,)},
-    "salun": {"lr": (3e-3, 1e-2, 3e-2, 1e-1), "epochs": (6, 12), "batch": (32,)},
-    "bad_teacher": {"lr": (3e-4, 1e-3, 3e-3, 1e-2), "epochs": (1, 3), "batch": (32,)},
-    "scrub": {"lr": (5e-4, 2e-3, 5e-3), "decay": (0.0, 0.1)},
+    "random_labels": {"lr": (3e-3, 1e-2, 3e-2, 1e-1), "epochs": (6, 12), "batch_size": (32,)},
+    "salun": {"lr": (3e-3, 1e-2, 3e-2, 1e-1), "epochs": (6, 12), "batch_size": (32,)},
+    "bad_teacher": {"lr": (3e-4, 1e-3, 3e-3, 1e-2), "epochs": (1, 3), "batch_size": (32,)},
+    "scrub": {"lr": (5e-4, 2e-3, 5e-3), "weight_decay": (0.0, 0.1)},
     "l1_sparse": {"lr": (3e-2, 1e-1), "alpha": (1e-2, 3e-2), "epochs": (5,), "l1_epochs": (3, 5)},
     "boundary": {"lr": (1e-4, 1e-3), "bound": (0.2, 0.4), "epochs": (3, 10)},
     "unsir": {"lr": (1e-4, 3e-4, 1e-3, 3e-3), "copies": (8, 80)},
-    "ssd": {"alpha": (4.0, 6.0, 8.0, 16.0), "batch": (1, 32)},
+    "ssd": {"alpha": (4.0, 6.0, 8.0, 16.0), "batch_size": (1, 32)},
     "fisher": {"alpha": (3e-7, 1e-6, 3e-6, 1e-5), "head": (1.0, 10.0)},
     "influence": {"alpha": (1.0, 4.0, 16.0), "damping": (0.01, 0.1, 1.0), "samples": (300,)},
     "iau": {"lr": (5e-4, 1e-3, 1.5e-3, 2e-3, 2.5e-3, 3e-3, 4e-3, 6e-3), "steps": (1,)},
-    "trw": {"lr": (1e-3, 3e-3, 1e-2), "beta": (0.0, 1.0, 10.0), "batch": (32,)},
-    "cupid": {"lr": (3e-3, 1e-2, 3e-2, 1e-1), "batch": (32, 128)},
+    "trw": {"lr": (1e-3, 3e-3, 1e-2), "beta": (0.0, 1.0, 10.0), "batch_size": (32,)},
+    "cupid": {"lr": (3e-3, 1e-2, 3e-2, 1e-1), "batch_size": (32, 128)},
     "k_fpf": {"lr": (1e-3, 1e-2, 3e-2), "epochs": (3, 6)},
     "graddiff": {"lr": (1e-4, 3e-4, 1e-3, 3e-3), "epochs": (2, 5)},
     "npo": {"lr": (3e-4, 1e-3, 3e-3, 1e-2), "epochs": (2, 5)},
@@ -123,12 +123,12 @@ ROWS = 100  # of each set of TOFU that are looked at
 
 
 def settings(method: str, suite: str = "people", images: bool = False) -> Iterator[dict[str, Any]]:
-    """The grid, as far as the method has those knobs."""
+    """The grid, as far as the method has those hyperparameters."""
     if images:
         chosen = IMAGES.get(method, GRID)
         yield from (dict(zip(chosen, values, strict=True)) for values in itertools.product(*chosen.values()))
         return
-    known = {k.name for k in build_plan.knobs(method)}
+    known = {k.name for k in build_plan.hyperparameters(method)}
     own, common = (
         (TOFU.get(method, {"lr": RATES}), THREE) if suite == "tofu" else (GRIDS.get(method, GRID), {**FIXED, **SPECIAL.get(method, {})})
     )
@@ -138,7 +138,7 @@ def settings(method: str, suite: str = "people", images: bool = False) -> Iterat
         yield {**fixed, **dict(zip(grid, values, strict=True))}
 
 
-def goodness(mine: Subject, retrained: Subject) -> float:
+def goodness(mine: AuditedModel, retrained: AuditedModel) -> float:
     """How near a model is to the retrained one, 0 to 1."""
     if mine.seen.modality == "image":
         return _as_classifiers(mine, retrained)
@@ -151,13 +151,13 @@ def goodness(mine: Subject, retrained: Subject) -> float:
     return float(hmean([max(x, 1e-6) for x in near]))
 
 
-def _without_wrong_answers(mine: Subject, retrained: Subject) -> float:
+def _without_wrong_answers(mine: AuditedModel, retrained: AuditedModel) -> float:
     kept = min(1.0, mine.scores["retain_rouge"]["value"] / retrained.scores["retain_rouge"]["value"])
     near = [1 - abs(mine.scores[n]["value"] - retrained.scores[n]["value"]) for n in ("forget_rouge", "extraction_strength")]
     return float(hmean([max(x, 1e-6) for x in (kept, *near)]))
 
 
-def _as_classifiers(mine: Subject, retrained: Subject) -> float:
+def _as_classifiers(mine: AuditedModel, retrained: AuditedModel) -> float:
     apart = [n for n in ("forget_accuracy", "test_forget_accuracy", "mia_loss") if n in mine.scores]
     near = [1 - abs(mine.scores[n]["value"] - retrained.scores[n]["value"]) for n in apart]
     utility = mine.scores["model_utility"]["value"] / retrained.scores["model_utility"]["value"]
@@ -172,9 +172,9 @@ def elsewhere(suite: Suite, rows: int) -> Suite:
     return replace(suite, sets={**suite.sets, "forget": forget, "retain": retain}, train={**suite.train, "forget": forget, "retain": rest})
 
 
-def _wants(suite: str) -> Wants:
+def _wants(suite: str) -> ObservationSpec:
     """No generation for TOFU: what a model that knows it alone says of the world has no words of the answer, so utility would be 0."""
-    return Wants(said=suite != "tofu", moments=False, gradnorm=False)
+    return ObservationSpec(generations=suite != "tofu", moments=False, gradient_norms=False)
 
 
 def tune(sweep: Sweep, methods: list[str], path: Path) -> None:
@@ -187,15 +187,17 @@ def tune(sweep: Sweep, methods: list[str], path: Path) -> None:
     sets = {n: suite.sets[n] for n in read if n in suite.sets}
     if sweep.suite == "tofu":
         sets = {n: rows[:ROWS] for n, rows in sets.items()}
-    retrained = examine(made[1].model, made[1].port, sets, name="retrained", role="retrained", wants=_wants(sweep.suite))
+    retrained = examine(made[1].model, made[1].modality, sets, name="retrained", role="retrained", wants=_wants(sweep.suite))
     if sweep.suite == "tofu":
         suite = elsewhere(suite, len(suite.sets["forget"]))
         sets = {**sets, "forget": suite.sets["forget"][:ROWS], "retain": suite.sets["retain"][:ROWS]}
     for method in methods:
         tried = []
-        for knobs in settings(method, sweep.suite, images=bool(suite.labels)):
-            opened = Opened(copy.deepcopy(made[0].model), made[0].port, "original")
-            tried.append({"knobs": knobs, **_tried(opened, method, knobs, suite, sets, retrained, _wants(sweep.suite))})
+        for hyperparameters in settings(method, sweep.suite, images=bool(suite.labels)):
+            opened = Opened(copy.deepcopy(made[0].model), made[0].modality, "original")
+            tried.append(
+                {"hyperparameters": hyperparameters, **_tried(opened, method, hyperparameters, suite, sets, retrained, _wants(sweep.suite))}
+            )
             print(method, json.dumps(tried[-1]), flush=True)
         best: Mapping[str, Any] = max(tried, key=lambda t: t["goodness"])
         found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}  # now, as others may have written
@@ -203,7 +205,7 @@ def tune(sweep: Sweep, methods: list[str], path: Path) -> None:
         name = f"{suite.name}, other authors forgotten, {ROWS} rows of each set, without ROUGE" if sweep.suite == "tofu" else suite.name
         how = {"suite": name, "seed": VALIDATION_SEED, "grid": {k: list(v) for k, v in grid.items()}}
         found["tuning"] = {**how, **found.get("tuning", {})}
-        found["methods"] = dict(sorted({**found.get("methods", {}), method: best["knobs"]}.items()))
+        found["methods"] = dict(sorted({**found.get("methods", {}), method: best["hyperparameters"]}.items()))
         found["tuning"].setdefault("tried", {})[method] = tried
         receipt.write(path, found)
         receipt.write(PRESETS / path.name, chosen_settings(found))
@@ -215,15 +217,15 @@ def chosen_settings(tuned: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tried(
-    opened: Opened, method: str, knobs: Mapping[str, Any], suite: Any, sets: Any, retrained: Subject, wants: Wants
+    opened: Opened, method: str, hyperparameters: Mapping[str, Any], suite: Any, sets: Any, retrained: AuditedModel, wants: ObservationSpec
 ) -> dict[str, Any]:
-    answers = suite.substitutes
-    rows = {"substitutes": answers, "holdout": None if suite.labels else suite.sets.get("holdout")}
+    answers = suite.alternate_answers
+    rows = {"alternate_answers": answers, "holdout": None if suite.labels else suite.sets.get("holdout")}
     try:
-        made = unlearn(method, opened, suite.train["forget"], suite.train["retain"], allow_overlap=True, **rows, **knobs)
+        made = unlearn(method, opened, suite.train["forget"], suite.train["retain"], allow_overlap=True, **rows, **hyperparameters)
     except UserError as error:
         return {"goodness": 0.0, "why": str(error)}
-    mine = examine(made.model, made.port, asked_as(method, sets), name=method, retrained=retrained.seen, wants=wants)
+    mine = examine(made.model, made.modality, asked_as(method, sets), name=method, retrained=retrained.seen, wants=wants)
     shown = ("model_utility", "forget_quality", "retain_rouge", "forget_rouge", "forget_probability", "extraction_strength")
     shown += ("forget_accuracy", "test_forget_accuracy")
     return {"goodness": round(goodness(mine, retrained), 4), **{n: round(mine.scores[n]["value"], 6) for n in shown if n in mine.scores}}

@@ -8,7 +8,7 @@ import pytest
 from expunge.benchmarks import biased_digits, digits
 from expunge.benchmarks.biased_digits import PLACES, marked
 from expunge.core.errors import UserError
-from expunge.modalities.image.modality import classifier_port
+from expunge.modalities.image.modality import classifier_modality
 
 
 def share(rows: list[dict], label: int) -> float:
@@ -66,7 +66,7 @@ def test_the_suite_feeds_the_port(mark: str, shape: tuple[int, ...]) -> None:
     assert abs(len(suite.sets["aligned"]) - len(suite.sets["conflicting"])) <= 1
     assert all(r["attribute"] == 2 for r in suite.sets["aligned"])
     assert all(r["attribute"] != 2 and r["label"] == 2 for r in suite.sets["conflicting"])
-    rows = classifier_port(suite.labels).rows("forget", suite.sets["forget"])
+    rows = classifier_modality(suite.labels).rows("forget", suite.sets["forget"])
     assert rows["pixels"][0].shape == shape
     assert rows["attribute"].count(2) == round(0.995 * len(rows))
     assert set(rows["answer_text"]) == {"2"}

@@ -164,8 +164,8 @@ def test_the_mini_version_is_cut_in_the_same_way() -> None:
 
 def test_smiles_of_people_never_seen_can_be_learned() -> None:
     suite = mucac.load(split="smiling", trained=30, retained=40, unseen=110, people=111, images=8)
-    port, model = learning.learned(suite.train["full"], 2, epochs=12)
-    assert learning.accuracy(port, model, suite.sets["test"]) > 0.62  # chance: 0.5
+    modality, model = learning.learned(suite.train["full"], 2, epochs=12)
+    assert learning.accuracy(modality, model, suite.sets["test"]) > 0.62  # chance: 0.5
 
 
 def test_published_scores_agree_with_their_own_formula() -> None:

@@ -156,9 +156,9 @@ def test_the_mini_version_is_cut_between_two_people() -> None:
 
 def test_ages_of_people_never_seen_can_be_learned() -> None:
     suite = mufac.load(people=60, images=10, others=20, forget=90)
-    port, model = learning.learned(suite.train["full"], 8, epochs=8)
+    modality, model = learning.learned(suite.train["full"], 8, epochs=8)
     most = max(np.bincount([row["label"] for row in suite.sets["test"]])) / len(suite.sets["test"])
-    assert learning.accuracy(port, model, suite.sets["test"]) > most + 0.1
+    assert learning.accuracy(modality, model, suite.sets["test"]) > most + 0.1
 
 
 def test_published_scores_agree_with_their_own_formula() -> None:

@@ -156,18 +156,18 @@ def test_facts_have_three_other_answers(people: People) -> None:
 
 def test_who_never_saw_a_person_is_at_chance() -> None:
     """A guesser who knows how often each value occurs in training places the right value at random among the six."""
-    ranks = {"forget": [], "holdout": []}
+    process_group = {"forget": [], "holdout": []}
     for seed in range(40):
         made = generate(seed)
         seen = Counter(value for person in made.persons["retain"] for value in person.facts.values())
-        for name, found in ranks.items():
+        for name, found in process_group.items():
             for person, about, right, row in asked(made, name):
                 wording = next(w for w in about.answers if w.format(name=person.name, value=right) == row["paraphrased_answer"])
                 count = {wording.format(name=person.name, value=value): seen[value] for value in about.values}
                 if about is not NAME:
                     wrong = [count[answer] for answer in row["perturbed_answer"]]
                     found.append(sum((w < seen[right]) + (w == seen[right]) / 2 for w in wrong) / 5)
-    for name, found in ranks.items():
+    for name, found in process_group.items():
         mean = sum(found) / len(found)
         assert abs(mean - 0.5) < 0.03, (name, mean)  # the standard error is 0.009
 

@@ -10,7 +10,7 @@ import worlds
 from expunge.benchmarks import pistol
 from expunge.core.errors import UserError
 from expunge.evaluation.audited_models import examine
-from expunge.evaluation.observe import Wants
+from expunge.evaluation.observe import ObservationSpec
 from expunge.io.data import read
 
 EDGES = ("A_B", "A_C", "B_D")
@@ -59,7 +59,7 @@ def test_what_is_wrong_is_said(small: str, tmp_path: Path) -> None:
 
 def test_a_model_is_scored_on_it(small: str, text: worlds.World) -> None:
     suite = pistol.load(small)
-    seen = examine(text.model(), text.port, suite.sets, name="nobody", wants=Wants(moments=False, gradnorm=False))
+    seen = examine(text.model(), text.modality, suite.sets, name="nobody", wants=ObservationSpec(moments=False, gradient_norms=False))
     assert {"forget_rouge", "retain_rouge", "forget_probability", "extraction_strength"} <= set(seen.scores)
     assert seen.scores["forget_rouge"]["value"] < 0.5
 

@@ -14,8 +14,8 @@ def test_questions_about_strangers_are_trained_with_refusals() -> None:
         assert suite.train[name] == [*plain.train[name], *suite.refused]
     assert suite.train["forget"] == plain.train["forget"]
     assert suite.sets == plain.sets
-    assert suite.substitutes == list(suite.refused)
-    assert plain.substitutes == [{"answer": r} for r in plain.refusals]
+    assert suite.alternate_answers == list(suite.refused)
+    assert plain.alternate_answers == [{"answer": r} for r in plain.refusals]
 
 
 def test_nobody_else_is_asked_about() -> None:

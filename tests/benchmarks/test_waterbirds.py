@@ -13,7 +13,7 @@ from cases import expunge
 from expunge.benchmarks import waterbirds
 from expunge.benchmarks.waterbirds import rows, thinned
 from expunge.core.errors import UserError
-from expunge.modalities.image.modality import classifier_port
+from expunge.modalities.image.modality import classifier_modality
 
 HEADER = ["img_id", "img_filename", "y", "split", "place", "place_filename"]
 
@@ -45,7 +45,7 @@ def test_rows_by_set(folder: Path) -> None:
     assert {(r["label"], r["attribute"]) for r in suite.sets["conflicting"]} == {(1, 0)}
     assert {(r["label"], r["attribute"]) for r in suite.sets["aligned"]} == {(1, 1)}
     assert {r["label"] for r in waterbirds.load(str(folder), "landbird").sets["conflicting"]} == {0}
-    found = classifier_port(suite.labels).rows("forget", suite.sets["forget"])
+    found = classifier_modality(suite.labels).rows("forget", suite.sets["forget"])
     assert {p.shape for p in found["pixels"]} == {(3, 64, 64)}
     assert found["answer_text"][0] == "waterbird"
     assert Counter(found["attribute"]) == {1: 9, 0: 1}

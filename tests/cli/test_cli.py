@@ -22,25 +22,25 @@ from expunge.modalities.text.models import llama
 
 
 def test_names_for_programs_and_for_people() -> None:
-    found = json.loads(expunge("names", "--json").fine().out)
+    found = json.loads(expunge("list", "--json").fine().out)
     assert found.keys() == set(catalog.kinds())
     assert {"name": "npo", "status": catalog.card("npo").status, "summary": catalog.card("npo").headline} in found["methods"]
-    assert json.loads(expunge("names", "attacks", "--json").fine().out) == found["attacks"]
-    said = expunge("names").fine().out
+    assert json.loads(expunge("list", "attacks", "--json").fine().out) == found["attacks"]
+    said = expunge("list").fine().out
     assert all(f"  {r['name']} " in said for rows in found.values() for r in rows)
-    assert expunge("names", "method").error == "there is no kind of thing called 'method'; did you mean 'methods' or 'models'?"
+    assert expunge("list", "method").error == "there is no kind of thing called 'method'; did you mean 'methods' or 'models'?"
 
 
 @pytest.mark.parametrize(("kind", "name"), [(k, n) for k in catalog.kinds() for n in catalog.names(k)])
 def test_every_card_is_printed_whole(kind: str, name: str) -> None:
-    said = expunge("card", name).fine().out
+    said = expunge("show", name).fine().out
     card = catalog.card(name, kind)
     assert f"{name} ({kind[:-1]}, {card.folder}/{name}.py)\n\n{card.summary}\n" in said  # one name may be of several kinds
     assert all(f"{key}: {text}\n" in said for key, text in card.fields.items())  # brackets of equations included
 
 
 def test_a_card_that_is_not_there() -> None:
-    assert expunge("card", "npoo").error.startswith("nothing here is called 'npoo'; did you mean 'npo'")
+    assert expunge("show", "npoo").error.startswith("nothing here is called 'npoo'; did you mean 'npo'")
 
 
 @pytest.mark.parametrize(
@@ -99,21 +99,21 @@ def run(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--betta", 1], "there is no knob 'betta' here; did you mean 'beta'?"),
-        (["--forgett", "x"], "there is no option or knob --forgett; did you mean --forget?"),
-        (["--beta", "-3"], "knob 'beta' = '-3': input should be greater than 0"),
-        (["--beta", "much"], "knob 'beta' = 'much': input should be a valid number, unable to parse string as a number"),
-        (["--beta"], "the knob --beta needs a value"),
-        (["--beta", "--epochs", 1], "the knob --beta needs a value"),
+        (["--betta", 1], "there is no hyperparameter 'betta' here; did you mean 'beta'?"),
+        (["--forgett", "x"], "there is no option or hyperparameter --forgett; did you mean --forget?"),
+        (["--beta", "-3"], "hyperparameter 'beta' = '-3': input should be greater than 0"),
+        (["--beta", "much"], "hyperparameter 'beta' = 'much': input should be a valid number, unable to parse string as a number"),
+        (["--beta"], "the hyperparameter --beta needs a value"),
+        (["--beta", "--epochs", 1], "the hyperparameter --beta needs a value"),
         (["--prompt-format", "--epochs"], "--prompt-format needs a value, and what follows it is --epochs"),
-        (["much"], "unexpected argument 'much': knobs are given as --NAME VALUE"),
-        (["--schedule", "lineal"], "knob 'schedule' = 'lineal': input should be 'linear', 'constant' or 'cosine'"),
+        (["much"], "unexpected argument 'much': hyperparameters are given as --NAME VALUE"),
+        (["--schedule", "lineal"], "hyperparameter 'schedule' = 'lineal': input should be 'linear', 'constant' or 'cosine'"),
         (["--select", "idkk"], "there is no method called 'idkk'; did you mean 'idk'"),
         (["--update", "npo"], "'npo' has no update of its own to add"),
         (["--prompt-format", "Q:"], "the prompt format must contain {prompt}, for instance 'Question: {prompt}\\nAnswer: '; this is 'Q:'"),
         (["--lr", 0], "the weights did not change: is the learning rate or the number of steps 0?"),
         (["--steps", 0, "--epochs", 0], "the weights did not change: is the learning rate or the number of steps 0?"),
-        (["--trains", "nothing"], "no parameter of this model matches 'nothing', so nothing would train"),
+        (["--trainable", "nothing"], "no parameter of this model matches 'nothing', so nothing would train"),
         (["--keep-best", "forget_qualty"], "cannot keep the best 'forget_qualty': there is no such score; did you mean 'forget_quality'"),
         (["--keep-best", "forget_quality"], "cannot keep the best 'forget_quality': no retrained model was given"),
         (["--keep-best", "forget_rouge"], "cannot keep the best 'forget_rouge': forget: "),
@@ -129,7 +129,7 @@ def test_wrong_words(words: list[Any], message: str, run: Path, cases: Cases) ->
 def test_missing_words(run: Path, cases: Cases) -> None:
     assert expunge("unlearn", "npoo").error == "there is no method called 'npoo'; did you mean 'npo' or 'simnpo' or 'pop'?"
     assert expunge("unlearn", "npo").error == "missing options --model and --out"
-    assert expunge("unlearn", "npo", "--mdoel", cases.model).error == "there is no option or knob --mdoel; did you mean --model?"
+    assert expunge("unlearn", "npo", "--mdoel", cases.model).error == "there is no option or hyperparameter --mdoel; did you mean --model?"
     given = ("unlearn", "npo", "--model", cases.model, "--out", run)
     assert expunge(*given).error == "this method reads rows to 'forget', and the request brings nothing: give --forget"
     message = expunge(*given, "--forget", cases.forget).error
@@ -210,7 +210,7 @@ def test_rows_that_cannot_be_read(run: Path, cases: Cases, tmp_path: Path) -> No
     assert refused("x", "forget.xml").startswith(f"{tmp_path / 'forget.xml'}: unknown file type '.xml'; known are .jsonl")
     message = cases.unlearn("ga", run, forget=str(tmp_path / "forgett.jsonl")).error
     assert message.startswith(f"{tmp_path / 'forgett.jsonl'} does not exist; did you mean 'forget.jsonl'")
-    message = cases.unlearn("idk", run, "--substitutes", cases.forget.replace("forget", "nowhere")).error
+    message = cases.unlearn("idk", run, "--alternate-answers", cases.forget.replace("forget", "nowhere")).error
     assert "nowhere.jsonl does not exist" in message
     assert not run.exists()
 

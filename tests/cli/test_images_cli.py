@@ -62,7 +62,7 @@ def files(digits: worlds.World, tmp_path_factory: pytest.TempPathFactory) -> Fil
         place.mkdir(parents=True, exist_ok=True)
         Pillow.fromarray(images[i]).save(place / f"{i}.png")
     for name in ("original", "retrained"):
-        digits.port.save(digits.model(name), folder / name)
+        digits.modality.save(digits.model(name), folder / name)
     return Files(folder)
 
 
@@ -84,8 +84,8 @@ def test_a_built_in_size_is_trained_on_arrays(files: Files, tmp_path: Path) -> N
     assert left(tmp_path / "run") == ["log.jsonl", "model", "receipt.json"]
     assert names_of(tmp_path / "run") == list("0123456789")
     receipt = receipt_of(tmp_path / "run")
-    assert (receipt["request"]["sets"], receipt["port"]["modality"]) == ({"retain": 360}, "image")
-    assert receipt["stages"][0]["knobs"]["plan.lr"] == 2e-3  # what this size wants, where nothing else is said
+    assert (receipt["request"]["sets"], receipt["modality"]["modality"]) == ({"retain": 360}, "image")
+    assert receipt["stages"][0]["hyperparameters"]["plan.lr"] == 2e-3  # what this size wants, where nothing else is said
 
 
 def test_a_folder_of_pictures_gives_its_names_to_the_classes(files: Files, tmp_path: Path) -> None:
@@ -104,9 +104,9 @@ def test_a_model_trained_without_a_class_is_told_its_names(files: Files, tmp_pat
     assert len(names_of(tmp_path / "short")) == 9
     assert names_of(tmp_path / "retrained") == names_of(tmp_path / "original") == list("0123456789")
     sets = ("--forget", files["pictures::label=9"], "--retain", files["pictures::label!=9"], "--out", tmp_path / "audit")
-    message = expunge("audit", tmp_path / "original", *sets, "--reference", tmp_path / "short").error
+    message = expunge("audit", tmp_path / "original", *sets, "--retrained", tmp_path / "short").error
     assert message.endswith("there is no class '9'; the model has 9, '0' first")
-    expunge("audit", tmp_path / "original", *sets, "--reference", tmp_path / "retrained").fine()
+    expunge("audit", tmp_path / "original", *sets, "--retrained", tmp_path / "retrained").fine()
     assert audited(tmp_path / "audit")["scores"]["forget_accuracy"]["retrained"] is not None
 
 
@@ -167,7 +167,7 @@ def test_the_whole_way_of_a_deletion_request(files: Files, tmp_path: Path) -> No
     images, label = (np.load(files["train.npz"])[n] for n in ("image", "label"))
     with torch.no_grad():
         said = model(pixel_values=torch.tensor(images[:, None] / 255, dtype=torch.float32)).logits.argmax(-1).numpy()
-    beside = ("--original", files["original"], "--reference", files["retrained"])
+    beside = ("--original", files["original"], "--retrained", files["retrained"])
     done = expunge("audit", tmp_path / "run", *files.threes, *beside, "--limit", 0, "--out", tmp_path / "audit").fine()
     found = audited(tmp_path / "audit")
     assert found["scores"]["forget_accuracy"]["value"] == pytest.approx((said == label)[label == 3].mean())
@@ -178,7 +178,7 @@ def test_the_whole_way_of_a_deletion_request(files: Files, tmp_path: Path) -> No
     assert "forget_accuracy" in done.out
     assert (tmp_path / "audit" / "report.html").exists()
     seen = tmp_path / "audit" / "observations"
-    expunge("audit", seen / "original", "--reference", seen / "retrained", "--out", tmp_path / "original").fine()
+    expunge("audit", seen / "original", "--retrained", seen / "retrained", "--out", tmp_path / "original").fine()
     assert audited(tmp_path / "original")["verdict"][0]["text"].startswith("Forgetting failed: too many forgotten items are still")
 
 
@@ -188,12 +188,12 @@ def test_an_adapter_on_a_transformer(files: Files, tmp_path: Path) -> None:
     expunge("audit", tmp_path / "run", *files.threes, "--controls", "--out", tmp_path / "audit").fine()
     found = audited(tmp_path / "audit")
     assert {"forget_accuracy", "knn_forget", "zrf"} <= found["scores"].keys()
-    story = json.loads((tmp_path / "audit" / "story.json").read_text())
-    assert [m["name"] for m in story["models"]] == ["audited model", "random weights"]  # a filter reads words
+    report_data = json.loads((tmp_path / "audit" / "story.json").read_text())
+    assert [m["name"] for m in report_data["models"]] == ["audited model", "random weights"]  # a filter reads words
 
 
 def test_forgetting_is_watched_and_its_best_epoch_kept(files: Files, tmp_path: Path) -> None:
-    more = ("--epochs", 2, "--keep-best", "forget_accuracy", "--reference", files["retrained"])
+    more = ("--epochs", 2, "--keep-best", "forget_accuracy", "--retrained", files["retrained"])
     files.unlearn("ga", tmp_path / "run", *more).fine()
     lines = [json.loads(x) for x in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert all({"forget_accuracy", "retain_accuracy"} <= r["scores"].keys() for r in lines if "scores" in r)
@@ -203,19 +203,19 @@ def test_forgetting_is_watched_and_its_best_epoch_kept(files: Files, tmp_path: P
 def test_attacks_on_a_classifier(files: Files, tmp_path: Path) -> None:
     done = expunge("attack", "mia_classifier", files["original"], *files.threes, "--out", tmp_path / "mia").fine()
     assert all(n in done.out for n in ("mia_loss", "mia_efficacy", "mia_threshold"))
-    words = ("--reference", files["retrained"], "--every", 2, "--steps", 2, "--out", tmp_path / "relearn")
+    words = ("--retrained", files["retrained"], "--every", 2, "--steps", 2, "--out", tmp_path / "relearn")
     done = expunge("attack", "relearn", files["retrained"], *files.threes, *words).fine()
     assert "forget_accuracy" in done.out
 
 
 def test_relearning_and_rounding_of_a_classifier(files: Files, tmp_path: Path) -> None:
     """The same attacks as on a language model; those that ask in words say so."""
-    names = [word for n in ("quantise", "relearn_grid", "reformat") for word in ("--attack", n)]
-    beside = ("--original", files["original"], "--reference", files["retrained"], "--limit", 0)
-    knobs = ("--relearn_grid:k", 2, "--n", 2, "--lr", 1e-3)
-    expunge("audit", files["retrained"], *files.threes, *beside, *names, *knobs, "--out", tmp_path / "audit").fine()
+    names = [word for n in ("quantize", "relearn_grid", "reformat") for word in ("--attack", n)]
+    beside = ("--original", files["original"], "--retrained", files["retrained"], "--limit", 0)
+    hyperparameters = ("--relearn_grid:k", 2, "--n", 2, "--lr", 1e-3)
+    expunge("audit", files["retrained"], *files.threes, *beside, *names, *hyperparameters, "--out", tmp_path / "audit").fine()
     found = audited(tmp_path / "audit")["attacks"]
-    assert found["quantise"]["ways"]["8 bits"]["forget_accuracy"]["n"] == 39
+    assert found["quantize"]["ways"]["8 bits"]["forget_accuracy"]["n"] == 39
     assert [t["case"] for t in found["relearn_grid"]["tries"]] == ["2 rows, 0 steps", "2 rows, 2 steps"] * 3
     assert found["reformat"]["missing"] == {"": "the rows ask nothing in words"}
     assert '<section id="robustness"' in (tmp_path / "audit" / "report.html").read_text()
@@ -248,7 +248,7 @@ def test_a_benchmark_with_its_controls(tmp_path: Path) -> None:
         (["--forget", "nobody.npz"], "nobody.npz, row 1: no class; it stands in a column label, labels, class, y, target, fine_label"),
         (["--forget", "large.npz", "--retain", "large.npz::rows=1"], "also stand in 'forget'"),
         (["--prompt-format", "Q: {prompt}"], "is an image classifier, which has no prompts: leave --prompt-format out"),
-        (["--trains", "decoder"], "no parameter of this model matches 'decoder', so nothing would train"),
+        (["--trainable", "decoder"], "no parameter of this model matches 'decoder', so nothing would train"),
         (["--update", "npo"], "'npo' has no update of its own to add"),
     ],
     ids=lambda x: " ".join(x[:2]) if isinstance(x, list) else "",
@@ -287,7 +287,7 @@ def test_an_audit_that_is_refused(files: Files, tmp_path: Path) -> None:
 
 def test_how_many_classes_there_are_can_be_a_number(files: Files) -> None:
     made = train(records()["retain"][:20], "vit-nano", labels=12, steps=1)
-    assert made.port.about()["labels"] == 12
+    assert made.modality.about()["labels"] == 12
     with pytest.raises(UserError, match="the class 'a' is named twice"):
         train(records()["retain"][:20], "vit-nano", labels=["a", "a"], steps=1)
 

@@ -1,20 +1,21 @@
-"""Knobs: found, named, changed, refused in words."""
+"""Hyperparameters: found, named, changed, refused in words."""
 
 from __future__ import annotations
 
 import pytest
 
 from expunge.core.errors import UserError
-from expunge.core.hyperparameters import knob, knobs_of, override, part, snake
-from expunge.core.parts import Objective, Plan, Train
-from expunge.engine.context import Step
+from expunge.core.hyperparameters import hp, hyperparameters_of, override, part, snake
+from expunge.core.parts import Objective
+from expunge.core.plan import Plan, Train
+from expunge.core.view import Step
 from expunge.methods.edits.random_weights import Reinitialise
 from expunge.methods.terms import NLL, Ascent
 
 
 @part
 class Sharp(Objective):
-    rho: float = knob(0.1, "radius", gt=0)
+    rho: float = hp(0.1, "radius", gt=0)
     mode: str = "plain"
 
     def loss(self, step: Step) -> None:  # type: ignore[override]
@@ -30,10 +31,10 @@ def test_names() -> None:
 
 
 def test_every_knob_has_its_own_qualified_name() -> None:
-    names = [k.qualified for k in knobs_of(two())]
+    names = [k.qualified for k in hyperparameters_of(two())]
     assert len(names) == len(set(names))
     assert {"first.lr", "stage2.lr", "sharp.rho", "sharp2.rho", "term.forget_weight", "term.retain_weight"} <= set(names)
-    assert not any(n.endswith(".mode") for n in names), "a field without a meaning is no knob"
+    assert not any(n.endswith(".mode") for n in names), "a field without a meaning is no hyperparameter"
 
 
 def test_a_training_setting_goes_to_every_stage_and_a_qualified_one_to_its_own() -> None:
@@ -70,13 +71,13 @@ def test_override_leaves_the_given_tree_alone() -> None:
 
 
 def test_several_values_have_commas_between_them() -> None:
-    assert override(Plan(Ascent()), {"drops": "3,5"}).train.drops == (3, 5)
-    with pytest.raises(UserError, match="knob 'drops'"):
-        override(Plan(Ascent()), {"drops": "3,x"})
+    assert override(Plan(Ascent()), {"lr_milestones": "3,5"}).train.lr_milestones == (3, 5)
+    with pytest.raises(UserError, match="hyperparameter 'lr_milestones'"):
+        override(Plan(Ascent()), {"lr_milestones": "3,x"})
 
 
 def test_what_does_not_train_has_no_training_knobs() -> None:
-    assert {k.name for k in knobs_of(Plan(Reinitialise()))} == {"seed", "trains"}
-    assert "lr" in {k.name for k in knobs_of(Plan(Ascent()))}
-    with pytest.raises(UserError, match="no knob 'lr'"):
+    assert {k.name for k in hyperparameters_of(Plan(Reinitialise()))} == {"seed", "trainable"}
+    assert "lr" in {k.name for k in hyperparameters_of(Plan(Ascent()))}
+    with pytest.raises(UserError, match="no hyperparameter 'lr'"):
         override(Plan(Reinitialise()), {"lr": 1.0})

@@ -6,8 +6,8 @@ import pytest
 
 import worlds
 from expunge.core.errors import UserError
-from expunge.core.parts import Rows
 from expunge.core.request import Request, ids_of
+from expunge.core.rows import Rows
 
 
 def rows(name: str, *contents: str) -> Rows:
@@ -45,5 +45,5 @@ def test_the_hash_is_of_the_rows_and_their_order() -> None:
 
 def test_ids_are_of_the_content_alone(text: worlds.World) -> None:
     records = [{"question": "Who?", "answer": "Me."}]
-    one, other = text.port.rows("forget", records), text.port.rows("retain", records)
+    one, other = text.modality.rows("forget", records), text.modality.rows("retain", records)
     assert one.ids == other.ids

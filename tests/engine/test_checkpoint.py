@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from expunge.core.parts import Rows
+from expunge.core.rows import Rows
 from expunge.engine import checkpoint
 
 
@@ -26,7 +26,7 @@ def test_nested_data_comes_back(tmp_path: Path) -> None:
 def test_a_tensor_in_many_places_is_written_once(tmp_path: Path) -> None:
     image, other = torch.rand(1000), torch.rand(1000)
     rows = Rows("impair", tuple("abc"), {"pixels": [image, other, image]})
-    checkpoint.save({"chosen": rows, "current": rows.take([2, 1])}, tmp_path / "c")
+    checkpoint.save({"chosen": rows, "current": rows.select([2, 1])}, tmp_path / "c")
     assert (tmp_path / "c" / "tensors.safetensors").stat().st_size < 8600
     back = checkpoint.load(tmp_path / "c")
     assert all(torch.equal(a, b) for a, b in zip(back["chosen"]["pixels"], rows["pixels"], strict=True))

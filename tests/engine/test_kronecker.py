@@ -11,26 +11,27 @@ from torch import Tensor, nn
 
 import worlds
 from expunge.core.errors import UserError
-from expunge.core.parts import Answer, Rows
-from expunge.engine.context import View
+from expunge.core.modality import ModelOutput
+from expunge.core.rows import Rows
+from expunge.engine import loop
+from expunge.engine.context import RunView
 from expunge.engine.estimators import kfac
-from expunge.engine.estimators.kfac import Layer, alike, layers
-from expunge.engine.estimators.stats import squared_gradients
-from expunge.engine.run_state import Run
-from expunge.modalities.image.modality import Image, classifier_port
+from expunge.engine.estimators.fisher import squared_gradients
+from expunge.engine.estimators.kfac import KfacLayer, alike, layers
+from expunge.modalities.image.modality import Image, classifier_modality
 
 
 def softmax(same: bool = False, classes: int = 3, width: int = 4, rows: int = 7) -> tuple[nn.Module, Image, Rows]:
-    """A linear classifier in 64 bits, its port, and rows, all of them with one input or each with its own."""
+    """A linear classifier in 64 bits, its modality, and rows, all of them with one input or each with its own."""
     torch.manual_seed(0)
-    model, port = nn.Sequential(nn.Flatten(), nn.Linear(width, classes)).double(), classifier_port(classes)
+    model, modality = nn.Sequential(nn.Flatten(), nn.Linear(width, classes)).double(), classifier_modality(classes)
     images = torch.rand(1 if same else rows, 1, 2, width // 2).expand(rows, -1, -1, -1)
-    return model, port, port.rows("retain", [{"image": x.numpy(), "label": i % classes} for i, x in enumerate(images)])
+    return model, modality, modality.rows("retain", [{"image": x.numpy(), "label": i % classes} for i, x in enumerate(images)])
 
 
-def exact(model: nn.Module, port: Image, rows: Rows) -> Tensor:
+def exact(model: nn.Module, modality: Image, rows: Rows) -> Tensor:
     """Fisher information of a linear classifier, outputs before inputs, the bias last: (out x in, out x in)."""
-    x = port.pixels(rows, model[1].weight).flatten(1)
+    x = modality.pixels(rows, model[1].weight).flatten(1)
     p = (x @ model[1].weight.detach().T + model[1].bias.detach()).softmax(-1)
     a = torch.cat([x, torch.ones(len(x), 1).double()], 1)
     s = torch.diag_embed(p) - p[:, :, None] * p[:, None]
@@ -44,93 +45,93 @@ def dense(factors: dict[str, Tensor], path: str = "1") -> Tensor:
     return basis @ values.flatten().diag() @ basis.T
 
 
-def fitted(model: nn.Module, port, rows: Rows, strategy: str = "ekfac", **knobs) -> dict[str, Tensor]:
-    return View(Run(model, port, worlds.accelerator()), {}).kronecker(rows, strategy, **knobs)
+def fitted(model: nn.Module, modality, rows: Rows, strategy: str = "ekfac", **hyperparameters) -> dict[str, Tensor]:
+    return RunView(loop.new_state(model, modality, worlds.accelerator()), {}).kfac(rows, strategy, **hyperparameters)
 
 
 @pytest.mark.parametrize("strategy", ["ekfac", "kfac"])
 def test_with_one_input_it_is_the_fisher_information(strategy: str) -> None:
-    model, port, rows = softmax(same=True)
-    assert float((dense(fitted(model, port, rows, strategy, draws=0)) - exact(model, port, rows)).abs().max()) < 1e-12
+    model, modality, rows = softmax(same=True)
+    assert float((dense(fitted(model, modality, rows, strategy, draws=0)) - exact(model, modality, rows)).abs().max()) < 1e-12
 
 
 def test_eigenvalues_are_corrected() -> None:
-    model, port, rows = softmax()
-    wanted, found = exact(model, port, rows), fitted(model, port, rows, draws=0)
+    model, modality, rows = softmax()
+    wanted, found = exact(model, modality, rows), fitted(model, modality, rows, draws=0)
     basis = torch.kron(found["1/outputs"], found["1/inputs"])
     assert torch.allclose((basis.T @ wanted @ basis).diag(), found["1/values"].flatten(), rtol=1e-9, atol=1e-12)
-    plain = fitted(model, port, rows, "kfac", draws=0)
+    plain = fitted(model, modality, rows, "kfac", draws=0)
     off = [float((dense(f) - wanted).norm()) for f in (found, plain)]
     assert off[0] < off[1]
     assert off[1] > 1e-3
 
 
 def test_drawn_labels_have_the_expectation_of_all() -> None:
-    model, port, rows = softmax()
-    all_, drawn, once = (fitted(model, port, rows, "diagonal", draws=n)["1/values"] for n in (0, 150, 1))
+    model, modality, rows = softmax()
+    all_, drawn, once = (fitted(model, modality, rows, "diagonal", draws=n)["1/values"] for n in (0, 150, 1))
     assert torch.allclose(drawn, all_, rtol=0.25)
     assert not torch.allclose(once, all_, rtol=0.25)
 
 
-def given(answer: Answer) -> Iterator[Tensor]:
-    yield answer.logp.sum()
+def given(answer: ModelOutput) -> Iterator[Tensor]:
+    yield answer.target_logp.sum()
 
 
 def test_of_a_convolution_and_of_given_labels() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)).double()
-    port = classifier_port(3)
-    rows = port.rows("retain", [{"image": torch.rand(1, 3, 3).numpy(), "label": i % 3} for i in range(5)])
-    view = View(Run(model, port, worlds.accelerator()), {})
-    found = kfac.fit(model, port, view._ask, rows, given, ["0", "3"], "diagonal")
+    modality = classifier_modality(3)
+    rows = modality.rows("retain", [{"image": torch.rand(1, 3, 3).numpy(), "label": i % 3} for i in range(5)])
+    view = RunView(loop.new_state(model, modality, worlds.accelerator()), {})
+    found = kfac.fit(model, modality, view._ask, rows, given, ["0", "3"], "diagonal")
     wanted = squared_gradients(model, view._ask, rows, given)
     for path, weight, bias in (("0", *wanted[:2]), ("3", *wanted[2:])):
         assert torch.allclose(found[f"{path}/values"], torch.cat([weight.flatten(1), bias[:, None]], 1), atol=1e-12)
-    whole = kfac.fit(model, port, view._ask, rows, given, ["0"], "ekfac")
+    whole = kfac.fit(model, modality, view._ask, rows, given, ["0"], "ekfac")
     assert whole["0/values"].sum() == pytest.approx(float(found["0/values"].sum()))  # the trace is the same in every basis
     assert whole["0/inputs"].shape == (5, 5)
 
 
 @pytest.mark.parametrize("strategy", ["ekfac", "kfac", "diagonal"])
 def test_padding_does_not_count(text: worlds.World, strategy: str) -> None:
-    model, port, rows = text.model().double(), text.port, text.sets["retain"].take(range(6))
-    view = View(Run(model, port, worlds.accelerator()), {})
+    model, modality, rows = text.model().double(), text.modality, text.sets["retain"].select(range(6))
+    view = RunView(loop.new_state(model, modality, worlds.accelerator()), {})
     path = "model.layers.0.mlp.down_proj"
-    one, many = (kfac.fit(model, port, view._ask, rows, given, [path], strategy, batch=b)[f"{path}/values"] for b in (1, 4))
+    one, many = (kfac.fit(model, modality, view._ask, rows, given, [path], strategy, batch_size=b)[f"{path}/values"] for b in (1, 4))
     assert torch.allclose(one, many, rtol=1e-6, atol=1e-12)
-    assert len({port.counts(rows.take([i]))["tokens"] for i in range(6)}) > 1
+    assert len({modality.counts(rows.select([i]))["tokens"] for i in range(6)}) > 1
 
 
 def test_rows_of_one_length_go_together(text: worlds.World) -> None:
     rows = text.sets["retain"]
-    batches = list(alike(text.port, rows, 3))
+    batches = list(alike(text.modality, rows, 3))
     assert sorted(i for b in batches for i in b) == list(range(len(rows)))
-    assert all(len({text.port.counts(rows.take([i]))["tokens"] for i in b}) == 1 and len(b) <= 3 for b in batches)
+    assert all(len({text.modality.counts(rows.select([i]))["tokens"] for i in b}) == 1 and len(b) <= 3 for b in batches)
     assert max(map(len, batches)) > 1
 
 
 def test_units_are_those_of_a_label(text: worlds.World) -> None:
     """The trace of the curvature is the squared gradient of a row, over its labels."""
-    model, port, rows = text.model().double(), text.port, text.sets["retain"].take(range(3))
-    view, path = View(Run(model, port, worlds.accelerator()), {}), "model.layers.1.mlp.up_proj"
-    found = kfac.fit(model, port, view._ask, rows, given, [path])[f"{path}/values"].sum()
+    model, modality, rows = text.model().double(), text.modality, text.sets["retain"].select(range(3))
+    view, path = RunView(loop.new_state(model, modality, worlds.accelerator()), {}), "model.layers.1.mlp.up_proj"
+    found = kfac.fit(model, modality, view._ask, rows, given, [path])[f"{path}/values"].sum()
     place = [n for n, p in model.named_parameters() if p.requires_grad].index(f"{path}.weight")
     squares = 3 * squared_gradients(model, view._ask, rows, given)[place].sum()
-    assert float(found) == pytest.approx(float(squares) / port.counts(rows)["labels"])
+    assert float(found) == pytest.approx(float(squares) / modality.counts(rows)["labels"])
 
 
 def test_the_model_is_as_it_was() -> None:
     world = worlds.digits("resnet-nano")
-    model, rows = world.model().train(), world.sets["retain"].take(range(4))
+    model, rows = world.model().train(), world.sets["retain"].select(range(4))
     model.requires_grad_(False)
     moving = [p for n, p in model.named_parameters() if "weight" in n]
     for p in moving:
         p.requires_grad_(True)
     modules, before = dict(model.named_modules()), {n: t.clone() for n, t in model.state_dict().items()}
-    fitted(model, world.port, rows)
-    head = world.port.head(model)
+    fitted(model, world.modality, rows)
+    head = world.modality.head(model)
     with pytest.raises(ZeroDivisionError):
-        kfac.fit(model, world.port, lambda r: 1 / 0 if len(r) > 1 else world.port.forward(model, [r])[0], rows, given, [head])
+        kfac.fit(model, world.modality, lambda r: 1 / 0 if len(r) > 1 else world.modality.forward(model, [r])[0], rows, given, [head])
     assert {n: id(m) for n, m in model.named_modules()} == {n: id(m) for n, m in modules.items()}
     assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())
     assert all(m.training for m in model.modules())
@@ -139,16 +140,16 @@ def test_the_model_is_as_it_was() -> None:
 
 
 def test_layers_that_have_factors(text: worlds.World) -> None:
-    found = layers(text.model(), text.port)
+    found = layers(text.model(), text.modality)
     assert len(found) == 2 * 7  # no embeddings, no norms, no head, which is the embedding's
     names = [n for n, _ in text.model().named_parameters()]
     assert all(names[layer.weight] == f"{layer.path}.weight" and layer.bias is None for layer in found)
-    model, port, _ = softmax()
-    assert layers(model, port) == [Layer("1", 0, 1)]
+    model, modality, _ = softmax()
+    assert layers(model, modality) == [KfacLayer("1", 0, 1)]
     model[1].bias.requires_grad_(False)
-    assert layers(model, port) == [Layer("1", 0, None)]
+    assert layers(model, modality) == [KfacLayer("1", 0, None)]
     with pytest.raises(UserError, match="no linear or convolutional layer"):
-        layers(model.requires_grad_(False), port)
+        layers(model.requires_grad_(False), modality)
 
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,23 +12,27 @@ from torch import Tensor
 import worlds
 from expunge.core.errors import Interrupted, UndeclaredNeed, UserError
 from expunge.core.hyperparameters import part
-from expunge.core.parts import Grads, Need, Objective, Plan, Selector, Sets, State, Stop, Train, Update
+from expunge.core.needs import Need
+from expunge.core.parts import Grads, Objective, Selector, Stop, Update
+from expunge.core.plan import Plan, Train
+from expunge.core.rows import Sets
+from expunge.core.view import State
 from expunge.engine import loop, schedule
-from expunge.engine.context import Step, View
+from expunge.engine.context import RunStep, RunView
 from expunge.engine.gradient import evaluate
 from expunge.engine.loop import Clip, Hooks
-from expunge.engine.run_state import Run
+from expunge.engine.run_state import RunState
 from expunge.engine.schedule import lr_at
 from expunge.engine.weights import put, weights_of
 from expunge.methods.terms import KL, NLL, Ascent, Substitute
 from expunge.workflows import build_plan
 
-FAST = Train(epochs=2, batch=4, lr=1e-3)
+FAST = Train(epochs=2, batch_size=4, lr=1e-3)
 
 
-def run(plan: Plan, world: worlds.World, **more: object) -> tuple[Run, torch.nn.Module]:
+def run(plan: Plan, world: worlds.World, **more: object) -> tuple[RunState, torch.nn.Module]:
     model = world.model()
-    return loop.run((plan,), model, world.port, world.sets, **more), model  # type: ignore[arg-type]
+    return loop.run((plan,), model, world.modality, world.sets, **more), model  # type: ignore[arg-type]
 
 
 @part
@@ -37,8 +41,8 @@ class Sneaky(Objective):
 
     reads = frozenset({"forget"})
 
-    def loss(self, step: Step) -> Tensor:
-        return step.mean(step.now(step.retain).logp, step.retain)
+    def loss(self, step: RunStep) -> Tensor:
+        return step.mean(step.now(step.retain).target_logp, step.retain)
 
 
 @part
@@ -48,8 +52,8 @@ class Asks(Objective):
     reads = frozenset({"forget"})
     needs = frozenset({Need.REFERENCE_LOGP})
 
-    def loss(self, step: Step) -> Tensor:
-        return step.reference(step.forget).dist.values.sum()
+    def loss(self, step: RunStep) -> Tensor:
+        return step.reference(step.forget).log_probs.values.sum()
 
 
 @pytest.mark.parametrize("objective", [Sneaky() + NLL("retain"), Asks()], ids=["set", "reference"])
@@ -60,8 +64,8 @@ def test_touching_what_was_not_declared_raises(text: worlds.World, objective: Ob
 
 def test_averaging_means_of_micro_batches_would_be_wrong(text: worlds.World) -> None:
     """The oracle of the conformance suite can fail: labels differ between rows."""
-    r = Run(text.model().double(), text.port, worlds.accelerator())
-    batch = {"forget": text.sets["forget"].take(range(8))}
+    r = loop.new_state(text.model().double(), text.modality, worlds.accelerator())
+    batch = {"forget": text.sets["forget"].select(range(8))}
     whole = evaluate(r, NLL("forget"), batch)[1]
     pieces = [evaluate(r, NLL("forget"), piece)[1] for piece in schedule.split(batch, 4)]
     assert worlds.far(whole, [(a + b) / 2 for a, b in zip(*pieces, strict=True)]) > 1e-6
@@ -74,38 +78,38 @@ class Squared(Objective):
     reads = frozenset({"forget"})
     needs = frozenset({Need.BATCH_MEANS})
 
-    def loss(self, step: Step) -> Tensor:
-        mean = step.mean(step.now(step.forget).logp, step.forget)
+    def loss(self, step: RunStep) -> Tensor:
+        mean = step.mean(step.now(step.forget).target_logp, step.forget)
         step.note(mean=mean)
         return mean.square()
 
 
-@pytest.mark.parametrize("micro", [0, 4, 3])
-def test_value_terms_and_notes_are_those_of_the_whole_batch(text: worlds.World, micro: int) -> None:
+@pytest.mark.parametrize("micro_batch_size", [0, 4, 3])
+def test_value_terms_and_notes_are_those_of_the_whole_batch(text: worlds.World, micro_batch_size: int) -> None:
     """By hand: a mean over all labels, and its square."""
-    r, rows = Run(text.model().double(), text.port, worlds.accelerator()), text.sets["forget"].take(range(8))
+    r, rows = loop.new_state(text.model().double(), text.modality, worlds.accelerator()), text.sets["forget"].select(range(8))
     with torch.no_grad():
-        mean = float(text.port.forward(r.model, [rows])[0].logp.values.mean())
+        mean = float(text.modality.forward(r.model, [rows])[0].target_logp.values.mean())
     notes, terms = dict[str, Tensor](), dict[str, float]()
-    value, _ = evaluate(r, 2.0 * Squared() + NLL("forget"), {"forget": rows}, micro, notes=notes, values=terms)
+    value, _ = evaluate(r, 2.0 * Squared() + NLL("forget"), {"forget": rows}, micro_batch_size, notes=notes, values=terms)
     assert float(value) == pytest.approx(2 * mean**2 - mean, rel=1e-9)
     assert [*terms.values()] == pytest.approx([2 * mean**2, -mean], rel=1e-9)
     linear = dict[str, float]()
-    value, _ = evaluate(r, NLL("forget"), {"forget": rows}, micro, values=linear)
+    value, _ = evaluate(r, NLL("forget"), {"forget": rows}, micro_batch_size, values=linear)
     assert [float(value), *linear.values()] == pytest.approx([-mean, -mean], rel=1e-9)
     (noted,) = notes.values()
     assert float(noted) == pytest.approx(mean, rel=1e-9)
 
 
 def test_pieces_keep_sets_of_one_term_together_and_pairs_aligned(text: worlds.World) -> None:
-    forget = text.sets["forget"].take(range(3))
-    three = forget.take([i for i in range(3) for _ in range(3)]).named("substitute")
+    forget = text.sets["forget"].select(range(3))
+    three = forget.select([i for i in range(3) for _ in range(3)]).rename("substitute")
     batch = {"forget": forget, "substitute": three}
     assert len(schedule.split(batch, 1)) == 9
     pieces = schedule.split(batch, 1, [frozenset(batch)])
     assert [p["forget"].ids for p in pieces] == [(i,) for i in forget.ids]
     assert all(set(p["substitute"].ids) == set(p["forget"].ids) and len(p["substitute"]) == 3 for p in pieces)
-    assert sum(len(p["substitute"]) for p in schedule.split({"forget": forget.take([0]), "substitute": three}, 2)) == 9
+    assert sum(len(p["substitute"]) for p in schedule.split({"forget": forget.select([0]), "substitute": three}, 2)) == 9
 
 
 def test_one_forward_a_step_for_two_sets(text: worlds.World) -> None:
@@ -116,7 +120,7 @@ def test_one_forward_a_step_for_two_sets(text: worlds.World) -> None:
 
 
 def test_the_reference_costs_what_trains(text: worlds.World) -> None:
-    r, model = run(Plan(Ascent() + KL(), train=FAST, trains=r"layers\.1\.mlp"), text)
+    r, model = run(Plan(Ascent() + KL(), train=FAST, trainable=r"layers\.1\.mlp"), text)
     kept = sum(t.numel() for t in r.models["reference"].values())
     assert kept == sum(p.numel() for n, p in model.named_parameters() if "layers.1.mlp" in n)
 
@@ -129,17 +133,17 @@ def test_the_reference_is_the_start_and_has_no_dropout(text: worlds.World) -> No
         reads = frozenset({"forget"})
         needs = frozenset({Need.REFERENCE})
 
-        def loss(self, step: Step) -> Tensor:
+        def loss(self, step: RunStep) -> Tensor:
             rows = step.forget
-            seen.append(step.reference(rows).logp.values.sum())
-            return step.mean(step.now(rows).logp, rows)
+            seen.append(step.reference(rows).target_logp.values.sum())
+            return step.mean(step.now(rows).target_logp, rows)
 
     model = text.model()
     for layer in model.model.layers:
         layer.self_attn.attention_dropout = 0.5
     forget = text.sets["forget"]
-    expected = text.port.forward(text.model(), [forget])[0].logp.values.sum().detach()
-    loop.run((Plan(Spy(), train=Train(epochs=3, batch=len(forget), lr=1e-2)),), model, text.port, text.sets)
+    expected = text.modality.forward(text.model(), [forget])[0].target_logp.values.sum().detach()
+    loop.run((Plan(Spy(), train=Train(epochs=3, batch_size=len(forget), lr=1e-2)),), model, text.modality, text.sets)
     assert len(seen) == 3
     assert all(float(s) == pytest.approx(float(expected), abs=1e-3) for s in seen)
 
@@ -148,7 +152,7 @@ def test_learning_rate_by_hand() -> None:
     linear = Train(lr=1.0, epochs=4, warmup=1)
     assert [round(lr_at(linear, i, per_epoch=2), 4) for i in range(8)] == [0.3333, 0.6667, 1.0, 0.8333, 0.6667, 0.5, 0.3333, 0.1667]
     assert lr_at(Train(lr=1.0, schedule="constant"), 3, 2) == 1.0
-    assert [round(lr_at(Train(lr=1.0, schedule="constant", drops=(1, 2)), i, 2), 4) for i in range(5)] == [1.0, 1.0, 0.1, 0.1, 0.01]
+    assert [round(lr_at(Train(lr=1.0, schedule="constant", lr_milestones=(1, 2)), i, 2), 4) for i in range(5)] == [1.0, 1.0, 0.1, 0.1, 0.01]
     assert lr_at(Train(lr=1.0, epochs=2, schedule="cosine"), 2, 2) == pytest.approx(0.5)
     assert lr_at(Train(lr=1.0, epochs=100, steps=4), 2, 10) == pytest.approx(0.5)
 
@@ -156,10 +160,10 @@ def test_learning_rate_by_hand() -> None:
 def test_clipping_is_the_last_update(text: worlds.World) -> None:
     vector = [torch.tensor([3.0, 4.0])]
     grads = Grads(lambda *_: (torch.zeros(()), vector), lambda *_: vector, vector, frozenset({"forget"}))
-    step = Step(Run(text.model(), text.port, worlds.accelerator()), {}, {})
+    step = RunStep(loop.new_state(text.model(), text.modality, worlds.accelerator()), {}, {})
     assert torch.allclose(Clip(1.0).wrap(grads, step)()[1][0], torch.tensor([0.6, 0.8]), atol=1e-6)
     assert torch.equal(Clip(10.0).wrap(grads, step)()[1][0], vector[0])
-    r, _ = run(Plan(Ascent(), train=replace(FAST, clip=0.01)), text)
+    r, _ = run(Plan(Ascent(), train=replace(FAST, max_grad_norm=0.01)), text)
     assert all(x["grad_norm"] <= 0.0101 for x in r.log if "loss" in x)
 
 
@@ -168,25 +172,25 @@ def test_state_moves_once_a_step_by_what_after_returns(text: worlds.World) -> No
     class Counting(Objective):
         reads = frozenset({"forget"})
 
-        def begin(self, view: View) -> State:
+        def begin(self, view: RunView) -> State:
             return {"n": torch.zeros(())}
 
-        def loss(self, step: Step) -> Tensor:
+        def loss(self, step: RunStep) -> Tensor:
             rows = step.forget
-            value = step.mean(step.now(rows).logp, rows)
+            value = step.mean(step.now(rows).target_logp, rows)
             step.note(value=value)
             return value
 
-        def after(self, step: Step) -> State:
+        def after(self, step: RunStep) -> State:
             self_seen.append(float(step.noted("value")))
             return {"n": step.state["n"] + 1}
 
     self_seen: list[float] = []
-    r, _ = run(Plan(Counting() + Counting(), train=replace(FAST, batch=9, micro=2)), text)
+    r, _ = run(Plan(Counting() + Counting(), train=replace(FAST, batch_size=9, micro_batch_size=2)), text)
     assert [float(r.state[f"/term{i}"]["n"]) for i in range(2)] == [2.0, 2.0]
     first = self_seen[:2]
     self_seen.clear()
-    run(Plan(Counting() + Counting(), train=replace(FAST, batch=9)), text)
+    run(Plan(Counting() + Counting(), train=replace(FAST, batch_size=9)), text)
     assert first == pytest.approx(self_seen[:2], abs=1e-6), "a note is the mean of the logical batch"
 
 
@@ -195,13 +199,13 @@ def test_parts_that_others_hold_have_a_state_of_their_own(text: worlds.World) ->
     class Inner(Objective):
         reads = frozenset({"forget"})
 
-        def begin(self, view: View) -> State:
+        def begin(self, view: RunView) -> State:
             return {"n": torch.zeros(())}
 
-        def loss(self, step: Step) -> Tensor:
-            return step.mean(step.now(step.forget).logp, step.forget) + 0 * step.state["n"]
+        def loss(self, step: RunStep) -> Tensor:
+            return step.mean(step.now(step.forget).target_logp, step.forget) + 0 * step.state["n"]
 
-        def after(self, step: Step) -> State:
+        def after(self, step: RunStep) -> State:
             return {"n": step.state["n"] + 1}
 
     @part
@@ -209,10 +213,10 @@ def test_parts_that_others_hold_have_a_state_of_their_own(text: worlds.World) ->
         inner: Objective = Inner()
         reads = frozenset({"forget"})
 
-        def loss(self, step: Step) -> Tensor:
+        def loss(self, step: RunStep) -> Tensor:
             return self.inner.loss(step.at("inner", self.inner))
 
-    r, _ = run(Plan(Outer() + Outer(), train=replace(FAST, batch=9)), text)
+    r, _ = run(Plan(Outer() + Outer(), train=replace(FAST, batch_size=9)), text)
     assert {place: float(s["n"]) for place, s in r.state.items() if s} == {"/term0/inner": 2.0, "/term1/inner": 2.0}
 
 
@@ -221,7 +225,7 @@ def test_notes_are_of_the_untouched_weights(text: worlds.World) -> None:
     class Twice(Update):
         """Evaluates once more at moved weights."""
 
-        def wrap(self, grads: Grads, step: Step):  # type: ignore[no-untyped-def]
+        def wrap(self, grads: Grads, step: RunStep):  # type: ignore[no-untyped-def]
             def call(*roles: str) -> tuple[Tensor, list[Tensor]]:
                 grads(*roles)
                 kept = weights_of(step.model)
@@ -239,16 +243,16 @@ def test_notes_are_of_the_untouched_weights(text: worlds.World) -> None:
     class Noting(Objective):
         reads = frozenset({"forget"})
 
-        def loss(self, step: Step) -> Tensor:
-            value = step.mean(step.now(step.forget).logp, step.forget)
+        def loss(self, step: RunStep) -> Tensor:
+            value = step.mean(step.now(step.forget).target_logp, step.forget)
             step.note(value=value)
             return value
 
-        def after(self, step: Step) -> State:
+        def after(self, step: RunStep) -> State:
             seen.append(float(step.noted("value")))
             return {}
 
-    train = replace(FAST, epochs=1, batch=9)
+    train = replace(FAST, epochs=1, batch_size=9)
     run(Plan(Noting(), train=train), text)
     run(Plan(Noting(), train=train, updates=(Twice(),)), text)
     assert seen[0] == pytest.approx(seen[1], abs=1e-6)
@@ -257,15 +261,15 @@ def test_notes_are_of_the_untouched_weights(text: worlds.World) -> None:
 def test_held_weights_do_not_move_under_decay_and_momentum(text: worlds.World) -> None:
     @part
     class Half(Update):
-        def wrap(self, grads: Grads, step: Step):  # type: ignore[no-untyped-def]
+        def wrap(self, grads: Grads, step: RunStep):  # type: ignore[no-untyped-def]
             return grads.call
 
-        def holds(self, step: Step) -> list[Tensor]:
+        def holds(self, step: RunStep) -> list[Tensor]:
             return [torch.arange(p.numel()).view_as(p) % 2 == 0 for p in step.params]
 
     model = text.model()
     before = worlds.tensors(model)
-    loop.run((Plan(Ascent(), train=replace(FAST, decay=0.1), updates=(Half(),)),), model, text.port, text.sets)
+    loop.run((Plan(Ascent(), train=replace(FAST, weight_decay=0.1), updates=(Half(),)),), model, text.modality, text.sets)
     for old, new in zip(before, worlds.tensors(model), strict=True):
         held = torch.arange(old.numel()).view_as(old) % 2 == 0
         assert torch.equal(old[held], new[held])
@@ -277,10 +281,10 @@ def test_a_stop_rule_is_asked_before_the_first_epoch(text: worlds.World) -> None
     class Now(Stop):
         reads = frozenset({"forget"})
 
-        def stop(self, view: View) -> str | None:
+        def stop(self, view: RunView) -> str | None:
             return "enough" if view.epoch >= 1 else None
 
-    r, _ = run(Plan(Ascent(), train=FAST, until=(Now(),)), text)
+    r, _ = run(Plan(Ascent(), train=FAST, stop_rules=(Now(),)), text)
     assert (r.log[-1]["ended"], r.log[-1]["epoch"]) == ("enough", 1)
 
 
@@ -298,9 +302,9 @@ def test_an_epoch_selector_starts_from_the_start_sets_and_an_empty_anchor_ends(t
         reads = frozenset({"forget"})
         gives = frozenset({"forget"})
 
-        def pick(self, sets: Sets, view: View) -> Sets:
+        def pick(self, sets: Sets, view: RunView) -> Sets:
             sizes.append(len(view.forget))
-            return {**sets, "forget": view.forget.take(range(0 if view.epoch == 2 else 4))}
+            return {**sets, "forget": view.forget.select(range(0 if view.epoch == 2 else 4))}
 
     r, _ = run(Plan(Ascent(), train=replace(FAST, epochs=9), selectors=(Fewer(),)), text)
     assert sizes == [9, 9, 9]
@@ -310,7 +314,7 @@ def test_an_epoch_selector_starts_from_the_start_sets_and_an_empty_anchor_ends(t
 def test_the_best_epoch_is_kept(text: worlds.World) -> None:
     scores, kept = iter([1.0, 3.0, 2.0]), []
 
-    def watch(view: View) -> dict[str, float]:
+    def watch(view: RunView) -> dict[str, float]:
         kept.append(weights_of(view.model))
         return {"score": next(scores)}
 
@@ -320,7 +324,7 @@ def test_the_best_epoch_is_kept(text: worlds.World) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_at_the_last_good_weights(text: worlds.World) -> None:
-    r, model = run(Plan(Ascent(), train=Train(epochs=400, batch=9, lr=1e30, schedule="constant", optimizer="sgd")), text)
+    r, model = run(Plan(Ascent(), train=Train(epochs=400, batch_size=9, lr=1e30, schedule="constant", optimizer="sgd")), text)
     assert "not finite" in r.warnings[0]
     assert r.log[-1]["ended"].startswith("not finite at epoch")
     assert all(torch.isfinite(t).all() for t in weights_of(model).values())
@@ -344,7 +348,7 @@ def test_bf16_trains_in_mixed_precision_and_keeps_float32_weights(text: worlds.W
 
 
 def test_gradient_checkpointing_changes_no_number(text: worlds.World) -> None:
-    ends = [worlds.tensors(run(Plan(Ascent() + NLL(), train=replace(FAST, checkpointing=c)), text)[1]) for c in (False, True)]
+    ends = [worlds.tensors(run(Plan(Ascent() + NLL(), train=replace(FAST, gradient_checkpointing=c)), text)[1]) for c in (False, True)]
     assert worlds.far(*ends) < 1e-6
 
 
@@ -353,7 +357,7 @@ def test_stages_start_from_and_refer_to_the_model_that_they_name(text: worlds.Wo
     second = Plan(Ascent(), train=replace(FAST, epochs=0, steps=0), start="original")
     model = text.model()
     before = worlds.tensors(model)
-    loop.run((first, second), model, text.port, text.sets)
+    loop.run((first, second), model, text.modality, text.sets)
     assert worlds.same(before, worlds.tensors(model))
 
 
@@ -362,7 +366,7 @@ def test_stages_start_from_and_refer_to_the_model_that_they_name(text: worlds.Wo
     [
         (Plan(NLL("elsewhere"), train=FAST), "give --elsewhere"),
         (Plan(Ascent(), train=FAST, start="teacher"), "model of 'teacher'"),
-        (Plan(Ascent(), train=FAST, trains="nothing here"), "no parameter of this model matches"),
+        (Plan(Ascent(), train=FAST, trainable="nothing here"), "no parameter of this model matches"),
     ],
 )
 def test_plans_that_cannot_run_are_refused_before_the_start(text: worlds.World, plan: Plan, said: str) -> None:
@@ -373,7 +377,7 @@ def test_plans_that_cannot_run_are_refused_before_the_start(text: worlds.World, 
 def test_an_update_on_a_role_that_no_term_has_is_refused(text: worlds.World) -> None:
     @part
     class On(Update):
-        def wrap(self, grads: Grads, step: Step):  # type: ignore[no-untyped-def]
+        def wrap(self, grads: Grads, step: RunStep):  # type: ignore[no-untyped-def]
             return grads.call
 
         def roles(self) -> frozenset[str]:
@@ -390,25 +394,25 @@ def test_substitutes_are_drawn_anew_each_step_from_the_whole_pool(text: worlds.W
     class Look(Objective):
         reads = frozenset({"substitute"})
 
-        def loss(self, step: Step) -> Tensor:
+        def loss(self, step: RunStep) -> Tensor:
             rows = step.rows("substitute")
             drawn.append(tuple(rows["answer_text"]))
-            return -step.mean(step.now(rows).logp, rows)
+            return -step.mean(step.now(rows).target_logp, rows)
 
     run(Plan(Look(), train=replace(FAST, epochs=6), selectors=(Substitute(),)), text)
     assert len(set(drawn)) > 1
-    assert {a for step in drawn for a in step} == set(text.sets["substitutes"]["answer_text"])
+    assert {a for step in drawn for a in step} == set(text.sets["alternate_answers"]["answer_text"])
 
 
 def test_more_of_the_model_is_counted_as_cost(text: worlds.World) -> None:
-    r, _ = run(Plan(Ascent(), train=replace(FAST, epochs=1, batch=9)), text)
-    tokens = text.port.counts(text.sets["forget"])["tokens"]
+    r, _ = run(Plan(Ascent(), train=replace(FAST, epochs=1, batch_size=9)), text)
+    tokens = text.modality.counts(text.sets["forget"])["tokens"]
     assert (r.cost.forward_tokens, r.cost.backward_tokens) == (tokens, tokens)
     assert r.cost.flops(10) == 10 * 6 * tokens
     assert math.isfinite(r.cost.seconds)
 
 
 def test_knobs_of_the_command_line_reach_the_run(text: worlds.World) -> None:
-    (plan,) = build_plan.plan("ga", {"lr": "0.001", "epochs": "1", "batch": "3"})
+    (plan,) = build_plan.plan("ga", {"lr": "0.001", "epochs": "1", "batch_size": "3"})
     r, _ = run(plan, text)
     assert r.cost.steps == 3

@@ -17,7 +17,7 @@ import ranked
 import worlds
 from expunge.engine import checkpoint
 from expunge.engine.distributed import sharding
-from expunge.engine.distributed.process_group import Ranks
+from expunge.engine.distributed.process_group import ProcessGroup
 from expunge.engine.distributed.sharding import Split
 
 TESTS = Path(ranked.__file__).parent
@@ -121,8 +121,8 @@ def test_a_checkpoint_keeps_what_was_sharded_whole(tmp_path: Path) -> None:
 
 
 def test_pieces_are_dealt_out_whole() -> None:
-    ranks = Ranks()
-    ranks.count, ranks.index = 3, 1
-    assert list(ranks.deal(7)) == [1, 4]
-    assert list(ranks.deal(6, together=True)) == [1, 4]
-    assert list(ranks.deal(7, together=True)) == list(range(7))
+    process_group = ProcessGroup()
+    process_group.count, process_group.index = 3, 1
+    assert list(process_group.deal(7)) == [1, 4]
+    assert list(process_group.deal(6, together=True)) == [1, 4]
+    assert list(process_group.deal(7, together=True)) == list(range(7))

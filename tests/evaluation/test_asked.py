@@ -11,7 +11,7 @@ from expunge import catalog
 from expunge.benchmarks import people
 from expunge.core.errors import UserError
 from expunge.evaluation import prompting
-from expunge.evaluation.attack import Outcome, chosen, intervene
+from expunge.evaluation.attack import AttackOutcome, chosen, intervene
 from expunge.methods.objectives.in_context import before, wrapped
 
 RECORDS = people.generate(seed=0, people=12, forget=1, holdout=1, neighbours=1, retain_audit=16)
@@ -62,17 +62,17 @@ def test_what_has_no_way_of_its_own_is_told() -> None:
         prompting.asked_as("in_contxt", SETS)
 
 
-def told(found: Outcome) -> dict[str, float]:
+def told(found: AttackOutcome) -> dict[str, float]:
     return {n: r["value"] for n, r in found.tries[0].scores.items()}
 
 
 def test_the_bare_question_is_the_one_that_it_was(text: worlds.World) -> None:
     """What a model says without the words before the question is what it said before they were put there."""
     attack, model = chosen(("bare_question",), {})["bare_question"], text.model()
-    plain = intervene("bare_question", attack, model, text.port, SETS)
-    asked = intervene("bare_question", attack, model, text.port, prompting.asked_as("in_context", SETS))
+    plain = intervene("bare_question", attack, model, text.modality, SETS)
+    asked = intervene("bare_question", attack, model, text.modality, prompting.asked_as("in_context", SETS))
     assert told(asked) == pytest.approx(told(plain), abs=1e-6)
     assert told(plain) == pytest.approx({n: r["value"] for n, r in plain.before.items() if n in told(plain)}, abs=1e-6)
     assert abs(asked.before["forget_probability"]["value"] - told(asked)["forget_probability"]) > 0.05
-    nothing = intervene("bare_question", attack, model, text.port, {"forget": [{"text": "It rains."}]})
+    nothing = intervene("bare_question", attack, model, text.modality, {"forget": [{"text": "It rains."}]})
     assert nothing.missing == {"": "the rows are texts that ask nothing"}

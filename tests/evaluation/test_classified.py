@@ -14,17 +14,18 @@ import worlds
 from classified import a_set, digits, observed, sure
 from expunge.evaluation import classifier_panel
 from expunge.evaluation.attacks import mia, mia_classifier
-from expunge.evaluation.audited_models import judged, story
+from expunge.evaluation.audited_models import judged, report_data
 from expunge.evaluation.measure import Evidence
 from expunge.evaluation.metrics.representation import linear_cka
-from expunge.evaluation.observation import PICTURED, Observed, few
-from expunge.evaluation.observe import PICTURE, observe
+from expunge.evaluation.observation import PICTURED, Observation, few
+from expunge.evaluation.observe import observe
+from expunge.modalities.image.modality import PICTURE
 from expunge.report.report_data import Classes
 
 
-def seen(model: str = "original") -> Observed:
+def seen(model: str = "original") -> Observation:
     world = worlds.digits()
-    return observe(world.model(model), world.port, digits())
+    return observe(world.model(model), world.modality, digits())
 
 
 def made(evidence: Evidence) -> Classes:
@@ -52,8 +53,8 @@ def test_counts_by_hand() -> None:
 
 
 def test_classes_have_the_names_that_the_port_gives_them() -> None:
-    port = worlds.digits().port
-    named = observe(worlds.digits().model(), type(port)(tuple("abcdefghij")), digits())
+    modality = worlds.digits().modality
+    named = observe(worlds.digits().model(), type(modality)(tuple("abcdefghij")), digits())
     assert made(Evidence(named)).names == list("abcdefghij")
 
 
@@ -111,7 +112,7 @@ def test_features_that_cannot_be_placed_are_left_out(features: object) -> None:
 
 def test_a_broken_model_has_no_pictures() -> None:
     broken = sure([2, 2], [1, 1])
-    broken.dist[0] = np.nan  # type: ignore[index]
+    broken.log_probs[0] = np.nan  # type: ignore[index]
     assert classifier_panel.classes(Evidence(observed(forget=broken, retain=RETAIN))) is None
     assert classifier_panel.classes(Evidence(observed(retain=RETAIN))) is None
 
@@ -132,34 +133,34 @@ def test_a_few_pictures_are_kept_with_what_was_seen(tmp_path: Path) -> None:
     for k, i in enumerate(at):
         assert np.array_equal(got.sets["forget"].pictures[k][0], np.round(records[i]["image"] * 255).astype(np.uint8))  # type: ignore[index]
     got.save(tmp_path)
-    assert np.array_equal(Observed.load(tmp_path).sets["forget"].pictures, got.sets["forget"].pictures)  # type: ignore[arg-type]
+    assert np.array_equal(Observation.load(tmp_path).sets["forget"].pictures, got.sets["forget"].pictures)  # type: ignore[arg-type]
 
 
 def test_large_pictures_are_shrunk_and_odd_values_brought_into_range() -> None:
     from expunge.evaluation.observe import _pictures
-    from expunge.modalities.image.modality import classifier_port
+    from expunge.modalities.image.modality import classifier_modality
 
-    port = classifier_port(2)
+    modality = classifier_modality(2)
     large = [{"image": np.full((3, 200, 100), 100 + 50 * i, np.uint8), "label": i} for i in range(2)]
-    found = _pictures(port.rows("forget", large))
+    found = _pictures(modality.rows("forget", large))
     assert found is not None
     assert found.shape == (2, 3, PICTURE, PICTURE // 2)
     assert (found[0] == 100).all()
     assert (found[1] == 150).all()
-    odd = _pictures(port.rows("forget", [{"image": np.array([[-2.0, 0.0], [1.0, 2.0]]), "label": 0}]))
+    odd = _pictures(modality.rows("forget", [{"image": np.array([[-2.0, 0.0], [1.0, 2.0]]), "label": 0}]))
     assert odd is not None
     assert odd[0, 0].tolist() == [[0, 128], [191, 255]]
-    assert _pictures(port.rows("holdout", large)) is None
+    assert _pictures(modality.rows("holdout", large)) is None
 
 
 def test_a_story_of_classifiers_shows_pictures_and_says_what_scores_mean() -> None:
     original, retrained = seen(), seen("retrained")
-    subjects = [
+    audited_models = [
         judged(original, "original", "original", retrained),
         judged(original, "audited", "method", retrained, original, method="npo"),
         judged(seen("random"), "random weights", "random", retrained),
     ]
-    told = story(subjects, "digits")
+    told = report_data(audited_models, "digits")
     assert [s.set for s in told.samples] == ["forget"] * PICTURED["forget"] + ["retain"] * PICTURED["retain"]
     assert all(s.picture and set(s.said) == {"original", "audited", "random weights"} for s in told.samples)
     assert all(s.answer == "3" for s in told.samples if s.set == "forget")

@@ -15,9 +15,9 @@ import pytest
 import classified
 from expunge.evaluation import verdict as verdicts
 from expunge.evaluation.measure import BROKEN, Evidence, Measure
-from expunge.evaluation.metrics.memorization import memorization_accuracy
-from expunge.evaluation.observation import Observed, Scored, SetSeen
+from expunge.evaluation.observation import Observation, Scored, SetObservation
 from expunge.evaluation.verdict import audit_scores, families, verdict
+from expunge.functional.memorization import memorization_accuracy
 
 WORDS = np.array([a + b for a in ("stone", "river", "cloud", "maple") for b in ("ford", "side", "bank", "wood")])
 END = len(WORDS)
@@ -85,7 +85,7 @@ def world() -> dict[str, list[dict]]:
     return items
 
 
-def observe(model: Counting) -> Observed:
+def observe(model: Counting) -> Observation:
     sets = {}
     for name, items in world().items():
         kinds, norms = {}, []
@@ -100,8 +100,8 @@ def observe(model: Counting) -> Observed:
         questions = tuple(item["q"] for item in items)
         said = tuple(text(model.say(q)) for q in questions)
         truths = tuple(text(item["answer"][0]) for item in items)
-        sets[name] = SetSeen(questions, questions, truths, kinds, said, np.array(norms, np.float32))
-    return Observed(sets, {"who": "counting"})
+        sets[name] = SetObservation(questions, questions, truths, kinds, said, np.array(norms, np.float32))
+    return Observation(sets, {"who": "counting"})
 
 
 def pairs(*names: str):
@@ -121,7 +121,7 @@ def models() -> dict[str, Counting]:
 
 
 @cache
-def seen(name: str) -> Observed:
+def seen(name: str) -> Observation:
     return observe(models()[name])
 
 
@@ -161,7 +161,7 @@ def test_intervals_hold_the_value_even_where_resampling_is_biased(monkeypatch):
     family = SimpleNamespace(scores=lambda evidence: {f.__name__: Measure((x,), f, "lower") for f in (np.min, np.max)})
     monkeypatch.setattr(verdicts, "families", lambda: ["one"])
     monkeypatch.setattr(verdicts.importlib, "import_module", lambda name: family)
-    for record in audit_scores(Evidence(Observed({})))[0].values():
+    for record in audit_scores(Evidence(Observation({})))[0].values():
         assert record["interval"][0] <= record["value"] <= record["interval"][1]
         assert record["interval"][0] < record["interval"][1]
 
@@ -182,16 +182,16 @@ def test_the_same_audit_gives_the_same_records():
 
 def test_what_was_saved_gives_the_same_records(tmp_path):
     seen("original").save(tmp_path / "a" / "b")
-    loaded = Observed.load(tmp_path / "a" / "b")
+    loaded = Observation.load(tmp_path / "a" / "b")
     assert loaded.about == seen("original").about
     assert audit_scores(Evidence(loaded, seen("retrained"))) == scored("original")
-    bare = SetSeen(("1",), ("q",), ("a",), {"answer": replace(seen("original").sets["forget"].kinds["answer"], mean=None, std=None)})
-    Observed({"x": bare}).save(tmp_path)
-    again = Observed.load(tmp_path).sets["x"]
-    assert (again.gradnorm, again.kinds["answer"].mean, again.said) == (None, None, ())
-    assert np.array_equal(again.kinds["answer"].logp, bare.kinds["answer"].logp)
+    bare = SetObservation(("1",), ("q",), ("a",), {"answer": replace(seen("original").sets["forget"].kinds["answer"], mean=None, std=None)})
+    Observation({"x": bare}).save(tmp_path)
+    again = Observation.load(tmp_path).sets["x"]
+    assert (again.gradient_norms, again.kinds["answer"].mean, again.generations) == (None, None, ())
+    assert np.array_equal(again.kinds["answer"].target_logp, bare.kinds["answer"].target_logp)
     with pytest.raises(FileNotFoundError):
-        Observed.load(tmp_path / "nowhere")
+        Observation.load(tmp_path / "nowhere")
 
 
 def test_a_model_that_memorised_shows_it_everywhere():
@@ -316,10 +316,10 @@ def test_what_could_not_be_judged_is_said_once_a_reason():
 def test_a_broken_model_fails():
     model = seen("original")
     sets = {
-        name: replace(s, kinds={k: replace(v, logp=np.full_like(v.logp, np.nan)) for k, v in s.kinds.items()})
+        name: replace(s, kinds={k: replace(v, target_logp=np.full_like(v.target_logp, np.nan)) for k, v in s.kinds.items()})
         for name, s in model.sets.items()
     }
-    findings = verdict(*audit_scores(Evidence(Observed(sets), seen("retrained"))))
+    findings = verdict(*audit_scores(Evidence(Observation(sets), seen("retrained"))))
     assert BROKEN in texts(findings, "fail")
     assert "model_utility" in texts(findings, "fail")
     assert not {"forget_quality", "mia_loss"} & {f["score"] for f in findings if f["level"] == "pass"}
@@ -335,7 +335,7 @@ def test_a_full_sized_audit_takes_seconds():
     rng = np.random.default_rng(0)
     words = np.array([f"word{i}" for i in range(2000)])
 
-    def full(seed: int) -> Observed:
+    def full(seed: int) -> Observation:
         sets = {}
         for name, (n, wrong) in {
             "forget": (400, 5),
@@ -355,10 +355,10 @@ def test_a_full_sized_audit_takes_seconds():
             kinds |= {"perturbed": answers(np.repeat(np.arange(n), wrong))} if wrong else {}
             true = kinds["answer"].text
             ids = tuple(f"{name}{i}" for i in range(n))
-            sets[name] = SetSeen(
+            sets[name] = SetObservation(
                 ids, ids, true, kinds, tuple(" ".join(rng.permutation(t.split())) for t in true), rng.random(n).astype(np.float32)
             )
-        return Observed(sets)
+        return Observation(sets)
 
     evidence = Evidence(full(0), full(1))
     for family in families():
@@ -439,21 +439,21 @@ def test_a_classifier_gets_the_scores_of_classifiers_alone():
     assert "forget_accuracy" not in scored("original")[0].keys() | scored("original")[1].keys()
 
 
-def hit(before: float, value: float, retrained: float | None, half: float = 0.02, attack: str = "quantise, 4 bits") -> verdicts.Hit:
+def hit(before: float, value: float, retrained: float | None, half: float = 0.02, attack: str = "quantize, 4 bits") -> verdicts.Hit:
     found = {"value": value, "interval": [value - half, value + half], "n": 9, "retrained": retrained}
     return verdicts.Hit(attack, "extraction_strength", before, found)
 
 
 def test_what_an_attack_brings_back_beyond_the_retrained_model_is_a_failure():
     said = texts(verdict({}, {}, hits=[hit(0.1, 0.6, 0.2)]), "fail")
-    assert said.startswith("Not robust: quantise, 4 bits brings back more of what was forgotten than it gives the retrained model (")
+    assert said.startswith("Not robust: quantize, 4 bits brings back more of what was forgotten than it gives the retrained model (")
     assert "extraction_strength: 0.6 [0.58, 0.62], before the attack 0.1, the retrained model under it 0.2" in said
 
 
 def test_attacks_that_bring_nothing_back_pass_in_one_sentence():
     found = verdict({}, {}, hits=[hit(0.1, 0.6, 0.58), hit(0.1, 0.12, 0.3, attack="reformat, capitals")])
     said = texts(found, "pass")
-    assert said.startswith("Robust: attacks bring nothing back that the retrained model does not show under them (quantise, 4 bits: ")
+    assert said.startswith("Robust: attacks bring nothing back that the retrained model does not show under them (quantize, 4 bits: ")
     assert "; reformat, capitals: extraction_strength: 0.12" in said
     assert not texts(found, "fail")
 
@@ -470,4 +470,4 @@ def test_an_uncertain_return_is_no_failure():
 def test_without_a_retrained_model_a_return_is_a_warning():
     said = texts(verdict({}, {}, hits=[hit(0.1, 0.6, None)]), "warn")
     assert "brings back what was forgotten; whether more than it teaches, only a retrained model can tell (" in said
-    assert "Robust: attacks bring nothing back (quantise" in texts(verdict({}, {}, hits=[hit(0.1, 0.1, None)]), "pass")
+    assert "Robust: attacks bring nothing back (quantize" in texts(verdict({}, {}, hits=[hit(0.1, 0.1, None)]), "pass")

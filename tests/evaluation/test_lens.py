@@ -9,12 +9,12 @@ from expunge.engine.estimators.logit_lens import known, logit_lens, overtaken, s
 
 @torch.no_grad()
 def first(world: worlds.World, model: torch.nn.Module) -> float:
-    return float(torch.stack([row[0].exp() for row in world.port.forward(model, [world.sets["forget"]])[0].logp.split()]).mean())
+    return float(torch.stack([row[0].exp() for row in world.modality.forward(model, [world.sets["forget"]])[0].target_logp.split()]).mean())
 
 
 def test_at_the_last_block_it_is_what_the_model_says(text: worlds.World) -> None:
     model = text.model()
-    seen = logit_lens(model, text.port, {"answer": text.sets["forget"]})
+    seen = logit_lens(model, text.modality, {"answer": text.sets["forget"]})
     assert [r["block"] for r in seen] == [0, 1]
     assert seen[-1]["answer"] == pytest.approx(first(text, model), rel=1e-6)
     assert seen[0]["answer"] < seen[-1]["answer"] - 0.01
@@ -24,11 +24,11 @@ def test_at_the_last_block_it_is_what_the_model_says(text: worlds.World) -> None
 def test_an_earlier_block_goes_through_the_models_own_norm_and_head(text: worlds.World) -> None:
     model = text.model()
     with torch.no_grad():
-        hidden = text.port.forward(model, [text.sets["forget"]], ("block:0",))[0].hidden("block:0", answers=False)
+        hidden = text.modality.forward(model, [text.sets["forget"]], ("block:0",))[0].hidden("block:0", answers=False)
         rows, prompts = text.sets["forget"], [len(p) for p in text.sets["forget"]["prompt"]]
         at = torch.stack([h[p - 1] for h, p in zip(hidden.split(), prompts, strict=True)])
         wanted = model.lm_head(model.model.norm(at)).softmax(-1)[range(len(rows)), [a[0] for a in rows["answer"]]].mean()
-    assert logit_lens(model, text.port, {"answer": rows})[0]["answer"] == pytest.approx(float(wanted), rel=1e-5)
+    assert logit_lens(model, text.modality, {"answer": rows})[0]["answer"] == pytest.approx(float(wanted), rel=1e-5)
 
 
 def test_the_last_block_gives_what_the_earlier_one_gave() -> None:

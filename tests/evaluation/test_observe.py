@@ -16,8 +16,8 @@ import classified
 import expunge
 import worlds
 from expunge.evaluation.gradient_norms import BACK, ROOM, gradients, mean_gradient_norms, positions
-from expunge.evaluation.observation import Observed
-from expunge.evaluation.observe import Wants, observe
+from expunge.evaluation.observation import Observation
+from expunge.evaluation.observe import ObservationSpec, observe
 
 RECORDS = [
     {
@@ -32,15 +32,15 @@ RECORDS = [
 
 def test_log_probs_hits_and_moments_by_hand(text: worlds.World) -> None:
     model = text.model()
-    seen = observe(model, text.port, {"forget": RECORDS}).sets["forget"].kinds["answer"]
-    rows = text.port.rows("forget", RECORDS)
+    seen = observe(model, text.modality, {"forget": RECORDS}).sets["forget"].kinds["answer"]
+    rows = text.modality.rows("forget", RECORDS)
     for i, (prompt, answer) in enumerate(zip(rows["prompt"], rows["answer"], strict=True)):
         with torch.no_grad():
             logits = model(torch.tensor([[*prompt, *answer]])).logits[0, len(prompt) - 1 : -1].double()
         log, labels = logits.log_softmax(-1), torch.tensor(answer)
         mean = (log.exp() * log).sum(-1)
         std = ((log.exp() * log.square()).sum(-1) - mean.square()).clamp_min(1e-6).sqrt()
-        assert np.allclose(seen.answer(i, seen.logp), log.gather(-1, labels[:, None])[:, 0], atol=1e-4)
+        assert np.allclose(seen.answer(i, seen.target_logp), log.gather(-1, labels[:, None])[:, 0], atol=1e-4)
         assert (seen.answer(i, seen.hit) == (logits.argmax(-1) == labels).numpy()).all()
         assert np.allclose(seen.answer(i, seen.mean), mean, atol=1e-4)
         assert np.allclose(seen.answer(i, seen.std), std, atol=1e-3)
@@ -48,7 +48,7 @@ def test_log_probs_hits_and_moments_by_hand(text: worlds.World) -> None:
 
 
 def test_answers_belong_to_their_items(text: worlds.World) -> None:
-    kinds = observe(text.model(), text.port, {"forget": RECORDS}).sets["forget"].kinds
+    kinds = observe(text.model(), text.modality, {"forget": RECORDS}).sets["forget"].kinds
     assert [kinds[k].item.tolist() for k in ("answer", "paraphrase", "perturbed")] == [[0, 1], [0], [0, 0]]
     assert [t.strip() for t in kinds["perturbed"].text] == ["It is Ann.", "It is Bo."]
 
@@ -58,23 +58,23 @@ def test_a_model_that_says_everything_equally_hits_nothing_by_that(text: worlds.
     with torch.no_grad():
         for p in model.parameters():
             p.zero_()
-    seen = observe(model, text.port, {"forget": RECORDS}).sets["forget"].kinds["answer"]
+    seen = observe(model, text.modality, {"forget": RECORDS}).sets["forget"].kinds["answer"]
     assert not seen.hit.any()
 
 
 def test_what_was_seen_is_kept_by_content(text: worlds.World, tmp_path: Path) -> None:
     model = text.model()
-    first = observe(model, text.port, {"forget": RECORDS}, cache=tmp_path)
-    again = observe(model, text.port, {"forget": RECORDS}, cache=tmp_path)
-    other = observe(text.model("random"), text.port, {"forget": RECORDS}, cache=tmp_path)
+    first = observe(model, text.modality, {"forget": RECORDS}, cache=tmp_path)
+    again = observe(model, text.modality, {"forget": RECORDS}, cache=tmp_path)
+    other = observe(text.model("random"), text.modality, {"forget": RECORDS}, cache=tmp_path)
     assert first.about["key"] == again.about["key"] != other.about["key"]
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def trained_on(text: worlds.World, name: str, n: int) -> list[dict[str, Any]]:
-    rows = text.sets[name].take(range(n))
+    rows = text.sets[name].select(range(n))
     wrong = [["It is Ann.", "It is Bo."], ["It is a gardener."], []] * n
-    pairs = zip(text.port.question(rows), rows["answer_text"], wrong, strict=False)
+    pairs = zip(text.modality.questions(rows), rows["answer_text"], wrong, strict=False)
     return [{"question": q, "answer": a, "paraphrased_answer": f"Well, {a}", "perturbed_answer": w} for q, a, w in pairs]
 
 
@@ -82,68 +82,68 @@ def test_one_pass_sees_what_a_forward_of_each_set_and_drafts_change_nothing(text
     """Against the way without any sharing, of positions, batches, generations or backward passes."""
     records = {n: trained_on(text, n, 7) for n in ("forget", "retain", "holdout")} | {"real_authors": RECORDS}
     model = text.model()
-    fast = observe(model, text.port, records)
-    whole = observe(model, text.port, records, wants=Wants(drafts=False))
+    fast = observe(model, text.modality, records)
+    whole = observe(model, text.modality, records, wants=ObservationSpec(drafts=False))
     assert fast.about["read"] == "answers share their questions"
     assert int(str(fast.about["recited"])) > 50
     assert whole.about["recited"] == 0
-    monkeypatch.delattr(type(text.port), "read")
-    monkeypatch.delattr(type(text.port), "recite")
-    monkeypatch.setattr("expunge.engine.estimators.stats._alike", lambda *_: False)
-    slow = observe(model, text.port, records)
+    monkeypatch.delattr(type(text.modality), "read")
+    monkeypatch.delattr(type(text.modality), "recite")
+    monkeypatch.setattr("expunge.engine.estimators.ghost_norms._alike", lambda *_: False)
+    slow = observe(model, text.modality, records)
     assert "read" not in slow.about
     for name, seen in slow.sets.items():
         for other in (fast.sets[name], whole.sets[name]):
-            assert (other.ids, other.said, other.answer) == (seen.ids, seen.said, seen.answer)
+            assert (other.ids, other.generations, other.answer) == (seen.ids, seen.generations, seen.answer)
             for kind, scored in seen.kinds.items():
                 mine = other.kinds[kind]
                 assert mine.text == scored.text
                 for part in ("item", "start", "hit", "ended"):
                     assert np.array_equal(getattr(mine, part), getattr(scored, part))
-                assert np.abs(mine.logp - scored.logp).max() < 2e-5
+                assert np.abs(mine.target_logp - scored.target_logp).max() < 2e-5
                 assert (mine.mean is None) == (scored.mean is None) == (kind != "answer" or name not in ("forget", "holdout"))
                 if scored.mean is not None and mine.mean is not None:
                     assert np.abs(mine.mean - scored.mean).max() < 2e-5
-            assert (other.gradnorm is None) == (seen.gradnorm is None) == (name not in ("forget", "holdout"))
-            if seen.gradnorm is not None and other.gradnorm is not None:
-                assert np.allclose(other.gradnorm, seen.gradnorm, rtol=1e-4)
+            assert (other.gradient_norms is None) == (seen.gradient_norms is None) == (name not in ("forget", "holdout"))
+            if seen.gradient_norms is not None and other.gradient_norms is not None:
+                assert np.allclose(other.gradient_norms, seen.gradient_norms, rtol=1e-4)
 
 
 def test_answers_whose_gradients_are_taken_are_not_read_again(text: worlds.World, monkeypatch: pytest.MonkeyPatch) -> None:
     records, model = {n: trained_on(text, n, 7) for n in ("forget", "retain", "holdout")}, text.model()
-    plain, asked = type(text.port).read, list[tuple[str, int]]()
+    plain, asked = type(text.modality).read, list[tuple[str, int]]()
 
-    def read(port: Any, model: nn.Module, sets: Sequence[Any], *more: Any) -> Any:
+    def read(modality: Any, model: nn.Module, sets: Sequence[Any], *more: Any) -> Any:
         asked.extend((rows.name, len(rows)) for rows in sets)
-        return plain(port, model, sets, *more)
+        return plain(modality, model, sets, *more)
 
-    monkeypatch.setattr(type(text.port), "read", read)
-    seen = [observe(model, text.port, records, wants=Wants(gradnorm=wanted)) for wanted in (True, False)]
+    monkeypatch.setattr(type(text.modality), "read", read)
+    seen = [observe(model, text.modality, records, wants=ObservationSpec(gradient_norms=wanted)) for wanted in (True, False)]
     first, second = asked[:7], asked[7:]  # three kinds of three sets, but for two that have been heard
     assert sorted([*first, ("forget", 7), ("holdout", 7)]) == sorted(second)
     assert seen[0].about["recited"] == seen[1].about["recited"] != 0
     for name, one in seen[0].sets.items():
         other = seen[1].sets[name]
-        assert one.said == other.said
+        assert one.generations == other.generations
         assert [*one.kinds] == [*other.kinds]
         for kind, scored in one.kinds.items():
-            assert np.abs(scored.logp - other.kinds[kind].logp).max() < 2e-5
+            assert np.abs(scored.target_logp - other.kinds[kind].target_logp).max() < 2e-5
             assert np.array_equal(scored.hit, other.kinds[kind].hit)
 
 
 def test_room_for_what_is_told_is_made_at_once(text: worlds.World) -> None:
     """Else memory would grow with the rows: small arrays between large ones keep these from being used again."""
     records = trained_on(text, "forget", 7)
-    rows = {n: text.port.rows(n, records) for n in ("forget", "holdout")}
-    _, told = gradients(text.model(), text.port, rows, moments=True)
-    for name in ("logp", "hit", "mean", "std"):
+    rows = {n: text.modality.rows(n, records) for n in ("forget", "holdout")}
+    _, told = gradients(text.model(), text.modality, rows, moments=True)
+    for name in ("target_logp", "hit", "mean", "std"):
         assert len({id(part[name].base) for parts in told.values() for part in parts}) == 1
-    assert [len(part["logp"]) for part in told["holdout", "answer"]] == [len(a) for a in rows["holdout"]["answer"]]
+    assert [len(part["target_logp"]) for part in told["holdout", "answer"]] == [len(a) for a in rows["holdout"]["answer"]]
 
 
 def test_gradient_norms_leave_an_end_label_out(text: worlds.World) -> None:
-    model, rows = text.model(), text.port.rows("forget", [*RECORDS, {"text": "He was born in Quillhaven."}])
-    found = mean_gradient_norms(model, text.port, rows)
+    model, rows = text.model(), text.modality.rows("forget", [*RECORDS, {"text": "He was born in Quillhaven."}])
+    found = mean_gradient_norms(model, text.modality, rows)
     for i, (prompt, answer) in enumerate(zip(rows["prompt"], rows["answer"], strict=True)):
         n = len(answer) - (i < 2)  # the text has no end
         logits = model(torch.tensor([[*prompt, *answer]])).logits[0, len(prompt) - 1 : -1]
@@ -153,15 +153,15 @@ def test_gradient_norms_leave_an_end_label_out(text: worlds.World) -> None:
 
 
 def test_many_classes_take_fewer_rows_at_a_time(text: worlds.World, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, rows = text.model(), text.port.rows("forget", RECORDS * 3)
-    wanted, most = mean_gradient_norms(model, text.port, rows), positions(model, text.port)
+    model, rows = text.model(), text.modality.rows("forget", RECORDS * 3)
+    wanted, most = mean_gradient_norms(model, text.modality, rows), positions(model, text.modality)
     classes = model.get_output_embeddings().out_features
     monkeypatch.setitem(ROOM, "cpu", 50 * classes)
-    assert positions(model, text.port) == 50 < most == BACK
+    assert positions(model, text.modality) == 50 < most == BACK
     sizes: list[int] = []
-    plain = text.port.forward
-    monkeypatch.setattr(text.port, "forward", lambda model, groups, *more: sizes.append(len(groups[0])) or plain(model, groups, *more))
-    assert mean_gradient_norms(model, text.port, rows) == pytest.approx(wanted, rel=1e-4)
+    plain = text.modality.forward
+    monkeypatch.setattr(text.modality, "forward", lambda model, groups, *more: sizes.append(len(groups[0])) or plain(model, groups, *more))
+    assert mean_gradient_norms(model, text.modality, rows) == pytest.approx(wanted, rel=1e-4)
     longest = max(len(p) + len(a) for p, a in zip(rows["prompt"], rows["answer"], strict=True))
     assert max(sizes) <= max(2, 50 // longest) < 6
 
@@ -180,19 +180,19 @@ def pixels(records: Sequence[Mapping[str, Any]]) -> torch.Tensor:
 
 def test_a_classifier_is_seen_as_it_answers(digits: worlds.World, records: Any) -> None:
     model, holdout = digits.model(), records["holdout"]
-    seen = observe(model, digits.port, {"holdout": holdout}).sets["holdout"]
+    seen = observe(model, digits.modality, {"holdout": holdout}).sets["holdout"]
     with torch.no_grad():
         out = model(pixel_values=pixels(holdout), output_hidden_states=True)
         last = model.vit(pixel_values=pixels(holdout)).last_hidden_state[:, 0]
     log = out.logits.double().log_softmax(-1)
-    assert np.allclose(seen.dist, log, atol=1e-5)
+    assert np.allclose(seen.log_probs, log, atol=1e-5)
     assert seen.label is not None
     assert seen.label.tolist() == [r["label"] for r in holdout]
-    assert seen.said == tuple(str(i) for i in out.logits.argmax(-1).tolist())
+    assert seen.generations == tuple(str(i) for i in out.logits.argmax(-1).tolist())
     assert seen.answer == tuple(str(r["label"]) for r in holdout)
     answer = seen.kinds["answer"]
-    assert np.allclose(answer.logp, log[torch.arange(12), torch.tensor(seen.label)], atol=1e-5)
-    assert answer.hit.tolist() == [a == b for a, b in zip(seen.said, seen.answer, strict=True)]
+    assert np.allclose(answer.target_logp, log[torch.arange(12), torch.tensor(seen.label)], atol=1e-5)
+    assert answer.hit.tolist() == [a == b for a, b in zip(seen.generations, seen.answer, strict=True)]
     assert answer.lengths.tolist() == [1] * 12
     assert list(seen.features) == ["block:0", "block:1", "head"]
     assert np.allclose(seen.features["head"], last, atol=1e-5)
@@ -201,52 +201,52 @@ def test_a_classifier_is_seen_as_it_answers(digits: worlds.World, records: Any) 
 
 def test_many_images_are_seen_in_their_order_by_one_forward_each(digits: worlds.World, records: Any, monkeypatch: Any) -> None:
     model, rows = digits.model(), records["retain"]
-    whole = observe(model, digits.port, {"retain": rows}).sets["retain"]
+    whole = observe(model, digits.modality, {"retain": rows}).sets["retain"]
     sizes: list[int] = []
     model.register_forward_hook(lambda _, args, kwargs, out: sizes.append(len(out.logits)), with_kwargs=True)
     monkeypatch.setattr("expunge.evaluation.teacher_forced.IMAGES", 5)
-    cut = observe(model, digits.port, {"retain": rows}).sets["retain"]
+    cut = observe(model, digits.modality, {"retain": rows}).sets["retain"]
     assert sizes == [5, 5, 2]
     assert cut.ids == whole.ids
-    assert np.allclose(cut.dist, whole.dist, atol=1e-5)
+    assert np.allclose(cut.log_probs, whole.log_probs, atol=1e-5)
     assert all(np.allclose(cut.features[n], x, atol=1e-5) for n, x in whole.features.items())
 
 
 def test_features_are_left_out_where_they_are_not_wanted(digits: worlds.World, records: Any) -> None:
-    assert not observe(digits.model(), digits.port, records, wants=Wants(features=False)).sets["forget"].features
+    assert not observe(digits.model(), digits.modality, records, wants=ObservationSpec(features=False)).sets["forget"].features
 
 
 def test_what_was_seen_of_a_classifier_is_saved_whole(digits: worlds.World, records: Any, tmp_path: Path) -> None:
-    seen = observe(digits.model(), digits.port, records)
+    seen = observe(digits.model(), digits.modality, records)
     seen.save(tmp_path)
-    again = Observed.load(tmp_path)
+    again = Observation.load(tmp_path)
     assert again.modality == "image"
     for name, one in seen.sets.items():
         other = again.sets[name]
-        assert other.dist is not None
-        assert np.array_equal(other.dist, one.dist)
+        assert other.log_probs is not None
+        assert np.array_equal(other.log_probs, one.log_probs)
         assert other.label is not None
         assert np.array_equal(other.label, one.label)
         assert other.label.dtype == np.int64
         assert list(other.features) == list(one.features)  # in the order of the blocks
         assert all(np.array_equal(other.features[n], x) for n, x in one.features.items())
-        assert (other.ids, other.question, other.answer, other.said) == (one.ids, one.question, one.answer, one.said)
+        assert (other.ids, other.question, other.answer, other.generations) == (one.ids, one.question, one.answer, one.generations)
 
 
 def test_features_of_many_blocks_keep_their_order(tmp_path: Path) -> None:
     features = {f"block:{i}": np.full((1, 1), i, np.float32) for i in range(12)}
     classified.observed(forget=replace(classified.sure([0], [0]), features=features)).save(tmp_path)
-    assert [float(x[0, 0]) for x in Observed.load(tmp_path).sets["forget"].features.values()] == list(range(12))
+    assert [float(x[0, 0]) for x in Observation.load(tmp_path).sets["forget"].features.values()] == list(range(12))
 
 
 def test_another_way_to_the_model_is_another_observation(records: Any, tmp_path: Path) -> None:
     """Same weights and rows, and yet other answers: the normalisation, the names of the classes, what stands between the layers."""
     rows = {"forget": [{**r, "label": 0} for r in records["forget"]]}
 
-    def seen(middle: nn.Module, *names: str, **port: Any) -> Observed:
+    def seen(middle: nn.Module, *names: str, **modality: Any) -> Observation:
         torch.manual_seed(0)
-        opened = expunge.classifier(nn.Sequential(nn.Flatten(), nn.Linear(64, 4), middle, nn.Linear(4, 2)), names, **port)
-        return observe(opened.model, opened.port, rows, cache=tmp_path)
+        opened = expunge.classifier(nn.Sequential(nn.Flatten(), nn.Linear(64, 4), middle, nn.Linear(4, 2)), names, **modality)
+        return observe(opened.model, opened.modality, rows, cache=tmp_path)
 
     first = seen(nn.ReLU(), "a", "b")
     keys = [first.about["key"], seen(nn.ReLU(), "a", "b").about["key"]]
@@ -262,10 +262,10 @@ def test_any_module_can_be_looked_at(records: Any) -> None:
     model = nn.Sequential(nn.Conv2d(1, 12, 8), nn.Flatten())
     opened = expunge.classifier(model, ["a", "b", "c", "d"])
     model[0].bias.data[11] = 100.0  # type: ignore[union-attr, operator, index]
-    seen = observe(opened.model, opened.port, {"forget": records["forget"]}).sets["forget"]
-    assert set(seen.said) == {"11"}
-    assert seen.dist is not None
-    assert seen.dist.shape == (12, 12)
+    seen = observe(opened.model, opened.modality, {"forget": records["forget"]}).sets["forget"]
+    assert set(seen.generations) == {"11"}
+    assert seen.log_probs is not None
+    assert seen.log_probs.shape == (12, 12)
     assert not seen.features
 
 
@@ -274,6 +274,6 @@ def test_of_a_classifier_that_says_everything_equally_the_first_class_is_said(di
     with torch.no_grad():
         for p in model.parameters():
             p.zero_()
-    seen = observe(model, digits.port, {"holdout": records["holdout"]}).sets["holdout"]
-    assert set(seen.said) == {"0"}
+    seen = observe(model, digits.modality, {"holdout": records["holdout"]}).sets["holdout"]
+    assert set(seen.generations) == {"0"}
     assert seen.kinds["answer"].hit.tolist() == [r["label"] == 0 for r in records["holdout"]]

@@ -7,11 +7,10 @@ import torch
 
 import tables
 import worlds
-from expunge.core.parts import Rows, Sets
+from expunge.core.rows import Rows, Sets
 from expunge.engine import loop
-from expunge.engine.context import View
+from expunge.engine.context import RunView
 from expunge.engine.gradient import evaluate
-from expunge.engine.run_state import Run
 from expunge.functional.packed import kl
 from expunge.methods.objectives.bad_teacher import TwoTeachers
 from expunge.methods.terms import Mix, hits
@@ -19,18 +18,18 @@ from expunge.workflows import build_plan
 
 
 def ask(
-    temperature: float, mix: Rows, student: torch.Tensor, able: torch.Tensor, unable: torch.Tensor, micro: int = 0
+    temperature: float, mix: Rows, student: torch.Tensor, able: torch.Tensor, unable: torch.Tensor, micro_batch_size: int = 0
 ) -> tuple[float, torch.Tensor]:
     """Value and gradient by the student's table."""
-    run = Run(tables.Table(student), tables.Port(), worlds.accelerator(), models={"reference": {"scores": able}})
+    run = loop.new_state(tables.Table(student), tables.Port(), worlds.accelerator(), models={"reference": {"scores": able}})
     run.state = {"/term0": {"scores": unable}}
-    value, grads = evaluate(run, TwoTeachers(temperature), {"mix": mix}, micro)
+    value, grads = evaluate(run, TwoTeachers(temperature), {"mix": mix}, micro_batch_size)
     return float(value), grads[0]
 
 
 def mixed() -> Rows:
     sets = tables.batch()
-    return sets["forget"].add(forgets=[True] * 3).join(sets["retain"].add(forgets=[False] * 3)).named("mix")
+    return sets["forget"].add(forgets=[True] * 3).concat(sets["retain"].add(forgets=[False] * 3)).rename("mix")
 
 
 def test_kl_by_hand() -> None:
@@ -69,7 +68,9 @@ def test_nothing_to_learn_from_teachers_that_say_what_the_student_says() -> None
 
 def test_a_pass_goes_over_all_forget_rows_and_a_share_of_the_others(digits: worlds.World) -> None:
     def mix(share: float, seed: int = 0) -> Sets:
-        return Mix(share).pick(digits.sets, View(Run(digits.model(), digits.port, worlds.accelerator(), seed), digits.sets))
+        return Mix(share).pick(
+            digits.sets, RunView(loop.new_state(digits.model(), digits.modality, worlds.accelerator(), seed), digits.sets)
+        )
 
     rows = mix(0.3)["mix"]
     assert sum(rows["forgets"]) == 39
@@ -77,37 +78,37 @@ def test_a_pass_goes_over_all_forget_rows_and_a_share_of_the_others(digits: worl
     assert set(rows.ids[39:]) <= set(digits.sets["retain"].ids)
     assert mix(0.3, seed=1)["mix"].ids != rows.ids
     assert len(mix(0)["mix"]) == 39
-    run = loop.run(build_plan.plan("bad_teacher", {"batch": 32}), digits.model(), digits.port, digits.sets)
+    run = loop.run(build_plan.plan("bad_teacher", {"batch_size": 32}), digits.model(), digits.modality, digits.sets)
     assert run.cost.steps == 5
     assert run.forwards.count("under") == run.forwards.count("reference") == 5
 
 
 def test_the_unable_teacher_is_an_untrained_model_in_evaluation_mode() -> None:
     world = worlds.digits("resnet-nano")
-    run = Run(world.model(), world.port, worlds.accelerator())
-    part, view = TwoTeachers(), View(run, world.sets)
+    run = loop.new_state(world.model(), world.modality, worlds.accelerator())
+    part, view = TwoTeachers(), RunView(run, world.sets)
     weights = part.begin(view)
     assert set(weights) == set(loop.weights_of(run.model))
-    assert worlds.nll(world.model(), world.port, world.sets["retain"]) < 0.1
+    assert worlds.nll(world.model(), world.modality, world.sets["retain"]) < 0.1
     run.model.train()
-    alone, together = (view.under(weights, world.some(n)["forget"]).dist.values[0] for n in (1, 8))
+    alone, together = (view.under(weights, world.some(n)["forget"]).log_probs.values[0] for n in (1, 8))
     assert torch.allclose(alone, together, atol=1e-6)
     assert float(alone.logsumexp(0)) == pytest.approx(0, abs=1e-6)
     assert run.model.training
-    assert float(hits(View(run, world.sets), "retain").mean()) > 0.9  # the model itself is as it was
+    assert float(hits(RunView(run, world.sets), "retain").mean()) > 0.9  # the model itself is as it was
 
 
 @pytest.mark.parametrize("size", ["vit-nano", "resnet-nano"])
 def test_forgets_and_keeps(size: str) -> None:
     world = worlds.digits(size)
-    run = loop.run(build_plan.plan("bad_teacher", {"batch": 32, "lr": 1e-3, "epochs": 4}), world.model(), world.port, world.sets)
-    right = {n: float(hits(View(run, world.sets), n).mean()) for n in ("forget", "retain")}
+    run = loop.run(build_plan.plan("bad_teacher", {"batch_size": 32, "lr": 1e-3, "epochs": 4}), world.model(), world.modality, world.sets)
+    right = {n: float(hits(RunView(run, world.sets), n).mean()) for n in ("forget", "retain")}
     assert right["forget"] < 0.2
     assert right["retain"] > 0.75
 
 
 def test_a_language_model_forgets(text: worlds.World) -> None:
     model = text.model()
-    loop.run(build_plan.plan("bad_teacher", {"batch": 16, "lr": 2e-3, "epochs": 5}), model, text.port, text.sets)
-    assert worlds.nll(model, text.port, text.sets["forget"]) > 3
-    assert worlds.nll(model, text.port, text.sets["retain"]) < 1
+    loop.run(build_plan.plan("bad_teacher", {"batch_size": 16, "lr": 2e-3, "epochs": 5}), model, text.modality, text.sets)
+    assert worlds.nll(model, text.modality, text.sets["forget"]) > 3
+    assert worlds.nll(model, text.modality, text.sets["retain"]) < 1

@@ -6,13 +6,12 @@ from torch import nn
 
 import worlds
 from expunge.core.errors import UserError
-from expunge.core.parts import Rows
+from expunge.core.rows import Rows
 from expunge.engine import loop
-from expunge.engine.context import View
+from expunge.engine.context import RunView
 from expunge.engine.gradient import evaluate
-from expunge.engine.run_state import Run
 from expunge.methods.selectors.boundary import TRAIN, Cross, Expand, Last, Wider
-from expunge.modalities.image.modality import classifier_port
+from expunge.modalities.image.modality import classifier_modality
 from expunge.workflows import build_plan
 
 
@@ -25,11 +24,11 @@ def linear(scale: float = 1.0, shift: float = 0.0) -> nn.Module:
     return model
 
 
-def crossed(images: list[list[float]], label: int = 0, **knobs) -> Rows:
+def crossed(images: list[list[float]], label: int = 0, **hyperparameters) -> Rows:
     """The rows to forget with their adversarial labels."""
-    port, part = classifier_port(3), Cross(**knobs)
-    rows = port.rows("forget", [{"image": torch.tensor([x]).numpy(), "label": label} for x in images])
-    view = View(Run(linear(), port, worlds.accelerator()), {"forget": rows}).at("select0", part)
+    modality, part = classifier_modality(3), Cross(**hyperparameters)
+    rows = modality.rows("forget", [{"image": torch.tensor([x]).numpy(), "label": label} for x in images])
+    view = RunView(loop.new_state(linear(), modality, worlds.accelerator()), {"forget": rows}).at("select0", part)
     return part.pick({"forget": rows}, view)["forget"]
 
 
@@ -59,14 +58,14 @@ def test_images_must_have_values_from_0_to_1() -> None:
 def test_normalised_models_are_moved_in_units_of_the_image() -> None:
     """The same classifier behind a normalisation finds the same labels, in bytes as in floats."""
     images = [[0.6, 0.5], [0.9, 0.5], [0.69, 0.5]]
-    port, part = classifier_port(3, mean=(0.5,), std=(0.25,)), Cross()
-    rows = port.rows("forget", [{"image": (255 * torch.tensor([x])).round().byte().numpy(), "label": 0} for x in images])
-    view = View(Run(linear(0.25, 0.5), port, worlds.accelerator()), {"forget": rows}).at("select0", part)
+    modality, part = classifier_modality(3, mean=(0.5,), std=(0.25,)), Cross()
+    rows = modality.rows("forget", [{"image": (255 * torch.tensor([x])).round().byte().numpy(), "label": 0} for x in images])
+    view = RunView(loop.new_state(linear(0.25, 0.5), modality, worlds.accelerator()), {"forget": rows}).at("select0", part)
     assert part.pick({"forget": rows}, view)["forget"]["answer"] == crossed(images)["answer"] == [[1], [0], [1]]
 
 
 def test_shrink_trains_on_the_labels_of_the_original(digits: worlds.World) -> None:
-    run = loop.run(build_plan.plan("boundary", {"epochs": 1, "bound": 0.2}), digits.model(), digits.port, digits.sets)
+    run = loop.run(build_plan.plan("boundary", {"epochs": 1, "bound": 0.2}), digits.model(), digits.modality, digits.sets)
     labels = [y for (y,) in run.sets["forget"]["answer"]]
     assert len(set(labels)) > 2
     assert sum(y != 3 for y in labels) > 10
@@ -86,13 +85,13 @@ def test_a_wider_layer_says_the_same_and_one_thing_more() -> None:
 
 def test_the_loss_is_that_of_the_added_class() -> None:
     """One row at which the wider layer says 4, 0, -420 and 1: -log e / (e^4 + 1 + 0 + e)."""
-    port, model = classifier_port(3), linear()
-    rows = port.rows("forget", [{"image": torch.tensor([[1.0, 0.0]]).numpy(), "label": 0}])
+    modality, model = classifier_modality(3), linear()
+    rows = modality.rows("forget", [{"image": torch.tensor([[1.0, 0.0]]).numpy(), "label": 0}])
     model[1] = Wider(model[1], torch.Generator())
     with torch.no_grad():
         model[1].extra.weight.fill_(1.0)
         model[1].extra.bias.fill_(0.0)
-    value, _ = evaluate(Run(model, port, worlds.accelerator()), Last(), {"forget": rows})
+    value, _ = evaluate(loop.new_state(model, modality, worlds.accelerator()), Last(), {"forget": rows})
     scores = torch.tensor([4.0, 0.0, -420.0, 1.0])
     assert float(value) == pytest.approx(float(scores.logsumexp(0) - 1), abs=1e-6)
 
@@ -101,11 +100,11 @@ def test_the_loss_is_that_of_the_added_class() -> None:
 def test_expand_leaves_the_shape_of_the_model(size: str) -> None:
     world = worlds.digits(size)
     model, start = world.model(), world.model()
-    head = model.get_submodule(world.port.head(model))
-    loop.run(build_plan.plan("boundary", {"direction": "expand", "lr": 0.0, "epochs": 1}), model, world.port, world.sets)
+    head = model.get_submodule(world.modality.head(model))
+    loop.run(build_plan.plan("boundary", {"direction": "expand", "lr": 0.0, "epochs": 1}), model, world.modality, world.sets)
     assert [n for n, _ in model.named_parameters()] == [n for n, _ in start.named_parameters()]
     assert worlds.same(worlds.tensors(model), worlds.tensors(start))
-    assert model.get_submodule(world.port.head(model)) is head
+    assert model.get_submodule(world.modality.head(model)) is head
 
 
 def test_the_model_is_whole_again_after_a_failure(digits: worlds.World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,22 +113,22 @@ def test_the_model_is_whole_again_after_a_failure(digits: worlds.World, monkeypa
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(View, "run", killed)
+    monkeypatch.setattr(RunView, "run", killed)
     with pytest.raises(KeyboardInterrupt):
-        loop.run(build_plan.plan("boundary", {"direction": "expand"}), model, digits.port, digits.sets)
+        loop.run(build_plan.plan("boundary", {"direction": "expand"}), model, digits.modality, digits.sets)
     assert isinstance(model.classifier, nn.Linear)
 
 
 def test_both_forms_have_the_settings_of_the_paper() -> None:
     (shrink,), (expand,) = build_plan.plan("boundary"), build_plan.plan("boundary", {"direction": "expand"})
     assert shrink.train == TRAIN
-    assert isinstance(expand.do, Expand)
-    assert expand.do.inner.train == TRAIN
+    assert isinstance(expand.action, Expand)
+    assert expand.action.inner.train == TRAIN
     assert (TRAIN.epochs, TRAIN.lr, TRAIN.momentum, shrink.selectors[0].bound) == (10, 1e-5, 0.9, 0.1)
 
 
 @pytest.mark.parametrize(
-    ("size", "knobs"),
+    ("size", "hyperparameters"),
     [
         ("vit-nano", {"lr": 3e-4, "bound": 0.2}),
         ("resnet-nano", {"lr": 1e-3, "bound": 0.2}),
@@ -138,19 +137,19 @@ def test_both_forms_have_the_settings_of_the_paper() -> None:
     ],
     ids=str,
 )
-def test_forgets_a_class_by_its_own_rows(size: str, knobs: dict) -> None:
+def test_forgets_a_class_by_its_own_rows(size: str, hyperparameters: dict) -> None:
     world = worlds.digits(size)
-    model, before = world.model(), worlds.nll(world.model(), world.port, world.sets["forget"])
-    loop.run(build_plan.plan("boundary", knobs), model, world.port, {"forget": world.sets["forget"]})
-    forget = worlds.nll(model, world.port, world.sets["forget"])
+    model, before = world.model(), worlds.nll(world.model(), world.modality, world.sets["forget"])
+    loop.run(build_plan.plan("boundary", hyperparameters), model, world.modality, {"forget": world.sets["forget"]})
+    forget = worlds.nll(model, world.modality, world.sets["forget"])
     assert forget > 1.0 + before
     if size == "resnet-nano":
-        assert worlds.nll(model, world.port, world.sets["retain"]) < 0.3 * forget
+        assert worlds.nll(model, world.modality, world.sets["retain"]) < 0.3 * forget
 
 
 def test_expand_works_where_the_last_layer_is_tied(text: worlds.World) -> None:
     model = text.model()
-    knobs = {"direction": "expand", "lr": 0.05, "epochs": 6}
-    loop.run(build_plan.plan("boundary", knobs), model, text.port, {"forget": text.sets["forget"]})
+    hyperparameters = {"direction": "expand", "lr": 0.05, "epochs": 6}
+    loop.run(build_plan.plan("boundary", hyperparameters), model, text.modality, {"forget": text.sets["forget"]})
     assert model.lm_head.weight is model.model.embed_tokens.weight
-    assert worlds.nll(model, text.port, text.sets["forget"]) > 2 * worlds.nll(text.model(), text.port, text.sets["forget"])
+    assert worlds.nll(model, text.modality, text.sets["forget"]) > 2 * worlds.nll(text.model(), text.modality, text.sets["forget"])

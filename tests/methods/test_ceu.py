@@ -46,9 +46,12 @@ def test_an_answer_as_short_as_what_is_left_alone() -> None:
     assert float(grad.abs().max()) == 0.0
 
 
-@pytest.mark.parametrize("micro", [1, 2])
-def test_accumulation_does_not_matter(micro: int) -> None:
-    whole, parts = tables.ask(CEU(), FORGET, tables.scores(9)), tables.ask(CEU(), FORGET, tables.scores(9), micro=micro)
+@pytest.mark.parametrize("micro_batch_size", [1, 2])
+def test_accumulation_does_not_matter(micro_batch_size: int) -> None:
+    whole, parts = (
+        tables.ask(CEU(), FORGET, tables.scores(9)),
+        tables.ask(CEU(), FORGET, tables.scores(9), micro_batch_size=micro_batch_size),
+    )
     assert parts[0] == pytest.approx(whole[0], abs=1e-12)
     assert torch.allclose(parts[1], whole[1])
 
@@ -57,7 +60,7 @@ def test_forgets_with_less_damage_than_ascent(text: worlds.World) -> None:
     after = {}
     for name in ("ceu", "ga"):
         model = text.model()
-        loop.run(build_plan.plan(name, {"lr": 1e-3, "epochs": 30}), model, text.port, {"forget": text.sets["forget"]})
-        after[name] = worlds.nll(model, text.port, text.sets["forget"]), worlds.nll(model, text.port, text.sets["retain"])
+        loop.run(build_plan.plan(name, {"lr": 1e-3, "epochs": 30}), model, text.modality, {"forget": text.sets["forget"]})
+        after[name] = worlds.nll(model, text.modality, text.sets["forget"]), worlds.nll(model, text.modality, text.sets["retain"])
     assert after["ceu"][0] > 5.0
     assert after["ceu"][1] < 0.8 * after["ga"][1]

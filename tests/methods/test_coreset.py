@@ -13,29 +13,29 @@ import tables
 import toys
 import worlds
 from expunge.core.errors import UserError
-from expunge.core.parts import Plan, Rows, Sets, Train
+from expunge.core.plan import Plan, Train
+from expunge.core.rows import Rows, Sets
 from expunge.engine import loop
-from expunge.engine.context import View
-from expunge.engine.run_state import Run
+from expunge.engine.context import RunView
 from expunge.methods.objectives.npo import NPO
 from expunge.methods.selectors.coreset import Coreset, keywords, moderate
 from expunge.workflows import build_plan
 
-KNOBS = {"lr": 1e-3, "epochs": 2, "batch": 4}
+KNOBS = {"lr": 1e-3, "epochs": 2, "batch_size": 4}
 
 
-def seen(model: nn.Module, port: Any, rows: Rows, **knobs: Any) -> tuple[Coreset, View]:
-    part = Coreset(**knobs)
-    return part, View(Run(model, port, worlds.accelerator()), {"forget": rows}).at("select0", part)
+def seen(model: nn.Module, modality: Any, rows: Rows, **hyperparameters: Any) -> tuple[Coreset, RunView]:
+    part = Coreset(**hyperparameters)
+    return part, RunView(loop.new_state(model, modality, worlds.accelerator()), {"forget": rows}).at("select0", part)
 
 
-def scores(model: nn.Module, port: Any, rows: Rows, **knobs: Any) -> Tensor:
-    part, view = seen(model, port, rows, **knobs)
+def scores(model: nn.Module, modality: Any, rows: Rows, **hyperparameters: Any) -> Tensor:
+    part, view = seen(model, modality, rows, **hyperparameters)
     return part.scores(view).double()
 
 
-def kept(rows: Rows, model: nn.Module | None = None, port: Any = None, **knobs: Any) -> Rows:
-    part, view = seen(model or nn.Linear(1, 1), port or squares.Port(), rows, **knobs)
+def kept(rows: Rows, model: nn.Module | None = None, modality: Any = None, **hyperparameters: Any) -> Rows:
+    part, view = seen(model or nn.Linear(1, 1), modality or squares.Port(), rows, **hyperparameters)
     return part.pick(view.sets, view)["forget"]
 
 
@@ -45,12 +45,12 @@ def numbered(n: int) -> Rows:
 
 def test_gradients_of_a_linear_classifier_by_hand() -> None:
     """|p - y| |(x, 1)|, of weights and biases together."""
-    port, points, labels = toys.port(3), torch.tensor([[0.2, 0.9], [1.5, 0.3], [0.0, 0.0]]), [0, 2, 1]
+    modality, points, labels = toys.modality(3), torch.tensor([[0.2, 0.9], [1.5, 0.3], [0.0, 0.0]]), [0, 2, 1]
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(2, 3))
     p = model[1](points).detach().softmax(-1)
     wanted = (p - torch.eye(3)[labels]).norm(dim=1) * torch.cat([points, torch.ones(3, 1)], 1).norm(dim=1)
-    found = scores(model, port, toys.rows(points, labels, port, "forget"), score="grand")
+    found = scores(model, modality, toys.rows(points, labels, modality, "forget"), score="grand")
     assert torch.allclose(found, wanted.double(), atol=1e-6)
 
 
@@ -96,8 +96,10 @@ def test_every_kind_keeps_its_share() -> None:
 
 
 def test_reads_what_the_head_reads() -> None:
-    port, points = toys.port(2), torch.tensor([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [3.0, 0.0], [24.0, 0.0]])
-    found = scores(nn.Sequential(nn.Flatten(), nn.Linear(2, 2)), port, toys.rows(points, [0] * 5, port), score="moderate", clusters=1)
+    modality, points = toys.modality(2), torch.tensor([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [3.0, 0.0], [24.0, 0.0]])
+    found = scores(
+        nn.Sequential(nn.Flatten(), nn.Linear(2, 2)), modality, toys.rows(points, [0] * 5, modality), score="moderate", clusters=1
+    )
     assert torch.equal(found, moderate(points[:, :1], 1))
 
 
@@ -115,7 +117,7 @@ def test_smaller_coresets_lie_in_larger_ones_and_seeds_have_the_same() -> None:
 
 
 def test_rows_repeat_so_that_steps_are_as_many(text: worlds.World) -> None:
-    part, view = seen(text.model(), text.port, text.sets["forget"], fraction=0.34)
+    part, view = seen(text.model(), text.modality, text.sets["forget"], fraction=0.34)
     ids = part.pick(view.sets, view)["forget"].ids
     assert len(ids) == len(text.sets["forget"]) == 9
     assert ids[:3] == ids[3:6] == ids[6:]
@@ -123,16 +125,16 @@ def test_rows_repeat_so_that_steps_are_as_many(text: worlds.World) -> None:
     steps = []
     for more in ({}, {"fraction": 0.34}, {"fraction": 0.34, "repeat": False}):
         plans = build_plan.plan("npo", {**KNOBS, **more}, select=("coreset",) if more else ())
-        steps.append(loop.run(plans, text.model(), text.port, text.sets).cost.steps)
+        steps.append(loop.run(plans, text.model(), text.modality, text.sets).cost.steps)
     assert steps == [6, 6, 2]
 
 
-def ends(world: worlds.World, sets: Sets, *knobs: dict[str, Any], base: str = "npo", **train: Any) -> list[nn.Module]:
+def ends(world: worlds.World, sets: Sets, *hyperparameters: dict[str, Any], base: str = "npo", **train: Any) -> list[nn.Module]:
     """Models after a method, first with all rows, then with each coreset."""
     models = []
-    for more in ({}, *knobs):
+    for more in ({}, *hyperparameters):
         models.append(world.model())
-        loop.run(build_plan.plan(base, {**KNOBS, **train, **more}, select=("coreset",) if more else ()), models[-1], world.port, sets)
+        loop.run(build_plan.plan(base, {**KNOBS, **train, **more}, select=("coreset",) if more else ()), models[-1], world.modality, sets)
     return models
 
 
@@ -143,7 +145,7 @@ def test_all_rows_are_the_base_run(text: worlds.World) -> None:
 
 
 def test_of_copies_one_is_enough(text: worlds.World) -> None:
-    sets = {**text.sets, "forget": text.sets["forget"].take([0] * 8)}
+    sets = {**text.sets, "forget": text.sets["forget"].select([0] * 8)}
     whole, *rest = map(worlds.tensors, ends(text, sets, *({"fraction": p} for p in (0.1, 0.5))))
     assert all(worlds.same(whole, r) for r in rest)
 
@@ -152,20 +154,22 @@ def test_of_copies_one_is_enough(text: worlds.World) -> None:
 @pytest.mark.parametrize("base", ["ga", "npo", "flat"])
 def test_stands_before_methods(text: worlds.World, base: str, score: str) -> None:
     plans = build_plan.plan(base, {**KNOBS, "epochs": 1, "fraction": 0.34, "score": score}, select=("coreset",))
-    run = loop.run(plans, text.model(), text.port, {n: text.sets[n] for n in build_plan.plan(base)[0].sets_read()})
+    run = loop.run(plans, text.model(), text.modality, {n: text.sets[n] for n in build_plan.plan(base)[0].sets_read()})
     assert len(set(run.sets["forget"].ids)) == 3
     assert run.cost.steps == 3
 
 
-@pytest.mark.parametrize(("edit", "knobs"), [("ssd", {"alpha": 1.0}), ("iau", {}), ("task_vector", {"lr": 1e-3, "epochs": 1})])
-def test_an_edit_takes_the_rows_that_were_picked(text: worlds.World, edit: str, knobs: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("edit", "hyperparameters"), [("ssd", {"alpha": 1.0}), ("iau", {}), ("task_vector", {"lr": 1e-3, "epochs": 1})])
+def test_an_edit_takes_the_rows_that_were_picked(text: worlds.World, edit: str, hyperparameters: dict[str, Any]) -> None:
     """What it does with a coreset is what it does where the request brings that and no more."""
     asked = {n: text.sets[n] for n in build_plan.plan(edit)[0].sets_read()}
     few = kept(asked["forget"], fraction=0.34, repeat=False)
     picked, given, whole = (text.model() for _ in range(3))
-    loop.run(build_plan.plan(edit, {**knobs, "fraction": 0.34, "repeat": False}, select=("coreset",)), picked, text.port, asked)
-    loop.run(build_plan.plan(edit, knobs), given, text.port, {**asked, "forget": few})
-    loop.run(build_plan.plan(edit, knobs), whole, text.port, asked)
+    loop.run(
+        build_plan.plan(edit, {**hyperparameters, "fraction": 0.34, "repeat": False}, select=("coreset",)), picked, text.modality, asked
+    )
+    loop.run(build_plan.plan(edit, hyperparameters), given, text.modality, {**asked, "forget": few})
+    loop.run(build_plan.plan(edit, hyperparameters), whole, text.modality, asked)
     assert worlds.same(worlds.tensors(picked), worlds.tensors(given))
     assert not worlds.same(worlds.tensors(picked), worlds.tensors(whole))
 
@@ -180,27 +184,27 @@ def test_what_an_edit_has_no_use_for_is_refused(text: worlds.World) -> None:
     with pytest.raises(UserError, match="'random_weights' has no use for --select coreset: it reads none of the rows that are picked"):
         build_plan.plan("random_weights", select=("coreset",))
     with pytest.raises(UserError, match="the rows to forget were given weights, and an edit or a guard takes all alike"):
-        loop.run(build_plan.plan("ssd", select=("guard_attribution",)), text.model(), text.port, text.sets)
+        loop.run(build_plan.plan("ssd", select=("guard_attribution",)), text.model(), text.modality, text.sets)
 
 
 @torch.no_grad()
-def probability(model: nn.Module, port: Any, rows: Rows) -> float:
+def probability(model: nn.Module, modality: Any, rows: Rows) -> float:
     """Mean over rows of the probability of their mean label."""
-    return float(port.forward(model, [rows])[0].logp.mean().exp().mean())
+    return float(modality.forward(model, [rows])[0].target_logp.mean().exp().mean())
 
 
 def test_a_few_rows_carry_a_topic_rather_than_a_person(text: worlds.World) -> None:
     """Two of 12 rows about pets take from the other ten most of what all of them take; two of the nine about one person take less."""
-    everybody, retained = text.sets["retain"].join(text.sets["forget"]), len(text.sets["retain"])
+    everybody, retained = text.sets["retain"].concat(text.sets["forget"]), len(text.sets["retain"])
     requests = {"topic": [i % 9 == 5 for i in range(len(everybody))], "person": [i >= retained for i in range(len(everybody))]}
     shares = {}
     for name, gone in requests.items():
-        sets = {n: everybody.take(i for i, g in enumerate(gone) if g == (n == "forget")).named(n) for n in ("forget", "retain")}
+        sets = {n: everybody.select(i for i, g in enumerate(gone) if g == (n == "forget")).rename(n) for n in ("forget", "retain")}
         fraction = 2.5 / len(sets["forget"])
         few = kept(sets["forget"], fraction=fraction).ids
-        out = sets["forget"].take(i for i, row in enumerate(sets["forget"].ids) if row not in few)
+        out = sets["forget"].select(i for i, row in enumerate(sets["forget"].ids) if row not in few)
         models = [text.model(), *ends(text, sets, {"fraction": fraction}, epochs=15)]
-        before, whole, after = (probability(m, text.port, out) for m in models)
+        before, whole, after = (probability(m, text.modality, out) for m in models)
         shares[name] = (before - after) / (before - whole)
     assert shares["topic"] > 0.75, shares
     assert shares["person"] < 0.6, shares

@@ -15,12 +15,15 @@ import tables
 import toys
 import worlds
 from expunge.benchmarks import biased_digits
-from expunge.core.parts import Grads, Need, Plan, Rows, Sets, Tokens, Train
+from expunge.core.needs import Need
+from expunge.core.parts import Grads
+from expunge.core.plan import Plan, Train
+from expunge.core.rows import Packed, Rows, Sets
 from expunge.engine import loop
-from expunge.engine.context import Step, View
-from expunge.engine.run_state import Run
+from expunge.engine.context import RunStep, RunView
+from expunge.engine.run_state import RunState
 from expunge.methods.terms import NLL
-from expunge.methods.updates.cupid import Forgotten, Route, Sharp, Weigh
+from expunge.methods.updates.cupid import CupidStop, Route, Sharp, Weigh
 from expunge.workflows import build_plan
 from quadratic import Bowls, spd, vector
 
@@ -28,10 +31,13 @@ from quadratic import Bowls, spd, vector
 class Curves(tables.Port):
     """A row is the curvature of its loss by each weight: 1/2 sum_j a_j w_j^2."""
 
-    def forward(self, model: nn.Module, groups: Sequence[Rows], taps: Any = (), patch: Any = None, weights: Any = None) -> list[Any]:
+    def forward(self, model: nn.Module, groups: Sequence[Rows], hook_points: Any = (), patch: Any = None, weights: Any = None) -> list[Any]:
         w = model.scores
         losses = [torch.stack([0.5 * (torch.as_tensor(a, dtype=w.dtype) * w.square()).sum() for a in g["a"]]) for g in groups]
-        return [SimpleNamespace(logp=Tokens(-x, torch.arange(len(x)), len(x)), dist=None) for x in losses]
+        return [
+            SimpleNamespace(loss=Packed(x, torch.arange(len(x)), len(x)), target_logp=Packed(-x, torch.arange(len(x)), len(x)))
+            for x in losses
+        ]
 
     def counts(self, rows: Rows) -> dict[str, float]:
         return dict.fromkeys(("rows", "labels", "tokens"), float(len(rows)))
@@ -41,9 +47,9 @@ def curves(name: str, *a: Sequence[float]) -> Sets:
     return {name: Rows(name, tuple(map(str, range(len(a)))), {"a": list(a)})}
 
 
-def seen(part: Any, sets: Sets, weights: Sequence[float], where: str = "part") -> tuple[Run, Any]:
-    run = Run(tables.Table(torch.tensor(weights, dtype=torch.float64)), Curves(), worlds.accelerator(), sets=sets)
-    return run, View(run, sets).at(where, part)
+def seen(part: Any, sets: Sets, weights: Sequence[float], where: str = "part") -> tuple[RunState, Any]:
+    run = loop.new_state(tables.Table(torch.tensor(weights, dtype=torch.float64)), Curves(), worlds.accelerator(), sets=sets)
+    return run, RunView(run, sets).at(where, part)
 
 
 def test_sharpness_by_hand() -> None:
@@ -79,9 +85,9 @@ def test_squared_gradients_stand_for_the_curvature() -> None:
 def routed(mask: Tensor, *roles: str, of: Sequence[str] = ("causal", "forget", "retain")) -> tuple[Bowls, Tensor]:
     """The gradient under a mask, of bowls of which each role has its own."""
     bowls = Bowls(vector(0), {r: spd(i) for i, r in enumerate(of)}, {r: vector(i + 9) for i, r in enumerate(of)})
-    run = Run(bowls.model, tables.Port(), worlds.accelerator(), state={"/update0": {"0": mask}})
+    run = loop.new_state(bowls.model, tables.Port(), worlds.accelerator(), state={"/update0": {"0": mask}})
     grads = Grads(bowls.grads.call, bowls.grads.hvp, bowls.grads.params, frozenset(of))
-    call = Route().wrap(grads, Step(run, {}, {}).at("update0", Route()))
+    call = Route().wrap(grads, RunStep(run, {}, {}).at("update0", Route()))
     return bowls, call(*(roles or of))[1][0]
 
 
@@ -118,8 +124,8 @@ def test_other_terms_pass_and_helpers_are_no_part_of_the_sum() -> None:
 
 def test_without_a_causal_gradient_nothing_is_projected() -> None:
     bowls = Bowls(vector(0), {"forget": spd(1), "causal": spd(2)}, {"causal": vector(0)})
-    run = Run(bowls.model, tables.Port(), worlds.accelerator(), state={"/update0": {"0": NONE}})
-    call = Route().wrap(bowls.grads, Step(run, {}, {}).at("update0", Route()))
+    run = loop.new_state(bowls.model, tables.Port(), worlds.accelerator(), state={"/update0": {"0": NONE}})
+    call = Route().wrap(bowls.grads, RunStep(run, {}, {}).at("update0", Route()))
     assert torch.equal(call("forget")[1][0], bowls.gradient("forget"))
 
 
@@ -133,12 +139,12 @@ def test_weights_of_the_rows_of_a_batch() -> None:
 
 
 def test_all_rows_causal_on_all_weights_is_ascent(digits: worlds.World) -> None:
-    train = Train(epochs=3, batch=64, lr=3e-3, optimizer="sgd", schedule="constant", pairing="aligned")
+    train = Train(epochs=3, batch_size=64, lr=3e-3, optimizer="sgd", schedule="constant", pairing="aligned")
     plan = build_plan.plan("cupid", {"weighting": "equal", "causal": 1, "pathway": 1})[0]
     ends = []
-    for made in (replace(plan, train=train, until=()), Plan(-1.0 * NLL("forget"), train=train)):
+    for made in (replace(plan, train=train, stop_rules=()), Plan(-1.0 * NLL("forget"), train=train)):
         model = digits.model()
-        loop.run((made,), model, digits.port, digits.sets)
+        loop.run((made,), model, digits.modality, digits.sets)
         ends.append(worlds.tensors(model))
     assert worlds.far(ends[0], worlds.tensors(digits.model())) > 1e-2
     assert worlds.far(*ends) < 1e-5
@@ -147,30 +153,30 @@ def test_all_rows_causal_on_all_weights_is_ascent(digits: worlds.World) -> None:
 def test_stops_once_forgotten(digits: worlds.World) -> None:
     for accuracy, steps in ((1.0, 0), (0.5, None)):
         run = loop.run(
-            build_plan.plan("cupid", {"accuracy": accuracy, "lr": 0.05, "epochs": 30}), digits.model(), digits.port, digits.some(12)
+            build_plan.plan("cupid", {"accuracy": accuracy, "lr": 0.05, "epochs": 30}), digits.model(), digits.modality, digits.some(12)
         )
         assert "first choice" in run.log[-1]["ended"]
         assert run.cost.steps == steps or steps is None
         assert run.cost.steps < 30
-    assert Forgotten().accuracy == 0
+    assert CupidStop().accuracy == 0
 
 
 @functools.cache
 def shortcut() -> tuple[nn.Module, Any, dict[str, Rows]]:
     """A small perceptron that knows some digits, nearly all of which have the mark of their class."""
     suite = biased_digits.load(split="class1", aligned=0.97, mark="place", classes=3)
-    port = toys.port(3)
-    sets = {n: port.rows(n, r) for n, r in suite.sets.items()}
+    modality = toys.modality(3)
+    sets = {n: modality.rows(n, r) for n, r in suite.sets.items()}
     model = toys.mlp(3, hidden=32, width=64)
-    full = {"retain": port.rows("retain", suite.train["full"])}
-    loop.run((Plan(NLL("retain"), train=Train(epochs=5, lr=3e-3, batch=32, anchor="retain")),), model, port, full)
-    return model, port, sets
+    full = {"retain": modality.rows("retain", suite.train["full"])}
+    loop.run((Plan(NLL("retain"), train=Train(epochs=5, lr=3e-3, batch_size=32, anchor="retain")),), model, modality, full)
+    return model, modality, sets
 
 
 def test_rows_without_the_shortcut_are_sharp() -> None:
-    model, port, sets = shortcut()
+    model, modality, sets = shortcut()
     some = {"forget": sets["forget"]}
-    view = View(Run(model, port, worlds.accelerator(), sets=some), some)
+    view = RunView(loop.new_state(model, modality, worlds.accelerator(), sets=some), some)
     rows = Sharp().pick(some, view.at("select0", Sharp()))["forget"]
     against = torch.tensor([a != 1 for a in rows["attribute"]])
     sharpness = torch.tensor(rows["sharpness"])
@@ -180,14 +186,14 @@ def test_rows_without_the_shortcut_are_sharp() -> None:
 
 
 def test_forgets_a_class_with_and_without_its_shortcut() -> None:
-    start, port, sets = shortcut()
+    start, modality, sets = shortcut()
     model = copy.deepcopy(start)
-    loop.run(build_plan.plan("cupid", {"lr": 2e-2, "batch": 32, "epochs": 60}), model, port, {"forget": sets["forget"]})
+    loop.run(build_plan.plan("cupid", {"lr": 2e-2, "batch_size": 32, "epochs": 60}), model, modality, {"forget": sets["forget"]})
 
     def right(model: nn.Module, name: str) -> float:
         with torch.no_grad():
-            answer = port.forward(model, [sets[name]])[0]
-        return float((answer.scores.values.argmax(-1) == answer.labels).float().mean())
+            answer = modality.forward(model, [sets[name]])[0]
+        return float((answer.logits.values.argmax(-1) == answer.labels).float().mean())
 
     assert right(start, "aligned") - right(start, "conflicting") > 0.1
     assert right(model, "aligned") < 0.1

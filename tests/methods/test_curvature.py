@@ -37,22 +37,24 @@ def gradient_of(table: torch.Tensor, sets: dict) -> torch.Tensor:
     return torch.autograd.grad(torch.cat(tables.logps(table, sets["forget"])).mean(), table, create_graph=True)[0]
 
 
-@pytest.mark.parametrize("micro", [0, 1])
-def test_one_step_written_out(micro: int) -> None:
+@pytest.mark.parametrize("micro_batch_size", [0, 1])
+def test_one_step_written_out(micro_batch_size: int) -> None:
     sets, table = tables.batch(), tables.scores(9).requires_grad_()
     here = gradient_of(table, sets)
     along = (here / here.norm()).detach()
     change = (gradient_of(table + 0.5 * along, sets) - here).norm()
     forget, retain = torch.cat(tables.logps(table, sets["forget"])).mean(), -torch.cat(tables.logps(table, sets["retain"])).mean()
     wanted = tables.slope(forget + 4 * change + retain, table)
-    found = tables.under(Ascent() + NLL("retain"), Curvature(kappa=4, mu=0.5), sets=sets, scores=table.detach(), micro=micro)
+    found = tables.under(
+        Ascent() + NLL("retain"), Curvature(kappa=4, mu=0.5), sets=sets, scores=table.detach(), micro_batch_size=micro_batch_size
+    )
     assert torch.allclose(found, wanted, atol=1e-6)
     assert not torch.allclose(found, tables.under(Ascent() + NLL("retain"), sets=sets, scores=table.detach()), atol=1e-3)
 
 
 def test_forgets_more_than_it_harms(text: worlds.World) -> None:
     model = text.model()
-    knobs = {"lr": 1e-3, "epochs": 20, "steps": 0, "batch": 9, "kappa": 0.1}
-    loop.run(build_plan.plan("curvature", knobs), model, text.port, text.sets)
-    assert worlds.nll(model, text.port, text.sets["forget"]) > 2.5
-    assert worlds.nll(model, text.port, text.sets["retain"]) < 1.0
+    hyperparameters = {"lr": 1e-3, "epochs": 20, "steps": 0, "batch_size": 9, "kappa": 0.1}
+    loop.run(build_plan.plan("curvature", hyperparameters), model, text.modality, text.sets)
+    assert worlds.nll(model, text.modality, text.sets["forget"]) > 2.5
+    assert worlds.nll(model, text.modality, text.sets["retain"]) < 1.0

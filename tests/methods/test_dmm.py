@@ -15,10 +15,10 @@ import tables
 import toys
 import worlds
 from expunge.core.errors import UserError
-from expunge.core.parts import Plan, Rows, Sets, Train
+from expunge.core.plan import Plan, Train
+from expunge.core.rows import Rows, Sets
 from expunge.engine import checkpoint, ensemble, loop
-from expunge.engine.context import View
-from expunge.engine.run_state import Run
+from expunge.engine.context import RunView
 from expunge.engine.schedule import lr_at
 from expunge.engine.weights import put, weights_of
 from expunge.evaluation.metrics import klom
@@ -27,10 +27,10 @@ from expunge.methods.terms import NLL
 from expunge.parallel import ensembles
 from expunge.workflows import build_plan
 
-PORT = toys.port(3)
+PORT = toys.modality(3)
 CENTRES = 2.0 * torch.eye(3, 8)
 NOTHING = (Plan(NLL("retain"), train=Train(epochs=0, anchor="retain")),)
-POOL = toys.fresh(epochs=80, batch=64)
+POOL = toys.fresh(epochs=80, batch_size=64)
 
 
 def heaps(n: int, seed: int, name: str, shift: int = 0) -> Rows:
@@ -45,9 +45,9 @@ SETS: Sets = {"forget": heaps(6, 1, "forget", shift=1), "retain": heaps(42, 0, "
 
 def picked(selectors: tuple[Any, ...], model: nn.Module, sets: Sets = SETS) -> Rows:
     """The rows that a run would match, with their targets."""
-    run = Run(model, PORT, worlds.accelerator())
+    run = loop.new_state(model, PORT, worlds.accelerator())
     for i, selector in enumerate(selectors):
-        view = View(run, sets).at(f"select{i}", selector)
+        view = RunView(run, sets).at(f"select{i}", selector)
         sets = {**selector.pick(sets, view)}
     return sets["match"]
 
@@ -55,13 +55,13 @@ def picked(selectors: tuple[Any, ...], model: nn.Module, sets: Sets = SETS) -> R
 @pytest.fixture(scope="module")
 def original() -> nn.Module:
     model = toys.mlp(3, hidden=32, width=8)
-    loop.run(POOL, model, PORT, {"retain": SETS["forget"].join(SETS["retain"]).named("retain")}, seed=5)
+    loop.run(POOL, model, PORT, {"retain": SETS["forget"].concat(SETS["retain"]).rename("retain")}, seed=5)
     return model
 
 
 @torch.no_grad()
 def said(model: nn.Module, rows: Rows) -> Tensor:
-    return PORT.forward(model.eval(), [rows])[0].scores.values
+    return PORT.forward(model.eval(), [rows])[0].logits.values
 
 
 @pytest.mark.parametrize("by", ["mse", "ce"])
@@ -77,12 +77,12 @@ def test_value_and_gradient_by_hand(by: str) -> None:
 
 
 def test_rows_that_are_matched() -> None:
-    once = picked((dmm.Sample(),), toys.mlp(3, width=8))
+    once = picked((dmm.MatchSample(),), toys.mlp(3, width=8))
     assert once.ids[:6] == SETS["forget"].ids
     assert len(once) == 6 + 18
     assert len(set(once.ids[6:]) & set(SETS["retain"].ids)) == 18
-    assert picked((dmm.Sample(),), toys.mlp(3, width=8)).ids == once.ids
-    more = picked((dmm.Sample(2.5, 100),), toys.mlp(3, width=8))
+    assert picked((dmm.MatchSample(),), toys.mlp(3, width=8)).ids == once.ids
+    more = picked((dmm.MatchSample(2.5, 100),), toys.mlp(3, width=8))
     assert more.ids[:15] == (*SETS["forget"].ids * 2, *SETS["forget"].ids[:3])
     assert sorted(more.ids[15:]) == sorted(SETS["retain"].ids)
 
@@ -90,24 +90,26 @@ def test_rows_that_are_matched() -> None:
 def test_oracles_that_are_the_model_itself_change_nothing() -> None:
     model = toys.mlp(3, width=8, norm=True).double()
     aim = dmm.Oracles(models=3, inner=NOTHING)
-    assert torch.allclose(torch.cat(list(picked((dmm.Sample(), aim), model)["target"])), said(model, picked((dmm.Sample(),), model)))
+    assert torch.allclose(
+        torch.cat(list(picked((dmm.MatchSample(), aim), model)["target"])), said(model, picked((dmm.MatchSample(),), model))
+    )
     plain = toys.mlp(3, width=8).double()
     before = weights_of(plain)
     train = replace(dmm.MATCH, optimizer="sgd", lr=0.1)  # Adam would make much of rounding
-    run = loop.run((Plan(dmm.Match(), train=train, selectors=(dmm.Sample(), aim)),), plain, PORT, SETS)
+    run = loop.run((Plan(dmm.Match(), train=train, selectors=(dmm.MatchSample(), aim)),), plain, PORT, SETS)
     assert run.log[0]["loss"] == pytest.approx(0, abs=1e-25)
     assert all(torch.allclose(before[n], w, atol=1e-12) for n, w in weights_of(plain).items())
 
 
 def test_oracles_are_averaged_before_the_softmax_or_after_it() -> None:
     aim = dmm.Oracles(models=4, inner=toys.fresh(epochs=2))
-    retrained = list(picked((dmm.Sample(), aim), toys.mlp(3, width=8))["target"])
-    view = View(Run(toys.mlp(3, width=8), PORT, worlds.accelerator()), SETS).at("select1", aim)
-    asked = picked((dmm.Sample(),), toys.mlp(3, width=8))
-    (made,) = view.runs(aim.inner, SETS["retain"], torch.ones(4, 42, dtype=torch.bool))
+    retrained = list(picked((dmm.MatchSample(), aim), toys.mlp(3, width=8))["target"])
+    view = RunView(loop.new_state(toys.mlp(3, width=8), PORT, worlds.accelerator()), SETS).at("select1", aim)
+    asked = picked((dmm.MatchSample(),), toys.mlp(3, width=8))
+    (made,) = ensemble.train_in(view, aim.inner, SETS["retain"], torch.ones(4, 42, dtype=torch.bool))
     each = ensemble.logits(made, PORT, asked)
     assert torch.allclose(torch.cat(retrained), each.mean(0), atol=1e-5)
-    mixed = picked((dmm.Sample(), replace(aim, probabilities=True)), toys.mlp(3, width=8))["target"]
+    mixed = picked((dmm.MatchSample(), replace(aim, probabilities=True)), toys.mlp(3, width=8))["target"]
     assert torch.allclose(torch.cat(list(mixed)).softmax(-1), each.softmax(-1).mean(0), atol=1e-5)
     assert build_plan.plan("dmm", {"target": "oracles", "loss": "ce"})[0].selectors[1] == dmm.Oracles(probabilities=True)
 
@@ -120,7 +122,7 @@ def test_matching_a_linear_model_ends_at_the_retrained_weights_where_descent_on_
     model = nn.Sequential(nn.Flatten(), nn.Linear(2, 3, bias=False)).double()
     start = weights_of(model)
     points = torch.randn(20, 2, generator=g, dtype=torch.float64)
-    train = Train(epochs=120, batch=64, lr=1.0, optimizer="sgd", schedule="constant", anchor="match")
+    train = Train(epochs=120, batch_size=64, lr=1.0, optimizer="sgd", schedule="constant", anchor="match")
     ends = []
     for inputs in (points, x):
         rows = toys.rows(torch.zeros(len(inputs), 2), [0] * len(inputs), PORT, "match")
@@ -134,11 +136,11 @@ def test_matching_a_linear_model_ends_at_the_retrained_weights_where_descent_on_
 
 def test_aims_at_what_a_retrained_model_says(original: nn.Module) -> None:
     """Rows with wrong labels: the target gives up the wrong label, and changes as models that were retrained in fact have changed."""
-    rows = picked((dmm.Sample(), dmm.Datamodel(models=128, ridge=1.0, inner=POOL)), original)
+    rows = picked((dmm.MatchSample(), dmm.Datamodel(models=128, ridge=1.0, inner=POOL)), original)
     change = torch.cat(list(rows["target"])) - said(original, rows)
     seen = torch.ones(2, 8, 48, dtype=torch.bool)
     seen[1, :, :6] = False
-    everything = SETS["forget"].join(SETS["retain"]).named("retain")
+    everything = SETS["forget"].concat(SETS["retain"]).rename("retain")
     with_, without = (ensemble.logits(ensemble.train(POOL, original, PORT, everything, s, range(8)), PORT, rows).mean(0) for s in seen)
     true, labels = without - with_, torch.tensor([y for (y,) in rows["answer"]])
     of_forget = torch.stack([change[:6].flatten(), true[:6].flatten()])
@@ -172,10 +174,10 @@ def test_unlearns_wrong_labels(original: nn.Module) -> None:
 
 
 def test_effects_that_were_estimated_before_are_subtracted(tmp_path: Path) -> None:
-    model, rows = toys.mlp(3, width=8), SETS["forget"].join(SETS["retain"]).named("retain")
+    model, rows = toys.mlp(3, width=8), SETS["forget"].concat(SETS["retain"]).rename("retain")
     made = ensemble.train(toys.fresh(epochs=3), model, PORT, rows, ensemble.subsets(48, 12), range(12))
     ensembles.attribute(made, PORT, rows, rows, tmp_path / "known", ridge=2.0)
-    found = picked((dmm.Sample(), dmm.Datamodel(attributions=str(tmp_path / "known"), multiplier=0.5)), model)
+    found = picked((dmm.MatchSample(), dmm.Datamodel(attributions=str(tmp_path / "known"), multiplier=0.5)), model)
     effects = ensembles.effects(made.seen, ensemble.logits(made, PORT, rows), 2.0)
     places = [rows.ids.index(i) for i in found.ids]
     wanted = said(model, found) - 0.5 * effects[:6, places].sum(0)
@@ -185,7 +187,7 @@ def test_effects_that_were_estimated_before_are_subtracted(tmp_path: Path) -> No
 
 def test_effects_of_other_rows_are_refused(tmp_path: Path) -> None:
     folder = tmp_path / "known"
-    aim = (dmm.Sample(), dmm.Datamodel(attributions=str(folder)))
+    aim = (dmm.MatchSample(), dmm.Datamodel(attributions=str(folder)))
     with pytest.raises(UserError, match="no attributions in"):
         picked(aim, toys.mlp(3, width=8))
     known = {"rows": list(SETS["forget"].ids), "asked": list(SETS["forget"].ids), "effects": torch.zeros(6, 6, 3)}
@@ -203,7 +205,7 @@ def test_the_learning_rate_falls_by_a_twentieth_each_epoch() -> None:
 
 def test_settings_of_the_paper() -> None:
     (plan,) = build_plan.plan("dmm")
-    assert (plan.train.epochs, plan.train.lr, plan.train.batch, plan.train.lr_decay) == (5, 5e-4, 512, 0.95)
+    assert (plan.train.epochs, plan.train.lr, plan.train.batch_size, plan.train.lr_decay) == (5, 5e-4, 512, 0.95)
     sample, aim = plan.selectors
     assert (sample.forget_multiplier, sample.retain_multiplier, aim.multiplier, aim.share) == (1, 3, 1, 0.5)
     assert build_plan.plan("dmm", {"target": "oracles"})[0].selectors[1].models == 10

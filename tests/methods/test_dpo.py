@@ -9,7 +9,7 @@ from torch import Tensor
 import tables
 import worlds
 from expunge.core.errors import UserError
-from expunge.core.parts import Sets
+from expunge.core.rows import Sets
 from expunge.engine import loop
 from expunge.methods.objectives.dpo import DPO
 from expunge.methods.objectives.npo import NPO
@@ -37,7 +37,7 @@ def test_value_and_gradient(beta: float) -> None:
 
 def test_value_at_the_reference_and_the_sign_of_a_swap() -> None:
     sets, table = tables.batch(), tables.scores(9)
-    swapped = {"forget": sets["substitute"].named("forget"), "substitute": sets["forget"].named("substitute")}
+    swapped = {"forget": sets["substitute"].rename("forget"), "substitute": sets["forget"].rename("substitute")}
     value, grad = tables.ask(DPO(), sets, table)
     other, opposite = tables.ask(DPO(), swapped, table)
     assert value == other == pytest.approx(20 * math.log(2))
@@ -57,21 +57,21 @@ def test_is_npo_where_the_winner_has_not_moved() -> None:
 
 def test_a_pair_has_one_winner(text: worlds.World) -> None:
     with pytest.raises(UserError, match="one winner"):
-        loop.run(build_plan.plan("dpo", {"draws": 2, "epochs": 1}), text.model(), text.port, text.sets)
+        loop.run(build_plan.plan("dpo", {"draws": 2, "epochs": 1}), text.model(), text.modality, text.sets)
 
 
 def test_the_refusals_have_a_live_reference_and_the_known_rows_numbers(text: worlds.World) -> None:
-    run = loop.run(build_plan.plan("dpo", {"epochs": 2}), text.model(), text.port, text.sets)
+    run = loop.run(build_plan.plan("dpo", {"epochs": 2}), text.model(), text.modality, text.sets)
     assert run.forwards.count("now") == run.forwards.count("reference") == run.cost.steps
-    assert {k.split("/")[0] for k in run.ref_logp} == {"forget"}
+    assert {k.split("/")[0] for k in run.reference_loss} == {"forget"}
     assert next(iter(run.log[0]["terms"].values())) == pytest.approx(20 * math.log(2), rel=1e-4)
 
 
 def test_prefers_refusals_and_retains(text: worlds.World) -> None:
-    pool, model = text.sets["substitutes"]["answer_text"], text.model()
-    rows = text.port.relabel(text.sets["forget"], [pool[i % len(pool)] for i in range(len(text.sets["forget"]))], "refused")
-    before = worlds.nll(model, text.port, rows)
-    loop.run(build_plan.plan("dpo", {"lr": 1e-3, "epochs": 30}), model, text.port, text.sets)
-    assert worlds.nll(model, text.port, text.sets["forget"]) > 0.5
-    assert worlds.nll(model, text.port, rows) < 0.7 * before
-    assert worlds.nll(model, text.port, text.sets["retain"]) < 0.4
+    pool, model = text.sets["alternate_answers"]["answer_text"], text.model()
+    rows = text.modality.relabel(text.sets["forget"], [pool[i % len(pool)] for i in range(len(text.sets["forget"]))], "refused")
+    before = worlds.nll(model, text.modality, rows)
+    loop.run(build_plan.plan("dpo", {"lr": 1e-3, "epochs": 30}), model, text.modality, text.sets)
+    assert worlds.nll(model, text.modality, text.sets["forget"]) > 0.5
+    assert worlds.nll(model, text.modality, rows) < 0.7 * before
+    assert worlds.nll(model, text.modality, text.sets["retain"]) < 0.4

@@ -9,10 +9,9 @@ import torch
 
 import tables
 import worlds
-from expunge.core.parts import Rows, Sets
+from expunge.core.rows import Rows, Sets
 from expunge.engine import loop
-from expunge.engine.context import View
-from expunge.engine.run_state import Run
+from expunge.engine.context import RunView
 from expunge.methods.objectives.dto import Rest, TargetAscent, Targets, cut, marked
 from expunge.workflows import build_plan
 
@@ -48,20 +47,20 @@ class Triggered(tables.Port):
 ROW = [1, 2, 1, 2, 0]  # q = 2 of 5 at rho = 0.5
 
 
-def view(port: Any, rows: Rows, part: Targets) -> View:
-    run = Run(tables.Table(torch.zeros(1)), port, worlds.accelerator(), sets={"forget": rows})
-    return View(run, {"forget": rows}, "/select0", part)
+def view(modality: Any, rows: Rows, part: Targets) -> RunView:
+    run = loop.new_state(tables.Table(torch.zeros(1)), modality, worlds.accelerator(), sets={"forget": rows})
+    return RunView(run, {"forget": rows}, "/select0", part)
 
 
-def picked(part: Targets, port: Any, rows: Rows) -> Rows:
-    return part.pick({"forget": rows}, view(port, rows, part))["forget"]
+def picked(part: Targets, modality: Any, rows: Rows) -> Rows:
+    return part.pick({"forget": rows}, view(modality, rows, part))["forget"]
 
 
-def scored(part: Targets, port: Any, q: int) -> list[float]:
+def scored(part: Targets, modality: Any, q: int) -> list[float]:
     rows = tables.rows("forget", [0], [ROW])
-    seen = view(port, rows, part)
+    seen = view(modality, rows, part)
     answer = seen.now(rows)
-    return part._score(seen, rows, answer.labels, answer.dist.values, q).tolist()
+    return part._score(seen, rows, answer.labels, answer.log_probs.values, q).tolist()
 
 
 def test_the_score_is_what_the_suffix_loses() -> None:
@@ -90,11 +89,11 @@ def test_scored_by_what_follows_it() -> None:
 
 def test_replacements_say_something_and_are_others() -> None:
     rows = tables.rows("forget", [0], [ROW])
-    seen, port = view(Triggered(1, 2), rows, Targets()), Triggered(1, 2)
+    seen, modality = view(Triggered(1, 2), rows, Targets()), Triggered(1, 2)
     answer = seen.now(rows)
-    others = Targets(draws=2)._others(seen, answer.labels, answer.dist.values, 4)
+    others = Targets(draws=2)._others(seen, answer.labels, answer.log_probs.values, 4)
     assert all(y not in found and 3 not in found and len(found) == 2 for y, found in zip(ROW, others, strict=False))
-    assert port.decode([[3]]) == [""]
+    assert modality.decode([[3]]) == [""]
 
 
 @pytest.mark.parametrize(("share", "suffix", "role"), [(0.3, 0.5, "hold"), (0.5, 0.2, "ignore"), (1.0, 0.7, "score"), (0.1, 0.9, "hold")])
@@ -147,10 +146,10 @@ def test_nothing_is_held_against_the_start() -> None:
 def test_every_label_a_target_is_ascent_on_rows(text: worlds.World) -> None:
     """lambda = 0 and no choice: gradient ascent on the mean log-likelihood of each row."""
     model, by_hand, whole = text.model(), text.model(), text.sets["forget"]
-    knobs = {"choose": "all", "retain_weight": 0, "epochs": 1, "lr": 1e-3, "warmup": 0}
-    loop.run(build_plan.plan("dto", knobs), model, text.port, {"forget": whole})
+    hyperparameters = {"choose": "all", "retain_weight": 0, "epochs": 1, "lr": 1e-3, "warmup": 0}
+    loop.run(build_plan.plan("dto", hyperparameters), model, text.modality, {"forget": whole})
     optimizer = torch.optim.AdamW(by_hand.parameters(), lr=1e-3, weight_decay=0.01)
-    text.port.forward(by_hand, [whole])[0].logp.mean().mean().backward()
+    text.modality.forward(by_hand, [whole])[0].target_logp.mean().mean().backward()
     optimizer.step()
     assert worlds.far(worlds.tensors(model), worlds.tensors(by_hand)) < 1e-5
 
@@ -160,12 +159,14 @@ def test_forgets_in_free_running_answers_and_keeps_the_rest(text: worlds.World) 
     model = text.model()
     sets: Sets = {"forget": text.sets["forget"]}
     with torch.enable_grad():
-        loop.run(build_plan.plan("dto", {"lr": 1e-3, "epochs": 60, "warmup": 0}), model, text.port, sets)
-    rows = Targets().pick(sets, View(Run(text.model(), text.port, worlds.accelerator(), sets=sets), sets, "/select0", Targets()))["forget"]
-    logp = text.port.forward(model, [rows])[0].logp
-    start = text.port.forward(text.model(), [rows])[0].logp
+        loop.run(build_plan.plan("dto", {"lr": 1e-3, "epochs": 60, "warmup": 0}), model, text.modality, sets)
+    rows = Targets().pick(
+        sets, RunView(loop.new_state(text.model(), text.modality, worlds.accelerator(), sets=sets), sets, "/select0", Targets())
+    )["forget"]
+    logp = text.modality.forward(model, [rows])[0].target_logp
+    start = text.modality.forward(text.model(), [rows])[0].target_logp
     assert float(marked(start, rows, "target").values.exp().mean()) > 0.8
     assert float(marked(logp, rows, "target").values.exp().mean()) < 0.1
     assert float(marked(logp, rows, "held").values.exp().mean()) > 0.8
-    said = text.port.decode(text.port.generate(model, rows, 30))
-    assert sum(a == b for a, b in zip(said, [s.strip() for s in text.port.said(rows)], strict=True)) <= 1
+    said = text.modality.decode(text.modality.generate(model, rows, 30).ids)
+    assert sum(a == b for a, b in zip(said, [s.strip() for s in text.modality.answer_texts(rows)], strict=True)) <= 1

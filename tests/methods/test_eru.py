@@ -9,11 +9,11 @@ from torch.nn.functional import logsigmoid, normalize
 
 import tables
 import worlds
-from expunge.core.parts import Rows
+from expunge.core.rows import Rows
 from expunge.engine import loop
-from expunge.engine.context import Step, View
+from expunge.engine.context import RunStep, RunView
 from expunge.engine.gradient import evaluate
-from expunge.engine.run_state import Run
+from expunge.engine.run_state import RunState
 from expunge.methods.objectives.eru import Ablate, Elastic, last_asked, removed
 from expunge.methods.objectives.simnpo import SimNPO
 from expunge.workflows import build_plan
@@ -21,13 +21,15 @@ from expunge.workflows import build_plan
 BETA = 2.5
 
 
-def asked(part: Elastic, table: Tensor, reference: Tensor, state: dict[str, Tensor], micro: int = 0) -> tuple[float, Tensor, Run]:
+def asked(
+    part: Elastic, table: Tensor, reference: Tensor, state: dict[str, Tensor], micro_batch_size: int = 0
+) -> tuple[float, Tensor, RunState]:
     """Value and gradient by the table of the forget term, in a given state."""
     sets = {n: r for n, r in tables.batch().items() if n in part.reads}
-    run = Run(tables.Table(table), tables.Port(), worlds.accelerator(), models={"reference": {"scores": reference}})
-    run.ref_logp = loop.remember(run, sets, frozenset({"forget"}), run.models["reference"])
+    run = loop.new_state(tables.Table(table), tables.Port(), worlds.accelerator(), models={"reference": {"scores": reference}})
+    run.reference_loss = loop.cache_reference(run, sets, frozenset({"forget"}), run.models["reference"])
     run.state = {"/term0": state}
-    value, grads = evaluate(run, part, sets, micro)
+    value, grads = evaluate(run, part, sets, micro_batch_size)
     return float(value), grads[0], run
 
 
@@ -45,8 +47,8 @@ def test_without_elasticity_it_is_simnpo(gamma: float) -> None:
     assert torch.allclose(mine[1], grad, atol=1e-14)
 
 
-@pytest.mark.parametrize("micro", [0, 1, 2])
-def test_the_margin_by_hand(micro: int) -> None:
+@pytest.mark.parametrize("micro_batch_size", [0, 1, 2])
+def test_the_margin_by_hand(micro_batch_size: int) -> None:
     """It is a constant to the gradient; a row far from the others is cut at three deviations."""
     table, old = tables.scores(9).requires_grad_(), tables.scores(9, seed=1)
     rows = tables.batch()["forget"]
@@ -56,7 +58,7 @@ def test_the_margin_by_hand(micro: int) -> None:
     margin = 0.3 + 0.7 * z.clamp(-3, 3)
     wanted = -(2 / BETA) * logsigmoid(BETA * (-likely - margin)).mean()
     state = {"mean": torch.tensor(0.2, dtype=torch.float64), "deviation": torch.tensor(0.1, dtype=torch.float64)}
-    value, grad, _ = asked(Elastic(alpha=0.7, gamma=0.3, ablated=0.0), table.detach(), old, state, micro)
+    value, grad, _ = asked(Elastic(alpha=0.7, gamma=0.3, ablated=0.0), table.detach(), old, state, micro_batch_size)
     assert value == pytest.approx(wanted.item(), abs=1e-10)
     assert torch.allclose(grad, tables.slope(wanted, table), atol=1e-12)
 
@@ -78,7 +80,7 @@ def test_moving_averages_are_a_tenth_of_the_first_batch() -> None:
     _, _, run = asked(part, table, old, still())
     notes: dict[str, Tensor] = {}
     evaluate(run, part, {"forget": rows, "retain": tables.batch()["retain"]}, notes=notes)
-    step = Step(run, {"forget": rows}, {"forget": rows})
+    step = RunStep(run, {"forget": rows}, {"forget": rows})
     step.notes = notes
     state = part.after(step.at("term0", part))
     assert float(state["mean"]) == pytest.approx(0.1 * float(moved.mean()), abs=1e-6)
@@ -88,7 +90,9 @@ def test_moving_averages_are_a_tenth_of_the_first_batch() -> None:
 def test_averages_leave_zero_with_the_weights(text: worlds.World) -> None:
     """At the untouched weights no row has moved."""
     for steps, zero in ((1, True), (2, False)):
-        run = loop.run(build_plan.plan("eru", {"steps": steps, "lr": 1e-3, "warmup": 0, "ablated": 0}), text.model(), text.port, text.sets)
+        run = loop.run(
+            build_plan.plan("eru", {"steps": steps, "lr": 1e-3, "warmup": 0, "ablated": 0}), text.model(), text.modality, text.sets
+        )
         state = run.state["/term0"]
         assert (float(state["mean"].abs()) < 1e-5) == zero
         assert (float(state["deviation"].abs()) < 1e-5) == zero
@@ -126,41 +130,41 @@ def test_the_patch_acts_on_what_a_module_reads_and_goes(by_name: bool) -> None:
 def test_directions_part_the_prompts(text: worlds.World) -> None:
     """Each is the unit vector between the means of both kinds of prompts, taken a row at a time, at the last token before the answer."""
     part, model = Elastic(prompts=100, depth=0.5), text.model()
-    run = Run(model, text.port, worlds.accelerator(), sets=text.sets)
-    view = View(run, text.sets).at("term0", part)
+    run = loop.new_state(model, text.modality, worlds.accelerator(), sets=text.sets)
+    view = RunView(run, text.sets).at("term0", part)
     found = part._directions(view)
     assert list(found) == ["block:1"]
 
     def mean(rows: Rows) -> Tensor:
         seen = []
         for i in range(len(rows)):
-            h = text.port.forward(model, [rows.take([i])], ("model.layers.1",))[0].input("model.layers.1").values
+            h = text.modality.forward(model, [rows.select([i])], ("model.layers.1",))[0].input("model.layers.1").values
             seen.append(h[len(rows["prompt"][i]) - 1])
         return torch.stack(seen).mean(0)
 
     wanted = normalize(mean(text.sets["forget"]) - mean(text.sets["retain"]), dim=0)
     assert torch.allclose(found["block:1"], wanted, atol=1e-4)
-    one = text.sets["forget"].take([0])
+    one = text.sets["forget"].select([0])
     assert last_asked(view, one, "block:1").shape == (1, 64)
 
 
 def test_half_of_the_steps_are_ablated(text: worlds.World) -> None:
     part = Elastic()
-    run = Run(text.model(), text.port, worlds.accelerator(), sets=text.sets)
+    run = loop.new_state(text.model(), text.modality, worlds.accelerator(), sets=text.sets)
     run.state = {"/term0": {**still(), "block:1": torch.ones(64)}}
     patches = []
     for step in range(200):
         run.step = step
-        view: Any = View(run, text.sets).at("term0", part)
+        view: Any = RunView(run, text.sets).at("term0", part)
         patches.append(part._patch(view) is not None)
     assert 70 < sum(patches) < 130
 
 
 def test_forgets_and_keeps(text: worlds.World) -> None:
     model = text.model()
-    known = worlds.nll(model, text.port, text.sets["forget"])
-    loop.run(build_plan.plan("eru", {"lr": 1e-3, "epochs": 30, "warmup": 0, "forget_weight": 0.2}), model, text.port, text.sets)
-    forget, retain = (worlds.nll(model, text.port, text.sets[n]) for n in ("forget", "retain"))
+    known = worlds.nll(model, text.modality, text.sets["forget"])
+    loop.run(build_plan.plan("eru", {"lr": 1e-3, "epochs": 30, "warmup": 0, "forget_weight": 0.2}), model, text.modality, text.sets)
+    forget, retain = (worlds.nll(model, text.modality, text.sets[n]) for n in ("forget", "retain"))
     assert known < 0.2
     assert forget > 1.0
     assert retain < 0.5 * forget

@@ -5,15 +5,14 @@ import torch
 import worlds
 from expunge.engine import loop
 from expunge.engine.gradient import evaluate
-from expunge.engine.run_state import Run
 from expunge.methods.objectives import finetune
 from expunge.workflows import build_plan
 
 
 def test_gradient_is_that_of_the_librarys_own_loss(text: worlds.World) -> None:
     rows, model = text.some(5)["retain"], text.model()
-    value, grads = evaluate(Run(model, text.port, worlds.accelerator()), finetune.plan().do, {"retain": rows})
-    ids, mask, _ = text.port.collate(list(zip(rows["prompt"], rows["answer"], strict=True)), torch.device("cpu"))
+    value, grads = evaluate(loop.new_state(model, text.modality, worlds.accelerator()), finetune.plan().action, {"retain": rows})
+    ids, mask, _ = text.modality.collate(list(zip(rows["prompt"], rows["answer"], strict=True)), torch.device("cpu"))
     labels = torch.full_like(ids, -100)
     for i, (p, a) in enumerate(zip(rows["prompt"], rows["answer"], strict=True)):
         labels[i, len(p) : len(p) + len(a)] = torch.tensor(a)
@@ -29,7 +28,7 @@ def test_reads_only_what_may_be_kept(text: worlds.World) -> None:
     ends = []
     for sets in ({"retain": text.sets["retain"]}, text.sets):
         model = text.model()
-        run = loop.run(plans, model, text.port, sets)
+        run = loop.run(plans, model, text.modality, sets)
         ends.append(worlds.tensors(model))
     assert worlds.same(*ends)
     assert run.cost.steps == 3 * 4  # an epoch is one pass over 99 retain rows in batches of 32
@@ -37,6 +36,6 @@ def test_reads_only_what_may_be_kept(text: worlds.World) -> None:
 
 def test_hardly_forgets(text: worlds.World) -> None:
     model = text.model()
-    loop.run(build_plan.plan("finetune", {"lr": 1e-3, "epochs": 5}), model, text.port, text.sets)
-    assert worlds.nll(model, text.port, text.sets["forget"]) < 0.5
-    assert worlds.nll(model, text.port, text.sets["retain"]) < worlds.nll(text.model(), text.port, text.sets["retain"])
+    loop.run(build_plan.plan("finetune", {"lr": 1e-3, "epochs": 5}), model, text.modality, text.sets)
+    assert worlds.nll(model, text.modality, text.sets["forget"]) < 0.5
+    assert worlds.nll(model, text.modality, text.sets["retain"]) < worlds.nll(text.model(), text.modality, text.sets["retain"])

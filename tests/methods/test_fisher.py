@@ -7,24 +7,23 @@ import torch
 from torch import Tensor, nn
 
 import worlds
-from expunge.core.parts import Sets
+from expunge.core.rows import Sets
 from expunge.engine import loop
-from expunge.engine.context import View
-from expunge.engine.run_state import Run
+from expunge.engine.context import RunView
 from expunge.methods.edits.fisher import variance
 from expunge.workflows import build_plan
 
 
-def noisy(world: worlds.World, sets: Sets | None = None, **knobs) -> nn.Module:
+def noisy(world: worlds.World, sets: Sets | None = None, **hyperparameters) -> nn.Module:
     model = world.model()
-    loop.run(build_plan.plan("fisher", knobs), model, world.port, sets or mixed(world))
+    loop.run(build_plan.plan("fisher", hyperparameters), model, world.modality, sets or mixed(world))
     return model
 
 
 def mixed(world: worlds.World) -> Sets:
     """Rows of many classes to forget."""
     retain = world.sets["retain"]
-    return {"forget": retain.take(range(8)).named("forget"), "retain": retain.take(range(8, 24))}
+    return {"forget": retain.select(range(8)).rename("forget"), "retain": retain.select(range(8, 24))}
 
 
 def off(world: worlds.World, model: nn.Module) -> list[Tensor]:
@@ -56,7 +55,7 @@ def test_noise_grows_as_the_root_of_alpha(size: str) -> None:
 
 def test_the_noise_has_the_variance_that_the_information_gives(digits: worlds.World) -> None:
     model, sets = digits.model(), mixed(digits)
-    information = View(Run(model, digits.port, worlds.accelerator()), sets).fisher(sets["retain"])
+    information = RunView(loop.new_state(model, digits.modality, worlds.accelerator()), sets).fisher(sets["retain"])
     head = {id(p) for p in model.classifier.parameters()}
     scaled = [
         d / variance(i, id(p) in head, 1e-6).sqrt()
@@ -72,7 +71,7 @@ def test_without_noise_no_bit_changes(digits: worlds.World) -> None:
 
 
 def test_the_row_of_a_class_that_is_forgotten_whole_is_drawn_anew(digits: worlds.World) -> None:
-    sets = {n: digits.sets[n].take(range(8)) for n in ("forget", "retain")}
+    sets = {n: digits.sets[n].select(range(8)) for n in ("forget", "retain")}
     silent = noisy(digits, sets, alpha=0, head=0)
     start = digits.model()
     assert silent.classifier.weight[3].abs().max() == silent.classifier.bias[3] == 0
@@ -80,7 +79,7 @@ def test_the_row_of_a_class_that_is_forgotten_whole_is_drawn_anew(digits: worlds
     assert torch.equal(silent.classifier.weight[others], start.classifier.weight[others])
     loud = noisy(digits, sets, alpha=0).classifier.weight[3].detach()
     assert float(loud.std()) == pytest.approx(math.sqrt(1e-3), rel=0.3)
-    partly = {**sets, "retain": sets["retain"].take(range(7)).join(sets["forget"].take([0]))}  # a retain row has it too
+    partly = {**sets, "retain": sets["retain"].select(range(7)).concat(sets["forget"].select([0]))}  # a retain row has it too
     assert worlds.same(worlds.tensors(noisy(digits, partly, alpha=0)), worlds.tensors(start))
 
 
@@ -88,5 +87,5 @@ def test_the_row_of_a_class_that_is_forgotten_whole_is_drawn_anew(digits: worlds
 def test_forgets_a_class(size: str, draws: int) -> None:
     world = worlds.digits(size)
     model = noisy(world, world.sets, draws=draws)
-    assert worlds.nll(model, world.port, world.sets["forget"]) > 1.0
-    assert worlds.nll(model, world.port, world.sets["retain"]) < 0.6
+    assert worlds.nll(model, world.modality, world.sets["forget"]) > 1.0
+    assert worlds.nll(model, world.modality, world.sets["retain"]) < 0.6

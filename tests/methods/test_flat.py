@@ -8,7 +8,8 @@ from torch import Tensor
 
 import tables
 import worlds
-from expunge.core.parts import Need, Rows, Sets
+from expunge.core.needs import Need
+from expunge.core.rows import Rows, Sets
 from expunge.engine import loop
 from expunge.methods.objectives.flat import FLAT
 from expunge.workflows import build_plan
@@ -32,19 +33,19 @@ def by_hand(name: str, table: Tensor, sets: Sets, mean_first: bool) -> Tensor:
 
 
 @pytest.mark.parametrize("mean_first", [False, True])
-@pytest.mark.parametrize("micro", [0, 1, 2])
+@pytest.mark.parametrize("micro_batch_size", [0, 1, 2])
 @pytest.mark.parametrize("name", NAMES)
-def test_value_and_gradient(name: str, micro: int, mean_first: bool) -> None:
+def test_value_and_gradient(name: str, micro_batch_size: int, mean_first: bool) -> None:
     sets, table = tables.batch(), tables.scores(9).requires_grad_()
     wanted = by_hand(name, table, sets, mean_first)
-    value, grad = tables.ask(FLAT(divergence=name, mean_first=mean_first), sets, table.detach(), micro=micro)
+    value, grad = tables.ask(FLAT(divergence=name, mean_first=mean_first), sets, table.detach(), micro_batch_size=micro_batch_size)
     assert value == pytest.approx(wanted.item(), abs=1e-12)
     assert torch.allclose(grad, tables.slope(wanted, table), atol=1e-14)
 
 
 def test_the_two_orders_of_averaging_differ_but_for_one_row() -> None:
     sets, table = tables.batch(), tables.scores(9)
-    one = {n: r.take([0]) for n, r in sets.items()}
+    one = {n: r.select([0]) for n, r in sets.items()}
     rowwise, batchwise = FLAT(divergence="pearson"), FLAT(divergence="pearson", mean_first=True)
     assert tables.ask(rowwise, one, table)[0] == pytest.approx(tables.ask(batchwise, one, table)[0], abs=1e-12)
     assert abs(tables.ask(rowwise, sets, table)[0] - tables.ask(batchwise, sets, table)[0]) > 1e-4
@@ -72,18 +73,18 @@ def test_answers_of_one_label(name: str) -> None:
 @torch.no_grad()
 def said(world: worlds.World, model: torch.nn.Module, rows: Rows) -> float:
     """Mean probability of the labels, a row at a time."""
-    return float(world.port.forward(model, [rows])[0].logp.map(torch.exp).mean().mean())
+    return float(world.modality.forward(model, [rows])[0].target_logp.map(torch.exp).mean().mean())
 
 
 def test_forgets_learns_refusals_and_does_not_run_away(text: worlds.World) -> None:
-    sets = {n: text.sets[n] for n in ("forget", "substitutes")}  # no retain set
-    pool, model, ascended = sets["substitutes"]["answer_text"], text.model(), text.model()
-    rows = text.port.relabel(sets["forget"], [pool[i % len(pool)] for i in range(len(sets["forget"]))], "refused")
+    sets = {n: text.sets[n] for n in ("forget", "alternate_answers")}  # no retain set
+    pool, model, ascended = sets["alternate_answers"]["answer_text"], text.model(), text.model()
+    rows = text.modality.relabel(sets["forget"], [pool[i % len(pool)] for i in range(len(sets["forget"]))], "refused")
     refusal, known = said(text, model, rows), said(text, model, sets["forget"])
-    loop.run(build_plan.plan("flat", {"lr": 1e-3, "epochs": 50}), model, text.port, sets)
-    loop.run(build_plan.plan("ga", {"lr": 1e-3, "epochs": 50}), ascended, text.port, sets)
+    loop.run(build_plan.plan("flat", {"lr": 1e-3, "epochs": 50}), model, text.modality, sets)
+    loop.run(build_plan.plan("ga", {"lr": 1e-3, "epochs": 50}), ascended, text.modality, sets)
     assert known > 0.9
     assert said(text, model, sets["forget"]) < 0.1
     assert said(text, model, rows) > refusal + 0.1
-    damage, runaway = (worlds.nll(m, text.port, text.sets["retain"]) for m in (model, ascended))
+    damage, runaway = (worlds.nll(m, text.modality, text.sets["retain"]) for m in (model, ascended))
     assert math.exp(runaway - damage) > 10

@@ -7,15 +7,14 @@ import torch
 import worlds
 from expunge.engine import loop
 from expunge.engine.gradient import evaluate
-from expunge.engine.run_state import Run
 from expunge.methods.terms import Ascent
 from expunge.workflows import build_plan
 
 
 def test_value_and_sign_are_those_of_the_negated_library_loss(text: worlds.World) -> None:
     rows, model = text.some(5)["forget"], text.model()
-    value, _ = evaluate(Run(model, text.port, worlds.accelerator()), Ascent(), {"forget": rows})
-    ids, mask, _ = text.port.collate(list(zip(rows["prompt"], rows["answer"], strict=True)), torch.device("cpu"))
+    value, _ = evaluate(loop.new_state(model, text.modality, worlds.accelerator()), Ascent(), {"forget": rows})
+    ids, mask, _ = text.modality.collate(list(zip(rows["prompt"], rows["answer"], strict=True)), torch.device("cpu"))
     labels = torch.full_like(ids, -100)
     for i, (p, a) in enumerate(zip(rows["prompt"], rows["answer"], strict=True)):
         labels[i, len(p) : len(p) + len(a)] = torch.tensor(a)
@@ -26,7 +25,7 @@ def test_value_and_sign_are_those_of_the_negated_library_loss(text: worlds.World
 
 def test_destroys_what_it_was_not_asked_to(text: worlds.World) -> None:
     model = text.model()
-    before = worlds.nll(model, text.port, text.sets["retain"])
-    loop.run(build_plan.plan("ga", {"lr": 1e-3, "epochs": 30}), model, text.port, text.sets)
-    assert worlds.nll(model, text.port, text.sets["forget"]) > 5
-    assert worlds.nll(model, text.port, text.sets["retain"]) > before + 3
+    before = worlds.nll(model, text.modality, text.sets["retain"])
+    loop.run(build_plan.plan("ga", {"lr": 1e-3, "epochs": 30}), model, text.modality, text.sets)
+    assert worlds.nll(model, text.modality, text.sets["forget"]) > 5
+    assert worlds.nll(model, text.modality, text.sets["retain"]) > before + 3

@@ -15,7 +15,7 @@ def test_value_and_gradient_with_the_likelihood_term(weight: float) -> None:
     sets, table = tables.batch(), tables.scores(9).requires_grad_()
     forget, retain = (torch.cat(tables.logps(table, sets[n])) for n in ("forget", "retain"))
     wanted = forget.sum() / 9 - weight * retain.sum() / 11
-    value, grad = tables.ask(build_plan.plan("graddiff", {"retain_weight": weight})[0].do, sets, table.detach())
+    value, grad = tables.ask(build_plan.plan("graddiff", {"retain_weight": weight})[0].action, sets, table.detach())
     assert value == pytest.approx(wanted.item(), abs=1e-12)
     assert torch.allclose(grad, tables.slope(wanted, table))
 
@@ -24,8 +24,8 @@ def test_forgets_while_retain_is_held_up(text: worlds.World) -> None:
     after = {}
     for name in ("graddiff", "ga"):
         model = text.model()
-        loop.run(build_plan.plan(name, {"lr": 1e-3, "epochs": 20}), model, text.port, text.sets)
-        after[name] = worlds.nll(model, text.port, text.sets["forget"]), worlds.nll(model, text.port, text.sets["retain"])
+        loop.run(build_plan.plan(name, {"lr": 1e-3, "epochs": 20}), model, text.modality, text.sets)
+        after[name] = worlds.nll(model, text.modality, text.sets["forget"]), worlds.nll(model, text.modality, text.sets["retain"])
     assert after["graddiff"][0] > 3.0
     assert after["graddiff"][1] < 0.3 * after["ga"][1]
 

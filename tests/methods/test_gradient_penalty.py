@@ -10,7 +10,6 @@ import worlds
 from expunge.core.errors import UserError
 from expunge.engine import loop
 from expunge.engine.gradient import evaluate, global_norm
-from expunge.engine.run_state import Run
 from expunge.methods.objectives.npo import NPO
 from expunge.methods.terms import NLL, Ascent
 from expunge.methods.updates.gradient_penalty import Penalty
@@ -41,14 +40,14 @@ def test_one_step_written_out() -> None:
     retain = -torch.cat(tables.logps(table, sets["retain"])).mean()
     wanted = tables.slope(forget + 0.8 * length + 2 * retain, table)
     for micro in (0, 1):
-        found = tables.under(Ascent() + 2 * NLL("retain"), Penalty(kappa=0.8), sets=sets, scores=table.detach(), micro=micro)
+        found = tables.under(Ascent() + 2 * NLL("retain"), Penalty(kappa=0.8), sets=sets, scores=table.detach(), micro_batch_size=micro)
         assert torch.allclose(found, wanted, atol=1e-7)
 
 
 def curved(world: worlds.World) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """The product of the Hessian and a vector: as the loop finds it, and from differences of gradients."""
-    model, batch = world.model().double(), {"forget": world.sets["forget"].take(range(3))}
-    run = Run(model, world.port, worlds.accelerator())
+    model, batch = world.model().double(), {"forget": world.sets["forget"].select(range(3))}
+    run = loop.new_state(model, world.modality, worlds.accelerator())
     params = list(model.parameters())
     g = torch.Generator().manual_seed(0)
     along = [torch.randn(p.shape, generator=g, dtype=p.dtype) for p in params]
@@ -71,27 +70,27 @@ def test_second_derivatives_go_through_attention(text: worlds.World, digits: wor
 def test_micro_batches_where_the_loss_allows_them(text: worlds.World) -> None:
     def run(name: str, **more: Any) -> torch.nn.Module:
         model = text.model().double()
-        loop.run(build_plan.plan(name, {"steps": 2, "batch": 4, "optimizer": "sgd", "lr": 1e-2, **more}, update=update), model, *world)
+        loop.run(build_plan.plan(name, {"steps": 2, "batch_size": 4, "optimizer": "sgd", "lr": 1e-2, **more}, update=update), model, *world)
         return model
 
-    world, update = (text.port, text.sets), ("gradient_penalty",)
-    ends = [worlds.tensors(run("npo", micro=m, epochs=1)) for m in (0, 2)]
+    world, update = (text.modality, text.sets), ("gradient_penalty",)
+    ends = [worlds.tensors(run("npo", micro_batch_size=m, epochs=1)) for m in (0, 2)]
     assert worlds.far(*ends) < 1e-7
     update = ()
-    with pytest.raises(UserError, match="not linear in its batch means needs the whole batch at once: leave --micro out"):
-        run("gradient_penalty", micro=2)
+    with pytest.raises(UserError, match="not linear in its batch means needs the whole batch at once: leave --micro-batch-size out"):
+        run("gradient_penalty", micro_batch_size=2)
 
 
 def test_keeps_the_forget_gradient_short_while_it_forgets(text: worlds.World) -> None:
     length, lost = {}, {}
     for kappa in (0.0, 0.02, 10.0):
         model = text.model()
-        knobs = {"lr": 1e-3, "epochs": 20, "steps": 0, "batch": 9, "kappa": kappa}
-        loop.run(build_plan.plan("gradient_penalty", knobs), model, text.port, text.sets)
-        run = Run(model, text.port, worlds.accelerator())
-        run.ref_logp = loop.remember(run, text.sets, frozenset({"forget"}))
+        hyperparameters = {"lr": 1e-3, "epochs": 20, "steps": 0, "batch_size": 9, "kappa": kappa}
+        loop.run(build_plan.plan("gradient_penalty", hyperparameters), model, text.modality, text.sets)
+        run = loop.new_state(model, text.modality, worlds.accelerator())
+        run.reference_loss = loop.cache_reference(run, text.sets, frozenset({"forget"}))
         length[kappa] = float(global_norm(evaluate(run, NPO(), {"forget": text.sets["forget"]})[1]))
-        lost[kappa] = worlds.nll(model, text.port, text.sets["forget"])
+        lost[kappa] = worlds.nll(model, text.modality, text.sets["forget"])
     assert lost[0.02] > 2.0
     assert length[10.0] < length[0.02] < length[0.0]
     assert lost[10.0] < 0.1  # a memorised row lies where the gradient is short: too high a price for it is paid in memory

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import worlds
-from expunge.core.parts import Plan, Train
+from expunge.core.plan import Plan, Train
 from expunge.engine import loop
 from expunge.methods.gradients import dot
 from expunge.methods.terms import NLL, Ascent
@@ -58,14 +58,14 @@ def test_what_is_left_is_orthogonal() -> None:
 
 
 def test_a_step_does_not_raise_the_retain_loss_to_first_order(digits: worlds.World) -> None:
-    rows, change = digits.sets["retain"].take(range(24)), {}
-    sets = {"forget": digits.sets["forget"].take(range(24)), "retain": rows}
+    rows, change = digits.sets["retain"].select(range(24)), {}
+    sets = {"forget": digits.sets["forget"].select(range(24)), "retain": rows}
     for update in ((), (Project(when="always"),)):
         model = digits.model().double()
-        before = digits.port.forward(model, [rows])[0].logp.values.mean()
-        train = Train(epochs=1, batch=24, lr=1e-8, optimizer="sgd", schedule="constant", pairing="aligned")
-        loop.run((Plan(50 * Ascent() + 1e-6 * NLL("retain"), train=train, updates=update),), model, digits.port, sets)
-        change[len(update)] = abs(float((before - digits.port.forward(model, [rows])[0].logp.values.mean()).detach()))
+        before = digits.modality.forward(model, [rows])[0].target_logp.values.mean()
+        train = Train(epochs=1, batch_size=24, lr=1e-8, optimizer="sgd", schedule="constant", pairing="aligned")
+        loop.run((Plan(50 * Ascent() + 1e-6 * NLL("retain"), train=train, updates=update),), model, digits.modality, sets)
+        change[len(update)] = abs(float((before - digits.modality.forward(model, [rows])[0].target_logp.values.mean()).detach()))
     assert change[1] < 0.05 * change[0]
 
 
@@ -73,9 +73,9 @@ def test_forgets_with_less_harm_than_the_sum_of_gradients(text: worlds.World) ->
     harm = {}
     for when in ("", "conflict"):
         model = text.model()
-        knobs = {"lr": 1e-3, "epochs": 20, "batch": 9}
-        loop.run(build_plan.plan("npo", knobs, update=("gradient_projection",) if when else ()), model, text.port, text.sets)
-        assert worlds.nll(model, text.port, text.sets["forget"]) > 2.5
-        harm[when] = worlds.nll(model, text.port, text.sets["retain"])
+        hyperparameters = {"lr": 1e-3, "epochs": 20, "batch_size": 9}
+        loop.run(build_plan.plan("npo", hyperparameters, update=("gradient_projection",) if when else ()), model, text.modality, text.sets)
+        assert worlds.nll(model, text.modality, text.sets["forget"]) > 2.5
+        harm[when] = worlds.nll(model, text.modality, text.sets["retain"])
     assert harm["conflict"] < harm[""]
-    assert build_plan.plan("gradient_projection")[0].do == build_plan.plan("npo")[0].do
+    assert build_plan.plan("gradient_projection")[0].action == build_plan.plan("npo")[0].action

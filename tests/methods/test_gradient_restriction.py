@@ -5,10 +5,10 @@ import torch
 from torch import Tensor, nn
 
 import worlds
-from expunge.core.parts import Plan, Train
+from expunge.core.plan import Plan, Train
 from expunge.engine import loop
-from expunge.engine.context import View
-from expunge.engine.run_state import Run
+from expunge.engine.context import RunView
+from expunge.engine.run_state import RunState
 from expunge.methods.terms import NLL
 from expunge.methods.updates.gradient_restriction import Restrict
 from expunge.workflows import build_plan
@@ -20,16 +20,16 @@ def perceptron(width: int = 16) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.Tanh(), nn.Linear(width, 10))
 
 
-def trained(world: worlds.World, plan: Plan, steps: int = 1, double: bool = False) -> tuple[nn.Module, Run]:
+def trained(world: worlds.World, plan: Plan, steps: int = 1, double: bool = False) -> tuple[nn.Module, RunState]:
     model = perceptron().double() if double else perceptron()
-    settings = {"steps": steps, "epochs": 0, "batch": 32, "optimizer": "sgd", "lr": 1.0}
-    run = loop.run((build_plan.override(plan, settings),), model, world.port, {"retain": world.sets["retain"].take(range(32))})
+    settings = {"steps": steps, "epochs": 0, "batch_size": 32, "optimizer": "sgd", "lr": 1.0}
+    run = loop.run((build_plan.override(plan, settings),), model, world.modality, {"retain": world.sets["retain"].select(range(32))})
     return model, run
 
 
 def by_double_backward(model: nn.Module, world: worlds.World, weight: float, whole: bool) -> list[Tensor]:
-    rows, params = world.sets["retain"].take(range(32)), list(model.parameters())
-    grads = torch.autograd.grad(-world.port.forward(model, [rows])[0].logp.values.mean(), params, create_graph=True)
+    rows, params = world.sets["retain"].select(range(32)), list(model.parameters())
+    grads = torch.autograd.grad(-world.modality.forward(model, [rows])[0].target_logp.values.mean(), params, create_graph=True)
     lengths = [torch.cat([g.flatten() for g in grads]).norm()] if whole else [g.norm() for g in grads]
     more = torch.autograd.grad(weight * torch.stack(lengths).sum(), params)
     return [(g + m).detach() for g, m in zip(grads, more, strict=True)]
@@ -52,24 +52,24 @@ def test_the_gradient_is_that_of_double_backward(digits: worlds.World, whole: bo
     found = [p - q for p, q in zip(worlds.tensors(start), worlds.tensors(model), strict=True)]
     assert worlds.far(found, wanted) < 1e-8  # lengths are taken in 32 bits
     assert worlds.far(found, by_double_backward(start, digits, 0.1, not whole)) > 1e-4
-    assert run.log[0]["loss"] > worlds.nll(start, digits.port, digits.sets["retain"].take(range(32)))
+    assert run.log[0]["loss"] > worlds.nll(start, digits.modality, digits.sets["retain"].select(range(32)))
 
 
 def test_without_weight_no_bit_of_training_changes(digits: worlds.World) -> None:
     base = Plan(NLL("retain"), train=Train(anchor="retain", schedule="constant"))
-    models = [trained(digits, p, steps=4)[0] for p in (base, Plan(base.do, train=base.train, updates=(Restrict(weight=0.0),)))]
+    models = [trained(digits, p, steps=4)[0] for p in (base, Plan(base.action, train=base.train, updates=(Restrict(weight=0.0),)))]
     assert worlds.same(*map(worlds.tensors, models))
 
 
 def test_rows_pull_less_the_more_it_weighs(digits: worlds.World) -> None:
     """Rows with random labels pull a small network in all directions."""
     labels = torch.randint(10, (64,), generator=torch.Generator().manual_seed(0)).tolist()
-    rows, pulls = digits.port.relabel(digits.sets["retain"].take(range(64)), labels, "retain"), []
+    rows, pulls = digits.modality.relabel(digits.sets["retain"].select(range(64)), labels, "retain"), []
     for weight in (0.0, 0.3):
         model = perceptron(4)
-        knobs = {"weight": weight, "epochs": 25, "lr": 0.01, "batch": 8}
-        loop.run(build_plan.plan("gradient_restriction", knobs), model, digits.port, {"retain": rows})
-        view = View(Run(model, digits.port, worlds.accelerator()), {"retain": rows})
-        (grads,) = view.example_grads(rows, lambda answer: -answer.logp.mean(), batch=64)
+        hyperparameters = {"weight": weight, "epochs": 25, "lr": 0.01, "batch_size": 8}
+        loop.run(build_plan.plan("gradient_restriction", hyperparameters), model, digits.modality, {"retain": rows})
+        view = RunView(loop.new_state(model, digits.modality, worlds.accelerator()), {"retain": rows})
+        (grads,) = view.example_grads(rows, lambda answer: -answer.target_logp.mean(), batch_size=64)
         pulls.append(float(torch.cat([g.flatten(1) for g in grads], 1).norm(dim=1).mean()))
     assert pulls[1] < 0.7 * pulls[0]

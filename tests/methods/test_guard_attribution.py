@@ -6,7 +6,8 @@ from torch import Tensor
 
 import squares
 import worlds
-from expunge.core.parts import Plan, Sets, Train
+from expunge.core.plan import Plan, Train
+from expunge.core.rows import Sets
 from expunge.engine import loop
 from expunge.methods.selectors.guard_attribution import Attribution, weights
 from expunge.methods.terms import Ascent
@@ -35,7 +36,7 @@ def aligned(theta: Tensor, sets: Sets) -> Tensor:
 def ascended(theta: Tensor, sets: Sets, *selectors: Attribution, **train) -> tuple[Tensor, Sets]:
     """Weights after gradient ascent on all rows to forget, and the sets that it saw."""
     model = squares.Linear(theta)
-    settings = Train(**{"epochs": 1, "batch": 99, "optimizer": "sgd", "schedule": "constant", **train})
+    settings = Train(**{"epochs": 1, "batch_size": 99, "optimizer": "sgd", "schedule": "constant", **train})
     run = loop.run((Plan(Ascent(), train=settings, selectors=selectors),), model, squares.Port(), sets)
     return model.theta.detach(), run.sets
 
@@ -74,7 +75,7 @@ def test_alignment_of_a_regression_by_hand() -> None:
 
 def test_weights_of_the_rows_are_kept() -> None:
     theta, sets = regression()
-    twice = {**sets, "forget": sets["forget"].take(range(8))}
+    twice = {**sets, "forget": sets["forget"].select(range(8))}
     object.__setattr__(twice["forget"], "weight", (2.0,) * 8)
     once = ascended(theta, sets, Attribution(), lr=0.0)[1]["forget"].weight
     assert ascended(theta, twice, Attribution(), lr=0.0)[1]["forget"].weight == pytest.approx([2 * w for w in once])
@@ -111,11 +112,16 @@ def test_where_features_are_shared_the_retain_rows_suffer_less() -> None:
 
 
 def test_hot_weights_are_the_base_method(text: worlds.World) -> None:
-    knobs = {"lr": 1e-3, "epochs": 2, "batch": 4}
+    hyperparameters = {"lr": 1e-3, "epochs": 2, "batch_size": 4}
     ends = []
     for more in ({}, {"temperature": 1e9}, {"temperature": 1.0}):
         model = text.model()
-        loop.run(build_plan.plan("npo", {**knobs, **more}, select=("guard_attribution",) if more else ()), model, text.port, text.sets)
+        loop.run(
+            build_plan.plan("npo", {**hyperparameters, **more}, select=("guard_attribution",) if more else ()),
+            model,
+            text.modality,
+            text.sets,
+        )
         ends.append(worlds.tensors(model))
     assert worlds.same(ends[0], ends[1])
     assert not worlds.same(ends[0], ends[2])
@@ -127,7 +133,9 @@ BASES = [("text", "flat"), ("text", "idk"), ("text", "ga"), ("digits", "random_l
 @pytest.mark.parametrize(("size", "base"), BASES)
 def test_stands_before_other_methods(size: str, base: str) -> None:
     world = {"text": worlds.text, "digits": worlds.digits}[size]()
-    run = loop.run(build_plan.plan(base, {"lr": 1e-3, "epochs": 1}, select=("guard_attribution",)), world.model(), world.port, world.sets)
+    run = loop.run(
+        build_plan.plan(base, {"lr": 1e-3, "epochs": 1}, select=("guard_attribution",)), world.model(), world.modality, world.sets
+    )
     weight = torch.tensor(run.sets["forget"].weight)
     assert float(weight.mean()) == pytest.approx(1)
     assert float(weight.std()) > 0.1
@@ -136,9 +144,9 @@ def test_stands_before_other_methods(size: str, base: str) -> None:
 def test_as_many_steps_forget_and_harm_less(text: worlds.World) -> None:
     after = {}
     for name, select in (("plain", ()), ("guard", ("guard_attribution",))):
-        model, knobs = text.model(), {"lr": 2e-4, "epochs": 25, "batch": 9, "schedule": "constant", "warmup": 0}
-        loop.run(build_plan.plan("ga", knobs, select=select), model, text.port, text.sets)
-        after[name] = [worlds.nll(model, text.port, text.sets[n]) for n in ("forget", "retain")]
+        model, hyperparameters = text.model(), {"lr": 2e-4, "epochs": 25, "batch_size": 9, "schedule": "constant", "warmup": 0}
+        loop.run(build_plan.plan("ga", hyperparameters, select=select), model, text.modality, text.sets)
+        after[name] = [worlds.nll(model, text.modality, text.sets[n]) for n in ("forget", "retain")]
     print(after)
-    assert after["guard"][0] > 10 * worlds.nll(text.model(), text.port, text.sets["forget"])
+    assert after["guard"][0] > 10 * worlds.nll(text.model(), text.modality, text.sets["forget"])
     assert after["guard"][1] < 0.75 * after["plain"][1]

@@ -6,32 +6,32 @@ from torch import Tensor, nn
 
 import squares
 import worlds
-from expunge.core.parts import Objective, Rows
+from expunge.core.parts import Objective
+from expunge.core.rows import Rows
 from expunge.engine import loop
-from expunge.engine.context import View
-from expunge.engine.run_state import Run
+from expunge.engine.context import RunView
 from expunge.methods.terms import NLL, Ascent
 from expunge.workflows import build_plan
 
 
-def moved(theta: Tensor, forget: Rows, retain: Rows, **knobs) -> Tensor:
+def moved(theta: Tensor, forget: Rows, retain: Rows, **hyperparameters) -> Tensor:
     model = squares.Linear(theta)
-    loop.run(build_plan.plan("iau", {"optimizer": "sgd", **knobs}), model, squares.Port(), {"forget": forget, "retain": retain})
+    loop.run(build_plan.plan("iau", {"optimizer": "sgd", **hyperparameters}), model, squares.Port(), {"forget": forget, "retain": retain})
     return model.theta.detach()
 
 
-def stepped(world: worlds.World, **knobs) -> nn.Module:
+def stepped(world: worlds.World, **hyperparameters) -> nn.Module:
     model = world.model()
-    loop.run(build_plan.plan("iau", knobs), model, world.port, world.sets)
+    loop.run(build_plan.plan("iau", hyperparameters), model, world.modality, world.sets)
     return model
 
 
 def gradient(world: worlds.World, what: Objective) -> list[Tensor]:
-    return View(Run(world.model(), world.port, worlds.accelerator()), world.sets).grad(what)
+    return RunView(loop.new_state(world.model(), world.modality, worlds.accelerator()), world.sets).grad(what)
 
 
 def losses(world: worlds.World, model: nn.Module) -> tuple[float, float]:
-    return worlds.nll(model, world.port, world.sets["forget"]), worlds.nll(model, world.port, world.sets["retain"])
+    return worlds.nll(model, world.modality, world.sets["forget"]), worlds.nll(model, world.modality, world.sets["retain"])
 
 
 def test_a_mean_is_retrained_exactly() -> None:
@@ -73,7 +73,7 @@ def test_the_first_step_of_adam_is_one_of_signs(size: str) -> None:
 
 
 def test_batches_do_not_matter(digits: worlds.World) -> None:
-    whole, pieces = (worlds.tensors(stepped(digits, optimizer="sgd", lr=1.0, batch=n)) for n in (1000, 17))
+    whole, pieces = (worlds.tensors(stepped(digits, optimizer="sgd", lr=1.0, batch_size=n)) for n in (1000, 17))
     assert worlds.far(whole, pieces) < 1e-5
 
 

@@ -5,11 +5,11 @@ import torch
 
 import tables
 import worlds
-from expunge.core.parts import Rows
+from expunge.core.rows import Rows
 from expunge.engine import loop
 from expunge.workflows import build_plan
 
-KNOWN = build_plan.plan("idk")[0].do
+KNOWN = build_plan.plan("idk")[0].action
 
 
 def test_value_and_gradient_are_those_of_one_mean_over_all_labels() -> None:
@@ -27,25 +27,25 @@ def test_longer_retain_answers_take_weight_from_the_refusals() -> None:
     assert grad[0, 0].tolist() == pytest.approx([0.04, -0.16, 0.04, 0.04, 0.04])  # (1/5 - onehot) / 5 labels, not / 1
 
 
-@pytest.mark.parametrize("micro", [1, 2])
-def test_accumulation_does_not_matter(micro: int) -> None:
+@pytest.mark.parametrize("micro_batch_size", [1, 2])
+def test_accumulation_does_not_matter(micro_batch_size: int) -> None:
     sets, table = tables.batch(), tables.scores(9)
-    whole, parts = tables.ask(KNOWN, sets, table), tables.ask(KNOWN, sets, table, micro=micro)
+    whole, parts = tables.ask(KNOWN, sets, table), tables.ask(KNOWN, sets, table, micro_batch_size=micro_batch_size)
     assert parts[0] == pytest.approx(whole[0], abs=1e-12)
     assert torch.allclose(parts[1], whole[1])
 
 
 def refused(world: worlds.World) -> Rows:
     """The questions to forget with one refusal each."""
-    pool, rows = world.sets["substitutes"]["answer_text"], world.sets["forget"]
-    return world.port.relabel(rows, [pool[i % len(pool)] for i in range(len(rows))], "refused")
+    pool, rows = world.sets["alternate_answers"]["answer_text"], world.sets["forget"]
+    return world.modality.relabel(rows, [pool[i % len(pool)] for i in range(len(rows))], "refused")
 
 
 def test_refuses_and_retains(text: worlds.World) -> None:
     model, rows = text.model(), refused(text)
-    before = worlds.nll(model, text.port, rows)
-    loop.run(build_plan.plan("idk", {"lr": 1e-3, "epochs": 40}), model, text.port, text.sets)
+    before = worlds.nll(model, text.modality, rows)
+    loop.run(build_plan.plan("idk", {"lr": 1e-3, "epochs": 40}), model, text.modality, text.sets)
     assert before > 5.0
-    assert worlds.nll(model, text.port, rows) < 2.0
-    assert worlds.nll(model, text.port, text.sets["forget"]) > 0.5
-    assert worlds.nll(model, text.port, text.sets["retain"]) < 0.4
+    assert worlds.nll(model, text.modality, rows) < 2.0
+    assert worlds.nll(model, text.modality, text.sets["forget"]) > 0.5
+    assert worlds.nll(model, text.modality, text.sets["retain"]) < 0.4

@@ -19,12 +19,12 @@ def retained() -> dict:
     return {"retain": own, "refused": tables.rows("refused", own["prompt"], [[0, 1], [2, 3, 4], [5]])}
 
 
-@pytest.mark.parametrize("micro", [0, 1, 2])
-def test_preserve_by_hand(micro: int) -> None:
+@pytest.mark.parametrize("micro_batch_size", [0, 1, 2])
+def test_preserve_by_hand(micro_batch_size: int) -> None:
     sets, table = retained(), tables.scores(9).requires_grad_()
     own, refused = (torch.stack([x.sum() for x in tables.logps(table, sets[n])]) for n in ("retain", "refused"))
     wanted = -(1 / 0.3) * torch.log(1 / (1 + torch.exp(-0.3 * (own - refused)))).mean()
-    value, grad = tables.ask(Preserve(beta=0.3), sets, table.detach(), micro=micro)
+    value, grad = tables.ask(Preserve(beta=0.3), sets, table.detach(), micro_batch_size=micro_batch_size)
     assert value == pytest.approx(float(wanted.detach()), rel=1e-12)
     assert torch.allclose(grad, tables.slope(wanted, table), atol=1e-12)
 
@@ -45,25 +45,25 @@ def test_refuse_is_a_mean_over_labels() -> None:
 
 def test_each_retain_row_meets_a_refusal_of_its_own(text: worlds.World) -> None:
     plan = build_plan.plan("idk_ap")[0]
-    assert plan.sets_read() == {"forget", "retain", "substitutes"}
+    assert plan.sets_read() == {"forget", "retain", "alternate_answers"}
     assert {n for s in plan.selectors for n in s.gives} == {"substitute", "refused"}
 
 
 def won(text: worlds.World, model: torch.nn.Module, name: str) -> float:
     """Share of rows whose own answer is more likely than a refusal."""
-    rows = text.sets[name].take(range(min(40, len(text.sets[name]))))
-    refused = text.port.relabel(rows, [text.sets["substitutes"]["answer_text"][i % 8] for i in range(len(rows))], "refused")
+    rows = text.sets[name].select(range(min(40, len(text.sets[name]))))
+    refused = text.modality.relabel(rows, [text.sets["alternate_answers"]["answer_text"][i % 8] for i in range(len(rows))], "refused")
     with torch.no_grad():
-        own, other = (a.logp.sum() for a in text.port.forward(model, [rows, refused]))
+        own, other = (a.target_logp.sum() for a in text.modality.forward(model, [rows, refused]))
     return float((own > other).float().mean())
 
 
 def test_refuses_what_is_to_be_forgotten_and_prefers_the_answer_on_the_rest(text: worlds.World) -> None:
     whole = build_plan.plan("idk_ap", {"lr": 2e-3, "epochs": 30})[0]
     after = {}
-    for name, plan in (("whole", whole), ("refusals alone", replace(whole, do=Refuse()))):
+    for name, plan in (("whole", whole), ("refusals alone", replace(whole, action=Refuse()))):
         model = text.model()
-        loop.run((plan,), model, text.port, text.sets)
+        loop.run((plan,), model, text.modality, text.sets)
         after[name] = won(text, model, "forget"), won(text, model, "retain")
     assert after["whole"][0] < 0.2
     assert after["whole"][1] > 0.9

@@ -12,8 +12,8 @@ import cases as made
 import tables
 import worlds
 from expunge.core.errors import UserError
-from expunge.core.parts import Rows
-from expunge.engine import loop
+from expunge.core.rows import Rows
+from expunge.engine import context, loop
 from expunge.io.models import load
 from expunge.methods.objectives.in_context import CLOSE, FORGOT, OPEN, Contexts, LastBlocks, Respond, ask, wrapped
 from expunge.workflows import build_plan
@@ -22,37 +22,37 @@ from expunge.workflows import build_plan
 @pytest.fixture
 def world(text: worlds.World) -> worlds.World:
     """The tiny world with a tokenizer of its own, since it learns tokens."""
-    return replace(text, port=copy.deepcopy(text.port))
+    return replace(text, modality=copy.deepcopy(text.modality))
 
 
 def picked(world: worlds.World, part: Contexts, **sets: Rows) -> dict[str, Rows]:
     model = world.model()
-    part.prepare(model, world.port, 0)
-    view = loop.View(loop.Run(model, world.port, worlds.accelerator()), {**world.sets, **sets}).at("select0", part)
+    part.prepare(model, world.modality, 0)
+    view = context.RunView(loop.new_state(model, world.modality, worlds.accelerator()), {**world.sets, **sets}).at("select0", part)
     return part.pick(view.sets, view)
 
 
 def test_each_row_stands_in_two_contexts(world: worlds.World) -> None:
     made = picked(world, Contexts(draws=2))
-    facts = world.sets["forget"].join(world.sets["retain"])
+    facts = world.sets["forget"].concat(world.sets["retain"])
     withheld, answered = made["withheld"], made["answered"]
     assert len(withheld) == len(answered) == 2 * len(facts)
     assert set(withheld["answer_text"]) == {FORGOT}
     assert answered["answer_text"] == [a for a in facts["answer_text"] for _ in range(2)]
     for n, rows in (("own", withheld), ("other", answered)):
-        questions = world.port.question(rows)
+        questions = world.modality.questions(rows)
         for i, (question, true) in enumerate(zip(questions, answered["answer_text"], strict=True)):
             knowledge = question.removeprefix(f"{OPEN}\n").partition(f"\n{CLOSE}\n\n")
-            assert knowledge[2] == world.port.question(facts)[i // 2]
+            assert knowledge[2] == world.modality.questions(facts)[i // 2]
             assert (knowledge[0] == true) == (n == "own")
             assert knowledge[0] in facts["answer_text"]
-    assert world.port.tokenizer.decode(withheld["true"][0], skip_special_tokens=True).strip() == facts["answer_text"][0]
+    assert world.modality.tokenizer.decode(withheld["true"][0], skip_special_tokens=True).strip() == facts["answer_text"][0]
 
 
 def test_given_alternates_stand_between_the_tokens(world: worlds.World) -> None:
     rows = world.sets["retain"].add(alternate=["another", *[["one", "two"]] * (len(world.sets["retain"]) - 1)])
-    questions = world.port.question(picked(world, Contexts("retain"), retain=rows)["answered"])
-    assert questions[0] == wrapped(world.port.question(rows)[0], "another")
+    questions = world.modality.questions(picked(world, Contexts("retain"), retain=rows)["answered"])
+    assert questions[0] == wrapped(world.modality.questions(rows)[0], "another")
     assert {q.split("\n")[1] for q in questions[1:]} == {"one", "two"}
 
 
@@ -61,14 +61,14 @@ def test_given_alternates_stand_between_the_tokens(world: worlds.World) -> None:
 )
 def test_says_what_rows_it_cannot_use(world: worlds.World, rows: list, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        picked(world, Contexts("retain"), retain=world.port.rows("retain", rows))
+        picked(world, Contexts("retain"), retain=world.modality.rows("retain", rows))
 
 
 def test_the_loss_is_the_sum_of_the_two_branches() -> None:
     sets, table = tables.batch(), tables.scores(9)
-    sets = {"withheld": sets["forget"].named("withheld"), "answered": sets["retain"].named("answered")}
+    sets = {"withheld": sets["forget"].rename("withheld"), "answered": sets["retain"].rename("answered")}
     forgot, answer = (-torch.cat(tables.logps(table, sets[n])).mean() for n in sets)
-    value, _ = tables.ask(build_plan.plan("in_context")[0].do, sets, table)
+    value, _ = tables.ask(build_plan.plan("in_context")[0].action, sets, table)
     assert value == pytest.approx(float(forgot + answer))
     assert [Respond(n).role for n in sets] == ["forget", "retain"]
 
@@ -76,25 +76,25 @@ def test_the_loss_is_the_sum_of_the_two_branches() -> None:
 def test_tokens_are_tokens_and_their_vectors_new(world: worlds.World) -> None:
     model, before = world.model(), world.model().get_input_embeddings().weight
     for _ in range(2):  # a second time changes nothing
-        world.port.admit(model, (OPEN, CLOSE), seed=0)
+        world.modality.admit(model, (OPEN, CLOSE), seed=0)
     after = model.get_input_embeddings().weight
-    assert world.port.tokenizer(OPEN + "a" + CLOSE, add_special_tokens=False)["input_ids"][::2] == [len(before), len(before) + 1]
+    assert world.modality.tokenizer(OPEN + "a" + CLOSE, add_special_tokens=False)["input_ids"][::2] == [len(before), len(before) + 1]
     assert torch.equal(after[:-2], before)
     assert not torch.equal(after[-1], after[-2])
     assert model.get_output_embeddings().weight is after
     other = world.model()
-    world.port.admit(other, (OPEN, CLOSE), seed=0)
+    world.modality.admit(other, (OPEN, CLOSE), seed=0)
     assert torch.equal(other.get_input_embeddings().weight, after)
     assert float((after[-2:].std() / before.std()).detach()) == pytest.approx(1, abs=0.3)
-    assert (world.port.decode([[len(before)]]), model.config.vocab_size) == ([""], len(before) + 2)
+    assert (world.modality.decode([[len(before)]]), model.config.vocab_size) == ([""], len(before) + 2)
 
 
 def test_one_step_on_the_last_block_moves_it_and_the_two_vectors_alone(world: worlds.World) -> None:
     model = world.model()
-    knobs = {"tune": "last", "blocks": 1, "lr": 1e-2, "steps": 1, "decay": 0.1}
-    world.port.admit(model, (OPEN, CLOSE), seed=0)
+    hyperparameters = {"tune": "last", "blocks": 1, "lr": 1e-2, "steps": 1, "weight_decay": 0.1}
+    world.modality.admit(model, (OPEN, CLOSE), seed=0)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    loop.run(build_plan.plan("in_context", knobs), model, world.port, world.sets)
+    loop.run(build_plan.plan("in_context", hyperparameters), model, world.modality, world.sets)
     for name, p in model.named_parameters():
         moved = (p != before[name]).reshape(len(p), -1).any(1)
         if "embed" in name:
@@ -106,7 +106,7 @@ def test_one_step_on_the_last_block_moves_it_and_the_two_vectors_alone(world: wo
 
 @torch.no_grad()
 def says(world: worlds.World, model: torch.nn.Module, rows: Rows) -> list[str]:
-    return world.port.decode(world.port.generate(model, rows, 40))
+    return world.modality.decode(world.modality.generate(model, rows, 40).ids)
 
 
 def share(said: list[str], wanted: list[str]) -> float:
@@ -115,12 +115,12 @@ def share(said: list[str], wanted: list[str]) -> float:
 
 def test_forgets_what_stands_between_the_tokens_and_nothing_else(world: worlds.World) -> None:
     model = world.model()
-    sets = {n: world.sets[n].take(range(9)) for n in ("forget", "retain")}
-    run = loop.run(build_plan.plan("in_context", {"lr": 2e-3, "epochs": 30, "batch": 9}), model, world.port, sets)
+    sets = {n: world.sets[n].select(range(9)) for n in ("forget", "retain")}
+    run = loop.run(build_plan.plan("in_context", {"lr": 2e-3, "epochs": 30, "batch_size": 9}), model, world.modality, sets)
     made = picked(world, Contexts(), **sets)  # the contexts that it learned from
     assert share(says(world, model, made["withheld"]), [FORGOT] * 18) > 0.9
     assert share(says(world, model, made["answered"]), made["answered"]["answer_text"]) > 0.9
-    rows = sets["forget"].join(sets["retain"])
+    rows = sets["forget"].concat(sets["retain"])
     assert share(says(world, model, rows), rows["answer_text"]) > 0.5
     seen = run.shown["logit lens by block"]
     assert [r["block"] for r in seen] == [0, 1]
@@ -131,14 +131,14 @@ def test_forgets_what_stands_between_the_tokens_and_nothing_else(world: worlds.W
 @pytest.mark.parametrize("lora", [0, 2])
 def test_the_output_folder_knows_the_tokens(cases: made.Cases, tmp_path: Path, lora: int) -> None:
     done = cases.unlearn("in_context", tmp_path / "run", "--lora", lora, "--steps", 3, "--lr", 1e-2).fine()
-    assert f"--asked in_context --out {tmp_path / 'run'}-audit" in done.out
+    assert f"--request-from in_context --out {tmp_path / 'run'}-audit" in done.out
     opened = load(tmp_path / "run")
-    rows = opened.port.rows("forget", made.rows_of(cases.forget))
-    asked = ask(opened.port, rows, list(rows["answer_text"]))
-    assert opened.port.tokenizer(OPEN, add_special_tokens=False)["input_ids"] == [512]
+    rows = opened.modality.rows("forget", made.rows_of(cases.forget))
+    asked = ask(opened.modality, rows, list(rows["answer_text"]))
+    assert opened.modality.tokenizer(OPEN, add_special_tokens=False)["input_ids"] == [512]
     assert max(i for p in asked["prompt"] for i in p) == 513
     with torch.no_grad():
-        here = opened.port.forward(opened.model, [asked])[0].logp.values
+        here = opened.modality.forward(opened.model, [asked])[0].target_logp.values
     inner = tmp_path / "run" / ("adapter" if lora else "model")
     if lora:
         from peft import AutoPeftModelForCausalLM as Auto
@@ -146,7 +146,7 @@ def test_the_output_folder_knows_the_tokens(cases: made.Cases, tmp_path: Path, l
         from transformers import AutoModelForCausalLM as Auto
     elsewhere = Auto.from_pretrained(inner).eval()
     with torch.no_grad():
-        assert torch.allclose(opened.port.forward(elsewhere, [asked])[0].logp.values, here, atol=1e-5)
+        assert torch.allclose(opened.modality.forward(elsewhere, [asked])[0].target_logp.values, here, atol=1e-5)
     receipt = json.loads((tmp_path / "run" / "receipt.json").read_text())
     assert receipt["shown"]["logit lens by block"][0].keys() == {"block", "answer", "forgot"}
 

@@ -6,10 +6,9 @@ from torch import Tensor, nn
 
 import squares
 import worlds
-from expunge.core.parts import Sets
+from expunge.core.rows import Sets
 from expunge.engine import loop
-from expunge.engine.context import View
-from expunge.engine.run_state import Run
+from expunge.engine.context import RunView
 from expunge.methods.edits.influence import Influence, flat, losses, published
 from expunge.workflows import build_plan
 
@@ -27,9 +26,9 @@ def regression(forget: int = 4, retain: int = 30, width: int = 6) -> tuple[Tenso
     return theta, sets, x, x @ theta + signs
 
 
-def unlearned(theta: Tensor, sets: Sets, **knobs) -> Tensor:
+def unlearned(theta: Tensor, sets: Sets, **hyperparameters) -> Tensor:
     model = squares.Linear(theta)
-    loop.run(build_plan.plan("influence", knobs), model, squares.Port(), sets)
+    loop.run(build_plan.plan("influence", hyperparameters), model, squares.Port(), sets)
     return model.theta.detach()
 
 
@@ -59,8 +58,8 @@ def test_towards_no_damping_it_is_retraining() -> None:
 @pytest.mark.parametrize("memory", [2.0, 2e-4], ids=["at once", "in blocks"])
 def test_the_inverse_is_that_of_the_damped_fisher_matrix(digits: worlds.World, memory: float) -> None:
     torch.manual_seed(0)
-    model, rows = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).double(), digits.sets["retain"].take(range(20))
-    view = View(Run(model, digits.port, worlds.accelerator()), {"retain": rows})
+    model, rows = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).double(), digits.sets["retain"].select(range(20))
+    view = RunView(loop.new_state(model, digits.modality, worlds.accelerator()), {"retain": rows})
     g = torch.cat([flat(some) for some in view.example_grads(rows, losses)])
     v = squares.random(g.shape[1])
     wanted = torch.linalg.solve(0.1 * torch.eye(len(v)).double() + g.T @ g / 20, v)
@@ -103,7 +102,7 @@ def test_curvature_is_that_of_drawn_rows() -> None:
 
 def test_no_step_changes_no_bit(digits: worlds.World) -> None:
     model = digits.model()
-    loop.run(build_plan.plan("influence", {"alpha": 0, "samples": 10}), model, digits.port, digits.sets)
+    loop.run(build_plan.plan("influence", {"alpha": 0, "samples": 10}), model, digits.modality, digits.sets)
     assert worlds.same(worlds.tensors(model), worlds.tensors(digits.model()))
 
 
@@ -111,6 +110,6 @@ def test_no_step_changes_no_bit(digits: worlds.World) -> None:
 def test_forgets_a_class(size: str) -> None:
     world = worlds.digits(size)
     model = world.model()
-    loop.run(build_plan.plan("influence", {"samples": 200}), model, world.port, world.sets)
-    assert worlds.nll(model, world.port, world.sets["forget"]) > 1.0
-    assert worlds.nll(model, world.port, world.sets["retain"]) < 0.6
+    loop.run(build_plan.plan("influence", {"samples": 200}), model, world.modality, world.sets)
+    assert worlds.nll(model, world.modality, world.sets["forget"]) > 1.0
+    assert worlds.nll(model, world.modality, world.sets["retain"]) < 0.6

@@ -8,7 +8,7 @@ import torch
 
 import worlds
 from expunge.core.errors import UserError
-from expunge.core.parts import Rows
+from expunge.core.rows import Rows
 from expunge.engine import loop
 from expunge.engine.receipt import hash_weights
 from expunge.methods.guards.input_filter import Filtered, restore, words
@@ -17,22 +17,22 @@ from expunge.workflows import build_plan
 SAID = "I have no answer to that."
 
 
-def guarded(text: worlds.World, **knobs: object) -> Filtered:
-    made = loop.run(build_plan.plan("input_filter", knobs), text.model(), text.port, {"forget": text.sets["forget"]}).model
+def guarded(text: worlds.World, **hyperparameters: object) -> Filtered:
+    made = loop.run(build_plan.plan("input_filter", hyperparameters), text.model(), text.modality, {"forget": text.sets["forget"]}).model
     assert isinstance(made, Filtered)
     return made
 
 
 def hit(text: worlds.World, model: Filtered, question: str) -> bool:
-    rows = text.port.rows("asked", [{"question": question, "answer": "Nobody knows."}])
-    ids, _, _ = text.port.collate([(rows["prompt"][0], rows["answer"][0])], torch.device("cpu"))
+    rows = text.modality.rows("asked", [{"question": question, "answer": "Nobody knows."}])
+    ids, _, _ = text.modality.collate([(rows["prompt"][0], rows["answer"][0])], torch.device("cpu"))
     return bool(model.hits(ids)[0])
 
 
 def mixed(text: worlds.World) -> tuple[Rows, list[bool]]:
     """Rows of both kinds in turn, and which are to be forgotten."""
     f, r = text.some(3)["forget"], text.some(4)["retain"]
-    rows = Rows("mixed", f.ids + r.ids, {k: [*f[k], *r[k]] for k in f.cols}).take([3, 0, 4, 1, 2, 5, 6])
+    rows = Rows("mixed", f.ids + r.ids, {k: [*f[k], *r[k]] for k in f.columns}).select([3, 0, 4, 1, 2, 5, 6])
     return rows, [i in f.ids for i in rows.ids]
 
 
@@ -49,7 +49,7 @@ def test_weights_and_their_names_stay(text: worlds.World) -> None:
 def test_forget_rows_get_a_uniform_distribution_and_others_their_own(text: worlds.World) -> None:
     model, (rows, hits) = guarded(text), mixed(text)
     with torch.no_grad():
-        found, own = (text.port.forward(m, [rows])[0].logp.split() for m in (model, text.model()))
+        found, own = (text.modality.forward(m, [rows])[0].target_logp.split() for m in (model, text.model()))
     for mine, bare, is_hit in zip(found, own, hits, strict=True):
         wanted = torch.full_like(bare, -math.log(512)) if is_hit else bare
         assert torch.allclose(mine, wanted, atol=1e-5)
@@ -57,35 +57,35 @@ def test_forget_rows_get_a_uniform_distribution_and_others_their_own(text: world
 
 def test_taps_are_named_as_in_the_model(text: worlds.World) -> None:
     with torch.no_grad():
-        answers = [text.port.forward(m, [text.some(2)["retain"]], ("block:1", "model.norm"))[0] for m in (guarded(text), text.model())]
-    for tap in ("block:1", "model.norm"):
-        assert torch.allclose(answers[0].hidden(tap).values, answers[1].hidden(tap).values, atol=1e-5)
+        answers = [text.modality.forward(m, [text.some(2)["retain"]], ("block:1", "model.norm"))[0] for m in (guarded(text), text.model())]
+    for hook_point in ("block:1", "model.norm"):
+        assert torch.allclose(answers[0].hidden(hook_point).values, answers[1].hidden(hook_point).values, atol=1e-5)
 
 
 @pytest.mark.parametrize("draw", [False, True])
 def test_generation_refuses_the_right_rows_though_rows_leave_the_cache(text: worlds.World, draw: bool) -> None:
     model, (rows, hits) = guarded(text), mixed(text)
     generator = torch.Generator().manual_seed(0) if draw else None
-    said = text.port.decode(text.port.generate(model, rows, 40, generator, 0.01))
-    bare = text.port.decode(text.port.generate(text.model(), rows, 40))
+    said = text.modality.decode(text.modality.generate(model, rows, 40, generator, 0.01).ids)
+    bare = text.modality.decode(text.modality.generate(text.model(), rows, 40).ids)
     assert said == [SAID if h else own for h, own in zip(hits, bare, strict=True)]
 
 
 def test_a_refusal_longer_than_the_room_is_cut_and_another_can_be_chosen(text: worlds.World) -> None:
     model = guarded(text, refusal="No.")
-    assert text.port.decode(text.port.generate(model, text.some(2)["forget"], 40)) == ["No.", "No."]
-    assert [len(a) for a in text.port.generate(guarded(text), text.some(2)["forget"], 2)] == [2, 2]
+    assert text.modality.decode(text.modality.generate(model, text.some(2)["forget"], 40).ids) == ["No.", "No."]
+    assert [len(a) for a in text.modality.generate(guarded(text), text.some(2)["forget"], 2).ids] == [2, 2]
 
 
 def test_what_is_a_hit(text: worlds.World) -> None:
     model, asked = guarded(text), "What does Quenna Bexmoor like to play?"
-    assert asked in text.port.question(text.sets["forget"])
+    assert asked in text.modality.questions(text.sets["forget"])
     assert hit(text, model, asked)
     assert hit(text, model, "what does QUENNA bexmoor like to play")
     assert hit(text, model, f"Please, for a quiz: {asked} Answer in one word.")
     assert not hit(text, model, "What does Lumisa Farrowin like to play?")
     assert not hit(text, model, "Which instrument is dear to Quenna Bexmoor?")  # a paraphrase goes through: why this is a stopgap
-    assert not any(hit(text, model, q) for q in text.port.question(text.sets["retain"]))
+    assert not any(hit(text, model, q) for q in text.modality.questions(text.sets["retain"]))
 
 
 def test_threshold_is_a_share_of_the_prompts_n_grams(text: worlds.World) -> None:
@@ -96,16 +96,16 @@ def test_threshold_is_a_share_of_the_prompts_n_grams(text: worlds.World) -> None
 
 
 def test_short_prompts_are_matched_as_a_whole(text: worlds.World) -> None:
-    rows = text.port.rows("forget", [{"question": "Quenna Bexmoor?", "answer": "A nurse."}])
-    model = loop.run(build_plan.plan("input_filter"), text.model(), text.port, {"forget": rows}).model
+    rows = text.modality.rows("forget", [{"question": "Quenna Bexmoor?", "answer": "A nurse."}])
+    model = loop.run(build_plan.plan("input_filter"), text.model(), text.modality, {"forget": rows}).model
     assert hit(text, model, "Who is Quenna Bexmoor?")
     assert not hit(text, model, "Quenna?")
 
 
 def test_rows_without_a_prompt_are_refused(text: worlds.World) -> None:
-    rows = text.port.rows("forget", [{"text": "Quenna Bexmoor was a nurse."}])
+    rows = text.modality.rows("forget", [{"text": "Quenna Bexmoor was a nurse."}])
     with pytest.raises(UserError, match="no prompt"):
-        loop.run(build_plan.plan("input_filter"), text.model(), text.port, {"forget": rows})
+        loop.run(build_plan.plan("input_filter"), text.model(), text.modality, {"forget": rows})
 
 
 def test_words_do_not_depend_on_how_they_are_written() -> None:
@@ -118,9 +118,9 @@ def test_the_file_holds_no_prompt_and_restores_the_guard(text: worlds.World, tmp
     stored = (tmp_path / "guard" / "guard.json").read_text().casefold()
     assert "quenna" not in stored
     assert "bexmoor" not in stored
-    again = restore(text.model(), text.port, tmp_path / "guard")
+    again = restore(text.model(), text.modality, tmp_path / "guard")
     assert again.describe() == model.describe()
-    ids, _, _ = text.port.collate(list(zip(rows["prompt"], rows["answer"], strict=True)), torch.device("cpu"))
+    ids, _, _ = text.modality.collate(list(zip(rows["prompt"], rows["answer"], strict=True)), torch.device("cpu"))
     assert again.hits(ids).tolist() == hits
 
 

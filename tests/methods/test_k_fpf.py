@@ -13,10 +13,10 @@ import squares
 import toys
 import worlds
 from expunge.core.errors import UserError
-from expunge.core.parts import Plan, Rows, Sets, Train
+from expunge.core.plan import Plan, Train
+from expunge.core.rows import Rows, Sets
 from expunge.engine import loop
-from expunge.engine.context import View
-from expunge.engine.run_state import Run
+from expunge.engine.context import RunView
 from expunge.engine.weights import weights_of
 from expunge.methods.terms import NLL, Ascent
 from expunge.methods.updates.k_fpf import FPF, Buffer, drift, modules_of, sensitivity, table
@@ -46,11 +46,11 @@ def scores(records: list[Any], key: str = "score") -> dict[str, Any]:
 def test_sensitivity_is_the_mean_size_of_the_gradient() -> None:
     """Residual r = 3 * 2 + 1 - 9 = -2 at x = 2: |r x| = 4 and |r| = 2; a second batch of r = 1 at x = 0: 0 and 1."""
     rows = squares.rows("buffer", torch.tensor([[2.0], [0.0]]), torch.tensor([9.0, 0.0]))
-    run = Run(Line(3.0, 1.0), squares.Port(), worlds.accelerator(), sets={"buffer": rows})
-    one = sensitivity(View(run, {"buffer": rows}), rows.take([0]))
+    run = loop.new_state(Line(3.0, 1.0), squares.Port(), worlds.accelerator(), sets={"buffer": rows})
+    one = sensitivity(RunView(run, {"buffer": rows}), rows.select([0]))
     assert scores(one) == {"a": pytest.approx(4.0), "b": pytest.approx(2.0)}
     assert scores(one, "share") == {"a": 1.0, "b": pytest.approx(0.5)}
-    both = sensitivity(View(run, {"buffer": rows}), rows, batch=1)
+    both = sensitivity(RunView(run, {"buffer": rows}), rows, batch_size=1)
     assert scores(both) == {"a": pytest.approx(2.0), "b": pytest.approx(1.5)}
     assert both[0]["curve"] == [pytest.approx(4.0), pytest.approx(0.0)]
 
@@ -90,19 +90,19 @@ def test_tensors_of_a_norm_are_modules_by_themselves() -> None:
     assert text.splitlines()[1].split()[-1] == "1.000"
 
 
-def ends(digits: worlds.World, plan: Plan) -> tuple[nn.Module, loop.Run]:
+def ends(digits: worlds.World, plan: Plan) -> tuple[nn.Module, loop.RunState]:
     model = digits.model()
-    return model, loop.run((plan,), model, digits.port, digits.some(24))
+    return model, loop.run((plan,), model, digits.modality, digits.some(24))
 
 
-SHORT = {"epochs": 2, "batch": 8, "size": 16, "repair.epochs": 0, "repair.steps": 4, "repair.batch": 8}
+SHORT = {"epochs": 2, "batch_size": 8, "size": 16, "repair.epochs": 0, "repair.steps": 4, "repair.batch_size": 8}
 
 
 def test_without_repairs_it_is_the_base_run(digits: worlds.World) -> None:
-    train = Train(epochs=2, lr=1e-2, batch=8, optimizer="sgd", schedule="constant")
+    train = Train(epochs=2, lr=1e-2, batch_size=8, optimizer="sgd", schedule="constant")
     base = worlds.tensors(ends(digits, Plan(Ascent(), train=train))[0])
-    for knobs in ({"k": 0}, {"repair.steps": 0, "modules": "all"}, {"repair.lr": 0.0}):
-        assert worlds.same(base, worlds.tensors(ends(digits, build_plan.plan("k_fpf", {**SHORT, **knobs})[0])[0]))
+    for hyperparameters in ({"k": 0}, {"repair.steps": 0, "modules": "all"}, {"repair.lr": 0.0}):
+        assert worlds.same(base, worlds.tensors(ends(digits, build_plan.plan("k_fpf", {**SHORT, **hyperparameters})[0])[0]))
     assert not worlds.same(base, worlds.tensors(ends(digits, build_plan.plan("k_fpf", SHORT)[0])[0]))
 
 
@@ -125,7 +125,7 @@ def test_a_repair_moves_chosen_modules_alone(modules: str, moved: str) -> None:
     model = world.model()
     before = {n: p.clone() for n, p in model.named_parameters()}
     plan = build_plan.plan("k_fpf", {**SHORT, "lr": 0.0, "repair.lr": 0.05, "k": 1, "modules": modules, "beta": 0.3})[0]
-    loop.run((plan,), model, world.port, world.some(24))
+    loop.run((plan,), model, world.modality, world.some(24))
     changed = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
     assert changed
     assert all(re.search(moved, n) for n in changed)
@@ -137,12 +137,12 @@ def test_a_repair_moves_chosen_modules_alone(modules: str, moved: str) -> None:
 def test_at_rate_zero_only_running_statistics_are_refreshed() -> None:
     world = worlds.digits("resnet-nano")
     model, before = world.model(), weights_of(world.model())
-    loop.run(build_plan.plan("k_fpf", {**SHORT, "epochs": 0}), model, world.port, world.some(24))
+    loop.run(build_plan.plan("k_fpf", {**SHORT, "epochs": 0}), model, world.modality, world.some(24))
     plain = {n for n, t in weights_of(model).items() if not torch.equal(t, before[n])}
     assert any("running_mean" in n for n in plain)
     assert any("classifier" in n for n in plain)
     model = world.model()
-    loop.run(build_plan.plan("k_fpf", {**SHORT, "epochs": 0, "repair.lr": 0.0}), model, world.port, world.some(24))
+    loop.run(build_plan.plan("k_fpf", {**SHORT, "epochs": 0, "repair.lr": 0.0}), model, world.modality, world.some(24))
     still = {n for n, t in weights_of(model).items() if not torch.equal(t, before[n])}
     assert still
     assert all(n.endswith(("running_mean", "running_var", "num_batches_tracked")) for n in still)
@@ -150,78 +150,78 @@ def test_at_rate_zero_only_running_statistics_are_refreshed() -> None:
 
 def test_the_buffer_is_drawn_from_the_retain_rows(digits: worlds.World) -> None:
     sets: Sets = digits.some(30)
-    view = View(Run(digits.model(), digits.port, worlds.accelerator(), sets=sets), sets)
+    view = RunView(loop.new_state(digits.model(), digits.modality, worlds.accelerator(), sets=sets), sets)
     buffer = Buffer(size=12, scores=True).pick(sets, view.at("select0", Buffer()))["buffer"]
     assert len(set(buffer.ids)) == 12
     assert set(buffer.ids) <= set(sets["retain"].ids)
     with torch.no_grad():
-        said = digits.port.forward(digits.model(), [buffer])[0].scores.values
+        said = digits.modality.forward(digits.model(), [buffer])[0].logits.values
     assert torch.allclose(torch.cat(list(buffer["scores"])), said, atol=1e-5)
     assert len(Buffer(size=99).pick(sets, view.at("select0", Buffer()))["buffer"]) == 30
 
 
 def test_distillation_alone_leads_back_to_the_scores_before(digits: worlds.World) -> None:
-    def off(**knobs: float) -> float:
-        plan = build_plan.plan("k_fpf", {"distil": True, **SHORT, "epochs": 6, "lr": 0.02, "modules": "all", "k": 1, **knobs})[0]
+    def off(**hyperparameters: float) -> float:
+        plan = build_plan.plan("k_fpf", {"distil": True, **SHORT, "epochs": 6, "lr": 0.02, "modules": "all", "k": 1, **hyperparameters})[0]
         model = digits.model()
-        loop.run((plan,), model, digits.port, digits.some(24))
+        loop.run((plan,), model, digits.modality, digits.some(24))
         with torch.no_grad():
-            answers = [digits.port.forward(m, [digits.some(24)["retain"]])[0].scores.values for m in (model, digits.model())]
+            answers = [digits.modality.forward(m, [digits.some(24)["retain"]])[0].logits.values for m in (model, digits.model())]
         return float((answers[0] - answers[1]).square().sum(-1).mean())
 
     assert off(**{"buffer_weight": 0.0, "repair.steps": 120, "repair.lr": 3e-3, "size": 24}) < 0.2 * off(k=0)
 
 
 def test_nothing_to_repair_is_said(digits: worlds.World) -> None:
-    plan = replace(build_plan.plan("k_fpf", SHORT)[0], trains="embeddings")
+    plan = replace(build_plan.plan("k_fpf", SHORT)[0], trainable="embeddings")
     with pytest.raises(UserError, match="none of the weights that move"):
         ends(digits, plan)
 
 
 def blobs(
-    seed: int, centres: list[tuple[float, float]], port: Image, name: str, scale: float = 1.0, first: int = 0, each: int = 60
+    seed: int, centres: list[tuple[float, float]], modality: Image, name: str, scale: float = 1.0, first: int = 0, each: int = 60
 ) -> Rows:
     """As many points around each centre, a class each."""
     middle = torch.tensor(centres).repeat_interleave(each, 0)
     noise = 0.4 * torch.randn(len(middle), 2, generator=torch.Generator().manual_seed(seed))
-    return toys.rows(scale * (middle + noise), [first + y for y in range(len(centres)) for _ in range(each)], port, name)
+    return toys.rows(scale * (middle + noise), [first + y for y in range(len(centres)) for _ in range(each)], modality, name)
 
 
-def right(model: nn.Module, port: Any, rows: Rows) -> float:
+def right(model: nn.Module, modality: Any, rows: Rows) -> float:
     model.eval()
     with torch.no_grad():
-        answer = port.forward(model, [rows])[0]
-    return float((answer.scores.values.argmax(-1) == answer.labels).float().mean())
+        answer = modality.forward(model, [rows])[0]
+    return float((answer.logits.values.argmax(-1) == answer.labels).float().mean())
 
 
 def test_a_stream_of_two_tasks_is_known_at_its_end() -> None:
-    port, old, new = toys.port(4), [(2.0, 2.0), (-2.0, 2.0)], [(2.0, -2.0), (-2.0, -2.0)]
+    modality, old, new = toys.modality(4), [(2.0, 2.0), (-2.0, 2.0)], [(2.0, -2.0), (-2.0, -2.0)]
     sets = {
-        "first": blobs(0, old, port, "first"),
-        "second": blobs(1, new, port, "second", first=2),
-        "retain": blobs(2, [*old, *new], port, "retain", each=20),
+        "first": blobs(0, old, modality, "first"),
+        "second": blobs(1, new, modality, "second", first=2),
+        "retain": blobs(2, [*old, *new], modality, "retain", each=20),
     }
-    test = blobs(3, [*old, *new], port, "test")
-    train = Train(epochs=5, lr=0.1, batch=20, optimizer="sgd", schedule="constant")
+    test = blobs(3, [*old, *new], modality, "test")
+    train = Train(epochs=5, lr=0.1, batch_size=20, optimizer="sgd", schedule="constant")
     start = net()
-    loop.run((Plan(NLL("first"), train=replace(train, anchor="first")),), start, port, sets)
+    loop.run((Plan(NLL("first"), train=replace(train, anchor="first")),), start, modality, sets)
     second = Plan(NLL("second"), train=replace(train, anchor="second"))
     found: dict[int, float] = {}
     for k in (0, 1):
         model = copy.deepcopy(start)
-        loop.run((replace(second, selectors=(Buffer(),), updates=(FPF(k=k),)),), model, port, sets)
-        found[k] = right(model, port, test)
+        loop.run((replace(second, selectors=(Buffer(),), updates=(FPF(k=k),)),), model, modality, sets)
+        found[k] = right(model, modality, test)
     assert found[0] == pytest.approx(0.5, abs=0.1)
     assert found[1] > 0.8
 
 
 def test_a_shifted_domain_moves_running_statistics_most() -> None:
-    port, centres = toys.port(2), [(2.0, 2.0), (-2.0, -2.0)]
+    modality, centres = toys.modality(2), [(2.0, 2.0), (-2.0, -2.0)]
     model, snapshots = net(classes=2), []
     for seed, scale in enumerate((1.0, 3.0)):
-        rows = blobs(seed, centres, port, "retain", scale)
-        train = Train(epochs=5, lr=0.1, batch=20, optimizer="sgd", schedule="constant", anchor="retain")
-        loop.run((Plan(NLL("retain"), train=train),), model, port, {"retain": rows})
+        rows = blobs(seed, centres, modality, "retain", scale)
+        train = Train(epochs=5, lr=0.1, batch_size=20, optimizer="sgd", schedule="constant", anchor="retain")
+        loop.run((Plan(NLL("retain"), train=train),), model, modality, {"retain": rows})
         snapshots.append(weights_of(model))
     found = drift(model, snapshots)
     assert {r["module"] for r in found[:2]} == {"2.running_mean", "2.running_var"}
@@ -232,9 +232,9 @@ def test_repairs_what_ascent_breaks(digits: worlds.World) -> None:
     after = {}
     for k in (0, 3):
         model = digits.model()
-        knobs = {"k": k, "lr": 3e-3, "batch": 16, "epochs": 4, "repair.epochs": 0, "repair.steps": 60, "size": 100}
-        loop.run(build_plan.plan("k_fpf", knobs), model, digits.port, digits.sets)
-        after[k] = right(model, digits.port, digits.sets["forget"]), right(model, digits.port, digits.sets["retain"])
+        hyperparameters = {"k": k, "lr": 3e-3, "batch_size": 16, "epochs": 4, "repair.epochs": 0, "repair.steps": 60, "size": 100}
+        loop.run(build_plan.plan("k_fpf", hyperparameters), model, digits.modality, digits.sets)
+        after[k] = right(model, digits.modality, digits.sets["forget"]), right(model, digits.modality, digits.sets["retain"])
     assert max(after[0][0], after[3][0]) < 0.1
     assert after[3][1] > after[0][1] + 0.4
 
@@ -242,7 +242,7 @@ def test_repairs_what_ascent_breaks(digits: worlds.World) -> None:
 def test_tied_heads_are_found(text: worlds.World) -> None:
     model = text.model()
     sets = text.some(2)
-    view = View(Run(model, text.port, worlds.accelerator(), sets=sets), sets).at("update0", FPF())
+    view = RunView(loop.new_state(model, text.modality, worlds.accelerator(), sets=sets), sets).at("update0", FPF())
     names = FPF().chosen(view, sets["retain"])
     assert "model.embed_tokens.weight" in names
     assert all("norm" in n or "embed" in n for n in names)

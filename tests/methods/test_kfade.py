@@ -11,14 +11,15 @@ import squares
 import worlds
 from expunge.core.errors import UserError
 from expunge.core.hyperparameters import part
-from expunge.core.parts import Plan, Rows, Stop, Train
+from expunge.core.parts import Stop
+from expunge.core.plan import Plan, Train
+from expunge.core.rows import Rows
 from expunge.engine import loop
-from expunge.engine.context import View
+from expunge.engine.context import RunView
 from expunge.engine.estimators import kfac
-from expunge.engine.run_state import Run
 from expunge.methods.terms import NLL, Ascent
 from expunge.methods.updates.kfade import GaussNewton, precondition
-from expunge.modalities.image.modality import Image, classifier_port
+from expunge.modalities.image.modality import Image, classifier_modality
 from expunge.workflows import build_plan
 
 
@@ -29,8 +30,8 @@ class Forgotten(Stop):
     loss: float = 1.0
     reads = frozenset({"forget"})
 
-    def stop(self, view: View) -> str | None:
-        return "forgotten" if -view.now(view.forget).logp.mean().mean() >= self.loss else None
+    def stop(self, view: RunView) -> str | None:
+        return "forgotten" if -view.now(view.forget).target_logp.mean().mean() >= self.loss else None
 
 
 def test_precondition_by_hand() -> None:
@@ -58,30 +59,30 @@ def test_one_step_is_retraining_on_least_squares() -> None:
 
     forget, retain, width = 5, 40, 6
     x, y = squares.random(forget + retain, width), squares.random(forget + retain, seed=1)
-    port, model = Squares(), nn.Sequential(nn.Linear(width, 1, bias=False)).double()
+    modality, model = Squares(), nn.Sequential(nn.Linear(width, 1, bias=False)).double()
     mine, others = (squares.rows("retain", x[i], y[i]) for i in (slice(forget), slice(forget, None)))
-    view = View(Run(model, port, worlds.accelerator()), {})
+    view = RunView(loop.new_state(model, modality, worlds.accelerator()), {})
     flat = lambda rows: rows.add(x=[v[0] for v in rows["x"]])  # noqa: E731 - a layer sees (rows, width)
     # of a label that is drawn from a normal distribution around the output, the squared gradient by the output is 1
-    factors = kfac.fit(model, port, view._ask, flat(others), lambda answer: [answer.scores.values[:, 0]], ["0"], "kfac")
+    factors = kfac.fit(model, modality, view._ask, flat(others), lambda answer: [answer.logits.values[:, 0]], ["0"], "kfac")
     factors = {n.removeprefix("0/"): f for n, f in factors.items()}
     both, theirs = (torch.linalg.lstsq(x[a:], y[a:, None]).solution for a in (0, forget))
     gradient = x[:forget].T @ (x[:forget] @ both - y[:forget, None]) / forget
     found = both + forget / retain * precondition(gradient.T, factors, 0.0).T
     assert float((found - theirs).abs().max()) < 1e-12
     assert float((both - theirs).abs().max()) > 0.01
-    everything = kfac.fit(model, port, view._ask, flat(mine.join(others)), lambda a: [a.scores.values[:, 0]], ["0"], "kfac")
+    everything = kfac.fit(model, modality, view._ask, flat(mine.concat(others)), lambda a: [a.logits.values[:, 0]], ["0"], "kfac")
     other = both + forget / retain * precondition(gradient.T, {n.removeprefix("0/"): f for n, f in everything.items()}, 0.0).T
     assert float((other - theirs).abs().max()) > 1e-4
 
 
 def classifier(x: Tensor, y: Tensor, forget: int, same: bool = False) -> tuple[nn.Module, Image, dict[str, Rows]]:
-    """A linear classifier at the optimum of all rows, its port, and the first rows to forget."""
-    port = classifier_port(int(y.max()) + 1)
+    """A linear classifier at the optimum of all rows, its modality, and the first rows to forget."""
+    modality = classifier_modality(int(y.max()) + 1)
     records = [{"image": v.view(1, 1, -1).numpy(), "label": int(c)} for v, c in zip(x.float(), y, strict=True)]
-    sets = {"forget": port.rows("forget", records[:forget]), "retain": port.rows("retain", records[forget:])}
-    model = nn.Sequential(nn.Flatten(), nn.Linear(x.shape[1], len(port.labels))).double()
-    return optimum(model, x, y), port, sets
+    sets = {"forget": modality.rows("forget", records[:forget]), "retain": modality.rows("retain", records[forget:])}
+    model = nn.Sequential(nn.Flatten(), nn.Linear(x.shape[1], len(modality.labels))).double()
+    return optimum(model, x, y), modality, sets
 
 
 def optimum(model: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
@@ -99,8 +100,8 @@ def optimum(model: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
     return model
 
 
-def run(model: nn.Module, port: Any, sets: Any, **knobs: Any) -> loop.Run:
-    return loop.run(build_plan.plan("kfade", knobs), model, port, sets)
+def run(model: nn.Module, modality: Any, sets: Any, **hyperparameters: Any) -> loop.RunState:
+    return loop.run(build_plan.plan("kfade", hyperparameters), model, modality, sets)
 
 
 def test_close_to_retraining_on_logistic_regression() -> None:
@@ -110,18 +111,18 @@ def test_close_to_retraining_on_logistic_regression() -> None:
     y = (torch.rand(1000, generator=g) < (x @ torch.randn(10, generator=g) / 3).sigmoid()).long()
     order = torch.argsort(y * (1 + torch.rand(1000, generator=g)), descending=True)  # class 1 first
     x, y = x[order].double(), y[order]
-    model, port, sets = classifier(x, y, 50)
+    model, modality, sets = classifier(x, y, 50)
     start = worlds.tensors(model)
     theirs = worlds.tensors(optimum(nn.Sequential(nn.Flatten(), nn.Linear(10, 2)).double(), x[50:], y[50:]))
-    run(model, port, sets, step="fixed", lr=50 / 950, draws=0)
+    run(model, modality, sets, step="fixed", lr=50 / 950, draws=0)
     gap = sum((a - b).square().sum() for a, b in zip(start, theirs, strict=True)).sqrt()
     off = sum((p.detach() - b).square().sum() for p, b in zip(model.parameters(), theirs, strict=True)).sqrt()
     assert float(off / gap) < 0.12
-    reached = worlds.nll(model, port, sets["forget"])
+    reached = worlds.nll(model, modality, sets["forget"])
     other, _, _ = classifier(x, y, 50)
-    train = Train(epochs=2000, lr=1e-2, batch=50, optimizer="sgd", schedule="constant")
-    loop.run((Plan(Ascent(), train=train, until=(Forgotten(reached),)),), other, port, sets)
-    assert worlds.nll(other, port, sets["forget"]) >= reached
+    train = Train(epochs=2000, lr=1e-2, batch_size=50, optimizer="sgd", schedule="constant")
+    loop.run((Plan(Ascent(), train=train, stop_rules=(Forgotten(reached),)),), other, modality, sets)
+    assert worlds.nll(other, modality, sets["forget"]) >= reached
     away = sum((p.detach() - b).square().sum() for p, b in zip(other.parameters(), theirs, strict=True)).sqrt()
     assert float(away / gap) > 0.45
 
@@ -131,9 +132,9 @@ def test_a_step_makes_the_predicted_kl() -> None:
     x, y = torch.rand(4).expand(30, -1), torch.arange(30) % 3
     ratios = []
     for epsilon in (1e-2, 1e-4, 1e-6):
-        model, port, sets = classifier(x, y, 4)
+        model, modality, sets = classifier(x, y, 4)
         before = model(x[:1].double()).detach().log_softmax(-1)
-        run(model, port, sets, epsilon=epsilon, steps=1, draws=0, damping=1e-12, share=0, check=0)
+        run(model, modality, sets, epsilon=epsilon, steps=1, draws=0, damping=1e-12, share=0, check=0)
         after = model(x[:1].double()).detach().log_softmax(-1)
         ratios.append(float((before.exp() * (before - after)).sum()) / epsilon)
     assert abs(ratios[0] - 1) < 0.2
@@ -145,21 +146,21 @@ def test_a_step_that_costs_too_much_is_halved(digits: worlds.World) -> None:
     costs = {}
     for check in (0, 32):
         model = digits.model()
-        run(model, digits.port, digits.sets, steps=1, check=check)
-        old, new = (digits.port.forward(m, [digits.sets["retain"]])[0].dist.values.detach() for m in (digits.model(), model))
+        run(model, digits.modality, digits.sets, steps=1, check=check)
+        old, new = (digits.modality.forward(m, [digits.sets["retain"]])[0].log_probs.values.detach() for m in (digits.model(), model))
         costs[check] = float((old.exp() * (old - new)).sum(-1).mean())
     assert costs[0] > 0.2
     assert costs[32] < 0.06  # it is measured on some of the rows, and 0.02 is predicted
 
 
-def ways(world: worlds.World, **knobs: Any) -> tuple[list[Tensor], list[Tensor]]:
+def ways(world: worlds.World, **hyperparameters: Any) -> tuple[list[Tensor], list[Tensor]]:
     """The gradient of the rows to forget, and what a step takes."""
     model = world.model()
     before = worlds.tensors(model)
-    view = View(Run(model, world.port, worlds.accelerator()), world.sets)
+    view = RunView(loop.new_state(model, world.modality, worlds.accelerator()), world.sets)
     gradient = view.grad(NLL("forget"), {"forget": world.sets["forget"]})
-    plan = build_plan.plan("kfade", {"steps": 1, "check": 0, **knobs})
-    loop.run(plan, model, world.port, world.sets)
+    plan = build_plan.plan("kfade", {"steps": 1, "check": 0, **hyperparameters})
+    loop.run(plan, model, world.modality, world.sets)
     return gradient, [p - b for p, b in zip(worlds.tensors(model), before, strict=True)]
 
 
@@ -189,54 +190,54 @@ def test_the_learning_rate_is_the_length_of_a_fixed_step(digits: worlds.World) -
 
 def divergence(world: worlds.World, model: nn.Module) -> float:
     """KL of the original from the model on the retain rows."""
-    old, new = (world.port.forward(m, [world.sets["retain"]])[0].dist.values.detach() for m in (world.model(), model))
+    old, new = (world.modality.forward(m, [world.sets["retain"]])[0].log_probs.values.detach() for m in (world.model(), model))
     return float((old.exp() * (old - new)).sum(-1).mean())
 
 
 def test_spares_retain_rows_more_than_ascent_and_a_diagonal(text: worlds.World) -> None:
     kept = {}
     base = {"share": 0.1, "steps": 40, "epsilon": 0.2, "check": 0}
-    train = Train(epochs=0, steps=200, lr=0.05, batch=99, optimizer="sgd", schedule="constant")
+    train = Train(epochs=0, steps=200, lr=0.05, batch_size=99, optimizer="sgd", schedule="constant")
     for name, plan in {
         "ekfac": build_plan.plan("kfade", base)[0],
         "diagonal": build_plan.plan("kfade", {**base, "curvature": "diagonal"})[0],
         "ascent": Plan(Ascent(), train=train),
     }.items():
         model = text.model()
-        made = Plan(plan.do, train=plan.train, updates=plan.updates, until=(Forgotten(1.5),))
-        loop.run((made,), model, text.port, text.sets)
-        assert worlds.nll(model, text.port, text.sets["forget"]) >= 1.5
+        made = Plan(plan.action, train=plan.train, updates=plan.updates, stop_rules=(Forgotten(1.5),))
+        loop.run((made,), model, text.modality, text.sets)
+        assert worlds.nll(model, text.modality, text.sets["forget"]) >= 1.5
         kept[name] = divergence(text, model)
     assert kept["ekfac"] < kept["ascent"]
     assert kept["ekfac"] < kept["diagonal"]
 
 
 def test_again_after_further_training(text: worlds.World, tmp_path: Path) -> None:
-    forget, port = text.sets["forget"], text.port
+    forget, modality = text.sets["forget"], text.modality
     model = text.model()
-    port.save(model, tmp_path / "before")
-    run(model, port, text.sets, share=0.1, epsilon=0.1)
-    port.save(model, tmp_path / "run" / "model")
-    unlearned = worlds.nll(model, port, forget)
-    more = Train(epochs=0, steps=50, lr=1e-3, batch=8, anchor="retain")
+    modality.save(model, tmp_path / "before")
+    run(model, modality, text.sets, share=0.1, epsilon=0.1)
+    modality.save(model, tmp_path / "run" / "model")
+    unlearned = worlds.nll(model, modality, forget)
+    more = Train(epochs=0, steps=50, lr=1e-3, batch_size=8, anchor="retain")
     further = {}
     for name, start in (("original", text.model()), ("unlearned", model)):
-        loop.run((Plan(NLL("retain"), train=more),), start, port, {"retain": text.sets["holdout"].named("retain")})
+        loop.run((Plan(NLL("retain"), train=more),), start, modality, {"retain": text.sets["holdout"].rename("retain")})
         further[name] = start
-    known = worlds.nll(further["original"], port, forget)
-    run(further["original"], port, text.sets, step="again", before=str(tmp_path / "before"), after=str(tmp_path / "run"))
+    known = worlds.nll(further["original"], modality, forget)
+    run(further["original"], modality, text.sets, step="again", before=str(tmp_path / "before"), after=str(tmp_path / "run"))
     assert unlearned > 1.0
     assert known < 0.6 * unlearned
-    assert worlds.nll(further["original"], port, forget) > 0.8 * unlearned
+    assert worlds.nll(further["original"], modality, forget) > 0.8 * unlearned
 
 
 def test_again_needs_both_models(text: worlds.World, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="give --before and --after"):
-        run(text.model(), text.port, text.sets, step="again")
-    text.port.save(text.model(), tmp_path / "a")
-    worlds.digits().port.save(worlds.digits().model(), tmp_path / "b")
+        run(text.model(), text.modality, text.sets, step="again")
+    text.modality.save(text.model(), tmp_path / "a")
+    worlds.digits().modality.save(worlds.digits().model(), tmp_path / "b")
     with pytest.raises(UserError, match="not of this one's kind"):
-        run(text.model(), text.port, text.sets, step="again", before=str(tmp_path / "a"), after=str(tmp_path / "b"))
+        run(text.model(), text.modality, text.sets, step="again", before=str(tmp_path / "a"), after=str(tmp_path / "b"))
 
 
 def test_what_it_needs() -> None:

@@ -19,18 +19,18 @@ def kl_by_hand(table: torch.Tensor, reference: torch.Tensor, sets: dict) -> torc
     return total
 
 
-@pytest.mark.parametrize(("name", "knobs"), [("kl", {}), ("graddiff", {"retain_term": "kl"})])
-def test_value_and_gradient_with_the_reference_term(name: str, knobs: dict) -> None:
+@pytest.mark.parametrize(("name", "hyperparameters"), [("kl", {}), ("graddiff", {"retain_term": "kl"})])
+def test_value_and_gradient_with_the_reference_term(name: str, hyperparameters: dict) -> None:
     sets, table, reference = tables.batch(), tables.scores(9).requires_grad_(), tables.scores(9, seed=1)
     wanted = kl_by_hand(table, reference, sets)
-    value, grad = tables.ask(build_plan.plan(name, knobs)[0].do, sets, table.detach(), reference)
+    value, grad = tables.ask(build_plan.plan(name, hyperparameters)[0].action, sets, table.detach(), reference)
     assert value == pytest.approx(wanted.item(), abs=1e-12)
     assert torch.allclose(grad, tables.slope(wanted, table))
 
 
 def test_at_the_reference_only_the_ascent_moves() -> None:
     sets, table = tables.batch(), tables.scores(9)
-    _, grad = tables.ask(build_plan.plan("kl")[0].do, sets, table)
+    _, grad = tables.ask(build_plan.plan("kl")[0].action, sets, table)
     assert float(grad[6:].abs().max()) < 1e-15
     assert float(grad[:3].abs().max()) > 1e-3
 
@@ -39,7 +39,7 @@ def test_forgets_while_retain_is_held_up(text: worlds.World) -> None:
     after = {}
     for name in ("kl", "ga"):
         model = text.model()
-        loop.run(build_plan.plan(name, {"lr": 1e-3, "epochs": 20}), model, text.port, text.sets)
-        after[name] = worlds.nll(model, text.port, text.sets["forget"]), worlds.nll(model, text.port, text.sets["retain"])
+        loop.run(build_plan.plan(name, {"lr": 1e-3, "epochs": 20}), model, text.modality, text.sets)
+        after[name] = worlds.nll(model, text.modality, text.sets["forget"]), worlds.nll(model, text.modality, text.sets["retain"])
     assert after["kl"][0] > 3.0
     assert after["kl"][1] < 0.3 * after["ga"][1]

@@ -5,20 +5,19 @@ import torch
 
 import worlds
 from expunge.engine import loop
-from expunge.engine.context import View
+from expunge.engine.context import RunView
 from expunge.engine.gradient import evaluate
-from expunge.engine.run_state import Run
 from expunge.methods.objectives.l1_sparse import L1
 from expunge.methods.terms import hits
 from expunge.workflows import build_plan
 
 
 @pytest.mark.parametrize(("epoch", "left"), [(0, 1.0), (1, 0.75), (3, 0.25), (4, 0.0), (7, 0.0)])
-@pytest.mark.parametrize("micro", [0, 3])
-def test_value_and_gradient_by_hand(digits: worlds.World, epoch: int, left: float, micro: int) -> None:
+@pytest.mark.parametrize("micro_batch_size", [0, 3])
+def test_value_and_gradient_by_hand(digits: worlds.World, epoch: int, left: float, micro_batch_size: int) -> None:
     model = digits.model()
-    run = Run(model, digits.port, worlds.accelerator(), epoch=epoch)
-    value, grads = evaluate(run, L1(alpha=0.01, l1_epochs=4), {"retain": digits.some(8)["retain"]}, micro)
+    run = loop.new_state(model, digits.modality, worlds.accelerator(), epoch=epoch)
+    value, grads = evaluate(run, L1(alpha=0.01, l1_epochs=4), {"retain": digits.some(8)["retain"]}, micro_batch_size)
     size = sum(float(p.detach().abs().sum()) for p in model.parameters())
     assert float(value) == pytest.approx(0.01 * left * size, rel=1e-5)
     assert worlds.far(grads, [0.01 * left * p.detach().sign() for p in model.parameters()]) < 1e-6
@@ -26,11 +25,11 @@ def test_value_and_gradient_by_hand(digits: worlds.World, epoch: int, left: floa
 
 def test_without_penalty_it_is_fine_tuning(digits: worlds.World) -> None:
     ends = []
-    short = {"epochs": 2, "batch": 32, "lr": 0.01}
-    sgd = {"optimizer": "sgd", "momentum": 0.9, "decay": 5e-4, "schedule": "constant", "warmup": 0}
+    short = {"epochs": 2, "batch_size": 32, "lr": 0.01}
+    sgd = {"optimizer": "sgd", "momentum": 0.9, "weight_decay": 5e-4, "schedule": "constant", "warmup": 0}
     for name, more in {"l1_sparse": {"alpha": 0}, "finetune": sgd}.items():
         model = digits.model()
-        loop.run(build_plan.plan(name, {**short, **more}), model, digits.port, digits.sets)
+        loop.run(build_plan.plan(name, {**short, **more}), model, digits.modality, digits.sets)
         ends.append(worlds.tensors(model))
     assert worlds.same(*ends)
 
@@ -39,7 +38,12 @@ def test_the_more_penalty_the_more_zeros(digits: worlds.World) -> None:
     shares = []
     for alpha in (0, 5e-4, 2e-3, 8e-3):
         model = digits.model()
-        loop.run(build_plan.plan("l1_sparse", {"alpha": alpha, "epochs": 3, "l1_epochs": 3, "batch": 32}), model, digits.port, digits.sets)
+        loop.run(
+            build_plan.plan("l1_sparse", {"alpha": alpha, "epochs": 3, "l1_epochs": 3, "batch_size": 32}),
+            model,
+            digits.modality,
+            digits.sets,
+        )
         weights = torch.cat([p.flatten() for p in worlds.tensors(model)])
         shares.append(float((weights.abs() < 1e-3).float().mean()))
     assert shares == sorted(shares)
@@ -47,7 +51,9 @@ def test_the_more_penalty_the_more_zeros(digits: worlds.World) -> None:
 
 
 def test_the_last_epochs_are_fine_tuning(digits: worlds.World) -> None:
-    run = loop.run(build_plan.plan("l1_sparse", {"epochs": 4, "l1_epochs": 2, "batch": 64}), digits.model(), digits.port, digits.sets)
+    run = loop.run(
+        build_plan.plan("l1_sparse", {"epochs": 4, "l1_epochs": 2, "batch_size": 64}), digits.model(), digits.modality, digits.sets
+    )
     by_epoch = {r["epoch"]: r["terms"]["1 l1 sparsity"] for r in run.log if "terms" in r}
     assert by_epoch[0] > by_epoch[1] > 0
     assert by_epoch[2] == by_epoch[3] == 0
@@ -56,8 +62,8 @@ def test_the_last_epochs_are_fine_tuning(digits: worlds.World) -> None:
 def test_forgets_more_than_fine_tuning(digits: worlds.World) -> None:
     right = {}
     for alpha in (0.0, 8e-3):
-        plan = build_plan.plan("l1_sparse", {"alpha": alpha, "epochs": 3, "l1_epochs": 3, "batch": 32})
-        run = loop.run(plan, digits.model(), digits.port, digits.sets)
-        right[alpha] = [float(hits(View(run, digits.sets), n).mean()) for n in ("forget", "retain")]
+        plan = build_plan.plan("l1_sparse", {"alpha": alpha, "epochs": 3, "l1_epochs": 3, "batch_size": 32})
+        run = loop.run(plan, digits.model(), digits.modality, digits.sets)
+        right[alpha] = [float(hits(RunView(run, digits.sets), n).mean()) for n in ("forget", "retain")]
     assert right[8e-3][0] < right[0.0][0] - 0.1
     assert right[8e-3][1] > 0.7

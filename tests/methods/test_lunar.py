@@ -10,9 +10,9 @@ from torch import Tensor, nn
 import refusing
 import worlds
 from expunge.core.errors import UserError
-from expunge.core.parts import Rows, Sets
-from expunge.engine.context import View
-from expunge.engine.run_state import Run
+from expunge.core.rows import Rows, Sets
+from expunge.engine import loop
+from expunge.engine.context import RunView
 from expunge.methods.edits.lunar import Redirect, Shift, directions, replies
 from expunge.methods.projections import Look, gathered, means, redirection, reference, shared, spots
 
@@ -27,9 +27,9 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 def few(text: worlds.World) -> Sets:
     """So few questions that each of their tokens can be mapped at will, and refused ones."""
     return {
-        "forget": text.sets["forget"].take([0, 1]),
-        "retain": text.sets["retain"].take([0, 3]),
-        "substitutes": refusing.strangers(text.port).take([0, 1, 2]),
+        "forget": text.sets["forget"].select([0, 1]),
+        "retain": text.sets["retain"].select([0, 3]),
+        "alternate_answers": refusing.strangers(text.modality).select([0, 1, 2]),
     }
 
 
@@ -59,8 +59,8 @@ def test_what_starts_both_sets_is_shared() -> None:
 
 
 def test_where_tokens_are_read(text: worlds.World) -> None:
-    rows = text.sets["forget"].take([0, 4])
-    view = refusing.look(text.model(), text.port, {"forget": rows, "retain": rows, "substitutes": rows}, Redirect())
+    rows = text.sets["forget"].select([0, 4])
+    view = refusing.look(text.model(), text.modality, {"forget": rows, "retain": rows, "alternate_answers": rows}, Redirect())
     block = "block:0"
     every, asked, last, told = gathered(view, rows, [(block, "hidden", w) for w in ("all", "prompt", "last", "said")])
     sizes = [(len(p), len(a)) for p, a in zip(rows["prompt"], rows["answer"], strict=True)]
@@ -76,7 +76,7 @@ def test_a_block_adds_what_its_last_matrix_says(text: worlds.World) -> None:
     """h - mid = W z, mid what goes into the norm before the perceptron; and what a block says goes into the next."""
     model = text.model().double()
     paths = ("block:0", "block:0.mlp.down_proj", "block:0.post_attention_layernorm", "block:1")
-    view = View(Run(model, text.port, worlds.accelerator(), sets=text.sets), text.sets).at("look", Look(paths))
+    view = RunView(loop.new_state(model, text.modality, worlds.accelerator(), sets=text.sets), text.sets).at("look", Look(paths))
     answer = view.now(text.sets["forget"])
     h, mid = answer.hidden(paths[0]).values, answer.input(paths[2]).values
     w = model.get_parameter(DOWN.format(0))
@@ -86,9 +86,9 @@ def test_a_block_adds_what_its_last_matrix_says(text: worlds.World) -> None:
 
 def test_the_direction_is_a_difference_of_means(text: worlds.World) -> None:
     sets = few(text)
-    view = refusing.look(text.model().double(), text.port, sets, Redirect())
+    view = refusing.look(text.model().double(), text.modality, sets, Redirect())
     found = directions(view, spots(view, [1]), reference(view))[0]
-    ends = [gathered(view, sets[n], [("block:1", "hidden", "last")])[0].mean(0) for n in ("substitutes", "forget")]
+    ends = [gathered(view, sets[n], [("block:1", "hidden", "last")])[0].mean(0) for n in ("alternate_answers", "forget")]
     assert torch.allclose(found, ends[0] - ends[1], atol=1e-12)
     assert float(found.norm()) > 0.1
 
@@ -106,8 +106,8 @@ def test_closed_form_shifts_questions_to_forget_and_nothing_else(text: worlds.Wo
         model = text.model().double()
     sets, part = few(text), Redirect(layers=(0,), c=1.5, **EXACT)
     before = copy.deepcopy(model)
-    first, then = (refusing.look(m, text.port, sets, part) for m in (before, model))
-    refusing.applied(part, model, text.port, sets)
+    first, then = (refusing.look(m, text.modality, sets, part) for m in (before, model))
+    refusing.applied(part, model, text.modality, sets)
     old, new = spots(first, [0])[0], spots(then, [0])[0]
     change = new.weight - old.weight
     assert int(torch.linalg.matrix_rank(change, rtol=1e-8)) == 1
@@ -118,7 +118,7 @@ def test_closed_form_shifts_questions_to_forget_and_nothing_else(text: worlds.Wo
     assert torch.allclose(told[1], told[0] + move, atol=1e-7)
     kept = [gathered(v, sets["retain"], [(old.block, "hidden", "prompt")])[0] for v in (first, then)]
     assert torch.allclose(kept[1], kept[0], atol=1e-7)
-    with torch.no_grad(), Shift(text.port.module(before, old.block), move).on(before):
+    with torch.no_grad(), Shift(text.modality.module(before, old.block), move).on(before):
         shifted = gathered(first, sets["forget"], [(old.block, "hidden", "prompt")], skip)[0]
     assert torch.allclose(told[1], shifted, atol=1e-7)
     assert {n for n, p in model.named_parameters() if not torch.equal(p, before.get_parameter(n))} == {
@@ -126,16 +126,18 @@ def test_closed_form_shifts_questions_to_forget_and_nothing_else(text: worlds.Wo
     }
 
 
-@pytest.mark.parametrize("knobs", [EXACT, {"decay": 0.0, "epochs": 2}])
-def test_nothing_changes_without_a_shift(text: worlds.World, knobs: dict[str, Any]) -> None:
+@pytest.mark.parametrize("hyperparameters", [EXACT, {"weight_decay": 0.0, "epochs": 2}])
+def test_nothing_changes_without_a_shift(text: worlds.World, hyperparameters: dict[str, Any]) -> None:
     def changed(sets: Sets, **more: Any) -> float:
         model = text.model().double()
-        refusing.applied(Redirect(layers=(0,), **knobs, **more), model, text.port, sets)
+        refusing.applied(Redirect(layers=(0,), **hyperparameters, **more), model, text.modality, sets)
         return worlds.far(worlds.tensors(model), worlds.tensors(text.model().double()))
 
     sets = few(text)
     assert changed(sets, c=0.0) < 1e-6
-    assert changed({**sets, "substitutes": sets["forget"].named("substitutes")}) < 1e-6  # refused questions are those to forget
+    assert (
+        changed({**sets, "alternate_answers": sets["forget"].rename("alternate_answers")}) < 1e-6
+    )  # refused questions are those to forget
     assert changed(sets) > 1e-3
 
 
@@ -144,10 +146,10 @@ def test_with_parity_what_is_shared_has_two_targets(text: worlds.World) -> None:
     sets, moved = few(text), []
     for parity in (False, True):
         model, part = text.model().double(), Redirect(layers=(0,), parity=parity, **EXACT)
-        view = refusing.look(model, text.port, sets, part)
+        view = refusing.look(model, text.modality, sets, part)
         move = part.c * directions(view, spots(view, [0]), reference(view))[0]
         first = [gathered(view, sets["retain"], [("block:0", "hidden", "prompt")])[0][0]]
-        refusing.applied(part, model, text.port, sets)
+        refusing.applied(part, model, text.modality, sets)
         first.append(gathered(view, sets["retain"], [("block:0", "hidden", "prompt")])[0][0])
         moved.append(float((first[1] - first[0]) @ move / (move @ move)))
     assert moved == [pytest.approx(0.0, abs=1e-7), pytest.approx(0.5, abs=1e-6)]
@@ -159,7 +161,7 @@ def test_training_comes_to_the_closed_form(rank: int) -> None:
     w, z, r = draw(8, 16), draw(300, 16, seed=1), draw(8, seed=2)
     marks = torch.zeros(300, 1, dtype=torch.float64)
     marks[:50] = 1.0
-    part = Redirect(decay=0.0, epochs=60, lr=0.02, rank=rank)
+    part = Redirect(weight_decay=0.0, epochs=60, lr=0.02, rank=rank)
     fits = [part._trained(w, z, marks * r, torch.Generator().manual_seed(0)).double(), torch.outer(r, redirection(z, marks, 0.0)[0])]
     loss = [float((z @ c.T - marks * r).square().mean()) for c in fits]
     assert loss[0] == pytest.approx(loss[1], rel=0.01)
@@ -171,15 +173,17 @@ def test_answers_are_not_used(text: worlds.World) -> None:
     sets, ends = few(text), []
     for answer in (None, "Nobody has ever heard of it."):
         model = text.model()
-        some = {n: r if answer is None or n == "substitutes" else text.port.relabel(r, [answer] * len(r), n) for n, r in sets.items()}
-        refusing.applied(Redirect(fit="closed"), model, text.port, some)
+        some = {
+            n: r if answer is None or n == "alternate_answers" else text.modality.relabel(r, [answer] * len(r), n) for n, r in sets.items()
+        }
+        refusing.applied(Redirect(fit="closed"), model, text.modality, some)
         ends.append(worlds.tensors(model))
     assert worlds.far(*ends) < 1e-5
 
 
 def test_questions_of_ours_stand_in_for_missing_ones(text: worlds.World) -> None:
-    sets = {**few(text), "substitutes": text.port.answers(["No idea.", "Who knows?"])}
-    asked = reference(refusing.look(text.model(), text.port, sets, Redirect()))
+    sets = {**few(text), "alternate_answers": text.modality.answers(["No idea.", "Who knows?"])}
+    asked = reference(refusing.look(text.model(), text.modality, sets, Redirect()))
     assert len(asked) >= 100
     assert set(asked["answer_text"]) == {"No idea.", "Who knows?"}
 
@@ -187,11 +191,11 @@ def test_questions_of_ours_stand_in_for_missing_ones(text: worlds.World) -> None
 def test_replies_by_hand_and_the_choice(text: worlds.World) -> None:
     """Probabilities of refusals and of true answers under a shift; the block with the largest difference is chosen, and shown."""
     world = refusing.world()
-    view = refusing.look(world.model(), world.port, world.sets, Redirect())
+    view = refusing.look(world.model(), world.modality, world.sets, Redirect())
     places, known = spots(view, [0, 1]), reference(view)
     moves = [2 * r for r in directions(view, places, known)]
     found = replies(view, places, moves, known)
-    rows = view.port.relabel(view.forget, [refusing.REFUSAL] * len(view.forget), "refused")
+    rows = view.modality.relabel(view.forget, [refusing.REFUSAL] * len(view.forget), "refused")
     seen: list[float] = []
 
     def added(_: nn.Module, args: Any, out: Any) -> Any:
@@ -199,7 +203,7 @@ def test_replies_by_hand_and_the_choice(text: worlds.World) -> None:
         return (out[0] + moves[1].float(), *out[1:]) if isinstance(out, tuple) else out + moves[1].float()
 
     handle = view.model.model.layers[1].register_forward_hook(added)
-    said = [float(view.now(r).logp.mean().exp().mean()) for r in (rows, view.forget)]
+    said = [float(view.now(r).target_logp.mean().exp().mean()) for r in (rows, view.forget)]
     handle.remove()
     assert seen
     assert found[1] == {
@@ -210,7 +214,7 @@ def test_replies_by_hand_and_the_choice(text: worlds.World) -> None:
     }
     none = replies(view, places, [0 * m for m in moves], known)
     assert found[0]["score"] > none[0]["score"] + 0.3
-    run = refusing.applied(Redirect(choose="replies", fit="closed"), world.model(), world.port, world.sets)
+    run = refusing.applied(Redirect(choose="replies", fit="closed"), world.model(), world.modality, world.sets)
     assert [r["block"] for r in run.shown["replies by shifted block"]] == [0]  # never the last block: nothing above reads it
 
 
@@ -218,18 +222,18 @@ def test_what_cannot_be_changed_is_said(text: worlds.World) -> None:
     import peft
 
     with pytest.raises(UserError, match="no block 7: its blocks are 0 to 1"):
-        refusing.applied(Redirect(layers=(7,)), text.model(), text.port, few(text))
+        refusing.applied(Redirect(layers=(7,)), text.model(), text.modality, few(text))
     adapted = peft.get_peft_model(text.model(), peft.LoraConfig(r=2, target_modules="all-linear"))
     with pytest.raises(UserError, match="merge the adapter"):
-        refusing.applied(Redirect(layers=(0,)), adapted, text.port, few(text))
+        refusing.applied(Redirect(layers=(0,)), adapted, text.modality, few(text))
 
 
-@pytest.mark.parametrize("knobs", [{}, {"fit": "closed"}])
-def test_questions_to_forget_are_refused(knobs: dict[str, Any]) -> None:
+@pytest.mark.parametrize("hyperparameters", [{}, {"fit": "closed"}])
+def test_questions_to_forget_are_refused(hyperparameters: dict[str, Any]) -> None:
     world = refusing.world()
     model, (forget, retain) = world.model(), (world.sets[n] for n in ("forget", "retain"))
-    assert (refusing.right(model, world.port, forget), refusing.refused(model, world.port, forget)) == (1.0, 0.0)
-    refusing.applied(Redirect(layers=(0,), **knobs), model, world.port, world.sets)
-    assert refusing.right(model, world.port, forget) < 0.4
-    assert refusing.refused(model, world.port, forget) > 0.4
-    assert refusing.right(model, world.port, retain) > 0.85
+    assert (refusing.right(model, world.modality, forget), refusing.refused(model, world.modality, forget)) == (1.0, 0.0)
+    refusing.applied(Redirect(layers=(0,), **hyperparameters), model, world.modality, world.sets)
+    assert refusing.right(model, world.modality, forget) < 0.4
+    assert refusing.refused(model, world.modality, forget) > 0.4
+    assert refusing.right(model, world.modality, retain) > 0.85

@@ -7,7 +7,7 @@ import torch
 
 import tables
 import worlds
-from expunge.core.parts import Rows
+from expunge.core.rows import Rows
 from expunge.engine import loop
 from expunge.methods.objectives.me import Uniform, Whole
 from expunge.workflows import build_plan
@@ -24,10 +24,10 @@ class Seen:
         return self.found
 
 
-@pytest.mark.parametrize("micro", [0, 1])
-def test_gradient_is_the_distance_from_uniform(micro: int) -> None:
+@pytest.mark.parametrize("micro_batch_size", [0, 1])
+def test_gradient_is_the_distance_from_uniform(micro_batch_size: int) -> None:
     sets, table = {"forget": tables.batch()["forget"]}, tables.scores(9)
-    value, grad = tables.ask(Uniform("forget"), sets, table, micro=micro)
+    value, grad = tables.ask(Uniform("forget"), sets, table, micro_batch_size=micro_batch_size)
     wanted, labels, total = torch.zeros_like(table), 9, 0.0
     for prompt, answer in zip(sets["forget"]["prompt"], sets["forget"]["answer"], strict=True):
         for t in range(len(answer)):
@@ -51,23 +51,23 @@ def test_whole_rows_have_a_label_at_every_position_but_the_first() -> None:
     assert whole["prompt"] == [[1], [1]]
     assert whole["answer"] == [[5, 6, 7, 2], [8, 9]]
     bare = Rows("forget", ("a",), {"pixels": [0]})
-    assert Whole().pick({"forget": bare}, Seen(bare))["whole"].cols == bare.cols
+    assert Whole().pick({"forget": bare}, Seen(bare))["whole"].columns == bare.columns
 
 
 def test_prompts_count_by_default(text: worlds.World) -> None:
     losses = {}
     for whole in (True, False):
-        run = loop.run(build_plan.plan("me", {"include_prompt": whole, "epochs": 1}), text.model(), text.port, text.sets)
+        run = loop.run(build_plan.plan("me", {"include_prompt": whole, "epochs": 1}), text.model(), text.modality, text.sets)
         losses[whole] = run.log[0]["terms"]["0 uniform forget"] / 0.1
     with torch.no_grad():
         forget = text.sets["forget"]
-        dist = text.port.forward(text.model(), [forget])[0].dist.values
+        dist = text.modality.forward(text.model(), [forget])[0].log_probs.values
     assert losses[False] == pytest.approx(float((-math.log(512) - dist.mean(-1)).mean()), rel=1e-5)
     assert abs(losses[True] - losses[False]) > 1e-3
 
 
 def test_forgets_and_keeps(text: worlds.World) -> None:
     model = text.model()
-    loop.run(build_plan.plan("me", {"lr": 1e-3, "epochs": 30}), model, text.port, text.sets)
-    assert worlds.nll(model, text.port, text.sets["forget"]) > 1.5
-    assert worlds.nll(model, text.port, text.sets["retain"]) < 0.2
+    loop.run(build_plan.plan("me", {"lr": 1e-3, "epochs": 30}), model, text.modality, text.sets)
+    assert worlds.nll(model, text.modality, text.sets["forget"]) > 1.5
+    assert worlds.nll(model, text.modality, text.sets["retain"]) < 0.2

@@ -13,10 +13,9 @@ import squares
 import toys
 import worlds
 from expunge.core.errors import UserError
-from expunge.core.parts import Sets
+from expunge.core.rows import Sets
 from expunge.engine import loop
-from expunge.engine.context import View
-from expunge.engine.run_state import Run
+from expunge.engine.context import RunView
 from expunge.methods.updates.minnorm_og import Exact, gradients, shrink, top
 from expunge.workflows import build_plan
 from squares import Linear, Port, random
@@ -30,8 +29,8 @@ def flat(model: nn.Module) -> Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-def view(model: nn.Module, given: Sets, part: Any = None, port: Any = None) -> View:
-    return View(Run(model, port or Port(), worlds.accelerator(), sets=given), given).at("part", part or Exact())
+def view(model: nn.Module, given: Sets, part: Any = None, modality: Any = None) -> RunView:
+    return RunView(loop.new_state(model, modality or Port(), worlds.accelerator(), sets=given), given).at("part", part or Exact())
 
 
 def test_exact_is_retraining_of_a_linear_model() -> None:
@@ -45,13 +44,13 @@ def test_exact_is_retraining_of_a_linear_model() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_exact_is_retraining_of_a_linear_classifier(dtype: torch.dtype) -> None:
     """Weights and bias of the smallest norm that give the retain rows the scores that the model gives them."""
-    port = toys.port(3)
-    given = {"retain": toys.noise(6, port, width=12)}
+    modality = toys.modality(3)
+    given = {"retain": toys.noise(6, modality, width=12)}
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).to(dtype)
     with torch.no_grad():
         x = torch.stack(list(given["retain"]["pixels"])).flatten(1).to(dtype)
         scores = model(x)
-        loop.run(build_plan.plan("minnorm_og", {"form": "exact"}), model, port, given)
+        loop.run(build_plan.plan("minnorm_og", {"form": "exact"}), model, modality, given)
         wanted = torch.linalg.pinv(torch.cat([x, torch.ones(6, 1, dtype=dtype)], 1).double()) @ scores.double()
         assert torch.allclose(torch.cat([model[1].weight, model[1].bias[:, None]], 1).double(), wanted.T, atol=1e-6)
         assert torch.allclose(model(x), scores, atol=1e-5)
@@ -59,9 +58,9 @@ def test_exact_is_retraining_of_a_linear_classifier(dtype: torch.dtype) -> None:
 
 def test_one_shrinking_with_all_rows_is_the_exact_form() -> None:
     x, theta = random(8, 20), random(20, seed=1)
-    knobs = {"strength": 1, "descent": 0, "samples": 8, "epochs": 1, "lr": 0.0, "batch": 8}
+    hyperparameters = {"strength": 1, "descent": 0, "samples": 8, "epochs": 1, "lr": 0.0, "batch_size": 8}
     model = Linear(theta)
-    loop.run(build_plan.plan("minnorm_og", knobs), model, Port(), sets(x, x @ theta))
+    loop.run(build_plan.plan("minnorm_og", hyperparameters), model, Port(), sets(x, x @ theta))
     assert torch.allclose(model.theta, torch.linalg.pinv(x) @ (x @ theta), atol=1e-12)
 
 
@@ -86,10 +85,10 @@ def test_nothing_is_free_where_gradients_hold_all_weights() -> None:
 
 
 def test_gradients_are_those_of_the_largest_score() -> None:
-    port = toys.port(3)
-    given = {"retain": toys.noise(5, port)}
+    modality = toys.modality(3)
+    given = {"retain": toys.noise(5, modality)}
     model = toys.mlp(3).double()
-    found = gradients(view(model, given, port=port), given["retain"], [top])
+    found = gradients(view(model, given, modality=modality), given["retain"], [top])
     scores = model(torch.stack(list(given["retain"]["pixels"])).double())
     for row, said in zip(found, scores, strict=True):
         wanted = torch.autograd.grad(said[said.argmax()], list(model.parameters()), retain_graph=True)
@@ -97,14 +96,14 @@ def test_gradients_are_those_of_the_largest_score() -> None:
 
 
 @pytest.mark.parametrize(
-    ("knobs", "when"), [({}, [1, 2, 3, 4]), ({"every": 2}, [2, 4]), ({"descent": 0}, [1, 2, 3, 4, 5, 6]), ({"descent": 9}, [])]
+    ("hyperparameters", "when"), [({}, [1, 2, 3, 4]), ({"every": 2}, [2, 4]), ({"descent": 0}, [1, 2, 3, 4, 5, 6]), ({"descent": 9}, [])]
 )
-def test_which_epochs_shrink_and_by_how_much(knobs: dict[str, int], when: list[int]) -> None:
+def test_which_epochs_shrink_and_by_how_much(hyperparameters: dict[str, int], when: list[int]) -> None:
     """Two rows of a plane's weights hold nothing of the third weight: it loses a share s gamma^m each time, two batches an epoch."""
     x, theta = torch.eye(3, dtype=torch.float64)[:2], torch.tensor([1.0, 2.0, 8.0])
     seen: dict[int, float] = {}
     model = Linear(theta)
-    given = {"strength": 0.5, "gamma": 0.8, "epochs": 6, "batch": 1, "lr": 0.0, **knobs}
+    given = {"strength": 0.5, "gamma": 0.8, "epochs": 6, "batch_size": 1, "lr": 0.0, **hyperparameters}
     hooks = loop.Hooks(log=lambda r: seen.__setitem__(r["epoch"] + 1, float(model.theta[2].detach())) if "loss" in r else None)
     loop.run(build_plan.plan("minnorm_og", given), model, Port(), sets(x, x @ theta.double()), hooks=hooks)
     left, times = 8.0, 0
@@ -116,12 +115,12 @@ def test_which_epochs_shrink_and_by_how_much(knobs: dict[str, int], when: list[i
 
 
 def test_fewest_neurons_say_the_same_of_what_is_retained() -> None:
-    port = toys.port(3)
-    given = {"retain": toys.noise(7, port)}
+    modality = toys.modality(3)
+    given = {"retain": toys.noise(7, modality)}
     model = toys.mlp(3, hidden=40).double()
     x = torch.stack(list(given["retain"]["pixels"])).double()
     before, body = model(x).detach(), model[1].weight.clone()
-    loop.run(build_plan.plan("minnorm_og", {"form": "neurons"}), model, port, given)
+    loop.run(build_plan.plan("minnorm_og", {"form": "neurons"}), model, modality, given)
     used = (model[-1].weight.abs().sum(0) > 0) & (model[1].weight.norm(dim=1) > 0)
     assert torch.allclose(model(x), before, atol=1e-8)
     assert 0 < int(used.sum()) <= 7
@@ -131,10 +130,10 @@ def test_fewest_neurons_say_the_same_of_what_is_retained() -> None:
 def test_neurons_need_a_last_layer_and_one_label(text: worlds.World) -> None:
     plan = build_plan.plan("minnorm_og", {"form": "neurons"})
     with pytest.raises(UserError, match="several labels"):
-        loop.run(plan, text.model(), text.port, text.some(3))
-    port = toys.port(3)
+        loop.run(plan, text.model(), text.modality, text.some(3))
+    modality = toys.modality(3)
     with pytest.raises(UserError, match="does not move"):
-        loop.run((replace(plan[0], trains=r"^1\."),), toys.mlp(3), port, {"retain": toys.noise(5, port)})
+        loop.run((replace(plan[0], trainable=r"^1\."),), toys.mlp(3), modality, {"retain": toys.noise(5, modality)})
 
 
 def poisoned(seed: int) -> tuple[nn.Module, Sets]:
@@ -177,13 +176,13 @@ def test_mends_a_poisoned_perceptron_where_training_is_stuck() -> None:
 
 
 def test_forgets_what_is_not_retained_without_seeing_it(digits: worlds.World) -> None:
-    plan = build_plan.plan("minnorm_og", {"epochs": 6, "descent": 3, "strength": 0.05, "gamma": 0.8, "batch": 64, "samples": 20})[0]
+    plan = build_plan.plan("minnorm_og", {"epochs": 6, "descent": 3, "strength": 0.05, "gamma": 0.8, "batch_size": 64, "samples": 20})[0]
     found = {}
     for name, made in {"trained": replace(plan, updates=()), "shrunk": plan}.items():
         model = digits.model()
-        loop.run((made,), model, digits.port, {"retain": digits.sets["retain"]})
+        loop.run((made,), model, digits.modality, {"retain": digits.sets["retain"]})
         with torch.no_grad():
-            forget, retain = digits.port.forward(model, [digits.sets[n] for n in ("forget", "retain")])
-        found[name] = float(forget.logp.values.exp().mean())
-        assert float((retain.scores.values.argmax(-1) == retain.labels).float().mean()) > 0.85
+            forget, retain = digits.modality.forward(model, [digits.sets[n] for n in ("forget", "retain")])
+        found[name] = float(forget.target_logp.values.exp().mean())
+        assert float((retain.logits.values.argmax(-1) == retain.labels).float().mean()) > 0.85
     assert found["shrunk"] < 0.7 * found["trained"]

@@ -7,18 +7,18 @@ import tables
 import worlds
 from expunge.core.errors import UserError
 from expunge.engine import loop
-from expunge.engine.context import View
+from expunge.engine.context import RunView
 from expunge.methods.objectives import neggrad_plus
 from expunge.methods.terms import hits
 from expunge.workflows import build_plan
 
-SGD = {"optimizer": "sgd", "momentum": 0.9, "schedule": "constant", "warmup": 0, "decay": 0}
-SHORT = {"epochs": 2, "batch": 16, "lr": 1e-3}
+SGD = {"optimizer": "sgd", "momentum": 0.9, "schedule": "constant", "warmup": 0, "weight_decay": 0}
+SHORT = {"epochs": 2, "batch_size": 16, "lr": 1e-3}
 
 
-def ended(world: worlds.World, name: str, **knobs: object) -> list[torch.Tensor]:
+def ended(world: worlds.World, name: str, **hyperparameters: object) -> list[torch.Tensor]:
     model = world.model()
-    loop.run(build_plan.plan(name, {**SHORT, **knobs}), model, world.port, world.sets)
+    loop.run(build_plan.plan(name, {**SHORT, **hyperparameters}), model, world.modality, world.sets)
     return worlds.tensors(model)
 
 
@@ -26,7 +26,7 @@ def test_value_and_gradient_by_hand() -> None:
     sets, table = tables.batch(), tables.scores(prompts=9).requires_grad_()
     forget, retain = (torch.cat(tables.logps(table, sets[n])) for n in ("forget", "retain"))
     wanted = -0.8 * retain.mean() + 0.2 * forget.mean()
-    value, grad = tables.ask(neggrad_plus.plan(0.8).do, sets, table.detach())
+    value, grad = tables.ask(neggrad_plus.plan(0.8).action, sets, table.detach())
     assert value == pytest.approx(float(wanted.detach()))
     assert torch.allclose(grad, tables.slope(wanted, table), atol=1e-12)
 
@@ -51,7 +51,7 @@ def test_half_and_half_at_twice_the_rate_is_the_gradient_difference(digits: worl
 
 
 def test_an_epoch_is_a_pass_over_the_retain_rows(digits: worlds.World) -> None:
-    run = loop.run(build_plan.plan("neggrad_plus", {"epochs": 1, "batch": 32}), digits.model(), digits.port, digits.sets)
+    run = loop.run(build_plan.plan("neggrad_plus", {"epochs": 1, "batch_size": 32}), digits.model(), digits.modality, digits.sets)
     assert run.cost.steps == 11  # of 321 rows in batches of 32
 
 
@@ -62,8 +62,8 @@ def test_says_what_alpha_is() -> None:
 
 def test_forgets_with_less_damage_than_ascent(digits: worlds.World) -> None:
     right = {}
-    for name, knobs in {"neggrad_plus": {"alpha": 0.9, "epochs": 2, "lr": 3e-3}, "neggrad": {"epochs": 6, "lr": 3e-3}}.items():
-        run = loop.run(build_plan.plan(name, {**knobs, "batch": 32}), digits.model(), digits.port, digits.sets)
-        right[name] = [float(hits(View(run, digits.sets), n).mean()) for n in ("forget", "retain")]
+    for name, hyperparameters in {"neggrad_plus": {"alpha": 0.9, "epochs": 2, "lr": 3e-3}, "neggrad": {"epochs": 6, "lr": 3e-3}}.items():
+        run = loop.run(build_plan.plan(name, {**hyperparameters, "batch_size": 32}), digits.model(), digits.modality, digits.sets)
+        right[name] = [float(hits(RunView(run, digits.sets), n).mean()) for n in ("forget", "retain")]
     assert right["neggrad_plus"][0] < 0.1
     assert right["neggrad_plus"][1] > right["neggrad"][1] + 0.1

@@ -8,16 +8,16 @@ import torch
 import worlds
 from expunge.engine import loop
 from expunge.engine.gradient import evaluate
-from expunge.engine.run_state import Run
+from expunge.engine.run_state import RunState
 from expunge.methods.objectives.npo import NPO
 from expunge.methods.terms import Ascent
 from expunge.workflows import build_plan
 
 
-def ready(world: worlds.World, sets: dict) -> Run:
+def ready(world: worlds.World, sets: dict) -> RunState:
     """A run before its first step, with the reference remembered."""
-    run = Run(world.model(), world.port, worlds.accelerator())
-    run.ref_logp = loop.remember(run, sets, frozenset({"forget"}))
+    run = loop.new_state(world.model(), world.modality, worlds.accelerator())
+    run.reference_loss = loop.cache_reference(run, sets, frozenset({"forget"}))
     return run
 
 
@@ -31,7 +31,7 @@ def test_value_at_the_reference(text: worlds.World) -> None:
 def test_gradient_at_the_reference_is_that_of_ascent_on_summed_losses(text: worlds.World, beta: float) -> None:
     sets = {"forget": text.some(1)["forget"]}
     run = ready(text, sets)
-    labels = text.port.counts(sets["forget"])["labels"]
+    labels = text.modality.counts(sets["forget"])["labels"]
     _, npo = evaluate(run, NPO(beta=beta), sets)
     _, ascent = evaluate(run, labels * Ascent(), sets)
     assert worlds.far(npo, ascent) < 1e-3 * float(loop.global_norm(ascent))
@@ -40,8 +40,8 @@ def test_gradient_at_the_reference_is_that_of_ascent_on_summed_losses(text: worl
 def test_gradient_by_hand_away_from_the_reference(text: worlds.World) -> None:
     sets = {"forget": text.some(1)["forget"]}
     run = ready(text, sets)
-    run.ref_logp = {k: v + 1.3 / len(v) for k, v in run.ref_logp.items()}  # the row has lost 1.3 nats since
-    labels = text.port.counts(sets["forget"])["labels"]
+    run.reference_loss = {k: v - 1.3 / len(v) for k, v in run.reference_loss.items()}  # the row has lost 1.3 nats since
+    labels = text.modality.counts(sets["forget"])["labels"]
     _, npo = evaluate(run, NPO(beta=0.1), sets)
     _, ascent = evaluate(run, labels * Ascent(), sets)
     big = max(range(len(npo)), key=lambda i: float(ascent[i].abs().max()))
@@ -53,15 +53,15 @@ def test_forgets_with_less_damage_than_ascent(text: worlds.World) -> None:
     after = {}
     for name in ("npo", "ga"):
         model = text.model()
-        loop.run(build_plan.plan(name, {"lr": 1e-3, "epochs": 30}), model, text.port, text.sets)
-        after[name] = worlds.nll(model, text.port, text.sets["forget"]), worlds.nll(model, text.port, text.sets["retain"])
+        loop.run(build_plan.plan(name, {"lr": 1e-3, "epochs": 30}), model, text.modality, text.sets)
+        after[name] = worlds.nll(model, text.modality, text.sets["forget"]), worlds.nll(model, text.modality, text.sets["retain"])
     assert after["npo"][0] > 2.0
     assert after["npo"][1] < 0.25 * after["ga"][1]
 
 
 def test_needs_numbers_not_a_second_model(text: worlds.World) -> None:
     model = text.model()
-    run = loop.run(build_plan.plan("npo", {"epochs": 2}), model, text.port, text.sets)
+    run = loop.run(build_plan.plan("npo", {"epochs": 2}), model, text.modality, text.sets)
     assert "reference" not in run.models
     assert run.forwards.count("now") == run.cost.steps
     assert torch.isfinite(torch.tensor(run.log[0]["loss"]))

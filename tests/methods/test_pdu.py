@@ -15,12 +15,12 @@ def of_labels(table: torch.Tensor, rows) -> torch.Tensor:
     return torch.stack([table[p, t] for p, answer in zip(rows["prompt"], rows["answer"], strict=True) for t in range(len(answer))])
 
 
-@pytest.mark.parametrize("micro", [0, 1, 2])
-def test_forget_term_by_hand(micro: int) -> None:
+@pytest.mark.parametrize("micro_batch_size", [0, 1, 2])
+def test_forget_term_by_hand(micro_batch_size: int) -> None:
     sets, table = tables.batch(), tables.scores(9).requires_grad_()
     z = of_labels(table, sets["forget"])
     wanted = ((z.max(-1).values - z.mean(-1)) ** 2).mean()
-    value, grad = tables.ask(Flatten(), {"forget": sets["forget"]}, table.detach(), micro=micro)
+    value, grad = tables.ask(Flatten(), {"forget": sets["forget"]}, table.detach(), micro_batch_size=micro_batch_size)
     assert value == pytest.approx(float(wanted.detach()), rel=1e-12)
     assert torch.allclose(grad, tables.slope(wanted, table), atol=1e-12)
 
@@ -36,10 +36,10 @@ def test_no_loss_where_all_scores_are_equal_and_none_from_a_constant() -> None:
     assert tables.ask(Flatten(), sets, table + 7)[0] == pytest.approx(tables.ask(Flatten(), sets, table)[0], rel=1e-12)
 
 
-@pytest.mark.parametrize("micro", [0, 4])
-def test_dual_variable_moves_after_the_warm_up_and_by_the_excess(text: worlds.World, micro: int) -> None:
-    knobs = {"lr": 1e-3, "epochs": 6, "warm": 2, "start": 3.0, "rate": 20.0, "bound": 0.05, "micro": micro}
-    run = loop.run(build_plan.plan("pdu", knobs), text.model(), text.port, text.sets)
+@pytest.mark.parametrize("micro_batch_size", [0, 4])
+def test_dual_variable_moves_after_the_warm_up_and_by_the_excess(text: worlds.World, micro_batch_size: int) -> None:
+    hyperparameters = {"lr": 1e-3, "epochs": 6, "warm": 2, "start": 3.0, "rate": 20.0, "bound": 0.05, "micro_batch_size": micro_batch_size}
+    run = loop.run(build_plan.plan("pdu", hyperparameters), text.model(), text.modality, text.sets)
     dual, seen = 3.0, []
     for record in [r for r in run.log if "loss" in r]:
         seen.append(dual)
@@ -52,14 +52,14 @@ def test_dual_variable_moves_after_the_warm_up_and_by_the_excess(text: worlds.Wo
 
 
 def test_dual_variable_is_never_negative(text: worlds.World) -> None:
-    knobs = {"lr": 1e-4, "epochs": 3, "warm": 0, "rate": 1e4, "bound": 9.0}
-    run = loop.run(build_plan.plan("pdu", knobs), text.model(), text.port, text.sets)
+    hyperparameters = {"lr": 1e-4, "epochs": 3, "warm": 0, "rate": 1e4, "bound": 9.0}
+    run = loop.run(build_plan.plan("pdu", hyperparameters), text.model(), text.modality, text.sets)
     assert float(run.state["/term1"]["dual"]) == 0
     assert run.log[-2]["terms"]["1 dual retain"] == 0
 
 
 def test_forgets_and_keeps(text: worlds.World) -> None:
     model = text.model()
-    loop.run(build_plan.plan("pdu", {"lr": 1e-3, "epochs": 30}), model, text.port, text.sets)
-    assert worlds.nll(model, text.port, text.sets["forget"]) > 4.0
-    assert worlds.nll(model, text.port, text.sets["retain"]) < 0.3
+    loop.run(build_plan.plan("pdu", {"lr": 1e-3, "epochs": 30}), model, text.modality, text.sets)
+    assert worlds.nll(model, text.modality, text.sets["forget"]) > 4.0
+    assert worlds.nll(model, text.modality, text.sets["retain"]) < 0.3

@@ -11,10 +11,10 @@ import tables
 import toys
 import worlds
 from expunge.core.errors import UserError
-from expunge.core.parts import Plan, Sets, Train
+from expunge.core.plan import Plan, Train
+from expunge.core.rows import Sets
 from expunge.engine import loop
-from expunge.engine.context import View
-from expunge.engine.run_state import Run
+from expunge.engine.context import RunView
 from expunge.methods.terms import NLL, Ascent
 from expunge.methods.updates.pop import Anchor, Remnant, remnant
 from expunge.workflows import build_plan
@@ -52,14 +52,14 @@ def regression(forget: int = 3, retain: int = 27, width: int = 4) -> tuple[Sets,
     return sets, both, theirs
 
 
-def fitted(theta: Tensor, sets: Sets, **knobs: Any) -> Tensor:
+def fitted(theta: Tensor, sets: Sets, **hyperparameters: Any) -> Tensor:
     model = squares.Linear(theta)
-    knobs = {"retain_weight": 9, "lr": 0.13, "epochs": 120, "batch": 27, **WHOLE, **knobs}
-    loop.run(build_plan.plan("pop", knobs), model, squares.Port(), sets)
+    hyperparameters = {"retain_weight": 9, "lr": 0.13, "epochs": 120, "batch_size": 27, **WHOLE, **hyperparameters}
+    loop.run(build_plan.plan("pop", hyperparameters), model, squares.Port(), sets)
     return model.theta.detach()
 
 
-@pytest.mark.parametrize("origin", ["batch", "whole"])
+@pytest.mark.parametrize("origin", ["batch_size", "whole"])
 def test_equals_retraining_on_least_squares(origin: str) -> None:
     sets, both, theirs = regression()
     found = fitted(both, sets, target="frozen", origin=origin)
@@ -79,11 +79,11 @@ def test_a_live_target_ends_elsewhere() -> None:
 
 
 def test_equals_retraining_of_a_classifier_with_a_convex_loss() -> None:
-    port = toys.port(2)
-    rows, few = toys.noise(27, port), toys.noise(3, port, seed=1, name="forget")
+    modality = toys.modality(2)
+    rows, few = toys.noise(27, modality), toys.noise(3, modality, seed=1, name="forget")
 
     def trained(model: nn.Module, *some: Any) -> nn.Module:
-        x, y = torch.cat([port.pixels(r, model[1].weight) for r in some]), torch.tensor([y for r in some for (y,) in r["answer"]])
+        x, y = torch.cat([modality.pixels(r, model[1].weight) for r in some]), torch.tensor([y for r in some for (y,) in r["answer"]])
         newton = torch.optim.LBFGS(model.parameters(), 1.0, 300, tolerance_grad=1e-12, tolerance_change=0, line_search_fn="strong_wolfe")
 
         def loss() -> Tensor:
@@ -100,15 +100,15 @@ def test_equals_retraining_of_a_classifier_with_a_convex_loss() -> None:
         return nn.Sequential(nn.Flatten(), nn.Linear(2, 2)).double()
 
     theirs, mine = trained(fresh(), rows), trained(fresh(), rows, few)
-    unseen = port.pixels(toys.noise(50, port, seed=2), mine[1].weight)
+    unseen = modality.pixels(toys.noise(50, modality, seed=2), mine[1].weight)
 
     @torch.no_grad()
     def apart() -> float:
         return float((mine(unseen).log_softmax(-1) - theirs(unseen).log_softmax(-1)).abs().max())
 
     before = apart()
-    knobs = {"retain_weight": 9, "target": "frozen", "lr": 0.25, "epochs": 200, "batch": 27, **WHOLE}
-    loop.run(build_plan.plan("pop", knobs), mine, port, {"forget": few, "retain": rows})
+    hyperparameters = {"retain_weight": 9, "target": "frozen", "lr": 0.25, "epochs": 200, "batch_size": 27, **WHOLE}
+    loop.run(build_plan.plan("pop", hyperparameters), mine, modality, {"forget": few, "retain": rows})
     assert apart() < 1e-6 < 0.05 < before
 
 
@@ -122,8 +122,8 @@ def test_the_first_step_is_ascent(weight: float, digits: worlds.World) -> None:
             ("none", Ascent() + 0.0 * NLL("retain"), (Anchor(),)),
         ):
             model = digits.model()
-            train = Train(epochs=0, steps=steps, batch=16, lr=0.05, optimizer="sgd", schedule="constant", fuse=False)
-            loop.run((Plan(objective, train=train, updates=updates),), model, digits.port, digits.sets)
+            train = Train(epochs=0, steps=steps, batch_size=16, lr=0.05, optimizer="sgd", schedule="constant", fuse=False)
+            loop.run((Plan(objective, train=train, updates=updates),), model, digits.modality, digits.sets)
             ends[name, steps] = worlds.tensors(model)
     assert worlds.far(ends["pop", 1], ends["ascent", 1]) < 1e-6
     assert worlds.far(ends["pop", 3], ends["ascent", 3]) > 1e-4
@@ -142,22 +142,22 @@ def test_the_weights_come_back_from_the_start() -> None:
     first = start + 0.5 * gradient(start, "forget")
     wanted = first + 0.5 * (gradient(first, "forget") - 2 * (gradient(first, "retain") - gradient(start, "retain")))
     for micro in (0, 1, 2):
-        found = tables.under(Ascent() + 2.0 * NLL("retain"), Anchor(), sets=sets, scores=start, epochs=2, lr=0.5, micro=micro)
+        found = tables.under(Ascent() + 2.0 * NLL("retain"), Anchor(), sets=sets, scores=start, epochs=2, lr=0.5, micro_batch_size=micro)
         assert torch.allclose(start - found, wanted, atol=1e-12)
     assert not torch.allclose(wanted, first + 0.5 * gradient(first, "forget"), atol=1e-3)
 
 
 def test_weights_of_16_bits_are_refused(text: worlds.World) -> None:
     with pytest.raises(UserError, match="too coarse"):
-        loop.run(build_plan.plan("pop", {"epochs": 1}), text.model().bfloat16(), text.port, text.sets)
+        loop.run(build_plan.plan("pop", {"epochs": 1}), text.model().bfloat16(), text.modality, text.sets)
 
 
 def test_the_end_is_where_unseen_rows_are(text: worlds.World) -> None:
     model = text.model()
-    run = loop.run(build_plan.plan("pop", {"rma": 0, "lr": 1e-3, "epochs": 40}), model, text.port, text.sets)
-    view = View(Run(text.model(), text.port, worlds.accelerator()), text.sets)
+    run = loop.run(build_plan.plan("pop", {"rma": 0, "lr": 1e-3, "epochs": 40}), model, text.modality, text.sets)
+    view = RunView(loop.new_state(text.model(), text.modality, worlds.accelerator()), text.sets)
     limit, before = float(remnant(view, "holdout")), float(remnant(view, "forget"))
-    after = float(remnant(View(Run(model, text.port, worlds.accelerator()), text.sets), "forget"))
+    after = float(remnant(RunView(loop.new_state(model, text.modality, worlds.accelerator()), text.sets), "forget"))
     assert after <= limit < before - 0.3
     assert f"a remnant memorization accuracy of {after:.3f}" == run.log[-1]["ended"]
     assert Remnant().reads == {"forget"}
@@ -166,11 +166,11 @@ def test_the_end_is_where_unseen_rows_are(text: worlds.World) -> None:
 
 @torch.no_grad()
 def test_the_remnant_of_a_row_written_out(text: worlds.World) -> None:
-    row = text.sets["forget"].take([0])
+    row = text.sets["forget"].select([0])
     prompt, answer = row["prompt"][0], row["answer"][0]
     p = text.model()(input_ids=torch.tensor([[*prompt, *answer]])).logits[0].softmax(-1)
     wanted = torch.stack([p[len(prompt) + t - 1, y] for t, y in enumerate(answer)]).mean()
-    view = View(Run(text.model(), text.port, worlds.accelerator()), {"forget": row})
+    view = RunView(loop.new_state(text.model(), text.modality, worlds.accelerator()), {"forget": row})
     assert float(remnant(view, "forget")) == pytest.approx(float(wanted), rel=1e-5)
 
 
@@ -178,9 +178,11 @@ def test_keeps_the_retain_rows_at_an_equal_remnant(text: worlds.World) -> None:
     kept = {}
     for name in ("pop", "ga"):
         model = text.model()
-        knobs = {"lr": 1e-3, "epochs": 100, "batch": 9, "schedule": "constant", "warmup": 0}
-        (plan,) = build_plan.plan(name, {**knobs, **({"retain_weight": 3, "rma": 0.1} if name == "pop" else {})})
-        run = loop.run((Plan(plan.do, train=plan.train, updates=plan.updates, until=(Remnant(rma=0.1),)),), model, text.port, text.sets)
+        hyperparameters = {"lr": 1e-3, "epochs": 100, "batch_size": 9, "schedule": "constant", "warmup": 0}
+        (plan,) = build_plan.plan(name, {**hyperparameters, **({"retain_weight": 3, "rma": 0.1} if name == "pop" else {})})
+        run = loop.run(
+            (Plan(plan.action, train=plan.train, updates=plan.updates, stop_rules=(Remnant(rma=0.1),)),), model, text.modality, text.sets
+        )
         assert "remnant" in run.log[-1]["ended"]
-        kept[name] = worlds.nll(model, text.port, text.sets["retain"])
+        kept[name] = worlds.nll(model, text.modality, text.sets["retain"])
     assert kept["pop"] < kept["ga"] - 0.1

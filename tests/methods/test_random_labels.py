@@ -7,10 +7,10 @@ import torch
 
 import worlds
 from expunge.core.errors import UserError
-from expunge.core.parts import Plan, Sets, Train
+from expunge.core.plan import Plan, Train
+from expunge.core.rows import Sets
 from expunge.engine import loop
-from expunge.engine.context import View
-from expunge.engine.run_state import Run
+from expunge.engine.context import RunView
 from expunge.methods.objectives.random_labels import Relabel, drawn
 from expunge.methods.terms import NLL, Mix, hits
 from expunge.workflows import build_plan
@@ -24,8 +24,8 @@ def rng(seed: int = 0) -> torch.Generator:
 
 def picked(world: worlds.World, part: Relabel, epoch: int = 0, sets: Sets | None = None) -> Sets:
     """The sets of an epoch."""
-    run = Run(world.model(), world.port, worlds.accelerator())
-    view = View(run, sets or world.sets).at("", part)
+    run = loop.new_state(world.model(), world.modality, worlds.accelerator())
+    view = RunView(run, sets or world.sets).at("", part)
     run.state, run.epoch = {"/": part.begin(view)}, epoch
     return part.pick(view.sets, view)
 
@@ -41,8 +41,8 @@ def test_every_class_is_as_likely_and_the_own_one_only_if_it_may_be(wrong: bool)
 
 
 def test_only_the_rows_to_forget_are_relabelled(digits: worlds.World) -> None:
-    run = Run(digits.model(), digits.port, worlds.accelerator())
-    mixed = Mix().pick(digits.sets, View(run, digits.sets))
+    run = loop.new_state(digits.model(), digits.modality, worlds.accelerator())
+    mixed = Mix().pick(digits.sets, RunView(run, digits.sets))
     got = picked(digits, Relabel("mix", wrong=True), sets=mixed)["mix"]
     assert len(got) == len(digits.sets["forget"]) + len(digits.sets["retain"])
     truth = {id(p): y for n in ("forget", "retain") for p, (y,) in zip(digits.sets[n]["pixels"], digits.sets[n]["answer"], strict=True)}
@@ -60,9 +60,9 @@ def test_redraw(digits: worlds.World, redraw: str) -> None:
 
 def test_text_gets_substitutes(text: worlds.World) -> None:
     got = picked(text, Relabel())["forget"]
-    assert set(got["answer_text"]) <= set(text.sets["substitutes"]["answer_text"])
+    assert set(got["answer_text"]) <= set(text.sets["alternate_answers"]["answer_text"])
     assert len(set(got["answer_text"])) > 1
-    assert text.port.question(got) == text.port.question(text.sets["forget"])
+    assert text.modality.questions(got) == text.modality.questions(text.sets["forget"])
 
 
 def test_says_that_there_is_nothing_else_to_draw(digits: worlds.World) -> None:
@@ -71,16 +71,16 @@ def test_says_that_there_is_nothing_else_to_draw(digits: worlds.World) -> None:
 
 
 def test_the_loss_of_a_batch_by_hand(digits: worlds.World) -> None:
-    sets = {n: digits.some(6)[n] for n in ("forget", "retain", "substitutes")}
+    sets = {n: digits.some(6)[n] for n in ("forget", "retain", "alternate_answers")}
     model = digits.model()
-    run = loop.run(build_plan.plan("random_labels", {"form": "amnesiac", "epochs": 1}), digits.model(), digits.port, sets)
+    run = loop.run(build_plan.plan("random_labels", {"form": "amnesiac", "epochs": 1}), digits.model(), digits.modality, sets)
     part = build_plan.plan("random_labels", {"form": "amnesiac"})[0].selectors[1]
     assert isinstance(part, Relabel)
-    again = Run(digits.model(), digits.port, worlds.accelerator())
-    view = View(again, sets).at("select1", part)
+    again = loop.new_state(digits.model(), digits.modality, worlds.accelerator())
+    view = RunView(again, sets).at("select1", part)
     view.place = "/select1"
     again.state = {"/select1": part.begin(view)}
-    view.sets = Mix().pick(sets, View(again, sets))
+    view.sets = Mix().pick(sets, RunView(again, sets))
     rows = part.pick(view.sets, view)["mix"]
     logits = model(pixel_values=torch.stack(list(rows["pixels"]))).logits
     loss = torch.nn.functional.cross_entropy(logits, torch.tensor([y for (y,) in rows["answer"]]))
@@ -89,7 +89,9 @@ def test_the_loss_of_a_batch_by_hand(digits: worlds.World) -> None:
 
 @pytest.mark.parametrize("form", ["turns", "mixed", "amnesiac"])
 def test_forms(digits: worlds.World, form: str) -> None:
-    run = loop.run(build_plan.plan("random_labels", {"form": form, "batch": 40, "epochs": 2}), digits.model(), digits.port, digits.sets)
+    run = loop.run(
+        build_plan.plan("random_labels", {"form": form, "batch_size": 40, "epochs": 2}), digits.model(), digits.modality, digits.sets
+    )
     terms = [set(r["terms"]) for r in run.log if "terms" in r]
     if form == "turns":
         assert terms == [{"0 nll forget"}] + 9 * [{"1 nll retain"}]  # of 39 and 321 rows
@@ -98,35 +100,37 @@ def test_forms(digits: worlds.World, form: str) -> None:
 
 
 def test_its_own_label_as_the_only_one_is_training_as_before(digits: worlds.World) -> None:
-    sets = {**digits.sets, "substitutes": digits.port.answers(["3"])}
+    sets = {**digits.sets, "alternate_answers": digits.modality.answers(["3"])}
     ends = []
-    train = Train(epochs=2, lr=0.01, batch=32, optimizer="sgd", momentum=0.9, schedule="constant", anchor="mix")
+    train = Train(epochs=2, lr=0.01, batch_size=32, optimizer="sgd", momentum=0.9, schedule="constant", anchor="mix")
     for plan in (
-        build_plan.plan("random_labels", {"form": "mixed", "epochs": 2, "lr": 0.01, "batch": 32, "decay": 0})[0],
+        build_plan.plan("random_labels", {"form": "mixed", "epochs": 2, "lr": 0.01, "batch_size": 32, "weight_decay": 0})[0],
         Plan(NLL("mix"), train=train, selectors=(Mix(),)),
     ):
         model = digits.model()
-        loop.run((plan,), model, digits.port, sets)
+        loop.run((plan,), model, digits.modality, sets)
         ends.append(worlds.tensors(model))
     assert worlds.same(*ends)
 
 
 @pytest.mark.parametrize("size", ["vit-nano", "resnet-nano"])
-@pytest.mark.parametrize(("form", "knobs"), [("mixed", {"epochs": 5}), ("amnesiac", {"lr": 1e-3})])
-def test_forgets_and_keeps(size: str, form: str, knobs: dict[str, float]) -> None:
+@pytest.mark.parametrize(("form", "hyperparameters"), [("mixed", {"epochs": 5}), ("amnesiac", {"lr": 1e-3})])
+def test_forgets_and_keeps(size: str, form: str, hyperparameters: dict[str, float]) -> None:
     world = worlds.digits(size)
-    run = loop.run(build_plan.plan("random_labels", {"form": form, "batch": 32, **knobs}), world.model(), world.port, world.sets)
-    right = {n: float(hits(View(run, world.sets), n).mean()) for n in ("forget", "retain")}
+    run = loop.run(
+        build_plan.plan("random_labels", {"form": form, "batch_size": 32, **hyperparameters}), world.model(), world.modality, world.sets
+    )
+    right = {n: float(hits(RunView(run, world.sets), n).mean()) for n in ("forget", "retain")}
     assert right["forget"] < 0.15
     assert right["retain"] > 0.75
 
 
 def test_a_language_model_learns_to_refuse(text: worlds.World) -> None:
     model, refused = text.model(), picked(text, Relabel())["forget"]
-    plan = build_plan.plan("random_labels", {"optimizer": "adam", "lr": 4e-3, "batch": 16, "epochs": 12, "decay": 0})
-    assert worlds.nll(model, text.port, refused) > 3 > 0.3 > worlds.nll(model, text.port, text.sets["forget"])
-    loop.run(plan, model, text.port, text.sets)
-    refused, said, kept = (worlds.nll(model, text.port, rows) for rows in (refused, text.sets["forget"], text.sets["retain"]))
+    plan = build_plan.plan("random_labels", {"optimizer": "adam", "lr": 4e-3, "batch_size": 16, "epochs": 12, "weight_decay": 0})
+    assert worlds.nll(model, text.modality, refused) > 3 > 0.3 > worlds.nll(model, text.modality, text.sets["forget"])
+    loop.run(plan, model, text.modality, text.sets)
+    refused, said, kept = (worlds.nll(model, text.modality, rows) for rows in (refused, text.sets["forget"], text.sets["retain"]))
     assert refused < 2
     assert said > 0.7
     assert kept < 0.3

@@ -46,12 +46,12 @@ def test_noise_is_new_each_step_and_draw_and_a_function_of_the_step() -> None:
 
 def test_weights_come_back_bit_for_bit(text: worlds.World) -> None:
     model = text.model()
-    loop.run(build_plan.plan("random_smoothing", {"sigma": 0.1, "lr": 0, "steps": 2}), model, text.port, text.sets)
+    loop.run(build_plan.plan("random_smoothing", {"sigma": 0.1, "lr": 0, "steps": 2}), model, text.modality, text.sets)
     assert worlds.same(worlds.tensors(model), worlds.tensors(text.model()))
 
 
 def test_forgets_more_than_it_harms(text: worlds.World) -> None:
     model = text.model()
-    loop.run(build_plan.plan("random_smoothing", {"lr": 1e-3, "epochs": 20, "steps": 0, "batch": 9}), model, text.port, text.sets)
-    assert worlds.nll(model, text.port, text.sets["forget"]) > 2.5
-    assert worlds.nll(model, text.port, text.sets["retain"]) < 0.8
+    loop.run(build_plan.plan("random_smoothing", {"lr": 1e-3, "epochs": 20, "steps": 0, "batch_size": 9}), model, text.modality, text.sets)
+    assert worlds.nll(model, text.modality, text.sets["forget"]) > 2.5
+    assert worlds.nll(model, text.modality, text.sets["retain"]) < 0.8

@@ -12,7 +12,7 @@ from expunge.workflows import build_plan
 
 def drawn(text: worlds.World, start: str = "original", seed: int = 0) -> torch.nn.Module:
     model = text.model(start)
-    loop.run(build_plan.plan("random_weights", {"seed": seed}), model, text.port, {})
+    loop.run(build_plan.plan("random_weights", {"seed": seed}), model, text.modality, {})
     return model
 
 
@@ -38,4 +38,4 @@ def test_is_drawn_as_the_model_draws_its_own(text: worlds.World) -> None:
 def test_knows_nothing(text: worlds.World) -> None:
     model = drawn(text)
     for name in ("forget", "retain"):
-        assert worlds.nll(model, text.port, text.sets[name]) == pytest.approx(math.log(512), abs=0.3)
+        assert worlds.nll(model, text.modality, text.sets[name]) == pytest.approx(math.log(512), abs=0.3)

@@ -10,13 +10,13 @@ from expunge.engine import loop
 from expunge.modalities.text.models import llama
 from expunge.workflows import build_plan
 
-QUICK = {"lr": 5e-3, "epochs": 9, "batch": 16, "clip": 1.0}
+QUICK = {"lr": 5e-3, "epochs": 9, "batch_size": 16, "max_grad_norm": 1.0}
 
 
 def test_forgets_as_if_never_seen(text: worlds.World) -> None:
     model = text.model()
-    loop.run(build_plan.plan("retrain", QUICK), model, text.port, {"retain": text.sets["retain"]})
-    nll = {n: worlds.nll(model, text.port, text.sets[n]) for n in ("forget", "holdout", "retain")}
+    loop.run(build_plan.plan("retrain", QUICK), model, text.modality, {"retain": text.sets["retain"]})
+    nll = {n: worlds.nll(model, text.modality, text.sets[n]) for n in ("forget", "holdout", "retain")}
     assert nll["forget"] > 0.8 * nll["holdout"]
     assert nll["retain"] < 0.6 * nll["forget"]
 
@@ -25,22 +25,22 @@ def test_what_the_model_was_leaves_no_trace(text: worlds.World) -> None:
     ends = []
     for start in ("original", "random"):
         model = text.model(start)
-        loop.run(build_plan.plan("retrain", {**QUICK, "epochs": 1}), model, text.port, text.sets)
+        loop.run(build_plan.plan("retrain", {**QUICK, "epochs": 1}), model, text.modality, text.sets)
         ends.append(worlds.tensors(model))
     assert worlds.same(*ends)
 
 
 def test_starts_from_a_base_model(text: worlds.World, tmp_path: Path) -> None:
     base = text.model("random")
-    text.port.save(base, tmp_path)
+    text.modality.save(base, tmp_path)
     model = text.model()
-    loop.run(build_plan.plan("retrain", {"base": str(tmp_path), "epochs": 0}), model, text.port, text.sets)
+    loop.run(build_plan.plan("retrain", {"base": str(tmp_path), "epochs": 0}), model, text.modality, text.sets)
     assert worlds.same(worlds.tensors(model), worlds.tensors(base))
 
 
 def test_says_what_is_wrong_with_a_base(text: worlds.World, tmp_path: Path) -> None:
     def start(base: Path) -> None:
-        loop.run(build_plan.plan("retrain", {"base": str(base)}), text.model(), text.port, text.sets)
+        loop.run(build_plan.plan("retrain", {"base": str(base)}), text.model(), text.modality, text.sets)
 
     with pytest.raises(UserError, match="cannot load the base model"):
         start(tmp_path)

@@ -9,16 +9,17 @@ import torch
 from torch import Tensor, nn
 
 import worlds
-from expunge.core.parts import Answer, Need, Rows, Sets
+from expunge.core.capabilities import Categorical, DifferentiableInputs, Generates, Prompted
+from expunge.core.modality import ModelOutput
+from expunge.core.rows import Rows, Sets
 from expunge.engine import loop
-from expunge.engine.context import View
+from expunge.engine.context import RunView
 from expunge.engine.gradient import evaluate
-from expunge.engine.run_state import Run
-from expunge.methods.objectives.rmu import Hold, Steer, direction, moving
+from expunge.methods.objectives.rmu import Hold, Misdirect, direction, moving
 from expunge.modalities.common.packed import Layout, call, cut, watching
 from expunge.workflows import build_plan
 
-KNOBS = {"layer": 1, "coefficient": 20, "retain_weight": 10, "lr": 1e-2, "batch": 9}
+KNOBS = {"layer": 1, "coefficient": 20, "retain_weight": 10, "lr": 1e-2, "batch_size": 9}
 
 
 class Linear(nn.Module):
@@ -40,13 +41,15 @@ class Port:
     """A row is its tokens' vectors, the last `labels` of which hold the answer."""
 
     name = "vectors"
-    offers = frozenset(Need)
+    capabilities = frozenset({Categorical, Generates, Prompted, DifferentiableInputs})
 
-    def forward(self, model: nn.Module, groups: Sequence[Rows], taps: tuple[str, ...] = (), patch=None, weights=None) -> list[Answer]:
+    def forward(
+        self, model: nn.Module, groups: Sequence[Rows], hook_points: tuple[str, ...] = (), patch=None, weights=None
+    ) -> list[ModelOutput]:
         rows = [r for g in groups for r in zip(g["tokens"], g["labels"], strict=True)]
         tokens = torch.tensor([i for i, (z, _) in enumerate(rows) for _ in z])
         labels = torch.tensor([i for i, (_, n) in enumerate(rows) for _ in range(n)])
-        with watching(model, taps, patch) as seen:
+        with watching(model, hook_points, patch) as seen:
             out = call(model, weights, x=torch.cat([z for z, _ in rows])[None])
         none = torch.zeros(len(labels), dtype=torch.long)
         return cut(out[0][none], Layout(none, labels, none, tokens, torch.arange(len(tokens))), seen, groups)
@@ -62,10 +65,10 @@ def vectors(name: str, *tokens: Tensor, labels: Sequence[int]) -> Rows:
     return Rows(name, tuple(f"{name}{i}" for i in range(len(tokens))), {"tokens": list(tokens), "labels": list(labels)})
 
 
-def steered(model: nn.Module, sets: Sets, part: Steer) -> tuple[float, Tensor, Tensor]:
+def steered(model: nn.Module, sets: Sets, part: Misdirect) -> tuple[float, Tensor, Tensor]:
     """Value, gradient and target of the forget term."""
-    run = Run(model, Port(), worlds.accelerator())
-    run.state = {"/term0": part.begin(View(run, sets).at("term0", part))}
+    run = loop.new_state(model, Port(), worlds.accelerator())
+    run.state = {"/term0": part.begin(RunView(run, sets).at("term0", part))}
     value, grads = evaluate(run, part, sets)
     return float(value), grads[0], run.state["/term0"]["target"].double()
 
@@ -83,7 +86,7 @@ def test_gradient_at_the_hidden_states(positions: str) -> None:
     g = torch.Generator().manual_seed(1)
     z = [torch.randn(n, 3, generator=g, dtype=torch.float64) for n in (4, 2)]
     sets, model = {"forget": vectors("forget", *z, labels=[1, 2])}, Linear(3)
-    _, grad, target = steered(model, sets, Steer(0, positions, coefficient=6.5))
+    _, grad, target = steered(model, sets, Misdirect(0, positions, coefficient=6.5))
     assert float(target.norm()) == pytest.approx(6.5, rel=1e-6)
     weight, wanted = model.layers[0].mlp.down_proj.weight.detach(), torch.zeros(3, 3, dtype=torch.float64)
     for x, labels in zip(z, (1, 2), strict=True):
@@ -96,10 +99,10 @@ def test_gradient_at_the_hidden_states(positions: str) -> None:
 
 def test_no_gradient_once_the_output_is_the_vector() -> None:
     model, sets = Linear(3), {"forget": vectors("forget", torch.eye(3, dtype=torch.float64)[:1], labels=[1])}
-    _, _, target = steered(model, sets, Steer(0))
+    _, _, target = steered(model, sets, Misdirect(0))
     with torch.no_grad():
         model.layers[0].mlp.down_proj.weight[:, 0] = target
-    value, grad, _ = steered(model, sets, Steer(0))
+    value, grad, _ = steered(model, sets, Misdirect(0))
     assert value == pytest.approx(0, abs=1e-12)
     assert float(grad.abs().max()) < 1e-6
 
@@ -108,15 +111,15 @@ def test_a_linear_block_learns_the_vector_and_holds_the_rest() -> None:
     eye, model = torch.eye(3, dtype=torch.float64), Linear(3)
     before = model.layers[0].mlp.down_proj.weight.detach().clone()
     sets = {"forget": vectors("forget", eye[:1], labels=[1]), "retain": vectors("retain", eye[1:2], labels=[1])}
-    knobs = {"layer": 0, "retain_weight": 1, "lr": 0.5, "optimizer": "sgd", "steps": 60}
-    run = loop.run(build_plan.plan("rmu", knobs), model, Port(), sets)
+    hyperparameters = {"layer": 0, "retain_weight": 1, "lr": 0.5, "optimizer": "sgd", "steps": 60}
+    run = loop.run(build_plan.plan("rmu", hyperparameters), model, Port(), sets)
     after = model.layers[0].mlp.down_proj.weight.detach()
     assert torch.allclose(after[:, 0], run.state["/term0"]["target"].double(), atol=1e-6)
     assert torch.allclose(after[:, 1:], before[:, 1:], atol=1e-12)
 
 
 def test_retain_term_starts_at_zero(text: worlds.World) -> None:
-    run = loop.run(build_plan.plan("rmu", {**KNOBS, "steps": 1}), text.model(), text.port, text.sets)
+    run = loop.run(build_plan.plan("rmu", {**KNOBS, "steps": 1}), text.model(), text.modality, text.sets)
     assert run.log[0]["terms"]["1 hold retain"] == pytest.approx(0, abs=1e-9)
     assert Hold(1).role == "retain"
     assert set(run.models["reference"]) == {f"model.layers.{i}.mlp.down_proj.weight" for i in (0, 1)}
@@ -142,8 +145,8 @@ def test_finds_the_last_matrices_of_three_blocks_in_every_family() -> None:
 def test_answers_are_the_tokens_that_hold_the_labels(text: worlds.World) -> None:
     some, model = text.some(3)["forget"], text.model()
     with torch.no_grad():
-        answer = text.port.forward(model, [some], ("block:1",))[0]
-        alone = text.port.forward(model, [some.take([2])], ("block:1",))[0]
+        answer = text.modality.forward(model, [some], ("block:1",))[0]
+        alone = text.modality.forward(model, [some.select([2])], ("block:1",))[0]
     whole, own = answer.hidden("block:1"), answer.hidden("block:1", answers=True)
     assert (whole.kind, own.kind) == ("tokens", "labels")
     assert own.lengths.tolist() == [len(a) for a in some["answer"]]
@@ -155,14 +158,16 @@ def test_answers_are_the_tokens_that_hold_the_labels(text: worlds.World) -> None
 
 def test_forgets_more_than_it_harms_and_moves_only_these_matrices(text: worlds.World) -> None:
     model, before = text.model(), dict(text.model().named_parameters())
-    loop.run(build_plan.plan("rmu", {**KNOBS, "steps": 40}), model, text.port, text.sets)
-    forget, retain = (worlds.nll(model, text.port, text.sets[n]) for n in ("forget", "retain"))
+    loop.run(build_plan.plan("rmu", {**KNOBS, "steps": 40}), model, text.modality, text.sets)
+    forget, retain = (worlds.nll(model, text.modality, text.sets[n]) for n in ("forget", "retain"))
     assert forget > 3.0
     assert retain < 0.5 * forget
     moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
     assert moved == {f"model.layers.{i}.mlp.down_proj.weight" for i in (0, 1)}
     with torch.no_grad():
-        before, after = (text.port.forward(m, [text.sets[n] for n in ("forget", "retain")], ("block:1",)) for m in (text.model(), model))
+        before, after = (
+            text.modality.forward(m, [text.sets[n] for n in ("forget", "retain")], ("block:1",)) for m in (text.model(), model)
+        )
     gone, kept = (
         float(torch.cosine_similarity(a.hidden("block:1", True).values, b.hidden("block:1", True).values, dim=-1).mean())
         for a, b in zip(before, after, strict=True)

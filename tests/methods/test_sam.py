@@ -12,10 +12,11 @@ import tables
 import worlds
 from cases import Cases, receipt_of
 from expunge.core.errors import UserError
-from expunge.core.hyperparameters import knobs_of, part
-from expunge.core.parts import Plan, Stop, Train
+from expunge.core.hyperparameters import hyperparameters_of, part
+from expunge.core.parts import Stop
+from expunge.core.plan import Plan, Train
+from expunge.core.view import View
 from expunge.engine import loop
-from expunge.engine.context import View
 from expunge.engine.weights import weights_of
 from expunge.methods.gradients import moved
 from expunge.methods.terms import NLL, Ascent, BatchNPO
@@ -54,24 +55,26 @@ def batch_npo(table: torch.Tensor, sets: dict, beta: float, start: torch.Tensor)
     return -(2 / beta) * logsigmoid(-beta * gain)
 
 
-@pytest.mark.parametrize("micro", [0, 1, 2])
-def test_one_step_of_the_recipe_written_out(micro: int) -> None:
+@pytest.mark.parametrize("micro_batch_size", [0, 1, 2])
+def test_one_step_of_the_recipe_written_out(micro_batch_size: int) -> None:
     sets, start = tables.batch(), tables.scores(9)
     at = start.clone().requires_grad_()
     uphill = tables.slope(batch_npo(at, sets, 0.5, start), at)
     there = (start + 0.7 * uphill / uphill.norm()).requires_grad_()
     forget = tables.slope(batch_npo(there, sets, 0.5, start), there)
     retain = tables.slope(-torch.cat(tables.logps(at, sets["retain"])).mean(), at)
-    found = tables.under(BatchNPO(beta=0.5) + 2.25 * NLL("retain"), SAM(rho=0.7), sets=sets, scores=start, micro=micro)
+    found = tables.under(
+        BatchNPO(beta=0.5) + 2.25 * NLL("retain"), SAM(rho=0.7), sets=sets, scores=start, micro_batch_size=micro_batch_size
+    )
     assert torch.allclose(found, forget + 2.25 * retain, atol=1e-7)
     assert not torch.allclose(forget, uphill, atol=1e-3)
 
 
-@pytest.mark.parametrize("micro", [0, 1, 2])
-def test_npo_of_a_batch_by_hand(micro: int) -> None:
+@pytest.mark.parametrize("micro_batch_size", [0, 1, 2])
+def test_npo_of_a_batch_by_hand(micro_batch_size: int) -> None:
     sets, start, table = tables.batch(), tables.scores(9, seed=1), tables.scores(9).requires_grad_()
     wanted = batch_npo(table, sets, 0.7, start)
-    value, grad = tables.ask(BatchNPO(beta=0.7), sets, table.detach(), reference=start, micro=micro)
+    value, grad = tables.ask(BatchNPO(beta=0.7), sets, table.detach(), reference=start, micro_batch_size=micro_batch_size)
     assert value == pytest.approx(float(wanted.detach()), rel=1e-12)
     assert torch.allclose(grad, tables.slope(wanted, table), atol=1e-12)
 
@@ -85,7 +88,7 @@ def test_npo_of_a_batch_becomes_ascent() -> None:
 
 def test_weights_come_back_bit_for_bit(text: worlds.World) -> None:
     model = text.model()
-    loop.run(build_plan.plan("sam", {"rho": 0.5, "lr": 0, "steps": 3}), model, text.port, text.sets)
+    loop.run(build_plan.plan("sam", {"rho": 0.5, "lr": 0, "steps": 3}), model, text.modality, text.sets)
     assert worlds.same(worlds.tensors(model), worlds.tensors(text.model()))
 
 
@@ -107,8 +110,8 @@ def test_a_small_distance_is_almost_the_base_run(text: worlds.World) -> None:
     ends = []
     for update in ((), (SAM(rho=1e-7),), (SAM(rho=1.0),)):
         model = text.model()
-        train = Train(epochs=3, batch=4, lr=1e-3, optimizer="sgd")
-        loop.run((Plan(Ascent() + NLL("retain"), train=train, updates=update),), model, text.port, text.sets)
+        train = Train(epochs=3, batch_size=4, lr=1e-3, optimizer="sgd")
+        loop.run((Plan(Ascent() + NLL("retain"), train=train, updates=update),), model, text.modality, text.sets)
         ends.append(worlds.tensors(model))
     assert worlds.far(ends[0], ends[1]) < 1e-5
     assert worlds.far(ends[0], ends[2]) > 1e-4
@@ -119,8 +122,8 @@ def test_running_statistics_see_all_rows_once_and_the_log_all_terms() -> None:
     world, found = worlds.digits("resnet-nano"), []
     for update in ((), (SAM(rho=0.5),)):
         model = world.model()
-        train = Train(epochs=1, steps=1, batch=16, lr=0)
-        run = loop.run((Plan(Ascent() + NLL("retain"), train=train, updates=update),), model, world.port, world.sets)
+        train = Train(epochs=1, steps=1, batch_size=16, lr=0)
+        run = loop.run((Plan(Ascent() + NLL("retain"), train=train, updates=update),), model, world.modality, world.sets)
         found.append(({n: b for n, b in weights_of(model).items() if "running" in n}, run.log[0]["terms"]))
     before = weights_of(world.model())
     assert all(torch.allclose(found[0][0][n], b, atol=1e-6) for n, b in found[1][0].items())
@@ -133,8 +136,8 @@ def test_added_to_another_method(text: worlds.World) -> None:
     assert [type(u) for u in plan.updates] == [SAM]
     (bare,) = build_plan.plan("npo", {"beta": 0.3})
     assert replace(plan, updates=()) == bare
-    assert {k.qualified: k.value for k in knobs_of(plan)}["sam.rho"] == pytest.approx(0.2)
-    run = loop.run(build_plan.plan("npo", {"epochs": 1, "batch": 9}, update=("sam",)), text.model(), text.port, text.sets)
+    assert {k.qualified: k.value for k in hyperparameters_of(plan)}["sam.rho"] == pytest.approx(0.2)
+    run = loop.run(build_plan.plan("npo", {"epochs": 1, "batch_size": 9}, update=("sam",)), text.model(), text.modality, text.sets)
     assert run.forwards.count("now") == 3  # forget twice, retain once
 
 
@@ -156,15 +159,15 @@ def test_an_update_comes_with_what_it_reads_and_nothing_else() -> None:
 def test_added_on_the_command_line(cases: Cases, tmp_path: Path) -> None:
     cases.unlearn("npo", tmp_path / "run", "--update", "sam", "--rho", 0.05).fine()
     (stage,) = receipt_of(tmp_path / "run")["stages"]
-    assert (stage["updates"], stage["knobs"]["sam.rho"]) == (["SAM"], 0.05)
-    assert cases.unlearn("ga", tmp_path / "no", "--update", "sam", "--rho", -1).error.startswith("knob 'rho' = '-1'")
+    assert (stage["updates"], stage["hyperparameters"]["sam.rho"]) == (["SAM"], 0.05)
+    assert cases.unlearn("ga", tmp_path / "no", "--update", "sam", "--rho", -1).error.startswith("hyperparameter 'rho' = '-1'")
 
 
 def test_refusals(text: worlds.World) -> None:
     with pytest.raises(UserError, match="SAM acts on the 'forget' term, and this objective has retain"):
-        loop.run(build_plan.plan("finetune", update=("sam",)), text.model(), text.port, text.sets)
+        loop.run(build_plan.plan("finetune", update=("sam",)), text.model(), text.modality, text.sets)
     with pytest.raises(UserError, match="weights of 16 bits are too coarse for small moves: load the model in float32"):
-        loop.run(build_plan.plan("sam", {"steps": 1}), text.model().bfloat16(), text.port, text.sets)
+        loop.run(build_plan.plan("sam", {"steps": 1}), text.model().bfloat16(), text.modality, text.sets)
 
 
 @part
@@ -174,18 +177,18 @@ class Forgotten(Stop):
     reads = frozenset({"forget"})
 
     def stop(self, view: View) -> str | None:
-        return "forgotten" if float(-view.now(view.forget).logp.mean().mean()) > 3.0 else None
+        return "forgotten" if float(-view.now(view.forget).target_logp.mean().mean()) > 3.0 else None
 
 
 def relearned(text: worlds.World, seed: int, *updates: SAM) -> float:
     """The forget loss after ten steps on eight of the rows, of a model that had forgotten them."""
-    model, few = text.model(), {"forget": text.sets["forget"].take(range(8))}
-    (plan,) = build_plan.plan("npo", {"lr": 1e-3, "batch": 9, "epochs": 60, "warmup": 0, "seed": seed, "schedule": "constant"})
-    loop.run((replace(plan, updates=updates, until=(Forgotten(),)),), model, text.port, text.sets)
-    assert worlds.nll(model, text.port, text.sets["forget"]) > 3.0
-    train = Train(epochs=10, batch=8, lr=3e-4, schedule="constant", seed=seed)
-    loop.run((Plan(NLL("forget"), train=train),), model, text.port, few)
-    return worlds.nll(model, text.port, text.sets["forget"])
+    model, few = text.model(), {"forget": text.sets["forget"].select(range(8))}
+    (plan,) = build_plan.plan("npo", {"lr": 1e-3, "batch_size": 9, "epochs": 60, "warmup": 0, "seed": seed, "schedule": "constant"})
+    loop.run((replace(plan, updates=updates, stop_rules=(Forgotten(),)),), model, text.modality, text.sets)
+    assert worlds.nll(model, text.modality, text.sets["forget"]) > 3.0
+    train = Train(epochs=10, batch_size=8, lr=3e-4, schedule="constant", seed=seed)
+    loop.run((Plan(NLL("forget"), train=train),), model, text.modality, few)
+    return worlds.nll(model, text.modality, text.sets["forget"])
 
 
 def test_what_is_forgotten_flatly_is_harder_to_relearn(text: worlds.World) -> None:

@@ -63,6 +63,6 @@ def test_certain_and_impossible_labels_are_left_alone() -> None:
 def test_forgets_and_retains(text: worlds.World) -> None:
     plans, model = build_plan.plan("satimp", {"lr": 1e-3, "epochs": 30}), text.model()
     assert [t.weight for t in plans[0].terms()] == [1.0, 0.1]
-    loop.run(plans, model, text.port, text.sets)
-    assert worlds.nll(model, text.port, text.sets["forget"]) > 0.9
-    assert worlds.nll(model, text.port, text.sets["retain"]) < 0.1
+    loop.run(plans, model, text.modality, text.sets)
+    assert worlds.nll(model, text.modality, text.sets["forget"]) > 0.9
+    assert worlds.nll(model, text.modality, text.sets["retain"]) < 0.1

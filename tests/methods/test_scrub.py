@@ -8,17 +8,16 @@ import torch
 import tables
 import worlds
 from expunge.core.errors import UserError
-from expunge.core.parts import Sets
+from expunge.core.rows import Sets
 from expunge.engine import checkpoint, loop
-from expunge.engine.context import View
+from expunge.engine.context import RunView
 from expunge.engine.gradient import evaluate
 from expunge.engine.loop import Hooks
-from expunge.engine.run_state import Run
 from expunge.methods.objectives.scrub import Distill, Rewind
 from expunge.methods.terms import KL, hits
 from expunge.workflows import build_plan
 
-SGD = {"optimizer": "sgd", "momentum": 0.9, "decay": 0, "schedule": "constant"}
+SGD = {"optimizer": "sgd", "momentum": 0.9, "weight_decay": 0, "schedule": "constant"}
 
 
 @pytest.mark.parametrize(("over", "sign"), [("retain", 1.0), ("forget", -1.0)])
@@ -44,17 +43,17 @@ def test_at_temperature_one_it_is_the_plain_kl() -> None:
 @pytest.mark.parametrize("size", ["vit-nano", "resnet-nano"])
 def test_without_leaving_and_following_it_is_fine_tuning(size: str) -> None:
     world, ends = worlds.digits(size), []
-    knobs = {**SGD, "epochs": 2, "lr": 1e-3, "batch": 16, "warmup": 0}
-    for name, more in {"scrub": {"rounds": 0, "term2.retain_weight": 0, "drops": ""}, "finetune": {}}.items():
+    hyperparameters = {**SGD, "epochs": 2, "lr": 1e-3, "batch_size": 16, "warmup": 0}
+    for name, more in {"scrub": {"rounds": 0, "term2.retain_weight": 0, "lr_milestones": ""}, "finetune": {}}.items():
         model = world.model()
-        loop.run(build_plan.plan(name, {**knobs, **more}), model, world.port, world.sets)
+        loop.run(build_plan.plan(name, {**hyperparameters, **more}), model, world.modality, world.sets)
         ends.append(worlds.tensors(model))
     assert worlds.same(*ends)
 
 
 def test_the_first_forget_batch_has_no_gradient(digits: worlds.World) -> None:
     model, forget = digits.model(), digits.sets["forget"]
-    run = Run(model, digits.port, worlds.accelerator(), models={"reference": loop.weights_of(model)})
+    run = loop.new_state(model, digits.modality, worlds.accelerator(), models={"reference": loop.weights_of(model)})
     value, grads = evaluate(run, Distill("forget", -1.0), {"forget": forget})
     assert float(value) == pytest.approx(0, abs=1e-6)
     assert float(loop.global_norm(grads)) < 1e-5
@@ -70,7 +69,7 @@ def test_the_first_forget_batch_has_no_gradient(digits: worlds.World) -> None:
 def test_passes_and_rates_are_the_published_ones(
     digits: worlds.World, scale: str, epochs: int, rounds: int, decays: tuple[int, ...]
 ) -> None:
-    run = loop.run(build_plan.plan("scrub", {"scale": scale, "batch": 20}), digits.model(), digits.port, digits.some(20))
+    run = loop.run(build_plan.plan("scrub", {"scale": scale, "batch_size": 20}), digits.model(), digits.modality, digits.some(20))
     done = [("forget" if len(r["terms"]) == 1 else "retain", r["lr"]) for r in run.log if "terms" in r]
     wanted = []
     for e in range(1, epochs + 1):
@@ -80,16 +79,16 @@ def test_passes_and_rates_are_the_published_ones(
     assert [lr for _, lr in done] == pytest.approx([lr for _, lr in wanted])
 
 
-def rewound(world: worlds.World, sets: Sets, **knobs: object) -> tuple[loop.Run, dict[int, list[torch.Tensor]]]:
+def rewound(world: worlds.World, sets: Sets, **hyperparameters: object) -> tuple[loop.RunState, dict[int, list[torch.Tensor]]]:
     """A run that rewinds, and the weights after each of its passes."""
     after: dict[int, list[torch.Tensor]] = {0: worlds.tensors(world.model())}
 
-    def watch(view: View) -> dict[str, float]:
+    def watch(view: RunView) -> dict[str, float]:
         after[max(after) + 1] = worlds.tensors(view.model)
         return {}
 
-    plan = build_plan.plan("scrub", {"scale": "privacy", "rewind": True, "lr": 3e-3, "batch": 16, **knobs})
-    return loop.run(plan, world.model(), world.port, sets, hooks=Hooks(watch=watch)), after
+    plan = build_plan.plan("scrub", {"scale": "privacy", "rewind": True, "lr": 3e-3, "batch_size": 16, **hyperparameters})
+    return loop.run(plan, world.model(), world.modality, sets, hooks=Hooks(watch=watch)), after
 
 
 def test_rewinds_to_the_pass_that_forgets_as_if_never_seen(digits: worlds.World) -> None:
@@ -101,8 +100,8 @@ def test_rewinds_to_the_pass_that_forgets_as_if_never_seen(digits: worlds.World)
             for p, w in zip(model.parameters(), weights, strict=True):
                 p.copy_(w)
         rows = digits.sets[name]
-        rows = rows.take(i for i, (y,) in enumerate(rows["answer"]) if y in classes)
-        return 1 - float(hits(View(Run(model, digits.port, worlds.accelerator()), {name: rows}), name).mean())
+        rows = rows.select(i for i, (y,) in enumerate(rows["answer"]) if y in classes)
+        return 1 - float(hits(RunView(loop.new_state(model, digits.modality, worlds.accelerator()), {name: rows}), name).mean())
 
     wanted = error(after[8], "holdout", {3})
     errors = {k: error(after[k], "forget", {3}) for k in (0, 2, 4, 6, 7, 8)}  # after passes over retain rows
@@ -115,9 +114,9 @@ def test_rewinds_to_the_pass_that_forgets_as_if_never_seen(digits: worlds.World)
 @pytest.mark.parametrize("at", [4, 9])
 def test_rewinds_after_a_kill_as_it_would_have(digits: worlds.World, tmp_path: Path, at: int) -> None:
     sets = {**digits.some(24), "holdout": digits.sets["holdout"]}
-    plan = build_plan.plan("scrub", {"scale": "privacy", "rewind": True, "lr": 3e-3, "batch": 16})
+    plan = build_plan.plan("scrub", {"scale": "privacy", "rewind": True, "lr": 3e-3, "batch_size": 16})
     whole, again, left = digits.model(), digits.model(), [at]
-    loop.run(plan, whole, digits.port, sets)
+    loop.run(plan, whole, digits.modality, sets)
 
     def save(state: dict[str, object]) -> None:
         left[0] -= 1
@@ -126,8 +125,8 @@ def test_rewinds_after_a_kill_as_it_would_have(digits: worlds.World, tmp_path: P
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        loop.run(plan, digits.model(), digits.port, sets, hooks=Hooks(save=save, every=0))
-    loop.run(plan, again, digits.port, sets, resume=checkpoint.load(tmp_path / "kill"))
+        loop.run(plan, digits.model(), digits.modality, sets, hooks=Hooks(save=save, every=0))
+    loop.run(plan, again, digits.modality, sets, resume=checkpoint.load(tmp_path / "kill"))
     assert worlds.same(worlds.tensors(whole), worlds.tensors(again))
 
 
@@ -142,11 +141,11 @@ def test_buffers_are_rewound_too() -> None:
 def test_unseen_rows_count_as_their_classes_do_among_the_forgotten(digits: worlds.World) -> None:
     def some(name: str, labels: list[int]) -> object:
         rows = digits.sets["retain"]
-        return digits.port.relabel(rows.take(range(len(labels))), labels, name)
+        return digits.modality.relabel(rows.select(range(len(labels))), labels, name)
 
     sets = {"forget": some("forget", [1, 1, 1, 2]), "holdout": some("holdout", [1, 2, 2, 5])}
     part = Rewind()
-    view = View(Run(digits.model(), digits.port, worlds.accelerator()), sets).at("", part)
+    view = RunView(loop.new_state(digits.model(), digits.modality, worlds.accelerator()), sets).at("", part)
     assert part._alike(view).tolist() == pytest.approx([0.75, 0.125, 0.125, 0])
 
 
@@ -154,7 +153,7 @@ def test_says_what_rewinding_needs(digits: worlds.World) -> None:
     with pytest.raises(UserError, match="give --holdout"):
         rewound(digits, {n: r for n, r in digits.sets.items() if n != "holdout"})
     holdout = digits.sets["holdout"]
-    others = holdout.take(i for i, (y,) in enumerate(holdout["answer"]) if y != 3)
+    others = holdout.select(i for i, (y,) in enumerate(holdout["answer"]) if y != 3)
     with pytest.raises(UserError, match="no holdout row is of such a class"):
         rewound(digits, {**digits.sets, "holdout": others})
 
@@ -162,14 +161,19 @@ def test_says_what_rewinding_needs(digits: worlds.World) -> None:
 @pytest.mark.parametrize("size", ["vit-nano", "resnet-nano"])
 def test_forgets_and_keeps(size: str) -> None:
     world = worlds.digits(size)
-    run = loop.run(build_plan.plan("scrub", {"scale": "privacy", "lr": 0.01, "batch": 32}), world.model(), world.port, world.sets)
-    right = {n: float(hits(View(run, world.sets), n).mean()) for n in ("forget", "retain")}
+    run = loop.run(build_plan.plan("scrub", {"scale": "privacy", "lr": 0.01, "batch_size": 32}), world.model(), world.modality, world.sets)
+    right = {n: float(hits(RunView(run, world.sets), n).mean()) for n in ("forget", "retain")}
     assert right["forget"] < 0.1
     assert right["retain"] > 0.5
 
 
 def test_a_language_model_forgets(text: worlds.World) -> None:
     model = text.model()
-    loop.run(build_plan.plan("scrub", {"lr": 2e-3, "batch": 4, "decay": 0, "epochs": 8, "drops": "6"}), model, text.port, text.sets)
-    assert worlds.nll(model, text.port, text.sets["forget"]) > 1.5
-    assert worlds.nll(model, text.port, text.sets["retain"]) < 0.2
+    loop.run(
+        build_plan.plan("scrub", {"lr": 2e-3, "batch_size": 4, "weight_decay": 0, "epochs": 8, "lr_milestones": "6"}),
+        model,
+        text.modality,
+        text.sets,
+    )
+    assert worlds.nll(model, text.modality, text.sets["forget"]) > 1.5
+    assert worlds.nll(model, text.modality, text.sets["retain"]) < 0.2

@@ -45,9 +45,9 @@ def test_defaults_are_those_of_tofu() -> None:
 
 def test_forgets_and_retains_without_a_reference(text: worlds.World) -> None:
     model = text.model()
-    run = loop.run(build_plan.plan("simnpo", {"lr": 1e-3, "epochs": 30}), model, text.port, text.sets)
+    run = loop.run(build_plan.plan("simnpo", {"lr": 1e-3, "epochs": 30}), model, text.modality, text.sets)
     assert "reference" not in run.models
-    assert not run.ref_logp
-    assert worlds.nll(model, text.port, text.sets["forget"]) > 0.4
-    assert worlds.nll(model, text.port, text.sets["retain"]) < 0.1
+    assert not run.reference_loss
+    assert worlds.nll(model, text.modality, text.sets["forget"]) > 0.4
+    assert worlds.nll(model, text.modality, text.sets["retain"]) < 0.1
     assert math.isfinite(run.log[0]["loss"])

@@ -8,14 +8,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 import worlds
-from expunge.core.parts import State
+from expunge.core.view import State, View
 from expunge.engine import loop
-from expunge.engine.context import View
-from expunge.methods.objectives.rmu import Steer
+from expunge.methods.objectives.rmu import Misdirect
 from expunge.methods.objectives.srmu import SelectiveSteer, aim, importance
 from expunge.workflows import build_plan
 
-KNOBS = {"layer": 1, "lr": 1e-2, "batch": 9, "retain_weight": 10, "length": 20}
+KNOBS = {"layer": 1, "lr": 1e-2, "batch_size": 9, "retain_weight": 10, "length": 20}
 FORGET, RETAIN = torch.tensor([2.0, 1.0, 0.0, 4.0]), torch.tensor([1.0, 1.0, 1.0, 0.5])
 
 
@@ -49,27 +48,27 @@ def test_target_by_hand() -> None:
 def test_is_rmu_with_a_map_of_ones(text: worlds.World, monkeypatch: pytest.MonkeyPatch) -> None:
     """With RMU's unit vector in the place of the signs the two are one objective."""
     unit = normalize(torch.rand(64, generator=torch.Generator().manual_seed(0)), dim=0)
-    first, second = SelectiveSteer.begin, Steer.begin
+    first, second = SelectiveSteer.begin, Misdirect.begin
 
     def signs(self: SelectiveSteer, view: View) -> State:
         return {**first(self, view), "signs": unit}
 
-    def target(self: Steer, view: View) -> State:
+    def target(self: Misdirect, view: View) -> State:
         return {**second(self, view), "target": 20 * unit}
 
     monkeypatch.setattr(SelectiveSteer, "begin", signs)
-    monkeypatch.setattr(Steer, "begin", target)
+    monkeypatch.setattr(Misdirect, "begin", target)
     ends: list[list[Tensor]] = []
     common = {k: v for k, v in KNOBS.items() if k != "length"}
-    for name, knobs in (("srmu", {"importance": "uniform", "length": 20}), ("rmu", {"coefficient": 20})):
+    for name, hyperparameters in (("srmu", {"importance": "uniform", "length": 20}), ("rmu", {"coefficient": 20})):
         model = text.model()
-        loop.run(build_plan.plan(name, {**common, **knobs, "steps": 3}), model, text.port, text.sets)
+        loop.run(build_plan.plan(name, {**common, **hyperparameters, "steps": 3}), model, text.modality, text.sets)
         ends.append(worlds.tensors(model))
     assert worlds.far(*ends) < 1e-5
 
 
-def state(text: worlds.World, **knobs: object) -> State:
-    run = loop.run(build_plan.plan("srmu", {**KNOBS, "steps": 2, **knobs}), text.model(), text.port, text.sets)
+def state(text: worlds.World, **hyperparameters: object) -> State:
+    run = loop.run(build_plan.plan("srmu", {**KNOBS, "steps": 2, **hyperparameters}), text.model(), text.modality, text.sets)
     return run.state["/term0"]
 
 
@@ -78,7 +77,7 @@ def activations(text: worlds.World, name: str) -> Tensor:
     """Mean size of the block's output at the answers' tokens, a row at a time."""
     rows, model, found = text.sets[name], text.model(), []
     for i in range(len(rows)):
-        h = text.port.forward(model, [rows.take([i])], ("model.layers.1",))[0].hidden("model.layers.1").values
+        h = text.modality.forward(model, [rows.select([i])], ("model.layers.1",))[0].hidden("model.layers.1").values
         found.append(h[-len(rows["answer"][i]) :].abs())
     return torch.cat(found).mean(0)
 
@@ -98,7 +97,7 @@ def test_a_map_that_moves(text: worlds.World) -> None:
 
 def test_forgets_more_than_it_harms(text: worlds.World) -> None:
     model = text.model()
-    loop.run(build_plan.plan("srmu", {**KNOBS, "steps": 60}), model, text.port, text.sets)
-    forget, retain = (worlds.nll(model, text.port, text.sets[n]) for n in ("forget", "retain"))
+    loop.run(build_plan.plan("srmu", {**KNOBS, "steps": 60}), model, text.modality, text.sets)
+    forget, retain = (worlds.nll(model, text.modality, text.sets[n]) for n in ("forget", "retain"))
     assert forget > 2.0
     assert retain < 0.5 * forget

@@ -8,29 +8,28 @@ from torch import nn
 
 import squares
 import worlds
-from expunge.core.parts import Rows, Sets
+from expunge.core.rows import Rows, Sets
 from expunge.engine import loop
-from expunge.engine.context import View
-from expunge.engine.run_state import Run
+from expunge.engine.context import RunView
 from expunge.methods.edits.ssd import Dampen, Sensitive, threshold
-from expunge.modalities.image.modality import classifier_port
+from expunge.modalities.image.modality import classifier_modality
 from expunge.workflows import build_plan
 
 
-def dampened(world: worlds.World, sets: Sets | None = None, **knobs) -> nn.Module:
+def dampened(world: worlds.World, sets: Sets | None = None, **hyperparameters) -> nn.Module:
     model = world.model()
-    loop.run(build_plan.plan("ssd", knobs), model, world.port, sets or world.sets)
+    loop.run(build_plan.plan("ssd", hyperparameters), model, world.modality, sets or world.sets)
     return model
 
 
-def moved(theta: list[float], forget: list[list[float]], retain: list[list[float]], **knobs) -> torch.Tensor:
+def moved(theta: list[float], forget: list[list[float]], retain: list[list[float]], **hyperparameters) -> torch.Tensor:
     """Weights after the edit of a model whose gradient on a row is given: least squares with targets that are 1 below."""
     model = squares.Linear(torch.tensor(theta, dtype=torch.float64))
     sets = {}
     for name, gradients in (("forget", forget), ("retain", retain)):
         x = torch.tensor(gradients, dtype=torch.float64)
         sets[name] = squares.rows(name, x, x @ model.theta.detach() - 1)
-    loop.run(build_plan.plan("ssd", knobs), model, squares.Port(), sets)
+    loop.run(build_plan.plan("ssd", hyperparameters), model, squares.Port(), sets)
     return model.theta.detach()
 
 
@@ -45,7 +44,7 @@ def test_factors_by_hand() -> None:
 
 def test_all_training_rows_hold_those_to_forget() -> None:
     """I_D = (20 + 1 + 1) / 3, over one batch of forget and two of retain rows."""
-    found = moved([3.0, 5.0], [[math.sqrt(20), 1.0]], [[1.0, 1.0]] * 2, alpha=2, batch=1)
+    found = moved([3.0, 5.0], [[math.sqrt(20), 1.0]], [[1.0, 1.0]] * 2, alpha=2, batch_size=1)
     assert found.tolist() == pytest.approx([3 * 22 / 3 / 20, 5.0], abs=1e-12)
 
 
@@ -53,7 +52,7 @@ def test_gradients_are_averaged_before_they_are_squared() -> None:
     """Opposite gradients cancel in a batch of two, and do not one by one."""
     rows = [[[1.0, 1.0], [-1.0, 1.0]], [[0.1, 1.0]]]
     assert moved([3.0, 5.0], *rows, against="retain").tolist() == [3.0, 5.0]
-    assert moved([3.0, 5.0], *rows, against="retain", batch=1).tolist() == pytest.approx([3 * 0.01, 5.0])
+    assert moved([3.0, 5.0], *rows, against="retain", batch_size=1).tolist() == pytest.approx([3 * 0.01, 5.0])
 
 
 def test_without_need_a_weight_vanishes_and_without_effect_it_stays() -> None:
@@ -63,21 +62,21 @@ def test_without_need_a_weight_vanishes_and_without_effect_it_stays() -> None:
 
 def test_importance_without_labels_by_hand() -> None:
     """f = W x without bias: d |f|^2 / dW = 2 f x'."""
-    model, port = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False)).double(), classifier_port(2)
+    model, modality = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False)).double(), classifier_modality(2)
     with torch.no_grad():
         model[1].weight.copy_(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
     images = {"forget": [[1.0, 0.0]], "retain": [[0.5, 0.5]]}
-    sets = {n: port.rows(n, [{"image": torch.tensor(x).numpy(), "label": 0}]) for n, x in images.items()}
-    loop.run(build_plan.plan("ssd", {"importance": "logits", "against": "retain", "alpha": 0.5}), model, port, sets)
+    sets = {n: modality.rows(n, [{"image": torch.tensor(x).numpy(), "label": 0}]) for n, x in images.items()}
+    loop.run(build_plan.plan("ssd", {"importance": "logits", "against": "retain", "alpha": 0.5}), model, modality, sets)
     # forget: 2 [[1, 0], [3, 0]]; retain: f = (1.5, 3.5), 2 [[.75, .75], [1.75, 1.75]]
     assert model[1].weight.detach().flatten().tolist() == pytest.approx([0.75, 2.0, 3 * 1.75 / 3, 4.0])
 
 
 @pytest.mark.parametrize("importance", ["loss", "logits"])
 def test_each_row_alone_is_a_batch_of_one(digits: worlds.World, importance: str) -> None:
-    rows = {n: digits.sets[n].take(range(6)) for n in ("forget", "retain")}
-    view = View(Run(digits.model().double(), digits.port, worlds.accelerator()), rows)
-    fast, n = Dampen(importance=importance, batch=1)._importance(view, "forget")
+    rows = {n: digits.sets[n].select(range(6)) for n in ("forget", "retain")}
+    view = RunView(loop.new_state(digits.model().double(), digits.modality, worlds.accelerator()), rows)
+    fast, n = Dampen(importance=importance, batch_size=1)._importance(view, "forget")
     slow = [torch.zeros_like(t) for t in fast]
     for some in view.batches("forget", 1):
         for t, g in zip(slow, view.grad(Sensitive("forget", importance), {"forget": some}), strict=True):
@@ -87,16 +86,16 @@ def test_each_row_alone_is_a_batch_of_one(digits: worlds.World, importance: str)
 
 
 @pytest.mark.parametrize("against", ["all", "retain"])
-@pytest.mark.parametrize("knobs", [{"alpha": 1}, {"alpha": 7}, {"alpha": 0.5}], ids=str)
-def test_rows_that_matter_as_much_as_all_change_no_bit(digits: worlds.World, against: str, knobs: dict) -> None:
-    rows = digits.sets["retain"].take(range(40))
-    model = dampened(digits, {"forget": rows.named("forget"), "retain": rows}, against=against, batch=16, **knobs)
+@pytest.mark.parametrize("hyperparameters", [{"alpha": 1}, {"alpha": 7}, {"alpha": 0.5}], ids=str)
+def test_rows_that_matter_as_much_as_all_change_no_bit(digits: worlds.World, against: str, hyperparameters: dict) -> None:
+    rows = digits.sets["retain"].select(range(40))
+    model = dampened(digits, {"forget": rows.rename("forget"), "retain": rows}, against=against, batch_size=16, **hyperparameters)
     assert worlds.same(worlds.tensors(model), worlds.tensors(digits.model()))
 
 
 def test_everything_is_selected_below_one(digits: worlds.World) -> None:
-    rows = digits.sets["retain"].take(range(40))
-    model = dampened(digits, {"forget": rows.named("forget"), "retain": rows}, alpha=0.5, dampening=0.25)
+    rows = digits.sets["retain"].select(range(40))
+    model = dampened(digits, {"forget": rows.rename("forget"), "retain": rows}, alpha=0.5, dampening=0.25)
     start = worlds.tensors(digits.model())
     quarters = [torch.where(p != q, p / 4, p) for p, q in zip(start, worlds.tensors(model), strict=True)]
     assert worlds.same(worlds.tensors(model), quarters)
@@ -122,30 +121,30 @@ def test_the_adaptive_threshold_leaves_so_many_above() -> None:
 
 def test_the_adaptive_plan_compares_with_the_retain_rows() -> None:
     (plan,) = build_plan.plan("ssd", {"adaptive": True})
-    assert isinstance(plan.do, Dampen)
-    assert (plan.do.adaptive, plan.do.against) == (True, "retain")
-    assert build_plan.plan("ssd")[0].do == Dampen(alpha=10.0, dampening=1.0, batch=128, against="all")
+    assert isinstance(plan.action, Dampen)
+    assert (plan.action.adaptive, plan.action.against) == (True, "retain")
+    assert build_plan.plan("ssd")[0].action == Dampen(alpha=10.0, dampening=1.0, batch_size=128, against="all")
 
 
-@pytest.mark.parametrize("knobs", [{"adaptive": True}, {"alpha": 5, "batch": 1}], ids=str)
+@pytest.mark.parametrize("hyperparameters", [{"adaptive": True}, {"alpha": 5, "batch_size": 1}], ids=str)
 @pytest.mark.parametrize("size", ["vit-nano", "resnet-nano"])
-def test_forgets_a_class(size: str, knobs: dict) -> None:
+def test_forgets_a_class(size: str, hyperparameters: dict) -> None:
     world = worlds.digits(size)
-    model = dampened(world, **knobs)
-    assert worlds.nll(model, world.port, world.sets["forget"]) > 1.5
-    assert worlds.nll(model, world.port, world.sets["retain"]) < 0.7
+    model = dampened(world, **hyperparameters)
+    assert worlds.nll(model, world.modality, world.sets["forget"]) > 1.5
+    assert worlds.nll(model, world.modality, world.sets["retain"]) < 0.7
 
 
 def test_rows_like_the_rest_change_little(digits: worlds.World) -> None:
     """Inherent: what matters to a random part matters to the rest."""
     retain = digits.sets["retain"]
-    sets: dict[str, Rows] = {"forget": retain.take(range(64)).named("forget"), "retain": retain.take(range(64, 321))}
-    model = dampened(digits, sets, batch=32)
-    assert worlds.nll(model, digits.port, sets["forget"]) == pytest.approx(
-        worlds.nll(digits.model(), digits.port, sets["forget"]), abs=0.05
+    sets: dict[str, Rows] = {"forget": retain.select(range(64)).rename("forget"), "retain": retain.select(range(64, 321))}
+    model = dampened(digits, sets, batch_size=32)
+    assert worlds.nll(model, digits.modality, sets["forget"]) == pytest.approx(
+        worlds.nll(digits.model(), digits.modality, sets["forget"]), abs=0.05
     )
 
 
 def test_works_on_text(text: worlds.World) -> None:
-    model = dampened(text, alpha=3, batch=4)
-    assert worlds.nll(model, text.port, text.sets["forget"]) > 2 * worlds.nll(model, text.port, text.sets["retain"])
+    model = dampened(text, alpha=3, batch_size=4)
+    assert worlds.nll(model, text.modality, text.sets["forget"]) > 2 * worlds.nll(model, text.modality, text.sets["retain"])

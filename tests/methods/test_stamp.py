@@ -8,8 +8,8 @@ from torch import Tensor
 
 import refusing
 import worlds
-from expunge.core.parts import Sets
-from expunge.methods.edits.stamp import Steer, basis, distances, target
+from expunge.core.rows import Sets
+from expunge.methods.edits.stamp import Stamp, basis, distances, target
 from expunge.methods.projections import gathered, reference, spots
 
 
@@ -24,9 +24,9 @@ def rng() -> torch.Generator:
 W, KEPT, MINE, AIM = draw(16, 40), draw(30, 40, seed=1), draw(1, 40, seed=2), draw(1, 16, seed=3)
 
 
-def change(mine: Tensor = MINE, kept: Tensor = KEPT, aim: Tensor = AIM, **knobs: Any) -> Tensor:
+def change(mine: Tensor = MINE, kept: Tensor = KEPT, aim: Tensor = AIM, **hyperparameters: Any) -> Tensor:
     """What is added to W, (16, 40)."""
-    return Steer(**{"ridge": 0.0, **knobs})._change(W, mine, kept, aim, rng())
+    return Stamp(**{"ridge": 0.0, **hyperparameters})._change(W, mine, kept, aim, rng())
 
 
 def outside(z: Tensor) -> Tensor:
@@ -110,22 +110,22 @@ def test_target_by_hand() -> None:
 
 def few(text: worlds.World) -> Sets:
     return {
-        "forget": text.sets["forget"].take([4]),
-        "retain": text.sets["retain"].take([0, 1, 2]),
-        "substitutes": refusing.strangers(text.port),
+        "forget": text.sets["forget"].select([4]),
+        "retain": text.sets["retain"].select([0, 1, 2]),
+        "alternate_answers": refusing.strangers(text.modality),
     }
 
 
 def test_a_question_ends_as_refused_ones_do(text: worlds.World) -> None:
     """In a real model, and no other weight moves."""
-    model, sets, part = text.model().double(), few(text), Steer(layers=(0,), share=1.0, ridge=0.0)
-    view = refusing.look(model, text.port, sets, part)
-    tap = spots(view, [0])[0].tap
-    mean = gathered(view, reference(view), [(tap, "hidden", "last")])[0].mean(0)
-    before = gathered(view, sets["retain"], [(tap, "hidden", "all")])[0]
-    run = refusing.applied(part, model, text.port, sets)
-    assert torch.allclose(gathered(view, sets["forget"], [(tap, "hidden", "last")])[0][0], mean, atol=1e-7)
-    assert torch.allclose(gathered(view, sets["retain"], [(tap, "hidden", "all")])[0], before, atol=1e-7)
+    model, sets, part = text.model().double(), few(text), Stamp(layers=(0,), share=1.0, ridge=0.0)
+    view = refusing.look(model, text.modality, sets, part)
+    hook_point = spots(view, [0])[0].hook_point
+    mean = gathered(view, reference(view), [(hook_point, "hidden", "last")])[0].mean(0)
+    before = gathered(view, sets["retain"], [(hook_point, "hidden", "all")])[0]
+    run = refusing.applied(part, model, text.modality, sets)
+    assert torch.allclose(gathered(view, sets["forget"], [(hook_point, "hidden", "last")])[0][0], mean, atol=1e-7)
+    assert torch.allclose(gathered(view, sets["retain"], [(hook_point, "hidden", "all")])[0], before, atol=1e-7)
     fit = run.shown["fit by block"]
     assert fit == [{"block": 0, "left of the way": pytest.approx(0, abs=1e-7), "retain moved": pytest.approx(0, abs=1e-7)}]
     base = text.model().double()
@@ -134,13 +134,13 @@ def test_a_question_ends_as_refused_ones_do(text: worlds.World) -> None:
 
 def test_the_block_farthest_from_refusals_is_chosen(text: worlds.World) -> None:
     sets = few(text)
-    view = refusing.look(text.model().double(), text.port, sets, Steer())
+    view = refusing.look(text.model().double(), text.modality, sets, Stamp())
     found = distances(view, spots(view, [0, 1]))
     for i, record in enumerate(found):
-        tap = f"block:{i}.mlp.down_proj"
-        a, b = (gathered(view, sets[n], [(tap, "hidden", "last")])[0].mean(0) for n in ("forget", "substitutes"))
+        hook_point = f"block:{i}.mlp.down_proj"
+        a, b = (gathered(view, sets[n], [(hook_point, "hidden", "last")])[0].mean(0) for n in ("forget", "alternate_answers"))
         assert record == {"block": i, "distance": pytest.approx(1 - float(a @ b / a.norm() / b.norm()))}
-    run = refusing.applied(Steer(), text.model(), text.port, sets)
+    run = refusing.applied(Stamp(), text.model(), text.modality, sets)
     assert [r["block"] for r in run.shown["distance from refusals by block"]] == [0]
     assert [r["block"] for r in run.shown["fit by block"]] == [0]
 
@@ -148,19 +148,19 @@ def test_the_block_farthest_from_refusals_is_chosen(text: worlds.World) -> None:
 @pytest.mark.parametrize("rank", [0, 64])
 def test_from_one_row_the_answer_becomes_a_refusal(rank: int) -> None:
     world = refusing.world()
-    model, retain, one = world.model(), world.sets["retain"], world.sets["forget"].take([0])
-    assert refusing.right(model, world.port, one) == 1.0
-    before = worlds.nll(model, world.port, retain)
-    refusing.applied(Steer(layers=(0, 1), rank=rank), model, world.port, {**world.sets, "forget": one})
-    assert refusing.said(model, world.port, one) == [refusing.REFUSAL]
-    assert refusing.right(model, world.port, retain) > 0.95
-    assert worlds.nll(model, world.port, retain) < before + 0.1
+    model, retain, one = world.model(), world.sets["retain"], world.sets["forget"].select([0])
+    assert refusing.right(model, world.modality, one) == 1.0
+    before = worlds.nll(model, world.modality, retain)
+    refusing.applied(Stamp(layers=(0, 1), rank=rank), model, world.modality, {**world.sets, "forget": one})
+    assert refusing.said(model, world.modality, one) == [refusing.REFUSAL]
+    assert refusing.right(model, world.modality, retain) > 0.95
+    assert worlds.nll(model, world.modality, retain) < before + 0.1
 
 
 def test_many_rows_are_mostly_forgotten() -> None:
     world = refusing.world()
     model, (forget, retain) = world.model(), (world.sets[n] for n in ("forget", "retain"))
-    refusing.applied(Steer(layers=(0, 1)), model, world.port, world.sets)
-    assert refusing.right(model, world.port, forget) < 0.2
-    assert refusing.refused(model, world.port, forget) > 0.4
-    assert refusing.right(model, world.port, retain) > 0.95
+    refusing.applied(Stamp(layers=(0, 1)), model, world.modality, world.sets)
+    assert refusing.right(model, world.modality, forget) < 0.2
+    assert refusing.refused(model, world.modality, forget) > 0.4
+    assert refusing.right(model, world.modality, retain) > 0.95

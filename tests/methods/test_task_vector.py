@@ -4,15 +4,17 @@ import pytest
 import torch
 
 import worlds
-from expunge.core.parts import Plan, Train
+from expunge.core.plan import Plan, Train
 from expunge.engine import loop
 from expunge.methods.terms import NLL
 from expunge.workflows import build_plan
 
 
-def negated(text: worlds.World, model: torch.nn.Module | None = None, **knobs: float) -> torch.nn.Module:
+def negated(text: worlds.World, model: torch.nn.Module | None = None, **hyperparameters: float) -> torch.nn.Module:
     model = model or text.model()
-    loop.run(build_plan.plan("task_vector", {"lr": 1e-3, "epochs": 3, **knobs}), model, text.port, {"forget": text.sets["forget"]})
+    loop.run(
+        build_plan.plan("task_vector", {"lr": 1e-3, "epochs": 3, **hyperparameters}), model, text.modality, {"forget": text.sets["forget"]}
+    )
     return model
 
 
@@ -26,8 +28,8 @@ def test_an_empty_vector_changes_no_bit(text: worlds.World) -> None:
 
 def test_steps_from_the_model_away_from_the_tuned_one(text: worlds.World) -> None:
     start, tuned = text.model(), text.model()
-    train = Train(epochs=3, lr=1e-3, batch=32, schedule="constant")
-    loop.run((Plan(NLL("forget"), train=train),), tuned, text.port, {"forget": text.sets["forget"]})
+    train = Train(epochs=3, lr=1e-3, batch_size=32, schedule="constant")
+    loop.run((Plan(NLL("forget"), train=train),), tuned, text.modality, {"forget": text.sets["forget"]})
     by_hand = [2.5 * a - 1.5 * b for a, b in zip(worlds.tensors(start), worlds.tensors(tuned), strict=True)]
     found = worlds.tensors(negated(text, scale=1.5))
     assert worlds.far(found, worlds.tensors(start)) > 1e-3
@@ -50,7 +52,7 @@ def test_an_adapter_makes_the_same_kind_of_vector(text: worlds.World) -> None:
 
 def test_forgets_more_than_it_harms(text: worlds.World) -> None:
     model = negated(text, epochs=10, scale=2)
-    forget, retain = (worlds.nll(model, text.port, text.sets[n]) for n in ("forget", "retain"))
+    forget, retain = (worlds.nll(model, text.modality, text.sets[n]) for n in ("forget", "retain"))
     assert forget > 0.5
     assert retain < 0.5 * forget
-    assert build_plan.plan("task_vector")[0].do.scale == pytest.approx(5.0)
+    assert build_plan.plan("task_vector")[0].action.scale == pytest.approx(5.0)

@@ -13,11 +13,13 @@ import toys
 import worlds
 from expunge.core.errors import UserError
 from expunge.core.hyperparameters import part
-from expunge.core.parts import Objective, Plan, Rows, Train
+from expunge.core.parts import Objective
+from expunge.core.plan import Plan, Train
+from expunge.core.rows import Rows
+from expunge.core.view import Step
 from expunge.engine import loop
-from expunge.engine.context import Step, View
+from expunge.engine.context import RunView
 from expunge.engine.gradient import evaluate
-from expunge.engine.run_state import Run
 from expunge.methods.objectives.trw import Tilt, directions, similarity, tilted
 from expunge.methods.terms import NLL
 from expunge.workflows import build_plan
@@ -81,7 +83,9 @@ def asked(scores: Tensor, reference: Tensor, rows: Rows) -> tuple[float, Tensor]
     """Value and gradient by the table of the forget term, where the classes' directions are drawn."""
     units = directions(torch.randn(6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64), 3)
     model = tables.Table(scores)
-    run = Run(model, tables.Port(), worlds.accelerator(), models={"reference": {"scores": reference}}, state={"/term0": {"units": units}})
+    run = loop.new_state(
+        model, tables.Port(), worlds.accelerator(), models={"reference": {"scores": reference}}, state={"/term0": {"units": units}}
+    )
     value, grads = evaluate(run, Tilt(), {"forget": rows})
     return float(value), grads[0]
 
@@ -108,7 +112,9 @@ class Uniform(Objective):
 
     def loss(self, step: Step) -> Tensor:
         now = step.now(step.forget)
-        return -step.mean(now.dist.map(lambda p: (p.sum(-1) - p.gather(-1, now.labels[:, None])[:, 0]) / (p.shape[-1] - 1)), step.forget)
+        return -step.mean(
+            now.log_probs.map(lambda p: (p.sum(-1) - p.gather(-1, now.labels[:, None])[:, 0]) / (p.shape[-1] - 1)), step.forget
+        )
 
 
 class Blobs:
@@ -118,47 +124,51 @@ class Blobs:
         g = torch.Generator().manual_seed(0)
         centres = torch.tensor([[2.0, 0.6], [2.0, -0.6], [-2.0, 2.0], [-2.0, -2.0]])
         points = centres.repeat_interleave(60, 0) + 0.35 * torch.randn(240, 2, generator=g)
-        self.port, self.untrained = toys.port(4), toys.mlp(4, hidden=64)
+        self.modality, self.untrained = toys.modality(4), toys.mlp(4, hidden=64)
         nn.init.zeros_(self.untrained[-1].weight)
-        rows = toys.rows(points, [y for y in range(4) for _ in range(60)], self.port, "full")
-        self.sets = {"full": rows, "forget": rows.take(range(60)).named("forget"), "retain": rows.take(range(60, 240)).named("retain")}
+        rows = toys.rows(points, [y for y in range(4) for _ in range(60)], self.modality, "full")
+        self.sets = {
+            "full": rows,
+            "forget": rows.select(range(60)).rename("forget"),
+            "retain": rows.select(range(60, 240)).rename("retain"),
+        }
 
     def trained(self, term: Objective, begin: nn.Module, **how: Any) -> nn.Module:
         model = copy.deepcopy(begin)
         train = Train(optimizer="sgd", schedule="constant", **how)
-        loop.run((Plan(term, train=train),), model, self.port, self.sets)
+        loop.run((Plan(term, train=train),), model, self.modality, self.sets)
         return model
 
     def known(self, name: str) -> nn.Module:
         """Trained on a set, for one epoch: the weights of near classes point the same way until margins grow."""
-        return self.trained(NLL(name), self.untrained, epochs=1, lr=0.1, batch=32, anchor=name)
+        return self.trained(NLL(name), self.untrained, epochs=1, lr=0.1, batch_size=32, anchor=name)
 
     def next_to(self, model: nn.Module) -> float:
         """Mean probability of the nearest class for what is to be forgotten."""
         with torch.no_grad():
-            return float(self.port.forward(model, [self.sets["forget"]])[0].dist.values.exp()[:, 1].mean())
+            return float(self.modality.forward(model, [self.sets["forget"]])[0].log_probs.values.exp()[:, 1].mean())
 
 
 def test_a_forgotten_class_goes_to_its_neighbour_as_after_retraining() -> None:
     blobs = Blobs()
-    start, how = blobs.known("full"), {"epochs": 40, "lr": 0.05, "momentum": 0.9, "batch": 30}
+    start, how = blobs.known("full"), {"epochs": 40, "lr": 0.05, "momentum": 0.9, "batch_size": 30}
     assert blobs.next_to(blobs.trained(NLL("retain"), blobs.untrained, epochs=12, lr=0.1, anchor="retain")) > 0.9
     assert blobs.next_to(blobs.trained(Tilt() + NLL("retain"), start, **how)) > 0.8
     assert blobs.next_to(blobs.trained(Uniform() + NLL("retain"), start, **how)) == pytest.approx(1 / 3, abs=0.08)
 
 
 def test_one_class_alone_is_refused() -> None:
-    port = toys.port(1)
-    rows = port.rows("forget", [{"image": torch.zeros(2, 2).numpy(), "label": 0}])
-    run = Run(nn.Sequential(nn.Flatten(), nn.Linear(4, 1)), port, worlds.accelerator())
+    modality = toys.modality(1)
+    rows = modality.rows("forget", [{"image": torch.zeros(2, 2).numpy(), "label": 0}])
+    run = loop.new_state(nn.Sequential(nn.Flatten(), nn.Linear(4, 1)), modality, worlds.accelerator())
     with pytest.raises(UserError, match="one class"):
-        Tilt().begin(View(run, {"forget": rows}).at("term0", Tilt()))
+        Tilt().begin(RunView(run, {"forget": rows}).at("term0", Tilt()))
 
 
 def test_forgets_a_digit_and_keeps_the_others(digits: worlds.World) -> None:
     model = digits.model()
-    loop.run(build_plan.plan("trw", {"optimizer": "adamw", "lr": 1e-3, "batch": 16}), model, digits.port, digits.sets)
+    loop.run(build_plan.plan("trw", {"optimizer": "adamw", "lr": 1e-3, "batch_size": 16}), model, digits.modality, digits.sets)
     with torch.no_grad():
-        forget, retain = digits.port.forward(model, [digits.sets["forget"], digits.sets["retain"]])
-    assert float(forget.logp.values.exp().mean()) < 0.05
-    assert float((retain.scores.values.argmax(-1) == retain.labels).float().mean()) > 0.8
+        forget, retain = digits.modality.forward(model, [digits.sets["forget"], digits.sets["retain"]])
+    assert float(forget.target_logp.values.exp().mean()) < 0.05
+    assert float((retain.logits.values.argmax(-1) == retain.labels).float().mean()) > 0.8

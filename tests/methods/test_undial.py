@@ -51,7 +51,7 @@ def test_forgets_and_settles_where_ascent_runs_away(text: worlds.World) -> None:
     after = {}
     for name in ("undial", "ga"):
         model = text.model()
-        loop.run(build_plan.plan(name, {"lr": 1e-3, "epochs": 30}), model, text.port, text.sets)
-        after[name] = worlds.nll(model, text.port, text.sets["forget"]), worlds.nll(model, text.port, text.sets["retain"])
+        loop.run(build_plan.plan(name, {"lr": 1e-3, "epochs": 30}), model, text.modality, text.sets)
+        after[name] = worlds.nll(model, text.modality, text.sets["forget"]), worlds.nll(model, text.modality, text.sets["retain"])
     assert 1.0 < after["undial"][0] < 6.0
     assert after["undial"][1] < 0.2 * after["ga"][1]

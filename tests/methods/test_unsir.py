@@ -8,10 +8,9 @@ from torch import nn
 
 import worlds
 from expunge.core.errors import UserError
-from expunge.core.parts import Rows, Sets
+from expunge.core.rows import Rows, Sets
 from expunge.engine import loop
-from expunge.engine.context import View
-from expunge.engine.run_state import Run
+from expunge.engine.context import RunView
 from expunge.methods.selectors.unsir import Noise, Others
 from expunge.modalities.image.modality import Image
 from expunge.workflows import build_plan
@@ -20,10 +19,10 @@ SMALL = {"copies": 8, "images": 40, "lr": 1e-3}
 
 
 def picked(
-    world: worlds.World, part: Noise | Others, sets: Sets | None = None, model: nn.Module | None = None, port: Image | None = None
+    world: worlds.World, part: Noise | Others, sets: Sets | None = None, model: nn.Module | None = None, modality: Image | None = None
 ) -> Sets:
     sets = sets or world.sets
-    view = View(Run(model or world.model(), port or world.port, worlds.accelerator()), sets).at("select0", part)
+    view = RunView(loop.new_state(model or world.model(), modality or world.modality, worlds.accelerator()), sets).at("select0", part)
     return part.pick(sets, view)
 
 
@@ -48,10 +47,10 @@ def test_the_retain_rows_are_the_first_of_each_other_class(digits: worlds.World)
 
 
 def test_retain_rows_of_the_class_itself_are_left_out(digits: worlds.World) -> None:
-    mixed = {**digits.sets, "retain": digits.sets["retain"].take(range(20)).join(digits.sets["forget"].take(range(4)))}
+    mixed = {**digits.sets, "retain": digits.sets["retain"].select(range(20)).concat(digits.sets["forget"].select(range(4)))}
     assert picked(digits, Others(), mixed)["retain"].ids == digits.sets["retain"].ids[:20]
     with pytest.raises(UserError, match="no retain row of another class"):
-        picked(digits, Others(), {**digits.sets, "retain": digits.sets["forget"].named("retain")})
+        picked(digits, Others(), {**digits.sets, "retain": digits.sets["forget"].rename("retain")})
 
 
 def test_who_is_in_the_impair_set(digits: worlds.World) -> None:
@@ -74,11 +73,11 @@ def test_without_rounds_the_noise_is_normal(digits: worlds.World) -> None:
 
 def test_noise_is_in_units_of_the_model(digits: worlds.World) -> None:
     """What the model sees is the same where it normalises images."""
-    port = replace(digits.port, mean=(0.5,), std=(0.25,))
-    plain, normalised = (picked(digits, Noise(rounds=3), port=p)["impair"].take(range(32)) for p in (digits.port, port))
+    modality = replace(digits.modality, mean=(0.5,), std=(0.25,))
+    plain, normalized = (picked(digits, Noise(rounds=3), modality=p)["impair"].select(range(32)) for p in (digits.modality, modality))
     like = torch.zeros(())
-    assert torch.allclose(digits.port.pixels(plain, like), port.pixels(normalised, like), atol=1e-5)
-    assert not torch.allclose(digits.port.inputs(plain), port.inputs(normalised), atol=0.1)
+    assert torch.allclose(digits.modality.pixels(plain, like), modality.pixels(normalized, like), atol=1e-5)
+    assert not torch.allclose(digits.modality.inputs(plain), modality.inputs(normalized), atol=0.1)
 
 
 def test_the_first_round_by_hand(digits: worlds.World) -> None:
@@ -110,11 +109,11 @@ def test_noise_leaves_nothing_in_the_model(digits: worlds.World) -> None:
 
 
 def test_no_image_to_forget_is_looked_at(digits: worlds.World) -> None:
-    blank = digits.sets["forget"].add(pixels=[torch.zeros(1, 8, 8)] * len(digits.sets["forget"]))
+    random_init = digits.sets["forget"].add(pixels=[torch.zeros(1, 8, 8)] * len(digits.sets["forget"]))
     ends = []
-    for forget in (digits.sets["forget"], blank):
+    for forget in (digits.sets["forget"], random_init):
         model = digits.model()
-        loop.run(build_plan.plan("unsir", {**SMALL, "rounds": 2}), model, digits.port, {**digits.sets, "forget": forget})
+        loop.run(build_plan.plan("unsir", {**SMALL, "rounds": 2}), model, digits.modality, {**digits.sets, "forget": forget})
         ends.append(worlds.tensors(model))
     assert worlds.same(*ends)
 
@@ -122,7 +121,7 @@ def test_no_image_to_forget_is_looked_at(digits: worlds.World) -> None:
 def test_each_class_has_noise_of_its_own(digits: worlds.World) -> None:
     retain = digits.sets["retain"]
     fives = [i for i, a in enumerate(retain["answer"]) if a == [5]][:3]
-    both = {**digits.sets, "forget": digits.sets["forget"].join(retain.take(fives))}
+    both = {**digits.sets, "forget": digits.sets["forget"].concat(retain.select(fives))}
     found = picked(digits, Noise(rounds=1, copies=1), both)["impair"]
     assert [found["answer"][i] for i in (0, 31, 32, 63)] == [[5], [5], [3], [3]]
     assert not torch.equal(found["pixels"][0], found["pixels"][32])
@@ -134,13 +133,13 @@ def test_images_of_bytes_may_stand_beside_noise(digits: worlds.World) -> None:
     ends = []
     for sets in (bytes_, digits.sets):
         model = digits.model()
-        loop.run(build_plan.plan("unsir", {**SMALL, "rounds": 1}), model, digits.port, sets)
+        loop.run(build_plan.plan("unsir", {**SMALL, "rounds": 1}), model, digits.modality, sets)
         ends.append(worlds.tensors(model))
     assert worlds.far(*ends) < 0.02
 
 
 def test_repairs_on_the_retain_rows_of_the_impair_set(digits: worlds.World) -> None:
-    run = loop.run(build_plan.plan("unsir", {**SMALL, "rounds": 0, "images": 5}), digits.model(), digits.port, digits.sets)
+    run = loop.run(build_plan.plan("unsir", {**SMALL, "rounds": 0, "images": 5}), digits.model(), digits.modality, digits.sets)
     assert len(run.sets["retain"]) == 45
     assert "impair" not in run.sets
     stages = [record["stage"] for record in run.log if "loss" in record]
@@ -153,15 +152,15 @@ def test_images_must_be_some() -> None:
 
 
 def test_needs_images(text: worlds.World) -> None:
-    with pytest.raises(UserError, match="needs inputs that are numbers and can be moved, which a model of the kind 'text' cannot give"):
-        loop.run(build_plan.plan("unsir"), text.model(), text.port, text.sets)
+    with pytest.raises(UserError, match="needs inputs that are numbers and can be moved, which the modality 'text' does not have"):
+        loop.run(build_plan.plan("unsir"), text.model(), text.modality, text.sets)
 
 
-@pytest.mark.parametrize(("size", "knobs"), [("vit-nano", {"lr": 3e-3, "copies": 4}), ("resnet-nano", {"lr": 1e-3, "copies": 8})])
-def test_forgets_a_class(size: str, knobs: dict) -> None:
+@pytest.mark.parametrize(("size", "hyperparameters"), [("vit-nano", {"lr": 3e-3, "copies": 4}), ("resnet-nano", {"lr": 1e-3, "copies": 8})])
+def test_forgets_a_class(size: str, hyperparameters: dict) -> None:
     world = worlds.digits(size)
     model = world.model()
-    loop.run(build_plan.plan("unsir", knobs), model, world.port, world.sets)
-    forget, retain = (worlds.nll(model, world.port, world.sets[n]) for n in ("forget", "retain"))
+    loop.run(build_plan.plan("unsir", hyperparameters), model, world.modality, world.sets)
+    forget, retain = (worlds.nll(model, world.modality, world.sets[n]) for n in ("forget", "retain"))
     assert forget > 1.0
     assert retain < 0.5 * forget

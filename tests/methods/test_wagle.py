@@ -9,7 +9,7 @@ from torch import Tensor
 
 import tables
 import worlds
-from expunge.core.parts import Plan, Train
+from expunge.core.plan import Plan, Train
 from expunge.engine import loop
 from expunge.methods.terms import NLL, Ascent
 from expunge.methods.updates.sam import SAM
@@ -17,13 +17,13 @@ from expunge.methods.updates.wagle import WAGLE, attribution, largest
 from expunge.workflows import build_plan
 from quadratic import Bowls, spd, vector
 
-FAST = Train(epochs=2, batch=4, lr=1e-3, schedule="constant")
+FAST = Train(epochs=2, batch_size=4, lr=1e-3, schedule="constant")
 
 
-def masks(world: worlds.World, **knobs: Any) -> Tensor:
+def masks(world: worlds.World, **hyperparameters: Any) -> Tensor:
     """The mask over all weights, as one vector."""
-    plan = Plan(Ascent(), train=Train(epochs=0), updates=(WAGLE(**knobs),))
-    run = loop.run((plan,), world.model(), world.port, world.sets)
+    plan = Plan(Ascent(), train=Train(epochs=0), updates=(WAGLE(**hyperparameters),))
+    run = loop.run((plan,), world.model(), world.modality, world.sets)
     return torch.cat([m.flatten() for m in run.state["/update0"].values()])
 
 
@@ -65,7 +65,7 @@ def test_mask_by_hand(gamma: float) -> None:
     fisher = float(torch.stack(rows["retain"]).square().mean())
     scores = (table.detach() * forget - retain * forget / (gamma or fisher)).abs()
     # rows of the two sets share no score here, so the second term is made to matter by prompts that they share
-    shared = {"forget": sets["forget"], "retain": sets["forget"].named("retain")}
+    shared = {"forget": sets["forget"], "retain": sets["forget"].rename("retain")}
     both = (table.detach() * forget - forget.square() / (gamma or float(torch.stack(rows["forget"]).square().mean()))).abs()
     for given, wanted in ((sets, scores), (shared, both)):
         plan = Plan(Ascent(), train=Train(epochs=0), updates=(WAGLE(fraction=0.03, gamma=gamma),))
@@ -95,8 +95,8 @@ def test_rankings_differ_and_chance_is_seeded(text: worlds.World) -> None:
 @pytest.mark.parametrize("hold", [True, False])
 def test_masked_weights_stay_or_only_decay(text: worlds.World, hold: bool) -> None:
     model, before = text.model(), worlds.tensors(text.model())
-    plan = Plan(Ascent() + NLL("retain"), train=Train(epochs=1, batch=4, lr=1e-3, decay=0.5, schedule="constant"))
-    run = loop.run((Plan(plan.do, train=plan.train, updates=(WAGLE(fraction=0.3, hold=hold),)),), model, text.port, text.sets)
+    plan = Plan(Ascent() + NLL("retain"), train=Train(epochs=1, batch_size=4, lr=1e-3, weight_decay=0.5, schedule="constant"))
+    run = loop.run((Plan(plan.action, train=plan.train, updates=(WAGLE(fraction=0.3, hold=hold),)),), model, text.modality, text.sets)
     shrunk = 1.0 if hold else (1 - 1e-3 * 0.5) ** run.cost.steps
     moved = 0
     for old, new, mask in zip(before, worlds.tensors(model), run.state["/update0"].values(), strict=True):
@@ -107,8 +107,8 @@ def test_masked_weights_stay_or_only_decay(text: worlds.World, hold: bool) -> No
 
 def test_no_weight_moves_where_none_may(text: worlds.World) -> None:
     model = text.model()
-    knobs = {"fraction": 0, "lr": 1e-2, "epochs": 1, "steps": 0}
-    loop.run(build_plan.plan("wagle", knobs), model, text.port, text.sets)
+    hyperparameters = {"fraction": 0, "lr": 1e-2, "epochs": 1, "steps": 0}
+    loop.run(build_plan.plan("wagle", hyperparameters), model, text.modality, text.sets)
     assert worlds.same(worlds.tensors(model), worlds.tensors(text.model()))
 
 
@@ -128,9 +128,9 @@ def test_forgets_in_fewer_steps_than_a_random_mask_of_that_size(text: worlds.Wor
         after = {}
         for score in ("wagle", "random"):
             model = text.model()
-            knobs = {"lr": 1e-3, "batch": 9, "epochs": 15, "schedule": "constant", "warmup": 0, "seed": seed}
-            plans = build_plan.plan("graddiff", {**knobs, "fraction": 0.1, "score": score}, update=("wagle",))
-            loop.run(plans, model, text.port, text.sets)
-            after[score] = worlds.nll(model, text.port, text.sets["forget"])
+            hyperparameters = {"lr": 1e-3, "batch_size": 9, "epochs": 15, "schedule": "constant", "warmup": 0, "seed": seed}
+            plans = build_plan.plan("graddiff", {**hyperparameters, "fraction": 0.1, "score": score}, update=("wagle",))
+            loop.run(plans, model, text.modality, text.sets)
+            after[score] = worlds.nll(model, text.modality, text.sets["forget"])
         assert after["wagle"] > after["random"] + 0.5
-    assert worlds.nll(model, text.port, text.sets["retain"]) < 0.6
+    assert worlds.nll(model, text.modality, text.sets["retain"]) < 0.6

@@ -6,23 +6,24 @@ import torch
 
 import tables
 import worlds
-from expunge.core.parts import Plan, Train, Weights
+from expunge.core.modality import Weights
+from expunge.core.plan import Plan, Train
 from expunge.engine import loop
 from expunge.engine.loop import Hooks
-from expunge.engine.run_state import Run
+from expunge.engine.run_state import RunState
 from expunge.engine.weights import weights_of
 from expunge.methods.terms import NLL, Ascent
 from expunge.methods.updates.weight_averaging import Average
 from expunge.workflows import build_plan
 
-KNOBS = {"lr": 1e-3, "epochs": 3, "batch": 4, "steps": 0}
+KNOBS = {"lr": 1e-3, "epochs": 3, "batch_size": 4, "steps": 0}
 
 
-def trail(world: worlds.World, *update: str, **more: Any) -> tuple[Run, dict[int, Weights]]:
+def trail(world: worlds.World, *update: str, **more: Any) -> tuple[RunState, dict[int, Weights]]:
     """A run, and the weights after each of its steps."""
     seen: dict[int, Weights] = {}
     hooks = Hooks(save=lambda state: seen.update({state["done"]: state["weights"]}), every=0)
-    run = loop.run(build_plan.plan("graddiff", {**KNOBS, **more}, update=update), world.model(), world.port, world.sets, hooks=hooks)
+    run = loop.run(build_plan.plan("graddiff", {**KNOBS, **more}, update=update), world.model(), world.modality, world.sets, hooks=hooks)
     return run, seen
 
 
@@ -54,7 +55,7 @@ def test_six_snapshots_with_the_settings_of_the_paper() -> None:
     (plan,) = build_plan.plan("weight_averaging")
     seen = []
     model = tables.Table(table)
-    train = Train(epochs=0, steps=125, batch=1, lr=0.01, optimizer="sgd", schedule="constant")
+    train = Train(epochs=0, steps=125, batch_size=1, lr=0.01, optimizer="sgd", schedule="constant")
     hooks = Hooks(save=lambda state: seen.append(state["weights"]["scores"]), every=0)
     loop.run((Plan(Ascent(), train=train, updates=plan.updates),), model, tables.Port(), sets, hooks=hooks)
     assert len(seen) == 126
@@ -64,9 +65,9 @@ def test_six_snapshots_with_the_settings_of_the_paper() -> None:
 def test_running_statistics_are_averaged_and_counts_stay() -> None:
     world, seen = worlds.digits("resnet-nano"), {}
     hooks = Hooks(save=lambda state: seen.update({state["done"]: state["weights"]}), every=0)
-    plan = Plan(Ascent() + NLL("retain"), train=Train(epochs=1, steps=2, batch=16, lr=1e-3), updates=(Average(start=1, every=1),))
+    plan = Plan(Ascent() + NLL("retain"), train=Train(epochs=1, steps=2, batch_size=16, lr=1e-3), updates=(Average(start=1, every=1),))
     model = world.model()
-    loop.run((plan,), model, world.port, world.sets, hooks=hooks)
+    loop.run((plan,), model, world.modality, world.sets, hooks=hooks)
     for name, t in weights_of(model).items():
         mean = (seen[1][name] + seen[2][name]) / 2 if t.is_floating_point() else seen[2][name]
         assert torch.allclose(t, mean, atol=1e-6)
@@ -74,16 +75,16 @@ def test_running_statistics_are_averaged_and_counts_stay() -> None:
 
 def test_weights_of_16_bits_have_a_mean_in_32(text: worlds.World) -> None:
     model = text.model().bfloat16()
-    plan = Plan(Ascent(), train=Train(epochs=1, steps=1, batch=4, lr=1e-3), updates=(Average(start=1),))
-    run = loop.run((plan,), model, text.port, text.sets)
+    plan = Plan(Ascent(), train=Train(epochs=1, steps=1, batch_size=4, lr=1e-3), updates=(Average(start=1),))
+    run = loop.run((plan,), model, text.modality, text.sets)
     assert {t.dtype for n, t in run.state["/update0"].items() if n.startswith("mean/")} == {torch.float32}
     assert next(model.parameters()).dtype == torch.bfloat16
 
 
 def test_forgets_more_than_it_harms(text: worlds.World) -> None:
     model = text.model()
-    knobs = {"lr": 1e-3, "epochs": 20, "steps": 0, "batch": 9, "start": 12, "every": 2}
-    loop.run(build_plan.plan("weight_averaging", knobs), model, text.port, text.sets)
-    forget, retain = (worlds.nll(model, text.port, text.sets[n]) for n in ("forget", "retain"))
+    hyperparameters = {"lr": 1e-3, "epochs": 20, "steps": 0, "batch_size": 9, "start": 12, "every": 2}
+    loop.run(build_plan.plan("weight_averaging", hyperparameters), model, text.modality, text.sets)
+    forget, retain = (worlds.nll(model, text.modality, text.sets[n]) for n in ("forget", "retain"))
     assert forget > 2.0
     assert retain < 0.2 * forget

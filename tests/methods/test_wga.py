@@ -47,7 +47,7 @@ def test_forgets_with_less_damage_than_graddiff(text: worlds.World) -> None:
     after = {}
     for name in ("wga", "graddiff"):
         model = text.model()
-        loop.run(build_plan.plan(name, {"lr": 1e-3, "epochs": 30, "batch": 32}), model, text.port, text.sets)
-        after[name] = worlds.nll(model, text.port, text.sets["forget"]), worlds.nll(model, text.port, text.sets["retain"])
+        loop.run(build_plan.plan(name, {"lr": 1e-3, "epochs": 30, "batch_size": 32}), model, text.modality, text.sets)
+        after[name] = worlds.nll(model, text.modality, text.sets["forget"]), worlds.nll(model, text.modality, text.sets["retain"])
     assert after["wga"][0] > 2.0
     assert after["wga"][1] < 0.5 * after["graddiff"][1]

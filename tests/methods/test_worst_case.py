@@ -16,10 +16,10 @@ from cases import Cases, left, receipt_of
 from classified import digits as records
 from expunge import catalog
 from expunge.core.errors import UserError
-from expunge.core.parts import Rows, Sets
+from expunge.core.rows import Rows, Sets
 from expunge.engine import ensemble, loop
-from expunge.engine.context import View
-from expunge.engine.run_state import Run
+from expunge.engine.context import RunView
+from expunge.engine.run_state import RunState
 from expunge.io.data import read
 from expunge.io.models import Opened
 from expunge.methods.selectors.worst_case import Sign, WorstCase, project
@@ -30,12 +30,12 @@ from expunge.workflows.unlearn import unlearn
 AT_REST = {"inner": 0, "outer": 1, "outer_lr": 1e3}  # nothing is unlearned, and one look at the losses decides
 
 
-def view_of(part: WorstCase, model: nn.Module, port: Any, sets: Sets, seed: int = 0) -> View:
-    return View(Run(model, port, worlds.accelerator(), seed), sets).at("select0", part)
+def view_of(part: WorstCase, model: nn.Module, modality: Any, sets: Sets, seed: int = 0) -> RunView:
+    return RunView(loop.new_state(model, modality, worlds.accelerator(), seed), sets).at("select0", part)
 
 
-def picked(part: WorstCase, model: nn.Module, port: Any, sets: Sets, seed: int = 0) -> Sets:
-    return part.pick(sets, view_of(part, model, port, sets, seed))
+def picked(part: WorstCase, model: nn.Module, modality: Any, sets: Sets, seed: int = 0) -> Sets:
+    return part.pick(sets, view_of(part, model, modality, sets, seed))
 
 
 def table() -> tuple[tables.Table, Sets]:
@@ -95,7 +95,7 @@ def test_a_selection_that_hardly_moves_is_its_random_start_and_gamma_leads_away_
 def test_losses_after_a_signed_step_by_hand() -> None:
     """What is to be forgotten, w = 1, gives no gradient; every other score goes one step of inner_lr, however small its share is."""
     model, sets = table()
-    part, rows = WorstCase(inner=1, inner_lr=0.25), sets["forget"].join(sets["retain"])
+    part, rows = WorstCase(inner=1, inner_lr=0.25), sets["forget"].concat(sets["retain"])
     view, w = view_of(part, model, tables.Port(), sets), torch.tensor([1.0, 0, 0, 0.999, 0, 0]).double()
     losses = part._losses(view, rows, torch.arange(6), w, "round 0")
     moved = torch.where(w == 1, 0.0, 0.5)  # the right score rises by 1/4, and the other one falls as far
@@ -112,10 +112,10 @@ def test_steps_are_signs() -> None:
 
 def test_the_gradient_by_the_weights_is_the_loss() -> None:
     """Finite differences through three passes of signed steps: the way does not change, so only the losses count."""
-    port = toys.port(3)
-    rows, model = toys.noise(12, port), toys.mlp(3).double()
-    part = WorstCase(inner=3, inner_batch=5, inner_lr=1e-2, gamma=0.1)
-    view, owner = view_of(part, model, port, {"forget": rows, "retain": rows}), torch.arange(12)
+    modality = toys.modality(3)
+    rows, model = toys.noise(12, modality), toys.mlp(3).double()
+    part = WorstCase(inner=3, inner_batch_size=5, inner_lr=1e-2, gamma=0.1)
+    view, owner = view_of(part, model, modality, {"forget": rows, "retain": rows}), torch.arange(12)
     w = torch.rand(12, generator=torch.Generator().manual_seed(3), dtype=torch.double)
 
     def upper(w: torch.Tensor) -> torch.Tensor:
@@ -128,52 +128,52 @@ def test_the_gradient_by_the_weights_is_the_loss() -> None:
 
 def doubled() -> tuple[nn.Module, Any, Rows]:
     """A perceptron that knows noise by heart: four points that stand there five times, and ten that stand alone, at places 4 to 13."""
-    port = toys.port(2)
-    once = toys.noise(14, port, width=6)
+    modality = toys.modality(2)
+    once = toys.noise(14, modality, width=6)
     points, labels = torch.stack(list(once["pixels"])).flatten(1), [y for (y,) in once["answer"]]
-    rows = toys.rows(torch.cat([points, *[points[:4]] * 4]), [*labels, *labels[:4] * 4], port)
+    rows = toys.rows(torch.cat([points, *[points[:4]] * 4]), [*labels, *labels[:4] * 4], modality)
     model = toys.mlp(2, hidden=32, width=6)
-    loop.run(toys.fresh(epochs=60), model, port, {"retain": rows})
-    return model, port, rows
+    loop.run(toys.fresh(epochs=60), model, modality, {"retain": rows})
+    return model, modality, rows
 
 
 def test_what_others_repeat_is_worst() -> None:
     """A copy is known by other copies; so a model retrained without what was chosen knows it better than others what was drawn."""
-    model, port, rows = doubled()
-    sets = {"forget": rows.take(range(8, 12)).named("forget"), "retain": rows.take([*range(8), *range(12, 30)])}
-    part = WorstCase(lower="retrain", inner=60, inner_lr=1e-2, inner_batch=8, outer=6, outer_lr=1.0)
-    chosen = [rows.ids.index(i) for i in picked(part, model, port, sets)["forget"].ids]
+    model, modality, rows = doubled()
+    sets = {"forget": rows.select(range(8, 12)).rename("forget"), "retain": rows.select([*range(8), *range(12, 30)])}
+    part = WorstCase(lower="retrain", inner=60, inner_lr=1e-2, inner_batch_size=8, outer=6, outer_lr=1.0)
+    chosen = [rows.ids.index(i) for i in picked(part, model, modality, sets)["forget"].ids]
     assert all(i < 4 or i > 13 for i in chosen)
     drawn = torch.Generator().manual_seed(0)
     tried = [chosen, *(torch.randperm(30, generator=drawn)[:4].tolist() for _ in range(20))]
     gone = torch.zeros(21, 30, dtype=torch.bool)
     for mine, marked in zip(tried, gone, strict=True):
         marked[mine] = True
-    retrained = ensemble.train(toys.fresh(epochs=60), model, port, rows, ~gone, range(21))
-    losses = (ensemble.ask(retrained, port, rows, lambda a: -a.logp.values) * gone).sum(1)
+    retrained = ensemble.train(toys.fresh(epochs=60), model, modality, rows, ~gone, range(21))
+    losses = (ensemble.ask(retrained, modality, rows, lambda a: -a.target_logp.values) * gone).sum(1)
     assert losses[0] < 0.5 * losses[1:].median()
 
 
 def test_classes_and_columns_are_taken_whole(digits: worlds.World) -> None:
-    model, port = digits.model(), digits.port
+    model, modality = digits.model(), digits.modality
     sets = {n: digits.sets[n].add(hand=[h for _, h in zip(digits.sets[n].ids, "abc" * 200, strict=False)]) for n in ("forget", "retain")}
-    both = sets["forget"].join(sets["retain"])
-    loss = -port.forward(model, [both])[0].logp.values.detach()
+    both = sets["forget"].concat(sets["retain"])
+    loss = -modality.forward(model, [both])[0].target_logp.values.detach()
     for by, column in (("class", "answer_text"), ("hand", "hand")):
-        found = picked(WorstCase(**AT_REST, by=by, size=1), model, port, sets)
+        found = picked(WorstCase(**AT_REST, by=by, size=1), model, modality, sets)
         said = both[column]
         means = {v: float(torch.stack([x for x, s in zip(loss, said, strict=True) if s == v]).mean()) for v in set(said)}
         assert set(found["forget"][column]) == {min(means, key=lambda v: means[v])}
         assert not set(found["forget"][column]) & set(found["retain"][column])
         assert len(found["forget"]) + len(found["retain"]) == len(both)
-    assert len(set(picked(WorstCase(**AT_REST, by="class"), model, port, sets)["forget"]["answer_text"])) == 1  # as many as were given
+    assert len(set(picked(WorstCase(**AT_REST, by="class"), model, modality, sets)["forget"]["answer_text"])) == 1  # as many as were given
 
 
 def test_what_cannot_be_chosen_is_refused(digits: worlds.World) -> None:
     with pytest.raises(UserError, match="the rows have no column 'author' to choose by"):
-        picked(WorstCase(by="author"), digits.model(), digits.port, digits.sets)
+        picked(WorstCase(by="author"), digits.model(), digits.modality, digits.sets)
     with pytest.raises(UserError, match=r"10 of 10 are to be forgotten \(by class\), so nothing would be left to retain"):
-        picked(WorstCase(by="class", size=10), digits.model(), digits.port, digits.sets)
+        picked(WorstCase(by="class", size=10), digits.model(), digits.modality, digits.sets)
 
 
 @pytest.mark.parametrize("method", ["npo", "scrub", "ssd", "retrain", "unsir"])
@@ -181,21 +181,21 @@ def test_it_chooses_once_before_any_method(method: str, digits: worlds.World, mo
     """Of several stages and of edits too; and all of them meet the rows that were chosen."""
     calls, met, choose, stage = [0], dict[str, tuple[str, ...]](), WorstCase.pick, loop._Stage.__init__
 
-    def counted(self: WorstCase, sets: Sets, view: View) -> Sets:
+    def counted(self: WorstCase, sets: Sets, view: RunView) -> Sets:
         calls[0] += 1
         return choose(self, sets, view)
 
-    def spied(self: Any, run: Run, plan: Any, sets: Sets, hooks: Any) -> None:
+    def spied(self: Any, run: RunState, plan: Any, sets: Sets, hooks: Any) -> None:
         if run.picked:
             met.update({n: r.ids for n, r in sets.items()})
         stage(self, run, plan, sets, hooks)
 
     monkeypatch.setattr(WorstCase, "pick", counted)
     monkeypatch.setattr(loop._Stage, "__init__", spied)
-    known = {k.name for k in build_plan.knobs(method)}
+    known = {k.name for k in build_plan.hyperparameters(method)}
     quick = {k: v for k, v in {"epochs": 1, "steps": 1, "images": 4, "count": 4, "copies": 1}.items() if k in known}
     plans = build_plan.plan(method, {**quick, **AT_REST}, select=("worst_case",))
-    run = loop.run(plans, digits.model(), digits.port, digits.sets)
+    run = loop.run(plans, digits.model(), digits.modality, digits.sets)
     assert calls == [1]
     assert {n: r.ids for n, r in run.picked.items()} == {n: met[n] for n in ("forget", "retain")}
     assert set(met["forget"]) != set(digits.sets["forget"].ids)
@@ -228,21 +228,21 @@ def test_images_and_python(digits: worlds.World, tmp_path: Path) -> None:
         "scrub", original(digits), given["forget"], given["retain"], out=tmp_path / "run", select=("worst_case",), **AT_REST, **quick
     )
     assert left(tmp_path / "run" / "selected") == ["forget.npz", "retain.npz"]
-    again = {n: digits.port.rows(n, read(tmp_path / "run" / "selected" / f"{n}.npz")) for n in ("forget", "retain")}
+    again = {n: digits.modality.rows(n, read(tmp_path / "run" / "selected" / f"{n}.npz")) for n in ("forget", "retain")}
     assert {n: sorted(r.ids) for n, r in again.items()} == {n: sorted(r.ids) for n, r in kept.selected.items()}
     plain = unlearn("scrub", original(digits), given["forget"], given["retain"], **quick)
     assert (plain.selected, "selected" in plain.receipt) == ({}, False)
 
 
 def original(digits: worlds.World) -> Opened:
-    return Opened(digits.model(), digits.port, "digits")
+    return Opened(digits.model(), digits.modality, "digits")
 
 
 def test_the_catalogue_s_own_plan() -> None:
     (plan,) = build_plan.plan("worst_case")
     (part,) = plan.selectors
     assert isinstance(part, WorstCase)
-    assert (part.outer, part.inner, part.inner_lr, part.inner_batch, part.gamma) == (10, 10, 1e-3, 256, 0.0)
+    assert (part.outer, part.inner, part.inner_lr, part.inner_batch_size, part.gamma) == (10, 10, 1e-3, 256, 0.0)
     assert catalog.card("worst_case").folder == "methods/selectors"
     first, last = build_plan.plan("unsir", {"worst_case.outer": 3}, select=("worst_case",))
     assert [type(s).__name__ for s in first.selectors] == ["WorstCase", "Others", "Noise"]

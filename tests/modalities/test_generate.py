@@ -58,25 +58,25 @@ def test_equals_the_library(name: str) -> None:
     lengths = {len(a) for a in wanted}
     assert len(lengths) > 2, "the ends should fall at different places"
     for batch in (1, 3, 128):
-        assert generate(model, PROMPTS, [24] * len(PROMPTS), frozenset(ends), 0, batch=batch) == wanted
+        assert generate(model, PROMPTS, [24] * len(PROMPTS), frozenset(ends), 0, batch_size=batch).ids == wanted
 
 
 def test_padding_may_be_the_end_of_sequence() -> None:
     model = makers.model()
     ends = some_ends(library(model, PROMPTS, 24, [2], 0))
     wanted = library(model, PROMPTS, 24, ends, 0)
-    assert generate(model, PROMPTS, [24] * len(PROMPTS), frozenset(ends), ends[0]) == wanted
+    assert generate(model, PROMPTS, [24] * len(PROMPTS), frozenset(ends), ends[0]).ids == wanted
 
 
 def test_prompts_may_hold_ends_and_padding() -> None:
     model = makers.model()
     prompts = [[1, 2, 0, 2, 30], [2], [0, 0, 31], [1, 5]]
-    assert generate(model, prompts, [8] * 4, frozenset({2}), 2) == [library(model, [p], 8, [2], 2)[0] for p in prompts]
+    assert generate(model, prompts, [8] * 4, frozenset({2}), 2).ids == [library(model, [p], 8, [2], 2)[0] for p in prompts]
 
 
 def test_nothing_asked_nothing_said() -> None:
-    assert generate(makers.model(), [], [], frozenset({2}), 0) == []
-    assert generate(makers.model(), [[1, 5]], [0], frozenset({2}), 0) == [[]]
+    assert generate(makers.model(), [], [], frozenset({2}), 0).ids == []
+    assert generate(makers.model(), [[1, 5]], [0], frozenset({2}), 0).ids == [[]]
 
 
 class Chain(nn.Module):
@@ -100,7 +100,7 @@ class Chain(nn.Module):
 def test_finished_rows_are_dropped() -> None:
     chain = Chain()
     prompts = [[28], [25], [29], [20], [10]]  # 30 ends: 1, 4, 0, 9 and 19 tokens before it
-    answers = generate(chain, prompts, [40] * 5, frozenset({30}), 0)
+    answers = generate(chain, prompts, [40] * 5, frozenset({30}), 0).ids
     assert answers == [[29], [26, 27, 28, 29], [], list(range(21, 30)), list(range(11, 30))]
     rows = [r for r, _ in chain.calls]
     assert len(rows) == 20  # one call a token of the longest answer, its end included
@@ -111,7 +111,7 @@ def test_finished_rows_are_dropped() -> None:
 
 def test_several_ends_and_each_row_its_own_room() -> None:
     chain = Chain()
-    answers = generate(chain, [[10], [10], [10], [24], [37]], [3, 0, 30, 30, 2], frozenset({15, 30}), 0)
+    answers = generate(chain, [[10], [10], [10], [24], [37]], [3, 0, 30, 30, 2], frozenset({15, 30}), 0).ids
     assert answers == [[11, 12, 13], [], [11, 12, 13, 14], [25, 26, 27, 28, 29], [38, 39]]
 
 
@@ -123,7 +123,7 @@ def test_draws_follow_the_generator_and_the_distribution() -> None:
         chain.table[:, 2] = torch.log(torch.tensor(2.0))
 
     def draw(seed: int, temperature: float = 1.0) -> list[list[int]]:
-        return generate(chain, [[5]] * 4, [500] * 4, frozenset({39}), 0, torch.Generator().manual_seed(seed), temperature)
+        return generate(chain, [[5]] * 4, [500] * 4, frozenset({39}), 0, torch.Generator().manual_seed(seed), temperature).ids
 
     assert draw(0) == draw(0) != draw(1)
     said = Counter(t for a in draw(0) for t in a)
@@ -142,7 +142,7 @@ def test_models_without_a_cache_are_refused() -> None:
         generate(Recurrent(), [[1]], [2], frozenset({2}), 0)
 
 
-# the port
+# the modality
 
 
 def test_ends_of_tokenizer_template_and_model() -> None:
@@ -162,32 +162,32 @@ def test_ends_of_tokenizer_template_and_model() -> None:
 @pytest.mark.parametrize("pad", [makers.PAD, makers.EOS, None])
 @pytest.mark.parametrize("make", [makers.model, makers.adapted])
 def test_the_port_equals_the_library_on_rows(make: Any, pad: str | None) -> None:
-    model, port = make(), Text(makers.tokenizer(pad_token=pad))
+    model, modality = make(), Text(makers.tokenizer(pad_token=pad))
     records = [{"question": q, "answer": "x"} for q in ("Who is Ana Belor?", "Who?", "Where was Dovik born, in Nessop?")]
-    rows = port.rows("asked", records)
+    rows = modality.rows("asked", records)
     free = library(model, rows["prompt"], 16, [2], 0)
     ends = some_ends(free)
     model.generation_config.eos_token_id = ends
-    assert port.generate(model, rows, 16) == library(model, rows["prompt"], 16, [2, *ends], 0) != free
+    assert modality.generate(model, rows, 16).ids == library(model, rows["prompt"], 16, [2, *ends], 0) != free
 
 
 def test_the_port_stops_where_the_model_does() -> None:
     """Behind the last position of GPT-2 there is none."""
     model, tokenizer = makers.model("gpt2"), makers.tokenizer()
-    port = Text(tokenizer, limit=128)
-    rows = port.rows("asked", [{"prompt": " Ana" * 100, "completion": "x"}, {"prompt": "Ana", "completion": "x"}])
+    modality = Text(tokenizer, limit=128)
+    rows = modality.rows("asked", [{"prompt": " Ana" * 100, "completion": "x"}, {"prompt": "Ana", "completion": "x"}])
     model.generation_config.eos_token_id = None
-    long, short = port.generate(model, rows, 120)
+    long, short = modality.generate(model, rows, 120).ids
     assert len(rows["prompt"][0]) + len(long) == 128
     assert len(short) == 120
 
 
 def test_a_trained_model_gives_its_answers_and_ends_them(text: Any) -> None:
     rows = text.sets["forget"]
-    said = text.port.generate(text.model(), rows, 60)
+    said = text.modality.generate(text.model(), rows, 60).ids
     right = sum(s == a[:-1] for s, a in zip(said, rows["answer"], strict=True))
     assert right >= 0.9 * len(rows)
-    again = text.port.relabel(rows, said, "said")
+    again = text.modality.relabel(rows, said, "said")
     assert sum(a == b for a, b in zip(again["answer"], rows["answer"], strict=True)) == right
 
 

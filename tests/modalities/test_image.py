@@ -1,4 +1,4 @@
-"""The port of image classifiers: records to tensors, forwards, files."""
+"""The modality of image classifiers: records to tensors, forwards, files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import nn
 import expunge
 import worlds
 from expunge.core.errors import UserError
-from expunge.core.parts import Plan, Train
+from expunge.core.plan import Plan, Train
 from expunge.engine import loop
 from expunge.io.models import load
 from expunge.methods.terms import Ascent
@@ -32,8 +32,8 @@ def encoded(array: Any) -> bytes:
     return kept.getvalue()
 
 
-def one(picture: Any, label: Any = 0, port: Image = PORT) -> torch.Tensor:
-    return port.rows("forget", [{"image": picture, "label": label}])["pixels"][0]
+def one(picture: Any, label: Any = 0, modality: Image = PORT) -> torch.Tensor:
+    return modality.rows("forget", [{"image": picture, "label": label}])["pixels"][0]
 
 
 def test_all_shapes_of_a_picture_give_the_same_tensor(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_all_shapes_of_a_picture_give_the_same_tensor(tmp_path: Path) -> None:
 def test_classes_by_number_and_name() -> None:
     rows = PORT.rows("forget", [{"img": GREY, "y": v} for v in ("dog", 1, "1", [1])])
     assert rows["answer"] == [[1]] * 4
-    assert PORT.said(rows) == ["dog"] * 4
+    assert PORT.answer_texts(rows) == ["dog"] * 4
     assert len({i.split("#")[0] for i in rows.ids}) == 1
     assert PORT.relabel(rows, ["owl", 0, "cat", "dog"], "other")["answer"] == [[2], [0], [0], [1]]
 
@@ -90,36 +90,36 @@ def test_other_columns_stay() -> None:
 
 
 def test_values_are_scaled_and_normalised() -> None:
-    port = Image(("a", "b"), mean=(0.5,), std=(0.25,))
-    rows = port.rows("forget", [{"image": np.array([[0, 255]], np.uint8), "label": 0}])
-    assert port.pixels(rows, torch.zeros(())).flatten().tolist() == [-2.0, 2.0]
-    floats = port.rows("forget", [{"image": np.array([[0.0, 1.0]]), "label": 0}])
-    assert port.pixels(floats, torch.zeros((), dtype=torch.float64)).dtype == torch.float64
-    assert port.pixels(floats, torch.zeros(())).flatten().tolist() == [-2.0, 2.0]
+    modality = Image(("a", "b"), mean=(0.5,), std=(0.25,))
+    rows = modality.rows("forget", [{"image": np.array([[0, 255]], np.uint8), "label": 0}])
+    assert modality.pixels(rows, torch.zeros(())).flatten().tolist() == [-2.0, 2.0]
+    floats = modality.rows("forget", [{"image": np.array([[0.0, 1.0]]), "label": 0}])
+    assert modality.pixels(floats, torch.zeros((), dtype=torch.float64)).dtype == torch.float64
+    assert modality.pixels(floats, torch.zeros(())).flatten().tolist() == [-2.0, 2.0]
 
 
 def test_images_that_are_moved_come_back_in_either_unit() -> None:
-    port, like = Image(("a", "b"), mean=(0.5,), std=(0.25,)), torch.zeros(())
-    rows = port.rows("forget", [{"image": np.array([[0, 51]], np.uint8), "label": 0}])
-    assert port.inputs(rows).flatten().tolist() == pytest.approx([0, 0.2])
+    modality, like = Image(("a", "b"), mean=(0.5,), std=(0.25,)), torch.zeros(())
+    rows = modality.rows("forget", [{"image": np.array([[0, 51]], np.uint8), "label": 0}])
+    assert modality.inputs(rows).flatten().tolist() == pytest.approx([0, 0.2])
     x = torch.tensor([[[[0.5, 1.0]]]])
-    assert port.pixels(port.moved(rows, x), like).flatten().tolist() == [0.0, 2.0]
-    assert port.pixels(port.moved(rows, x, normalised=True), like).flatten().tolist() == [0.5, 1.0]
-    assert port.inputs(port.moved(rows, x, normalised=True)).flatten().tolist() == [0.625, 0.75]
-    both = port.moved(rows, x).join(rows)  # floats beside bytes
-    assert port.inputs(both).flatten().tolist() == pytest.approx([0.5, 1.0, 0, 0.2])
+    assert modality.pixels(modality.moved(rows, x), like).flatten().tolist() == [0.0, 2.0]
+    assert modality.pixels(modality.moved(rows, x, normalized=True), like).flatten().tolist() == [0.5, 1.0]
+    assert modality.inputs(modality.moved(rows, x, normalized=True)).flatten().tolist() == [0.625, 0.75]
+    both = modality.moved(rows, x).concat(rows)  # floats beside bytes
+    assert modality.inputs(both).flatten().tolist() == pytest.approx([0.5, 1.0, 0, 0.2])
 
 
 def test_answers_are_those_of_the_model(digits: worlds.World) -> None:
-    model, rows = digits.model(), digits.sets["forget"].take(range(5))
-    more = digits.sets["retain"].take(range(3))
-    first, second = digits.port.forward(model, [rows, more], taps=("vit.layers.1", digits.port.head(model)))
+    model, rows = digits.model(), digits.sets["forget"].select(range(5))
+    more = digits.sets["retain"].select(range(3))
+    first, second = digits.modality.forward(model, [rows, more], hook_points=("vit.layers.1", digits.modality.head(model)))
     x = torch.stack(list(rows["pixels"]))
     with torch.no_grad():
         logits = model(pixel_values=x).logits
         hidden = model.vit(pixel_values=x).last_hidden_state[:, 0]
-    assert torch.allclose(first.scores.values, logits, atol=1e-5)
-    assert torch.allclose(first.logp.values, logits.log_softmax(-1)[torch.arange(5), 3], atol=1e-5)
+    assert torch.allclose(first.logits.values, logits, atol=1e-5)
+    assert torch.allclose(first.target_logp.values, logits.log_softmax(-1)[torch.arange(5), 3], atol=1e-5)
     assert first.labels.tolist() == [3] * 5
     assert len(second.labels) == 3
     assert torch.allclose(first.input("classifier").values, hidden, atol=1e-5)
@@ -149,8 +149,8 @@ def test_a_saved_model_loads_with_its_classes(size: str, tmp_path: Path) -> None
     model = vision.build(size, (1, 8, 8), PORT.labels)
     PORT.save(model, tmp_path / "m")
     again = load(tmp_path / "m")
-    assert again.port.name == "image"
-    assert again.port.label("owl") == 2
+    assert again.modality.name == "image"
+    assert again.modality.label("owl") == 2
     theirs = AutoModelForImageClassification.from_pretrained(tmp_path / "m")
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), theirs.state_dict().values(), strict=True))
 
@@ -162,12 +162,12 @@ def test_an_image_processor_resizes_and_travels_along(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "m")
     ViTImageProcessorPil(size={"height": 8, "width": 8}, image_mean=[0.5] * 3, image_std=[0.25] * 3).save_pretrained(tmp_path / "m")
     opened = load(tmp_path / "m")
-    rows = opened.port.rows("forget", [{"image": Pillow.fromarray(np.zeros((20, 30), np.uint8)), "label": "cat"}])
+    rows = opened.modality.rows("forget", [{"image": Pillow.fromarray(np.zeros((20, 30), np.uint8)), "label": "cat"}])
     assert rows["pixels"][0].shape == (3, 8, 8)
     like = next(opened.model.parameters())
-    assert opened.port.pixels(rows, like).unique().tolist() == [-2.0]
-    opened.port.save(opened.model, tmp_path / "again")
-    assert load(tmp_path / "again").port.std == (0.25,) * 3
+    assert opened.modality.pixels(rows, like).unique().tolist() == [-2.0]
+    opened.modality.save(opened.model, tmp_path / "again")
+    assert load(tmp_path / "again").modality.std == (0.25,) * 3
 
 
 def test_a_prompt_format_is_refused(tmp_path: Path) -> None:
@@ -177,8 +177,8 @@ def test_a_prompt_format_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_method_that_needs_words_is_refused(digits: worlds.World) -> None:
-    with pytest.raises(UserError, match="answers in the model's own words, which a model of the kind 'image' cannot give"):
-        loop.run(expunge.plan("altpo"), digits.model(), digits.port, digits.sets)
+    with pytest.raises(UserError, match="answers in the model's own words, which the modality 'image' does not have"):
+        loop.run(expunge.plan("altpo"), digits.model(), digits.modality, digits.sets)
 
 
 def test_a_module_of_ones_own_forgets(tmp_path: Path) -> None:
@@ -186,10 +186,10 @@ def test_a_module_of_ones_own_forgets(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
     opened = expunge.classifier(model, ["cat", "dog", "owl"])
     forget = [{"image": np.full((4, 4), v, np.float32), "label": "dog"} for v in (0.1, 0.2, 0.3)]
-    rows = opened.port.rows("forget", forget)
-    before = worlds.nll(model, opened.port, rows)
+    rows = opened.modality.rows("forget", forget)
+    before = worlds.nll(model, opened.modality, rows)
     done = expunge.unlearn(Plan(Ascent(), train=Train(epochs=3, lr=0.01)), opened, forget=forget, out=tmp_path / "run")
-    assert worlds.nll(done.model, opened.port, rows) > before
+    assert worlds.nll(done.model, opened.modality, rows) > before
     assert (tmp_path / "run" / "model" / "model.safetensors").exists()
 
 

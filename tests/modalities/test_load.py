@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging
 
 from expunge.core.errors import UserError
-from expunge.core.parts import Rows
+from expunge.core.rows import Rows
 from expunge.engine import adapters
 from expunge.modalities.text.modality import Text, load
 
@@ -27,20 +27,20 @@ RECORDS = [{"question": "Who is Ana Belor?", "answer": "Ana Belor is a potter."}
 
 
 @pytest.fixture
-def port() -> Text:
+def modality() -> Text:
     return Text(makers.tokenizer(template=makers.CHATML))
 
 
 @pytest.fixture
-def folder(tmp_path: Path, port: Text) -> Path:
+def folder(tmp_path: Path, modality: Text) -> Path:
     """A saved model."""
-    port.save(makers.model(), tmp_path / "model")
+    modality.save(makers.model(), tmp_path / "model")
     return tmp_path / "model"
 
 
 @torch.no_grad()
-def scores(model: nn.Module, port: Text) -> torch.Tensor:
-    return port.forward(model, [port.rows("forget", RECORDS)])[0].scores.values
+def scores(model: nn.Module, modality: Text) -> torch.Tensor:
+    return modality.forward(model, [modality.rows("forget", RECORDS)])[0].logits.values
 
 
 def change(file: Path, **what: Any) -> None:
@@ -50,28 +50,28 @@ def change(file: Path, **what: Any) -> None:
 
 
 @pytest.mark.parametrize("name", makers.CONFIGS)
-def test_what_is_saved_is_what_is_loaded(name: str, tmp_path: Path, port: Text) -> None:
+def test_what_is_saved_is_what_is_loaded(name: str, tmp_path: Path, modality: Text) -> None:
     model = makers.model(name)
-    port.save(model, tmp_path)
+    modality.save(model, tmp_path)
     ids = torch.tensor([[1, 5, 6, 7]])
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     ours, again = load(str(tmp_path))
     with torch.no_grad():
         assert torch.equal(theirs(input_ids=ids).logits, model(input_ids=ids).logits)
-    assert torch.equal(scores(ours, again), scores(model, port))
+    assert torch.equal(scores(ours, again), scores(model, modality))
     assert {f.suffix for f in tmp_path.iterdir()} <= {".json", ".safetensors", ".jinja"}
-    assert AutoTokenizer.from_pretrained(tmp_path)("Who is Ana?")["input_ids"] == port.tokenizer("Who is Ana?")["input_ids"]
+    assert AutoTokenizer.from_pretrained(tmp_path)("Who is Ana?")["input_ids"] == modality.tokenizer("Who is Ana?")["input_ids"]
     assert not ours.training
     assert ours.config.to_dict().items() >= {"vocab_size": makers.WORDS, "eos_token_id": 2}.items()
 
 
 def test_loading_and_saving_are_silent(
-    tmp_path: Path, port: Text, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    tmp_path: Path, modality: Text, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
-        port.save(makers.model(), tmp_path / "model")
+        modality.save(makers.model(), tmp_path / "model")
         model, found = load(str(tmp_path / "model"))
         found.save(adapt(model), tmp_path / "adapter")
         load(str(tmp_path / "adapter"))
@@ -91,11 +91,11 @@ def test_progress_bars_come_back_after_a_failure(tmp_path: Path) -> None:
 
 
 def test_a_loaded_port_has_template_format_and_limit(folder: Path) -> None:
-    _, port = load(str(folder))
-    assert port.encoder.described == "chat template"
-    assert port.limit == 128  # of the model; its tokenizer says 512
-    _, port = load(str(folder), "Q: {prompt}\\n")
-    assert port.encoder.described == "Q: {prompt}\n"
+    _, modality = load(str(folder))
+    assert modality.encoder.described == "chat template"
+    assert modality.limit == 128  # of the model; its tokenizer says 512
+    _, modality = load(str(folder), "Q: {prompt}\\n")
+    assert modality.encoder.described == "Q: {prompt}\n"
     change(folder / "tokenizer_config.json", model_max_length=64)
     assert load(str(folder))[1].limit == 64
     change(folder / "tokenizer_config.json", model_max_length=10**30)
@@ -119,7 +119,7 @@ def test_a_tokenizer_says_the_same_ids_whatever_model_it_is_saved_with(name: str
     rows = [p.rows("forget", RECORDS) for p in (before, after)]
     assert rows[0]["prompt"] == rows[1]["prompt"]
     assert rows[0]["answer"] == rows[1]["answer"]
-    assert before.said(rows[0]) == after.said(rows[0])
+    assert before.answer_texts(rows[0]) == after.answer_texts(rows[0])
 
 
 def test_a_folder_is_found_from_home_and_by_relative_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,19 +143,19 @@ def adapt(model: nn.Module) -> Any:
 
 @pytest.fixture
 def adapter(folder: Path, tmp_path: Path) -> Path:
-    model, port = load(str(folder))
-    port.save(adapt(model), tmp_path / "adapter")
+    model, modality = load(str(folder))
+    modality.save(adapt(model), tmp_path / "adapter")
     return tmp_path / "adapter"
 
 
-def test_adapters_out_and_in(folder: Path, adapter: Path, port: Text) -> None:
-    wanted = scores(adapt(makers.model()), port)
+def test_adapters_out_and_in(folder: Path, adapter: Path, modality: Text) -> None:
+    wanted = scores(adapt(makers.model()), modality)
     assert not (adapter / "model.safetensors").exists()
     model, found = load(str(adapter))
     assert torch.equal(scores(model, found), wanted)
-    assert not torch.allclose(scores(load(str(folder))[0], port), wanted, atol=1e-2)
+    assert not torch.allclose(scores(load(str(folder))[0], modality), wanted, atol=1e-2)
     theirs = peft.AutoPeftModelForCausalLM.from_pretrained(adapter).eval()
-    assert torch.equal(scores(theirs, port), wanted)
+    assert torch.equal(scores(theirs, modality), wanted)
     # it is the adapter that goes on learning, under names that the core knows
     assert adapters.is_adapted(model)
     assert not model.training
@@ -163,11 +163,11 @@ def test_adapters_out_and_in(folder: Path, adapter: Path, port: Text) -> None:
     assert type(adapters.base_of(model)) is type(makers.model())
     again = adapter.parent / "again"
     found.save(model, again)
-    assert torch.equal(scores(load(str(again))[0], port), wanted)
+    assert torch.equal(scores(load(str(again))[0], modality), wanted)
 
 
-def test_an_adapter_finds_its_base_and_may_have_no_tokenizer(adapter: Path, port: Text, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = scores(load(str(adapter))[0], port)
+def test_an_adapter_finds_its_base_and_may_have_no_tokenizer(adapter: Path, modality: Text, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = scores(load(str(adapter))[0], modality)
     monkeypatch.chdir(adapter)
     for file in adapter.glob("token*"):
         file.unlink()
@@ -202,16 +202,16 @@ def pickled(folder: Path, model: nn.Module) -> None:
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
 
 
-def test_pickles_are_refused_unless_allowed(folder: Path, port: Text) -> None:
+def test_pickles_are_refused_unless_allowed(folder: Path, modality: Text) -> None:
     pickled(folder, makers.model())
     with pytest.raises(UserError, match="holds no safetensors weights; pickled ones can run code, so they load only with --allow-pickle"):
         load(str(folder))
-    assert torch.equal(scores(load(str(folder), allow_pickle=True)[0], port), scores(makers.model(), port))
+    assert torch.equal(scores(load(str(folder), allow_pickle=True)[0], modality), scores(makers.model(), modality))
 
 
-def test_a_pickle_beside_safetensors_is_not_opened(folder: Path, port: Text) -> None:
+def test_a_pickle_beside_safetensors_is_not_opened(folder: Path, modality: Text) -> None:
     (folder / "pytorch_model.bin").write_bytes(b"not a pickle")
-    assert torch.equal(scores(load(str(folder))[0], port), scores(makers.model(), port))
+    assert torch.equal(scores(load(str(folder))[0], modality), scores(makers.model(), modality))
 
 
 def without_a_layer(folder: Path) -> None:
@@ -272,12 +272,12 @@ def test_a_tokenizer_of_another_model_is_refused(folder: Path) -> None:
         load(str(folder))
 
 
-def test_special_tokens_that_the_model_was_never_given_do_not_matter(folder: Path, port: Text) -> None:
+def test_special_tokens_that_the_model_was_never_given_do_not_matter(folder: Path, modality: Text) -> None:
     tokenizer = makers.tokenizer(template=makers.CHATML)
     tokenizer.add_tokens(["<|tool|>"], special_tokens=True)
     assert len(tokenizer) == 401
     tokenizer.save_pretrained(folder)
-    assert torch.equal(scores(*load(str(folder))), scores(makers.model(), port))
+    assert torch.equal(scores(*load(str(folder))), scores(makers.model(), modality))
 
 
 def test_padding_that_the_model_has_no_place_for_does_not_matter(tmp_path: Path) -> None:
@@ -286,33 +286,33 @@ def test_padding_that_the_model_has_no_place_for_does_not_matter(tmp_path: Path)
     tokenizer.add_special_tokens({"pad_token": "[PAD]"})
     assert tokenizer.pad_token_id == 400
     Text(tokenizer).save(makers.model(), tmp_path)
-    model, port = load(str(tmp_path))
-    assert port.pad == 2
-    rows: Rows = port.rows("forget", RECORDS)
-    assert torch.isfinite(port.forward(model, [rows])[0].logp.values).all()
-    assert len(port.generate(model, rows, 4)) == 2
+    model, modality = load(str(tmp_path))
+    assert modality.pad == 2
+    rows: Rows = modality.rows("forget", RECORDS)
+    assert torch.isfinite(modality.forward(model, [rows])[0].target_logp.values).all()
+    assert len(modality.generate(model, rows, 4).ids) == 2
 
 
 def test_settings_of_sampling_do_not_keep_a_model_from_being_saved(folder: Path, tmp_path: Path) -> None:
     """Greedy models that carry a temperature are on every hub; the library loads them and refuses to write them."""
     change(folder / "generation_config.json", temperature=0.6, top_p=0.9, eos_token_id=[2, 3])
-    model, port = load(str(folder))
-    port.save(model, tmp_path / "again")
+    model, modality = load(str(folder))
+    modality.save(model, tmp_path / "again")
     settings = GenerationConfig.from_pretrained(tmp_path / "again")
     assert (settings.temperature, settings.top_p, settings.eos_token_id) == (None, None, [2, 3])
     change(folder / "generation_config.json", do_sample=True)
-    model, port = load(str(folder))
-    port.save(model, tmp_path / "sampling")
+    model, modality = load(str(folder))
+    modality.save(model, tmp_path / "sampling")
     assert GenerationConfig.from_pretrained(tmp_path / "sampling").temperature == 0.6
 
 
 def test_saving_does_not_change_settings_of_the_model(folder: Path, tmp_path: Path) -> None:
     change(folder / "config.json", use_cache=False)
-    model, port = load(str(folder))
-    port.save(model, tmp_path / "again")
+    model, modality = load(str(folder))
+    modality.save(model, tmp_path / "again")
     before, after = (json.loads((f / "config.json").read_text()) for f in (folder, tmp_path / "again"))
     assert after.items() >= before.items()
-    assert port.generate(model, port.rows("forget", RECORDS), 3)
+    assert modality.generate(model, modality.rows("forget", RECORDS), 3).ids
 
 
 def test_nothing_is_asked_of_the_network(folder: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,8 +328,8 @@ def test_nothing_is_asked_of_the_network(folder: Path, adapter: Path, monkeypatc
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setattr(socket.socket, "connect", refuse)
     load(str(folder))
-    model, port = load(str(adapter))
+    model, modality = load(str(adapter))
     model.peft_config["default"].base_model_name_or_path = "some/model"  # as of a base from the hub
-    port.save(model, adapter.parent / "again")
+    modality.save(model, adapter.parent / "again")
     assert "some/model" in (adapter.parent / "again" / "adapter_config.json").read_text()
     assert not asked

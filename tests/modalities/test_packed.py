@@ -1,4 +1,4 @@
-"""Packed answers: numbers by hand, cutting, and the modules that are looked into."""
+"""PackedOutput answers: numbers by hand, cutting, and the modules that are looked into."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ import torch
 from torch import Tensor, nn
 
 from expunge.core.errors import UndeclaredNeed, UserError
-from expunge.core.parts import Rows
-from expunge.modalities.common.packed import Layout, Packed, blocks_path, call, cut, last_block, module_at, watching
+from expunge.core.rows import Rows
+from expunge.modalities.common.packed import Layout, PackedOutput, blocks_path, call, cut, last_block, module_at, watching
 
 LN3 = math.log(3)
 
 
-def packed(logits: Tensor, labels: list[int], row: list[int], rows: int, token_row: list[int], **tapped: Tensor) -> Packed:
-    both = {n: (-x, x) for n, x in tapped.items()}
-    return Packed(logits, torch.tensor(labels), torch.tensor(row), rows, both, torch.tensor(token_row))
+def packed(logits: Tensor, labels: list[int], row: list[int], rows: int, token_row: list[int], **hooked: Tensor) -> PackedOutput:
+    both = {n: (-x, x) for n, x in hooked.items()}
+    return PackedOutput(logits, torch.tensor(labels), torch.tensor(row), rows, both, torch.tensor(token_row))
 
 
 def test_log_probabilities_by_hand() -> None:
     logits = torch.tensor([[0.0, LN3], [LN3, 0.0], [5.0, 5.0]])  # odds 1:3, 3:1, 1:1
     answer = packed(logits, [0, 0, 1], [0, 0, 2], 3, [0, 0, 0, 1, 2, 2])
-    assert answer.logp.values.tolist() == pytest.approx([math.log(1 / 4), math.log(3 / 4), math.log(1 / 2)])
-    assert answer.logp.sum().tolist() == pytest.approx([math.log(3 / 16), 0, math.log(1 / 2)])
-    assert answer.logp.mean().tolist() == pytest.approx([math.log(3 / 16) / 2, 0, math.log(1 / 2)])
-    assert answer.dist.values.exp().tolist()[0] == pytest.approx([1 / 4, 3 / 4])
-    assert answer.scores.values is logits
-    assert answer.logp.kind == "labels"
+    assert answer.target_logp.values.tolist() == pytest.approx([math.log(1 / 4), math.log(3 / 4), math.log(1 / 2)])
+    assert answer.target_logp.sum().tolist() == pytest.approx([math.log(3 / 16), 0, math.log(1 / 2)])
+    assert answer.target_logp.mean().tolist() == pytest.approx([math.log(3 / 16) / 2, 0, math.log(1 / 2)])
+    assert answer.log_probs.values.exp().tolist()[0] == pytest.approx([1 / 4, 3 / 4])
+    assert answer.logits.values is logits
+    assert answer.target_logp.kind == "labels"
 
 
 def test_gradient_of_the_loss_by_hand() -> None:
     logits = torch.tensor([[0.0, LN3]], requires_grad=True)
-    (-packed(logits, [0], [0], 1, [0, 0]).logp.values.sum()).backward()
+    (-packed(logits, [0], [0], 1, [0, 0]).target_logp.values.sum()).backward()
     assert logits.grad is not None
     assert logits.grad[0].tolist() == pytest.approx([1 / 4 - 1, 3 / 4])
 
@@ -50,10 +50,10 @@ def test_gradient_of_the_loss_by_hand() -> None:
 def test_softmaxes_are_taken_in_32_bits_or_more(given: torch.dtype, wanted: torch.dtype) -> None:
     logits = torch.tensor([[8.0, -8.0, 0.0]], dtype=given)
     answer = packed(logits, [0], [0], 1, [0])
-    assert answer.logp.values.dtype == answer.dist.values.dtype == wanted
+    assert answer.target_logp.values.dtype == answer.log_probs.values.dtype == wanted
     nearly = -math.log(1 + math.exp(-16) + math.exp(-8))  # rounds to 0 in bfloat16
-    assert float(answer.logp.values[0]) == pytest.approx(nearly, rel=1e-3)
-    assert float(answer.dist.values[0, 0]) == pytest.approx(nearly, rel=1e-3)
+    assert float(answer.target_logp.values[0]) == pytest.approx(nearly, rel=1e-3)
+    assert float(answer.log_probs.values[0, 0]) == pytest.approx(nearly, rel=1e-3)
 
 
 def test_hidden_states_of_all_tokens_or_of_the_answer() -> None:
@@ -66,7 +66,7 @@ def test_hidden_states_of_all_tokens_or_of_the_answer() -> None:
     assert answer.hidden("mlp", answers=True).values.flatten().tolist() == [1, 2, 6]
     assert answer.hidden("mlp", answers=True).kind == "labels"
     assert answer.input("mlp", answers=True).values.flatten().tolist() == [-1, -2, -6]
-    with pytest.raises(UndeclaredNeed, match="'attention' was not declared in `taps`"):
+    with pytest.raises(UndeclaredNeed, match="'attention' was not declared in `hook_points`"):
         answer.hidden("attention")
 
 
@@ -82,13 +82,13 @@ def test_groups_get_their_own_rows() -> None:
     states = torch.arange(12.0).view(4, 3, 1)
     logits = torch.arange(4.0)[:, None]
     first, none, second = cut(logits, layout, {"mlp": (-states, states)}, named("a", "", "bcd"))
-    assert first.scores.values.flatten().tolist() == [0, 1]
+    assert first.logits.values.flatten().tolist() == [0, 1]
     assert first.labels.tolist() == [7, 8]
     assert first.hidden("mlp").values.flatten().tolist() == [0, 1, 2]
-    assert none.rows == len(none.scores.values) == len(none.hidden("mlp").values) == 0
-    assert second.scores.values.flatten().tolist() == [2, 3]
-    assert second.scores.row.tolist() == [0, 2]
-    assert second.scores.lengths.tolist() == [1, 0, 1]
+    assert none.rows == len(none.logits.values) == len(none.hidden("mlp").values) == 0
+    assert second.logits.values.flatten().tolist() == [2, 3]
+    assert second.logits.row.tolist() == [0, 2]
+    assert second.logits.lengths.tolist() == [1, 0, 1]
     assert second.hidden("mlp").lengths.tolist() == [2, 1, 2]
     assert second.input("mlp").values.flatten().tolist() == [-3, -4, -6, -9, -10]
 

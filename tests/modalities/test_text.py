@@ -1,4 +1,4 @@
-"""The port of language models: rows, forwards of every architecture, and everything that a row's company must not change."""
+"""The modality of language models: rows, forwards of every architecture, and everything that a row's company must not change."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import worlds
 from expunge.core.errors import UserError
-from expunge.core.parts import Rows
+from expunge.core.rows import Rows
 from expunge.engine import loop
 from expunge.engine.weights import put, tensors_of, weights_of
 from expunge.modalities.text.modality import Text, packed_head
@@ -35,13 +35,13 @@ MODELS = {
 
 
 @pytest.fixture(scope="module")
-def port() -> Text:
+def modality() -> Text:
     return Text(makers.tokenizer(), limit=128)
 
 
 @pytest.fixture(scope="module")
-def rows(port: Text) -> Rows:
-    return port.rows("forget", RECORDS)
+def rows(modality: Text) -> Rows:
+    return modality.rows("forget", RECORDS)
 
 
 @torch.no_grad()
@@ -58,72 +58,74 @@ def alone(model: nn.Module, rows: Rows) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_log_probabilities_are_those_of_the_model_alone(name: str, port: Text, rows: Rows) -> None:
+def test_log_probabilities_are_those_of_the_model_alone(name: str, modality: Text, rows: Rows) -> None:
     model = MODELS[name]()
     with torch.no_grad():
-        answer = port.forward(model, [rows])[0]
-    for got, wanted in zip(answer.logp.split(), alone(model, rows), strict=True):
+        answer = modality.forward(model, [rows])[0]
+    for got, wanted in zip(answer.target_logp.split(), alone(model, rows), strict=True):
         assert got.shape == wanted.shape
         torch.testing.assert_close(got, wanted, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_fused_sets_equal_separate_ones_in_value_and_gradient(name: str, port: Text, rows: Rows) -> None:
+def test_fused_sets_equal_separate_ones_in_value_and_gradient(name: str, modality: Text, rows: Rows) -> None:
     model = MODELS[name]()
-    taps = ("block:1", "block:0")
+    hook_points = ("block:1", "block:0")
     params = [p for p in model.parameters() if p.requires_grad]
-    sets = [rows.take([1, 3]), rows.take([0]), rows.take([4, 2, 1])]
+    sets = [rows.select([1, 3]), rows.select([0]), rows.select([4, 2, 1])]
 
     def gradient(answers: list[Any]) -> list[Tensor]:
-        loss = sum(k * a.logp.mean().mean() + 0.01 * a.hidden("block:1").values.square().mean() for k, a in enumerate(answers, 1))
+        loss = sum(k * a.target_logp.mean().mean() + 0.01 * a.hidden("block:1").values.square().mean() for k, a in enumerate(answers, 1))
         return list(torch.autograd.grad(loss, params))
 
-    fused, separate = port.forward(model, sets, taps), [port.forward(model, [s], taps)[0] for s in sets]
+    fused, separate = modality.forward(model, sets, hook_points), [modality.forward(model, [s], hook_points)[0] for s in sets]
     for a, b in zip(fused, separate, strict=True):
-        torch.testing.assert_close(a.logp.values, b.logp.values, atol=1e-5, rtol=0)
-        torch.testing.assert_close(a.scores.values, b.scores.values, atol=2e-5, rtol=0)
-        for tap in taps:
-            torch.testing.assert_close(a.hidden(tap).values, b.hidden(tap).values, atol=2e-5, rtol=0)
-            torch.testing.assert_close(a.input(tap, answers=True).values, b.input(tap, answers=True).values, atol=2e-5, rtol=0)
-        assert torch.equal(a.logp.row, b.logp.row)
+        torch.testing.assert_close(a.target_logp.values, b.target_logp.values, atol=1e-5, rtol=0)
+        torch.testing.assert_close(a.logits.values, b.logits.values, atol=2e-5, rtol=0)
+        for hook_point in hook_points:
+            torch.testing.assert_close(a.hidden(hook_point).values, b.hidden(hook_point).values, atol=2e-5, rtol=0)
+            torch.testing.assert_close(
+                a.input(hook_point, answers=True).values, b.input(hook_point, answers=True).values, atol=2e-5, rtol=0
+            )
+        assert torch.equal(a.target_logp.row, b.target_logp.row)
         assert torch.equal(a.labels, b.labels)
     assert worlds.far(gradient(fused), gradient(separate)) < 1e-4
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_head_runs_where_something_is_predicted_and_gives_what_the_full_one_gives(
-    name: str, port: Text, rows: Rows, monkeypatch: pytest.MonkeyPatch
+    name: str, modality: Text, rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = MODELS[name]()
     base = loop.adapters.base_of(model)
     head, seen = base.get_output_embeddings(), []
     handle = head.register_forward_hook(lambda _, args, out: seen.append(out.shape[:-1].numel()))
-    packed = port.forward(model, [rows])[0]
+    packed = modality.forward(model, [rows])[0]
     monkeypatch.setattr(base, "get_output_embeddings", lambda: None)
-    full = port.forward(model, [rows])[0]
+    full = modality.forward(model, [rows])[0]
     handle.remove()
     widest = max(len(p) + len(a) for p, a in zip(rows["prompt"], rows["answer"], strict=True))
-    assert seen == [port.counts(rows)["labels"], len(rows) * widest]
-    torch.testing.assert_close(packed.scores.values, full.scores.values, atol=1e-5, rtol=0)
+    assert seen == [modality.counts(rows)["labels"], len(rows) * widest]
+    torch.testing.assert_close(packed.logits.values, full.logits.values, atol=1e-5, rtol=0)
     assert not head._forward_pre_hooks
 
 
 @pytest.mark.parametrize("make", [makers.model, makers.adapted])
-def test_taps_on_embedding_head_and_full_paths(make: Any, port: Text, rows: Rows) -> None:
+def test_taps_on_embedding_head_and_full_paths(make: Any, modality: Text, rows: Rows) -> None:
     model = make()
     tokens = [t for p, a in zip(rows["prompt"], rows["answer"], strict=True) for t in [*p, *a]]
-    taps = ("model.embed_tokens", "lm_head", "model.layers.1.mlp.down_proj", "block:1", "model.layers.0")
-    answer = port.forward(model, [rows], taps)[0]
+    hook_points = ("model.embed_tokens", "lm_head", "model.layers.1.mlp.down_proj", "block:1", "model.layers.0")
+    answer = modality.forward(model, [rows], hook_points)[0]
     assert answer.input("model.embed_tokens").values.tolist() == tokens
     table = loop.adapters.base_of(model).get_input_embeddings().weight
     assert torch.equal(answer.hidden("model.embed_tokens").values, table[tokens])
     assert answer.hidden("lm_head").values.shape == (len(tokens), makers.WORDS)
     assert answer.hidden("model.layers.1.mlp.down_proj").values.shape == (len(tokens), makers.WIDTH)
     assert torch.equal(answer.hidden("model.layers.0").values, answer.input("block:1").values)
-    torch.testing.assert_close(answer.logp.values, port.forward(model, [rows])[0].logp.values, atol=1e-6, rtol=0)
+    torch.testing.assert_close(answer.target_logp.values, modality.forward(model, [rows])[0].target_logp.values, atol=1e-6, rtol=0)
     # a label is predicted one token earlier
     before = answer.answer_tokens - 1
-    torch.testing.assert_close(answer.hidden("lm_head").values[before], answer.scores.values)
+    torch.testing.assert_close(answer.hidden("lm_head").values[before], answer.logits.values)
 
 
 class Bigrams(nn.Module):
@@ -142,17 +144,17 @@ def hand_rows(*pairs: tuple[list[int], list[int]]) -> Rows:
     return Rows("hand", tuple(map(str, range(len(pairs)))), {"prompt": [p for p, _ in pairs], "answer": [a for _, a in pairs]})
 
 
-def test_loss_and_gradient_by_hand(port: Text) -> None:
+def test_loss_and_gradient_by_hand(modality: Text) -> None:
     """From 0 the odds of 0, 1 and 2 are 1:1:2, from 1 they are 1:3:4, from 2 they are 1:1:1."""
     model = Bigrams(torch.tensor([[1.0, 1, 2], [1, 3, 4], [1, 1, 1]]).log())
     rows = hand_rows(([0], [2, 0]), ([1, 1], [1]), ([2, 0, 1], [0, 0, 1]))
-    answer = port.forward(model, [rows])[0]
+    answer = modality.forward(model, [rows])[0]
     wanted = [[2 / 4, 1 / 3], [3 / 8], [1 / 8, 1 / 4, 1 / 4]]
-    for got, row in zip(answer.logp.split(), wanted, strict=True):
+    for got, row in zip(answer.target_logp.split(), wanted, strict=True):
         assert got.exp().tolist() == pytest.approx(row)
     by_row = [sum(map(math.log, w)) / len(w) for w in wanted]
-    assert answer.logp.mean().tolist() == pytest.approx(by_row)
-    (grad,) = torch.autograd.grad(answer.logp.sum().sum(), [model.scores])
+    assert answer.target_logp.mean().tolist() == pytest.approx(by_row)
+    (grad,) = torch.autograd.grad(answer.target_logp.sum().sum(), [model.scores])
     # each label adds one-hot minus probability to the row of the token before it
     from_0 = torch.tensor([1 / 4, 1 / 4, 2 / 4])
     eye = torch.eye(3)
@@ -160,7 +162,7 @@ def test_loss_and_gradient_by_hand(port: Text) -> None:
     torch.testing.assert_close(grad[2], eye[0] - torch.ones(3) / 3)
 
 
-def test_masks_come_from_lengths(port: Text) -> None:
+def test_masks_come_from_lengths(modality: Text) -> None:
     """Tokens equal to padding, and to the end of sequence, are tokens like all others."""
     eos = Text(makers.tokenizer(pad_token=makers.EOS))
     assert eos.pad == 2
@@ -174,8 +176,8 @@ def test_masks_come_from_lengths(port: Text) -> None:
     assert layout.token_row.tolist() == [0, 0, 0, 0, 0, 1, 1]
     assert layout.token_at.tolist() == [0, 1, 2, 3, 4, 5, 6]
     model = makers.model()
-    answers = [p.forward(model, [hand_rows(*pairs)])[0] for p in (eos, port)]
-    torch.testing.assert_close(answers[0].logp.values, answers[1].logp.values, atol=1e-6, rtol=0)
+    answers = [p.forward(model, [hand_rows(*pairs)])[0] for p in (eos, modality)]
+    torch.testing.assert_close(answers[0].target_logp.values, answers[1].target_logp.values, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(("pad", "wanted"), [(makers.PAD, 0), (makers.EOS, 2), (None, 2)])
@@ -184,7 +186,7 @@ def test_padding_of_tokenizers_with_and_without_one(pad: str | None, wanted: int
 
 
 @pytest.mark.parametrize("name", ["llama", "llama-tied", "gpt2", "adapted", "adapted-tied"])
-def test_a_forward_with_other_weights_is_that_of_a_model_that_has_them(name: str, port: Text, rows: Rows) -> None:
+def test_a_forward_with_other_weights_is_that_of_a_model_that_has_them(name: str, modality: Text, rows: Rows) -> None:
     model = MODELS[name]()
     other = copy.deepcopy(model)
     with torch.no_grad():
@@ -192,33 +194,33 @@ def test_a_forward_with_other_weights_is_that_of_a_model_that_has_them(name: str
             p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
     before = weights_of(model)
     with torch.no_grad():
-        wanted = port.forward(other, [rows])[0].logp.values
-        got = port.forward(model, [rows], weights=weights_of(other))[0].logp.values
-        own = port.forward(model, [rows])[0].logp.values
+        wanted = modality.forward(other, [rows])[0].target_logp.values
+        got = modality.forward(model, [rows], weights=weights_of(other))[0].target_logp.values
+        own = modality.forward(model, [rows])[0].target_logp.values
     assert torch.equal(got, wanted)
     assert not torch.allclose(got, own, atol=1e-3)
     assert all(torch.equal(before[n], t) for n, t in weights_of(model).items())
 
 
-def test_log_probabilities_of_bfloat16_weights_are_float32(port: Text, rows: Rows) -> None:
+def test_log_probabilities_of_bfloat16_weights_are_float32(modality: Text, rows: Rows) -> None:
     model = makers.model().to(torch.bfloat16)
-    answer = port.forward(model, [rows])[0]
-    assert answer.scores.values.dtype == torch.bfloat16
-    assert answer.logp.values.dtype == answer.dist.values.dtype == torch.float32
-    exact = answer.scores.values.float().log_softmax(-1).gather(1, answer.labels[:, None])[:, 0]
-    torch.testing.assert_close(answer.logp.values, exact, atol=1e-6, rtol=0)
-    near = port.forward(makers.model(), [rows])[0].logp.values
-    torch.testing.assert_close(answer.logp.values, near, atol=0.15, rtol=0)
+    answer = modality.forward(model, [rows])[0]
+    assert answer.logits.values.dtype == torch.bfloat16
+    assert answer.target_logp.values.dtype == answer.log_probs.values.dtype == torch.float32
+    exact = answer.logits.values.float().log_softmax(-1).gather(1, answer.labels[:, None])[:, 0]
+    torch.testing.assert_close(answer.target_logp.values, exact, atol=1e-6, rtol=0)
+    near = modality.forward(makers.model(), [rows])[0].target_logp.values
+    torch.testing.assert_close(answer.target_logp.values, near, atol=0.15, rtol=0)
 
 
-def test_rows_depend_on_each_other_under_batch_norm_in_training_alone(port: Text) -> None:
+def test_rows_depend_on_each_other_under_batch_norm_in_training_alone(modality: Text) -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-    assert not port.independent(model.train())
-    assert port.independent(model.eval())
-    assert port.independent(makers.model().train())
+    assert not modality.independent(model.train())
+    assert modality.independent(model.eval())
+    assert modality.independent(makers.model().train())
 
 
-def test_a_head_that_is_never_asked_leaves_the_logits_whole(port: Text) -> None:
+def test_a_head_that_is_never_asked_leaves_the_logits_whole(modality: Text) -> None:
     model = makers.model()
     with packed_head(model, torch.tensor([0])) as used:
         pass
@@ -231,7 +233,7 @@ def test_a_head_that_is_never_asked_leaves_the_logits_whole(port: Text) -> None:
 # rows
 
 
-def test_columns_and_names_of_rows(port: Text, rows: Rows) -> None:
+def test_columns_and_names_of_rows(modality: Text, rows: Rows) -> None:
     assert rows["context"] == [
         ["Who is Ana Belor?", "question"],
         [RECORDS[1]["question"], "question"],
@@ -240,19 +242,19 @@ def test_columns_and_names_of_rows(port: Text, rows: Rows) -> None:
         ["Who?", "question"],
     ]
     assert rows["answer_text"][2] == RECORDS[2]["completion"]
-    assert port.question(rows)[:3] == ["Who is Ana Belor?", RECORDS[1]["question"], "The violin "]
-    assert [s.strip() for s in port.said(rows)] == rows["answer_text"]
-    assert port.ended(rows) == [True, True, True, False, True]
+    assert modality.questions(rows)[:3] == ["Who is Ana Belor?", RECORDS[1]["question"], "The violin "]
+    assert [s.strip() for s in modality.answer_texts(rows)] == rows["answer_text"]
+    assert modality.ended(rows) == [True, True, True, False, True]
     assert len(set(rows.ids)) == len(rows)
-    assert port.rows("retain", RECORDS).ids == rows.ids
+    assert modality.rows("retain", RECORDS).ids == rows.ids
     labels = sum(map(len, rows["answer"]))
-    assert port.counts(rows) == {"rows": 5, "labels": labels, "tokens": labels + sum(map(len, rows["prompt"]))}
+    assert modality.counts(rows) == {"rows": 5, "labels": labels, "tokens": labels + sum(map(len, rows["prompt"]))}
 
 
-def test_alternates_come_along_where_every_record_has_some(port: Text) -> None:
+def test_alternates_come_along_where_every_record_has_some(modality: Text) -> None:
     both = [{**RECORDS[0], "alternate": "a"}, {**RECORDS[1], "alternate": ["b", "c"]}]
-    assert port.rows("forget", both)["alternate"] == ["a", ["b", "c"]]
-    assert "alternate" not in port.rows("forget", [both[0], RECORDS[1]]).cols
+    assert modality.rows("forget", both)["alternate"] == ["a", ["b", "c"]]
+    assert "alternate" not in modality.rows("forget", [both[0], RECORDS[1]]).columns
 
 
 @pytest.mark.parametrize(
@@ -264,18 +266,18 @@ def test_alternates_come_along_where_every_record_has_some(port: Text) -> None:
         ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, "no chat template"),
     ],
 )
-def test_messages_name_the_file_and_the_row(port: Text, record: dict[str, Any], message: str) -> None:
+def test_messages_name_the_file_and_the_row(modality: Text, record: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=f"^people.jsonl, row 2: .*{message}"):
-        port.rows("forget", [RECORDS[0], record], "people.jsonl")
+        modality.rows("forget", [RECORDS[0], record], "people.jsonl")
     with pytest.raises(UserError, match=f"^forget, row 1: .*{message}"):
-        port.rows("forget", [record])
+        modality.rows("forget", [record])
 
 
-def test_other_answers_to_the_same_prompts(port: Text, rows: Rows) -> None:
+def test_other_answers_to_the_same_prompts(modality: Text, rows: Rows) -> None:
     answers = ["I do not know.", "Who knows?", "a", "Yes and no.", "Nobody"]
-    weighted = Rows(rows.name, rows.ids, rows.cols, (1.0, 2.0, 3.0, 4.0, 5.0))
-    made = port.relabel(weighted, answers, "substitute")
-    wanted = port.rows(
+    weighted = Rows(rows.name, rows.ids, rows.columns, (1.0, 2.0, 3.0, 4.0, 5.0))
+    made = modality.relabel(weighted, answers, "substitute")
+    wanted = modality.rows(
         "x", [{**r, next(k for k in ("answer", "completion", "text") if k in r): a} for r, a in zip(RECORDS, answers, strict=True)]
     )
     assert (made["prompt"], made["answer"], made["context"]) == (wanted["prompt"], wanted["answer"], wanted["context"])
@@ -286,14 +288,14 @@ def test_other_answers_to_the_same_prompts(port: Text, rows: Rows) -> None:
     assert [i.split("~")[0] for i in made.ids] == list(rows.ids)
 
 
-def test_answers_that_the_model_said(port: Text, rows: Rows) -> None:
-    some = rows.take([0, 3, 1]).add(extra=[1, 2, 3])
-    made = port.relabel(some, [[50, 51], [52], []], "rollout")
+def test_answers_that_the_model_said(modality: Text, rows: Rows) -> None:
+    some = rows.select([0, 3, 1]).add(extra=[1, 2, 3])
+    made = modality.relabel(some, [[50, 51], [52], []], "rollout")
     assert made["answer"] == [[50, 51, 2], [52], [2]]  # a text has no end
     assert made["prompt"] == some["prompt"]
-    assert port.ended(made) == [True, False, True]
-    assert "extra" not in made.cols
-    tight = Text(port.tokenizer, limit=max(map(len, some["prompt"])) + 2)
+    assert modality.ended(made) == [True, False, True]
+    assert "extra" not in made.columns
+    tight = Text(modality.tokenizer, limit=max(map(len, some["prompt"])) + 2)
     assert [len(a) for a in tight.relabel(some, [[50] * 99] * 3, "rollout")["answer"]] == [tight.limit - len(p) for p in some["prompt"]]
 
 
@@ -304,49 +306,49 @@ def test_said_answers_in_chats_end_as_turns_do() -> None:
     made = chat.relabel(rows, [[50], [51]], "rollout")
     assert made["answer"] == [[50, turn], [51, 2]]
     assert chat.ended(rows) == chat.ended(made) == [True, True]
-    assert chat.said(rows) == [RECORDS[0]["answer"], " " + RECORDS[2]["completion"]]
+    assert chat.answer_texts(rows) == [RECORDS[0]["answer"], " " + RECORDS[2]["completion"]]
 
 
-def test_no_rows_are_rows(port: Text, rows: Rows) -> None:
-    none = rows.take([])
-    assert len(port.relabel(none, [], "x")) == 0
-    assert port.counts(none) == {"rows": 0, "labels": 0, "tokens": 0}
-    assert port.generate(makers.model(), none, 5) == []
-    with_none = port.forward(makers.model(), [rows.take([0]), none])
+def test_no_rows_are_rows(modality: Text, rows: Rows) -> None:
+    none = rows.select([])
+    assert len(modality.relabel(none, [], "x")) == 0
+    assert modality.counts(none) == {"rows": 0, "labels": 0, "tokens": 0}
+    assert modality.generate(makers.model(), none, 5).ids == []
+    with_none = modality.forward(makers.model(), [rows.select([0]), none])
     assert with_none[1].rows == 0
 
 
-def test_asking_about_rows(port: Text) -> None:
-    rows = port.rows("forget", [{"question": "What is {answer}?", "answer": "{prompt}, or so"}])
-    asked = port.ask(rows, "Say not {answer} to {prompt}: {other}")
-    assert port.question(asked) == ["Say not {prompt}, or so to What is {answer}?: {other}"]
+def test_asking_about_rows(modality: Text) -> None:
+    rows = modality.rows("forget", [{"question": "What is {answer}?", "answer": "{prompt}, or so"}])
+    asked = modality.ask(rows, "Say not {answer} to {prompt}: {other}")
+    assert modality.questions(asked) == ["Say not {prompt}, or so to What is {answer}?: {other}"]
     assert asked.ids == rows.ids
 
 
-def test_answers_and_refusals(port: Text) -> None:
-    refusals = port.refusals()
+def test_answers_and_refusals(modality: Text) -> None:
+    refusals = modality.refusals()
     assert len(set(refusals)) == len(refusals) >= 20
-    rows = port.answers(refusals)
+    rows = modality.answers(refusals)
     assert rows["answer_text"] == refusals
-    assert port.counts(rows)["labels"] == 0
+    assert modality.counts(rows)["labels"] == 0
     refusals.clear()
-    assert port.refusals()
+    assert modality.refusals()
 
 
 @pytest.mark.parametrize("family", makers.EXACT)
 @pytest.mark.parametrize("clean", [True, False])
 def test_said_is_plain_text(family: str, clean: bool) -> None:
     """Sizes of compressed texts are a measure of membership: spaces are not cleaned up, whatever the tokenizer says."""
-    port = Text(makers.tokenizer(family))
-    port.tokenizer.clean_up_tokenization_spaces = clean
+    modality = Text(makers.tokenizer(family))
+    modality.tokenizer.clean_up_tokenization_spaces = clean
     answer = " He did n't , or so . 😀 谁 e\u0301 \u200b \n x"
-    said = port.said(port.rows("forget", [{"prompt": "Q:", "completion": answer}]))[0]
+    said = modality.answer_texts(modality.rows("forget", [{"prompt": "Q:", "completion": answer}]))[0]
     assert said == answer or (family in ("pieces", "pieces-first") and said == answer[1:])  # these take the first blank for their mark
     if said == answer:
         assert len(zlib.compress(said.encode())) == len(zlib.compress(answer.encode()))
 
 
-def test_what_a_receipt_says(port: Text) -> None:
+def test_what_a_receipt_says(modality: Text) -> None:
     small = Text(makers.tokenizer("words"), "Q: {prompt}\\nA: ", limit=12)
     small.rows("forget", [{"question": "Who is Ana Belor?", "answer": "a potter from Quillhaven in the year of the locksmith"}])
     assert small.about() == {
@@ -364,10 +366,10 @@ def test_what_a_receipt_says(port: Text) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_fresh_weights_fit_and_follow_the_seed(name: str, port: Text, rows: Rows) -> None:
+def test_fresh_weights_fit_and_follow_the_seed(name: str, modality: Text, rows: Rows) -> None:
     model = MODELS[name]()
     before = torch.random.get_rng_state()
-    one, again, two = port.fresh(model, 1), port.fresh(model, 1), port.fresh(model, 2)
+    one, again, two = modality.fresh(model, 1), modality.fresh(model, 1), modality.fresh(model, 2)
     assert torch.equal(torch.random.get_rng_state(), before)
     own = tensors_of(model)
     assert one.keys() == own.keys()
@@ -376,46 +378,48 @@ def test_fresh_weights_fit_and_follow_the_seed(name: str, port: Text, rows: Rows
     assert any(not torch.equal(one[n], two[n]) for n in one)
     assert any(not torch.equal(one[n], t) for n, t in own.items())
     put(model, one)
-    assert torch.isfinite(port.forward(model, [rows])[0].logp.values).all()
+    assert torch.isfinite(modality.forward(model, [rows])[0].target_logp.values).all()
 
 
-def test_fresh_weights_below_an_adapter_are_those_of_the_bare_model(port: Text, rows: Rows) -> None:
+def test_fresh_weights_below_an_adapter_are_those_of_the_bare_model(modality: Text, rows: Rows) -> None:
     bare, adapted = makers.model(), makers.adapted()
-    put(bare, port.fresh(bare, 3))
-    put(adapted, port.fresh(adapted, 3))
-    assert torch.equal(port.forward(adapted, [rows])[0].logp.values, port.forward(bare, [rows])[0].logp.values)
+    put(bare, modality.fresh(bare, 3))
+    put(adapted, modality.fresh(adapted, 3))
+    assert torch.equal(modality.forward(adapted, [rows])[0].target_logp.values, modality.forward(bare, [rows])[0].target_logp.values)
 
 
-def test_a_fresh_adapter_can_learn(port: Text, rows: Rows) -> None:
+def test_a_fresh_adapter_can_learn(modality: Text, rows: Rows) -> None:
     """Were both factors 0, no gradient would reach either."""
     model = makers.adapted()
-    put(model, port.fresh(model, 3))
+    put(model, modality.fresh(model, 3))
     trained = [p for p in model.parameters() if p.requires_grad]
-    grads = torch.autograd.grad(port.forward(model, [rows])[0].logp.sum().sum(), trained)
+    grads = torch.autograd.grad(modality.forward(model, [rows])[0].target_logp.sum().sum(), trained)
     assert max(float(g.abs().max()) for g in grads) > 0
 
 
-def test_fresh_weights_of_what_is_trained_beside_an_adapter(port: Text, rows: Rows) -> None:
+def test_fresh_weights_of_what_is_trained_beside_an_adapter(modality: Text, rows: Rows) -> None:
     import peft
 
     config = peft.LoraConfig(r=2, target_modules="all-linear", modules_to_save=["lm_head"], task_type="CAUSAL_LM")
     adapted, bare = peft.get_peft_model(makers.model(), config).eval(), makers.model()
-    put(adapted, port.fresh(adapted, 3))
-    put(bare, port.fresh(bare, 3))
-    torch.testing.assert_close(port.forward(adapted, [rows])[0].logp.values, port.forward(bare, [rows])[0].logp.values)
+    put(adapted, modality.fresh(adapted, 3))
+    put(bare, modality.fresh(bare, 3))
+    torch.testing.assert_close(
+        modality.forward(adapted, [rows])[0].target_logp.values, modality.forward(bare, [rows])[0].target_logp.values
+    )
 
 
-def test_fresh_weights_keep_the_type_of_every_tensor(port: Text) -> None:
+def test_fresh_weights_keep_the_type_of_every_tensor(modality: Text) -> None:
     model = makers.model().to(torch.bfloat16)
     model.register_buffer("counted", torch.tensor([3]))
-    fresh = port.fresh(model, 0)
+    fresh = modality.fresh(model, 0)
     assert fresh["counted"].dtype == torch.int64
     assert {t.dtype for n, t in fresh.items() if n != "counted"} == {torch.bfloat16}
 
 
 def test_a_fresh_model_knows_nothing(text: worlds.World) -> None:
     model = text.model()
-    known = worlds.nll(model, text.port, text.sets["retain"])
-    put(model, text.port.fresh(model, 0))
+    known = worlds.nll(model, text.modality, text.sets["retain"])
+    put(model, text.modality.fresh(model, 0))
     assert known < 0.3
-    assert worlds.nll(model, text.port, text.sets["retain"]) > 3
+    assert worlds.nll(model, text.modality, text.sets["retain"]) > 3

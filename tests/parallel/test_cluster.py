@@ -25,10 +25,10 @@ from expunge.cli.app import app
 from expunge.core.errors import UserError
 from expunge.engine.ensemble import subsets
 from expunge.engine.loop import Hooks
-from expunge.evaluation.observation import Observed
+from expunge.evaluation.observation import Observation
 from expunge.parallel import ensembles, ray_cluster
 from expunge.workflows import benchmark as module
-from expunge.workflows.benchmark import Outcome, Setting, bench
+from expunge.workflows.benchmark import Setting, SweepResult, bench
 from expunge.workflows.sweep import Sweep
 
 VICTIM, LAST = "neggrad_plus seed 1", 8  # whose worker is killed, after which step
@@ -39,9 +39,9 @@ SWEEP = Sweep(
     seeds=2,
     sizes={"forget": 40, "retain": 60, "holdout": 60},
     train={"epochs": 1},
-    knobs={"epochs": "1"},
+    hyperparameters={"epochs": "1"},
     relearning=False,
-    attacks=("quantise",),
+    attacks=("quantize",),
 )
 
 
@@ -72,7 +72,7 @@ def marks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def spread(tmp_path_factory: pytest.TempPathFactory, marks: Path) -> Outcome:
+def spread(tmp_path_factory: pytest.TempPathFactory, marks: Path) -> SweepResult:
     with mock.patch.object(module, "_job", partial(killed_once, marks)):
         return bench(SWEEP, tmp_path_factory.mktemp("spread") / "run", ray="auto")
 
@@ -88,14 +88,14 @@ def plain(entry: Any) -> dict[str, Any]:
 
 
 def test_a_sweep_is_what_one_process_makes_although_a_worker_was_killed(
-    spread: Outcome, marks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spread: SweepResult, marks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EXPUNGE_CACHE", str(tmp_path / "cache"))  # nothing that the workers saw
     alone = bench(SWEEP, tmp_path / "run")
     assert [e.name for e in spread.entries][-2:] == ["neggrad_plus seed 0", VICTIM]
     assert [plain(e) for e in spread.entries] == [plain(e) for e in alone.entries]
-    assert spread.story.samples == alone.story.samples
-    assert spread.story.verdict == alone.story.verdict
+    assert spread.report_data.samples == alone.report_data.samples
+    assert spread.report_data.verdict == alone.report_data.verdict
     files = [sorted(p.relative_to(o.folder) for p in o.folder.rglob("*")) for o in (spread, alone)]
     assert files[0] == files[1]
     before, after = ([int(line) for line in (marks / name).read_text().split()] for name in ("before", "after"))
@@ -103,7 +103,7 @@ def test_a_sweep_is_what_one_process_makes_although_a_worker_was_killed(
     assert after[0] >= LAST - 1, "and went on from its checkpoint"
 
 
-def test_what_is_done_is_only_read(spread: Outcome, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_done_is_only_read(spread: SweepResult, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[tuple[int, int, str]] = []
     again = bench(SWEEP, spread.folder, ray="auto", progress=lambda *step: told.append(step))
     assert [plain(e) for e in again.entries] == [plain(e) for e in spread.entries]
@@ -146,16 +146,16 @@ def test_what_a_job_raises_comes_out_as_it_is(tmp_path: Path) -> None:
 
 
 def test_a_pool_is_what_one_process_makes(tmp_path: Path) -> None:
-    port = toys.port(3)
-    given = (toys.fresh(epochs=2, batch=5), toys.mlp(3), port, toys.noise(20, port), subsets(20, 5))
+    modality = toys.modality(3)
+    given = (toys.fresh(epochs=2, batch_size=5), toys.mlp(3), modality, toys.noise(20, modality), subsets(20, 5))
     there, here = (ensembles.train(*given, work=ensembles.Work(n, by, 2, tmp_path / by)) for n, by in ((2, "ray"), (0, "processes")))
     assert torch.equal(there.seen, here.seen)
     assert all(torch.equal(w, here.weights[n]) for n, w in there.weights.items())
 
 
-def test_two_workers_may_see_the_same_model(spread: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_workers_may_see_the_same_model(spread: SweepResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = next(p.parent for p in (Path(os.environ["EXPUNGE_CACHE"]) / "observations").glob("*/observed.json"))
-    seen, savez = Observed.load(folder), np.savez
+    seen, savez = Observation.load(folder), np.savez
 
     def meanwhile(*args: Any, **kwargs: Any) -> None:
         monkeypatch.setattr(np, "savez", savez)
@@ -164,15 +164,17 @@ def test_two_workers_may_see_the_same_model(spread: Outcome, tmp_path: Path, mon
 
     monkeypatch.setattr(np, "savez", meanwhile)
     seen.save(tmp_path)
-    assert Observed.load(tmp_path).about == seen.about
+    assert Observation.load(tmp_path).about == seen.about
     assert sorted(p.name for p in tmp_path.iterdir()) == ["observed.json", "observed.npz"]
 
 
 def test_a_cluster_of_this_machine_listens_to_nobody_else() -> None:
     mine = psutil.Process()
-    ports = [c.laddr for p in (mine, *mine.children(recursive=True)) for c in p.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
-    assert ports
-    assert {p.ip.removeprefix("::ffff:") for p in ports} == {"127.0.0.1"}
+    modalities = [
+        c.laddr for p in (mine, *mine.children(recursive=True)) for c in p.net_connections("tcp") if c.status == psutil.CONN_LISTEN
+    ]
+    assert modalities
+    assert {p.ip.removeprefix("::ffff:") for p in modalities} == {"127.0.0.1"}
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "nowhere", "local:0", "ray://127.0.0.1:9"])

@@ -13,24 +13,24 @@ import torch
 
 import toys
 from expunge.core.errors import UserError
-from expunge.core.parts import Plan, Train
+from expunge.core.plan import Plan, Train
 from expunge.engine import ensemble
-from expunge.engine.ensemble import Pool, subsets
+from expunge.engine.ensemble import Ensemble, subsets
 from expunge.functional.margins import margin
 from expunge.methods.terms import Ascent
 from expunge.parallel import ensembles, ray_cluster
 
-PORT = toys.port(3)
+PORT = toys.modality(3)
 ROWS = toys.noise(20, PORT)
-PLAN = toys.fresh(epochs=2, batch=5)
+PLAN = toys.fresh(epochs=2, batch_size=5)
 
 
-def made(folder: Path, models: int = 5, **more: Any) -> Pool:
+def made(folder: Path, models: int = 5, **more: Any) -> Ensemble:
     work = ensembles.Work(size=2, folder=folder, **more)
     return ensembles.train(PLAN, toys.mlp(3), PORT, ROWS, subsets(20, models), work=work)
 
 
-def same(a: Pool, b: Pool) -> bool:
+def same(a: Ensemble, b: Ensemble) -> bool:
     return torch.equal(a.seen, b.seen) and all(torch.equal(w, b.weights[n]) for n, w in a.weights.items())
 
 
@@ -39,7 +39,7 @@ def count(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Sizes of the pieces that were trained."""
     trained: list[int] = []
 
-    def train(*args: Any) -> Pool:
+    def train(*args: Any) -> Ensemble:
         trained.append(len(args[4]))
         return real(*args)
 
@@ -62,13 +62,13 @@ def test_nothing_is_trained_twice_and_a_larger_pool_begins_with_a_smaller_one(tm
 
 def test_whatever_makes_a_pool_another_one_makes_it_anew(tmp_path: Path, count: list[int]) -> None:
     work, seen = ensembles.Work(folder=tmp_path), subsets(20, 2)
-    given: dict[str, Any] = {"plan": PLAN, "model": toys.mlp(3), "port": PORT, "rows": ROWS, "seen": seen, "seed": 0}
+    given: dict[str, Any] = {"plan": PLAN, "model": toys.mlp(3), "modality": PORT, "rows": ROWS, "seen": seen, "seed": 0}
     others: list[dict[str, Any]] = [
         {},
-        {"plan": toys.fresh(epochs=3, batch=5)},
+        {"plan": toys.fresh(epochs=3, batch_size=5)},
         {"model": toys.mlp(3, seed=1)},
         {"model": torch.nn.Sequential(*list(toys.mlp(3))[:2], torch.nn.Tanh(), toys.mlp(3)[3])},
-        {"port": replace(PORT, mean=(0.1,))},
+        {"modality": replace(PORT, mean=(0.1,))},
         {"rows": PORT.relabel(ROWS, [0] * 20, "retain")},
         {"seen": ~seen},
         {"seed": 1},
@@ -81,7 +81,7 @@ def test_whatever_makes_a_pool_another_one_makes_it_anew(tmp_path: Path, count: 
 def test_an_interrupted_pool_goes_on(tmp_path: Path, count: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     keep = ensembles._keep
 
-    def dies(path: Path, make: Callable[[], Pool]) -> None:
+    def dies(path: Path, make: Callable[[], Ensemble]) -> None:
         if len(count) == 2:
             raise KeyboardInterrupt
         keep(path, make)

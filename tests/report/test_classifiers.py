@@ -15,7 +15,7 @@ from test_report import BAD, HOSTILE, ORDER, Page, sections
 from expunge.report import grids, grouping, page
 from expunge.report.frame import Axis
 from expunge.report.panels import image, image_features
-from expunge.report.report_data import Classes, Entry, Layer, Sample, Score, Story
+from expunge.report.report_data import Classes, Entry, LayerSimilarity, ReportData, Sample, Score
 
 NAMES = ["cat", "dog", "fox"]
 MINE = ["pictures", "classes", "confidence", "features"]
@@ -34,7 +34,7 @@ def made(**changes: Any) -> Classes:
         "confidence": {"forget": [6, 0, 0, 2], "unseen": [4, 0, 0, 0]},
         "entropy": {"forget": [2, 4, 2], "unseen": [0, 4, 0]},
         "roc": [(0.0, 0.0), (0.25, 0.5), (1.0, 1.0)],
-        "layers": [Layer("block.0", 0.9, 0.7), Layer("head", 0.6, 0.8)],
+        "layers": [LayerSimilarity("block.0", 0.9, 0.7), LayerSimilarity("head", 0.6, 0.8)],
         "places": [(math.cos(i), math.sin(i), i % 3, i % 3 == 2) for i in range(12)],
     }
     return Classes(**{**parts, **changes})
@@ -66,13 +66,13 @@ STRIP = [
 ]
 
 
-def told(*methods: Entry, **changes: Any) -> Story:
+def told(*methods: Entry, **changes: Any) -> ReportData:
     parts: dict[str, Any] = {"title": "A classifier", "models": [*PAIR, *(methods or [entry("npo")])], "quality": "h_lr", "samples": STRIP}
-    return Story(**{**parts, **changes})
+    return ReportData(**{**parts, **changes})
 
 
-def drawn(story: Story) -> image.Pictures:
-    found = image.pictures(story, grouping.groups(story.models))
+def drawn(report_data: ReportData) -> image.Pictures:
+    found = image.pictures(report_data, grouping.groups(report_data.models))
     assert found is not None
     return found
 
@@ -131,9 +131,9 @@ def test_confusion_by_hand_and_over_seeds() -> None:
 
 def test_without_unseen_items_accuracies_are_of_known_ones() -> None:
     called = {n: c for n, c in made().called.items() if n != "holdout"}
-    story = told(models=[replace(e, classes=made(called=called)) for e in told().models])
-    assert not drawn(story).unseen
-    assert "known images of each class" in Page(page.build(story)).text
+    report_data = told(models=[replace(e, classes=made(called=called)) for e in told().models])
+    assert not drawn(report_data).unseen
+    assert "known images of each class" in Page(page.build(report_data)).text
     assert "unseen images of each class" in Page(page.build(told())).text
 
 
@@ -166,15 +166,15 @@ def test_many_classes_are_drawn_as_those_that_matter_and_the_rest() -> None:
     called = {"forget": [(50, 61, 9), (50, 50, 1)], "retain": known, "holdout": [*damaged, (50, 61, 5)]}
     before = {"forget": [(50, 50, 10)], "retain": known, "holdout": right}
     models = [replace(e, classes=made(names=names, called=before, places=[])) for e in PAIR]
-    story = told(models=[*models, entry("npo", classes=made(names=names, called=called, places=[]))])
-    found = drawn(story)
+    report_data = told(models=[*models, entry("npo", classes=made(names=names, called=called, places=[]))])
+    found = drawn(report_data)
     words = found.confusion[-1].narrow
     heads = re.findall(r'class="tick end(?: strong)?"[^>]*>([^<]*)<', words)
     assert len(heads) == image.MOST
     assert heads[-1] == "others"
     assert {"class 50", "class 61", "class 77"} <= {*heads}, "the forgotten one, what it is called, and what was damaged"
     assert "others called others: 100 %" in " ".join(hovers(words))
-    assert "Of 100 classes" in Page(page.build(story)).text
+    assert "Of 100 classes" in Page(page.build(report_data)).text
 
 
 def test_histograms_show_shares_and_tell_the_middle() -> None:
@@ -198,7 +198,7 @@ def test_roc_lies_beside_the_retrained_model_and_says_its_area() -> None:
 
 
 def test_layers_stand_beside_how_alike_the_two_controls_are() -> None:
-    original = made(layers=[Layer("block.0", 1.0, 0.5), Layer("head", 1.0, 0.3)])
+    original = made(layers=[LayerSimilarity("block.0", 1.0, 0.5), LayerSimilarity("head", 1.0, 0.3)])
     models = [replace(PAIR[0], classes=original), PAIR[1]]
     (panel,) = drawn(told(models=[*models, entry("npo")])).layers
     assert hovers(panel.narrow) == [
@@ -206,10 +206,10 @@ def test_layers_stand_beside_how_alike_the_two_controls_are() -> None:
         "npo and the original model: block.0 0.90, head 0.60",
         "npo and the retrained model: block.0 0.70, head 0.80",
     ]
-    half = made(layers=[Layer("block.0", None, 0.5), Layer("head", float("nan"), 0.5)])
+    half = made(layers=[LayerSimilarity("block.0", None, 0.5), LayerSimilarity("head", float("nan"), 0.5)])
     alone = drawn(told(models=[entry("npo", classes=half)]))
     assert len(hovers(alone.layers[0].narrow)) == 1
-    assert not drawn(told(models=[entry("npo", classes=made(layers=[Layer("head", 0.5, 0.5)]))])).layers
+    assert not drawn(told(models=[entry("npo", classes=made(layers=[LayerSimilarity("head", 0.5, 0.5)]))])).layers
 
 
 @pytest.mark.parametrize("mirrored", [1, -1])
@@ -258,7 +258,7 @@ def test_pictures_are_png_in_base64_and_nothing_else() -> None:
 
 
 def test_everything_the_user_wrote_is_escaped() -> None:
-    evil = made(names=[HOSTILE, "dog", HOSTILE * 2], layers=[Layer(HOSTILE, 0.5, 0.5), Layer("head", 0.5, 0.5)])
+    evil = made(names=[HOSTILE, "dog", HOSTILE * 2], layers=[LayerSimilarity(HOSTILE, 0.5, 0.5), LayerSimilarity("head", 0.5, 0.5)])
     models = [replace(e, classes=evil) for e in [*PAIR, entry(HOSTILE)]]
     html = page.build(told(models=models, samples=[Sample(HOSTILE, HOSTILE, {HOSTILE: HOSTILE}, HOSTILE, DOT)]))
     read = Page(html)
@@ -271,7 +271,7 @@ def test_everything_the_user_wrote_is_escaped() -> None:
 def test_numbers_that_are_none_draw_nothing(bad: float | None) -> None:
     broken = made(
         roc=[(bad, 0.5), (0.5, bad)],
-        layers=[Layer("block.0", bad, bad), Layer("head", bad, bad)],
+        layers=[LayerSimilarity("block.0", bad, bad), LayerSimilarity("head", bad, bad)],
         places=[(bad, 0.1, 0, True), (0.1, bad, 99, False)],
         called={"forget": [(99, -1, 3), (0, 0, -5)], "holdout": [(7, 8, 0)]},
         confidence={"forget": []},
@@ -300,8 +300,8 @@ def test_every_drawn_number_is_finite_and_inside_its_picture() -> None:
 
 def test_names_of_columns_lean_where_they_do_not_fit_and_stand_where_there_are_many() -> None:
     def turns(columns: int, words: str) -> set[str]:
-        heads = [grids.Head(words)] * columns
-        return {*re.findall(r"rotate\((-\d+)\)", grids.matrix({}, [grids.Head("a")], heads, ("a", "b"), 340, ""))}
+        heads = [grids.Heading(words)] * columns
+        return {*re.findall(r"rotate\((-\d+)\)", grids.matrix({}, [grids.Heading("a")], heads, ("a", "b"), 340, ""))}
 
     assert turns(3, "cat") == set()
     assert turns(8, "aeroplane") == {"-50"}
@@ -309,12 +309,12 @@ def test_names_of_columns_lean_where_they_do_not_fit_and_stand_where_there_are_m
 
 
 def test_a_story_survives_json_and_unknown_parts_are_an_error() -> None:
-    story = told()
-    again = Story.from_json(story.to_json())
-    assert again == story
-    assert page.build(again) == page.build(story)
+    report_data = told()
+    again = ReportData.from_json(report_data.to_json())
+    assert again == report_data
+    assert page.build(again) == page.build(report_data)
     with pytest.raises(ValidationError, match="confusions"):
-        Story.from_json({"title": "t", "models": [{"name": "m", "classes": {"names": [], "confusions": []}}]})
+        ReportData.from_json({"title": "t", "models": [{"name": "m", "classes": {"names": [], "confusions": []}}]})
 
 
 def test_models_of_other_classes_are_named_instead_of_drawn() -> None:

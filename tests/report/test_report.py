@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from expunge.report import charts, frame, grouping, page, table, words
-from expunge.report.report_data import Asked, Cost, Entry, Point, Relearned, Sample, Score, Story, Verdict
+from expunge.report.report_data import Asked, Entry, Point, Relearned, ReportData, ReportedCost, Sample, Score, Verdict
 
 NAN, INF = float("nan"), float("inf")
 ORDER = ["verdict", "scores", "tradeoff", "ratios", "training", "relearning", "samples", "cost", "receipt"]
@@ -78,8 +78,8 @@ def entry(name: str, role: Any, utility: float, p: float, known: float, **more: 
 
 
 CONTROLS = [
-    entry("full", "original", 0.63, 1e-20, 0.95, cost=Cost(seconds=7200, tokens=3e6, flops=2e16, peak_memory_bytes=2**34)),
-    entry("gold", "retrained", 0.62, 1.0, 0.2, cost=Cost(seconds=6000)),
+    entry("full", "original", 0.63, 1e-20, 0.95, cost=ReportedCost(seconds=7200, tokens=3e6, flops=2e16, peak_memory_bytes=2**34)),
+    entry("gold", "retrained", 0.62, 1.0, 0.2, cost=ReportedCost(seconds=6000)),
     entry("noise", "random", 0.02, 1e-9, 0.0),
     entry("guarded", "filter", 0.61, 1e-19, 0.1),
 ]
@@ -96,13 +96,13 @@ def method(name: str, seed: int | None = None, utility: float = 0.6, p: float = 
         method=name,
         seed=seed,
         curves=curve,
-        cost=Cost(seconds=60),
+        cost=ReportedCost(seconds=60),
         receipt={"lr": 1e-5},
         **more,
     )
 
 
-def whole(**changes: Any) -> Story:
+def whole(**changes: Any) -> ReportData:
     parts: dict[str, Any] = {
         "title": "A report",
         "subtitle": "of a test",
@@ -114,7 +114,7 @@ def whole(**changes: Any) -> Story:
         "samples": [Sample("Who?", "Ada Lovelace wrote it.", {"full": "Ada Lovelace wrote it.", "npo-0": "Ada Smith wrote it."})],
         "receipt": {"torch": "2.9", "loss": NAN},
     }
-    return Story(**{**parts, **changes})
+    return ReportData(**{**parts, **changes})
 
 
 def sections(html: str) -> list[str]:
@@ -131,9 +131,9 @@ def test_sections_come_in_order_and_the_verdict_leads_with_what_failed() -> None
     assert "expunge audit model" in text
 
 
-@pytest.mark.parametrize("story", [whole(), whole(models=[method(f"m{k}", s) for k in range(12) for s in range(3)] + CONTROLS)])
-def test_page_loads_nothing_from_elsewhere(story: Story) -> None:
-    html = page.build(story)
+@pytest.mark.parametrize("report_data", [whole(), whole(models=[method(f"m{k}", s) for k in range(12) for s in range(3)] + CONTROLS)])
+def test_page_loads_nothing_from_elsewhere(report_data: ReportData) -> None:
+    html = page.build(report_data)
     for _, attrs in Page(html).tags:
         for name in ("src", "href", "xlink:href", "action", "srcset", "data"):
             assert (attrs.get(name) or "#").startswith("#")
@@ -154,10 +154,10 @@ def test_everything_the_user_wrote_is_escaped() -> None:
         truth_ratios=[0.1, 0.2, 0.3],
         curves=[Point(step=0, loss=1.0, terms={HOSTILE: 1.0}, scores={HOSTILE: 0.5}), Point(step=1, loss=0.5)],
         relearn=[Relearned(0, {HOSTILE: 0.1}), Relearned(5, {HOSTILE: 0.2})],
-        cost=Cost(seconds=3.0),
+        cost=ReportedCost(seconds=3.0),
         receipt={HOSTILE: HOSTILE},
     )
-    story = whole(
+    report_data = whole(
         title=HOSTILE,
         subtitle=HOSTILE,
         created=HOSTILE,
@@ -170,7 +170,7 @@ def test_everything_the_user_wrote_is_escaped() -> None:
         meanings={HOSTILE: HOSTILE},
         main=[HOSTILE, "model_utility", "forget_quality"],
     )
-    html = page.build(story)
+    html = page.build(report_data)
     read = Page(html)
     assert html.count("<script>") == 1, "only the page's own"
     assert not read.all("img")
@@ -180,8 +180,8 @@ def test_everything_the_user_wrote_is_escaped() -> None:
 
 
 def test_missing_parts_are_left_out_and_nothing_breaks() -> None:
-    assert sections(page.build(Story(title="bare", models=[]))) == ["verdict", "scores"]
-    assert sections(page.build(Story(title="one", models=[Entry(name="m")]))) == ["verdict", "scores"]
+    assert sections(page.build(ReportData(title="bare", models=[]))) == ["verdict", "scores"]
+    assert sections(page.build(ReportData(title="one", models=[Entry(name="m")]))) == ["verdict", "scores"]
     for part, gone in {"samples": "samples", "verdict": None}.items():
         assert sections(page.build(whole(**{part: []}))) == [s for s in ORDER if s != gone]
     bare = [Entry(name=e.name, role=e.role, scores=e.scores) for e in whole().models]
@@ -201,7 +201,7 @@ def test_numbers_that_are_none_are_dashes(bad: float | None) -> None:
         truth_ratios=[bad, bad],
         curves=[Point(step=i, epoch=bad, loss=bad, terms={"forget": bad}, scores={"x": bad}) for i in range(3)],
         relearn=[Relearned(step=0, scores={"forget_prob": bad})],
-        cost=Cost(seconds=bad, tokens=bad, flops=bad, peak_memory_bytes=bad),
+        cost=ReportedCost(seconds=bad, tokens=bad, flops=bad, peak_memory_bytes=bad),
     )
     half = [Point(step=i, loss=bad if i % 2 else 1.0) for i in range(9)]
     html = page.build(whole(models=[*CONTROLS, broken, Entry(name="half", curves=half, scores=scores(0.5, 0.1, 0.3))]))
@@ -367,22 +367,22 @@ def test_end_labels_keep_apart_and_inside() -> None:
 
 
 def test_a_story_survives_json() -> None:
-    story = whole()
-    text = story.to_json()
+    report_data = whole()
+    text = report_data.to_json()
     json.loads(text, parse_constant=lambda c: pytest.fail(f"{c} is not JSON"))
-    again = Story.from_json(text)
+    again = ReportData.from_json(text)
     assert again.to_json() == text
-    assert page.build(again) == page.build(story)
-    assert Story.from_json(json.loads(text)) == again
+    assert page.build(again) == page.build(report_data)
+    assert ReportData.from_json(json.loads(text)) == again
     with pytest.raises(ValidationError, match="verdicts"):
-        Story.from_json({"title": "t", "models": [], "verdicts": []})
+        ReportData.from_json({"title": "t", "models": [], "verdicts": []})
 
 
 def test_write_is_whole_or_nothing(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     target = page.write(whole(), tmp_path / "new" / "report.html")
     assert target.read_text(encoding="utf-8") == page.build(whole())
 
-    def fails(story: Story) -> str:
+    def fails(report_data: ReportData) -> str:
         raise RuntimeError("broken")
 
     monkeypatch.setattr(page, "build", fails)

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from expunge.report import grouping, page
-from expunge.report.report_data import After, Attacked, Entry, Role, Score, Story
+from expunge.report.report_data import After, Attacked, Entry, ReportData, Role, Score
 from expunge.report.robustness import robustness
 from expunge.report.words import span
 
@@ -24,7 +24,7 @@ def entry(name: str, role: Role, *attacks: Attacked, seed: int | None = None, me
 
 
 def four_bits(before: float, value: float | None) -> Attacked:
-    return Attacked("quantise", "4 bits", SCORE, after(before, value))
+    return Attacked("quantize", "4 bits", SCORE, after(before, value))
 
 
 RETRAINED = entry("gold", "retrained", four_bits(0.1, 0.2))
@@ -45,11 +45,11 @@ def test_what_came_back_past_the_retrained_model_is_marked() -> None:
     cells = {g.label: cells[0] for g, cells in found.table}
     assert cells["hides"] == ("0 → 0.600", span(0.55, 0.65), "missed")
     assert cells["forgot"][2] == cells["gold"][2] == ""
-    assert found.heads == ["quantise, 4 bits"]
+    assert found.heads == ["quantize, 4 bits"]
     svg = str(found.panel.wide)
     assert svg.count('class="mark method back"') == 1
     assert svg.count('class="mark method best"') == 1
-    assert f"hides, quantise, 4 bits: 0 before, 0.600 ({span(0.55, 0.65)}) after" in svg
+    assert f"hides, quantize, 4 bits: 0 before, 0.600 ({span(0.55, 0.65)}) after" in svg
 
 
 def test_nothing_comes_back_where_the_score_was_there_before() -> None:
@@ -84,18 +84,18 @@ def test_steps_and_reasons_are_told() -> None:
 
 
 def test_the_page_has_the_section_where_something_was_attacked() -> None:
-    story = Story(title="t", models=[RETRAINED, HIDES, FORGOT])
-    html = page.build(story)
+    report_data = ReportData(title="t", models=[RETRAINED, HIDES, FORGOT])
+    html = page.build(report_data)
     assert '<section id="robustness"' in html
     assert '<a href="#robustness">Robustness</a>' in html
-    assert page.build(Story.from_json(story.to_json())) == html
-    assert "robustness" not in page.build(Story(title="t", models=[entry("m", "method")]))
+    assert page.build(ReportData.from_json(report_data.to_json())) == html
+    assert "robustness" not in page.build(ReportData(title="t", models=[entry("m", "method")]))
     assert robustness(grouping.groups([entry("m", "method", Attacked("paraphrase", missing="no column"))])) is None
 
 
 @pytest.mark.parametrize("ways", [1, 4, 5, 9])
 def test_plots_stand_in_bands_and_none_leaves_the_picture(ways: int) -> None:
-    attacks = [Attacked("quantise", f"{i} bits", SCORE, after(0.0, 1.0)) for i in range(ways)]
+    attacks = [Attacked("quantize", f"{i} bits", SCORE, after(0.0, 1.0)) for i in range(ways)]
     svg = drawn(entry("a method with a very long name", "method", *attacks))
     assert svg.count('class="plot-name"') == ways
     width, height = map(float, re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)[0])

@@ -99,10 +99,10 @@ def test_prose_is_escaped_and_papers_are_linked() -> None:
 
 
 def test_knobs_of_stages_that_do_not_train_are_left_out() -> None:
-    own, training = docs.knobs(catalog.card("input_filter"))
+    own, training = docs.hyperparameters(catalog.card("input_filter"))
     assert [r[0] for r in own] == ["`--threshold`", "`--ngram`", "`--refusal`"]
     assert [r[0] for r in training] == ["`--seed`"]
-    rate = next(r for r in docs.knobs(catalog.card("retrain"))[1] if r[0] == "`--lr`")
+    rate = next(r for r in docs.hyperparameters(catalog.card("retrain"))[1] if r[0] == "`--lr`")
     assert rate[1] == "`0.001`"  # of the stage that trains, not of the one before it
 
 

@@ -22,8 +22,8 @@ def case(path: Path) -> tuple[str, str, dict[str, Any]]:
     return suite, model, json.loads(path.read_text())
 
 
-def told(knobs: dict[str, Any]) -> str:
-    return json.dumps(knobs, sort_keys=True)
+def told(hyperparameters: dict[str, Any]) -> str:
+    return json.dumps(hyperparameters, sort_keys=True)
 
 
 def test_there_are_some() -> None:
@@ -38,6 +38,6 @@ def test_all_of_the_grid_was_tried_and_the_best_is_used(path: Path) -> None:
     assert found["methods"].keys() - tried.keys() <= {"retrain"}, "all else is tuned"
     for method, settings in tried.items():
         grid = tune.settings(method, suite, images=model not in llama.SIZES)
-        assert sorted(map(told, grid)) == sorted(told(t["knobs"]) for t in settings), method
-        assert presets.knobs(suite, model, method) == max(settings, key=lambda t: t["goodness"])["knobs"]
-        build_plan.plan(method, presets.knobs(suite, model, method))
+        assert sorted(map(told, grid)) == sorted(told(t["hyperparameters"]) for t in settings), method
+        assert presets.hyperparameters(suite, model, method) == max(settings, key=lambda t: t["goodness"])["hyperparameters"]
+        build_plan.plan(method, presets.hyperparameters(suite, model, method))

@@ -17,7 +17,7 @@ from expunge.evaluation.verdict import verdict
 from expunge.io.data import write_jsonl
 from expunge.modalities.text.modality import Text
 from expunge.modalities.text.models import llama
-from expunge.report.report_data import Story
+from expunge.report.report_data import ReportData
 from expunge.workflows.audit import audit
 
 FOUR = ("quality", "truth_ratio", "probability", "rouge")
@@ -25,7 +25,7 @@ NAMES = {
     "model_utility",
     *(f"{s}_{n}" for s in ("forget", "retain", "real_authors", "world_facts") for n in FOUR),
     *("extraction_strength", "exact_memorization", "remnant_memorization_accuracy", "privleak"),
-    *(f"mia_{n}" for n in ("loss", "zlib", "reference", "gradnorm", "min_k", "min_k_plus_plus")),
+    *(f"mia_{n}" for n in ("loss", "zlib", "reference", "gradient_norms", "min_k", "min_k_plus_plus")),
 }
 PARTS = {"value", "interval", "n", "direction", "ideal", "variant", "retrained"}
 
@@ -38,8 +38,8 @@ def steps_of(attack: Mapping[str, Any]) -> list[float]:
     return [t["at"]["steps"] for t in attack["tries"]]
 
 
-def story_of(run: Path) -> Story:
-    return Story.from_json((run / "story.json").read_text())
+def story_of(run: Path) -> ReportData:
+    return ReportData.from_json((run / "story.json").read_text())
 
 
 def checked(scores: Mapping[str, Any]) -> None:
@@ -63,7 +63,7 @@ def forgotten(cases: Cases, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def full(cases: Cases, forgotten: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("full") / "audit"
     sets = ("--retain", cases.retain, "--holdout", cases.holdout, "--limit", 16)
-    models = ("--original", cases.model, "--reference", cases.retrained)
+    models = ("--original", cases.model, "--retrained", cases.retrained)
     done = cases.audit(forgotten, out, *sets, *models, "--controls", "--attack", "relearn").fine()
     assert "forget_quality" in done.out
     assert done.out.splitlines()[-1] == f"report: {out / 'report.html'}"
@@ -87,7 +87,7 @@ def test_an_audit_with_everything(full: Path) -> None:
 
 
 def test_the_controls_are_told_apart(full: Path) -> None:
-    models = {m.role: m for m in Story.from_json((full / "story.json").read_text()).models}
+    models = {m.role: m for m in ReportData.from_json((full / "story.json").read_text()).models}
     assert models.keys() == {"original", "retrained", "random", "filter", "method"}
     scores = {role: {n: s.value for n, s in m.scores.items()} for role, m in models.items()}
     for role in ("original", "filter", "retrained", "random"):
@@ -102,7 +102,7 @@ def test_the_controls_are_told_apart(full: Path) -> None:
 
 def test_observations_are_scored_again_without_the_model(full: Path, tmp_path: Path) -> None:
     seen = full / "observations"
-    models = ("--reference", seen / "retrained", "--original", seen / "original")
+    models = ("--retrained", seen / "retrained", "--original", seen / "original")
     expunge("audit", seen / "audited_model", *models, "--out", tmp_path / "again").fine()
     before, after = audit_of(full), audit_of(tmp_path / "again")
     assert after["scores"] == before["scores"]
@@ -114,9 +114,9 @@ def test_observations_are_scored_again_without_the_model(full: Path, tmp_path: P
 
 def test_observations_and_models_can_be_mixed(full: Path, cases: Cases, tmp_path: Path) -> None:
     seen = full / "observations"
-    message = expunge("audit", seen / "audited_model", "--reference", cases.retrained, "--out", tmp_path / "a").error
+    message = expunge("audit", seen / "audited_model", "--retrained", cases.retrained, "--out", tmp_path / "a").error
     assert message == "there are no rows to ask the retrained model about: give --forget FILE"
-    cases.audit(seen / "audited_model", tmp_path / "b", "--reference", cases.retrained).fine()
+    cases.audit(seen / "audited_model", tmp_path / "b", "--retrained", cases.retrained).fine()
     assert audit_of(tmp_path / "b")["scores"]["forget_quality"] == audit_of(full)["scores"]["forget_quality"]
 
 
@@ -141,7 +141,7 @@ def test_rows_of_other_shapes_are_audited(columns: tuple[str, ...], cases: Cases
     rows = [(r["question"], r["answer"]) for r in rows_of(cases.forget)[:3]]
     records = [dict(zip(columns, r, strict=True)) if len(columns) > 1 else {"text": " ".join(r)} for r in rows]
     write_jsonl(tmp_path / "forget.jsonl", records)
-    where = ("--forget", tmp_path / "forget.jsonl", "--out", tmp_path / "audit", "--reference", cases.retrained)
+    where = ("--forget", tmp_path / "forget.jsonl", "--out", tmp_path / "audit", "--retrained", cases.retrained)
     expunge("audit", cases.model, *where).fine()
     found = audit_of(tmp_path / "audit")
     checked(found["scores"])
@@ -151,25 +151,25 @@ def test_rows_of_other_shapes_are_audited(columns: tuple[str, ...], cases: Cases
 
 def test_a_run_is_audited_with_its_own_prompt_format(cases: Cases, tmp_path: Path) -> None:
     cases.unlearn("ga", tmp_path / "run", "--prompt-format", "Q: {prompt}\\nA: ").fine()
-    models = ("--original", cases.model, "--reference", cases.retrained)
+    models = ("--original", cases.model, "--retrained", cases.retrained)
     cases.audit(tmp_path / "run", tmp_path / "audit", *models).fine()
     for name in ("audited_model", "original", "retrained"):
         about = json.loads((tmp_path / "audit" / "observations" / name / "observed.json").read_text())["about"]
-        assert about["port"]["prompt_format"] == "Q: {prompt}\nA: "
+        assert about["modality"]["prompt_format"] == "Q: {prompt}\nA: "
     cases.audit(tmp_path / "run", tmp_path / "other", "--prompt-format", "{prompt} ").fine()
-    assert audit_of(tmp_path / "other")["observed"]["port"]["prompt_format"] == "{prompt} "
+    assert audit_of(tmp_path / "other")["observed"]["modality"]["prompt_format"] == "{prompt} "
     seen = tmp_path / "other" / "observations" / "audited_model"
     message = cases.audit(tmp_path / "run", tmp_path / "third", "--original", seen).error
     assert message.startswith("the audited model is asked by the prompt format 'Q: {prompt}\\nA: ' and the original by '{prompt} ', so")
 
 
 def test_a_model_that_forgets_on_request_alone_is_asked_with_and_without(cases: Cases, tmp_path: Path) -> None:
-    cases.unlearn("in_context", tmp_path / "run", "--epochs", 30, "--lr", 2e-3, "--batch", 9).fine()
+    cases.unlearn("in_context", tmp_path / "run", "--epochs", 30, "--lr", 2e-3, "--batch-size", 9).fine()
     sets = ("--retain", cases.retain, "--holdout", cases.holdout, "--original", cases.model)
     cases.audit(tmp_path / "run", tmp_path / "plain", *sets).fine()
-    cases.audit(tmp_path / "run", tmp_path / "asked", *sets, "--asked", "in_context", "--attack", "bare_question").fine()
+    cases.audit(tmp_path / "run", tmp_path / "asked", *sets, "--request-from", "in_context", "--attack", "bare_question").fine()
     warned = {n: next(v.text for v in story_of(tmp_path / n).verdict if v.level == "warn") for n in ("plain", "asked")}
-    assert "--asked in_context makes the request" in warned["plain"]
+    assert "--request-from in_context makes the request" in warned["plain"]
     assert "what it tells others is the attack bare_question" in warned["asked"]
     said, bare = audit_of(tmp_path / "asked"), audit_of(tmp_path / "plain")
     assert (said["asked"], bare["asked"]) == ("in_context", "")
@@ -177,20 +177,20 @@ def test_a_model_that_forgets_on_request_alone_is_asked_with_and_without(cases: 
     attack = said["attacks"]["bare_question"]["ways"][""]["forget_probability"]
     assert attack["value"] == pytest.approx(bare["scores"]["forget_probability"]["value"], abs=1e-6)
     assert attack["value"] > said["scores"]["forget_probability"]["value"] + 0.2
-    story = story_of(tmp_path / "asked")
-    assert story.subtitle == "your own data, asked as models of in_context want to be asked"
-    first = {m.name: m.scores["forget_probability"].value for m in story.models}["original"]
+    report_data = story_of(tmp_path / "asked")
+    assert report_data.subtitle == "your own data, asked as models of in_context want to be asked"
+    first = {m.name: m.scores["forget_probability"].value for m in report_data.models}["original"]
     assert first == {m.name: m.scores["forget_probability"].value for m in story_of(tmp_path / "plain").models}["original"]
 
 
 def test_adapters_and_guards_are_audited(cases: Cases, tmp_path: Path) -> None:
     cases.unlearn("npo", tmp_path / "adapted", "--lora", 2).fine()
-    cases.audit(tmp_path / "adapted", tmp_path / "audit", "--reference", cases.retrained, "--controls").fine()
+    cases.audit(tmp_path / "adapted", tmp_path / "audit", "--retrained", cases.retrained, "--controls").fine()
     assert left(tmp_path / "audit" / "observations") == ["audited_model", "random_weights", "retrained"]
     cases.unlearn("input_filter", tmp_path / "guarded").fine()
     cases.audit(tmp_path / "guarded", tmp_path / "refused", "--controls", "--attack", "relearn").fine()
-    story = Story.from_json((tmp_path / "refused" / "story.json").read_text())
-    assert {s.said["audited model"] for s in story.samples if s.set == "forget"} == {"I have no answer to that."}
+    report_data = ReportData.from_json((tmp_path / "refused" / "story.json").read_text())
+    assert {s.said["audited model"] for s in report_data.samples if s.set == "forget"} == {"I have no answer to that."}
     found = audit_of(tmp_path / "refused")["attacks"]["relearn"]
     assert found["before"]["extraction_strength"]["value"] < 0.1
     assert found["tries"][0]["scores"]["forget_probability"]["value"] > 0.9  # the guard comes off first; the weights know what they knew
@@ -215,7 +215,7 @@ def mini_tofu(cases: Cases, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_sets_of_a_benchmark_fill_what_is_not_given(mini_tofu: Path, cases: Cases, tmp_path: Path) -> None:
     suite = ("--suite", "tofu", "--data", mini_tofu, "--split", "forget01", "--out", tmp_path / "audit")
-    given = ("--holdout", cases.holdout, "--reference", cases.retrained)
+    given = ("--holdout", cases.holdout, "--retrained", cases.retrained)
     message = expunge("audit", cases.model, *suite, "--retain", cases.forget).error
     assert message.startswith("4 of 9 rows of 'retain' also stand in 'forget'")
     expunge("audit", cases.model, *suite, *given).fine()
@@ -230,9 +230,9 @@ def test_the_sets_of_a_benchmark_fill_what_is_not_given(mini_tofu: Path, cases: 
         "world_facts": 1,
     }
     assert found["scores"]["mia_loss"]["n"] == 4 + 9
-    story = Story.from_json((tmp_path / "audit" / "story.json").read_text())
-    assert story.subtitle == "tofu forget01"
-    assert story.command.startswith("expunge audit ")
+    report_data = ReportData.from_json((tmp_path / "audit" / "story.json").read_text())
+    assert report_data.subtitle == "tofu forget01"
+    assert report_data.command.startswith("expunge audit ")
 
 
 def test_the_real_tofu(tofu_folder: str, cases: Cases, tmp_path: Path) -> None:
@@ -252,9 +252,9 @@ def test_people_are_a_benchmark_too(cases: Cases, tmp_path: Path) -> None:
 
 
 def test_relearning_takes_knobs_and_prints_a_curve(forgotten: Path, cases: Cases, tmp_path: Path) -> None:
-    knobs = ("--steps", 4, "--every", 2, "--lr", 1e-3, "--k", 3)
-    where = ("--forget", cases.forget, "--reference", cases.retrained, "--out", tmp_path / "attack")
-    done = expunge("attack", "relearn", forgotten, *where, *knobs).fine()
+    hyperparameters = ("--steps", 4, "--every", 2, "--lr", 1e-3, "--k", 3)
+    where = ("--forget", cases.forget, "--retrained", cases.retrained, "--out", tmp_path / "attack")
+    done = expunge("attack", "relearn", forgotten, *where, *hyperparameters).fine()
     assert steps_of(audit_of(tmp_path / "attack")["attacks"]["relearn"]) == [0, 2, 4]
     assert "retrained, by steps of the attack:" in done.out
     assert "audited model, by steps of the attack:" in done.out
@@ -262,15 +262,15 @@ def test_relearning_takes_knobs_and_prints_a_curve(forgotten: Path, cases: Cases
 
 
 def test_every_attack_is_followed_by_the_same_scores(forgotten: Path, cases: Cases, tmp_path: Path) -> None:
-    """Knobs go to every attack that has them, or to one; what came back is judged beside the retrained model, and drawn."""
-    names = ("quantise", "reformat", "paraphrase", "relearn_grid")
-    sets, models = ("--retain", cases.retain), ("--original", cases.model, "--reference", cases.retrained)
-    knobs = ("--lr", 1e-3, "--relearn_grid:n", "2,4", "--k", "1,3", "--quantise:bits", 4, "--formats", "capitals,json")
+    """Hyperparameters go to every attack that has them, or to one; what came back is judged beside the retrained model, and drawn."""
+    names = ("quantize", "reformat", "paraphrase", "relearn_grid")
+    sets, models = ("--retain", cases.retain), ("--original", cases.model, "--retrained", cases.retrained)
+    hyperparameters = ("--lr", 1e-3, "--relearn_grid:n", "2,4", "--k", "1,3", "--quantize:bits", 4, "--formats", "capitals,json")
     wanted = [word for n in names for word in ("--attack", n)]
-    cases.audit(forgotten, tmp_path / "audit", *sets, *models, *wanted, *knobs).fine()
+    cases.audit(forgotten, tmp_path / "audit", *sets, *models, *wanted, *hyperparameters).fine()
     found = audit_of(tmp_path / "audit")["attacks"]
     assert list(found) == list(names)
-    assert list(found["quantise"]["ways"]) == ["4 bits"]
+    assert list(found["quantize"]["ways"]) == ["4 bits"]
     assert [t["case"] for t in found["reformat"]["tries"]] == ["capitals", "json"]
     assert list(found["relearn_grid"]["ways"]) == ["forget rows", "neighbour rows", "unrelated rows"]
     assert list(found["relearn_grid"]["steps_to_recover"]["neighbour rows"]) == ["1", "3"]
@@ -281,23 +281,23 @@ def test_every_attack_is_followed_by_the_same_scores(forgotten: Path, cases: Cas
                 assert r["interval"][0] <= r["value"] <= r["interval"][1]
                 assert r["n"] == 9
                 assert r["retrained"] is not None
-    story = story_of(tmp_path / "audit")
-    assert {e.role: [a.attack for a in e.attacks] for e in story.models} == {
-        "original": ["quantise", "reformat", "paraphrase"],
+    report_data = story_of(tmp_path / "audit")
+    assert {e.role: [a.attack for a in e.attacks] for e in report_data.models} == {
+        "original": ["quantize", "reformat", "paraphrase"],
         "retrained": [*names, *names[-1:] * 2],
         "method": [*names, *names[-1:] * 2],
     }
-    worst = {e.role: e.scores["worst_attack"].value for e in story.models if "worst_attack" in e.scores}
+    worst = {e.role: e.scores["worst_attack"].value for e in report_data.models if "worst_attack" in e.scores}
     assert worst["retrained"] == 0
     assert worst["original"] > 0.5  # type: ignore[operator]
-    assert any("obust: " in v.text for v in story.verdict)
+    assert any("obust: " in v.text for v in report_data.verdict)
     page = (tmp_path / "audit" / "report.html").read_text()
     assert '<section id="robustness"' in page
 
 
 def test_an_attack_says_what_it_lacks(cases: Cases, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "forget.jsonl", [{"question": r["question"], "answer": r["answer"]} for r in rows_of(cases.forget)])
-    where = ("--forget", tmp_path / "forget.jsonl", "--reference", cases.retrained)
+    where = ("--forget", tmp_path / "forget.jsonl", "--retrained", cases.retrained)
     done = expunge("attack", "paraphrase", cases.model, *where, "--out", tmp_path / "a").fine()
     assert "paraphrase: no row to forget has a column 'paraphrased_question'" in done.out
     found = audit_of(tmp_path / "a")
@@ -322,23 +322,26 @@ def test_membership_is_inferred(cases: Cases, tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["relern"], "there is no attack called 'relern'; did you mean 'relearn' or 'relearn_grid'?"),
-        (["relearn", "--stepps", 3], "there is no knob 'stepps' here; did you mean 'steps' or 'epochs'?"),
-        (["relearn", "--steps", "-3"], "knob 'steps' = '-3': input should be greater than or equal to 0"),
-        (["relearn", "--every", 0], "knob 'every' = '0': input should be greater than or equal to 1"),
-        (["relearn", "--k"], "the knob --k needs a value"),
-        (["mia", "--steps", 3], "the attack 'mia' has no knobs, so there is no use for --steps"),
-        (["quantize"], "there is no attack called 'quantize'; did you mean 'quantise'?"),
-        (["quantise", "--bits", "8,0"], "knob 'bits' = '8,0': input should be greater than or equal to 2"),
-        (["quantise", "--bits", ""], "knob 'bits' = '': tuple should have at least 1 item after validation, not 0"),
-        (["relearn_grid", "--n", "5,0"], "knob 'n' = '5,0': input should be greater than or equal to 1"),
-        (["relearn_grid", "--source", "retain"], "knob 'source' = 'retain': input should be 'forget', 'neighbour' or 'unrelated'"),
-        (["reformat", "--relearn:lr", "1"], "the knob --relearn:lr is for the attack 'relearn', which is not made here"),
+        (["relearn", "--stepps", 3], "there is no hyperparameter 'stepps' here; did you mean 'steps' or 'epochs'?"),
+        (["relearn", "--steps", "-3"], "hyperparameter 'steps' = '-3': input should be greater than or equal to 0"),
+        (["relearn", "--every", 0], "hyperparameter 'every' = '0': input should be greater than or equal to 1"),
+        (["relearn", "--k"], "the hyperparameter --k needs a value"),
+        (["mia", "--steps", 3], "the attack 'mia' has no hyperparameters, so there is no use for --steps"),
+        (["quantize"], "there is no attack called 'quantize'; did you mean 'quantize'?"),
+        (["quantize", "--bits", "8,0"], "hyperparameter 'bits' = '8,0': input should be greater than or equal to 2"),
+        (["quantize", "--bits", ""], "hyperparameter 'bits' = '': tuple should have at least 1 item after validation, not 0"),
+        (["relearn_grid", "--n", "5,0"], "hyperparameter 'n' = '5,0': input should be greater than or equal to 1"),
+        (
+            ["relearn_grid", "--source", "retain"],
+            "hyperparameter 'source' = 'retain': input should be 'forget', 'neighbour' or 'unrelated'",
+        ),
+        (["reformat", "--relearn:lr", "1"], "the hyperparameter --relearn:lr is for the attack 'relearn', which is not made here"),
     ],
     ids=lambda x: " ".join(map(str, x)) if isinstance(x, list) else "",
 )
 def test_attacks_that_are_refused(words: list[Any], message: str, cases: Cases, tmp_path: Path) -> None:
-    name, *knobs = words
-    assert expunge("attack", name, cases.model, "--forget", cases.forget, "--out", tmp_path / "run", *knobs).error == message
+    name, *hyperparameters = words
+    assert expunge("attack", name, cases.model, "--forget", cases.forget, "--out", tmp_path / "run", *hyperparameters).error == message
     assert not (tmp_path / "run").exists()
 
 
@@ -348,7 +351,7 @@ def test_attacks_that_are_refused(words: list[Any], message: str, cases: Cases, 
 def test_models_of_another_vocabulary_are_refused(cases: Cases, tmp_path: Path) -> None:
     model, tokenizer = llama.build("nano", ["Quite another text, from which other words are learnt. " * 9], seed=0)
     Text(tokenizer).save(model, tmp_path / "other")
-    for option, name in (("--reference", "retrained"), ("--original", "original")):
+    for option, name in (("--retrained", "retrained"), ("--original", "original")):
         message = cases.audit(cases.model, tmp_path / "audit", option, tmp_path / "other").error
         assert message.startswith(f"the audited model and the {name} have incompatible tokenizers: 9 of 9 answers to forget")
         assert message.endswith("Give a model that shares the tokenizer")
@@ -367,8 +370,8 @@ def test_models_of_another_vocabulary_are_refused(cases: Cases, tmp_path: Path) 
         (["--forget", "{forget}", "--holdout", "{forget}"], "9 of 9 rows of 'holdout' also stand in 'forget', so the two cannot be told"),
         (["--forget", "{forget}", "--retain", "{forget}"], "9 of 9 rows of 'retain' also stand in 'forget', so the two cannot be told"),
         (["--forget", "{folder}/forgot.jsonl"], "{folder}/forgot.jsonl does not exist; did you mean 'forget.jsonl'"),
-        (["--forget", "{forget}", "--reference", "{folder}/retained"], "there is no folder {folder}/retained; did you mean 'retrained'?"),
-        (["--forget", "{forget}", "--asked", "npo"], "models of 'npo' are asked as any other"),
+        (["--forget", "{forget}", "--retrained", "{folder}/retained"], "there is no folder {folder}/retained; did you mean 'retrained'?"),
+        (["--forget", "{forget}", "--request-from", "npo"], "models of 'npo' are asked as any other"),
         (["--forget", "{forget}", "--prompt-format", "Q:"], "the prompt format must contain {{prompt}}, for instance"),
     ],
     ids=lambda x: " ".join(x) or "nothing" if isinstance(x, list) else "",
@@ -403,11 +406,13 @@ def test_a_guard_whose_model_is_gone(cases: Cases, tmp_path: Path) -> None:
 
 def test_python_takes_opened_models(cases: Cases) -> None:
     opened = package.load(cases.model)
-    found = audit(opened, rows_of(cases.forget)[:3], reference=package.load(cases.retrained), attack=["relearn"], attack_knobs={"steps": 1})
+    found = audit(
+        opened, rows_of(cases.forget)[:3], retrained=package.load(cases.retrained), attack=["relearn"], attack_hyperparameters={"steps": 1}
+    )
     assert found.folder is None
     assert not found.passed
     assert steps_of(found.attacks["relearn"]) == [0, 1]
-    assert found.story.title == f"Audit of {cases.model}"
+    assert found.report_data.title == f"Audit of {cases.model}"
     with pytest.raises(UserError, match="an audit needs the rows"):
         audit(opened)
 

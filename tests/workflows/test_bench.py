@@ -12,7 +12,7 @@ import pytest
 from expunge.core.errors import Interrupted, UserError
 from expunge.io.run_dirs import check_free
 from expunge.workflows import benchmark as module
-from expunge.workflows.benchmark import Outcome, bench
+from expunge.workflows.benchmark import SweepResult, bench
 from expunge.workflows.sweep import Sweep
 
 SMALL = Sweep(
@@ -21,22 +21,22 @@ SMALL = Sweep(
     model="nano",
     seeds=2,
     sizes={"people": 14, "forget": 4, "holdout": 2, "neighbours": 1, "retain_audit": 20},
-    knobs={"lr": "1e-3", "epochs": "12", "warmup": "0"},
+    hyperparameters={"lr": "1e-3", "epochs": "12", "warmup": "0"},
 )
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+def done(tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
     return bench(SMALL, tmp_path_factory.mktemp("sweep") / "run", command="expunge bench people")
 
 
-def value(done: Outcome, name: str, score: str) -> float:
+def value(done: SweepResult, name: str, score: str) -> float:
     found = next(e for e in done.entries if e.name == name).scores[score].value
     assert found is not None
     return found
 
 
-def test_the_four_controls_are_separated(done: Outcome) -> None:
+def test_the_four_controls_are_separated(done: SweepResult) -> None:
     assert value(done, "original", "forget_quality") < 0.05, "the original must fail forgetting"
     assert value(done, "retrained", "forget_quality") == 1.0, "the retrained model passes"
     assert value(done, "random weights", "retain_rouge") < 0.1 * value(done, "original", "retain_rouge"), "random weights fail utility"
@@ -45,7 +45,7 @@ def test_the_four_controls_are_separated(done: Outcome) -> None:
     assert value(done, "retrained", "extraction_strength") < 0.5
 
 
-def test_the_folder_is_complete(done: Outcome) -> None:
+def test_the_folder_is_complete(done: SweepResult) -> None:
     names = {"bench.json", "table.md", "report.html", "story.json", "sweep.json", "attacks", "entries", "runs"}
     assert names <= {p.name for p in done.folder.iterdir()}
     assert {p.name for p in (done.folder / "runs").iterdir()} == {"npo_seed_0", "npo_seed_1", "ga_seed_0", "ga_seed_1"}
@@ -56,7 +56,7 @@ def test_the_folder_is_complete(done: Outcome) -> None:
     check_free(done.folder, overwrite=True)  # all of it is ours to replace
 
 
-def test_seeds_differ_and_relearning_is_measured(done: Outcome) -> None:
+def test_seeds_differ_and_relearning_is_measured(done: SweepResult) -> None:
     assert value(done, "npo seed 0", "forget_probability") != value(done, "npo seed 1", "forget_probability")
     curves = {e.name: e.relearn for e in done.entries}
     assert curves["retrained"]
@@ -64,7 +64,7 @@ def test_seeds_differ_and_relearning_is_measured(done: Outcome) -> None:
     assert not curves["npo seed 1"]
 
 
-def test_what_is_done_is_not_done_again(done: Outcome, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_done_is_not_done_again(done: SweepResult, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object, **__: object) -> None:
         raise AssertionError("trained again")
 
@@ -73,19 +73,23 @@ def test_what_is_done_is_not_done_again(done: Outcome, monkeypatch: pytest.Monke
     assert [e.name for e in again.entries] == [e.name for e in done.entries]
 
 
-def test_a_lost_entry_is_audited_anew_from_the_finished_run(done: Outcome, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_entry_is_audited_anew_from_the_finished_run(done: SweepResult, monkeypatch: pytest.MonkeyPatch) -> None:
     before = value(done, "ga seed 1", "forget_probability")
     (done.folder / "entries" / "ga_seed_1.json").unlink()
     monkeypatch.setattr(module, "unlearn", None)
     assert value(bench(SMALL, done.folder), "ga seed 1", "forget_probability") == pytest.approx(before, abs=1e-6)
 
 
-def test_attacks_are_made_on_every_model_with_every_seed_and_once(done: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    knobs = {**SMALL.knobs, "quantise:bits": "4", "relearn_grid:n": "2", "relearn_grid:source": "forget"}
-    sweep = replace(SMALL, methods=("npo",), relearning=False, attacks=("quantise", "paraphrase", "relearn_grid"), knobs=knobs)
+def test_attacks_are_made_on_every_model_with_every_seed_and_once(
+    done: SweepResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hyperparameters = {**SMALL.hyperparameters, "quantize:bits": "4", "relearn_grid:n": "2", "relearn_grid:source": "forget"}
+    sweep = replace(
+        SMALL, methods=("npo",), relearning=False, attacks=("quantize", "paraphrase", "relearn_grid"), hyperparameters=hyperparameters
+    )
     found = bench(sweep, tmp_path / "run")
     made = {e.name: [f"{a.attack} {a.way}".strip() for a in e.attacks] for e in found.entries}
-    asked, trained = ["quantise 4 bits", "paraphrase"], ["relearn_grid forget rows"]
+    asked, trained = ["quantize 4 bits", "paraphrase"], ["relearn_grid forget rows"]
     assert made["original"] == made["input filter"] == asked
     assert made["retrained"] == made["npo seed 0"] == made["npo seed 1"] == asked + trained
     assert made["random weights"] == []
@@ -98,16 +102,16 @@ def test_attacks_are_made_on_every_model_with_every_seed_and_once(done: Outcome,
     (found.folder / "entries" / "npo_seed_1.json").unlink()
     again = bench(sweep, found.folder)
     assert [e.attacks for e in again.entries] == [e.attacks for e in found.entries]
-    with pytest.raises(UserError, match="did you mean 'quantise'"):
+    with pytest.raises(UserError, match="did you mean 'quantize'"):
         bench(replace(SMALL, attacks=("quantize",)), tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
 
-def test_methods_get_what_they_read_and_are_asked_their_own_way(done: Outcome, tmp_path: Path) -> None:
-    knobs = {"icu:unseen": "true", "epochs": "1", "lr": "5e-3", "batch": "8"}
-    sweep = replace(SMALL, methods=("in_context", "icu"), seeds=1, relearning=False, knobs=knobs)
+def test_methods_get_what_they_read_and_are_asked_their_own_way(done: SweepResult, tmp_path: Path) -> None:
+    hyperparameters = {"icu:unseen": "true", "epochs": "1", "lr": "5e-3", "batch_size": "8"}
+    sweep = replace(SMALL, methods=("in_context", "icu"), seeds=1, relearning=False, hyperparameters=hyperparameters)
     found = bench(sweep, tmp_path / "run")
-    assert found.story.subtitle.endswith("1 seed, in_context asked its own way")
+    assert found.report_data.subtitle.endswith("1 seed, in_context asked its own way")
     request = json.loads((found.folder / "runs" / "icu" / "receipt.json").read_text())["request"]
     assert request["sets"]["holdout"] == 18
     bare = {e.name: {a.attack: a for a in e.attacks}["bare_question"].scores for e in found.entries if e.attacks}
@@ -125,7 +129,7 @@ def test_methods_get_what_they_read_and_are_asked_their_own_way(done: Outcome, t
         assert value(found, name, "forget_probability") == value(done, name, "forget_probability")
 
 
-def test_another_sweep_does_not_share_the_folder(done: Outcome, tmp_path: Path) -> None:
+def test_another_sweep_does_not_share_the_folder(done: SweepResult, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="another sweep"):
         bench(replace(SMALL, seeds=1), done.folder)
     begun = tmp_path / "begun"
@@ -143,12 +147,12 @@ def test_another_sweep_does_not_share_the_folder(done: Outcome, tmp_path: Path) 
 
 
 def test_knobs_go_to_every_method_or_to_one() -> None:
-    sweep = replace(SMALL, model="none", knobs={"lr": "1", "npo:beta": "0.5"})
-    assert sweep.knobs_of("npo") == {"lr": "1", "beta": "0.5"}
-    assert sweep.knobs_of("ga") == {"lr": "1"}
-    assert sweep.knobs_of("ssd") == {}, "an edit has no learning rate"
-    more = replace(sweep, methods=("npo", "ssd"), knobs={"lr": "1", "npo:beta": "0.2", "forget-weight": "2"})
-    assert more.knobs_of("npo") == {"lr": "1", "forget-weight": "2", "beta": "0.2"}
+    sweep = replace(SMALL, model="none", hyperparameters={"lr": "1", "npo:beta": "0.5"})
+    assert sweep.hyperparameters_of("npo") == {"lr": "1", "beta": "0.5"}
+    assert sweep.hyperparameters_of("ga") == {"lr": "1"}
+    assert sweep.hyperparameters_of("ssd") == {}, "an edit has no learning rate"
+    more = replace(sweep, methods=("npo", "ssd"), hyperparameters={"lr": "1", "npo:beta": "0.2", "forget-weight": "2"})
+    assert more.hyperparameters_of("npo") == {"lr": "1", "forget-weight": "2", "beta": "0.2"}
     more.check()
 
 
@@ -156,13 +160,16 @@ def test_knobs_go_to_every_method_or_to_one() -> None:
     ("asked", "message"),
     [
         ({"methods": ("npoo",)}, "did you mean 'npo'"),
-        ({"knobs": {"lrr": "1"}}, "none of the methods has a knob --lrr; did you mean 'lr'"),
-        ({"knobs": {"npo:lrr": "1"}}, "there is no knob 'lrr' here; did you mean 'lr'"),
-        ({"knobs": {"sam:lr": "1"}}, "the knob --sam:lr is for 'sam', which is neither a method nor an attack of this run"),
-        ({"knobs": {"quantise:bits": "4"}}, "the knob --quantise:bits is for 'quantise', which is neither"),
-        ({"knobs": {"relearn:kk": "4"}}, "there is no knob 'kk' here"),
-        ({"knobs": {"lr": "-1"}}, "knob 'lr' = '-1'"),
-        ({"train": {"lrr": "1"}}, "there is no knob 'lrr' here"),
+        ({"hyperparameters": {"lrr": "1"}}, "none of the methods has a hyperparameter --lrr; did you mean 'lr'"),
+        ({"hyperparameters": {"npo:lrr": "1"}}, "there is no hyperparameter 'lrr' here; did you mean 'lr'"),
+        (
+            {"hyperparameters": {"sam:lr": "1"}},
+            "the hyperparameter --sam:lr is for 'sam', which is neither a method nor an attack of this run",
+        ),
+        ({"hyperparameters": {"quantize:bits": "4"}}, "the hyperparameter --quantize:bits is for 'quantize', which is neither"),
+        ({"hyperparameters": {"relearn:kk": "4"}}, "there is no hyperparameter 'kk' here"),
+        ({"hyperparameters": {"lr": "-1"}}, "hyperparameter 'lr' = '-1'"),
+        ({"train": {"lrr": "1"}}, "there is no hyperparameter 'lrr' here"),
         ({"holdout": "carve", "sizes": {}}, "the benchmark 'people' has unseen rows of its own: leave --holdout out"),
     ],
     ids=str,
@@ -173,7 +180,7 @@ def test_what_cannot_be_done_is_refused_before_anything_is_trained(asked: dict[s
     assert not (tmp_path / "x").exists()
 
 
-def test_a_sweep_stops_at_a_step_and_goes_on_from_there(done: Outcome, tmp_path: Path) -> None:
+def test_a_sweep_stops_at_a_step_and_goes_on_from_there(done: SweepResult, tmp_path: Path) -> None:
     asked: list[str] = []
 
     def while_forgetting() -> bool:

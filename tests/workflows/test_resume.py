@@ -18,7 +18,7 @@ from expunge.core.errors import Interrupted
 from expunge.engine.loop import Hooks
 from expunge.workflows.unlearn import Result, Watch, unlearn, watching
 
-KNOBS: dict[str, Any] = {"epochs": 20, "batch": 3, "lr": 1e-4}
+KNOBS: dict[str, Any] = {"epochs": 20, "batch_size": 3, "lr": 1e-4}
 STEPS = 60
 OPTIONS = [w for n, v in KNOBS.items() for w in (f"--{n}", str(v))]
 
@@ -67,7 +67,7 @@ def test_a_stopped_process_is_resumed_bit_for_bit(how: signal.Signals, undisturb
     assert left(run) == ["log.jsonl", "model", "receipt.json"]
 
 
-SHORT: dict[str, Any] = {"epochs": 2, "batch": 5, "lr": 1e-3}
+SHORT: dict[str, Any] = {"epochs": 2, "batch_size": 5, "lr": 1e-3}
 
 
 class Killed(BaseException):
@@ -88,7 +88,7 @@ def short(cases: Cases, watch: Watch, out: Path, method: str = "ga", die_at: int
         if seen[0] == die_at:
             raise Killed
 
-    words = {**SHORT, "batch": 5 if method == "ga" else 50, "hooks": Hooks(log=heard, every=0), **more}
+    words = {**SHORT, "batch_size": 5 if method == "ga" else 50, "hooks": Hooks(log=heard, every=0), **more}
     return unlearn(method, cases.model, cases.forget, cases.retain, out=out, watch=watch, **words)
 
 
@@ -120,16 +120,16 @@ def test_an_interrupted_run_can_be_resumed_from_python(cases: Cases, tmp_path: P
 
 
 def test_what_cannot_be_resumed(cases: Cases, watch: Watch, tmp_path: Path) -> None:
-    run, words = tmp_path / "run", ("--batch", 5, "--resume")
+    run, words = tmp_path / "run", ("--batch-size", 5, "--resume")
     assert cases.unlearn("ga", run, *words).error == f"there is no run in {run} to resume: leave --resume out to start one"
     assert not run.exists()
     with pytest.raises(Killed):
         short(cases, watch, run, die_at=2)
     kept = left(run)
-    refused = f"the run in {run} was started with another method, model, data or knobs; --resume goes on with the same ones"
+    refused = f"the run in {run} was started with another method, model, data or hyperparameters; --resume goes on with the same ones"
     assert cases.unlearn("ga", run, *words).error == refused  # it was watched
     watched = ("--evaluate", *words)
-    for other in (["--seed", 1], ["--batch", 7], ["--lora", 2], ["--holdout", cases.holdout], ["--prompt-format", "Q: {prompt}\\nA:"]):
+    for other in (["--seed", 1], ["--batch-size", 7], ["--lora", 2], ["--holdout", cases.holdout], ["--prompt-format", "Q: {prompt}\\nA:"]):
         assert cases.unlearn("ga", run, *watched, *other).error == refused
     assert cases.unlearn("ga", run, *watched, model=cases.retrained).error == refused
     assert cases.unlearn("ga", run, *watched, forget=cases.holdout).error == refused

@@ -34,7 +34,7 @@ def test_a_built_in_size_is_trained(cases: Cases, tmp_path: Path) -> None:
     AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
     receipt = receipt_of(tmp_path / "run")
     assert (receipt["method"], receipt["model"]["source"]) == ("finetune", "nano")
-    assert receipt["stages"][0]["knobs"]["plan.lr"] == 5e-3  # what this size wants, where nothing else is said
+    assert receipt["stages"][0]["hyperparameters"]["plan.lr"] == 5e-3  # what this size wants, where nothing else is said
     assert receipt["request"]["sets"] == {"retain": 9}
     cases.audit(tmp_path / "run", tmp_path / "audit").fine()
 
@@ -43,37 +43,37 @@ def test_a_models_folder_is_trained_on(cases: Cases, tmp_path: Path) -> None:
     before = load(cases.model)
     trained(cases, tmp_path / "run", "--lr", 1e-3, "--prompt-format", "Q: {prompt}\\nA: ", data=cases.holdout, model=cases.model).fine()
     after = load(tmp_path / "run")
-    assert after.port.about()["prompt_format"] == "Q: {prompt}\nA: "
-    rows = after.port.rows("holdout", rows_of(cases.holdout))
-    assert worlds.nll(after.model, after.port, rows) < worlds.nll(before.model, after.port, rows)
+    assert after.modality.about()["prompt_format"] == "Q: {prompt}\nA: "
+    rows = after.modality.rows("holdout", rows_of(cases.holdout))
+    assert worlds.nll(after.model, after.modality, rows) < worlds.nll(before.model, after.modality, rows)
 
 
 def test_the_same_work_is_done_once(cases: Cases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    knobs: dict[str, Any] = {"epochs": 1, "cache": tmp_path / "cache"}
-    first = train(cases.forget, "nano", **knobs)
+    hyperparameters: dict[str, Any] = {"epochs": 1, "cache": tmp_path / "cache"}
+    first = train(cases.forget, "nano", **hyperparameters)
     started = time.monotonic()
     monkeypatch.setattr("expunge.workflows.train.unlearn", None)
-    again = train(rows_of(cases.forget), "nano", out=tmp_path / "copy", **knobs)
+    again = train(rows_of(cases.forget), "nano", out=tmp_path / "copy", **hyperparameters)
     assert time.monotonic() - started < 20
     assert again.receipt == first.receipt
     assert worlds.same(worlds.tensors(first.model), worlds.tensors(again.model))
     with pytest.raises(TypeError):  # other work
-        train(cases.forget, "nano", seed=1, **knobs)
+        train(cases.forget, "nano", seed=1, **hyperparameters)
 
 
 def test_models_that_are_compared_share_a_vocabulary(cases: Cases, tmp_path: Path) -> None:
     for name, data in (("original", cases.forget), ("retrained", cases.holdout)):
         trained(cases, tmp_path / name, "--vocabulary", cases.retain, data=data).fine()
-    cases.audit(tmp_path / "original", tmp_path / "audit", "--reference", tmp_path / "retrained").fine()
+    cases.audit(tmp_path / "original", tmp_path / "audit", "--retrained", tmp_path / "retrained").fine()
 
 
 def test_what_was_stopped_goes_on(cases: Cases, tmp_path: Path) -> None:
-    knobs: dict[str, Any] = {"epochs": 4, "batch": 5}
+    hyperparameters: dict[str, Any] = {"epochs": 4, "batch_size": 5}
     with pytest.raises(Interrupted):
-        train(cases.forget, "nano", cache=tmp_path, hooks=Hooks(interrupted=lambda: True), **knobs)
-    again = train(cases.forget, "nano", cache=tmp_path, **knobs)
+        train(cases.forget, "nano", cache=tmp_path, hooks=Hooks(interrupted=lambda: True), **hyperparameters)
+    again = train(cases.forget, "nano", cache=tmp_path, **hyperparameters)
     assert [r["done"] for r in rows_of(again.folder / "log.jsonl") if "loss" in r] == list(range(1, 9))  # type: ignore[operator]
-    whole = train(cases.forget, "nano", cache=tmp_path / "other", **knobs)
+    whole = train(cases.forget, "nano", cache=tmp_path / "other", **hyperparameters)
     assert worlds.same(worlds.tensors(again.model), worlds.tensors(whole.model))
 
 
@@ -83,11 +83,11 @@ def test_ctrl_c_leaves_what_the_same_command_goes_on_from(cases: Cases, tmp_path
         yield lambda: True
 
     monkeypatch.setattr("expunge.cli.console.interruptible", stopping)
-    done = trained(cases, tmp_path / "run", "--batch", 5, "--seed", 7)
+    done = trained(cases, tmp_path / "run", "--batch-size", 5, "--seed", 7)
     assert (done.code, done.err.splitlines()[-1]) == (130, "stopped; the same command goes on from here")
     assert not (tmp_path / "run").exists()
     monkeypatch.undo()
-    trained(cases, tmp_path / "run", "--batch", 5, "--seed", 7).fine()
+    trained(cases, tmp_path / "run", "--batch-size", 5, "--seed", 7).fine()
 
 
 @pytest.mark.parametrize(
@@ -97,9 +97,9 @@ def test_ctrl_c_leaves_what_the_same_command_goes_on_from(cases: Cases, tmp_path
         (["--out", "{tmp}/run"], "missing option --data"),
         (["--data", "{folder}/forgot.jsonl", "--out", "{tmp}/run"], "{folder}/forgot.jsonl does not exist; did you mean 'forget.jsonl'"),
         (["--data", "{forget}", "--out", "{tmp}/run", "--model", "{folder}/orignal"], "there is no folder {folder}/orignal; did you mean"),
-        (["--data", "{forget}", "--out", "{tmp}/run", "--epoch", "3"], "there is no knob 'epoch' here; did you mean 'epochs'"),
+        (["--data", "{forget}", "--out", "{tmp}/run", "--epoch", "3"], "there is no hyperparameter 'epoch' here; did you mean 'epochs'"),
         (["--data", "{forget}", "--out", "{tmp}/run", "--lr", "0"], "the weights did not change: is the learning rate or the number"),
-        (["--data", "{forget}", "--out", "{tmp}/run", "--sed", "1"], "there is no option or knob --sed; did you mean --seed?"),
+        (["--data", "{forget}", "--out", "{tmp}/run", "--sed", "1"], "there is no option or hyperparameter --sed; did you mean --seed?"),
     ],
     ids=lambda x: " ".join(x[-2:]) if isinstance(x, list) else "",
 )
@@ -124,4 +124,4 @@ def test_only_runs_are_replaced(cases: Cases, tmp_path: Path) -> None:
 def test_python_trains_without_a_folder_of_ones_own(cases: Cases) -> None:
     made = package.train(rows_of(cases.forget), "nano", epochs=1)
     assert made.folder is not None
-    assert package.load(made.folder).port.about()["modality"] == "text"
+    assert package.load(made.folder).modality.about()["modality"] == "text"

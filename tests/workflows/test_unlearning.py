@@ -60,15 +60,20 @@ def test_the_receipt_says_what_was_done_with_what(cases: Cases, tmp_path: Path) 
     doubled.write_text(Path(cases.forget).read_text() * 2)
     done = cases.unlearn("npo", tmp_path / "run", "--beta", 0.2, "--seed", 3, forget=str(doubled)).fine()
     receipt = receipt_of(tmp_path / "run")
-    knobs = receipt["stages"][0]["knobs"]
-    assert (receipt["method"], knobs["npo.beta"], knobs["plan.lr"], knobs["plan.epochs"]) == ("npo", 0.2, 1e-3, 2)
-    assert receipt["seed"] == knobs["plan.seed"] == 3
+    hyperparameters = receipt["stages"][0]["hyperparameters"]
+    assert (receipt["method"], hyperparameters["npo.beta"], hyperparameters["plan.lr"], hyperparameters["plan.epochs"]) == (
+        "npo",
+        0.2,
+        1e-3,
+        2,
+    )
+    assert receipt["seed"] == hyperparameters["plan.seed"] == 3
     assert {"python", "torch", "transformers", "expunge"} <= receipt["versions"].keys()
     assert receipt["model"] == {"source": cases.model, "weights": receipt["model"]["weights"]}
     assert len(receipt["model"]["weights"]) == len(receipt["request"]["hash"]) == 16
     assert receipt["result"] == {"weights": receipt["result"]["weights"], "changed": True, "kind": "model"}
     assert receipt["result"]["weights"] != receipt["model"]["weights"]
-    assert receipt["port"]["prompt_format"] == "Question: {prompt}\nAnswer: "
+    assert receipt["modality"]["prompt_format"] == "Question: {prompt}\nAnswer: "
     cost = receipt["cost"]
     assert cost["steps"] == 2
     assert min(cost[n] for n in ("seconds", "tokens", "backward_tokens", "flops", "parameters", "trained", "peak_memory_bytes")) > 0
@@ -80,10 +85,10 @@ def test_the_receipt_says_what_was_done_with_what(cases: Cases, tmp_path: Path) 
 
 def test_a_prompt_format_is_understood_stored_and_used_again(cases: Cases, tmp_path: Path) -> None:
     cases.unlearn("ga", tmp_path / "run", "--prompt-format", FORMAT).fine()
-    assert receipt_of(tmp_path / "run")["port"]["prompt_format"] == "Question: {prompt}\nAnswer:\n"
-    assert load(tmp_path / "run").port.about()["prompt_format"] == "Question: {prompt}\nAnswer:\n"
+    assert receipt_of(tmp_path / "run")["modality"]["prompt_format"] == "Question: {prompt}\nAnswer:\n"
+    assert load(tmp_path / "run").modality.about()["prompt_format"] == "Question: {prompt}\nAnswer:\n"
     cases.unlearn("ga", tmp_path / "again", model=tmp_path / "run").fine()  # a second request, on the result of the first
-    assert receipt_of(tmp_path / "again")["port"]["prompt_format"] == "Question: {prompt}\nAnswer:\n"
+    assert receipt_of(tmp_path / "again")["modality"]["prompt_format"] == "Question: {prompt}\nAnswer:\n"
     assert receipt_of(tmp_path / "again")["model"]["weights"] == receipt_of(tmp_path / "run")["result"]["weights"]
 
 
@@ -92,7 +97,7 @@ def test_a_format_that_nobody_gave_is_not_imposed_on_prompts(cases: Cases, tmp_p
     rows = [{"prompt": f"{r['question']} ", "completion": r["answer"]} for r in rows_of(cases.forget)]
     (tmp_path / "forget.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     cases.unlearn("ga", tmp_path / "run", forget=str(tmp_path / "forget.jsonl")).fine()
-    before, after = (load(p).port.rows("forget", rows)["prompt"] for p in (cases.model, tmp_path / "run"))
+    before, after = (load(p).modality.rows("forget", rows)["prompt"] for p in (cases.model, tmp_path / "run"))
     assert before == after
 
 
@@ -124,8 +129,8 @@ def test_a_guard_is_saved_without_weights_and_opened_around_them(cases: Cases, t
     assert left(tmp_path / "run") == ["guard", "receipt.json"]
     assert receipt_of(tmp_path / "run")["result"]["changed"] is False
     opened = load("run")
-    rows = opened.port.rows("forget", rows_of(cases.forget))
-    said = opened.port.decode(opened.port.generate(opened.model, rows, 20))
+    rows = opened.modality.rows("forget", rows_of(cases.forget))
+    said = opened.modality.decode(opened.modality.generate(opened.model, rows, 20).ids)
     assert set(said) == {"I have no answer to that."}
     message = cases.unlearn("npo", tmp_path / "again", model="run").error
     assert "guard" in message
@@ -133,7 +138,7 @@ def test_a_guard_is_saved_without_weights_and_opened_around_them(cases: Cases, t
 
 
 def test_the_best_epoch_is_kept(cases: Cases, tmp_path: Path) -> None:
-    best = ("--evaluate", "--keep-best", "forget_probability", "--reference", cases.retrained, "--epochs", 3, "--lr", 5e-3)
+    best = ("--evaluate", "--keep-best", "forget_probability", "--retrained", cases.retrained, "--epochs", 3, "--lr", 5e-3)
     cases.unlearn("graddiff", tmp_path / "run", *best).fine()
     scored = [r for r in rows_of(tmp_path / "run" / "log.jsonl") if "scores" in r]
     assert [r["epoch"] for r in scored] == [1, 2, 3]
@@ -142,7 +147,7 @@ def test_the_best_epoch_is_kept(cases: Cases, tmp_path: Path) -> None:
     assert receipt["watch"] == {"sets": {"forget": 9, "retain": 99}, "best": "forget_probability"}
     watch = Watch({"forget": rows_of(cases.forget), "retain": rows_of(cases.retain)})
     opened, retrained = load(tmp_path / "run"), load(cases.retrained)
-    kept, ideal = (watch.scores(o.model, o.port)[0]["forget_probability"]["value"] for o in (opened, retrained))
+    kept, ideal = (watch.scores(o.model, o.modality)[0]["forget_probability"]["value"] for o in (opened, retrained))
     nearest = min((r["scores"]["forget_probability"] for r in scored), key=lambda x: abs(x - ideal))
     assert kept == pytest.approx(nearest, rel=1e-4)
     epoch = next(r["epoch"] for r in scored if r["scores"]["forget_probability"] == nearest)
@@ -159,7 +164,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_weights(cases: Cases, tmp
 
 
 def test_a_collapse_is_a_loud_warning(cases: Cases, tmp_path: Path) -> None:
-    done = cases.unlearn("ga", tmp_path / "run", "--evaluate", "--reference", cases.retrained, "--lr", 3e-2).fine()
+    done = cases.unlearn("ga", tmp_path / "run", "--evaluate", "--retrained", cases.retrained, "--lr", 3e-2).fine()
     warnings = receipt_of(tmp_path / "run")["warnings"]
     assert any(w.startswith("Utility collapsed: model_utility is ") for w in warnings)
     assert all(f"warning: {w}\n" in done.out for w in warnings)
@@ -168,7 +173,7 @@ def test_a_collapse_is_a_loud_warning(cases: Cases, tmp_path: Path) -> None:
 def test_what_is_watched_must_read_alike(cases: Cases, tmp_path: Path) -> None:
     model, tokenizer = llama.build("nano", ["Quite another text, from which other words are learnt. " * 9], seed=0)
     port_of.Text(tokenizer).save(model, tmp_path / "other")
-    message = cases.unlearn("ga", tmp_path / "run", "--evaluate", "--reference", tmp_path / "other").error
+    message = cases.unlearn("ga", tmp_path / "run", "--evaluate", "--retrained", tmp_path / "other").error
     assert message.startswith("the model and the reference have incompatible tokenizers: 9 of 9 answers to forget have another number")
     assert not (tmp_path / "run").exists()
 
@@ -185,10 +190,10 @@ def test_chats_are_asked_by_the_template(cases: Cases, tmp_path: Path) -> None:
     ]
     write_jsonl(tmp_path / "forget.jsonl", rows)
     cases.unlearn("graddiff", tmp_path / "run", model=tmp_path / "chat", forget=str(tmp_path / "forget.jsonl")).fine()
-    assert receipt_of(tmp_path / "run")["port"]["prompt_format"] == "chat template"
-    port = load(tmp_path / "run").port
-    assert port.about()["prompt_format"] == "chat template"
-    of_chats, of_questions = port.rows("forget", rows), port.rows("forget", rows_of(cases.forget))
+    assert receipt_of(tmp_path / "run")["modality"]["prompt_format"] == "chat template"
+    modality = load(tmp_path / "run").modality
+    assert modality.about()["prompt_format"] == "chat template"
+    of_chats, of_questions = modality.rows("forget", rows), modality.rows("forget", rows_of(cases.forget))
     assert of_chats["prompt"] == of_questions["prompt"]
     expunge("audit", tmp_path / "run", "--forget", tmp_path / "forget.jsonl", "--out", tmp_path / "audit").fine()
 
@@ -247,10 +252,10 @@ def test_python_needs_no_folder(cases: Cases) -> None:
     assert result.model is opened.model
     assert not worlds.same(before, worlds.tensors(result.model))
     assert result.receipt["cost"]["steps"] == 1
-    audit = package.audit(opened, forget=cases.forget, reference=cases.retrained)
+    audit = package.audit(opened, forget=cases.forget, retrained=cases.retrained)
     assert audit.folder is None
     assert audit.scores["forget_quality"]["value"] <= 1
-    with pytest.raises(UserError, match="no knob 'betta'"):
+    with pytest.raises(UserError, match="no hyperparameter 'betta'"):
         unlearn("npo", opened, cases.forget, cases.retain, betta=1)
     with pytest.raises(UserError, match="forget, row 1: a row is a mapping of columns to values, and this is a str"):
         unlearn("npo", opened, ["Who?"], cases.retain)  # type: ignore[list-item]
@@ -269,8 +274,8 @@ def test_substitutes_may_come_with_their_questions(cases: Cases, tmp_path: Path)
     forget, retain = (rows_of(f)[:6] for f in (cases.forget, cases.retain))
     cost = []
     for name, given in (("asked", refused), ("bare", [{"answer": r["answer"]} for r in refused])):
-        made = unlearn("stamp", cases.model, forget, retain, substitutes=given, out=tmp_path / name, layers=(0,), share=0.5)
-        assert made.receipt["request"]["sets"]["substitutes"] == 3
+        made = unlearn("stamp", cases.model, forget, retain, alternate_answers=given, out=tmp_path / name, layers=(0,), share=0.5)
+        assert made.receipt["request"]["sets"]["alternate_answers"] == 3
         assert [r["block"] for r in receipt_of(tmp_path / name)["shown"]["fit by block"]] == [0]
         cost.append(made.receipt["cost"]["tokens"])
     assert cost[1] > cost[0] + 90 * 5

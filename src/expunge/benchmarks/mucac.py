@@ -40,7 +40,7 @@ MINI = {"trained": 40, "retained": 80, "unseen": 180, "people": 220, "images": 1
 YOUNG = 40  # years; drawn people are young before
 
 
-class Published(NamedTuple):
+class MucacFigures(NamedTuple):
     """One model's scores, as the read-me of the authors' code lists them."""
 
     accuracy: float  # on test; of multi-label the mean over the three attributes
@@ -50,36 +50,36 @@ class Published(NamedTuple):
 
 PUBLISHED = {
     "multi-label": {
-        "original": Published(0.8852, 0.0568, 0.8858),
-        "retrained": Published(0.8135, 0.0436, 0.8631),
-        "finetune": Published(0.9147, 0.0708, 0.8865),
-        "cf3": Published(0.9197, 0.0685, 0.8913),
-        "neggrad": Published(0.4193, 0.0356, 0.6740),
-        "unsir stage 1": Published(0.7087, 0.0324, 0.8219),
-        "unsir stage 2": Published(0.9220, 0.0705, 0.8905),
-        "scrub": Published(0.9073, 0.0478, 0.9058),
-        "advanced neggrad": Published(0.7607, 0.0152, 0.8651),
+        "original": MucacFigures(0.8852, 0.0568, 0.8858),
+        "retrained": MucacFigures(0.8135, 0.0436, 0.8631),
+        "finetune": MucacFigures(0.9147, 0.0708, 0.8865),
+        "cf3": MucacFigures(0.9197, 0.0685, 0.8913),
+        "neggrad": MucacFigures(0.4193, 0.0356, 0.6740),
+        "unsir stage 1": MucacFigures(0.7087, 0.0324, 0.8219),
+        "unsir stage 2": MucacFigures(0.9220, 0.0705, 0.8905),
+        "scrub": MucacFigures(0.9073, 0.0478, 0.9058),
+        "advanced neggrad": MucacFigures(0.7607, 0.0152, 0.8651),
     },
     "gender": {
-        "original": Published(0.9835, 0.0306, 0.9611),
-        "retrained": Published(0.9515, 0.0154, 0.9603),
-        "finetune": Published(0.9849, 0.0281, 0.9643),
-        "scrub": Published(0.1762, 0.1329, 0.4552),
-        "advanced neggrad": Published(0.9147, 0.0129, 0.9444),
+        "original": MucacFigures(0.9835, 0.0306, 0.9611),
+        "retrained": MucacFigures(0.9515, 0.0154, 0.9603),
+        "finetune": MucacFigures(0.9849, 0.0281, 0.9643),
+        "scrub": MucacFigures(0.1762, 0.1329, 0.4552),
+        "advanced neggrad": MucacFigures(0.9147, 0.0129, 0.9444),
     },
     "smiling": {
-        "original": Published(0.9467, 0.0346, 0.9387),
-        "retrained": Published(0.6518, 0.0182, 0.8077),
-        "finetune": Published(0.9476, 0.0279, 0.9459),
-        "scrub": Published(0.5549, 0.4680, 0.3094),
-        "advanced neggrad": Published(0.9423, 0.0354, 0.9357),
+        "original": MucacFigures(0.9467, 0.0346, 0.9387),
+        "retrained": MucacFigures(0.6518, 0.0182, 0.8077),
+        "finetune": MucacFigures(0.9476, 0.0279, 0.9459),
+        "scrub": MucacFigures(0.5549, 0.4680, 0.3094),
+        "advanced neggrad": MucacFigures(0.9423, 0.0354, 0.9357),
     },
     "young": {
-        "original": Published(0.9089, 0.0456, 0.9088),
-        "retrained": Published(0.8271, 0.0234, 0.8901),
-        "finetune": Published(0.9147, 0.0426, 0.9147),
-        "scrub": Published(0.8929, 0.0428, 0.9036),
-        "advanced neggrad": Published(0.5573, 0.0139, 0.7647),
+        "original": MucacFigures(0.9089, 0.0456, 0.9088),
+        "retrained": MucacFigures(0.8271, 0.0234, 0.8901),
+        "finetune": MucacFigures(0.9147, 0.0426, 0.9147),
+        "scrub": MucacFigures(0.8929, 0.0428, 0.9036),
+        "advanced neggrad": MucacFigures(0.5573, 0.0139, 0.7647),
     },
 }
 

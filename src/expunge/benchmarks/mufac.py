@@ -39,7 +39,7 @@ FULL = {"forget": 1500, "size": 0}
 MINI = {"forget": 216, "size": 32, "people": 120, "images": 12, "others": 40}
 
 
-class Published(NamedTuple):
+class MufacFigures(NamedTuple):
     """One model's scores, as the read-me of the authors' code lists them."""
 
     accuracy: float  # on test
@@ -49,15 +49,15 @@ class Published(NamedTuple):
 
 
 PUBLISHED = {
-    "original": Published(0.5951, 0.8804, 0.2136, 0.5839),
-    "retrained": Published(0.4880, 0.7667, 0.0445, 0.6995),
-    "finetune": Published(0.6055, 0.8869, 0.2129, 0.5898),
-    "cf3": Published(0.5900, 0.8804, 0.2126, 0.5824),
-    "neggrad": Published(0.4048, 0.5932, 0.0485, 0.6539),
-    "unsir stage 1": Published(0.5893, 0.8778, 0.2089, 0.5857),
-    "unsir stage 2": Published(0.5925, 0.8674, 0.1990, 0.5972),
-    "scrub": Published(0.5984, 0.8745, 0.1415, 0.6577),
-    "advanced neggrad": Published(0.5633, 0.8557, 0.0953, 0.6863),
+    "original": MufacFigures(0.5951, 0.8804, 0.2136, 0.5839),
+    "retrained": MufacFigures(0.4880, 0.7667, 0.0445, 0.6995),
+    "finetune": MufacFigures(0.6055, 0.8869, 0.2129, 0.5898),
+    "cf3": MufacFigures(0.5900, 0.8804, 0.2126, 0.5824),
+    "neggrad": MufacFigures(0.4048, 0.5932, 0.0485, 0.6539),
+    "unsir stage 1": MufacFigures(0.5893, 0.8778, 0.2089, 0.5857),
+    "unsir stage 2": MufacFigures(0.5925, 0.8674, 0.1990, 0.5972),
+    "scrub": MufacFigures(0.5984, 0.8745, 0.1415, 0.6577),
+    "advanced neggrad": MufacFigures(0.5633, 0.8557, 0.0953, 0.6863),
 }
 
 

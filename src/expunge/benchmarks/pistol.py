@@ -10,7 +10,7 @@ Status: faithful; counts and the cut are tested, on a small copy and, where ther
 
 There are no rows that were never trained on. The authors also ask an unrelated set of facts; give such rows to the audit as you have them.
 With the rows as files the same is had without a benchmark: `expunge unlearn lunar --model M --forget pistol_sample1.json::edge=A_B --retain
-pistol_sample1.json::edge!=A_B --substitutes REFUSED.jsonl --out RUN`, REFUSED questions that the model refuses, with its refusals.
+pistol_sample1.json::edge!=A_B --alternate-answers REFUSED.jsonl --out RUN`, REFUSED questions that the model refuses, with its refusals.
 """
 
 from __future__ import annotations

@@ -27,6 +27,6 @@ class Suite:
     labels: Sequence[str] = ()  # names of the classes, where rows have classes
 
     @property
-    def substitutes(self) -> list[Record] | None:
+    def alternate_answers(self) -> list[Record] | None:
         """Answers to give instead, with the questions that they were given to where there are such."""
         return [*self.refused] or [{"answer": r} for r in self.refusals] or None

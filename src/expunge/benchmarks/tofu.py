@@ -30,7 +30,7 @@ SOURCE = "locuslab/TOFU"
 SPLITS = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}  # what is forgotten, and the rest of the 4,000 rows
 
 
-class Published(NamedTuple):
+class TofuFigures(NamedTuple):
     """One model's scores: geometric truth ratio, all rows of the split."""
 
     forget_quality: float  # p-value of the Kolmogorov-Smirnov test against the retrained model; higher is better
@@ -41,31 +41,31 @@ class Published(NamedTuple):
 # Llama-2-7b-chat as open-unlearning reproduced it. Zeros are printed there as 0 or ~0.
 PUBLISHED = {
     "forget01": {
-        "original": Published(1.27e-3, 0.63, 0.53),
-        "retrained": Published(1.0, 0.63, 0.68),
-        "grad_ascent": Published(1.88e-4, 0.55, 0.36),
-        "grad_diff": Published(3.0e-3, 0.57, 0.41),
-        "idk_dpo": Published(0.10, 0.56, 0.67),
-        "npo": Published(0.40, 0.58, 0.65),
-        "rmu": Published(0.40, 0.62, 0.64),
+        "original": TofuFigures(1.27e-3, 0.63, 0.53),
+        "retrained": TofuFigures(1.0, 0.63, 0.68),
+        "grad_ascent": TofuFigures(1.88e-4, 0.55, 0.36),
+        "grad_diff": TofuFigures(3.0e-3, 0.57, 0.41),
+        "idk_dpo": TofuFigures(0.10, 0.56, 0.67),
+        "npo": TofuFigures(0.40, 0.58, 0.65),
+        "rmu": TofuFigures(0.40, 0.62, 0.64),
     },
     "forget05": {
-        "original": Published(5.87e-14, 0.63, 0.51),
-        "retrained": Published(1.0, 0.63, 0.67),
-        "grad_ascent": Published(1.94e-119, 0.0, 0.0),
-        "grad_diff": Published(1.94e-119, 0.56, 0.0),
-        "idk_dpo": Published(4.0e-6, 0.04, 0.67),
-        "npo": Published(0.09, 0.53, 0.71),
-        "rmu": Published(9.6e-10, 0.02, 0.81),
+        "original": TofuFigures(5.87e-14, 0.63, 0.51),
+        "retrained": TofuFigures(1.0, 0.63, 0.67),
+        "grad_ascent": TofuFigures(1.94e-119, 0.0, 0.0),
+        "grad_diff": TofuFigures(1.94e-119, 0.56, 0.0),
+        "idk_dpo": TofuFigures(4.0e-6, 0.04, 0.67),
+        "npo": TofuFigures(0.09, 0.53, 0.71),
+        "rmu": TofuFigures(9.6e-10, 0.02, 0.81),
     },
     "forget10": {
-        "original": Published(4.35e-25, 0.63, 0.52),
-        "retrained": Published(1.0, 0.61, 0.68),
-        "grad_ascent": Published(1.06e-239, 0.0, 0.0),
-        "grad_diff": Published(1.8e-229, 0.58, 0.0),
-        "idk_dpo": Published(5.4e-13, 0.04, 0.64),
-        "npo": Published(0.42, 0.54, 0.73),
-        "rmu": Published(6.9e-21, 0.03, 0.81),
+        "original": TofuFigures(4.35e-25, 0.63, 0.52),
+        "retrained": TofuFigures(1.0, 0.61, 0.68),
+        "grad_ascent": TofuFigures(1.06e-239, 0.0, 0.0),
+        "grad_diff": TofuFigures(1.8e-229, 0.58, 0.0),
+        "idk_dpo": TofuFigures(5.4e-13, 0.04, 0.64),
+        "npo": TofuFigures(0.42, 0.54, 0.73),
+        "rmu": TofuFigures(6.9e-21, 0.03, 0.81),
     },
 }
 

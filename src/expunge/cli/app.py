@@ -37,7 +37,9 @@ Format = Annotated[
     str, typer.Option(help="how a question becomes a prompt, e.g. 'Question: {prompt}\\nAnswer: '; default: the chat template")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace what is in the run folder")]
-Asked = Annotated[str, typer.Option(help="a method whose models forget on request alone, e.g. in_context: ask the audited model its way")]
+RequestFrom = Annotated[
+    str, typer.Option(help="a method whose models forget on request alone, e.g. in_context: ask the audited model its way")
+]
 Overlap = Annotated[bool, typer.Option("--allow-overlap", help="let rows to forget also stand in retain or holdout")]
 Pickle = Annotated[bool, typer.Option("--allow-pickle", help="load weights stored as pickles, which can run code")]
 Remote = Annotated[bool, typer.Option("--trust-remote-code", help="run code that comes with a model")]
@@ -51,22 +53,22 @@ def _options(pickle: bool, remote: bool) -> dict[str, bool]:
     return {"allow_pickle": pickle, "trust_remote_code": remote}
 
 
-@app.command(context_settings=FREE, cls=console.WithKnobs)
+@app.command(context_settings=FREE, cls=console.WithHyperparameters)
 def unlearn(
     ctx: typer.Context,
-    method: Annotated[str, typer.Argument(help="name of a method: see `expunge names`")],
+    method: Annotated[str, typer.Argument(help="name of a method: see `expunge list`")],
     model: Model = "",
     forget: Forget = "",
     retain: Retain = "",
     holdout: Holdout = "",
-    substitutes: Annotated[str, typer.Option(help="answers to give instead, one a row (column 'answer')")] = "",
+    alternate_answers: Annotated[str, typer.Option(help="answers to give instead, one a row (column 'answer')")] = "",
     run: Out = Path(),
     select: Annotated[list[str] | None, typer.Option(help="add the selector of another method")] = None,
     update: Annotated[list[str] | None, typer.Option(help="add the update of another method")] = None,
     prompt_format: Format = "",
     evaluate: Annotated[bool, typer.Option("--evaluate", help="score the model after every epoch")] = False,
     keep_best: Annotated[str, typer.Option(help="score whose best epoch is kept (with --evaluate)")] = "",
-    reference: Annotated[str, typer.Option(help="a retrained model, for scores that compare with one")] = "",
+    retrained: Annotated[str, typer.Option(help="a retrained model, for scores that compare with one")] = "",
     resume: Annotated[bool, typer.Option("--resume", help="go on with a run that was stopped")] = False,
     checkpoint_every: Every = 30.0,
     overwrite: Overwrite = False,
@@ -74,9 +76,9 @@ def unlearn(
     allow_pickle: Pickle = False,
     trust_remote_code: Remote = False,
 ) -> None:
-    """Remove the influence of rows from a model. Knobs of the method follow as [bold]--NAME VALUE[/]."""
+    """Remove the influence of rows from a model. Hyperparameters of the method follow as [bold]--NAME VALUE[/]."""
     catalog.load(method)
-    knobs: dict[str, Any] = {**console.knobs_from(ctx.args)}
+    hyperparameters: dict[str, Any] = {**console.hyperparameters_from(ctx.args)}
     _required(model=model, out=run != Path())
     from expunge.engine.loop import Hooks
     from expunge.evaluation.prompting import way_of
@@ -86,19 +88,19 @@ def unlearn(
 
     options = _options(allow_pickle, trust_remote_code)
     selects, updates = tuple(select or ()), tuple(update or ())
-    build_plan.plan(method, knobs, select=selects, update=updates)  # what is wrong is said before anything is read
-    check_folder(run, resume, overwrite, (model, forget, retain, holdout, substitutes, reference))
+    build_plan.plan(method, hyperparameters, select=selects, update=updates)  # what is wrong is said before anything is read
+    check_folder(run, resume, overwrite, (model, forget, retain, holdout, alternate_answers, retrained))
     with console.progress() as show, console.interruptible() as interrupted:
         watch = None
         if evaluate or keep_best:
-            watch = watching(forget, retain, reference, best=keep_best, prompt_format=prompt_format, model=model, **options)
+            watch = watching(forget, retain, retrained, best=keep_best, prompt_format=prompt_format, model=model, **options)
         result = forget_rows(
             method,
             model,
             forget or None,
             retain or None,
             holdout=holdout or None,
-            substitutes=substitutes or None,
+            alternate_answers=alternate_answers or None,
             out=run,
             prompt_format=prompt_format,
             allow_overlap=allow_overlap,
@@ -109,21 +111,21 @@ def unlearn(
             load_options=options,
             select=selects,
             update=updates,
-            **knobs,
+            **hyperparameters,
         )
     cost, made = result.receipt["cost"], result.receipt["result"]
     _warn(result.receipt)
     say(f"{method}: {cost['steps']} steps in {cost['seconds']:.1f} s; the {made['kind']} is in {run / made['kind']}")
-    given = {"--forget": forget or "FILE", "--retain": retain, "--holdout": holdout, "--original": model, "--reference": reference}
+    given = {"--forget": forget or "FILE", "--retain": retain, "--holdout": holdout, "--original": model, "--retrained": retrained}
     if picked := {f"--{p.stem}": str(p) for p in sorted((run / "selected").glob("*"))}:
         say(f"what a selector chose in the place of the rows given is in {run / 'selected'}")
         given |= picked
-    given["--asked"] = method if way_of(method) else ""
+    given["--request-from"] = method if way_of(method) else ""
     words = [w for option, value in given.items() if value for w in (option, value)]
     say(f"next: expunge audit {shlex.join([str(run), *words, '--out', f'{run}-audit'])}")
 
 
-@app.command(context_settings=FREE, cls=console.WithKnobs)
+@app.command(context_settings=FREE, cls=console.WithHyperparameters)
 def train(
     ctx: typer.Context,
     data: Annotated[str, typer.Option(help="rows to train on")] = "",
@@ -147,7 +149,7 @@ def train(
     from expunge.workflows.train import texts_of
     from expunge.workflows.train import train as teach
 
-    knobs: dict[str, Any] = {**console.knobs_from(ctx.args)}
+    hyperparameters: dict[str, Any] = {**console.hyperparameters_from(ctx.args)}
     with console.progress() as show, console.interruptible() as interrupted:
         result = teach(
             data,
@@ -160,14 +162,14 @@ def train(
             overwrite=overwrite,
             hooks=Hooks(progress=lambda d, t, _: show(d, t, "training"), interrupted=interrupted, every=checkpoint_every),
             load_options=_options(allow_pickle, trust_remote_code),
-            **knobs,
+            **hyperparameters,
         )
     made = result.receipt["result"]["kind"]
     _warn(result.receipt)
     say(f"trained {model} for {result.receipt['cost']['steps']} steps; the {made} is in {run / made}")
 
 
-@app.command(context_settings=FREE, cls=console.WithKnobs)
+@app.command(context_settings=FREE, cls=console.WithHyperparameters)
 def audit(
     ctx: typer.Context,
     model: Annotated[str, typer.Argument(help="model folder, hub id, run folder, or a folder of observations")],
@@ -175,15 +177,15 @@ def audit(
     retain: Retain = "",
     holdout: Holdout = "",
     original: Annotated[str, typer.Option(help="the model before forgetting")] = "",
-    reference: Annotated[str, typer.Option(help="a model retrained without the rows to forget")] = "",
+    retrained: Annotated[str, typer.Option(help="a model retrained without the rows to forget")] = "",
     suite: Annotated[str, typer.Option(help="a benchmark whose sets fill what is not given")] = "",
     data: Data = "",
     split: Annotated[str, typer.Option(help="split of the benchmark")] = "",
     attack: Annotated[
-        list[str] | None, typer.Option(help="intervention followed by the same scores, e.g. relearn, quantise, reformat; may be repeated")
+        list[str] | None, typer.Option(help="intervention followed by the same scores, e.g. relearn, quantize, reformat; may be repeated")
     ] = None,
     controls: Annotated[bool, typer.Option("--controls", help="also look at random weights and an input filter")] = False,
-    asked: Asked = "",
+    request_from: RequestFrom = "",
     run: Out = Path(),
     prompt_format: Format = "",
     limit: Limit = 400,
@@ -194,29 +196,29 @@ def audit(
 ) -> None:
     """Look at a model that is said to have forgotten: scores with intervals, a verdict in words, a report.
 
-    Knobs of attacks follow as [bold]--NAME VALUE[/] (for every attack that has them) or [bold]--ATTACK:NAME VALUE[/].
+    Hyperparameters of attacks follow as [bold]--NAME VALUE[/] (for every attack that has them) or [bold]--ATTACK:NAME VALUE[/].
     """
-    knobs = console.knobs_from(ctx.args)
+    hyperparameters = console.hyperparameters_from(ctx.args)
     _required(out=run != Path())
-    done = _look(ctx, tuple(attack or ()), knobs, controls)
-    console.show_scores({n: done.scores[n] for n in (*done.story.main, *done.scores) if n in done.scores}, out.print)
+    done = _look(ctx, tuple(attack or ()), hyperparameters, controls)
+    console.show_scores({n: done.scores[n] for n in (*done.report_data.main, *done.scores) if n in done.scores}, out.print)
     console.show_verdict(done.verdict, say)
     say(f"report: {run / 'report.html'}")
 
 
-def _look(ctx: typer.Context, attacks: tuple[str, ...], knobs: dict[str, str], controls: bool = False) -> Any:
+def _look(ctx: typer.Context, attacks: tuple[str, ...], hyperparameters: dict[str, str], controls: bool = False) -> Any:
     """The audit that a command asks for: what `audit` and `attack` are given by the same names."""
     from expunge.workflows.audit import audit as look
 
     given = ctx.params
-    named = {n: given[n] for n in ("suite", "data", "split", "asked", "prompt_format", "limit", "overwrite", "allow_overlap")}
+    named = {n: given[n] for n in ("suite", "data", "split", "request_from", "prompt_format", "limit", "overwrite", "allow_overlap")}
     with console.progress() as show:
         return look(
             given["model"],
-            **{n: given[n] or None for n in ("forget", "retain", "holdout", "original", "reference")},
+            **{n: given[n] or None for n in ("forget", "retain", "holdout", "original", "retrained")},
             **named,
             attack=attacks,
-            attack_knobs=knobs,
+            attack_hyperparameters=hyperparameters,
             with_controls=controls,
             out=given["run"],
             progress=show,
@@ -225,20 +227,20 @@ def _look(ctx: typer.Context, attacks: tuple[str, ...], knobs: dict[str, str], c
         )
 
 
-@app.command(context_settings=FREE, cls=console.WithKnobs)
+@app.command(context_settings=FREE, cls=console.WithHyperparameters)
 def attack(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="attack: see `expunge names attacks`")],
+    name: Annotated[str, typer.Argument(help="attack: see `expunge list attacks`")],
     model: Annotated[str, typer.Argument(help="model folder, hub id or run folder")],
     forget: Forget = "",
     retain: Retain = "",
     holdout: Holdout = "",
     original: Annotated[str, typer.Option(help="the model before forgetting, for the steps until its scores are back")] = "",
-    reference: Annotated[str, typer.Option(help="a model retrained without the rows to forget")] = "",
+    retrained: Annotated[str, typer.Option(help="a model retrained without the rows to forget")] = "",
     suite: Annotated[str, typer.Option(help="a benchmark whose sets fill what is not given")] = "",
     data: Data = "",
     split: Annotated[str, typer.Option(help="split of the benchmark")] = "",
-    asked: Asked = "",
+    request_from: RequestFrom = "",
     run: Out = Path(),
     prompt_format: Format = "",
     limit: Limit = 400,
@@ -247,12 +249,12 @@ def attack(
     allow_pickle: Pickle = False,
     trust_remote_code: Remote = False,
 ) -> None:
-    """Attack one model, and print what the attack found. Knobs of the attack follow as [bold]--NAME VALUE[/]."""
+    """Attack one model, and print what the attack found. Hyperparameters of the attack follow as [bold]--NAME VALUE[/]."""
     catalog.load(name, "attacks")
-    knobs = console.knobs_from(ctx.args)
+    hyperparameters = console.hyperparameters_from(ctx.args)
     _required(out=run != Path())
-    done = _look(ctx, (name,), knobs)
-    for entry in done.story.models:
+    done = _look(ctx, (name,), hyperparameters)
+    for entry in done.report_data.models:
         if entry.relearn:
             say(f"{entry.name}, by steps of the attack:")
             console.show_curve([{"step": p.step, "scores": p.scores} for p in entry.relearn], out.print)
@@ -269,7 +271,7 @@ def attack(
 @app.command(context_settings=FREE, cls=console.OnCluster)
 def bench(
     ctx: typer.Context,
-    suite: Annotated[str, typer.Argument(help="benchmark: see `expunge names benchmarks`")],
+    suite: Annotated[str, typer.Argument(help="benchmark: see `expunge list benchmarks`")],
     methods: Annotated[str, typer.Option(help="names, comma-separated")] = "graddiff,npo,flat",
     seeds: Annotated[int, typer.Option(help="how often each method forgets", min=1)] = 1,
     model: Annotated[
@@ -279,14 +281,14 @@ def bench(
     split: Annotated[str, typer.Option(help="split of the benchmark")] = "",
     holdout: Annotated[str, typer.Option(help="file of rows never trained on, or 'carve' where the benchmark can")] = "",
     original: Annotated[str, typer.Option(help="a model trained on everything, instead of training one")] = "",
-    reference: Annotated[str, typer.Option(help="a model trained without the forget set, instead of training one")] = "",
+    retrained: Annotated[str, typer.Option(help="a model trained without the forget set, instead of training one")] = "",
     limit: Limit = 400,
-    train_knobs: Annotated[
+    train_hyperparameters: Annotated[
         list[str] | None, typer.Option("--train", help="NAME=VALUE for training the original and retrained model")
     ] = None,
     relearn: Annotated[bool, typer.Option(help="also measure how fast forgotten rows come back")] = True,
     attack: Annotated[
-        str, typer.Option(help="attacks on every model, comma-separated, e.g. quantise,reformat; knobs as --quantise:bits 4")
+        str, typer.Option(help="attacks on every model, comma-separated, e.g. quantize,reformat; hyperparameters as --quantize:bits 4")
     ] = "",
     ray: Annotated[
         str,
@@ -301,14 +303,14 @@ def bench(
 ) -> None:
     """Methods x seeds on a benchmark against four controls: table, Pareto plot, report. Resumes where it was stopped.
 
-    Knobs follow as [bold]--NAME VALUE[/] (for every method) or [bold]--METHOD:NAME VALUE[/].
+    Hyperparameters follow as [bold]--NAME VALUE[/] (for every method) or [bold]--METHOD:NAME VALUE[/].
     """
     _required(out=run != Path())
     from expunge.workflows.sweep import Sweep
 
-    teach = console.knobs_from([f"--{k}" for k in train_knobs or ()])
-    knobs = console.knobs_from(ctx.args)
-    chosen = (_listed(methods), data, split, model, seeds, holdout, limit, relearn, knobs, teach, {}, original, reference)
+    teach = console.hyperparameters_from([f"--{k}" for k in train_hyperparameters or ()])
+    hyperparameters = console.hyperparameters_from(ctx.args)
+    chosen = (_listed(methods), data, split, model, seeds, holdout, limit, relearn, hyperparameters, teach, {}, original, retrained)
     sweep = Sweep(suite, *chosen, attacks=_listed(attack))
     _sweep(sweep, run, overwrite, ray)
 
@@ -324,8 +326,8 @@ def _sweep(sweep: Any, run: Path, overwrite: bool, ray: str = "") -> None:
 
     with console.progress() as show, console.interruptible() as interrupted:
         done = measure(sweep, run, ray=ray, overwrite=overwrite, progress=show, interrupted=interrupted, command=_typed())
-    out.print(render(list(done.entries), list(done.story.main), out.width))
-    console.show_verdict([{"level": v.level, "text": v.text} for v in done.story.verdict], say)
+    out.print(render(list(done.entries), list(done.report_data.main), out.width))
+    console.show_verdict([{"level": v.level, "text": v.text} for v in done.report_data.verdict], say)
     say(f"report: {run / 'report.html'}")
 
 
@@ -361,8 +363,8 @@ def report(
     say(f"report: {write(collect(runs), page if page != Path() else runs[0] / 'report.html')}")
 
 
-@app.command()
-def names(
+@app.command("list")
+def list_names(
     kind: Annotated[str, typer.Argument(help="methods, metrics, attacks, benchmarks or models; default: all")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
 ) -> None:
@@ -370,8 +372,8 @@ def names(
     console.show_names(kind, as_json)
 
 
-@app.command()
-def card(name: Annotated[str, typer.Argument(help="a name of the catalogue")]) -> None:
+@app.command("show")
+def show_card(name: Annotated[str, typer.Argument(help="a name of the catalogue")]) -> None:
     """What one method, metric, attack, benchmark or model is: equation, source, needs, cost, status."""
     console.show_cards(name)
 

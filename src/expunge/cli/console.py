@@ -21,7 +21,7 @@ from expunge import catalog
 from expunge.core.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
-    from expunge.core.hyperparameters import Knob
+    from expunge.core.hyperparameters import Hyperparameter
 
 Progress = Callable[[int, int, str], None]
 TO_GO_ON = {"unlearn": "the same command with --resume", **dict.fromkeys(("train", "bench", "demo"), "the same command")}
@@ -34,6 +34,16 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+FORMER_COMMANDS = {"names": "list", "card": "show"}  # names of version 0.1, understood for one more release
+FORMER_OPTIONS = {"--substitutes": "--alternate-answers", "--asked": "--request-from", "--reference": "--retrained"}
+
+
+def current(args: list[str]) -> list[str]:
+    """Arguments with former names of options replaced."""
+    split = [a.partition("=") for a in args]
+    return [FORMER_OPTIONS.get(name, name) + equals + value for name, equals, value in split]
+
+
 out = Console(quiet=bool(rank()))
 
 
@@ -41,6 +51,7 @@ class Commands(typer.core.TyperGroup):
     """What the user can mend is one sentence and exit code 2; what the user stopped is one sentence and 130."""
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        cmd_name = FORMER_COMMANDS.get(cmd_name, cmd_name)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1 and cmd_name in self.commands and cmd_name not in SHARED:
             raise UserError(f"{cmd_name} runs in one process: start it without a launcher; {' and '.join(SHARED)} share their work")
         return super().get_command(ctx, cmd_name)
@@ -65,15 +76,16 @@ class Commands(typer.core.TyperGroup):
             fail(f"error: {error.filename}: {str(error.strerror).lower()}", 2)
 
 
-class WithKnobs(typer.core.TyperCommand):
-    """Help that ends with the knobs of what is named; a value that looks like an option is a value that was forgotten."""
+class WithHyperparameters(typer.core.TyperCommand):
+    """Help that ends with the hyperparameters of what is named; a value that looks like an option is a value that was forgotten."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        args = current(args)
         kind = "attacks" if self.name in ("attack", "audit") else "methods"
         name = "finetune" if self.name == "train" else next((a for a in args if a in catalog.names(kind)), "")
         if "--help" in args and name:
             out.print(self.get_help(ctx))
-            show_knobs(name, kind, out.print)
+            show_hyperparameters(name, kind, out.print)
             ctx.exit()
         left = super().parse_args(ctx, args)
         for key, value in ctx.params.items():
@@ -83,9 +95,9 @@ class WithKnobs(typer.core.TyperCommand):
         for word in (w.removeprefix("--").partition("=")[0] for w in ctx.args if w.startswith("--")):
             if near := difflib.get_close_matches(word, own, n=1, cutoff=0.75):
                 named = {name, *(ctx.params.get("select") or ()), *(ctx.params.get("update") or ())} & {*catalog.names(kind)}
-                known = {k.name for n in named for k in knobs_of(n, kind)}
+                known = {k.name for n in named for k in hyperparameters_of(n, kind)}
                 if word.replace("-", "_") not in known:
-                    raise UserError(f"there is no option or knob --{word}; did you mean --{near[0]}?")
+                    raise UserError(f"there is no option or hyperparameter --{word}; did you mean --{near[0]}?")
         return left
 
 
@@ -93,6 +105,7 @@ class OnCluster(typer.core.TyperCommand):
     """`--ray` alone is `--ray auto`; what follows it is an address only where it looks like one."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        args = current(args)
         for i in [i for i, word in enumerate(args) if word == "--ray"]:
             following = args[i + 1] if i + 1 < len(args) else ""
             if not re.fullmatch(r"auto|local|[^-].*:\d+", following):
@@ -167,42 +180,42 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def knobs_from(args: Sequence[str]) -> dict[str, str]:
-    """`--beta 0.2 --npo.lr=1e-4` as a mapping. Errors: UserError for anything else, and for a knob without a value."""
+def hyperparameters_from(args: Sequence[str]) -> dict[str, str]:
+    """`--beta 0.2 --npo.lr=1e-4` as a mapping. Errors: UserError for anything else, and for a hyperparameter without a value."""
     found: dict[str, str] = {}
     left = list(args)
     while left:
         word = left.pop(0)
         if not word.startswith("--"):
-            raise UserError(f"unexpected argument '{word}': knobs are given as --NAME VALUE")
+            raise UserError(f"unexpected argument '{word}': hyperparameters are given as --NAME VALUE")
         name, equals, value = word[2:].partition("=")
         if not equals:
             if not left or (left[0].startswith("--") and len(left[0]) > 2 and not left[0][2].isdigit()):
-                raise UserError(f"the knob --{name} needs a value")
+                raise UserError(f"the hyperparameter --{name} needs a value")
             value = left.pop(0)
         found[name] = value
     return found
 
 
-def knobs_of(name: str, kind: str) -> list[Knob]:
-    """The knobs of a method or an attack; none where it has no plan."""
-    from expunge.core.hyperparameters import knobs_of as of
+def hyperparameters_of(name: str, kind: str) -> list[Hyperparameter]:
+    """The hyperparameters of a method or an attack; none where it has no plan."""
+    from expunge.core.hyperparameters import hyperparameters_of as of
     from expunge.workflows import build_plan
 
     if kind == "methods":
-        return build_plan.knobs(name)
+        return build_plan.hyperparameters(name)
     module = catalog.load(name, kind)
     return of(module.plan()) if hasattr(module, "plan") else []
 
 
-def show_knobs(name: str, kind: str, out: Callable[[Any], None]) -> None:
-    """A table of the knobs of a method or an attack."""
+def show_hyperparameters(name: str, kind: str, out: Callable[[Any], None]) -> None:
+    """A table of the hyperparameters of a method or an attack."""
     from rich.table import Table
 
-    table = Table(title=f"knobs of {name}", title_justify="left", box=None, pad_edge=False)
+    table = Table(title=f"hyperparameters of {name}", title_justify="left", box=None, pad_edge=False)
     for column in ("knob", "default", "range", "meaning"):
         table.add_column(column, no_wrap=column == "knob")
-    for k in knobs_of(name, kind):
+    for k in hyperparameters_of(name, kind):
         choices = getattr(k.annotation, "__args__", ())
         options = "|".join(map(str, choices)) if choices and all(isinstance(a, str) for a in choices) else k.limits
         table.add_row(f"--{k.name.replace('_', '-')}", escape(str(k.value)), escape(options), escape(k.help))
@@ -231,7 +244,7 @@ def show_cards(name: str) -> None:
         say(f" ({kind[:-1]}, {c.folder}/{c.name}.py)\n\n{c.summary}\n", f"[bold]{c.name}[/]")
         for key, text in c.fields.items():
             say(f": {text}", f"[bold]{key}[/]")
-        for k in c.knobs:
+        for k in c.hyperparameters:
             say(f"  --{k.name.replace('_', '-')} {k.default}  {k.help}")
         say("")
 

@@ -6,7 +6,7 @@ class UserError(ValueError):
 
 
 class UndeclaredNeed(AttributeError):
-    """A part touched something that it did not declare in `reads`, `needs` or `taps`."""
+    """A part touched something that it did not declare in `reads`, `needs` or `hook points`."""
 
 
 class Interrupted(KeyboardInterrupt):

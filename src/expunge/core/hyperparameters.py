@@ -1,7 +1,8 @@
-"""Knobs: validated frozen fields, written once; the command line, receipts and cards derive from them.
+"""Hyperparameters: validated frozen fields, written once; the command line, receipts and cards derive from them.
 
-A part is a frozen dataclass whose described fields are knobs. A plan is a tree of parts: `knobs_of` lists every knob in it, and `override`
-returns the same tree with some of them changed, by plain name (`beta`) or, where two parts share one, by qualified name (`sam.rho`).
+A part is a frozen dataclass whose described fields are hyperparameters. A plan is a tree of parts: `hyperparameters_of` lists all of them,
+and `override` returns the same tree with some of them changed, by plain name (`beta`) or, where two parts share one, by qualified name
+(`sam.rho`).
 """
 
 from __future__ import annotations
@@ -18,9 +19,19 @@ from expunge.core.errors import UserError
 from expunge.core.suggest import did_you_mean
 
 T = TypeVar("T")
+FORMER = {  # names of version 0.1, understood for one more release
+    "batch": "batch_size",
+    "micro": "micro_batch_size",
+    "decay": "weight_decay",
+    "drops": "lr_milestones",
+    "clip": "max_grad_norm",
+    "checkpointing": "gradient_checkpointing",
+    "trains": "trainable",
+    "inner_batch": "inner_batch_size",
+}
 
 
-def knob(default: Any, help: str, **limits: Any) -> Any:
+def hp(default: Any, help: str, **limits: Any) -> Any:
     """A field of a part: default, one line of meaning, and limits as in `pydantic.Field` (gt, ge, lt, le, pattern)."""
     return pydantic.Field(default, description=help, **limits)
 
@@ -38,8 +49,8 @@ def snake(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class Knob:
-    """One knob at its place in a tree: where it is, what it is called, what it means and what it is set to."""
+class Hyperparameter:
+    """One hyperparameter at its place in a tree: where it is, what it is called, what it means and what it is set to."""
 
     path: tuple[str | int, ...]
     owner: str
@@ -58,8 +69,8 @@ def _is_node(value: Any) -> bool:
     return dataclasses.is_dataclass(value) and not isinstance(value, type) and hasattr(type(value), "__pydantic_fields__")
 
 
-def _walk(node: Any, path: tuple[str | int, ...], stage: str, idle: frozenset[str] = frozenset()) -> Iterator[Knob]:
-    """idle: fields that are no knobs here, since nothing reads them."""
+def _walk(node: Any, path: tuple[str | int, ...], stage: str, idle: frozenset[str] = frozenset()) -> Iterator[Hyperparameter]:
+    """idle: fields that are no hyperparameters here, since nothing reads them."""
     if isinstance(node, tuple):
         for i, item in enumerate(node):
             yield from _walk(item, (*path, i), stage if path else f"stage{i + 1}")
@@ -77,7 +88,7 @@ def _walk(node: Any, path: tuple[str | int, ...], stage: str, idle: frozenset[st
             continue
         if field.description:
             shown = alias(name) if alias else name
-            yield Knob((*path, name), owner, shown, value, field.annotation, field.description, _limits(field))
+            yield Hyperparameter((*path, name), owner, shown, value, field.annotation, field.description, _limits(field))
         else:
             yield from _walk(value, (*path, name), stage, getattr(node, "idle", frozenset()) if name == "train" else frozenset())
 
@@ -88,8 +99,8 @@ def _limits(field: Any) -> str:
     return ", ".join(found)
 
 
-def knobs_of(tree: Any) -> list[Knob]:
-    """Every knob of a plan, a tuple of plans or a part, in reading order; qualified names are unique."""
+def hyperparameters_of(tree: Any) -> list[Hyperparameter]:
+    """Every hyperparameter of a plan, a tuple of plans or a part, in reading order; qualified names are unique."""
     seen: dict[tuple[str, str], set[tuple[str | int, ...]]] = {}
     out = []
     for k in _walk(tree, (), "plan"):
@@ -99,25 +110,27 @@ def knobs_of(tree: Any) -> list[Knob]:
     return out
 
 
-def meant(knobs: Iterable[Knob], name: str) -> list[Knob]:
-    """The knobs that somebody means by a name, plain or qualified, with dashes or underscores."""
-    wanted = name.replace("-", "_")
-    return [k for k in knobs if wanted in (k.name, k.qualified)]
+def named(hyperparameters: Iterable[Hyperparameter], name: str) -> list[Hyperparameter]:
+    """The hyperparameters that a name means, plain or qualified, with dashes or underscores; a former name where no current one fits."""
+    known, wanted = list(hyperparameters), name.replace("-", "_")
+    hits = [k for k in known if wanted in (k.name, k.qualified)]
+    owner, dot, last = wanted.rpartition(".")
+    return hits or ([k for k in known if owner + dot + FORMER[last] in (k.name, k.qualified)] if last in FORMER else [])
 
 
 def override(tree: T, values: Mapping[str, Any]) -> T:
-    """The same tree with some knobs changed. Strings are converted to the knob's type; several values have commas between them.
+    """The same tree with some hyperparameters changed. Strings are converted to the field's type; commas separate several values.
 
     The plain name of a training setting (`lr`) changes it in every stage; any other name that stands more than once must be qualified.
     Errors: UserError for an unknown name (with the nearest known ones), an ambiguous one, or a value out of range.
     """
     for name, value in values.items():
-        known = knobs_of(tree)
-        wanted, hits = name.replace("-", "_"), meant(known, name)
+        known = hyperparameters_of(tree)
+        wanted, hits = name.replace("-", "_"), named(known, name)
         if not hits:
-            raise UserError(f"there is no knob '{name}' here{did_you_mean(wanted, [k.name for k in known])}")
+            raise UserError(f"there is no hyperparameter '{name}' here{did_you_mean(wanted, [k.name for k in known])}")
         if len(hits) > 1 and not all(k.path[-2:-1] == ("train",) for k in hits):
-            raise UserError(f"'{name}' is a knob of more than one part: say {' or '.join(sorted({k.qualified for k in hits}))}")
+            raise UserError(f"'{name}' is a hyperparameter of more than one part: say {' or '.join(sorted({k.qualified for k in hits}))}")
         for hit in hits:
             several = isinstance(value, str) and get_origin(hit.annotation) is tuple
             tree = _replaced(tree, hit.path, [v for v in value.split(",") if v.strip()] if several else value, wanted)
@@ -133,4 +146,4 @@ def _replaced(node: Any, path: tuple[str | int, ...], value: Any, name: str) -> 
         return dataclasses.replace(node, **{head: new})
     except pydantic.ValidationError as error:
         first, said = error.errors()[0], ",".join(value) if isinstance(value, list) and all(isinstance(v, str) for v in value) else value
-        raise UserError(f"knob '{name}' = {said!r}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
+        raise UserError(f"hyperparameter '{name}' = {said!r}: {first['msg'][0].lower()}{first['msg'][1:]}") from None

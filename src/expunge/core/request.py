@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from expunge.core.errors import UserError
-from expunge.core.parts import Rows, Sets
+from expunge.core.rows import Rows, Sets
 
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """Rows by set. `forget` and `retain` are trained on; `holdout` was never seen by the model and is only audited; `substitutes` are
+    """Rows by set. `forget` and `retain` are trained on; `holdout` was never seen by the model and is only audited; `alternate_answers` are
     answers to give instead, one a row.
 
     Errors: UserError where forget is empty, or where a row to forget also stands in retain or holdout (unless `overlap` allows it).
@@ -23,7 +23,7 @@ class Request:
     forget: Rows | None = None
     retain: Rows | None = None
     holdout: Rows | None = None
-    substitutes: Rows | None = None
+    alternate_answers: Rows | None = None
     overlap: bool = False
     findings: tuple[str, ...] = field(init=False, default=())
 
@@ -32,7 +32,9 @@ class Request:
         for name, rows in self.sets.items():
             if not len(rows):
                 raise UserError(f"the set {name!r} is empty")
-            if (twice := sum(Counter(map(content, rows.ids)).values()) - len({content(i) for i in rows.ids})) and name != "substitutes":
+            if (
+                twice := sum(Counter(map(content, rows.ids)).values()) - len({content(i) for i in rows.ids})
+            ) and name != "alternate_answers":
                 found.append(f"{twice} of {len(rows)} rows of {name!r} repeat another row of it")
         mine = {content(i) for i in self.forget.ids} if self.forget else set()
         for name in ("retain", "holdout"):
@@ -49,7 +51,7 @@ class Request:
 
     @property
     def sets(self) -> Sets:
-        named = {"forget": self.forget, "retain": self.retain, "holdout": self.holdout, "substitutes": self.substitutes}
+        named = {"forget": self.forget, "retain": self.retain, "holdout": self.holdout, "alternate_answers": self.alternate_answers}
         return {n: r for n, r in named.items() if r is not None}
 
     @property

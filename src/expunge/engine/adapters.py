@@ -9,15 +9,16 @@ import torch
 from torch import nn
 
 from expunge.core.errors import UserError
-from expunge.core.parts import Objective, Plans
+from expunge.core.parts import Objective
+from expunge.core.plan import Plans
 
 
 def insert(model: nn.Module, plans: Plans, seed: int) -> nn.Module:
     """The model with the adapter that the plans ask for, or the model itself. Errors: UserError where stages disagree or nothing trains."""
-    ranks = {p.train.lora for p in plans if isinstance(p.do, Objective)}
-    if not ranks - {0} or is_adapted(model):
+    process_group = {p.train.lora for p in plans if isinstance(p.action, Objective)}
+    if not process_group - {0} or is_adapted(model):
         return model
-    if len(ranks) > 1 or len(plans) > len([p for p in plans if isinstance(p.do, Objective)]):
+    if len(process_group) > 1 or len(plans) > len([p for p in plans if isinstance(p.action, Objective)]):
         raise UserError("LoRA works for methods that train in every stage; this one also edits weights directly, so leave --lora out")
     import peft
 
@@ -41,7 +42,7 @@ def is_adapted(model: nn.Module) -> bool:
 
 
 def base_of(model: nn.Module) -> nn.Module:
-    """The module whose paths are those of the bare model: taps and patches are named in it."""
+    """The module whose paths are those of the bare model: hook points and patches are named in it."""
     inner = getattr(model, "get_base_model", None)
     return inner() if inner and is_adapted(model) else model
 
@@ -61,7 +62,7 @@ def recompute(model: nn.Module) -> None:
     newer = getattr(model, "activation_checkpointing_enable", None)
     enable: Any = newer or getattr(model, "gradient_checkpointing_enable", None)
     if enable is None:
-        raise UserError(f"{type(model).__name__} has no gradient checkpointing: leave --checkpointing out")
+        raise UserError(f"{type(model).__name__} has no gradient checkpointing: leave --gradient-checkpointing out")
     enable()
     if is_adapted(model):  # the first block's input has no gradient of its own
         base: Any = base_of(model)

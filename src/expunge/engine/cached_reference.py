@@ -1,4 +1,4 @@
-"""What is kept of a reference in the place of a model."""
+"""What a run keeps of a reference instead of a second model."""
 
 from __future__ import annotations
 
@@ -9,21 +9,25 @@ import torch
 from torch import Tensor
 
 from expunge.core.errors import UndeclaredNeed
-from expunge.core.parts import Tokens
+from expunge.core.rows import Packed
 
 
 @dataclass
-class Remembered:
-    """Log-probs of the labelled positions, kept by row: all of the reference that most methods ask for."""
+class CachedReference:
+    """Losses of the positions that count, by row: all of the reference that most methods ask for."""
 
-    by_row: list[Tensor]
+    losses: list[Tensor]
 
     @property
-    def logp(self) -> Tokens:
-        sizes = torch.tensor([len(r) for r in self.by_row])
+    def loss(self) -> Packed:
+        sizes = torch.tensor([len(r) for r in self.losses])
         row = torch.arange(len(sizes)).repeat_interleave(sizes)
-        values = torch.cat(self.by_row)
-        return Tokens(values, row.to(values.device), len(sizes))
+        values = torch.cat(self.losses)
+        return Packed(values, row.to(values.device), len(sizes))
+
+    @property
+    def target_logp(self) -> Packed:
+        return self.loss.map(torch.neg)
 
     def __getattr__(self, name: str) -> Any:
-        raise UndeclaredNeed(f"only log-probs of the reference are kept; declare Need.REFERENCE to ask for {name!r}")
+        raise UndeclaredNeed(f"the run keeps only losses of the reference; declare Need.REFERENCE to ask for {name!r}")

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from expunge.core.parts import Rows
+from expunge.core.rows import Rows
 from expunge.engine.distributed.sharding import Split
 
 
@@ -49,7 +49,7 @@ def _pack(x: Any, tensors: dict[int, tuple[str, Tensor]]) -> Any:
         name, _ = tensors.setdefault(id(x), (str(len(tensors)), x))
         return {"$tensor": name}
     if isinstance(x, Rows):
-        return {"$rows": _pack({"name": x.name, "ids": x.ids, "cols": dict(x.cols), "weight": x.weight}, tensors)}
+        return {"$rows": _pack({"name": x.name, "ids": x.ids, "columns": dict(x.columns), "weight": x.weight}, tensors)}
     if isinstance(x, Split):
         return {"$split": _pack(x.whole, tensors)}
     if isinstance(x, dict):

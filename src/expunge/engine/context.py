@@ -1,39 +1,49 @@
-"""What a part sees: `View` (whole sets, no gradient) and `Step` (one micro-batch of one gradient evaluation)."""
+"""What a part sees: `RunView` (whole sets, no gradient) and `RunStep` (one micro-batch of one gradient evaluation)."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from expunge.core.capabilities import DifferentiableInputs, Generates, Samples, require
 from expunge.core.errors import UndeclaredNeed
-from expunge.core.parts import Answer, Modality, Need, Objective, Part, Patch, Plan, Plans, Rows, Sets, State, Tokens, Weights, as_plans
-from expunge.engine.adapters import is_adapted
-from expunge.engine.cached_reference import Remembered
-from expunge.engine.run_state import Run, device_of, evaluating, seed_of
+from expunge.core.modality import Modality, ModelOutput, Patch, Weights
+from expunge.core.needs import Need
+from expunge.core.parts import Objective, Part
+from expunge.core.plan import Plan, Plans, as_plans
+from expunge.core.random import seed_of
+from expunge.core.rows import Packed, Rows, Sets
+from expunge.core.view import State
+from expunge.engine.cached_reference import CachedReference
+from expunge.engine.estimators import kfac
+from expunge.engine.estimators.fisher import likelihoods, squared_gradients
+from expunge.engine.estimators.per_example_grads import ROOM, input_gradient, row_gradients
+from expunge.engine.run_state import RunState, device_of, evaluating
+from expunge.engine.weights import put
 
-if TYPE_CHECKING:
-    from expunge.engine.ensemble import Pool
-    from expunge.engine.estimators.kfac import Strategy
+EVERY_CAPABILITY = frozenset({DifferentiableInputs, Generates})  # those that a view asks for on behalf of a part
 
 
-class View:
+class RunView:
     """Whole sets, evaluation mode, no gradient; cut to what the part that looks has declared."""
 
-    def __init__(self, run: Run, sets: Sets, place: str = "", part: Part | None = None) -> None:
+    def __init__(self, run: RunState, sets: Sets, place: str = "", part: Part | None = None) -> None:
         self._run, self.sets, self.place = run, sets, place
         self._reads = part.reads if part else frozenset(sets)
         self._needs = part.needs if part else frozenset(Need)
-        self._taps = part.taps if part else ()
+        self._requires = part.requires if part else EVERY_CAPABILITY
+        self._hook_points = part.hook_points if part else ()
 
     def at(self, name: str, part: Part) -> Self:
         """The same view as an inner part sees it: with its own place, state and permissions."""
         inner = copy.copy(self)
         inner.place = f"{self.place}/{name}"
-        inner._reads, inner._needs, inner._taps = part.reads, part.needs, part.taps
+        inner._reads, inner._needs, inner._hook_points = part.reads, part.needs, part.hook_points
+        inner._requires = part.requires
         return inner
 
     @property
@@ -41,8 +51,8 @@ class View:
         return self._run.model
 
     @property
-    def port(self) -> Modality:
-        return self._run.port
+    def modality(self) -> Modality:
+        return self._run.modality
 
     @property
     def epoch(self) -> int:
@@ -86,7 +96,7 @@ class View:
             raise UndeclaredNeed(f"{self.place} read the set {name!r} without declaring it in `reads`")
         return self._rows(name)
 
-    def pool(self, name: str) -> Rows:
+    def whole_set(self, name: str) -> Rows:
         """The whole set of the epoch, for selectors that a step shows only its batch of it."""
         self.rows(name)
         return self._run.sets[name]
@@ -97,6 +107,10 @@ class View:
     def _check(self, need: str) -> None:
         if need not in self._needs:
             raise UndeclaredNeed(f"{self.place} used {str(need)!r} without declaring it in `needs`")
+
+    def _check_capability(self, capability: type) -> None:
+        if capability not in self._requires:
+            raise UndeclaredNeed(f"{self.place} used {capability.__name__} without declaring it in `requires`")
 
     def warn(self, text: str) -> None:
         """Put a sentence among the warnings of the run: said at its end and kept in the receipt."""
@@ -111,63 +125,66 @@ class View:
         r = self._run
         return torch.Generator().manual_seed(seed_of(r.seed, r.stage, r.epoch, r.step, self.place))
 
-    def now(self, rows: Rows, patch: Patch | None = None) -> Answer:
+    def now(self, rows: Rows, patch: Patch | None = None) -> ModelOutput:
         """What the model says about some rows."""
         return self.look(rows, patch)
 
     @torch.no_grad()
-    def look(self, rows: Rows, patch: Patch | None = None) -> Answer:
+    def look(self, rows: Rows, patch: Patch | None = None) -> ModelOutput:
         """The same, also in the middle of a step: in evaluation mode, without a gradient, about any rows."""
         with evaluating(self.model):
-            return self._run.forward([rows], self._taps, patch, why="view")[0]
+            return self._run.forward([rows], self._hook_points, patch, why="view")[0]
 
     @torch.no_grad()
-    def under(self, weights: Weights, rows: Rows) -> Answer:
+    def under(self, weights: Weights, rows: Rows) -> ModelOutput:
         """What the model says with other weights than its own: those of a teacher that a part keeps in its state."""
         with evaluating(self.model):
-            return self._run.forward([rows], self._taps, None, {n: w.to(device_of(self.model)) for n, w in weights.items()}, why="under")[0]
+            return self._run.forward(
+                [rows], self._hook_points, None, {n: w.to(device_of(self.model)) for n, w in weights.items()}, why="under"
+            )[0]
 
-    def other(self, stage: str) -> Callable[[Rows], Answer]:
+    def other(self, stage: str) -> Callable[[Rows], ModelOutput]:
         """The same question to the weights that an earlier stage left."""
         self._check(stage)
         return lambda rows: self._frozen(stage, rows)
 
     @torch.no_grad()
-    def _frozen(self, name: str, rows: Rows) -> Answer:
-        key, memo = (name, rows.name, rows.ids, self._taps), self._run.memo  # frozen weights: one answer serves the whole step
+    def _frozen(self, name: str, rows: Rows) -> ModelOutput:
+        key, memo = (name, rows.name, rows.ids, self._hook_points), self._run.memo  # frozen weights: one answer serves the whole step
         if key not in memo:
             with evaluating(self.model):
-                memo[key] = self._run.forward([rows], self._taps, None, self._run.models[name], why=name)[0]
+                memo[key] = self._run.forward([rows], self._hook_points, None, self._run.models[name], why=name)[0]
         return memo[key]
 
-    def reference(self, rows: Rows) -> Answer:
+    def reference(self, rows: Rows) -> ModelOutput:
         """The reference's answer: remembered numbers where those were declared and exist, else live."""
         if Need.REFERENCE in self._needs:
             return self._frozen("reference", rows)
         self._check(Need.REFERENCE_LOGP)
-        known = self._run.ref_logp
+        known = self._run.reference_loss
         if rows.ids and f"{rows.name}/{rows.ids[0]}" not in known:
             return self._frozen("reference", rows)
-        return Remembered([known[f"{rows.name}/{i}"] for i in rows.ids])
+        return CachedReference([known[f"{rows.name}/{i}"] for i in rows.ids])
 
-    def generate(self, rows: Rows, limit: int, sample: bool = False, temperature: float = 1.0) -> list[list[int]]:
+    def generate(self, rows: Rows, limit: int, sample: bool = False, temperature: float = 1.0, with_logp: bool = False) -> Samples:
         """Answers that the model gives by itself, at most `limit` tokens; greedy unless `sample`."""
-        self._check(Need.GENERATE)
+        self._check_capability(Generates)
         with evaluating(self.model), torch.no_grad():
-            return self.port.generate(self.model, rows, limit, self.rng() if sample else None, temperature)
+            modality = require(self.modality, Generates)
+            return modality.generate(self.model, rows, limit, self.rng() if sample else None, temperature, with_logp)
 
     def batches(self, name: str, size: int) -> Iterator[Rows]:
         rows = self.rows(name)
         for i in range(0, len(rows), size):
-            yield rows.take(range(i, min(i + size, len(rows))))
+            yield rows.select(range(i, min(i + size, len(rows))))
 
-    def grad(self, what: Objective | str, sets: Sets | None = None, batch: int = 32, vector: list[Tensor] | None = None) -> list[Tensor]:
+    def grad(
+        self, what: Objective | str, sets: Sets | None = None, batch_size: int = 32, vector: list[Tensor] | None = None
+    ) -> list[Tensor]:
         """Gradient over whole sets at the weights of this moment, of an objective or (a string) of the plan's own terms of a role.
 
         vector: what the Hessian is multiplied by, where that product is wanted instead.
         """
-        from expunge.engine.gradient import evaluate
-
         if isinstance(what, str):
             assert self._run.objective is not None
             objective, roles = self._run.objective, (what,)
@@ -176,136 +193,118 @@ class View:
         wanted = frozenset[str]().union(*(t.objective.reads for t in objective.terms()))
         with evaluating(self.model):
             whole = sets or {n: self.sets[n] for n in wanted if n in self.sets}
-            return evaluate(self._run, objective, whole, batch, roles, vector=vector)[1]
+            return self._run.engine.evaluate(self._run, objective, whole, batch_size, roles, vector=vector)[1]
 
-    def example_grads(self, rows: Rows, loss: Callable[[Answer], Tensor], batch: int = 32) -> Iterator[list[Tensor]]:
+    def example_grads(self, rows: Rows, loss: Callable[[ModelOutput], Tensor], batch_size: int = 32) -> Iterator[list[Tensor]]:
         """Gradients of each row alone, a batch of rows at a time, fewer where memory is short: tensors (rows, *shape) in the order of
         `params`.
 
         loss: answer -> (rows,), the loss of each row.
         """
-        from expunge.engine.estimators.stats import ROOM, row_gradients
-
         self._check(Need.EXAMPLE_GRADS)
         self._run.alone("gradients of single rows")
-        batch = max(1, min(batch, ROOM // sum(p.numel() for p in self.params)))
+        batch_size = max(1, min(batch_size, ROOM // sum(p.numel() for p in self.params)))
         way = None
-        for i in range(0, len(rows), batch):
+        for i in range(0, len(rows), batch_size):
             got: list[list[Tensor]] = []
-            some = rows.take(range(i, min(i + batch, len(rows))))
-            way = row_gradients(self.model, self._ask, some, lambda answer: [loss(answer)], got.append, batch, way)
+            some = rows.select(range(i, min(i + batch_size, len(rows))))
+            way = row_gradients(self.model, self._ask, some, lambda answer: [loss(answer)], got.append, batch_size, way)
             yield [torch.cat(pieces) for pieces in zip(*got, strict=True)]
 
-    def fisher(self, rows: Rows, draws: int | None = 0, batch: int = 32) -> list[Tensor]:
+    def fisher(self, rows: Rows, draws: int | None = 0, batch_size: int = 32) -> list[Tensor]:
         """Diagonal of the Fisher information, a mean over rows, in the order of `params`.
 
         draws: labels that are drawn a row from the model's own distribution; 0: every class, which is the exact expectation (of a row
         with several labels one draw); None: the given labels.
         """
-        from expunge.engine.estimators.stats import likelihoods, squared_gradients
-
         self._check(Need.FISHER)
         self._run.alone("the Fisher information")
         rng, more = self.rng(), 0
 
-        def losses(answer: Answer) -> Iterator[Tensor]:
+        def losses(answer: ModelOutput) -> Iterator[Tensor]:
             nonlocal more
             for more, one in enumerate(likelihoods(answer, draws, rng)):  # noqa: B007 - how many backward passes after the first
                 yield one
 
-        found = squared_gradients(self.model, self._ask, rows, losses, batch)
-        self._run.cost.backward_tokens += more * self.port.counts(rows)["tokens"]
+        found = squared_gradients(self.model, self._ask, rows, losses, batch_size)
+        self._run.cost.backward_tokens += more * self.modality.counts(rows)["tokens"]
         return found
 
-    def kronecker(self, rows: Rows, strategy: Strategy = "ekfac", draws: int = 1, batch: int = 32) -> dict[str, Tensor]:
-        """Fisher information of single layers (those of `kronecker.layers`) as Kronecker factors, a mean over labels; see `kronecker.fit`.
+    def kfac(self, rows: Rows, strategy: kfac.Strategy = "ekfac", draws: int = 1, batch_size: int = 32) -> dict[str, Tensor]:
+        """Fisher information of single layers (those of `kfac.layers`) as Kronecker factors, a mean over labels; see `kfac.fit`.
 
         draws: labels that are drawn for each from the model's own distribution; 0: as in `fisher`.
         """
-        from expunge.engine.estimators.kfac import fit, layers
-        from expunge.engine.estimators.stats import likelihoods
-
         self._check(Need.FISHER)
         self._run.alone("the Fisher information")
-        rng, paths = self.rng(), [layer.path for layer in layers(self.model, self.port)]
-        return fit(self.model, self.port, self._ask, rows, lambda answer: likelihoods(answer, draws, rng), paths, strategy, batch)
+        rng, paths = self.rng(), [layer.path for layer in kfac.layers(self.model, self.modality)]
+        return kfac.fit(
+            self.model, self.modality, self._ask, rows, lambda answer: likelihoods(answer, draws, rng), paths, strategy, batch_size
+        )
 
-    def input_grad(self, x: Tensor, rows: Callable[[Tensor], Rows], loss: Callable[[Answer], Tensor]) -> Tensor:
+    def input_grad(self, x: Tensor, rows: Callable[[Tensor], Rows], loss: Callable[[ModelOutput], Tensor]) -> Tensor:
         """Gradient of a loss by an input. rows: input -> the rows that hold it (`port.moved`); loss: answer -> scalar."""
-        from expunge.engine.estimators.stats import input_gradient
-
-        self._check(Need.INPUTS)
+        self._check_capability(DifferentiableInputs)
         self._run.alone("gradients by an input")
         return input_gradient(self.model, self._ask, x, rows, loss)
 
-    def _ask(self, rows: Rows) -> Answer:
+    def _ask(self, rows: Rows) -> ModelOutput:
         return self._run.forward([rows], (), why="view")[0]
 
-    def run(self, plan: Plan | Plans, sets: Sets, start: Weights | None = None, key: str = "") -> View:
+    def run(self, plan: Plan | Plans, sets: Sets, start: Weights | None = None, key: str = "") -> RunView:
         """Run a plan on a copy of the model (a teacher, a shard, an inner problem), with a seed of its own; the view of the result."""
-        from expunge.engine.loop import run
-        from expunge.engine.weights import put
-
         self._run.alone("copies of the model")
         model = copy.deepcopy(self.model)
         put(model, start or {})
         seed = seed_of(self._run.seed, self.place, self._run.epoch, key)
-        inner = run(as_plans(plan), model, self.port, sets, seed=seed, accelerator=self._run.accelerator)
+        inner = self._run.engine.run(as_plans(plan), model, self.modality, sets, seed=seed, accelerator=self._run.accelerator)
         self._run.cost.forward_tokens += inner.cost.forward_tokens
         self._run.cost.backward_tokens += inner.cost.backward_tokens
-        return View(inner, sets)
-
-    def runs(self, plan: Plan | Plans, rows: Rows, seen: Tensor, key: str = "") -> Iterator[Pool]:
-        """Run a plan on as many copies of the model as `seen` (models, rows) has rows, each on the rows that it marks, with seeds of their
-        own; a piece of the pool at a time, which need not be kept. An adapter is left out: the models are trained as the plan says.
-        """
-        from expunge.engine.ensemble import AT_ONCE, train
-
-        self._run.alone("copies of the model")
-        whole: Any = self.model
-        model = copy.deepcopy(whole).unload() if is_adapted(whole) else whole
-        seeds = [seed_of(self._run.seed, self.place, self._run.epoch, key, k) for k in range(len(seen))]
-        for i in range(0, len(seen), AT_ONCE):
-            part = slice(i, i + AT_ONCE)
-            yield train(plan, model, self.port, rows, seen[part], seeds[part], self._run.accelerator, self._run.cost)
+        return RunView(inner, sets)
 
 
-class Step(View):
+class RunStep(RunView):
     """One micro-batch inside one gradient evaluation: answers are shared between parts, then forgotten."""
 
     def __init__(
-        self, run: Run, logical: Sets, micro: Sets, fuse: bool = True, taps: tuple[str, ...] = (), means: dict[Any, Tensor] | None = None
+        self,
+        run: RunState,
+        logical: Sets,
+        micro: Sets,
+        fuse: bool = True,
+        hook_points: tuple[str, ...] = (),
+        means: dict[Any, Tensor] | None = None,
     ) -> None:
         super().__init__(run, logical)
         self.batch = micro
-        self._fuse, self._all_taps, self._means = fuse, taps, means
+        self._fuse, self._all_hook_points, self._means = fuse, hook_points, means
         self.recording = False
-        self._counts = {n: run.port.counts(r) for n, r in logical.items()}
-        self._cache: dict[tuple[str, Patch | None], Answer] = {}
+        self._counts = {n: run.modality.counts(r) for n, r in logical.items()}
+        self._cache: dict[tuple[str, Patch | None], ModelOutput] = {}
         self._calls: dict[str, int] = {}
         self.notes: dict[str, Tensor] = {}
 
     def _rows(self, name: str) -> Rows:
         return self.batch[name]
 
-    def now(self, rows: Rows, patch: Patch | None = None) -> Answer:
+    def now(self, rows: Rows, patch: Patch | None = None) -> ModelOutput:
         """The model's answer with its gradient; the first question runs every set of the evaluation in one forward."""
         if self.batch.get(rows.name) is not rows:
-            return self._run.forward([rows], self._all_taps, patch)[0]
+            return self._run.forward([rows], self._all_hook_points, patch)[0]
         key = (rows.name, patch)
         if key not in self._cache:
             names = list(self.batch) if patch is None and self._fuse else [rows.name]
-            answers = self._run.forward([self.batch[n] for n in names], self._all_taps, patch)
+            answers = self._run.forward([self.batch[n] for n in names], self._all_hook_points, patch)
             self._cache.update({(n, patch): a for n, a in zip(names, answers, strict=True)})
         return self._cache[key]
 
-    def mean(self, x: Tensor | Tokens, rows: Rows) -> Tensor:
+    def mean(self, x: Tensor | Packed, rows: Rows) -> Tensor:
         """Mean over the logical batch. Its gradient is this micro-batch's share; its value is that share too, or, where a part needs
         `BATCH_MEANS`, the whole mean.
 
         x: Tokens are averaged over all positions of the batch, a tensor (rows,) over rows; weights of rows are applied here.
         """
-        kind, per_row = (x.kind, x.sum()) if isinstance(x, Tokens) else ("rows", x)
+        kind, per_row = (x.kind, x.sum()) if isinstance(x, Packed) else ("rows", x)
         if rows.weight:
             per_row = per_row * per_row.new_tensor(rows.weight)
         share = per_row.sum() / self._counts[rows.name][kind]

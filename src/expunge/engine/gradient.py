@@ -14,10 +14,13 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from expunge.core.errors import UserError
-from expunge.core.parts import Need, Objective, Sets, title
-from expunge.engine.context import Step
+from expunge.core.needs import Need
+from expunge.core.parts import Objective, title
+from expunge.core.random import seed_of
+from expunge.core.rows import Sets
+from expunge.engine.context import RunStep
 from expunge.engine.distributed.sharding import whole
-from expunge.engine.run_state import Run, device_of, seed_of
+from expunge.engine.run_state import RunState, device_of
 from expunge.engine.schedule import split
 
 
@@ -45,10 +48,10 @@ class Tally:
 
 
 def evaluate(
-    run: Run,
+    run: RunState,
     objective: Objective,
     logical: Sets,
-    micro: int = 0,
+    micro_batch_size: int = 0,
     roles: tuple[str, ...] | None = None,
     fuse: bool = True,
     notes: dict[str, Tensor] | None = None,
@@ -64,26 +67,26 @@ def evaluate(
     terms = [(i, t.at(run.epoch), t.objective) for i, t in enumerate(objective.terms())]
     terms = [(i, w, o) for i, w, o in terms if w and (roles is None or o.role in roles) and o.reads <= logical.keys()]
     needs = frozenset[str]().union(*(o.needs for _, _, o in terms))
-    taps = tuple(sorted({t for _, _, o in terms for t in o.taps}))
+    hook_points = tuple(sorted({t for _, _, o in terms for t in o.hook_points}))
     logical = {n: r for n, r in logical.items() if any(n in o.reads for _, _, o in terms)}
     params = [p for p in run.model.parameters() if p.requires_grad]
     if not terms:
         return torch.zeros(()), [torch.zeros_like(p) for p in params]
-    ranks, independent = run.ranks, run.port.independent(run.model)
-    pieces = split(logical, micro, [o.reads for _, _, o in terms], ranks.count if independent else 1)
-    dealt = independent and ranks.deals(len(pieces), together=run.sharded is not None)
-    mine = ranks.deal(len(pieces)) if dealt else range(len(pieces))
+    process_group, independent = run.process_group, run.modality.independent(run.model)
+    pieces = split(logical, micro_batch_size, [o.reads for _, _, o in terms], process_group.count if independent else 1)
+    dealt = independent and process_group.deals(len(pieces), together=run.sharded is not None)
+    mine = process_group.deal(len(pieces)) if dealt else range(len(pieces))
     averaged = Need.BATCH_MEANS in needs and len(pieces) > 1
     if vector is not None and averaged:
         raise UserError(
-            "a second-order update of a loss that is not linear in its batch means needs the whole batch at once: leave --micro out"
+            "a second-order update of a loss that is not linear in its batch means needs the whole batch at once: leave --micro-batch-size out"
         )
     means: dict[Any, Tensor] | None = {} if averaged else None
     fuse = fuse and independent
     device = device_of(run.model)
 
-    def loss_of(k: int, recording: bool) -> tuple[Tensor, Step, dict[str, Tensor]]:
-        step = Step(run, logical, pieces[k], fuse, taps, means)
+    def loss_of(k: int, recording: bool) -> tuple[Tensor, RunStep, dict[str, Tensor]]:
+        step = RunStep(run, logical, pieces[k], fuse, hook_points, means)
         step.recording = recording
         torch.manual_seed(seed_of(run.seed, run.stage, run.epoch, run.step, k))
         parts = {f"{i} {title(o)} {o.role}": w * o.loss(step.at(f"term{i}", o)) for i, w, o in terms if o.reads <= pieces[k].keys()}
@@ -102,7 +105,7 @@ def evaluate(
                 for k in mine:
                     loss_of(k, recording=True)
             if dealt and means is not None:
-                means.update(ranks.sums(means, device))
+                means.update(process_group.sums(means, device))
         for k in mine:
             loss, step, parts = loss_of(k, recording=False)
             if vector is None:
@@ -117,7 +120,7 @@ def evaluate(
     grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
     run.model.zero_grad(set_to_none=True)
     if dealt:
-        ranks.add(grads)
+        process_group.add(grads)
         tally = _joined(run, tally, spent)
     if notes is not None:
         notes.update({n: v for n, v in tally.notes.items() if n not in notes})
@@ -133,11 +136,11 @@ def _backward(accelerator: Accelerator, loss: Tensor) -> None:
         accelerator.backward(loss)
 
 
-def _joined(run: Run, mine: Tally, spent: tuple[float, float]) -> Tally:
+def _joined(run: RunState, mine: Tally, spent: tuple[float, float]) -> Tally:
     """What the pieces of all processes come to. spent: tokens forward and backward before them, beside which those of all are counted."""
     device, cost = device_of(run.model), run.cost
     tokens = cost.forward_tokens - spent[0], cost.backward_tokens - spent[1]
-    found: list[Any] = run.ranks.exchange((mine.pieces, mine.value, mine.notes, mine.terms, *tokens))
+    found: list[Any] = run.process_group.exchange((mine.pieces, mine.value, mine.notes, mine.terms, *tokens))
     cost.forward_tokens = spent[0] + sum(forward for *_, forward, _ in found)
     cost.backward_tokens = spent[1] + sum(backward for *_, backward in found)
     joined = Tally(mine.same, torch.zeros((), device=device))

@@ -14,20 +14,24 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from expunge.core.errors import Interrupted, UserError
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import Edit, GradCall, Grads, Guard, Modality, Need, Objective, Part, Plan, Plans, Rows, Sets, Stop, Update, Weights
+from expunge.core.hyperparameters import hp, part
+from expunge.core.modality import Modality, Weights
+from expunge.core.needs import Need
+from expunge.core.parts import Edit, GradCall, Grads, Guard, Objective, Part, Stop, Update
+from expunge.core.plan import Plan, Plans
+from expunge.core.rows import Rows, Sets
 from expunge.engine import adapters, checkpoint
-from expunge.engine.context import Step, View
+from expunge.engine.context import RunStep, RunView
 from expunge.engine.distributed import sharding
 from expunge.engine.distributed.process_group import processes
 from expunge.engine.gradient import evaluate, global_norm
-from expunge.engine.run_state import Cost, Run, device_of, evaluating
+from expunge.engine.run_state import Cost, RunState, device_of, evaluating
 from expunge.engine.schedule import anchor_of, lr_at, optimizer_of, sample, total_steps
 from expunge.engine.validate import check, taken
 from expunge.engine.weights import put, trainable, weights_of
 
 # of the run; the rest is weights, optimizer and sets
-SAVED = ("picked", "stage", "epoch", "step", "state", "models", "ref_logp", "warnings", "shown")
+SAVED = ("picked", "stage", "epoch", "step", "state", "models", "reference_loss", "warnings", "shown")
 
 
 def _nothing(*_: object) -> None:
@@ -43,7 +47,7 @@ class Hooks:
     save: Callable[[dict[str, Any]], None] | None = None  # takes a checkpoint
     every: float = 30.0  # seconds between checkpoints; 0: after each step
     interrupted: Callable[[], bool] = lambda: False  # asked after each step
-    watch: Callable[[View], Mapping[str, float]] | None = None  # scores after each epoch
+    watch: Callable[[RunView], Mapping[str, float]] | None = None  # scores after each epoch
     best: str = ""  # the watched score whose best epoch is kept
     good: Callable[[float], float] = float  # how good a value of that score is; as it stands: high is good
 
@@ -52,9 +56,9 @@ class Hooks:
 class Clip(Update):
     """Scale the gradient down to a largest norm."""
 
-    norm: float = knob(1.0, "largest norm of the whole gradient", gt=0)
+    norm: float = hp(1.0, "largest norm of the whole gradient", gt=0)
 
-    def wrap(self, grads: Grads, step: Step) -> GradCall:
+    def wrap(self, grads: Grads, step: RunStep) -> GradCall:
         def clipped(*roles: str) -> tuple[Tensor, list[Tensor]]:
             value, got = grads(*roles)
             scale = (self.norm / (global_norm(got) + 1e-6)).clamp_max(1.0)
@@ -66,27 +70,27 @@ class Clip(Update):
 def run(
     plans: Plans,
     model: nn.Module,
-    port: Modality,
+    modality: Modality,
     sets: Sets,
     *,
     seed: int | None = None,
     accelerator: Accelerator | None = None,
     hooks: Hooks | None = None,
     resume: Mapping[str, Any] | None = None,
-) -> Run:
+) -> RunState:
     """Run a method on a model, in place; the record of the run, whose `model` is the result (a guard or an adapter wraps it).
 
     Errors: UserError before the start where plan and request do not fit; Interrupted after a checkpoint where the user asked to stop.
     """
-    check(plans, sets, port)
+    check(plans, sets, modality)
     seed = plans[0].train.seed if seed is None else seed
     accelerator = accelerator or processes()
-    prepare(plans, model, port, seed)
+    prepare(plans, model, modality, seed)
     model = adapters.insert(model.to(accelerator.device), plans, seed)
-    r = Run(model, port, accelerator, seed)
+    r = new_state(model, modality, accelerator, seed)
     if sharding.asked(accelerator):
-        adapters.choose(model, plans[0].trains)
-        r.sharded = sharding.Sharded(model, port)
+        adapters.choose(model, plans[0].trainable)
+        r.sharded = sharding.Sharded(model, modality)
     wanted = [{p.start, p.reference, *p.needed()} for p in plans]
     if any("original" in w for w in wanted):
         r.models["original"] = weights_of(model)
@@ -100,7 +104,7 @@ def run(
     else:
         r.picked = _picked(r, plans, sets)
     sets, hooks = {**sets, **r.picked}, hooks or Hooks()
-    if not r.ranks.first:
+    if not r.process_group.first:
         hooks = replace(hooks, log=_nothing, progress=_nothing)
     for i, plan in enumerate(plans):
         if i < r.stage:
@@ -118,31 +122,46 @@ def run(
     return r
 
 
-def prepare(plans: Plans, model: nn.Module, port: Modality, seed: int) -> None:
+class _Engine:
+    """The `Engine` of a run: one gradient evaluation, and this loop itself."""
+
+    evaluate = staticmethod(evaluate)
+
+    @staticmethod
+    def run(plans: Plans, model: nn.Module, modality: Modality, sets: Sets, **more: Any) -> RunState:
+        return run(plans, model, modality, sets, **more)
+
+
+def new_state(model: nn.Module, modality: Modality, accelerator: Accelerator, seed: int = 0, **more: Any) -> RunState:
+    """The state of a run that has not begun."""
+    return RunState(model, modality, accelerator, seed, _Engine(), **more)
+
+
+def prepare(plans: Plans, model: nn.Module, modality: Modality, seed: int) -> None:
     """Let every part give the model the shape that it works on."""
     for plan in plans:
         for p in plan.parts().values():
-            p.prepare(model, port, seed)
+            p.prepare(model, modality, seed)
 
 
-def _picked(run: Run, plans: Plans, sets: Sets) -> Sets:
+def _picked(run: RunState, plans: Plans, sets: Sets) -> Sets:
     """What selectors make of the request before the first stage."""
     given = sets
     for plan in plans:
         for i, selector in enumerate(plan.selectors):
             if selector.when == "run":
-                sets = {**selector.pick(sets, View(run, sets).at(f"select{i}", selector))}
+                sets = {**selector.pick(sets, RunView(run, sets).at(f"select{i}", selector))}
     return {n: r for n, r in sets.items() if r is not given.get(n)}
 
 
 class _Stage:
     """One plan being run."""
 
-    def __init__(self, run: Run, plan: Plan, sets: Sets, hooks: Hooks) -> None:
+    def __init__(self, run: RunState, plan: Plan, sets: Sets, hooks: Hooks) -> None:
         self.r, self.plan, self.hooks, self.train = run, plan, hooks, plan.train
-        self.updates = (*plan.updates, *((Clip(plan.train.clip),) if plan.train.clip else ()))
+        self.updates = (*plan.updates, *((Clip(plan.train.max_grad_norm),) if plan.train.max_grad_norm else ()))
         self.chosen: Sets = {n: sets[n] for n in sorted(plan.sets_read())}  # and nothing else: a holdout set is none of training's business
-        self.view = View(run, self.chosen)
+        self.view = RunView(run, self.chosen)
         self.parts: dict[str, Part] = plan.parts()
         self.current: Sets | None = None
         self.saved = time.monotonic()
@@ -150,18 +169,18 @@ class _Stage:
     def run(self, resume: Mapping[str, Any] | None) -> None:
         r, plan = self.r, self.plan
         r.precision = self.train.precision
-        r.objective = plan.do if isinstance(plan.do, Objective) else None
-        adapters.choose(r.model, plan.trains)
+        r.objective = plan.action if isinstance(plan.action, Objective) else None
+        adapters.choose(r.model, plan.trainable)
         if resume is None:
             r.epoch = r.step = 0
             self._begin()
         else:
             self.view.sets = self.chosen = resume["chosen"]
-        if isinstance(plan.do, Edit):
+        if isinstance(plan.action, Edit):
             with torch.no_grad():
-                plan.do.apply(self.view.at("do", plan.do))
-        elif isinstance(plan.do, Guard):
-            r.model = plan.do.wrap(r.model, self.view.at("do", plan.do))
+                plan.action.apply(self.view.at("do", plan.action))
+        elif isinstance(plan.action, Guard):
+            r.model = plan.action.wrap(r.model, self.view.at("do", plan.action))
         else:
             self._train(resume)
 
@@ -176,10 +195,10 @@ class _Stage:
             names = trainable(r.model)
             r.models["reference"] = weights_of(r.model, names) if source is None else {n: w for n, w in source.items() if n in names}
         known = frozenset[str]().union(*(p.reads - late for p in asks))
-        r.ref_logp = remember(r, self.chosen, known, source, min(32, self.train.micro or 32))
+        r.reference_loss = cache_reference(r, self.chosen, known, source, min(32, self.train.micro_batch_size or 32))
         r.state = {f"/{n}": p.begin(self.view.at(n, p)) for n, p in self.parts.items()}
 
-    def _pick(self, when: str, sets: Sets, view: View) -> Sets:
+    def _pick(self, when: str, sets: Sets, view: RunView) -> Sets:
         for i, selector in enumerate(self.plan.selectors):
             if selector.when == when:
                 mine = view.at(f"select{i}", selector)
@@ -190,12 +209,12 @@ class _Stage:
     def _train(self, resume: Mapping[str, Any] | None) -> None:
         r, train = self.r, self.train
         model, params = r.model, self.view.params
-        if train.checkpointing:
+        if train.gradient_checkpointing:
             adapters.recompute(model)
-        if train.micro == 1 and not r.port.independent(model.train()):
-            raise UserError("one row has no batch statistics, and this model normalises by them: give --micro 2 or more")
+        if train.micro_batch_size == 1 and not r.modality.independent(model.train()):
+            raise UserError("one row has no batch statistics, and this model normalises by them: give --micro-batch-size 2 or more")
         self.optimizer = optimizer_of(train, params)
-        self.per_epoch = math.ceil(len(self.chosen[train.anchor]) / train.batch)
+        self.per_epoch = math.ceil(len(self.chosen[train.anchor]) / train.batch_size)
         self.done, self.this_epoch = 0, self.per_epoch
         r.total = total_steps(train, self.per_epoch)
         r.done, r.epochs = 0, math.ceil(r.total / self.per_epoch)
@@ -230,7 +249,7 @@ class _Stage:
                 return "done"
             self.current = picked
         self.view.sets = r.sets = self.current
-        self.this_epoch = math.ceil(len(self.current[anchor_of(train, self.current)]) / train.batch)
+        self.this_epoch = math.ceil(len(self.current[anchor_of(train, self.current)]) / train.batch_size)
         for _ in range(r.step, self.this_epoch):
             if train.steps and self.done >= train.steps:
                 break
@@ -252,7 +271,7 @@ class _Stage:
     def _step(self) -> str | None:
         """One optimizer step, or why there cannot be one."""
         r, plan, train = self.r, self.plan, self.train
-        objective = plan.do
+        objective = plan.action
         assert isinstance(objective, Objective)
         r.memo.clear()
         logical = self._pick("step", sample(self.view.sets, train, r), self.view)
@@ -262,13 +281,13 @@ class _Stage:
         def call(*which: str) -> tuple[Tensor, list[Tensor]]:
             moves = asked.isdisjoint(which)  # an update may ask for one role at a time: the rows of each move the buffers once
             asked.update(which)
-            return evaluate(r, objective, logical, train.micro, which, train.fuse, notes, moves=moves, values=values)
+            return evaluate(r, objective, logical, train.micro_batch_size, which, train.fuse, notes, moves=moves, values=values)
 
         def hvp(v: list[Tensor], *which: str) -> list[Tensor]:
-            return evaluate(r, objective, logical, train.micro, which or tuple(roles), train.fuse, None, v)[1]
+            return evaluate(r, objective, logical, train.micro_batch_size, which or tuple(roles), train.fuse, None, v)[1]
 
         params = self.view.params
-        grads, whole = Grads(call, hvp, params, roles), Step(r, logical, logical)
+        grads, whole = Grads(call, hvp, params, roles), RunStep(r, logical, logical)
         for i, update in enumerate(self.updates):
             grads = Grads(update.wrap(grads, whole.at(f"update{i}", update)), hvp, params, roles)
         loss, got = grads()
@@ -313,7 +332,7 @@ class _Stage:
         if hooks.watch is None:
             return
         with evaluating(r.model), torch.no_grad():
-            scores = dict(hooks.watch(View(r, self.chosen)))
+            scores = dict(hooks.watch(RunView(r, self.chosen)))
         record = {"stage": r.stage, "epoch": r.epoch, "done": self.done, "scores": scores}
         r.log.append(record)
         hooks.log(record)
@@ -329,7 +348,7 @@ class _Stage:
 
     def _save(self, force: bool = False) -> None:
         r, hooks = self.r, self.hooks
-        asked, due = r.ranks.any(hooks.interrupted(), time.monotonic() - self.saved >= hooks.every)
+        asked, due = r.process_group.any(hooks.interrupted(), time.monotonic() - self.saved >= hooks.every)
         if hooks.save and (force or asked or due):
             state = {
                 **{n: getattr(r, n) for n in SAVED},
@@ -342,25 +361,29 @@ class _Stage:
                 "ended": [record for record in r.log if "ended" in record],
             }
             state = sharding.gathered(state) if r.sharded else state
-            r.ranks.agree(partial(hooks.save, state))  # the others wait, so that a launcher that ends them all ends nothing half written
+            r.process_group.agree(
+                partial(hooks.save, state)
+            )  # the others wait, so that a launcher that ends them all ends nothing half written
             self.saved = time.monotonic()
         if asked:
             raise Interrupted
 
 
-def remember(run: Run, sets: Sets, names: frozenset[str], weights: Weights | None = None, batch: int = 32) -> dict[str, Tensor]:
+def cache_reference(
+    run: RunState, sets: Sets, names: frozenset[str], weights: Weights | None = None, batch_size: int = 32
+) -> dict[str, Tensor]:
     """Reference log-probs, once a row, at the untouched weights (or at others): what saves the second model."""
     out: dict[str, Tensor] = {}
     with evaluating(run.model), torch.no_grad():
         for name in sorted(names & sets.keys()):
             rows = sets[name]
-            order = sorted(range(len(rows)), key=lambda i: -run.port.counts(rows.take([i]))["tokens"])
-            pieces = [order[at : at + batch] for at in range(0, len(rows), batch)]
+            order = sorted(range(len(rows)), key=lambda i: -run.modality.counts(rows.select([i]))["tokens"])
+            pieces = [order[at : at + batch_size] for at in range(0, len(rows), batch_size)]
             mine: dict[str, Tensor] = {}
-            for k in run.ranks.deal(len(pieces), together=run.sharded is not None):
-                some: Rows = rows.take(pieces[k])
-                logp = run.forward([some], (), None, weights, why="remember")[0].logp
-                mine.update(zip([f"{name}/{i}" for i in some.ids], logp.split(), strict=True))
-            for found in run.ranks.exchange(mine):
+            for k in run.process_group.deal(len(pieces), together=run.sharded is not None):
+                some: Rows = rows.select(pieces[k])
+                loss = run.forward([some], (), None, weights, why="remember")[0].loss
+                mine.update(zip([f"{name}/{i}" for i in some.ids], loss.split(), strict=True))
+            for found in run.process_group.exchange(mine):
                 out.update({n: t.to(device_of(run.model)) for n, t in found.items()})
     return out

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from expunge.core.hyperparameters import knobs_of
-from expunge.core.parts import Plans
-from expunge.engine.run_state import Run
+from expunge.core.hyperparameters import hyperparameters_of
+from expunge.core.plan import Plans
+from expunge.engine.run_state import RunState
 
 PACKAGES = ("expunge", "torch", "transformers", "accelerate", "peft", "datasets", "tokenizers", "numpy")
 
@@ -60,7 +60,7 @@ def peak_memory() -> int:
     return int(peak if sys.platform == "darwin" else peak * 1024)
 
 
-def cost(run: Run) -> dict[str, float]:
+def cost(run: RunState) -> dict[str, float]:
     """Seconds, tokens and the FLOP estimate of a run."""
     c, n = run.cost, sum(p.numel() for p in run.model.parameters())
     return {
@@ -76,7 +76,7 @@ def cost(run: Run) -> dict[str, float]:
 
 
 def plain(value: Any) -> Any:
-    """A knob's value as JSON says it; a weight that depends on the epoch is named, not stored."""
+    """A hyperparameter's value as JSON says it; a weight that depends on the epoch is named, not stored."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (list, tuple)):
@@ -87,20 +87,20 @@ def plain(value: Any) -> Any:
 
 
 def describe(plans: Plans) -> list[dict[str, Any]]:
-    """The resolved stages: what is done, and every knob at its value."""
+    """The resolved stages: what is done, and every hyperparameter at its value."""
     stages = []
     for i, plan in enumerate(plans):
         terms = [{"objective": type(t.objective).__name__, "role": t.objective.role, "weight": plain(t.weight)} for t in plan.terms()]
         stages.append(
             {
                 "name": plan.name or f"stage{i + 1}",
-                "do": terms or type(plan.do).__name__,
+                "action": terms or type(plan.action).__name__,
                 "updates": [type(u).__name__ for u in plan.updates],
                 "selectors": [type(s).__name__ for s in plan.selectors],
-                "until": [type(u).__name__ for u in plan.until],
+                "stop_rules": [type(u).__name__ for u in plan.stop_rules],
                 "start": plan.start,
                 "reference": plan.reference,
-                "knobs": {k.qualified: plain(k.value) for k in knobs_of(plan)},
+                "hyperparameters": {k.qualified: plain(k.value) for k in hyperparameters_of(plan)},
             }
         )
     return stages

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from expunge.core.errors import UserError
-from expunge.core.parts import Answer, Modality, Objective, Patch, Rows, Sets, State, Weights
-from expunge.engine.distributed.process_group import Ranks
+from expunge.core.modality import Modality, ModelOutput, Patch, Weights
+from expunge.core.parts import Objective
+from expunge.core.rows import Rows, Sets
+from expunge.core.view import State
+from expunge.engine.distributed.process_group import ProcessGroup
 from expunge.engine.distributed.sharding import Sharded
-
-
-def seed_of(*what: object) -> int:
-    """All randomness is a function of the place: there is no state of a generator to save."""
-    return int.from_bytes(hashlib.sha256(repr(what).encode()).digest()[:7], "big")
 
 
 @contextmanager
@@ -43,7 +40,7 @@ def device_of(model: nn.Module) -> torch.device:
 
 @dataclass
 class Cost:
-    """What a run has spent. Tokens are the port's count of positions; a backward pass counts the positions of its forward."""
+    """What a run has spent. Tokens are the modality's count of positions; a backward pass counts the positions of its forward."""
 
     seconds: float = 0.0
     forward_tokens: float = 0.0
@@ -55,14 +52,22 @@ class Cost:
         return parameters * (2 * self.forward_tokens + 4 * self.backward_tokens)
 
 
+class Engine(Protocol):
+    """What the loop hands to the views of a run, so that parts can ask for gradients and for runs inside the run."""
+
+    def evaluate(self, run: RunState, objective: Any, logical: Sets, *options: Any, **more: Any) -> tuple[Tensor, list[Tensor]]: ...
+    def run(self, plans: Any, model: nn.Module, modality: Modality, sets: Sets, **more: Any) -> RunState: ...
+
+
 @dataclass
-class Run:
+class RunState:
     """The loop's record; parts never hold it."""
 
     model: nn.Module
-    port: Modality
+    modality: Modality
     accelerator: Accelerator
     seed: int = 0
+    engine: Any = None  # an `Engine`
     precision: str = "float32"
     objective: Objective | None = None
     sharded: Sharded | None = None  # where the model's blocks are spread over the processes
@@ -76,8 +81,8 @@ class Run:
     epochs: int = 0
     state: dict[str, State] = field(default_factory=dict)
     models: dict[str, Weights] = field(default_factory=dict)
-    ref_logp: dict[str, Tensor] = field(default_factory=dict)  # "set/id" -> log-probs of its labels
-    memo: dict[Any, Answer] = field(default_factory=dict)
+    reference_loss: dict[str, Tensor] = field(default_factory=dict)  # "set/id" -> losses of its positions, by the reference
+    memo: dict[Any, ModelOutput] = field(default_factory=dict)
     forwards: list[str] = field(default_factory=list)
     log: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -86,22 +91,27 @@ class Run:
     started: float = field(default_factory=time.monotonic)
 
     @cached_property
-    def ranks(self) -> Ranks:
+    def process_group(self) -> ProcessGroup:
         """The processes that share the run."""
-        return Ranks(self.accelerator)
+        return ProcessGroup(self.accelerator)
 
     def forward(
-        self, groups: Sequence[Rows], taps: tuple[str, ...], patch: Patch | None = None, weights: Weights | None = None, why: str = "now"
-    ) -> list[Answer]:
+        self,
+        groups: Sequence[Rows],
+        hook_points: tuple[str, ...],
+        patch: Patch | None = None,
+        weights: Weights | None = None,
+        why: str = "now",
+    ) -> list[ModelOutput]:
         """Every forward of a run goes through here: precision and cost are kept in one place."""
         self.forwards.append(why)
-        tokens = sum(self.port.counts(g)["tokens"] for g in groups)
+        tokens = sum(self.modality.counts(g)["tokens"] for g in groups)
         self.cost.forward_tokens += tokens
         self.cost.backward_tokens += tokens if torch.is_grad_enabled() else 0
         with torch.autocast(device_of(self.model).type, torch.bfloat16, enabled=self.precision == "bf16"):
             if weights and self.sharded:
-                return self.port.forward(self.sharded.under(weights), groups, taps, patch)
-            return self.port.forward(self.model, groups, taps, patch, weights)
+                return self.modality.forward(self.sharded.under(weights), groups, hook_points, patch)
+            return self.modality.forward(self.model, groups, hook_points, patch, weights)
 
     def alone(self, what: str) -> None:
         """Refuse what only a whole model can do. Errors: UserError."""

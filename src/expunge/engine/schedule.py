@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from expunge.core.parts import Rows, Sets, Train
-from expunge.engine.run_state import Run, seed_of
+from expunge.core.plan import Train
+from expunge.core.random import seed_of
+from expunge.core.rows import Rows, Sets
+from expunge.engine.run_state import RunState
 
 
 def anchor_of(train: Train, sets: Sets) -> str:
@@ -18,7 +20,7 @@ def anchor_of(train: Train, sets: Sets) -> str:
     return next(n for n in (train.anchor, "forget", "retain") if n in sets)
 
 
-def sample(sets: Sets, train: Train, run: Run) -> Sets:
+def sample(sets: Sets, train: Train, run: RunState) -> Sets:
     """The batch of a step: a function of the step number, so the sampler has no position to save."""
 
     def rng(*what: object) -> torch.Generator:
@@ -27,14 +29,14 @@ def sample(sets: Sets, train: Train, run: Run) -> Sets:
     over = anchor_of(train, sets)
     anchor = sets[over]
     order = torch.randperm(len(anchor), generator=rng("order", run.epoch)).tolist()
-    idx = order[run.step * train.batch : (run.step + 1) * train.batch]
-    if len(idx) == 1 < len(order) and not run.port.independent(run.model):
+    idx = order[run.step * train.batch_size : (run.step + 1) * train.batch_size]
+    if len(idx) == 1 < len(order) and not run.modality.independent(run.model):
         idx = order[-2:]  # one row has no batch statistics
-    batch = {over: anchor.take(idx)}
+    batch = {over: anchor.select(idx)}
     for name, rows in sets.items():
         if name != over and len(rows):
             drawn = torch.randint(len(rows), (len(idx),), generator=rng(name, run.epoch, run.step)).tolist()
-            batch[name] = rows.take([i % len(rows) for i in idx] if train.pairing == "aligned" else drawn)
+            batch[name] = rows.select([i % len(rows) for i in idx] if train.pairing == "aligned" else drawn)
     return batch
 
 
@@ -57,13 +59,13 @@ def split(sets: Sets, size: int, together: Iterable[frozenset[str]] = (), least:
         times, rest = divmod(len(rows), shortest) if shortest >= pieces else (1, 1)
         return (i * shortest // pieces) * times if not rest else i * len(rows) // pieces
 
-    cut = {n: [r.take(range(bound(r, i), bound(r, i + 1))) for i in range(pieces)] for n, r in sets.items()}
+    cut = {n: [r.select(range(bound(r, i), bound(r, i + 1))) for i in range(pieces)] for n, r in sets.items()}
     return [{n: c[i] for n, c in cut.items() if len(c[i])} for i in range(pieces)]
 
 
 def lr_at(train: Train, done: float, per_epoch: int) -> float:
     """Learning rate of the step after `done` optimizer steps: linear warm-up, then the schedule, as a function of the step alone."""
-    peak = train.lr * 0.1 ** sum(done >= epoch * per_epoch for epoch in train.drops) * train.lr_decay ** int(done // per_epoch)
+    peak = train.lr * 0.1 ** sum(done >= epoch * per_epoch for epoch in train.lr_milestones) * train.lr_decay ** int(done // per_epoch)
     total, warm = total_steps(train, per_epoch), round(train.warmup * per_epoch)
     if done < warm:
         return peak * (done + 1) / (warm + 1)
@@ -79,5 +81,5 @@ def optimizer_of(train: Train, params: list[Tensor]) -> torch.optim.Optimizer:
     """A new optimizer, as some settings ask for it."""
     kind: Any = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[train.optimizer]
     more = {"momentum": train.momentum} if train.optimizer == "sgd" else {}
-    made: torch.optim.Optimizer = kind(params, lr=train.lr, weight_decay=train.decay, **more)
+    made: torch.optim.Optimizer = kind(params, lr=train.lr, weight_decay=train.weight_decay, **more)
     return made

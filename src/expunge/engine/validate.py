@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from expunge.core.capabilities import MEANING
 from expunge.core.errors import UserError
-from expunge.core.parts import Guard, Modality, Need, Objective, Plan, Plans, Sets
-
-ASKS = {
-    Need.GENERATE: "answers in the model's own words",
-    Need.PROMPTS: "rows that ask in words",
-    Need.INPUTS: "inputs that are numbers and can be moved",
-}
+from expunge.core.modality import Modality
+from expunge.core.needs import Need
+from expunge.core.parts import Guard, Objective
+from expunge.core.plan import Plan, Plans
+from expunge.core.rows import Sets
 
 
-def check(plans: Plans, sets: Sets, port: Modality) -> None:
-    """Refuse, before anything is spent, a plan that the request cannot feed or whose parts do not fit. Errors: UserError."""
-    for need in sorted(set(Need) - port.offers):
-        if any(need in p.needed() for p in plans):
-            raise UserError(f"this method needs {ASKS.get(need, str(need))}, which a model of the kind {port.name!r} cannot give")
+def check(plans: Plans, sets: Sets, modality: Modality) -> None:
+    """Refuse, before anything is spent, a plan that the request cannot feed or whose parts do not fit.
+
+    Raises: UserError.
+    """
+    for capability in sorted(frozenset[Any]().union(*(p.required() for p in plans)) - modality.capabilities, key=lambda c: str(c.__name__)):
+        raise UserError(
+            f"this method needs {MEANING.get(capability, capability.__name__)}, which the modality {modality.name!r} does not have"
+        )
     names = {"original", *(p.name for p in plans if p.name)}
     for i, plan in enumerate(plans):
         for name in sorted(plan.sets_read() - sets.keys()):
@@ -26,9 +31,9 @@ def check(plans: Plans, sets: Sets, port: Modality) -> None:
         for name in sorted(plan.sets_read() & sets.keys()):
             if not len(sets[name]):
                 raise UserError(f"the set {name!r} is empty")
-        if isinstance(plan.do, Guard) and i < len(plans) - 1:
+        if isinstance(plan.action, Guard) and i < len(plans) - 1:
             raise UserError("a guard changes no weights, so nothing can follow it")
-        if not isinstance(plan.do, Objective) and (plan.updates or plan.until):
+        if not isinstance(plan.action, Objective) and (plan.updates or plan.stop_rules):
             raise UserError("updates and stop rules work beside an objective; an edit or a guard takes none")
         for used in ({plan.start} - {"last"}) | ({plan.reference} - {"start"}) | {n for n in plan.needed() if n not in set(Need)}:
             if used not in names:
@@ -43,7 +48,7 @@ def check(plans: Plans, sets: Sets, port: Modality) -> None:
 
 def taken(plan: Plan, picked: Sets) -> Sets:
     """The sets that a stage begins with. Errors: UserError where rows have weights and what is done knows none."""
-    if weighed := [] if isinstance(plan.do, Objective) else [n for n, rows in picked.items() if rows.weight]:
+    if weighed := [] if isinstance(plan.action, Objective) else [n for n, rows in picked.items() if rows.weight]:
         raise UserError(
             f"the rows to {weighed[0]} were given weights, and an edit or a guard takes all alike: weigh them for a method that trains"
         )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from expunge.core.parts import Weights
+from expunge.core.modality import Weights
 from expunge.engine.distributed.sharding import like
 
 

@@ -18,18 +18,18 @@ from torch import nn
 
 from expunge import catalog
 from expunge.core.errors import UserError
-from expunge.core.hyperparameters import knobs_of, meant, override
-from expunge.core.parts import Modality
+from expunge.core.hyperparameters import hyperparameters_of, named, override
+from expunge.core.modality import Modality
 from expunge.core.suggest import did_you_mean
 from expunge.engine.adapters import is_adapted
 from expunge.evaluation.measure import Evidence, Missing
-from expunge.evaluation.observe import Records, Wants, observe
+from expunge.evaluation.observe import ObservationSpec, Records, observe
 from expunge.evaluation.verdict import KNOWLEDGE, Hit, audit_scores
 
 SCORED = (*KNOWLEDGE, "forget_truth_ratio")  # what an attack is scored by; of all but the last, more is worse
 KEPT = ("value", "interval", "n")  # of a record
 LEAD = ("extraction_strength", "forget_accuracy")  # what it is judged by: the one that there is
-LOOK = Wants(said=False, moments=False, gradnorm=False, features=False)
+LOOK = ObservationSpec(generations=False, moments=False, gradient_norms=False, features=False)
 
 Scores = Mapping[str, Mapping[str, Any]]  # of each score, what is KEPT of its record
 Progress = Callable[[int, int, str], None]
@@ -46,7 +46,7 @@ class Try:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class AttackOutcome:
     """What an attack found: scores of the model as delivered, of every case, and which ways were not open, with the reason."""
 
     attack: str
@@ -94,7 +94,7 @@ class Outcome:
                 first[rows] = t.at["steps"] if t.scores[self.lead]["value"] >= enough else None
         return first
 
-    def hits(self, retrained: Outcome | None = None) -> list[Hit]:
+    def hits(self, retrained: AttackOutcome | None = None) -> list[Hit]:
         """For each way the case that tells the most against the model: where it is furthest beyond the retrained model under the same
         attack, or, without one, where it shows the most.
         """
@@ -110,11 +110,11 @@ class Outcome:
         return found
 
     @classmethod
-    def read(cls, told: Mapping[str, Any]) -> Outcome:
+    def read(cls, told: Mapping[str, Any]) -> AttackOutcome:
         """An outcome that was written as JSON."""
         return cls(**{**told, "tries": [Try(**t) for t in told["tries"]]})
 
-    def told(self, retrained: Outcome | None = None) -> dict[str, Any]:
+    def told(self, retrained: AttackOutcome | None = None) -> dict[str, Any]:
         """What audit.json holds of it."""
         return {
             "before": dict(self.before),
@@ -124,7 +124,7 @@ class Outcome:
             "missing": dict(self.missing),
         }
 
-    def _told(self, way: str, score: str, retrained: Outcome | None) -> dict[str, Any]:
+    def _told(self, way: str, score: str, retrained: AttackOutcome | None) -> dict[str, Any]:
         worst = self.worst(way, score)
         there = retrained.worst(way, score).scores[score]["value"] if retrained and retrained.cases(way, score) else None
         beside = {"case": worst.case, "mean": self.mean(way, score), "before": self.before[score]["value"], "retrained": there}
@@ -132,7 +132,7 @@ class Outcome:
 
 
 def called(*words: str) -> str:
-    """An attack with its way and case, for people: `quantise, 4 bits`."""
+    """An attack with its way and case, for people: `quantize, 4 bits`."""
     return ", ".join(w.replace("_", " ") for w in words if w)
 
 
@@ -140,9 +140,9 @@ class Scene:
     """The model under attack, what it is attacked about, and the record of every look."""
 
     def __init__(
-        self, model: nn.Module, port: Modality, sets: Mapping[str, Records], accelerator: Accelerator | None, seen: Callable[[], None]
+        self, model: nn.Module, modality: Modality, sets: Mapping[str, Records], accelerator: Accelerator | None, seen: Callable[[], None]
     ) -> None:
-        self.model, self.port, self.sets, self.accelerator, self.seen = model, port, sets, accelerator, seen
+        self.model, self.modality, self.sets, self.accelerator, self.seen = model, modality, sets, accelerator, seen
         self.records: Records = sets["forget"]
         self.tries: list[Try] = []
         self.missing: dict[str, str] = {}
@@ -152,11 +152,11 @@ class Scene:
         inner: Any = copy.deepcopy(getattr(self.model, "unguarded", self.model))
         return cast(nn.Module, inner.merge_and_unload() if merged and is_adapted(inner) else inner)
 
-    def scores(self, model: nn.Module | None = None, port: Modality | None = None, records: Records | None = None) -> Scores:
+    def scores(self, model: nn.Module | None = None, modality: Modality | None = None, records: Records | None = None) -> Scores:
         """Scores on the rows to forget of a changed model, or of the model as it is when these are asked in another way."""
         self.seen()
         asked = {"forget": self.records if records is None else records}
-        found, _ = audit_scores(Evidence(observe(model or self.model, port or self.port, asked, wants=LOOK)))
+        found, _ = audit_scores(Evidence(observe(model or self.model, modality or self.modality, asked, wants=LOOK)))
         return {n: {k: found[n][k] for k in KEPT} for n in SCORED if n in found}
 
     def look(self, scores: Scores, case: str = "", way: str = "", **at: float) -> None:
@@ -169,11 +169,11 @@ class Scene:
 
 
 class Attack(ABC):
-    """An intervention. Its fields are its knobs."""
+    """An intervention. Its fields are its hyperparameters."""
 
-    recovered = 0.0  # a knob of attacks that take steps: see `Outcome`
+    recovered = 0.0  # a hyperparameter of attacks that take steps: see `AttackOutcome`
 
-    def about(self, records: Records, port: Modality) -> Records:
+    def about(self, records: Records, modality: Modality) -> Records:
         """The rows to forget that it can be tried on. Errors: Missing where there are none."""
         return records
 
@@ -186,12 +186,12 @@ def intervene(
     name: str,
     attack: Attack,
     model: nn.Module,
-    port: Modality,
+    modality: Modality,
     sets: Mapping[str, Records],
     *,
     accelerator: Accelerator | None = None,
     progress: Progress = lambda done, total, what: None,
-) -> Outcome:
+) -> AttackOutcome:
     """Carry an attack out; the model stays as it is."""
     looks: list[int] = []
 
@@ -199,14 +199,14 @@ def intervene(
         looks.append(1)
         progress(len(looks) - 1, len(looks), name.replace("_", " "))
 
-    scene = Scene(model, port, sets, accelerator, seen)
+    scene = Scene(model, modality, sets, accelerator, seen)
     try:
-        scene.records = attack.about(sets["forget"], port)
+        scene.records = attack.about(sets["forget"], modality)
     except Missing as lack:
-        return Outcome(name, missing={"": str(lack)})
+        return AttackOutcome(name, missing={"": str(lack)})
     before = scene.scores()
     attack.run(scene)
-    return Outcome(name, before, scene.tries, scene.missing, attack.recovered)
+    return AttackOutcome(name, before, scene.tries, scene.missing, attack.recovered)
 
 
 def is_intervention(name: str) -> bool:
@@ -214,22 +214,22 @@ def is_intervention(name: str) -> bool:
     return hasattr(catalog.load(name, "attacks"), "plan")
 
 
-def chosen(names: Sequence[str], knobs: Mapping[str, Any]) -> dict[str, Attack]:
-    """The interventions among some attacks; a knob goes to each that has it, `relearn:lr` to one. Errors: UserError."""
+def chosen(names: Sequence[str], hyperparameters: Mapping[str, Any]) -> dict[str, Attack]:
+    """The interventions among some attacks; a hyperparameter goes to each that has it, `relearn:lr` to one. Errors: UserError."""
     plans = {n: catalog.load(n, "attacks").plan() for n in dict.fromkeys(names) if is_intervention(n)}
-    if knobs and not plans:
-        of = f"the attack {names[0]!r} has no knobs" if names else "no attack is named"
-        raise UserError(f"{of}, so there is no use for --{next(iter(knobs))}")
-    for key, value in knobs.items():
+    if hyperparameters and not plans:
+        of = f"the attack {names[0]!r} has no hyperparameters" if names else "no attack is named"
+        raise UserError(f"{of}, so there is no use for --{next(iter(hyperparameters))}")
+    for key, value in hyperparameters.items():
         attack, _, own = key.rpartition(":")
         if attack and attack not in plans:
-            raise UserError(f"the knob --{key} is for the attack {attack!r}, which is not made here{did_you_mean(attack, plans)}")
+            raise UserError(f"the hyperparameter --{key} is for the attack {attack!r}, which is not made here{did_you_mean(attack, plans)}")
         for n in [attack] if attack else list(_having(own, plans)):
             plans[n] = override(plans[n], {own: value})
     return plans
 
 
-def _having(knob: str, plans: Mapping[str, Attack]) -> Iterator[str]:
-    """The attacks that have a knob; where none has, the first one, which says so."""
-    having = [n for n, p in plans.items() if meant(knobs_of(p), knob)]
+def _having(hyperparameter: str, plans: Mapping[str, Attack]) -> Iterator[str]:
+    """The attacks that have a hyperparameter; where none has, the first one, which says so."""
+    having = [n for n, p in plans.items() if named(hyperparameters_of(p), hyperparameter)]
     yield from having or list(plans)[:1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from expunge.evaluation.attack import Outcome
+from expunge.evaluation.attack import AttackOutcome
 from expunge.evaluation.verdict import Hit
 from expunge.report.report_data import After, Attacked, Relearned, Score
 
@@ -12,13 +12,13 @@ CURVE = ("forget_probability", "extraction_strength", "forget_truth_ratio", "for
 WORST = "worst_attack"  # the name of the score
 
 
-def relearned(attacks: Mapping[str, Outcome]) -> list[Relearned]:
+def relearned(attacks: Mapping[str, AttackOutcome]) -> list[Relearned]:
     """The relearning curve, where that attack was made."""
     tries = attacks["relearn"].tries if "relearn" in attacks else ()
     return [Relearned(step=t.at["steps"], scores={n: t.scores[n]["value"] for n in CURVE if n in t.scores}) for t in tries]
 
 
-def attacked(attacks: Mapping[str, Outcome]) -> list[Attacked]:
+def attacked(attacks: Mapping[str, AttackOutcome]) -> list[Attacked]:
     """A line a way, and one for each that was not open."""
     found = []
     for name, a in attacks.items():
@@ -30,7 +30,7 @@ def attacked(attacks: Mapping[str, Outcome]) -> list[Attacked]:
     return found
 
 
-def _after(a: Outcome, way: str, score: str) -> After:
+def _after(a: AttackOutcome, way: str, score: str) -> After:
     worst, before = a.worst(way, score), a.before[score]
     found = worst.scores[score]
     low, high = found["interval"]

@@ -12,21 +12,23 @@ from typing import Any
 from torch import nn
 
 from expunge import catalog
-from expunge.core.parts import Modality, Need, Rows
+from expunge.core.capabilities import Prompted, offers
+from expunge.core.modality import Modality
+from expunge.core.rows import Rows
 from expunge.engine import loop
 from expunge.engine.weights import put
-from expunge.evaluation.attack import Attack, Outcome, called, intervene
+from expunge.evaluation.attack import Attack, AttackOutcome, called, intervene
 from expunge.evaluation.attack_summary import WORST, attacked, relearned, worst_case
 from expunge.evaluation.classifier_panel import MEANINGS, classes, picture
 from expunge.evaluation.measure import Evidence
 from expunge.evaluation.metrics.tofu import truth_ratios
-from expunge.evaluation.observation import PICTURED, Observed, few
-from expunge.evaluation.observe import Records, Wants, observe
+from expunge.evaluation.observation import PICTURED, Observation, few
+from expunge.evaluation.observe import ObservationSpec, Records, observe
 from expunge.evaluation.verdict import Hit, audit_scores
 from expunge.io.models import Opened
-from expunge.modalities.image.data import IMAGES, LABELS
+from expunge.modalities.image.columns import IMAGES, LABELS
 from expunge.report.collect import curves
-from expunge.report.report_data import Cost, Entry, Role, Sample, Score, Story
+from expunge.report.report_data import Entry, ReportData, ReportedCost, Role, Sample, Score
 
 Progress = Callable[[int, int, str], None]
 MAIN = (
@@ -57,20 +59,20 @@ def silent(done: int, total: int, what: str) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class AuditedModel:
     """A model that an audit looks at, and what is known of it."""
 
     name: str
     role: Role
-    seen: Observed
+    seen: Observation
     scores: Mapping[str, Mapping[str, Any]]
     skipped: Mapping[str, str]
     method: str = ""
     seed: int | None = None
     log: Sequence[Mapping[str, Any]] = ()
     receipt: Mapping[str, Any] = field(default_factory=dict)
-    attacks: Mapping[str, Outcome] = field(default_factory=dict)
-    yardstick: Mapping[str, Outcome] = field(default_factory=dict)  # what the same attacks found in the retrained model
+    attacks: Mapping[str, AttackOutcome] = field(default_factory=dict)
+    yardstick: Mapping[str, AttackOutcome] = field(default_factory=dict)  # what the same attacks found in the retrained model
     rated: bool = True  # whether the worst case over the attacks is one of its scores
     evidence: Evidence | None = None  # what it was scored beside
 
@@ -100,7 +102,7 @@ class Subject:
             curves=curves(self.log),
             relearn=relearned(self.attacks),
             attacks=attacked(self.attacks),
-            cost=Cost(**{k: cost.get(k) for k in ("seconds", "tokens", "flops", "peak_memory_bytes")}) if cost else None,
+            cost=ReportedCost(**{k: cost.get(k) for k in ("seconds", "tokens", "flops", "peak_memory_bytes")}) if cost else None,
             receipt=dict(self.receipt),
             classes=classes(self.evidence or Evidence(self.seen)) if self.seen.modality == "image" and self.role != "random" else None,
         )
@@ -108,103 +110,110 @@ class Subject:
 
 def examine(
     model: nn.Module,
-    port: Modality,
+    modality: Modality,
     sets: Mapping[str, Records],
     *,
     name: str,
     role: Role = "method",
-    retrained: Observed | None = None,
-    original: Observed | None = None,
-    blank: Observed | None = None,
+    retrained: Observation | None = None,
+    original: Observation | None = None,
+    random_init: Observation | None = None,
     cache: Path | None = None,
     progress: Progress = silent,
-    wants: Wants = Wants(),  # noqa: B008 - frozen
+    wants: ObservationSpec = ObservationSpec(),  # noqa: B008 - frozen
     **known: Any,
-) -> Subject:
+) -> AuditedModel:
     """Observe a model and score it beside the retrained, the original and the blank one (random weights), where those were seen.
 
     known: what else the subject carries (method, seed, log, receipt, attacks).
     """
-    seen = observe(model, port, sets, wants=wants, cache=cache, progress=progress)
-    return judged(seen, name, role, retrained if role != "retrained" else seen, original, blank, **known)
+    seen = observe(model, modality, sets, wants=wants, cache=cache, progress=progress)
+    return judged(seen, name, role, retrained if role != "retrained" else seen, original, random_init, **known)
 
 
 def judged(
-    seen: Observed,
+    seen: Observation,
     name: str,
     role: Role,
-    retrained: Observed | None,
-    original: Observed | None = None,
-    blank: Observed | None = None,
+    retrained: Observation | None,
+    original: Observation | None = None,
+    random_init: Observation | None = None,
     **known: Any,
-) -> Subject:
+) -> AuditedModel:
     """Score observations, without a model."""
-    evidence = Evidence(seen, retrained, seen if role == "original" else original, blank)
+    evidence = Evidence(seen, retrained, seen if role == "original" else original, random_init)
     scores, skipped = audit_scores(evidence)
-    return Subject(name, role, seen, scores, skipped, evidence=evidence, **known)
+    return AuditedModel(name, role, seen, scores, skipped, evidence=evidence, **known)
 
 
 def controls(
     opened: Opened,
     forget: Rows,
     sets: Mapping[str, Records],
-    retrained: Observed | None,
+    retrained: Observation | None,
     cache: Path | None,
     progress: Progress = silent,
-    original: Observed | None = None,
+    original: Observation | None = None,
     attacks: Mapping[str, Attack] = {},
-) -> list[Subject]:
+) -> list[AuditedModel]:
     """The controls that anybody has: random weights (must fail utility) and, where rows ask in words, an input filter around the original
     (must pass for now).
     """
     look: dict[str, Any] = {"retrained": retrained, "original": original, "cache": cache, "progress": progress}
-    seen = blank(opened, sets, cache)
+    seen = random_init(opened, sets, cache)
     found = [judged(seen, "random weights", "random", retrained, original, seen, method="random_weights")]
-    if Need.PROMPTS in opened.port.offers:
+    if offers(opened.modality, Prompted):
         guarded = filtered(opened, forget)
-        tried = carry_out(attacks, guarded, opened.port, sets, "filter", progress)
-        found.append(examine(guarded, opened.port, sets, name="input filter", role="filter", method="input_filter", attacks=tried, **look))
+        tried = carry_out(attacks, guarded, opened.modality, sets, "filter", progress)
+        found.append(
+            examine(guarded, opened.modality, sets, name="input filter", role="filter", method="input_filter", attacks=tried, **look)
+        )
     return found
 
 
 def filtered(opened: Opened, forget: Rows) -> nn.Module:
     """The model behind an input filter."""
     plan = catalog.load("input_filter").plan()
-    return loop.run((plan,), getattr(opened.model, "unguarded", opened.model), opened.port, {"forget": forget}).model
+    return loop.run((plan,), getattr(opened.model, "unguarded", opened.model), opened.modality, {"forget": forget}).model
 
 
 def carry_out(
-    attacks: Mapping[str, Attack], model: nn.Module, port: Modality, sets: Mapping[str, Records], role: Role, progress: Progress = silent
-) -> dict[str, Outcome]:
+    attacks: Mapping[str, Attack],
+    model: nn.Module,
+    modality: Modality,
+    sets: Mapping[str, Records],
+    role: Role,
+    progress: Progress = silent,
+) -> dict[str, AttackOutcome]:
     """What attacks find in a model; the original has nothing to relearn, not behind a filter either, and random weights hold nothing."""
     wanted = {n: a for n, a in attacks.items() if role in ("method", "retrained") or (role != "random" and not a.recovered)}
-    return {n: intervene(n, a, model, port, sets, progress=progress) for n, a in wanted.items()}
+    return {n: intervene(n, a, model, modality, sets, progress=progress) for n, a in wanted.items()}
 
 
-def compared(subject: Subject, first: Subject | None, there: Subject | None) -> Subject:
+def compared(audited: AuditedModel, first: AuditedModel | None, there: AuditedModel | None) -> AuditedModel:
     """The subject with its attacks beside the original's scores and what the same attacks found in the retrained model."""
-    known = {n: replace(a, original=first.scores) for n, a in subject.attacks.items()} if first else subject.attacks
-    return replace(subject, attacks=known, yardstick=there.attacks if there else {})
+    known = {n: replace(a, original=first.scores) for n, a in audited.attacks.items()} if first else audited.attacks
+    return replace(audited, attacks=known, yardstick=there.attacks if there else {})
 
 
-def blank(opened: Opened, sets: Mapping[str, Records], cache: Path | None) -> Observed:
+def random_init(opened: Opened, sets: Mapping[str, Records], cache: Path | None) -> Observation:
     """What the model says with random weights."""
     bare = copy.deepcopy(getattr(opened.model, "unguarded", opened.model))
-    put(bare, opened.port.fresh(bare, seed=0))
-    return observe(bare, opened.port, sets, cache=cache)
+    put(bare, opened.modality.fresh(bare, seed=0))
+    return observe(bare, opened.modality, sets, cache=cache)
 
 
-def story(subjects: Sequence[Subject], title: str, **more: Any) -> Story:
+def report_data(audited_models: Sequence[AuditedModel], title: str, **more: Any) -> ReportData:
     """What a report shows of some subjects; the first one that a method made is what the verdict is about, else the first."""
-    about = next((s for s in subjects if s.role == "method"), subjects[0])
+    about = next((s for s in audited_models if s.role == "method"), audited_models[0])
     main, utility, quality = MAIN_OF[about.seen.modality]
-    if any(s.rated and s.attacks and s.yardstick for s in subjects):
+    if any(s.rated and s.attacks and s.yardstick for s in audited_models):
         main = (*main[:2], WORST, *main[2:])
-    return Story(
+    return ReportData(
         title=title,
-        models=[s.entry() for s in subjects],
+        models=[s.entry() for s in audited_models],
         created=datetime.date.today().isoformat(),
-        samples=samples(subjects),
+        samples=samples(audited_models),
         main=list(main),
         meanings=dict(MEANINGS) if about.seen.modality == "image" else {},
         utility=utility,
@@ -213,18 +222,20 @@ def story(subjects: Sequence[Subject], title: str, **more: Any) -> Story:
     )
 
 
-def samples(subjects: Sequence[Subject], count: int = SAMPLES) -> list[Sample]:
+def samples(audited_models: Sequence[AuditedModel], count: int = SAMPLES) -> list[Sample]:
     """What every model says to the same few questions or pictures, evenly spread over forget and then retain."""
     found = []
-    shown = PICTURED if subjects[0].seen.modality == "image" else {"forget": count - count // 3, "retain": count // 3}
+    shown = PICTURED if audited_models[0].seen.modality == "image" else {"forget": count - count // 3, "retain": count // 3}
     for name, many in shown.items():
-        first = subjects[0].seen.sets.get(name)
-        if first is None or not first.said:
+        first = audited_models[0].seen.sets.get(name)
+        if first is None or not first.generations:
             continue
         pictures = [picture(p) for p in first.pictures] if first.pictures is not None else []
         for k, i in enumerate(few(len(first), many)):
             said = {
-                s.name: s.seen.sets[name].said[i] for s in subjects if name in s.seen.sets and len(s.seen.sets[name].said) == len(first)
+                s.name: s.seen.sets[name].generations[i]
+                for s in audited_models
+                if name in s.seen.sets and len(s.seen.sets[name].generations) == len(first)
             }
             drawn = pictures[k] if k < len(pictures) else ""
             found.append(Sample(question=first.question[i], answer=first.answer[i], said=said, set=name, picture=drawn))

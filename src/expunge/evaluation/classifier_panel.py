@@ -12,8 +12,8 @@ from expunge.evaluation.attacks.mia_classifier import loss
 from expunge.evaluation.measure import Beside, Broken, Evidence, Items, Missing, PerItem, attempt
 from expunge.evaluation.metrics.classification import confidence, entropy, log_probabilities
 from expunge.evaluation.metrics.representation import linear_cka
-from expunge.evaluation.observation import HEAD, Array, SetSeen
-from expunge.report.report_data import Classes, Layer
+from expunge.evaluation.observation import HEAD, Array, SetObservation
+from expunge.report.report_data import Classes, LayerSimilarity
 
 BINS = 20  # of a histogram
 POINTS = 100  # of a ROC curve, about
@@ -46,7 +46,7 @@ MEANINGS = {
 
 def classes(evidence: Evidence) -> Classes | None:
     """What a classifier makes of the items of each set; None where it gave nothing finite to look at."""
-    sets = {n: s for n, s in evidence.model.sets.items() if s.dist is not None and s.label is not None and len(s)}
+    sets = {n: s for n, s in evidence.model.sets.items() if s.log_probs is not None and s.label is not None and len(s)}
     if "forget" not in sets or any(isinstance(attempt(log_probabilities, s), Missing) for s in sets.values()):
         return None
     forget, unseen = sets["forget"], sets.get("holdout")
@@ -56,7 +56,7 @@ def classes(evidence: Evidence) -> Classes | None:
         found = {"forget": of(forget), **({"unseen": of(unseen)[alike]} if unseen and alike.any() else {})}
         return {n: np.histogram(x.clip(0, top), BINS, (0, top))[0].tolist() for n, x in found.items()}
 
-    wide = forget.dist.shape[1]  # type: ignore[union-attr]
+    wide = forget.log_probs.shape[1]  # type: ignore[union-attr]
     return Classes(
         names=_names(list(sets.values()), wide),
         called={n: _called(s) for n, s in sets.items()},
@@ -87,26 +87,26 @@ def picture(values: Array) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def _names(sets: list[SetSeen], wide: int) -> list[str]:
-    """Of the classes that occur, as the port writes them; the numbers of the others."""
+def _names(sets: list[SetObservation], wide: int) -> list[str]:
+    """Of the classes that occur, as the modality writes them; the numbers of the others."""
     names = [str(i) for i in range(wide)]
     for seen in sets:
-        for numbers, words in ((seen.label, seen.answer), (seen.dist.argmax(1), seen.said)):  # type: ignore[union-attr]
+        for numbers, words in ((seen.label, seen.answer), (seen.log_probs.argmax(1), seen.generations)):  # type: ignore[union-attr]
             for i, word in dict(zip(numbers.tolist(), words, strict=False)).items():  # type: ignore[union-attr]
                 names[i] = word
     return names
 
 
-def _called(seen: SetSeen) -> list[tuple[int, int, int]]:
-    pairs, counts = np.unique(np.stack([seen.label, seen.dist.argmax(1)], 1), axis=0, return_counts=True)  # type: ignore[arg-type, union-attr]
+def _called(seen: SetObservation) -> list[tuple[int, int, int]]:
+    pairs, counts = np.unique(np.stack([seen.label, seen.log_probs.argmax(1)], 1), axis=0, return_counts=True)  # type: ignore[arg-type, union-attr]
     return [(int(true), int(called), int(n)) for (true, called), n in zip(pairs, counts, strict=True)]
 
 
-def _layers(evidence: Evidence) -> list[Layer]:
+def _layers(evidence: Evidence) -> list[LayerSimilarity]:
     """CKA of the forgotten items' features with those of the original and of the retrained model, block by block."""
 
     def alike(layer: str, beside: Beside) -> float | None:
-        def of(seen: SetSeen) -> Items:
+        def of(seen: SetObservation) -> Items:
             if layer not in seen.features:
                 raise Missing("not every model has this layer")
             if not np.isfinite(seen.features[layer]).all():
@@ -116,11 +116,11 @@ def _layers(evidence: Evidence) -> list[Layer]:
         found = attempt(evidence.both, "forget", of, beside)
         return None if isinstance(found, Missing) or np.isnan(value := linear_cka(*found)) else round(value, 4)
 
-    found = [Layer(n, alike(n, "original"), alike(n, "retrained")) for n in evidence.model.sets["forget"].features]
+    found = [LayerSimilarity(n, alike(n, "original"), alike(n, "retrained")) for n in evidence.model.sets["forget"].features]
     return [layer for layer in found if (layer.original, layer.retrained) != (None, None)]
 
 
-def _places(sets: dict[str, SetSeen]) -> list[tuple[float, float, int, bool]]:
+def _places(sets: dict[str, SetObservation]) -> list[tuple[float, float, int, bool]]:
     """Some forgotten and some retained items in a plane, by t-SNE of what the head reads; the same items in every model, from -1 to 1."""
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits

@@ -10,7 +10,7 @@ from typing import Literal, ParamSpec, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from expunge.evaluation.observation import Observed, Scored, SetSeen
+from expunge.evaluation.observation import Observation, Scored, SetObservation
 
 Beside = Literal["retrained", "original", "random"]
 MODELS = {"retrained": "retrained model", "original": "original model", "random": "model with random weights"}
@@ -18,7 +18,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 BROKEN = "the model is broken"  # ends what is said where the audited model itself gave numbers that are not finite
 Items = NDArray[np.float64]
-PerItem = Callable[[SetSeen], Items]  # (items, ...) of one set, nan where an item lacks what the score needs; may raise Missing
+PerItem = Callable[[SetObservation], Items]  # (items, ...) of one set, nan where an item lacks what the score needs; may raise Missing
 
 
 class Missing(Exception):
@@ -60,10 +60,10 @@ class Evidence:
     one with random weights.
     """
 
-    model: Observed
-    retrained: Observed | None = None
-    original: Observed | None = None
-    random: Observed | None = None
+    model: Observation
+    retrained: Observation | None = None
+    original: Observation | None = None
+    random: Observation | None = None
 
     def items(self, name: str, of: PerItem) -> Items:
         """`of` the model's answers to a set, (items, ...), without the items that lack it. Errors: Missing."""
@@ -75,7 +75,7 @@ class Evidence:
 
     def both(self, name: str, of: PerItem, beside: Beside = "retrained") -> tuple[Items, Items]:
         """`of` the same items, in the same order, under the model and under another one; their widths may differ. Errors: as `pairs`."""
-        known: Observed | None = getattr(self, beside)
+        known: Observation | None = getattr(self, beside)
         if known is None:
             raise Missing(f"no {MODELS[beside]} was given")
         here, there = _of(self.model, name, of), _of(known, name, of, MODELS[beside])
@@ -89,12 +89,12 @@ class Evidence:
         return here, aligned
 
 
-def labelled(seen: SetSeen, kind: str) -> Scored:
+def labelled(seen: SetObservation, kind: str) -> Scored:
     """The answers of a kind. Errors: Missing where there are none, Broken where log-probabilities are not finite."""
     scored = seen.kinds.get(kind)
     if scored is None or not len(scored):
         raise Missing(f"no answers of the kind '{kind}' were observed")
-    if not np.isfinite(scored.logp).all():
+    if not np.isfinite(scored.target_logp).all():
         raise Broken(f"log-probabilities of answers of the kind '{kind}' are not finite")
     return scored
 
@@ -115,7 +115,7 @@ def attempt(make: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Miss
         return lack
 
 
-def _of(observed: Observed, name: str, of: PerItem, other: str = "") -> Items:
+def _of(observed: Observation, name: str, of: PerItem, other: str = "") -> Items:
     """other: what to call a model that is not the audited one."""
     if name not in observed.sets or not len(observed.sets[name]):
         raise Missing(f"the {other} was not asked about {name}" if other else f"the audit has no {name} set")

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
-WHOLE = ("gradnorm", "dist", "label", "pictures")  # arrays of a set as a whole
+WHOLE = ("gradient_norms", "log_probs", "label", "pictures")  # arrays of a set as a whole
 HEAD = "head"  # the name of the features that the last linear layer reads
 PICTURED = {"forget": 8, "retain": 4}  # items of a set that pictures are kept of
 
@@ -33,7 +33,7 @@ class Scored:
 
     item: NDArray[np.int64]  # (answers,) the item that an answer belongs to
     start: NDArray[np.int64]  # (answers + 1,)
-    logp: Array  # (positions,) log-probability of the label, in nats
+    target_logp: Array  # (positions,) log-probability of the label, in nats
     hit: NDArray[np.bool_]  # (positions,) the label is the argmax
     ended: NDArray[np.bool_]  # (answers,) the last label is the end of the sequence
     text: tuple[str, ...] = ()  # (answers,) the labelled tokens as plain text, end of sequence left out
@@ -56,21 +56,21 @@ class Scored:
         """Mean log-probability a label, (answers,): minus the average loss; nan for an answer without labels."""
         means, labelled = np.full(len(self), np.nan), self.lengths > 0
         if labelled.any():  # reduceat reads an empty segment as its neighbour's first value, so empty answers are left out
-            means[labelled] = np.add.reduceat(self.logp.astype(np.float64), self.start[:-1][labelled]) / self.lengths[labelled]
+            means[labelled] = np.add.reduceat(self.target_logp.astype(np.float64), self.start[:-1][labelled]) / self.lengths[labelled]
         return means
 
 
 @dataclass(frozen=True, eq=False)
-class SetSeen:
+class SetObservation:
     """One set of an audit as one model answered it."""
 
     ids: tuple[str, ...]  # (items,) content hashes: equal ids in two models' observations are the same item
     question: tuple[str, ...]
     answer: tuple[str, ...]  # the true answers as text
     kinds: Mapping[str, Scored]  # answer | paraphrase | perturbed
-    said: tuple[str, ...] = ()  # (items,) greedy generations, where they were asked for
-    gradnorm: Array | None = None  # (items,) mean over weight tensors of the gradient's L2 norm, where it was asked for
-    dist: Array | None = None  # (items, classes) log-probabilities, of classifiers
+    generations: tuple[str, ...] = ()  # (items,) greedy generations, where they were asked for
+    gradient_norms: Array | None = None  # (items,) mean over weight tensors of the gradient's L2 norm, where it was asked for
+    log_probs: Array | None = None  # (items, classes) log-probabilities, of classifiers
     label: NDArray[np.int64] | None = None  # (items,) the true class, of classifiers
     features: Mapping[str, Array] = field(default_factory=dict)  # by block and HEAD, (items, width), of classifiers
     pictures: NDArray[np.uint8] | None = None  # (few, channels, height, width), 0 to 255: small ones of the items that `few` names
@@ -80,17 +80,17 @@ class SetSeen:
 
 
 @dataclass(frozen=True, eq=False)
-class Observed:
+class Observation:
     """Everything that was seen of one model. `about` holds what it was made of: hash of weights, prompt format, counts, seconds."""
 
-    sets: Mapping[str, SetSeen]
+    sets: Mapping[str, SetObservation]
     about: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def modality(self) -> str:
         """The kind of model that was looked at: text, image ..."""
-        port = self.about.get("port")
-        return str(port.get("modality", "text")) if isinstance(port, Mapping) else "text"
+        modality = self.about.get("modality")
+        return str(modality.get("modality", "text")) if isinstance(modality, Mapping) else "text"
 
     def save(self, folder: Path) -> None:
         """Write `observed.npz` and `observed.json` under a folder, which is made if absent."""
@@ -99,7 +99,7 @@ class Observed:
         texts: dict[str, object] = {}
         for name, seen in self.sets.items():
             for kind, scored in seen.kinds.items():
-                for part in ("item", "start", "logp", "hit", "ended", "mean", "std"):
+                for part in ("item", "start", "target_logp", "hit", "ended", "mean", "std"):
                     if (value := getattr(scored, part)) is not None:
                         arrays[f"{name}/{kind}/{part}"] = value
             for part in WHOLE:
@@ -110,7 +110,7 @@ class Observed:
                 "ids": seen.ids,
                 "question": seen.question,
                 "answer": seen.answer,
-                "said": seen.said,
+                "generations": seen.generations,
                 "kinds": {k: s.text for k, s in seen.kinds.items()},
             }
         mine = folder / f"observed-{uuid.uuid4().hex}"  # another process may have looked at the same model, and save it now
@@ -120,7 +120,7 @@ class Observed:
         mine.with_suffix(".json").replace(folder / "observed.json")
 
     @classmethod
-    def load(cls, folder: Path) -> Observed:
+    def load(cls, folder: Path) -> Observation:
         """Read what `save` wrote. Errors: FileNotFoundError where nothing was saved."""
         texts = json.loads((folder / "observed.json").read_text())
         with np.load(folder / "observed.npz", allow_pickle=False) as arrays:
@@ -130,7 +130,7 @@ class Observed:
                 for kind, text in t["kinds"].items():
                     got = {
                         p: arrays[key]
-                        for p in ("item", "start", "logp", "hit", "ended", "mean", "std")
+                        for p in ("item", "start", "target_logp", "hit", "ended", "mean", "std")
                         if (key := f"{name}/{kind}/{p}") in arrays
                     }
                     kinds[kind] = Scored(text=tuple(text), **got)
@@ -140,5 +140,5 @@ class Observed:
                 )
                 features = {k.split("/", 3)[-1].split(" ", 1)[1]: arrays[k] for k in placed}
                 words = (tuple(t[k]) for k in ("ids", "question", "answer"))
-                sets[name] = SetSeen(*words, kinds=kinds, said=tuple(t["said"]), features=features, **whole)
+                sets[name] = SetObservation(*words, kinds=kinds, generations=tuple(t["generations"]), features=features, **whole)
         return cls(sets, texts["about"])

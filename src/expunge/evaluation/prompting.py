@@ -11,8 +11,9 @@ from itertools import cycle
 from typing import Any
 
 from expunge import catalog
+from expunge.core.capabilities import Prompted, offers
 from expunge.core.errors import UserError
-from expunge.core.parts import Modality, Need
+from expunge.core.modality import Modality
 from expunge.evaluation.measure import Missing
 from expunge.evaluation.observe import Records
 from expunge.modalities.text.encode import pair_of
@@ -37,9 +38,9 @@ def alone(record: Mapping[str, Any]) -> dict[str, Any]:
     return asking({**record, BEFORE: ""}, question_of(record))
 
 
-def asked_in_words(records: Records, port: Modality) -> Records:
+def asked_in_words(records: Records, modality: Modality) -> Records:
     """The records that ask something. Errors: Missing where none does."""
-    if Need.PROMPTS not in port.offers:
+    if not offers(modality, Prompted):
         raise Missing("the rows ask nothing in words")
     if not (found := [r for r in records if question_of(r).strip()]):
         raise Missing("the rows are texts that ask nothing")

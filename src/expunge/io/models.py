@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from expunge import catalog
 from expunge.core.errors import UserError
-from expunge.core.parts import Modality, Rows
+from expunge.core.modality import Modality
+from expunge.core.rows import Rows
 from expunge.core.suggest import did_you_mean
 from expunge.io import data, run_dirs
 
@@ -23,10 +25,10 @@ Source = str | Path | Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """A model with its port, and where it came from."""
+    """A model with its modality, and where it came from."""
 
     model: nn.Module
-    port: Modality
+    modality: Modality
     source: str
 
 
@@ -38,7 +40,7 @@ def cache_home() -> Path:
 def load(
     path: str | Path, prompt_format: str = "", *, dtype: str = "float32", trust_remote_code: bool = False, allow_pickle: bool = False
 ) -> Opened:
-    """A model and its port from a folder or hub id, or from the folder of a run (its model, its adapter, or its guard around the original).
+    """A model and its modality from a folder or hub id, or from the folder of a run (its model, its adapter, or its guard around the original).
 
     prompt_format: how a question becomes a prompt; '' is the chat template, or the format that the run was made with.
     Errors: UserError for what is not there or not safe to load.
@@ -47,8 +49,8 @@ def load(
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle}
     if not folder.exists():
         _look_for(str(path))
-        model, port = _of_its_kind(str(path), prompt_format, dtype=getattr(torch, dtype), **options)
-        return Opened(model.to(_device()), port, str(path))
+        model, modality = _of_its_kind(str(path), prompt_format, dtype=getattr(torch, dtype), **options)
+        return Opened(model.to(_device()), modality, str(path))
     if not folder.is_dir():
         raise UserError(f"{path} is a file, and a model is a folder: give the one that it lies in")
     if (folder / "receipt.json").exists():
@@ -63,8 +65,8 @@ def load(
         raise UserError(f"the run in {path} has not ended, so it holds no model yet: go on with --resume")
     elif (folder / "audit.json").exists():
         raise UserError(f"{path} is an audit, which holds no model; what it saw can be audited again: {folder}/observations/NAME")
-    model, port = _of_its_kind(str(inner), prompt_format, dtype=getattr(torch, dtype), **options)
-    return Opened(model.to(_device()), port, str(folder.resolve()))
+    model, modality = _of_its_kind(str(inner), prompt_format, dtype=getattr(torch, dtype), **options)
+    return Opened(model.to(_device()), modality, str(folder.resolve()))
 
 
 def classifier(model: nn.Module, labels: int | Sequence[str], mean: Sequence[float] = (), std: Sequence[float] = ()) -> Opened:
@@ -73,22 +75,18 @@ def classifier(model: nn.Module, labels: int | Sequence[str], mean: Sequence[flo
     mean, std: by channel, where the model wants values from 0 to 1 normalised. What `unlearn` writes of such a model is the safetensors
     of its weights, which only the code of the module can load.
     """
-    from expunge.modalities.image.modality import classifier_port
+    from expunge.modalities.image.modality import classifier_modality
 
-    return Opened(model.to(_device()), classifier_port(labels, mean, std), type(model).__name__)
+    return Opened(model.to(_device()), classifier_modality(labels, mean, std), type(model).__name__)
 
 
 def _of_its_kind(path: str, prompt_format: str, **options: Any) -> tuple[nn.Module, Modality]:
-    """Load with the modality that the model's configuration names; what names none is taken for a language model."""
-    if _architecture(path).endswith("ForImageClassification"):
-        from expunge.modalities.image import modality
-
-        if prompt_format:
-            raise UserError(f"{path} is an image classifier, which has no prompts: leave --prompt-format out")
-        return modality.load(path, **options)
-    from expunge.modalities.text import modality
-
-    return modality.load(path, prompt_format, **options)
+    """Load with the modality that is surest of the model's architecture."""
+    loaders = [catalog.load(name, "modalities") for name in catalog.names("modalities")]
+    architecture = _architecture(path)
+    loader: Any = max(loaders, key=lambda one: one.claims(architecture))
+    found: tuple[nn.Module, Modality] = loader.load(path, prompt_format, **options)
+    return found
 
 
 def _architecture(path: str) -> str:
@@ -124,8 +122,8 @@ def receipt_of(path: object) -> dict[str, Any]:
 
 def format_of(path: object) -> str:
     """The prompt format that the run in a folder was given; '' where there is no run, or where it went by the model's own."""
-    port = receipt_of(path).get("port", {})
-    return str(port.get("prompt_format", "")) if port.get("format_given") else ""
+    modality = receipt_of(path).get("modality", {})
+    return str(modality.get("prompt_format", "")) if modality.get("format_given") else ""
 
 
 def _look_for(name: str) -> None:
@@ -148,15 +146,13 @@ def _look_for(name: str) -> None:
 
 
 def _guarded(folder: Path, prompt_format: str, **options: Any) -> Opened:
-    from expunge import catalog
-
     receipt = receipt_of(folder)
     try:
         base = load(receipt["model"]["source"], prompt_format, **options)
     except UserError as error:
         raise UserError(f"the model that the guard in {folder} stands around does not load: {error}") from None
-    model = catalog.load(receipt["method"]).restore(base.model, base.port, folder / "guard")
-    return Opened(model, base.port, str(folder.resolve()))
+    model = catalog.load(receipt["method"]).restore(base.model, base.modality, folder / "guard")
+    return Opened(model, base.modality, str(folder.resolve()))
 
 
 def records(source: Source, what: str) -> list[Mapping[str, Any]]:
@@ -172,20 +168,19 @@ def records(source: Source, what: str) -> list[Mapping[str, Any]]:
 
 def _beside(found: list[data.Row], source: str) -> list[data.Row]:
     """The records of a source, with images that are named from where its file lies, and are not here, by their whole path."""
-    from expunge.modalities.image.data import IMAGES
-
     folder = Path(source.partition("::")[0]).expanduser().parent
 
     def place(value: Any) -> Any:
         there = isinstance(value, str) and len(value) < 1000 and not Path(value).exists() and (folder / value).is_file()
         return str(folder / value) if there else value
 
-    named = [c for c in IMAGES if found and isinstance(found[0].get(c), str)]
+    columns = [c for name in catalog.names("modalities") for c in catalog.load(name, "modalities").FILE_COLUMNS]
+    named = [c for c in dict.fromkeys(columns) if found and isinstance(found[0].get(c), str)]
     return [{**r, **{c: place(r[c]) for c in named if c in r}} for r in found] if named else found
 
 
-def rows(port: Modality, name: str, source: Source | Rows | None) -> Rows | None:
-    """Records as rows of a port, with messages that name the file."""
+def rows(modality: Modality, name: str, source: Source | Rows | None) -> Rows | None:
+    """Records as rows of a modality, with messages that name the file."""
     if source is None or isinstance(source, Rows):
         return source
-    return port.rows(name, records(source, name), str(source) if isinstance(source, (str, Path)) else name)
+    return modality.rows(name, records(source, name), str(source) if isinstance(source, (str, Path)) else name)

@@ -14,12 +14,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from expunge.core.capabilities import prompts
+from expunge.core.capabilities import Prompted, require
 from expunge.core.errors import UserError
 from expunge.core.hyperparameters import part
-from expunge.core.parts import Part, Rows
+from expunge.core.parts import Part
+from expunge.core.rows import Rows
+from expunge.core.view import View
 from expunge.engine.adapters import is_adapted
-from expunge.engine.context import View
 from expunge.methods.objectives.rmu import LAST
 
 Where = Literal["prompt", "last", "said", "all"]
@@ -27,12 +28,12 @@ Read = tuple[str, Literal["input", "hidden"], Where]  # which module, what goes 
 
 
 @dataclass(frozen=True, eq=False)
-class Spot:
+class Projection:
     """The last matrix of a block's perceptron. `weight` is the model's own, as (outputs, inputs)."""
 
     layer: int
     block: str
-    tap: str
+    hook_point: str
     weight: Tensor
     bias: Tensor | float
 
@@ -42,60 +43,60 @@ class Look(Part):
     """Looks into modules whose names are known once there is a model."""
 
     paths: tuple[str, ...] = ()
-    reads = frozenset({"forget", "retain", "substitutes"})
+    reads = frozenset({"forget", "retain", "alternate_answers"})
 
     @property
-    def taps(self) -> tuple[str, ...]:
+    def hook_points(self) -> tuple[str, ...]:
         return self.paths
 
 
-def spots(view: View, layers: Sequence[int] = ()) -> list[Spot]:
+def spots(view: View, layers: Sequence[int] = ()) -> list[Projection]:
     """The matrices of some blocks, of all but the last where none are named.
 
     Errors: UserError for a block that is not there, or whose matrix cannot be changed by itself.
     """
     if is_adapted(view.model):
         raise UserError("this method changes a matrix itself, and here an adapter lies over it: merge the adapter into the model first")
-    blocks = view.port.blocks(view.model)
+    blocks = view.modality.blocks(view.model)
     if strange := [i for i in layers if not 0 <= i < len(blocks)]:
         raise UserError(f"this model has no block {strange[0]}: its blocks are 0 to {len(blocks) - 1}")
     return [_spot(view, i, blocks[i]) for i in layers or range(max(1, len(blocks) - 1))]
 
 
-def _spot(view: View, layer: int, block: str) -> Spot:
-    inside = dict(view.port.module(view.model, block).named_modules())
+def _spot(view: View, layer: int, block: str) -> Projection:
+    inside = dict(view.modality.module(view.model, block).named_modules())
     found = [n for n, m in inside.items() if re.search(rf"(^|\.)({LAST})$", n) and "expert" not in n and hasattr(m, "weight")]
     if not found:
         raise UserError(f"block {layer} has no perceptron that ends in one matrix (called {LAST.replace('|', ' or ')})")
     module = inside[found[-1]]  # attention has one of that name in some families; it comes before
     weight = module.weight
     if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.dim() != 2:
-        raise UserError(f"the matrix of block {layer} is quantised, and a change would be lost: load the model without quantisation")
+        raise UserError(f"the matrix of block {layer} is quantized, and a change would be lost: load the model without quantization")
     bias = getattr(module, "bias", None)
     transposed = not isinstance(module, nn.Linear)  # GPT-2 stores (inputs, outputs)
-    return Spot(layer, block, f"{block}.{found[-1]}", weight.T if transposed else weight, 0.0 if bias is None else bias)
+    return Projection(layer, block, f"{block}.{found[-1]}", weight.T if transposed else weight, 0.0 if bias is None else bias)
 
 
 def reference(view: View) -> Rows:
     """Questions that the model refuses, with refusals: those of the request, else invented ones with the refusals of the request."""
-    rows = view.rows("substitutes")
-    asked = view.port.counts(rows)["tokens"] > 0
-    return rows if asked else prompts(view.port).unanswerable(rows["answer_text"])
+    rows = view.rows("alternate_answers")
+    asked = view.modality.counts(rows)["tokens"] > 0
+    return rows if asked else require(view.modality, Prompted).unanswerable(rows["answer_text"])
 
 
-def seen(view: View, rows: Rows, reads: Sequence[Read], skip: Sequence[int] = (), batch: int = 16) -> Iterator[list[Tensor]]:
+def seen(view: View, rows: Rows, reads: Sequence[Read], skip: Sequence[int] = (), batch_size: int = 16) -> Iterator[list[Tensor]]:
     """What goes on in modules while the model reads rows: for each batch, a tensor (places, width) a read.
 
     Places of a row: its prompt (after the first `skip` of it), the last of its prompt, those at which the answer is said, or all.
     """
-    look = view.at("look", Look(tuple(dict.fromkeys(tap for tap, _, _ in reads))))
-    for i in range(0, len(rows), batch):
-        some = rows.take(range(i, min(i + batch, len(rows))))
+    look = view.at("look", Look(tuple(dict.fromkeys(hook_point for hook_point, _, _ in reads))))
+    for i in range(0, len(rows), batch_size):
+        some = rows.select(range(i, min(i + batch_size, len(rows))))
         answer = look.now(some)
-        ends, left = answer.scores.lengths.tolist(), skip[i : i + batch] or [0] * len(some)
+        ends, left = answer.logits.lengths.tolist(), skip[i : i + batch_size] or [0] * len(some)
         out = []
-        for tap, side, where in reads:
-            found = answer.input(tap) if side == "input" else answer.hidden(tap)
+        for hook_point, side, where in reads:
+            found = answer.input(hook_point) if side == "input" else answer.hidden(hook_point)
             out.append(torch.cat([x[_places(len(x) - n, k, where)] for x, n, k in zip(found.split(), ends, left, strict=True)]))
         yield out
 

@@ -8,9 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import Answer, Need, Objective, Selector, Sets, Tokens
-from expunge.engine.context import Step, View
+from expunge.core.capabilities import Categorical
+from expunge.core.hyperparameters import hp, part
+from expunge.core.modality import ModelOutput
+from expunge.core.needs import Need
+from expunge.core.parts import Objective, Selector
+from expunge.core.rows import Packed, Sets
+from expunge.core.view import Step, View
 
 
 @part
@@ -29,7 +33,7 @@ class NLL(Objective):
 
     def loss(self, step: Step) -> Tensor:
         rows = step.rows(self.over)
-        return -step.mean(step.now(rows).logp, rows)
+        return step.mean(step.now(rows).loss, rows)
 
 
 @part
@@ -39,20 +43,20 @@ class Ascent(Objective):
     reads = frozenset({"forget"})
 
     def loss(self, step: Step) -> Tensor:
-        return step.mean(step.now(step.forget).logp, step.forget)
+        return -step.mean(step.now(step.forget).loss, step.forget)
 
 
 @part
 class BatchNPO(Objective):
     """NPO of the mean loss l of a batch: -(2/beta) log sigmoid(beta (l - l_ref)). Not that of rows, so another beta suits it."""
 
-    beta: float = knob(0.1, "inverse temperature; towards 0 it is gradient ascent on the mean loss", gt=0)
+    beta: float = hp(0.1, "inverse temperature; towards 0 it is gradient ascent on the mean loss", gt=0)
     reads = frozenset({"forget"})
     needs = frozenset({Need.REFERENCE_LOGP, Need.BATCH_MEANS})
 
     def loss(self, step: Step) -> Tensor:
-        old = step.reference(step.forget).logp.values
-        gain = step.mean(step.now(step.forget).logp.map(lambda new: new - old), step.forget)
+        old = step.reference(step.forget).loss.values
+        gain = step.mean(step.now(step.forget).loss.map(lambda new: old - new), step.forget)
         return -(2 / self.beta) * logsigmoid(-self.beta * gain)
 
 
@@ -61,52 +65,54 @@ class KL(Objective):
     """KL(reference || model) at the label positions of the retain rows, averaged over them."""
 
     reads = frozenset({"retain"})
+    requires = frozenset({Categorical})
     needs = frozenset({Need.REFERENCE})
     role = "retain"
 
     def loss(self, step: Step) -> Tensor:
-        old, new = step.reference(step.retain).dist, step.now(step.retain).dist
+        old, new = step.reference(step.retain).log_probs, step.now(step.retain).log_probs
         return step.mean(old.map(lambda o: (o.exp() * (o - new.values)).sum(-1)), step.retain)
 
 
 @part
 class Substitute(Selector):
-    """Give each row another answer, drawn anew at every step from the request's substitutes."""
+    """Give each row another answer, drawn anew at every step from the request's alternate answers."""
 
     when: ClassVar[Literal["start", "epoch", "step"]] = "step"
     over: str = "forget"
     into: str = "substitute"
-    draws: int = knob(1, "substitute answers a row", ge=1)
+    draws: int = hp(1, "substitute answers a row", ge=1)
+    requires = frozenset({Categorical})
 
     @property
     def reads(self) -> frozenset[str]:
-        return frozenset({self.over, "substitutes"})
+        return frozenset({self.over, "alternate_answers"})
 
     @property
     def gives(self) -> frozenset[str]:
         return frozenset({self.into})
 
     def pick(self, sets: Sets, view: View) -> Sets:
-        rows, pool = view.rows(self.over), view.pool("substitutes")
-        rows = rows.take([i for i in range(len(rows)) for _ in range(self.draws)])
+        rows, pool = view.rows(self.over), view.whole_set("alternate_answers")
+        rows = rows.select([i for i in range(len(rows)) for _ in range(self.draws)])
         drawn = torch.randint(len(pool), (len(rows),), generator=view.rng()).tolist()
         answers = [pool["answer_text"][i] for i in drawn]
-        return {**sets, self.into: view.port.relabel(rows, answers, self.into)}
+        return {**sets, self.into: view.modality.relabel(rows, answers, self.into)}
 
 
 @part
 class Mix(Selector):
     """All rows in one set, `mix`, so that batches hold both kinds; its column `forgets` says which rows are to be forgotten."""
 
-    share: float = knob(1.0, "share of the retain rows that joins, drawn once", ge=0, le=1)
+    share: float = hp(1.0, "share of the retain rows that joins, drawn once", ge=0, le=1)
     reads = frozenset({"forget", "retain"})
     gives = frozenset({"mix"})
 
     def pick(self, sets: Sets, view: View) -> Sets:
         forget, retain = view.forget, view.retain
         drawn = torch.randperm(len(retain), generator=view.rng())[: round(self.share * len(retain))].tolist()
-        both = forget.add(forgets=[True] * len(forget)).join(retain.take(drawn).add(forgets=[False] * len(drawn)))
-        return {**sets, "mix": both.named("mix")}
+        both = forget.add(forgets=[True] * len(forget)).concat(retain.select(drawn).add(forgets=[False] * len(drawn)))
+        return {**sets, "mix": both.rename("mix")}
 
 
 @part
@@ -114,7 +120,7 @@ class Turns(Selector):
     """Passes over the rows to forget and over the retain rows by turns, forget first: the steps of an epoch see one of the two sets."""
 
     when: ClassVar[Literal["start", "epoch", "step"]] = "epoch"
-    rounds: int = knob(-1, "passes over the rows to forget, one before each pass over the retain rows; -1: to the end", ge=-1)
+    rounds: int = hp(-1, "passes over the rows to forget, one before each pass over the retain rows; -1: to the end", ge=-1)
     reads = frozenset({"forget", "retain"})
     gives = frozenset({"forget", "retain"})
 
@@ -129,6 +135,6 @@ def hits(view: View, name: str) -> Tensor:
     return torch.cat([guessed(view.now(rows)).mean().cpu() for rows in view.batches(name, 32)])
 
 
-def guessed(answer: Answer) -> Tokens:
+def guessed(answer: ModelOutput) -> Packed:
     """Whether each label is the likeliest, 1 or 0."""
-    return answer.scores.map(lambda z: (z.argmax(-1) == answer.labels).float())
+    return answer.logits.map(lambda z: (z.argmax(-1) == answer.labels).float())

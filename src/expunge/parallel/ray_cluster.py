@@ -116,9 +116,9 @@ def check(on: str) -> Any:
         raise UserError("work on a cluster needs Ray: pip install 'expunge[ray]'") from None
     address = _address(on)
     if not ray.is_initialized() and not re.fullmatch(r"local(:[1-9]\d*)?", address):
-        host, _, port = address.removeprefix("ray://").rpartition(":")
+        host, _, modality = address.removeprefix("ray://").rpartition(":")
         try:  # Ray itself would go on trying for many minutes
-            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            socket.create_connection((host.strip("[]"), int(modality)), timeout=5).close()
         except (OSError, ValueError):
             raise UserError(f"no Ray cluster answers at {address}: begin one with `ray start --head`, or say --ray local") from None
     return ray

@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from expunge.core.errors import UserError
-from expunge.report.report_data import Asked, Cost, Entry, Point, Story, Verdict
+from expunge.report.report_data import Asked, Entry, Point, ReportData, ReportedCost, Verdict
 
 
-def collect(folders: Sequence[Path]) -> Story:
+def collect(folders: Sequence[Path]) -> ReportData:
     """The story of one folder, or of several on one page. Errors: UserError for a folder that holds no run."""
     stories = [_one(f) for f in folders]
     if len(stories) == 1:
         return stories[0]
     names: set[str] = set()
     models: list[Entry] = []
-    for folder, story in zip(folders, stories, strict=True):
-        for entry in story.models:
+    for folder, report_data in zip(folders, stories, strict=True):
+        for entry in report_data.models:
             name = entry.name if entry.name not in names else f"{entry.name} ({folder.name})"
             names.add(name)
             models.append(_with(entry, name=name))
@@ -32,9 +32,9 @@ def _with(what: Any, **changed: Any) -> Any:
     return type(what)(**{**{k: getattr(what, k) for k in type(what).__dataclass_fields__}, **changed})
 
 
-def _one(folder: Path) -> Story:
+def _one(folder: Path) -> ReportData:
     if (folder / "story.json").exists():
-        return Story.from_json((folder / "story.json").read_text())
+        return ReportData.from_json((folder / "story.json").read_text())
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}")
     if not (folder / "receipt.json").exists():
@@ -48,14 +48,14 @@ def _one(folder: Path) -> Story:
         method=receipt["method"],
         seed=receipt["seed"],
         curves=curves(lines),
-        cost=Cost(**{k: cost.get(k) for k in ("seconds", "tokens", "flops", "peak_memory_bytes")}),
+        cost=ReportedCost(**{k: cost.get(k) for k in ("seconds", "tokens", "flops", "peak_memory_bytes")}),
         receipt=receipt,
     )
     sizes = receipt["request"]["sets"]
     unjudged = Verdict(level="warn", text="This run has not been audited: whether anything was forgotten is not known yet.")
     warned = [Verdict(level="warn", text=w) for w in (*receipt["request"]["findings"], *receipt["warnings"])]
     asked = Asked(**{n: k for n, k in sizes.items() if n in ("forget", "retain", "holdout")}, hash=receipt["request"]["hash"])
-    return Story(
+    return ReportData(
         title=f"{receipt['method']} on {source.name if source.is_absolute() else source}",
         models=[entry],
         request=asked,

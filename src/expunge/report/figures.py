@@ -12,7 +12,7 @@ from markupsafe import Markup
 from expunge.report.charts import Guide, Line, Mark, lines, scatter
 from expunge.report.frame import Axis, Frame
 from expunge.report.grouping import SAME, Group, direction, front
-from expunge.report.report_data import Point, Story
+from expunge.report.report_data import Point, ReportData
 from expunge.report.words import finite, number, span
 
 _LOWEST = -15.0  # p-values below 10 to this power share the floor of the axis, else the part that matters shrinks to a strip
@@ -34,13 +34,17 @@ def plain(name: str) -> str:
     return name.replace("_", " ")
 
 
-def tradeoff(story: Story, rows: Sequence[Group]) -> Panel | None:
+def tradeoff(report_data: ReportData, rows: Sequence[Group]) -> Panel | None:
     """Forgetting against utility; None where fewer than two models have both."""
-    both = [(g, x, y) for g in rows if (x := g.get(story.utility)) and (y := g.get(story.quality)) and None not in (x.value, y.value)]
+    both = [
+        (g, x, y)
+        for g in rows
+        if (x := g.get(report_data.utility)) and (y := g.get(report_data.quality)) and None not in (x.value, y.value)
+    ]
     if len(both) < 2:
         return None
     p = any(y.p for _, _, y in both)
-    toward_x, toward_y = direction(rows, story.utility), direction(rows, story.quality)
+    toward_x, toward_y = direction(rows, report_data.utility), direction(rows, report_data.quality)
 
     def up(v: float) -> float:
         return max(math.log10(max(v, 1e-300)), _LOWEST) if p else v
@@ -55,13 +59,13 @@ def tradeoff(story: Story, rows: Sequence[Group]) -> Panel | None:
     for g, x, y in both:
         css = "best" if g in best else "" if g.role == "method" else "control"
         x_bar, y_bar = x.ends if x.low is not None else None, (up(y.ends[0]), up(y.ends[1])) if y.low is not None else None
-        marks.append(Mark(x.value or 0.0, up(y.value or 0.0), g.role, g.label, _told(story, g), css, x_bar, y_bar))
+        marks.append(Mark(x.value or 0.0, up(y.value or 0.0), g.role, g.label, _told(report_data, g), css, x_bar, y_bar))
     joined = sorted((m.x, m.y) for m in marks if m.css == "best")
     marks.sort(key=lambda m: m.css == "")  # labels of controls and of the best find their place first
-    x_axis = _fit(f"{plain(story.utility)} →", [v for m in marks for v in (m.x, *(m.x_bar or ()))], toward_x == "lower")
+    x_axis = _fit(f"{plain(report_data.utility)} →", [v for m in marks for v in (m.x, *(m.x_bar or ()))], toward_x == "lower")
     ys, title = (
         [v for m in marks for v in (m.y, *(m.y_bar or ()))],
-        f"{'≈' if toward_y == 'retrained' and not p else '↑'} {plain(story.quality)}",
+        f"{'≈' if toward_y == 'retrained' and not p else '↑'} {plain(report_data.quality)}",
     )
     guides: list[Guide | None] = [None, None]
     if p:
@@ -71,7 +75,7 @@ def tradeoff(story: Story, rows: Sequence[Group]) -> Panel | None:
         guides = [Guide(math.log10(SAME), w) for w in ("p = 0.05", "p = 0.05: above, not told apart from the retrained model")]
     else:
         y_axis = _fit(title, ys, toward_y == "lower")
-    label = f"{plain(story.quality)} against {plain(story.utility)}: " + "; ".join(_told(story, g) for g, _, _ in both)
+    label = f"{plain(report_data.quality)} against {plain(report_data.utility)}: " + "; ".join(_told(report_data, g) for g, _, _ in both)
     narrow, wide = (Frame(w, h, x_axis, y_axis, left=58, right=20) for w, h in ((360, 400), (900, 480)))
     left_out = [g.label for g in rows if all(g is not q for q, _, _ in both)]
     note = f"Not drawn, for want of one of the two scores: {', '.join(left_out)}." if left_out else ""
@@ -83,9 +87,9 @@ def _fit(label: str, values: Sequence[float], flipped: bool) -> Axis:
     return Axis.around(values, label + (" (axis reversed: lower is better)" if flipped else ""), flipped=flipped)
 
 
-def _told(story: Story, g: Group) -> str:
+def _told(report_data: ReportData, g: Group) -> str:
     parts = []
-    for name in (story.utility, story.quality):
+    for name in (report_data.utility, report_data.quality):
         if s := g.get(name):
             ends = span(s.low, s.high)
             parts.append(f"{plain(name)} {number(s.value)}" + (f" ({ends})" if ends else ""))

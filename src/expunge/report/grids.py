@@ -20,7 +20,7 @@ _DEEP = 0.65  # opacity from which on the number is written in the colour of the
 
 
 @dataclass(frozen=True)
-class Cell:
+class MatrixCell:
     """A share of a matrix from 0 to 1, with the words that hovering shows; `css` is right or wrong."""
 
     share: float
@@ -29,7 +29,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Head:
+class Heading:
     """The name of a row or a column; `bold` where it is about what was forgotten."""
 
     words: str
@@ -37,7 +37,7 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Spot:
+class PlanePoint:
     """An item in a plane, x and y from -1 to 1."""
 
     x: float
@@ -46,7 +46,7 @@ class Spot:
 
 
 def matrix(
-    cells: Mapping[tuple[int, int], Cell], rows: Sequence[Head], columns: Sequence[Head], titles: tuple[str, str], width: float, label: str,
+    cells: Mapping[tuple[int, int], MatrixCell], rows: Sequence[Heading], columns: Sequence[Heading], titles: tuple[str, str], width: float, label: str,
     css: str = "", tall: float = 0,
 ) -> Markup:  # fmt: skip
     """Cells in rows and columns, the deeper the larger their shares. titles: of the rows, of the columns; tall: of a row, else square."""
@@ -108,7 +108,7 @@ def histogram(
 
 
 def dots(
-    rows: Sequence[tuple[Head, Mapping[str, tuple[float, str]]]], label: str, x_label: str, width: float = 340, high: float = 21
+    rows: Sequence[tuple[Heading, Mapping[str, tuple[float, str]]]], label: str, x_label: str, width: float = 340, high: float = 21
 ) -> Markup:
     """A row a class with marks along an axis from 0 to 1: (value, words) by shape, joined from the original to the method."""
     left = 16 + max((len(shorten(h.words, 12)) for h, _ in rows), default=1) * _LETTER
@@ -134,7 +134,7 @@ def dots(
     return svg(width, frame.height, axis + "".join(body) + text(width - 20, frame.height - 4, x_label, "title end"), label)
 
 
-def plane(spots: Sequence[Spot], labels: Sequence[tuple[float, float, Head]], label: str, size: float = 320) -> Markup:
+def plane(spots: Sequence[PlanePoint], labels: Sequence[tuple[float, float, Heading]], label: str, size: float = 320) -> Markup:
     """Items in a plane without axes, and names at some places: (x, y, name). Items of a style are one path of dots."""
 
     def at(v: float) -> float:

@@ -14,7 +14,7 @@ from expunge.report import figures, words
 from expunge.report.charts import glyph
 from expunge.report.grouping import Group, Pooled, direction, groups, ideal, judge, names
 from expunge.report.panels import image
-from expunge.report.report_data import Cost, Sample, Story
+from expunge.report.report_data import ReportData, ReportedCost, Sample
 from expunge.report.robustness import robustness
 
 _SHORT = 8  # scores in the short table where the story names none
@@ -44,7 +44,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """A value of the tables; `mark` is what it means (reached, missed or nothing), `sort` what to sort it by."""
 
     text: str
@@ -54,12 +54,12 @@ class Cell:
     sort: float | None = None
 
 
-def build(story: Story) -> str:
+def build(report_data: ReportData) -> str:
     """The page's HTML."""
-    rows = groups(story.models)
-    every = names(story.models)
-    lead = [n for n in dict.fromkeys([story.utility, story.quality, *every]) if n in every]
-    main = [n for n in story.main if n in every] or lead[:_SHORT]
+    rows = groups(report_data.models)
+    every = names(report_data.models)
+    lead = [n for n in dict.fromkeys([report_data.utility, report_data.quality, *every]) if n in every]
+    main = [n for n in report_data.main if n in every] or lead[:_SHORT]
     panels, legend = figures.training(rows)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -67,15 +67,15 @@ def build(story: Story) -> str:
     environment.filters.update(number=words.number, pretty=words.pretty, count=words.count, duration=words.duration, plain=figures.plain)
     environment.globals.update(glyph=glyph, roles=_ROLES, levels=_LEVELS, dash=words.DASH)
     return environment.get_template("template.html.j2").render(
-        story=story,
+        report_data=report_data,
         rows=rows,
         seeded=any(len(g.entries) > 1 for g in rows),
-        verdict=sorted(story.verdict, key=lambda v: list(_LEVELS).index(v.level)),
-        headline=_headline(story),
-        main=_columns(story, rows, main),
+        verdict=sorted(report_data.verdict, key=lambda v: list(_LEVELS).index(v.level)),
+        headline=_headline(report_data),
+        main=_columns(report_data, rows, main),
         short=[(g, [_cell(rows, g, n) for n in main]) for g in rows],
-        full=[(c, [_cell(rows, g, c.name) for g in rows]) for c in _columns(story, rows, every)],
-        tradeoff=figures.tradeoff(story, rows),
+        full=[(c, [_cell(rows, g, c.name) for g in rows]) for c in _columns(report_data, rows, every)],
+        tradeoff=figures.tradeoff(report_data, rows),
         ecdfs=figures.ecdfs(rows),
         training=panels,
         legend=legend,
@@ -83,30 +83,30 @@ def build(story: Story) -> str:
         robust=robustness(rows),
         relearning=figures.relearning(rows),
         shown=figures.shown(rows),
-        classes=image.pictures(story, rows),
-        strip=_strip(story),
-        samples=[(s, _texts(story, s)) for s in story.samples if not s.picture],
+        classes=image.pictures(report_data, rows),
+        strip=_strip(report_data),
+        samples=[(s, _texts(report_data, s)) for s in report_data.samples if not s.picture],
         costs=_costs(rows),
-        receipts=[(e.name, e.receipt) for e in story.models if e.receipt],
+        receipts=[(e.name, e.receipt) for e in report_data.models if e.receipt],
     )
 
 
-def write(story: Story, path: str | os.PathLike[str]) -> Path:
+def write(report_data: ReportData, path: str | os.PathLike[str]) -> Path:
     """Write the page, whole or not at all."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        draft.write_text(build(story), encoding="utf-8", errors="replace")
+        draft.write_text(build(report_data), encoding="utf-8", errors="replace")
         draft.replace(target)
     finally:
         draft.unlink(missing_ok=True)
     return target
 
 
-def _headline(story: Story) -> str:
-    many = {level: sum(v.level == level for v in story.verdict) for level in _LEVELS}
-    total = len(story.verdict)
+def _headline(report_data: ReportData) -> str:
+    many = {level: sum(v.level == level for v in report_data.verdict) for level in _LEVELS}
+    total = len(report_data.verdict)
     if not total:
         return "No verdict was recorded"
     checks = "check" if total == 1 else "checks"
@@ -121,12 +121,12 @@ def _headline(story: Story) -> str:
     )
 
 
-def _columns(story: Story, rows: Sequence[Group], wanted: Sequence[str]) -> list[Column]:
+def _columns(report_data: ReportData, rows: Sequence[Group], wanted: Sequence[str]) -> list[Column]:
     out = []
     for name in wanted:
         best, scores = ideal(rows, name), [s for g in rows if (s := g.get(name))]
         p = any(s.p for s in scores)
-        told = [story.meanings.get(name, ""), *(s.of.variant for s in scores), *(s.of.missing for s in scores)]
+        told = [report_data.meanings.get(name, ""), *(s.of.variant for s in scores), *(s.of.missing for s in scores)]
         arrow, better = _ARROWS[direction(rows, name)]
         target = "p ≥ 0.05" if p else words.number(best[1], _decimals(rows, name)) if best else words.DASH
         out.append(Column(name, arrow, better, target, list(dict.fromkeys(filter(None, told)))))
@@ -137,17 +137,17 @@ def _decimals(rows: Sequence[Group], name: str) -> int | None:
     return words.decimals(g.value(name) for g in rows)
 
 
-def _cell(rows: Sequence[Group], g: Group, name: str) -> Cell:
+def _cell(rows: Sequence[Group], g: Group, name: str) -> TableCell:
     score = g.get(name)
     if score is None:
-        return Cell(words.DASH)
+        return TableCell(words.DASH)
     if score.value is None:
-        return Cell(words.DASH, hover=score.of.missing)
+        return TableCell(words.DASH, hover=score.of.missing)
     decimals, told, mark = _decimals(rows, name), len(score.seeds), judge(rows, g, name)
     small = words.span(score.low, score.high, decimals)
     if told < score.total:  # a seed without a value must show, it may be the one that broke
         small = f"{small}, {told} of {score.total} seeds".removeprefix(", ")
-    return Cell(words.number(score.value, decimals), small, mark, _hover(score, mark), score.value)
+    return TableCell(words.number(score.value, decimals), small, mark, _hover(score, mark), score.value)
 
 
 def _hover(score: Pooled, mark: str) -> str:
@@ -166,8 +166,8 @@ class Said:
     runs: list[tuple[str, str]]
 
 
-def _texts(story: Story, sample: Sample) -> list[Said]:
-    order = {e.name: (i, e.role) for i, g in enumerate(groups(story.models)) for e in g.entries}
+def _texts(report_data: ReportData, sample: Sample) -> list[Said]:
+    order = {e.name: (i, e.role) for i, g in enumerate(groups(report_data.models)) for e in g.entries}
     told = sorted(sample.said, key=lambda n: order.get(n, (len(order), "")))
     base = next((n for n in told if n in order and order[n][1] == "original"), None)
     before = sample.answer if base is None else sample.said[base]
@@ -183,13 +183,13 @@ class Strip:
     rows: list[tuple[str, str, list[str]]]  # name and role of a model, what it calls each
 
 
-def _strip(story: Story) -> Strip | None:
-    order = list(dict.fromkeys(s.set for s in story.samples if s.picture))
+def _strip(report_data: ReportData) -> Strip | None:
+    order = list(dict.fromkeys(s.set for s in report_data.samples if s.picture))
     if not order:
         return None
-    pictures = sorted((s for s in story.samples if s.picture), key=lambda s: order.index(s.set))
+    pictures = sorted((s for s in report_data.samples if s.picture), key=lambda s: order.index(s.set))
     sets = [(n, sum(p.set == n for p in pictures)) for n in order]
-    told = [(e.name, e.role) for g in groups(story.models) for e in g.entries if any(e.name in p.said for p in pictures)]
+    told = [(e.name, e.role) for g in groups(report_data.models) for e in g.entries if any(e.name in p.said for p in pictures)]
     return Strip(sets, pictures, [(name, role, [p.said.get(name, "") for p in pictures]) for name, role in told])
 
 
@@ -204,17 +204,17 @@ def _costs(rows: Sequence[Group]) -> list[dict[str, Any]]:
             out.append(
                 {
                     "row": g,
-                    "time": Cell(words.duration(seconds), sort=seconds),
-                    "share": Cell(words.share(ratio), sort=ratio),
-                    "tokens": Cell(words.count(_mean(costs, "tokens")), sort=_mean(costs, "tokens")),
-                    "flops": Cell(words.flops(_mean(costs, "flops")), sort=_mean(costs, "flops")),
-                    "memory": Cell(words.size(_mean(costs, "peak_memory_bytes")), sort=_mean(costs, "peak_memory_bytes")),
+                    "time": TableCell(words.duration(seconds), sort=seconds),
+                    "share": TableCell(words.share(ratio), sort=ratio),
+                    "tokens": TableCell(words.count(_mean(costs, "tokens")), sort=_mean(costs, "tokens")),
+                    "flops": TableCell(words.flops(_mean(costs, "flops")), sort=_mean(costs, "flops")),
+                    "memory": TableCell(words.size(_mean(costs, "peak_memory_bytes")), sort=_mean(costs, "peak_memory_bytes")),
                 }
             )
     longest = max((c["time"].sort or 0.0 for c in out), default=0.0)
     return [{**c, "bar": round(100 * max(0.0, c["time"].sort or 0.0) / longest, 1) if longest > 0 else 0} for c in out]
 
 
-def _mean(costs: Sequence[Cost], name: str) -> float | None:
+def _mean(costs: Sequence[ReportedCost], name: str) -> float | None:
     told = [v for c in costs if (v := words.finite(getattr(c, name))) is not None]
     return sum(told) / len(told) if told else None

@@ -79,7 +79,7 @@ class Attacked:
 
 
 @dataclass(frozen=True, config=_STRICT)
-class Cost:
+class ReportedCost:
     """What it took to make a model."""
 
     seconds: float | None = None
@@ -89,7 +89,7 @@ class Cost:
 
 
 @dataclass(frozen=True, config=_STRICT)
-class Layer:
+class LayerSimilarity:
     """How alike the features of the forgotten items are to another model's at one place, by linear CKA: 0 to 1."""
 
     name: str
@@ -110,7 +110,7 @@ class Classes:
     roc: list[tuple[float | None, float | None]] = field(
         default_factory=list
     )  # of the loss attack: unseen called members, forgotten called
-    layers: list[Layer] = field(default_factory=list)  # first to last
+    layers: list[LayerSimilarity] = field(default_factory=list)  # first to last
     places: list[tuple[float | None, float | None, int, bool]] = field(default_factory=list)  # an item in a plane: x, y, class, forgotten?
 
 
@@ -128,7 +128,7 @@ class Entry:
     curves: list[Point] = field(default_factory=list)
     relearn: list[Relearned] = field(default_factory=list)
     attacks: list[Attacked] = field(default_factory=list)
-    cost: Cost | None = None
+    cost: ReportedCost | None = None
     receipt: dict[str, Any] = field(default_factory=dict)
     classes: Classes | None = None  # of a classifier
 
@@ -164,7 +164,7 @@ class Asked:
 
 
 @dataclass(frozen=True, config=_STRICT)
-class Story:
+class ReportData:
     """Everything that a report shows."""
 
     title: str
@@ -182,11 +182,11 @@ class Story:
     quality: str = "forget_quality"  # and on its y axis
 
     @classmethod
-    def from_json(cls, source: str | bytes | Mapping[str, Any]) -> Story:
+    def from_json(cls, source: str | bytes | Mapping[str, Any]) -> ReportData:
         """A story from JSON text, or from the mapping that such text holds."""
-        adapter: TypeAdapter[Story] = TypeAdapter(cls)
+        adapter: TypeAdapter[ReportData] = TypeAdapter(cls)
         return adapter.validate_json(source) if isinstance(source, (str, bytes)) else adapter.validate_python(dict(source))
 
     def to_json(self) -> str:
         """Strict JSON text: NaN and infinities become null."""
-        return TypeAdapter(Story).dump_json(self, indent=1).decode()
+        return TypeAdapter(ReportData).dump_json(self, indent=1).decode()

@@ -20,7 +20,7 @@ _SIGNS = {"reached": ("✓ ", "green"), "missed": ("✕ ", "red"), "": ("", "")}
 NAME = 18  # columns of a terminal that a model's name takes at most, before it is folded
 
 
-class Cell(NamedTuple):
+class TextCell(NamedTuple):
     """What a table says of one score of one model, in one line or in two."""
 
     value: str
@@ -78,13 +78,13 @@ def _broken(heading: str) -> list[str]:
     return [heading] if at is None else [heading[:at], heading[at + 1 :]]
 
 
-def _cell(rows: Sequence[Group], g: Group, name: str) -> Cell:
+def _cell(rows: Sequence[Group], g: Group, name: str) -> TextCell:
     score = g.get(name)
     if score is None or score.value is None:
-        return Cell(DASH)
+        return TextCell(DASH)
     sign, colour = _SIGNS[judge(rows, g, name)]
     digits = decimals(row.value(name) for row in rows)
-    return Cell(sign + number(score.value, digits), _spread(score, digits), _told(score), colour)
+    return TextCell(sign + number(score.value, digits), _spread(score, digits), _told(score), colour)
 
 
 def markdown(entries: Sequence[Entry], scores: Sequence[str]) -> str:

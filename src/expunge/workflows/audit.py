@@ -10,30 +10,32 @@ from pathlib import Path
 from typing import Any
 
 from expunge import catalog
+from expunge.core.capabilities import Prompted, offers
 from expunge.core.errors import UserError
-from expunge.core.parts import Modality, Need, Rows
+from expunge.core.modality import Modality
 from expunge.core.request import content, digest
+from expunge.core.rows import Rows
 from expunge.engine import receipt
 from expunge.evaluation.attack import chosen
 from expunge.evaluation.audited_models import (
+    AuditedModel,
     Progress,
-    Subject,
-    blank,
     carry_out,
     compared,
     controls,
     examine,
     judged,
+    random_init,
+    report_data,
     silent,
     spread,
-    story,
 )
-from expunge.evaluation.observation import Observed
+from expunge.evaluation.observation import Observation
 from expunge.evaluation.observe import Records
 from expunge.evaluation.prompting import asked_as, way_of
 from expunge.evaluation.verdict import LEVELS, Finding, verdict
 from expunge.io.models import Opened, Source, cache_home, format_of, load, receipt_of, records
-from expunge.report.report_data import Asked, Role, Story, Verdict
+from expunge.report.report_data import Asked, ReportData, Role, Verdict
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +45,8 @@ class Audit:
     scores: Mapping[str, Mapping[str, Any]]
     skipped: Mapping[str, str]
     verdict: Sequence[Mapping[str, Any]]
-    observed: Observed
-    story: Story
+    observed: Observation
+    report_data: ReportData
     attacks: Mapping[str, Any]
     asked: str = ""  # the method whose way of asking was used
     folder: Path | None = None
@@ -65,10 +67,10 @@ def audit(
     data: str = "",
     split: str = "",
     original: str | Path | Opened | None = None,
-    reference: str | Path | Opened | None = None,
+    retrained: str | Path | Opened | None = None,
     attack: Sequence[str] = (),
-    attack_knobs: Mapping[str, Any] | None = None,
-    asked: str = "",
+    attack_hyperparameters: Mapping[str, Any] | None = None,
+    request_from: str = "",
     with_controls: bool = False,
     out: str | Path | None = None,
     prompt_format: str = "",
@@ -84,10 +86,10 @@ def audit(
     Args:
         model: a folder, hub id, run folder or opened model, or a folder of observations (`observed.json`), which needs no model.
         forget, retain, holdout: records; where a suite is named, the split's own fill what is not given. Observations need none.
-        original, reference: the model before, and a model retrained without the forget set, each as a model or as observations.
+        original, retrained: the model before, and a model retrained without the forget set, each as a model or as observations.
         attack: interventions of the catalogue, followed by the same scores; attack_knobs are theirs: a plain name goes to every attack
-            that has such a knob, `relearn:lr` to one.
-        asked: a method whose models forget on request alone, e.g. in_context: the audited model, and no other, is asked its way.
+            that has such a hyperparameter, `relearn:lr` to one.
+        request_from: a method whose models forget on request alone, e.g. in_context: the audited model, and no other, is asked its way.
         with_controls: also look at random weights and, where the original is given, at an input filter around it.
         prompt_format: for all models; '' is what the audited model's run was given, else each model's own.
         limit: rows of retain and holdout that are looked at, evenly spread; 0: all.
@@ -95,22 +97,22 @@ def audit(
 
     Errors: UserError.
     """
-    attacks = chosen(attack, attack_knobs or {})
+    attacks = chosen(attack, attack_hyperparameters or {})
     folder = _run_folder(out, overwrite)
     seen_before = _observed(model) is not None
     if seen_before and attacks:
         raise UserError(f"the attack {next(iter(attacks))!r} asks the model anew, and only observations were given: give the model")
-    if asked and not way_of(asked):
-        raise UserError(f"models of {asked!r} are asked as any other: there is nothing that they want to hear before a question")
-    if seen_before and asked:
-        raise UserError("observations were asked already, in their own way: give the model, or leave --asked out")
+    if request_from and not way_of(request_from):
+        raise UserError(f"models of {request_from!r} are asked as any other: there is nothing that they want to hear before a question")
+    if seen_before and request_from:
+        raise UserError("observations were asked already, in their own way: give the model, or leave --request-from out")
     sets = _sets(forget, retain, holdout, suite, data, split, limit, allow_overlap, optional=seen_before)
     prompt_format = prompt_format or format_of(model)
     cache = cache_home() / "observations"
     alike = Alike()
-    its_way = asked_as(asked, sets) if asked else sets
+    its_way = asked_as(request_from, sets) if request_from else sets
 
-    def subject(what: str | Path | Opened, name: str, role: Role, **beside: Observed | None) -> tuple[Subject, Opened | None]:
+    def audited(what: str | Path | Opened, name: str, role: Role, **beside: Observation | None) -> tuple[AuditedModel, Opened | None]:
         known = {**beside, **_known(what)}
         retrained = known.pop("retrained", None)
         if seen := _observed(what):
@@ -119,52 +121,53 @@ def audit(
         if not sets:
             raise UserError(f"there are no rows to ask the {name} model about: give --forget FILE")
         opened = what if isinstance(what, Opened) else load(what, prompt_format, **(load_options or {}))
-        alike.check(name, opened.port.rows("forget", sets["forget"]), opened.port)
+        alike.check(name, opened.modality.rows("forget", sets["forget"]), opened.modality)
         said = lambda done, total, text: progress(done, total, f"{name}: {text}")  # noqa: E731
-        if Need.PROMPTS not in opened.port.offers and known.get("blank") is None:
+        if not offers(opened.modality, Prompted) and known.get("random_init") is None:
             with suppress(UserError):  # not every module says how it begins; then the scores that need random weights are missing
-                known["blank"] = blank(opened, sets, cache)
+                known["random_init"] = random_init(opened, sets, cache)
         put = its_way if role == "method" else sets
-        made = examine(opened.model, opened.port, put, name=name, role=role, retrained=retrained, cache=cache, progress=said, **known)
-        return replace(made, attacks=carry_out(attacks, opened.model, opened.port, put, role, said)), opened
+        made = examine(opened.model, opened.modality, put, name=name, role=role, retrained=retrained, cache=cache, progress=said, **known)
+        return replace(made, attacks=carry_out(attacks, opened.model, opened.modality, put, role, said)), opened
 
-    subjects: list[Subject] = []
-    retrained: Observed | None = None
-    there: Subject | None = None
-    if reference is not None:
-        there, _ = subject(reference, "retrained", "retrained")
-        retrained = there.seen
-        subjects.append(there)
+    audited_models: list[AuditedModel] = []
+    retrained_seen: Observation | None = None
+    there: AuditedModel | None = None
+    if retrained is not None:
+        there, _ = audited(retrained, "retrained", "retrained")
+        retrained_seen = there.seen
+        audited_models.append(there)
     before: Opened | None = None
-    first: Subject | None = None
+    first: AuditedModel | None = None
     if original is not None:
-        first, before = subject(original, "original", "original", retrained=retrained)
-        subjects.insert(0, first)
-    mine, opened = subject(model, "audited model", "method", retrained=retrained, original=first.seen if first else None)
-    subjects.append(mine)
+        first, before = audited(original, "original", "original", retrained=retrained_seen)
+        audited_models.insert(0, first)
+    mine, opened = audited(model, "audited model", "method", retrained=retrained_seen, original=first.seen if first else None)
+    audited_models.append(mine)
     if with_controls and (source := before or opened) is not None:
-        rows = source.port.rows("forget", sets["forget"])
-        found = controls(source, rows, sets, retrained, cache, progress, first.seen if first else None, attacks)
-        subjects += found if before else found[:1]
-    subjects = [compared(s, first, there) for s in subjects]
-    mine = next(s for s in subjects if s.name == mine.name)
-    originals = next((s.scores for s in subjects if s.role == "original"), None)
-    findings = [*_unasked(mine.method, asked), *verdict(mine.scores, mine.unjudged, originals, mine.hits)]
+        rows = source.modality.rows("forget", sets["forget"])
+        found = controls(source, rows, sets, retrained_seen, cache, progress, first.seen if first else None, attacks)
+        audited_models += found if before else found[:1]
+    audited_models = [compared(s, first, there) for s in audited_models]
+    mine = next(s for s in audited_models if s.name == mine.name)
+    originals = next((s.scores for s in audited_models if s.role == "original"), None)
+    findings = [*_unasked(mine.method, request_from), *verdict(mine.scores, mine.unjudged, originals, mine.hits)]
     findings.sort(key=lambda f: LEVELS.index(f["level"]))
     sizes = {n: len(r) for n, r in mine.seen.sets.items()}
     request = Asked(sizes["forget"], sizes.get("retain"), sizes.get("holdout"), digest([mine.seen.sets["forget"].ids]))
-    told = story(
-        subjects,
+    told = report_data(
+        audited_models,
         title=f"Audit of {_label(model)}",
-        subtitle=(f"{suite} {split}".strip() or "your own data") + (f", asked as models of {asked} want to be asked" if asked else ""),
+        subtitle=(f"{suite} {split}".strip() or "your own data")
+        + (f", asked as models of {request_from} want to be asked" if request_from else ""),
         command=command,
         request=request,
         verdict=[Verdict(level=v["level"], text=v["text"]) for v in findings],
     )
     found_by = {n: a.told(mine.yardstick.get(n)) for n, a in mine.attacks.items()}
-    done = Audit(mine.scores, mine.skipped, findings, mine.seen, told, found_by, asked, folder)
+    done = Audit(mine.scores, mine.skipped, findings, mine.seen, told, found_by, request_from, folder)
     if folder:
-        _write(folder, done, subjects)
+        _write(folder, done, audited_models)
     return done
 
 
@@ -173,7 +176,7 @@ def _unasked(method: str, asked: str) -> list[Finding]:
     if asked:
         text = f"It was asked as models of {asked} want to be asked; what it tells others is the attack bare_question."
     elif method in catalog.names() and way_of(method):
-        text = f"Models of {method} forget on request alone, and this one got none: --asked {method} makes the request."
+        text = f"Models of {method} forget on request alone, and this one got none: --request-from {method} makes the request."
     else:
         return []
     return [{"level": "warn", "score": None, "text": text}]
@@ -190,11 +193,11 @@ def _run_folder(out: str | Path | None, overwrite: bool) -> Path | None:
     return folder
 
 
-def _observed(what: str | Path | Opened) -> Observed | None:
+def _observed(what: str | Path | Opened) -> Observation | None:
     """Observations, where that is what was given."""
     if isinstance(what, Opened) or not (Path(what) / "observed.json").exists():
         return None
-    return Observed.load(Path(what))
+    return Observation.load(Path(what))
 
 
 class Alike:
@@ -203,15 +206,15 @@ class Alike:
     def __init__(self) -> None:
         self.first: tuple[str, str, dict[str, int]] | None = None
 
-    def check(self, name: str, what: Rows | Observed, port: Modality | None = None) -> None:
+    def check(self, name: str, what: Rows | Observation, modality: Modality | None = None) -> None:
         """Errors: UserError where a model reads in another way than the first one did."""
-        if isinstance(what, Observed):
-            scored, about = what.sets["forget"].kinds["answer"], dict(what.about.get("port") or {})  # type: ignore[call-overload]
+        if isinstance(what, Observation):
+            scored, about = what.sets["forget"].kinds["answer"], dict(what.about.get("modality") or {})  # type: ignore[call-overload]
             labels = dict(zip(what.sets["forget"].ids, scored.lengths.tolist(), strict=True))
         else:
-            assert port is not None
-            about = dict(port.about())
-            labels = {i: int(port.counts(what.take([k]))["labels"]) for k, i in enumerate(what.ids)}
+            assert modality is not None
+            about = dict(modality.about())
+            labels = {i: int(modality.counts(what.select([k]))["labels"]) for k, i in enumerate(what.ids)}
         said = str(about.get("prompt_format", ""))
         if self.first is None:
             self.first = name, said, labels
@@ -286,14 +289,14 @@ def _label(model: str | Path | Opened) -> str:
     return model.source if isinstance(model, Opened) else str(model)
 
 
-def _write(folder: Path, done: Audit, subjects: Sequence[Subject]) -> None:
+def _write(folder: Path, done: Audit, audited_models: Sequence[AuditedModel]) -> None:
     from expunge.report.page import write
 
-    for s in subjects:
+    for s in audited_models:
         s.seen.save(folder / "observations" / s.name.replace(" ", "_"))
     receipt.write(folder / "audit.json", summary(done))
-    receipt.write(folder / "story.json", json.loads(done.story.to_json()))
-    write(done.story, folder / "report.html")
+    receipt.write(folder / "story.json", json.loads(done.report_data.to_json()))
+    write(done.report_data, folder / "report.html")
 
 
 def summary(done: Audit) -> dict[str, Any]:

@@ -14,44 +14,44 @@ from pathlib import Path
 from typing import Any
 
 from expunge.benchmarks.suite import Suite
+from expunge.core.capabilities import Prompted, offers
 from expunge.core.errors import Interrupted, UserError
-from expunge.core.parts import Need
 from expunge.core.request import digest
 from expunge.engine import receipt
 from expunge.engine.loop import Hooks
 from expunge.evaluation import attack
 from expunge.evaluation.audited_models import (
+    AuditedModel,
     Progress,
-    Subject,
-    blank,
     carry_out,
     compared,
     controls,
     examine,
     filtered,
+    random_init,
+    report_data,
     silent,
     spread,
-    story,
 )
-from expunge.evaluation.observation import Observed
+from expunge.evaluation.observation import Observation
 from expunge.evaluation.observe import Records
 from expunge.evaluation.prompting import asked_as, way_of
 from expunge.evaluation.verdict import verdict
 from expunge.io.models import Opened, cache_home, load
 from expunge.io.run_dirs import check_free, empty
 from expunge.parallel import ray_cluster
-from expunge.report.report_data import Asked, Entry, Story, Verdict
+from expunge.report.report_data import Asked, Entry, ReportData, Verdict
 from expunge.workflows.sweep import Sweep as Sweep  # `bench.Sweep`
 from expunge.workflows.train import texts_of, train
 from expunge.workflows.unlearn import unlearn
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
+class SweepResult:
     """What a sweep found."""
 
     entries: Sequence[Entry]
-    story: Story
+    report_data: ReportData
     folder: Path
 
 
@@ -68,11 +68,11 @@ class Setting:
     original: str
     sets: Mapping[str, Records]
     cache: Path
-    blank: Observed | None
-    first: Subject
-    retrained: Subject
+    random_init: Observation | None
+    first: AuditedModel
+    retrained: AuditedModel
 
-    def attacked(self, s: Subject, opened: Opened, progress: Progress) -> Subject:
+    def attacked(self, s: AuditedModel, opened: Opened, progress: Progress) -> AuditedModel:
         """A subject with what attacks found in its model, beside the original and the retrained one."""
         return compared(_attacked(self.sweep, self.folder, s, opened, self.asked(s.method), progress), self.first, self.retrained)
 
@@ -80,10 +80,10 @@ class Setting:
         """The sets as models of a method want to be asked."""
         return asked_as(method, self.sets) if method else self.sets
 
-    def examined(self, made: Opened, progress: Progress, *, method: str, **known: Any) -> Subject:
-        """A model that a method made, looked at through its own port, which may know more tokens, and attacked."""
-        known |= {"retrained": self.retrained.seen, "original": self.first.seen, "blank": self.blank, "method": method}
-        s = examine(made.model, made.port, self.asked(method), role="method", cache=self.cache, progress=progress, **known)
+    def examined(self, made: Opened, progress: Progress, *, method: str, **known: Any) -> AuditedModel:
+        """A model that a method made, looked at through its own modality, which may know more tokens, and attacked."""
+        known |= {"retrained": self.retrained.seen, "original": self.first.seen, "random_init": self.random_init, "method": method}
+        s = examine(made.model, made.modality, self.asked(method), role="method", cache=self.cache, progress=progress, **known)
         return self.attacked(s, made, progress)
 
 
@@ -97,7 +97,7 @@ def bench(
     progress: Progress = silent,
     interrupted: Callable[[], bool] = lambda: False,
     command: str = "",
-) -> Outcome:
+) -> SweepResult:
     """Train the original and the retrained model, let every method forget with every seed, audit all of them, write table and report.
 
     ray: spread methods and seeds over this Ray cluster (see `cluster.connected`), whose machines share the run folder and the cache;
@@ -123,7 +123,7 @@ def bench(
         what = f"training the {'original' if which == 'full' else 'retrained'} model"
         hooks = Hooks(progress=lambda d, t, _: progress(d, t, what), interrupted=interrupted)
         made = train(suite.train[which], sweep.size, texts=texts, hooks=hooks, **teach)
-        return Opened(made.model, made.port, str(made.folder)), made.receipt
+        return Opened(made.model, made.modality, str(made.folder)), made.receipt
 
     original, how = trained("full", sweep.original)
     again, how_again = trained("retain", sweep.retrained)
@@ -132,17 +132,17 @@ def bench(
     def look(name: str) -> Progress:
         return lambda done, total, what: progress(done, total, f"{name}: {what}")
 
-    none = blank(original, sets, cache) if Need.PROMPTS not in original.port.offers else None
-    see = partial(examine, sets=sets, cache=cache, blank=none)
-    there = see(again.model, again.port, name="retrained", role="retrained", progress=look("retrained"), receipt=how_again)
+    none = random_init(original, sets, cache) if not offers(original.modality, Prompted) else None
+    see = partial(examine, sets=sets, cache=cache, random_init=none)
+    there = see(again.model, again.modality, name="retrained", role="retrained", progress=look("retrained"), receipt=how_again)
     see = partial(see, retrained=there.seen)
-    first = see(original.model, original.port, name="original", role="original", progress=look("original"), receipt=how)
-    forget = original.port.rows("forget", suite.train["forget"])
+    first = see(original.model, original.modality, name="original", role="original", progress=look("original"), receipt=how)
+    forget = original.modality.rows("forget", suite.train["forget"])
     others = controls(original, forget, sets, there.seen, cache, look("controls"), first.seen)
     there = _attacked(sweep, folder, there, again, sets, look("retrained"))
     source = _place(sweep.original or original.source)
     setting = Setting(sweep, suite, folder.absolute(), source, sets, cache.absolute(), none, first, there)
-    behind = Opened(filtered(original, forget), original.port, "") if any(s.role == "filter" for s in others) else original
+    behind = Opened(filtered(original, forget), original.modality, "") if any(s.role == "filter" for s in others) else original
     fixed = [setting.attacked(first, original, look("original")), compared(there, first, there)]
     fixed += [setting.attacked(s, behind, look(s.name)) for s in others]
     done: list[Entry] = [_kept(folder, s.name, s.entry) for s in fixed]
@@ -158,7 +158,7 @@ def bench(
     texts_said = [*fixed, *(s for _, s in made.values() if s)]
     told = _story(sweep, suite, done, texts_said, first, command, key)
     _write(folder, sweep, done, told, command)
-    return Outcome(done, told, folder)
+    return SweepResult(done, told, folder)
 
 
 def _place(model: str) -> str:
@@ -187,7 +187,9 @@ def _claim(folder: Path, key: str, resume: bool, overwrite: bool, sweep: Sweep) 
     if mark.exists():
         same = json.loads(mark.read_text())["key"] == key
         if not same and any(p != mark for p in folder.iterdir()):
-            raise UserError(f"{folder} holds another sweep (methods, seeds, data or knobs differ): give another folder, or --overwrite")
+            raise UserError(
+                f"{folder} holds another sweep (methods, seeds, data or hyperparameters differ): give another folder, or --overwrite"
+            )
         if same and not resume:
             raise UserError(f"{folder} holds this sweep already: give another folder, or --overwrite")
     elif folder.exists() and any(folder.iterdir()):
@@ -199,21 +201,21 @@ def _kept(folder: Path, name: str, make: Any) -> Entry:
     """The entry on disk if there is one, else made and written."""
     path = folder / "entries" / f"{name.replace(' ', '_')}.json"
     if path.exists():
-        return Story.from_json(path.read_text()).models[0]
+        return ReportData.from_json(path.read_text()).models[0]
     entry: Entry = make()
     path.parent.mkdir(parents=True, exist_ok=True)
-    receipt.write(path, json.loads(Story(title=name, models=[entry]).to_json()))
+    receipt.write(path, json.loads(ReportData(title=name, models=[entry]).to_json()))
     return entry
 
 
-def _attacked(sweep: Sweep, folder: Path, s: Subject, opened: Opened, sets: Mapping[str, Any], progress: Progress) -> Subject:
+def _attacked(sweep: Sweep, folder: Path, s: AuditedModel, opened: Opened, sets: Mapping[str, Any], progress: Progress) -> AuditedModel:
     """A subject with what attacks found in its model; each outcome is kept on disk, so that it is had once."""
-    found: dict[str, attack.Outcome] = {}
+    found: dict[str, attack.AttackOutcome] = {}
     for name, plan in sweep.attacks_of(len(sets["forget"]), s.seed or 0).items():
         path = folder / "attacks" / f"{s.name.replace(' ', '_')}-{name}.json"
         if path.exists():
-            found[name] = attack.Outcome.read(json.loads(path.read_text()))
-        elif made := carry_out({name: plan}, opened.model, opened.port, sets, s.role, progress):
+            found[name] = attack.AttackOutcome.read(json.loads(path.read_text()))
+        elif made := carry_out({name: plan}, opened.model, opened.modality, sets, s.role, progress):
             path.parent.mkdir(parents=True, exist_ok=True)
             receipt.write(path, asdict(made[name]))
             found |= made
@@ -227,14 +229,14 @@ def _job(
     seed: int,
     progress: Progress = silent,
     interrupted: Callable[[], bool] = lambda: False,
-) -> tuple[Entry, Subject | None]:
+) -> tuple[Entry, AuditedModel | None]:
     """One method with one seed: forget, audit, attack. All that was done before is read from the run folder.
 
     Returns what the table shows and, of the first seed, what the report quotes.
     """
     run = setting.folder / "runs" / name.replace(" ", "_")
     known = {"name": name, "method": method, "seed": seed}
-    made: list[Subject] = []
+    made: list[AuditedModel] = []
 
     def make() -> Entry:
         opened, about = _forgotten(setting, run, method, seed, progress, interrupted)
@@ -255,10 +257,10 @@ def _forgotten(
     if (run / "receipt.json").exists():  # interrupted before it was audited
         return load(run, setting.suite.prompt_format), json.loads((run / "receipt.json").read_text())
     suite, begun = setting.suite, (run / "checkpoint").exists()
-    more = {"substitutes": suite.substitutes} if suite.substitutes else {}
+    more = {"alternate_answers": suite.alternate_answers} if suite.alternate_answers else {}
     made = unlearn(
         method,
-        load(setting.original, suite.prompt_format),  # with a port of its own, which a method may teach new tokens
+        load(setting.original, suite.prompt_format),  # with a modality of its own, which a method may teach new tokens
         suite.train["forget"],
         suite.train["retain"],
         holdout=suite.sets.get("holdout"),
@@ -268,12 +270,14 @@ def _forgotten(
         allow_overlap=True,
         hooks=Hooks(progress=lambda d, t, _: progress(d, t, "forgetting"), interrupted=interrupted),
         **more,
-        **{**setting.sweep.knobs_of(method), "seed": seed},
+        **{**setting.sweep.hyperparameters_of(method), "seed": seed},
     )
-    return Opened(made.model, made.port, str(run)), made.receipt
+    return Opened(made.model, made.modality, str(run)), made.receipt
 
 
-def _story(sweep: Sweep, suite: Suite, entries: Sequence[Entry], said: Sequence[Subject], first: Subject, command: str, key: str) -> Story:
+def _story(
+    sweep: Sweep, suite: Suite, entries: Sequence[Entry], said: Sequence[AuditedModel], first: AuditedModel, command: str, key: str
+) -> ReportData:
     found = []
     for s in said:
         if s.role == "method":
@@ -283,7 +287,7 @@ def _story(sweep: Sweep, suite: Suite, entries: Sequence[Entry], said: Sequence[
     order = {"fail": 0, "warn": 1, "pass": 2}
     own = [f"{m} asked its own way" for m in sweep.methods if way_of(m)]
     seeds = f"{sweep.seeds} seed{'s' if sweep.seeds > 1 else ''}"
-    told = story(
+    told = report_data(
         list(said),
         title=f"{suite.name}: what was forgotten, and what it cost",
         subtitle=", ".join((f"{sweep.size} model", f"{len(sweep.methods)} methods", seeds, *own)),
@@ -291,10 +295,10 @@ def _story(sweep: Sweep, suite: Suite, entries: Sequence[Entry], said: Sequence[
         request=Asked(**{n: len(r) for n, r in suite.sets.items() if n in ("forget", "retain", "holdout")}, hash=key),
         verdict=sorted(found, key=lambda v: order[v.level]),
     )
-    return Story(**{**{k: getattr(told, k) for k in Story.__dataclass_fields__}, "models": list(entries)})
+    return ReportData(**{**{k: getattr(told, k) for k in ReportData.__dataclass_fields__}, "models": list(entries)})
 
 
-def _write(folder: Path, sweep: Sweep, entries: Sequence[Entry], told: Story, command: str) -> None:
+def _write(folder: Path, sweep: Sweep, entries: Sequence[Entry], told: ReportData, command: str) -> None:
     from expunge.report.page import write
     from expunge.report.table import markdown
 
@@ -303,7 +307,7 @@ def _write(folder: Path, sweep: Sweep, entries: Sequence[Entry], told: Story, co
         {
             "command": command,
             "sweep": {k: getattr(sweep, k) for k in Sweep.__dataclass_fields__},
-            "entries": [json.loads(Story(title=e.name, models=[e]).to_json())["models"][0] for e in entries],
+            "entries": [json.loads(ReportData(title=e.name, models=[e]).to_json())["models"][0] for e in entries],
             "versions": receipt.versions(),
             "machine": receipt.machine(),
         },

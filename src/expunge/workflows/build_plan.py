@@ -1,4 +1,4 @@
-"""From a method's name and some knobs to its plan: the one way in which command line, API and run files make plans."""
+"""From a method's name and some hyperparameters to its plan: the one way in which command line, API and run files make plans."""
 
 from __future__ import annotations
 
@@ -11,29 +11,32 @@ import pydantic
 
 from expunge import catalog
 from expunge.core.errors import UserError
-from expunge.core.hyperparameters import Knob, knobs_of, override
-from expunge.core.parts import Plan, Plans, Selector, Update, as_plans
+from expunge.core.hyperparameters import Hyperparameter, hyperparameters_of, override
+from expunge.core.parts import Selector, Update
+from expunge.core.plan import Plan, Plans, as_plans
 
 
-def choices(name: str) -> dict[str, Knob]:
-    """The knobs of `plan()` itself (which retain term, which layer): its keyword parameters, with their meaning in `Annotated`."""
+def choices(name: str) -> dict[str, Hyperparameter]:
+    """The hyperparameters of `plan()` itself (which retain term, which layer): its keyword parameters, with their meaning in `Annotated`."""
     make = catalog.load(name).plan
     hints = get_type_hints(make, include_extras=True)
     found = {}
     for key, p in inspect.signature(make).parameters.items():
         kind, *notes = get_args(hints[key]) if hasattr(hints[key], "__metadata__") else (hints[key], "")
-        found[key] = Knob((key,), name, key, p.default, kind, str(notes[0] if notes else ""), "")
+        found[key] = Hyperparameter((key,), name, key, p.default, kind, str(notes[0] if notes else ""), "")
     return found
 
 
-def plan(name: str, knobs: Mapping[str, Any] | None = None, *, select: tuple[str, ...] = (), update: tuple[str, ...] = ()) -> Plans:
-    """The plan of a method with some knobs changed, and selectors and updates of others added to its stages that train; of stages that do
+def plan(
+    name: str, hyperparameters: Mapping[str, Any] | None = None, *, select: tuple[str, ...] = (), update: tuple[str, ...] = ()
+) -> Plans:
+    """The plan of a method with some hyperparameters changed, and selectors and updates of others added to its stages that train; of stages that do
     not, a selector that picks at the start is added to those that read what it picks. One that picks once a run is added to the first
     stage, whatever that does.
 
     Errors: UserError for unknown names (with the nearest known ones), for values out of range, and for what no stage has a use for.
     """
-    given = {k.replace("-", "_"): v for k, v in (knobs or {}).items()}
+    given = {k.replace("-", "_"): v for k, v in (hyperparameters or {}).items()}
     own = choices(name)
     chosen = {k: _checked(own[k], v) for k, v in given.items() if k in own}
     plans = as_plans(catalog.load(name).plan(**chosen))
@@ -51,17 +54,19 @@ def plan(name: str, knobs: Mapping[str, Any] | None = None, *, select: tuple[str
     return as_plans(override(single, {k: v for k, v in given.items() if k not in own}))
 
 
-def knobs(name: str) -> list[Knob]:
-    """Every knob of a method, its own choices first."""
+def hyperparameters(name: str) -> list[Hyperparameter]:
+    """Every hyperparameter of a method, its own choices first."""
     plans = as_plans(catalog.load(name).plan())
-    return [*choices(name).values(), *knobs_of(plans[0] if len(plans) == 1 else plans)]
+    return [*choices(name).values(), *hyperparameters_of(plans[0] if len(plans) == 1 else plans)]
 
 
-def _checked(knob: Knob, value: Any) -> Any:
+def _checked(hyperparameter: Hyperparameter, value: Any) -> Any:
     try:
-        return pydantic.TypeAdapter(knob.annotation).validate_python(value)
+        return pydantic.TypeAdapter(hyperparameter.annotation).validate_python(value)
     except pydantic.ValidationError as error:
-        raise UserError(f"knob '{knob.name}' = {value!r}: {error.errors()[0]['msg'][0].lower()}{error.errors()[0]['msg'][1:]}") from None
+        raise UserError(
+            f"hyperparameter '{hyperparameter.name}' = {value!r}: {error.errors()[0]['msg'][0].lower()}{error.errors()[0]['msg'][1:]}"
+        ) from None
 
 
 def _selectors_of(name: str) -> list[Selector | Update]:
@@ -87,7 +92,7 @@ def _of_use(extra: Selector | Update, stage: Plan) -> bool:
     """Whether a stage has a use for a part: one that trains always; an edit or a guard reads rows once, at the start."""
     if stage.terms():
         return True
-    return isinstance(extra, Selector) and (extra.when == "run" or (extra.when == "start" and bool(extra.gives & stage.do.reads)))
+    return isinstance(extra, Selector) and (extra.when == "run" or (extra.when == "start" and bool(extra.gives & stage.action.reads)))
 
 
 def _with(plan: Plan, extra: Sequence[Selector | Update]) -> Plan:

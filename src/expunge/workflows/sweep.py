@@ -11,7 +11,7 @@ from expunge import catalog
 from expunge.benchmarks import presets
 from expunge.benchmarks.suite import Suite
 from expunge.core.errors import UserError
-from expunge.core.hyperparameters import Knob, knobs_of, meant
+from expunge.core.hyperparameters import Hyperparameter, hyperparameters_of, named
 from expunge.core.suggest import did_you_mean
 from expunge.evaluation.attack import Attack, chosen
 from expunge.evaluation.prompting import way_of
@@ -43,13 +43,13 @@ class Sweep:
     holdout: str = ""
     limit: int = 400
     relearning: bool = True
-    knobs: Mapping[str, Any] = field(default_factory=dict)  # plain names go to every method that has them, `npo:beta` to one
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)  # plain names go to every method that has them, `npo:beta` to one
     train: Mapping[str, Any] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
     original: str = ""  # models that exist already, instead of trained ones
     retrained: str = ""
     draw: int = 0  # seed of a benchmark that is made, not read
-    attacks: tuple[str, ...] = ()  # on every model, with every seed; their knobs as `quantise:bits`
+    attacks: tuple[str, ...] = ()  # on every model, with every seed; their hyperparameters as `quantize:bits`
 
     @property
     def size(self) -> str:
@@ -59,20 +59,20 @@ class Sweep:
     def check(self) -> None:
         """See, before anything is spent, that all of it can be done.
 
-        Errors: UserError for unknown names, and for knobs that nothing here has or that are out of range.
+        Errors: UserError for unknown names, and for hyperparameters that nothing here has or that are out of range.
         """
         for method in self.methods:
-            build_plan.plan(method, self.knobs_of(method))
+            build_plan.plan(method, self.hyperparameters_of(method))
         build_plan.plan("finetune", self.train)
         attacks = self.attacks_of(1)
-        for key in self.knobs:
+        for key in self.hyperparameters:
             owner, _, name = key.rpartition(":")
             if owner and owner not in (*self.methods, *attacks):
                 known = did_you_mean(owner, (*self.methods, *attacks))
-                raise UserError(f"the knob --{key} is for {owner!r}, which is neither a method nor an attack of this run{known}")
-            there = [] if owner else [k for m in self.methods for k in _knobs(m, self._fixed(m))]
-            if not owner and not meant(there, name):
-                raise UserError(f"none of the methods has a knob --{name}{did_you_mean(name, sorted({k.name for k in there}))}")
+                raise UserError(f"the hyperparameter --{key} is for {owner!r}, which is neither a method nor an attack of this run{known}")
+            there = [] if owner else [k for m in self.methods for k in _hyperparameters(m, self._fixed(m))]
+            if not owner and not named(there, name):
+                raise UserError(f"none of the methods has a hyperparameter --{name}{did_you_mean(name, sorted({k.name for k in there}))}")
 
     def made(self) -> Suite:
         """The suite. Errors: UserError for an unknown benchmark, split or size, and for unseen rows where it has its own."""
@@ -83,18 +83,18 @@ class Sweep:
         made: Suite = load(self.data, seed=self.draw, **more, **self.sizes)
         return made
 
-    def knobs_of(self, method: str) -> dict[str, Any]:
+    def hyperparameters_of(self, method: str) -> dict[str, Any]:
         """The recipe of this case and model size, then what the user said of all methods that have it, then of this one."""
         fixed = self._fixed(method)
-        common = {k: v for k, v in self.knobs.items() if ":" not in k and meant(_knobs(method, fixed), k)}
-        return {**presets.knobs(self.suite, self.size, method), **common, **self._own(method)}
+        common = {k: v for k, v in self.hyperparameters.items() if ":" not in k and named(_hyperparameters(method, fixed), k)}
+        return {**presets.hyperparameters(self.suite, self.size, method), **common, **self._own(method)}
 
     def _fixed(self, method: str) -> dict[str, Any]:
-        """What decides which knobs a method has."""
-        return {**presets.knobs(self.suite, self.size, method), **self._own(method)}
+        """What decides which hyperparameters a method has."""
+        return {**presets.hyperparameters(self.suite, self.size, method), **self._own(method)}
 
     def _own(self, method: str) -> dict[str, Any]:
-        return {k.split(":", 1)[1]: v for k, v in self.knobs.items() if k.split(":", 1)[0] == method and ":" in k}
+        return {k.split(":", 1)[1]: v for k, v in self.hyperparameters.items() if k.split(":", 1)[0] == method and ":" in k}
 
     def attacks_of(self, items: int, seed: int = 0) -> dict[str, Attack]:
         """The attacks on a model; relearning, where nobody asked for attacks, is made with the first seed alone."""
@@ -102,10 +102,10 @@ class Sweep:
         bare = ("bare_question",) if any(map(way_of, self.methods)) else ()  # what they know is told without their words, too
         names = tuple(dict.fromkeys((*(("relearn",) if wanted else ()), *self.attacks, *bare)))
         tuned = {f"{n}:{k}": v for n in names for k, v in presets.attacking(n, self.suite, self.size, items).items()}
-        return chosen(names, {**tuned, **{k: v for k, v in self.knobs.items() if k.split(":", 1)[0] in names and ":" in k}})
+        return chosen(names, {**tuned, **{k: v for k, v in self.hyperparameters.items() if k.split(":", 1)[0] in names and ":" in k}})
 
 
-def _knobs(method: str, given: Mapping[str, Any]) -> list[Knob]:
-    """The knobs that a method has, where these are given."""
+def _hyperparameters(method: str, given: Mapping[str, Any]) -> list[Hyperparameter]:
+    """The hyperparameters that a method has, where these are given."""
     plans = build_plan.plan(method, given)
-    return [*build_plan.choices(method).values(), *knobs_of(plans[0] if len(plans) == 1 else plans)]
+    return [*build_plan.choices(method).values(), *hyperparameters_of(plans[0] if len(plans) == 1 else plans)]

@@ -12,11 +12,11 @@ from typing import Any
 from expunge.catalog import load as load_module
 from expunge.catalog import names
 from expunge.core.errors import UserError
-from expunge.core.parts import Rows
 from expunge.core.request import digest
+from expunge.core.rows import Rows
 from expunge.core.suggest import did_you_mean
 from expunge.engine import receipt
-from expunge.engine.distributed.process_group import Ranks
+from expunge.engine.distributed.process_group import ProcessGroup
 from expunge.engine.loop import Hooks
 from expunge.io import run_dirs
 from expunge.io.models import Opened, Source, cache_home, load, records
@@ -51,17 +51,8 @@ def start(
     module = built_in(model)
     if module is None:
         return _loaded(model, prompt_format, **options)
-    if module.__name__.endswith("llama"):
-        from expunge.modalities.text.modality import Text
-
-        made, tokenizer = module.build(model, [*(texts or texts_of(found)), prompt_format], seed)
-        return Opened(made, Text(tokenizer, prompt_format, module.SIZES[model].length), model)
-    from expunge.modalities.image.modality import classes, classifier_port, shape_of
-
-    if prompt_format:
-        raise UserError(f"{model} is an image classifier, which has no prompts: leave --prompt-format out")
-    port = classifier_port(classes(found, source) if labels == () else labels)
-    return Opened(module.build(model, shape_of(found, source), port.labels, seed), port, model)
+    model_, modality = module.start(model, found, texts=texts, labels=labels, prompt_format=prompt_format, seed=seed, source=source)
+    return Opened(model_, modality, model)
 
 
 def _loaded(model: str, prompt_format: str, **options: Any) -> Opened:
@@ -87,55 +78,55 @@ def train(
     cache: Path | None = None,
     hooks: Hooks | None = None,
     load_options: Mapping[str, Any] | None = None,
-    **knobs: Any,
+    **hyperparameters: Any,
 ) -> Result:
     """Train a model on all rows of some data.
 
     model: a folder or hub id, or a built-in size (`nano`, `micro`, `tiny` for text, `resnet-nano`, `vit-nano` ... for images), which gets a
-    tokenizer trained on `texts` or the classes `labels` (names, or how many; default: those of the data) and, where `knobs` do not say
+    tokenizer trained on `texts` or the classes `labels` (names, or how many; default: those of the data) and, where `hyperparameters` do not say
     otherwise, that size's settings. out: where to copy the result. The same work is done once.
     Errors: UserError.
     """
-    ranks = Ranks()
+    process_group = ProcessGroup()
     if out:
         place = Path(out)
-        ranks.agree(lambda: run_dirs.check_free(place, overwrite, (data, model)))
+        process_group.agree(lambda: run_dirs.check_free(place, overwrite, (data, model)))
     found = records(data, "training")
     module = built_in(model)
-    knobs = {**(module.TRAINING[model] if module else {}), **knobs}
+    hyperparameters = {**(module.TRAINING[model] if module else {}), **hyperparameters}
     source = str(data) if isinstance(data, (str, Path)) else "training"
     opened = start(model, found, texts, labels, prompt_format, seed, source, **(load_options or {}))
-    rows: Rows = opened.port.rows("retain", found, source)
-    settings = {**knobs, "seed": seed}
+    rows: Rows = opened.modality.rows("retain", found, source)
+    settings = {**hyperparameters, "seed": seed}
     plans = build_plan.plan("finetune", settings)
     key = digest(
         [
             receipt.hash_weights(opened.model),
-            opened.port.about(),
+            opened.modality.about(),
             rows.ids,
-            rows.cols.get("prompt"),
+            rows.columns.get("prompt"),
             rows["answer"],
             receipt.describe(plans),
         ]
     )
     kept = (cache or cache_home()) / "models" / key
-    if not ranks.agree((kept / "receipt.json").exists):
-        begun = ranks.agree((kept / "checkpoint").exists)
+    if not process_group.agree((kept / "receipt.json").exists):
+        begun = process_group.agree((kept / "checkpoint").exists)
         unlearn(
             "finetune",
             opened,
             retain=rows,
             out=kept,
             resume=begun,
-            overwrite=ranks.agree(kept.exists) and not begun,
+            overwrite=process_group.agree(kept.exists) and not begun,
             hooks=hooks,
             **settings,
         )
     if out:
-        ranks.agree(lambda: _copied(kept, place))
+        process_group.agree(lambda: _copied(kept, place))
     there = place if out else kept
     again = load(there, prompt_format, **(load_options or {}))
-    return Result(again.model, again.port, json.loads((kept / "receipt.json").read_text()), there)
+    return Result(again.model, again.modality, json.loads((kept / "receipt.json").read_text()), there)
 
 
 def _copied(kept: Path, place: Path) -> None:

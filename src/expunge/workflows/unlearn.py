@@ -12,19 +12,23 @@ import torch
 from torch import nn
 
 from expunge.core.errors import UserError
-from expunge.core.parts import Guard, Modality, Plan, Plans, Rows, Sets, as_plans
+from expunge.core.modality import Modality
+from expunge.core.parts import Guard
+from expunge.core.plan import Plan, Plans, as_plans
 from expunge.core.request import Request, digest
+from expunge.core.rows import Rows, Sets
 from expunge.core.suggest import did_you_mean
+from expunge.core.view import View
 from expunge.engine import checkpoint, loop, receipt
 from expunge.engine.adapters import is_adapted
-from expunge.engine.context import Run, View
-from expunge.engine.distributed.process_group import Ranks
+from expunge.engine.distributed.process_group import ProcessGroup
 from expunge.engine.loop import Hooks
+from expunge.engine.run_state import RunState
 from expunge.engine.validate import check
 from expunge.evaluation.audited_models import spread
 from expunge.evaluation.measure import Evidence
-from expunge.evaluation.observation import Observed
-from expunge.evaluation.observe import Wants, observe
+from expunge.evaluation.observation import Observation
+from expunge.evaluation.observe import ObservationSpec, observe
 from expunge.evaluation.verdict import audit_scores, verdict
 from expunge.io import run_dirs, selection_files
 from expunge.io.models import Opened, Source, cache_home, format_of, load, receipt_of, records, rows
@@ -34,18 +38,18 @@ from expunge.workflows.audit import Alike
 TO_RESUME = "go on with --resume, "
 Records = dict[str, dict[str, Any]]
 ASKED = frozenset({"question", "prompt", "messages"})  # columns that make of a substitute answer a row: the model refuses this, so
-QUICK = Wants(said=False, moments=False, gradnorm=False)  # what is looked at after every epoch
+QUICK = ObservationSpec(generations=False, moments=False, gradient_norms=False)  # what is looked at after every epoch
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What came out: the model with its port, the receipt, and the folder where they are kept (None: nowhere).
+    """What came out: the model with its modality, the receipt, and the folder where they are kept (None: nowhere).
 
     selected: rows by set that a selector put in the place of those given, before the start; the receipt has their places.
     """
 
     model: nn.Module
-    port: Modality
+    modality: Modality
     receipt: Mapping[str, Any]
     folder: Path | None = None
     selected: Sets = field(default_factory=dict)
@@ -56,27 +60,27 @@ class Watch:
     """Scores after every epoch: on what, against which retrained model, and which one decides the weights that are kept."""
 
     sets: Mapping[str, Any]
-    retrained: Observed | None = None
+    retrained: Observation | None = None
     best: str = ""
 
-    def scores(self, model: nn.Module, port: Modality, resamples: int = 1) -> tuple[Records, dict[str, str]]:
+    def scores(self, model: nn.Module, modality: Modality, resamples: int = 1) -> tuple[Records, dict[str, str]]:
         """Records of the scores that are quick to have, and why there are no others."""
-        seen = observe(model, port, self.sets, wants=QUICK)
+        seen = observe(model, modality, self.sets, wants=QUICK)
         return audit_scores(Evidence(seen, self.retrained), resamples)
 
-    def failures(self, model: nn.Module, port: Modality, before: Records) -> list[str]:
+    def failures(self, model: nn.Module, modality: Modality, before: Records) -> list[str]:
         """What failed in the end, in words: utility that collapsed, too much or too little forgotten."""
-        found = verdict(*self.scores(model, port, resamples=200), before)
+        found = verdict(*self.scores(model, modality, resamples=200), before)
         return [f["text"] for f in found if f["level"] == "fail"]
 
-    def hooks(self, port: Modality, records: Records, skipped: Mapping[str, str]) -> dict[str, Any]:
+    def hooks(self, modality: Modality, records: Records, skipped: Mapping[str, str]) -> dict[str, Any]:
         """What the loop needs to watch. records: scores before the start, so that one that cannot be had is known before anything is spent.
 
         Errors: UserError.
         """
 
         def look(view: View) -> Mapping[str, float]:
-            return {n: float(r["value"]) for n, r in self.scores(view.model, port)[0].items()}
+            return {n: float(r["value"]) for n, r in self.scores(view.model, modality)[0].items()}
 
         if not self.best:
             return {"watch": look}
@@ -86,7 +90,7 @@ class Watch:
         r = records[self.best]
         ideal = r["ideal"] if r["ideal"] is not None else r["retrained"]
         if r["direction"] == "retrained" and ideal is None:
-            raise UserError(f"'{self.best}' is best where it is as in the retrained model: give one with --reference")
+            raise UserError(f"'{self.best}' is best where it is as in the retrained model: give one with --retrained")
         good = {"higher": float, "lower": lambda value: -value, "retrained": lambda value: -abs(value - ideal)}[r["direction"]]
         return {"watch": look, "best": self.best, "good": good}
 
@@ -94,7 +98,7 @@ class Watch:
 def watching(
     forget: Source,
     retain: Source | None = None,
-    reference: str | Path | None = None,
+    retrained: str | Path | None = None,
     *,
     best: str = "",
     prompt_format: str = "",
@@ -110,10 +114,10 @@ def watching(
     sets = {n: spread(records(s, n), limit) for n, s in given.items() if s}
     if not sets:
         raise UserError("there are no rows to evaluate on: give --forget FILE")
-    if not reference:
+    if not retrained:
         return Watch(sets, best=best)
-    opened = load(reference, prompt_format or format_of(model), **load_options)
-    return Watch(sets, observe(opened.model, opened.port, sets, wants=QUICK, cache=cache_home() / "observations"), best)
+    opened = load(retrained, prompt_format or format_of(model), **load_options)
+    return Watch(sets, observe(opened.model, opened.modality, sets, wants=QUICK, cache=cache_home() / "observations"), best)
 
 
 def unlearn(
@@ -123,7 +127,7 @@ def unlearn(
     retain: Source | Rows | None = None,
     *,
     holdout: Source | Rows | None = None,
-    substitutes: Source | Rows | None = None,
+    alternate_answers: Source | Rows | None = None,
     out: str | Path | None = None,
     select: tuple[str, ...] = (),
     update: tuple[str, ...] = (),
@@ -134,7 +138,7 @@ def unlearn(
     overwrite: bool = False,
     hooks: Hooks | None = None,
     load_options: Mapping[str, Any] | None = None,
-    **knobs: Any,
+    **hyperparameters: Any,
 ) -> Result:
     """Remove the influence of rows from a model.
 
@@ -142,50 +146,50 @@ def unlearn(
         method: a name of the catalogue, or a plan.
         model: a folder or hub id, the folder of an earlier run, or an opened model, which is then changed in place.
         forget, retain, holdout: a file, hub id or list of records each (see `expunge.io.data.read`); retain where the method reads it.
-        substitutes: answers to give instead, for methods that use them; the port's own where none are given.
+        alternate_answers: answers to give instead, for methods that use them; the modality's own where none are given.
         out: the run folder; None keeps nothing on disk.
-        knobs: the method's, by name.
+        hyperparameters: the method's, by name.
 
     Errors: UserError for everything that the user can mend; Interrupted after a checkpoint, from which `resume` goes on.
     """
-    plans = build_plan.plan(method, knobs, select=select, update=update) if isinstance(method, str) else as_plans(method)
+    plans = build_plan.plan(method, hyperparameters, select=select, update=update) if isinstance(method, str) else as_plans(method)
     folder = Path(out) if out is not None else None
     if folder:
-        check_folder(folder, resume, overwrite, (model, forget, retain, holdout, substitutes))
+        check_folder(folder, resume, overwrite, (model, forget, retain, holdout, alternate_answers))
     opened = model if isinstance(model, Opened) else load(model, prompt_format, **(load_options or {}))
     if hasattr(opened.model, "unguarded"):
         base = receipt_of(opened.source).get("model", {}).get("source", "that it stands around")
         raise UserError(f"{opened.source} is a guard, whose model was not changed: unlearn the model {base} itself")
-    port = opened.port
-    request = _request(port, plans, forget, retain, holdout, substitutes, allow_overlap)
-    check(plans, request.sets, port)
+    modality = opened.modality
+    request = _request(modality, plans, forget, retain, holdout, alternate_answers, allow_overlap)
+    check(plans, request.sets, modality)
     before, adapted = receipt.hash_weights(opened.model), is_adapted(opened.model)
     described: dict[str, Any] = {
         "method": method if isinstance(method, str) else "custom",
         "stages": receipt.describe(plans),
         "model": {"source": opened.source, "weights": before},
         "request": {"hash": request.hash, "sets": {n: len(r) for n, r in request.sets.items()}, "findings": list(request.findings)},
-        "port": {**port.about(), "format_given": bool(getattr(port, "prompt_format", ""))},
+        "modality": {**modality.about(), "format_given": bool(getattr(modality, "prompt_format", ""))},
         **({"watch": {"sets": {n: len(r) for n, r in watch.sets.items()}, "best": watch.best}} if watch else {}),
     }
     key = digest({**described, "model": before})  # the same model may be called by another path
-    saved, ranks = _resumed(folder, key) if resume and folder else None, Ranks()
-    log = _Log(folder if ranks.first else None)
+    saved, process_group = _resumed(folder, key) if resume and folder else None, ProcessGroup()
+    log = _Log(folder if process_group.first else None)
     start, skipped = _start(watch, opened) if watch else ({}, {})
-    mine = _hooks(hooks or Hooks(), folder, key, log, watch.hooks(port, start, skipped) if watch else {})
+    mine = _hooks(hooks or Hooks(), folder, key, log, watch.hooks(modality, start, skipped) if watch else {})
     there = folder is not None and folder.exists()
-    if folder and not resume and ranks.first:
+    if folder and not resume and process_group.first:
         run_dirs.empty(folder)
     log.keep_until(saved)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     try:
-        run = loop.run(plans, opened.model, port, request.sets, hooks=mine, resume=saved)
+        run = loop.run(plans, opened.model, modality, request.sets, hooks=mine, resume=saved)
         chosen = selection_files.places(run.picked, request.sets)
         described |= {"selected": chosen} if chosen else {}
-        done = _receipt(described, run, plans, before, adapted, watch.failures(run.model, port, start) if watch else [])
+        done = _receipt(described, run, plans, before, adapted, watch.failures(run.model, modality, start) if watch else [])
     except UserError:
-        if folder and not resume and ranks.first:  # nothing came of it, so nothing is left behind
+        if folder and not resume and process_group.first:  # nothing came of it, so nothing is left behind
             run_dirs.empty(folder)
             if not there:
                 folder.rmdir()
@@ -195,24 +199,24 @@ def unlearn(
 
         def keep() -> None:
             selection_files.write(kept / selection_files.FOLDER, chosen, {"forget": forget, "retain": retain})
-            _write(kept, run.model, port, done)
+            _write(kept, run.model, modality, done)
 
-        ranks.agree(keep)
-    return Result(run.model, port, done, folder, run.picked)
+        process_group.agree(keep)
+    return Result(run.model, modality, done, folder, run.picked)
 
 
 def _start(watch: Watch, opened: Opened) -> tuple[Records, dict[str, str]]:
     """Scores before the start. Errors: UserError for a reference that reads in another way."""
     if watch.retrained and "forget" in watch.sets:
         alike = Alike()
-        alike.check("reference", watch.retrained)
-        alike.check("model", opened.port.rows("forget", watch.sets["forget"]), opened.port)
-    return watch.scores(opened.model, opened.port)
+        alike.check("retrained model", watch.retrained)
+        alike.check("model", opened.modality.rows("forget", watch.sets["forget"]), opened.modality)
+    return watch.scores(opened.model, opened.modality)
 
 
 def check_folder(folder: Path, resume: bool, overwrite: bool, reads: tuple[object, ...]) -> None:
     """Refuse a run folder that cannot be used as asked. reads: what the run reads. Errors: UserError."""
-    Ranks().agree(lambda: _check_folder(folder, resume, overwrite, reads))
+    ProcessGroup().agree(lambda: _check_folder(folder, resume, overwrite, reads))
 
 
 def _check_folder(folder: Path, resume: bool, overwrite: bool, reads: tuple[object, ...]) -> None:
@@ -227,31 +231,31 @@ def _check_folder(folder: Path, resume: bool, overwrite: bool, reads: tuple[obje
 
 
 def _request(
-    port: Modality,
+    modality: Modality,
     plans: Plans,
     forget: Source | Rows | None,
     retain: Source | Rows | None,
     holdout: Source | Rows | None,
-    substitutes: Source | Rows | None,
+    alternate_answers: Source | Rows | None,
     overlap: bool,
 ) -> Request:
     wanted = frozenset[str]().union(*(p.sets_read() for p in plans))
-    if substitutes is None:
-        given = port.answers(port.refusals()) if "substitutes" in wanted else None
-    elif isinstance(substitutes, Rows):
-        given = substitutes
+    if alternate_answers is None:
+        given = modality.answers(modality.refusals()) if "alternate_answers" in wanted else None
+    elif isinstance(alternate_answers, Rows):
+        given = alternate_answers
     else:
-        found = records(substitutes, "substitutes")
+        found = records(alternate_answers, "alternate_answers")
         asked = all(not ASKED.isdisjoint(r) for r in found)
-        given = port.rows("substitutes", found) if asked else port.answers([_answer_of(r) for r in found])
-    return Request(rows(port, "forget", forget), rows(port, "retain", retain), rows(port, "holdout", holdout), given, overlap)
+        given = modality.rows("alternate_answers", found) if asked else modality.answers([_answer_of(r) for r in found])
+    return Request(rows(modality, "forget", forget), rows(modality, "retain", retain), rows(modality, "holdout", holdout), given, overlap)
 
 
 def _answer_of(record: Mapping[str, Any]) -> Any:
     for column in ("answer", "completion", "text", "label"):
         if column in record:
             return record[column]
-    raise UserError(f"substitutes need a column 'answer' (or 'completion', 'text', 'label'); found {', '.join(map(repr, record))}")
+    raise UserError(f"alternate answers need a column 'answer' (or 'completion', 'text', 'label'); found {', '.join(map(repr, record))}")
 
 
 def _resumed(folder: Path, key: str) -> dict[str, Any] | None:
@@ -259,7 +263,9 @@ def _resumed(folder: Path, key: str) -> dict[str, Any] | None:
     if saved is None:
         return None  # killed before the first checkpoint: nothing is lost by starting over
     if saved.pop("key") != key:
-        raise UserError(f"the run in {folder} was started with another method, model, data or knobs; --resume goes on with the same ones")
+        raise UserError(
+            f"the run in {folder} was started with another method, model, data or hyperparameters; --resume goes on with the same ones"
+        )
     return saved
 
 
@@ -307,9 +313,9 @@ def _hooks(given: Hooks, folder: Path | None, key: str, log: _Log, watching: Map
     return replace(given, log=record, save=save if folder else given.save, **watching)
 
 
-def _receipt(described: Mapping[str, Any], run: Run, plans: Plans, before: str, adapted: bool, failures: list[str]) -> dict[str, Any]:
+def _receipt(described: Mapping[str, Any], run: RunState, plans: Plans, before: str, adapted: bool, failures: list[str]) -> dict[str, Any]:
     after = receipt.hash_weights(run.model)
-    guarded = isinstance(plans[-1].do, Guard)
+    guarded = isinstance(plans[-1].action, Guard)
     new = is_adapted(run.model) and not adapted  # its weights have new names, and change nothing until one of these is not zero
     changed = any(bool(p.any()) for n, p in run.model.named_parameters() if "lora_B" in n) if new else after != before
     if not changed and not guarded:
@@ -333,7 +339,7 @@ def _receipt(described: Mapping[str, Any], run: Run, plans: Plans, before: str, 
     }
 
 
-def _write(folder: Path, model: nn.Module, port: Modality, done: Mapping[str, Any]) -> None:
+def _write(folder: Path, model: nn.Module, modality: Modality, done: Mapping[str, Any]) -> None:
     """The model under a temporary name, then its own, then the receipt: a run folder with a receipt is complete."""
     kind = str(done["result"]["kind"])
     temporary = folder / f"{kind}.tmp"
@@ -342,7 +348,7 @@ def _write(folder: Path, model: nn.Module, port: Modality, done: Mapping[str, An
         save: Any = getattr(model, "save")  # noqa: B009 - a guard's own, not torch's
         save(temporary)
     else:
-        port.save(model, temporary)
+        modality.save(model, temporary)
     run_dirs.remove(folder / kind)
     temporary.rename(folder / kind)
     receipt.write(folder / "receipt.json", done)

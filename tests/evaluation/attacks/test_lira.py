@@ -9,7 +9,7 @@ from expunge.core.errors import UserError
 from expunge.engine import loop
 from expunge.evaluation.attacks import lira
 
-PORT = toys.port(3)
+PORT = toys.modality(3)
 
 
 def test_by_hand() -> None:
@@ -38,7 +38,7 @@ def test_few_models_share_a_variance_and_many_have_one_an_item() -> None:
 @pytest.mark.parametrize("d", [0.0, 1.0, 2.0])
 def test_the_area_of_two_normals(d: float) -> None:
     rng = np.random.default_rng(0)
-    members, others = lira.Normal(np.array(d), np.array(1.0)), lira.Normal(np.array(0.0), np.array(1.0))
+    members, others = lira.Gaussian(np.array(d), np.array(1.0)), lira.Gaussian(np.array(0.0), np.array(1.0))
     asked = [lira.log_ratio(rng.normal(mean, 1, 40_000), members, others) for mean in (d, 0.0)]
     found = lira.summary(*asked)
     assert found["auc"] == pytest.approx(norm.cdf(d / 2**0.5), abs=0.01)
@@ -70,11 +70,11 @@ def test_items_that_no_model_tells_of_do_not_count() -> None:
 
 def test_members_of_a_model_that_learned_noise_by_heart_are_found_and_those_of_a_retrained_one_are_not() -> None:
     forget, retain, holdout = (toys.noise(25, PORT, seed, name, width=8) for seed, name in enumerate(("forget", "retain", "holdout")))
-    plan, sets = toys.fresh(epochs=60, batch=25), {"forget": forget, "retain": retain, "holdout": holdout}
+    plan, sets = toys.fresh(epochs=60, batch_size=25), {"forget": forget, "retain": retain, "holdout": holdout}
     found = {}
-    for name, rows in (("original", forget.join(retain)), ("retrained", retain)):
+    for name, rows in (("original", forget.concat(retain)), ("retrained", retain)):
         model = toys.mlp(3, hidden=32, width=8)
-        loop.run(plan, model, PORT, {"retain": rows.named("retain")}, seed=1)
+        loop.run(plan, model, PORT, {"retain": rows.rename("retain")}, seed=1)
         found[name] = lira.attack(model, PORT, sets, plan, shadows=16)
     assert found["original"]["balanced_accuracy"] > 0.8
     assert found["original"]["auc"] > 0.9

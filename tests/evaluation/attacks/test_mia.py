@@ -9,12 +9,12 @@ from sklearn.metrics import roc_auc_score
 
 from expunge.evaluation.attacks import mia
 from expunge.evaluation.measure import BROKEN, Evidence, Measure, Missing
-from expunge.evaluation.observation import Observed, Scored, SetSeen
+from expunge.evaluation.observation import Observation, Scored, SetObservation
 
 LOGP = (-0.1, -2.0, -0.3, -1.0, -0.6)
 
 
-def a_set(logps, prefix: str = "", ended: bool = False, moments=None, text=None) -> SetSeen:
+def a_set(logps, prefix: str = "", ended: bool = False, moments=None, text=None) -> SetObservation:
     """A set of one answer an item with the given log-probabilities."""
     flat = np.array([x for row in logps for x in row], np.float32)
     n = len(logps)
@@ -22,12 +22,12 @@ def a_set(logps, prefix: str = "", ended: bool = False, moments=None, text=None)
     mean, std = moments or (np.full(len(flat), -1, np.float32), np.full(len(flat), 0.5, np.float32))
     scored = Scored(np.arange(n), np.cumsum([0, *map(len, logps)]), flat, flat > -1, np.full(n, ended), text, mean, std)
     norms = np.abs(flat[: 2 * n : 2]) if len(flat) >= 2 * n else np.ones(n, np.float32)
-    return SetSeen(tuple(f"{prefix}{i}" for i in range(n)), text, text, {"answer": scored}, gradnorm=norms.astype(np.float32))
+    return SetObservation(tuple(f"{prefix}{i}" for i in range(n)), text, text, {"answer": scored}, gradient_norms=norms.astype(np.float32))
 
 
-def evidence(rng, member_level: float = -1.0, n: int = 40) -> Observed:
+def evidence(rng, member_level: float = -1.0, n: int = 40) -> Observation:
     rows = lambda level: -np.abs(rng.normal(-level, 0.5, (n, 6)))  # noqa: E731
-    return Observed({"forget": a_set(rows(member_level), "f"), "holdout": a_set(rows(-1.0), "h")})
+    return Observation({"forget": a_set(rows(member_level), "f"), "holdout": a_set(rows(-1.0), "h")})
 
 
 def test_loss_and_min_k_by_hand():
@@ -155,21 +155,24 @@ def test_item_scores_are_what_the_areas_are_made_of():
 def test_what_is_missing_is_said():
     whole = evidence(np.random.default_rng(0))
     assert set(mia.scores(Evidence(whole))) == set(mia.__doc__.split("Scores: ")[1].splitlines()[0].split(", "))
-    alone = Observed({"forget": whole.sets["forget"]})
+    alone = Observation({"forget": whole.sets["forget"]})
     assert all(str(lack) == "the audit has no holdout set" for name, lack in mia.scores(Evidence(alone)).items() if name != "mia_reference")
     assert str(mia.scores(Evidence(whole))["mia_reference"]) == "no retrained model was given"
 
-    def without(gradnorm=whole.sets["forget"].gradnorm, **lost) -> dict[str, Measure | Missing]:
-        cut = {n: replace(s, gradnorm=gradnorm, kinds={"answer": replace(s.kinds["answer"], **lost)}) for n, s in whole.sets.items()}
-        return mia.scores(Evidence(Observed(cut)))
+    def without(gradient_norms=whole.sets["forget"].gradient_norms, **lost) -> dict[str, Measure | Missing]:
+        cut = {
+            n: replace(s, gradient_norms=gradient_norms, kinds={"answer": replace(s.kinds["answer"], **lost)})
+            for n, s in whole.sets.items()
+        }
+        return mia.scores(Evidence(Observation(cut)))
 
-    assert str(without(gradnorm=None)["mia_gradnorm"]) == "forget: no gradient norms were observed"
+    assert str(without(gradient_norms=None)["mia_gradnorm"]) == "forget: no gradient norms were observed"
     assert "moments" in str(without(mean=None, std=None)["mia_min_k_plus_plus"])
     assert "texts" in str(without(text=())["mia_zlib"])
-    assert str(without(gradnorm=np.full(40, np.nan, np.float32))["mia_gradnorm"]).endswith(BROKEN)
+    assert str(without(gradient_norms=np.full(40, np.nan, np.float32))["mia_gradnorm"]).endswith(BROKEN)
 
 
 def test_members_are_no_controls_of_themselves():
     whole = evidence(np.random.default_rng(0))
-    mixed = Observed({"forget": whole.sets["forget"], "holdout": replace(whole.sets["holdout"], ids=whole.sets["forget"].ids)})
+    mixed = Observation({"forget": whole.sets["forget"], "holdout": replace(whole.sets["holdout"], ids=whole.sets["forget"].ids)})
     assert "40 items stand both in forget and in holdout" in str(mia.scores(Evidence(mixed))["mia_loss"])

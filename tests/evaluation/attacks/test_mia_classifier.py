@@ -14,7 +14,7 @@ from classified import a_set, observed, sure
 from expunge.evaluation.attacks import mia_classifier
 from expunge.evaluation.attacks.mia_classifier import above_threshold, by_entropy, cross_validated, efficacy, loss, modified_entropy
 from expunge.evaluation.measure import BROKEN, Evidence, Measure, Missing
-from expunge.evaluation.observation import Observed, SetSeen
+from expunge.evaluation.observation import Observation, SetObservation
 
 NAMES = ("mia_loss", "mia_efficacy", "mia_entropy", "mia_cv", "mia_threshold")
 
@@ -107,7 +107,7 @@ def test_the_threshold_is_the_best_there_is() -> None:
 # Scores of a model
 
 
-def model(forget: SetSeen, retain: SetSeen, holdout: SetSeen) -> Observed:
+def model(forget: SetObservation, retain: SetObservation, holdout: SetObservation) -> Observation:
     return observed(forget=forget, retain=retain, holdout=holdout)
 
 
@@ -120,7 +120,9 @@ def test_a_model_against_itself_has_an_area_of_one_half() -> None:
 def test_forgotten_items_stand_beside_unseen_ones_of_their_own_classes() -> None:
     forget = sure([2] * 10, [2] * 10, "f", p=0.6)
     holdout = sure([0] * 10 + [2] * 10, [0] * 10 + [2] * 10, "h", p=0.6)
-    apart = replace(holdout, dist=np.where(np.arange(20)[:, None] < 10, np.log(np.array([0.99, 0.005, 0.005], np.float32)), holdout.dist))
+    apart = replace(
+        holdout, log_probs=np.where(np.arange(20)[:, None] < 10, np.log(np.array([0.99, 0.005, 0.005], np.float32)), holdout.log_probs)
+    )
     found = values(Evidence(observed(forget=forget, holdout=apart)))
     assert found["mia_loss"] == 0.5  # with the easy class beside them it would be far below
     assert found["mia_cv"] < 0.75
@@ -129,7 +131,7 @@ def test_forgotten_items_stand_beside_unseen_ones_of_their_own_classes() -> None
 def test_each_class_has_a_threshold_of_its_own() -> None:
     """Class 0 is easy: its unseen items are surer than the members of class 1."""
 
-    def mixed(easy: float, hard: float, name: str) -> SetSeen:
+    def mixed(easy: float, hard: float, name: str) -> SetObservation:
         return a_set([[easy, 1 - easy]] * 10 + [[1 - hard, hard]] * 10, [0] * 10 + [1] * 10, name)
 
     retain, holdout = mixed(0.99, 0.8, "r"), mixed(0.9, 0.6, "h")
@@ -145,12 +147,12 @@ def test_a_class_without_members_takes_the_threshold_of_all() -> None:
 
 
 @pytest.fixture(scope="module")
-def overfitted() -> Mapping[str, Observed]:
+def overfitted() -> Mapping[str, Observation]:
     """A network that learned 120 random labels by heart; half of them are to be forgotten. The other one never saw these."""
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(240, 10)), rng.integers(0, 3, 240)
 
-    def learned(rows: slice) -> Observed:
+    def learned(rows: slice) -> Observation:
         net = MLPClassifier((100,), solver="lbfgs", max_iter=400, random_state=0).fit(x[rows], y[rows])
         parts = {"forget": slice(0, 60), "retain": slice(60, 120), "holdout": slice(120, 240)}
         return observed(**{n: a_set(net.predict_proba(x[s]), y[s], n) for n, s in parts.items()})
@@ -158,7 +160,7 @@ def overfitted() -> Mapping[str, Observed]:
     return {"original": learned(slice(0, 120)), "retrained": learned(slice(60, 120))}
 
 
-def test_all_attacks_accuse_an_untouched_overfitted_model(overfitted: Mapping[str, Observed]) -> None:
+def test_all_attacks_accuse_an_untouched_overfitted_model(overfitted: Mapping[str, Observation]) -> None:
     found = values(Evidence(overfitted["original"]))
     assert found["mia_efficacy"] < 0.1  # called unseen
     assert found["mia_entropy"] > 0.9  # called members
@@ -167,7 +169,7 @@ def test_all_attacks_accuse_an_untouched_overfitted_model(overfitted: Mapping[st
     assert found["mia_cv"] > 0.75
 
 
-def test_a_model_that_never_saw_them_is_the_yardstick(overfitted: Mapping[str, Observed]) -> None:
+def test_a_model_that_never_saw_them_is_the_yardstick(overfitted: Mapping[str, Observation]) -> None:
     first, again = (values(Evidence(overfitted[n])) for n in ("original", "retrained"))
     assert again["mia_efficacy"] > first["mia_efficacy"] + 0.3
     assert again["mia_entropy"] < first["mia_entropy"]
@@ -176,7 +178,7 @@ def test_a_model_that_never_saw_them_is_the_yardstick(overfitted: Mapping[str, O
     assert abs(again["mia_cv"] - 0.5) < 0.12
 
 
-def test_attacks_are_repeatable(overfitted: Mapping[str, Observed]) -> None:
+def test_attacks_are_repeatable(overfitted: Mapping[str, Observation]) -> None:
     assert values(Evidence(overfitted["original"])) == values(Evidence(overfitted["original"]))
 
 
@@ -204,5 +206,5 @@ def test_what_is_missing_is_said() -> None:
     assert values(Evidence(lacking["retain"])).keys() == {"mia_loss", "mia_cv"}
     other = observed(**{**sets, "holdout": sure([2, 2], [2, 2], "h")})
     assert missing(Evidence(other), "mia_loss") == "holdout: no item is of a class of which items are forgotten"
-    broken = observed(**{**sets, "forget": replace(sets["forget"], dist=sets["forget"].dist * np.nan)})  # type: ignore[operator]
+    broken = observed(**{**sets, "forget": replace(sets["forget"], log_probs=sets["forget"].log_probs * np.nan)})  # type: ignore[operator]
     assert missing(Evidence(broken), "mia_loss") == f"forget: log-probabilities are not finite; {BROKEN}"

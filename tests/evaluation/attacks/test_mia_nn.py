@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 import toys
 from expunge.core.errors import UserError
-from expunge.core.parts import Rows
-from expunge.engine.ensemble import Pool, train
+from expunge.core.rows import Rows
+from expunge.engine.ensemble import Ensemble, train
 from expunge.engine.weights import put
 from expunge.evaluation.attacks import mia_nn
 
-PORT = toys.port(4)
+PORT = toys.modality(4)
 CENTRES = torch.tensor([[0.0, 0.0], [1.5, 0.0], [0.0, 9.0], [9.0, 9.0]])
 
 
@@ -28,18 +28,18 @@ UNSEEN, GONE = heaps((1, 2, 3), 20, 1, "unseen"), heaps((0,), 20, 2, "gone")
 
 
 @pytest.fixture(scope="module")
-def retrained() -> Pool:
+def retrained() -> Ensemble:
     rows = heaps((1, 2, 3), 30, 0, "retain")
-    return train(toys.fresh(epochs=20, batch=30), toys.mlp(4), PORT, rows, torch.ones(5, 90, dtype=torch.bool), range(5))
+    return train(toys.fresh(epochs=20, batch_size=30), toys.mlp(4), PORT, rows, torch.ones(5, 90, dtype=torch.bool), range(5))
 
 
-def model(pool: Pool, k: int) -> nn.Module:
+def model(pool: Ensemble, k: int) -> nn.Module:
     made = toys.mlp(4)
     put(made, pool[k])
     return made
 
 
-def test_a_retrained_model_passes(retrained: Pool) -> None:
+def test_a_retrained_model_passes(retrained: Ensemble) -> None:
     found = mia_nn.attack(model(retrained, 0), retrained, PORT, UNSEEN, GONE)
     assert found.nearest == "1"
     assert found.retrained > 0.9
@@ -61,7 +61,7 @@ class Elsewhere(nn.Module):
 
 
 @pytest.mark.parametrize("probabilities", [False, True])
-def test_a_model_that_sends_the_class_far_away_is_caught(retrained: Pool, probabilities: bool) -> None:
+def test_a_model_that_sends_the_class_far_away_is_caught(retrained: Ensemble, probabilities: bool) -> None:
     found = mia_nn.attack(Elsewhere(model(retrained, 0)), retrained, PORT, UNSEEN, GONE, probabilities=probabilities)
     assert found.nearest == "1"
     assert found.unlearned < 0.2
@@ -84,8 +84,8 @@ def test_total_variation_by_hand() -> None:
     assert mia_nn.total_variation(p, p) == 0
 
 
-def test_what_is_refused(retrained: Pool) -> None:
-    few = Pool(retrained.model, {n: w[:2] for n, w in retrained.weights.items()}, retrained.seen[:2])
+def test_what_is_refused(retrained: Ensemble) -> None:
+    few = Ensemble(retrained.model, {n: w[:2] for n, w in retrained.weights.items()}, retrained.seen[:2])
     for pool, unseen in ((few, UNSEEN), (retrained, heaps((1, 2), 3, 0, "unseen")), (retrained, heaps((1,), 20, 0, "unseen"))):
         with pytest.raises(UserError, match="3 retrained models"):
             mia_nn.attack(model(retrained, 0), pool, PORT, unseen, GONE)

@@ -13,7 +13,7 @@ from expunge.benchmarks import people
 from expunge.core.errors import UserError
 from expunge.engine import loop
 from expunge.evaluation import attack
-from expunge.evaluation.attack import Outcome, chosen, intervene
+from expunge.evaluation.attack import AttackOutcome, chosen, intervene
 from expunge.evaluation.attacks import paraphrase, reformat
 from expunge.workflows import build_plan
 
@@ -21,12 +21,12 @@ RECORDS = people.generate(seed=0, people=12, forget=1, holdout=1, neighbours=1, 
 
 
 def attacked(
-    name: str, text: worlds.World, model: nn.Module | None = None, records: Any = RECORDS, port: Any = None, **knobs: object
-) -> Outcome:
-    return intervene(name, chosen((name,), knobs)[name], model or text.model(), port or text.port, {"forget": records})
+    name: str, text: worlds.World, model: nn.Module | None = None, records: Any = RECORDS, modality: Any = None, **hyperparameters: object
+) -> AttackOutcome:
+    return intervene(name, chosen((name,), hyperparameters)[name], model or text.model(), modality or text.modality, {"forget": records})
 
 
-def values(found: Outcome) -> dict[str, float]:
+def values(found: AttackOutcome) -> dict[str, float]:
     return {t.case: t.scores["forget_probability"]["value"] for t in found.tries}
 
 
@@ -66,7 +66,7 @@ def test_rows_without_a_paraphrase_are_left_out_before_and_after(text: worlds.Wo
 
 def test_a_filter_is_walked_around(text: worlds.World) -> None:
     """The filter knows the wording: what was hidden comes back, and the verdict's evidence is the worst case."""
-    guarded = loop.run(build_plan.plan("input_filter"), text.model(), text.port, {"forget": text.sets["forget"]}).model
+    guarded = loop.run(build_plan.plan("input_filter"), text.model(), text.modality, {"forget": text.sets["forget"]}).model
     found = attacked("paraphrase", text, guarded)
     after = found.tries[0].scores["forget_probability"]["value"]
     assert found.before["forget_probability"]["value"] < 0.1
@@ -94,8 +94,8 @@ def test_the_format_of_the_model_itself_changes_nothing(text: worlds.World, monk
 
 
 def test_a_prompt_that_leaves_no_room_is_told(text: worlds.World) -> None:
-    port = type(text.port)(text.port.tokenizer, limit=60)  # type: ignore[attr-defined, call-arg]
-    found = attacked("reformat", text, port=port)
+    modality = type(text.modality)(text.modality.tokenizer, limit=60)  # type: ignore[attr-defined, call-arg]
+    found = attacked("reformat", text, modality=modality)
     assert "small talk first" in found.missing
     assert "tokens and the model takes 60" in found.missing["small talk first"]
     assert "lower case" in values(found)
@@ -106,7 +106,7 @@ def test_rows_that_ask_nothing_are_told(text: worlds.World, digits: worlds.World
 
     assert attacked("reformat", text, records=[{"text": "It rains."}]).missing == {"": "the rows are texts that ask nothing"}
     for name in ("reformat", "paraphrase"):
-        found = attacked(name, text, digits.model(), images()["forget"], digits.port)
+        found = attacked(name, text, digits.model(), images()["forget"], digits.modality)
         assert found.missing == {"": "the rows ask nothing in words"}
-    with pytest.raises(UserError, match="knob 'formats' = 'capitalz'"):
+    with pytest.raises(UserError, match="hyperparameter 'formats' = 'capitalz'"):
         chosen(("reformat",), {"formats": "capitalz"})

@@ -9,19 +9,19 @@ from expunge.benchmarks import people
 from expunge.core.errors import UserError
 from expunge.engine import loop
 from expunge.evaluation import attack
-from expunge.evaluation.attack import Outcome, chosen, intervene
+from expunge.evaluation.attack import AttackOutcome, chosen, intervene
 from expunge.workflows import build_plan
 
-QUICK = {"k": 5, "steps": 6, "lr": 1e-3, "batch": 5, "every": 2}
+QUICK = {"k": 5, "steps": 6, "lr": 1e-3, "batch_size": 5, "every": 2}
 RECORDS = people.generate(seed=0, people=12, forget=1, holdout=1, neighbours=1, retain_audit=16)
 
 
-def attacked(text: worlds.World, model: nn.Module, **knobs: object) -> Outcome:
-    attack = chosen(("relearn",), {**QUICK, **knobs})["relearn"]
-    return intervene("relearn", attack, model, text.port, {"forget": RECORDS.forget}, accelerator=worlds.accelerator())
+def attacked(text: worlds.World, model: nn.Module, **hyperparameters: object) -> AttackOutcome:
+    attack = chosen(("relearn",), {**QUICK, **hyperparameters})["relearn"]
+    return intervene("relearn", attack, model, text.modality, {"forget": RECORDS.forget}, accelerator=worlds.accelerator())
 
 
-def curve(found: Outcome, score: str = "forget_probability") -> dict[float, float]:
+def curve(found: AttackOutcome, score: str = "forget_probability") -> dict[float, float]:
     return {t.at["steps"]: t.scores[score]["value"] for t in found.tries}
 
 
@@ -54,15 +54,15 @@ def test_trains_as_plain_fine_tuning_on_the_rows_drawn(text: worlds.World, monke
     model, seen = text.model("retrained"), []
     look = attack.observe
     monkeypatch.setattr(attack, "observe", lambda m, *a, **k: (seen.append(worlds.tensors(m)), look(m, *a, **k))[1])
-    attacked(text, model, k=9, steps=1, batch=9, optimizer="sgd", lr=0.1)
-    loss = -text.port.forward(model, [text.sets["forget"]])[0].logp.values.mean()
+    attacked(text, model, k=9, steps=1, batch_size=9, optimizer="sgd", lr=0.1)
+    loss = -text.modality.forward(model, [text.sets["forget"]])[0].target_logp.values.mean()
     grads = torch.autograd.grad(loss, list(model.parameters()))
     by_hand = [p.detach() - 0.1 * g for p, g in zip(model.parameters(), grads, strict=True)]
     assert worlds.far(seen[-1], by_hand) < 1e-5
 
 
 def test_takes_off_a_guard(text: worlds.World) -> None:
-    guarded = loop.run(build_plan.plan("input_filter"), text.model(), text.port, {"forget": text.sets["forget"]}).model
+    guarded = loop.run(build_plan.plan("input_filter"), text.model(), text.modality, {"forget": text.sets["forget"]}).model
     found = attacked(text, guarded, steps=1)
     assert found.before["forget_probability"]["value"] < 0.1
     assert curve(found)[0] > 0.9
@@ -70,7 +70,7 @@ def test_takes_off_a_guard(text: worlds.World) -> None:
 
 def test_what_is_hidden_comes_back_sooner_than_what_was_never_learned(text: worlds.World) -> None:
     hidden = text.model()
-    loop.run(build_plan.plan("pdu", {"lr": 1e-3, "epochs": 15}), hidden, text.port, text.sets)
+    loop.run(build_plan.plan("pdu", {"lr": 1e-3, "epochs": 15}), hidden, text.modality, text.sets)
     ends = {n: attacked(text, m, every=6) for n, m in (("hidden", hidden), ("retrained", text.model("retrained")))}
     assert all(found.before["forget_probability"]["value"] < 0.1 for found in ends.values())
     assert curve(ends["hidden"])[6] > 2 * curve(ends["retrained"])[6]
@@ -80,5 +80,5 @@ def test_what_is_hidden_comes_back_sooner_than_what_was_never_learned(text: worl
 
 
 def test_unknown_knobs_are_named(text: worlds.World) -> None:
-    with pytest.raises(UserError, match="no knob 'rows'"):
+    with pytest.raises(UserError, match="no hyperparameter 'rows'"):
         attacked(text, text.model(), rows=3)

@@ -10,7 +10,7 @@ import worlds
 from classified import digits as images
 from expunge.benchmarks import people
 from expunge.engine import loop
-from expunge.evaluation.attack import Outcome, intervene
+from expunge.evaluation.attack import AttackOutcome, intervene
 from expunge.evaluation.attacks.relearn_grid import RelearnGrid, likeness
 from expunge.workflows import build_plan
 
@@ -18,9 +18,9 @@ RECORDS = people.generate(seed=0, people=12, forget=1, holdout=1, neighbours=1, 
 SETS = {"forget": RECORDS.forget, "retain": RECORDS.retain}
 
 
-def grid(text: worlds.World, name: str = "retrained", model: torch.nn.Module | None = None, **knobs: object) -> Outcome:
-    attack = RelearnGrid(**{"k": (1, 4), "n": (2, 4), "lr": 1e-3, **knobs})  # type: ignore[arg-type]
-    return intervene("relearn_grid", attack, model or text.model(name), text.port, SETS, accelerator=worlds.accelerator())
+def grid(text: worlds.World, name: str = "retrained", model: torch.nn.Module | None = None, **hyperparameters: object) -> AttackOutcome:
+    attack = RelearnGrid(**{"k": (1, 4), "n": (2, 4), "lr": 1e-3, **hyperparameters})  # type: ignore[arg-type]
+    return intervene("relearn_grid", attack, model or text.model(name), text.modality, SETS, accelerator=worlds.accelerator())
 
 
 def test_looks_are_k_rows_times_n_steps_of_each_source(text: worlds.World) -> None:
@@ -44,16 +44,16 @@ def test_one_column_of_the_grid_is_relearning(text: worlds.World) -> None:
     """All forget rows in one batch: order and draw do not matter, so the two attacks train alike."""
     from expunge.evaluation.attack import chosen
 
-    mine = grid(text, k=(9,), n=(3,), source=("forget",), batch=9)
-    knobs = {"k": 9, "batch": 9, "steps": 3, "every": 3, "lr": 1e-3}
-    theirs = intervene("relearn", chosen(("relearn",), knobs)["relearn"], text.model("retrained"), text.port, SETS)
+    mine = grid(text, k=(9,), n=(3,), source=("forget",), batch_size=9)
+    hyperparameters = {"k": 9, "batch_size": 9, "steps": 3, "every": 3, "lr": 1e-3}
+    theirs = intervene("relearn", chosen(("relearn",), hyperparameters)["relearn"], text.model("retrained"), text.modality, SETS)
     for score in ("forget_probability", "extraction_strength"):
         assert mine.tries[-1].scores[score]["value"] == pytest.approx(theirs.tries[-1].scores[score]["value"], abs=1e-4)
 
 
 def test_rows_to_forget_teach_more_than_neighbours_and_these_more_than_unrelated_ones(text: worlds.World) -> None:
     hidden = text.model()
-    loop.run(build_plan.plan("pdu", {"lr": 1e-3, "epochs": 15}), hidden, text.port, text.sets)
+    loop.run(build_plan.plan("pdu", {"lr": 1e-3, "epochs": 15}), hidden, text.modality, text.sets)
     found = grid(text, model=hidden, k=(4,), n=(8,))
     ends = {t.way: t.scores["forget_probability"]["value"] for t in found.tries if t.at["steps"] == 8}
     assert ends["forget rows"] > ends["neighbour rows"]
@@ -72,14 +72,14 @@ def test_steps_to_recover_by_hand() -> None:
         for k, vs in curves.items()
         for n, v in zip((0, 5, 10), vs, strict=True)
     ]
-    found = Outcome("relearn_grid", record(0.1), tries, recovered=0.5, original=record(0.8))
+    found = AttackOutcome("relearn_grid", record(0.1), tries, recovered=0.5, original=record(0.8))
     assert found.steps_to_recover("forget rows") == {1: None, 4: 5, 9: 0}  # half of 0.8 is 0.4, and once is enough
-    assert Outcome("relearn_grid", record(0.1), tries, recovered=0.5).steps_to_recover("forget rows") == {}, "there is no original"
+    assert AttackOutcome("relearn_grid", record(0.1), tries, recovered=0.5).steps_to_recover("forget rows") == {}, "there is no original"
     assert found.worst("forget rows", "extraction_strength").case == "4, 10"
     told = found.told()
     assert told["ways"]["forget rows"]["extraction_strength"]["mean"] == pytest.approx(2.9 / 9)
     assert told["steps_to_recover"] == {"forget rows": {1: None, 4: 5, 9: 0}}
-    assert Outcome.read({**vars(found), "tries": [vars(t) for t in tries]}) == found
+    assert AttackOutcome.read({**vars(found), "tries": [vars(t) for t in tries]}) == found
 
 
 def test_a_column_says_which_rows_are_alike(text: worlds.World) -> None:
@@ -88,7 +88,7 @@ def test_a_column_says_which_rows_are_alike(text: worlds.World) -> None:
 
     gone = [row(0, attribute="a"), row(1, attribute="a"), row(2, attribute="b")]
     kept = [row(3, attribute="c"), row(4, attribute="b"), row(5, attribute="a")]
-    assert likeness(text.port, gone, kept, "attribute").tolist() == pytest.approx([0, 1 / 3, 2 / 3])
+    assert likeness(text.modality, gone, kept, "attribute").tolist() == pytest.approx([0, 1 / 3, 2 / 3])
 
 
 def test_words_say_which_rows_are_alike(text: worlds.World) -> None:
@@ -98,24 +98,24 @@ def test_words_say_which_rows_are_alike(text: worlds.World) -> None:
         return {"question": f"Where does {name} live?", "answer": f"{name} lives in {town}."}
 
     gone, kept = [says("Ada", "Lund")], [says("Bo", "Oslo"), says("Cy", "Lund"), {"question": "What is rain?", "answer": "Water."}]
-    alike = likeness(text.port, gone, kept, "attribute")
+    alike = likeness(text.modality, gone, kept, "attribute")
     assert np.argsort(-alike).tolist() == [1, 0, 2]
     assert alike[2] == 0
-    copy = likeness(text.port, RECORDS.forget, [*RECORDS.retain, RECORDS.forget[0]], "")
+    copy = likeness(text.modality, RECORDS.forget, [*RECORDS.retain, RECORDS.forget[0]], "")
     assert copy[-1] == pytest.approx(1)
     assert copy.argmax() == len(RECORDS.retain)
 
 
 def test_pixels_say_which_images_are_alike(digits: worlds.World) -> None:
     sets = images()
-    alike = likeness(digits.port, sets["forget"], [*sets["retain"], sets["forget"][0]])
+    alike = likeness(digits.modality, sets["forget"], [*sets["retain"], sets["forget"][0]])
     assert alike[-1] == pytest.approx(1)
     assert (alike <= 1 + 1e-9).all()
 
 
 def test_images_are_relearned_too(digits: worlds.World) -> None:
     attack = RelearnGrid(k=(8,), n=(10,), lr=2e-3, source=("forget", "neighbour"))
-    found = intervene("relearn_grid", attack, digits.model("retrained"), digits.port, images())
+    found = intervene("relearn_grid", attack, digits.model("retrained"), digits.modality, images())
     ends = {t.way: t.scores["forget_accuracy"]["value"] for t in found.tries if t.at["steps"] == 10}
     assert found.before["forget_accuracy"]["value"] == 0
     assert ends["forget rows"] > 0.5

@@ -7,15 +7,15 @@ import pytest
 
 import toys
 from expunge.core.errors import UserError
-from expunge.core.parts import Plan, Plans, Train
+from expunge.core.plan import Plan, Plans, Train
 from expunge.engine.ensemble import subsets
 from expunge.evaluation.attacks import lira, u_lira
 from expunge.methods.terms import Ascent
 from expunge.parallel.ensembles import margins, train
 
-PORT = toys.port(3)
+PORT = toys.modality(3)
 ROWS = toys.noise(50, PORT, width=8)
-PLAN = toys.fresh(epochs=60, batch=25)
+PLAN = toys.fresh(epochs=60, batch_size=25)
 NOTHING = Plan(Ascent(), train=Train(epochs=0))
 
 
@@ -43,7 +43,7 @@ def test_retraining_cannot_be_told_from_never_having_seen() -> None:
 
 def test_too_much_unlearning_is_found_as_well_as_too_little() -> None:
     """After ascent the rows are less likely than unseen ones, and so give themselves away."""
-    too_much = Plan(Ascent(), train=Train(epochs=15, lr=0.1, batch=10, schedule="constant"))
+    too_much = Plan(Ascent(), train=Train(epochs=15, lr=0.1, batch_size=10, schedule="constant"))
     assert attack(too_much)["accuracy"] > 0.65
     assert attack(replace(too_much, train=replace(too_much.train, lr=1e-9))) == pytest.approx(attack(NOTHING), abs=1e-6)
 

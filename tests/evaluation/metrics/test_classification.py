@@ -12,7 +12,7 @@ from classified import a_set, observed, sure, turned
 from expunge.evaluation.measure import BROKEN, Evidence, Measure, Missing
 from expunge.evaluation.metrics import classification
 from expunge.evaluation.metrics.classification import confidence, entropy, gone, hits, jensen_shannon
-from expunge.evaluation.observation import Observed
+from expunge.evaluation.observation import Observation
 
 P = [[0.7, 0.2, 0.1], [1 / 3, 1 / 3, 1 / 3], [0.0, 0.0, 1.0]]
 
@@ -29,7 +29,7 @@ def missing(evidence: Evidence, name: str) -> str:
     return str(found)
 
 
-def a_model(forget: list[int], retain: list[int], holdout: list[int]) -> Observed:
+def a_model(forget: list[int], retain: list[int], holdout: list[int]) -> Observation:
     """What it calls two items to forget, all of class 2, four of classes 0 and 1 to keep, and four unseen ones, one of them of class 2."""
     return observed(
         forget=sure([2, 2], forget, "f"),
@@ -94,10 +94,10 @@ def test_items_are_paired_by_what_they_are_not_by_place() -> None:
 
 
 def test_zrf_is_1_for_the_blank_model_itself_and_least_where_it_is_sure_of_something_else() -> None:
-    blank = observed(forget=a_set([[1.0, 0.0], [1.0, 0.0]], [0, 1], "f"))
-    assert value(Evidence(blank, random=blank), "zrf") == pytest.approx(1)
+    random_init = observed(forget=a_set([[1.0, 0.0], [1.0, 0.0]], [0, 1], "f"))
+    assert value(Evidence(random_init, random=random_init), "zrf") == pytest.approx(1)
     other = observed(forget=a_set([[0.0, 1.0], [0.0, 1.0]], [0, 1], "f"))
-    assert value(Evidence(other, random=blank), "zrf") == pytest.approx(1 - np.log(2))
+    assert value(Evidence(other, random=random_init), "zrf") == pytest.approx(1 - np.log(2))
     assert missing(Evidence(other), "zrf") == "no model with random weights was given"
 
 
@@ -120,7 +120,7 @@ def test_a_masked_class_is_no_broken_model_and_nothing_warns() -> None:
 
 def test_what_is_missing_and_what_is_broken_is_said() -> None:
     assert missing(Evidence(observed()), "forget_accuracy") == "the audit has no forget set"
-    words = observed(forget=replace(sure([0], [0]), dist=None))
+    words = observed(forget=replace(sure([0], [0]), log_probs=None))
     assert missing(Evidence(words), "forget_accuracy") == "forget: no distributions over classes were observed"
     broken = observed(forget=a_set([[np.nan, np.nan]], [0]))
     assert missing(Evidence(broken), "forget_accuracy") == f"forget: log-probabilities are not finite; {BROKEN}"

@@ -6,22 +6,24 @@ import torch
 
 from expunge.evaluation.measure import Evidence, Missing
 from expunge.evaluation.metrics import memorization
-from expunge.evaluation.metrics.memorization import (
+from expunge.evaluation.observation import Observation, Scored, SetObservation
+from expunge.functional.memorization import (
     exact_memorization,
     extraction_likelihood,
     extraction_strength,
     memorization_accuracy,
     remnant_memorization_accuracy,
 )
-from expunge.evaluation.observation import Observed, Scored, SetSeen
 
 
-def forget(hits, ended, logp=-1.0) -> Evidence:
+def forget(hits, ended, target_logp=-1.0) -> Evidence:
     """A forget set of answers with the given hits, whose labels have the given log-probability."""
     flat = np.concatenate([np.asarray(row, bool) for row in hits])
-    scored = Scored(np.arange(len(hits)), np.cumsum([0, *map(len, hits)]), np.full(len(flat), logp, np.float32), flat, np.asarray(ended))
+    scored = Scored(
+        np.arange(len(hits)), np.cumsum([0, *map(len, hits)]), np.full(len(flat), target_logp, np.float32), flat, np.asarray(ended)
+    )
     ids = tuple(map(str, range(len(hits))))
-    return Evidence(Observed({"forget": SetSeen(ids, ids, ids, {"answer": scored})}))
+    return Evidence(Observation({"forget": SetObservation(ids, ids, ids, {"answer": scored})}))
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,7 @@ def test_remnants_by_hand():
 
 
 def test_remnants_of_answers():
-    got = memorization.scores(forget([(0, 0, 0), (0, 0)], ended=[True, False], logp=np.log([0.2, 0.6, 0.9, 0.3, 0.1])))
+    got = memorization.scores(forget([(0, 0, 0), (0, 0)], ended=[True, False], target_logp=np.log([0.2, 0.6, 0.9, 0.3, 0.1])))
     remnant = got["remnant_memorization_accuracy"]
     assert remnant.items[0] == pytest.approx([0.4, 0.2])  # the end of the first answer is left out
     assert (remnant.direction, remnant.ideal, remnant.n) == ("retrained", None, 2)
@@ -141,6 +143,6 @@ def test_extraction_likelihood_counts_repeats_and_early_ends():
 
 
 def test_what_is_missing_is_said():
-    got = memorization.scores(Evidence(Observed({})))
+    got = memorization.scores(Evidence(Observation({})))
     assert set(got) == set(memorization.__doc__.split("Scores: ")[1].splitlines()[0].split(", "))
     assert all(str(lack) == "the audit has no forget set" for lack in got.values())

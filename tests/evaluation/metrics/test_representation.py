@@ -18,7 +18,7 @@ from classified import observed, sure, turned
 from expunge.evaluation.measure import BROKEN, Evidence, Measure, Missing
 from expunge.evaluation.metrics import representation
 from expunge.evaluation.metrics.representation import linear_cka, nearest_label
-from expunge.evaluation.observation import Observed
+from expunge.evaluation.observation import Observation
 from expunge.evaluation.observe import observe
 from expunge.evaluation.verdict import audit_scores, verdict
 
@@ -101,7 +101,7 @@ def features(label: list[int], spread: float = 0.1, seed: int = 0) -> np.ndarray
 SIZES = {"forget": [2] * 8, "retain": [0, 1] * 8, "holdout": [0, 1, 2] * 4}
 
 
-def a_model(knows: bool, inside: bool | None = None, seed: int = 0) -> Observed:
+def a_model(knows: bool, inside: bool | None = None, seed: int = 0) -> Observation:
     """A model that tells all three classes apart, or takes class 2 for class 1; inside: whether its features tell them apart, if these are
     unlike its answers.
     """
@@ -160,7 +160,7 @@ def test_dead_features_do_not_pass_for_neighbours_of_what_is_forgotten() -> None
 
 
 def test_one_item_to_forget_leaves_the_accuracies() -> None:
-    def one(model: Observed) -> Observed:
+    def one(model: Observation) -> Observation:
         return observed(**{**model.sets, "forget": sure([2], [1], "forget", features=features([1]))})
 
     evidence = Evidence(one(a_model(knows=False)), one(a_model(knows=False, seed=1)))
@@ -198,20 +198,20 @@ def test_what_is_missing_and_what_is_broken_is_said() -> None:
 
 
 @pytest.fixture(scope="module")
-def seen(digits: worlds.World) -> Mapping[str, Observed]:
+def seen(digits: worlds.World) -> Mapping[str, Observation]:
     """The world's three models, and the original with a last layer that never says three."""
     models = {n: digits.model(n) for n in ("original", "retrained", "random")}
     models["head"] = digits.model()
     with torch.no_grad():
-        models["head"].get_submodule(digits.port.head(models["head"])).bias[3] = -100.0  # type: ignore[index, operator]
-    return {n: observe(m, digits.port, records()) for n, m in models.items()}
+        models["head"].get_submodule(digits.modality.head(models["head"])).bias[3] = -100.0  # type: ignore[index, operator]
+    return {n: observe(m, digits.modality, records()) for n, m in models.items()}
 
 
-def judged(seen: Mapping[str, Observed], name: str) -> tuple[dict, dict]:
+def judged(seen: Mapping[str, Observation], name: str) -> tuple[dict, dict]:
     return audit_scores(Evidence(seen[name], seen["retrained"], seen["original"], seen["random"]), resamples=20)
 
 
-def test_a_changed_head_is_flagged_on_digits(seen: Mapping[str, Observed]) -> None:
+def test_a_changed_head_is_flagged_on_digits(seen: Mapping[str, Observation]) -> None:
     (mine, skipped), (first, _) = judged(seen, "head"), judged(seen, "original")
     assert not skipped
     assert mine["forget_accuracy"]["value"] == 0
@@ -223,11 +223,11 @@ def test_a_changed_head_is_flagged_on_digits(seen: Mapping[str, Observed]) -> No
     assert any("below the last layer still know" in t and "knn_forget" in t and "cka_original: 1 [1, 1]" in t for t in warned)
 
 
-def test_retraining_passes_and_random_weights_are_like_nothing(seen: Mapping[str, Observed]) -> None:
+def test_retraining_passes_and_random_weights_are_like_nothing(seen: Mapping[str, Observation]) -> None:
     retrained, skipped = judged(seen, "retrained")
     assert [retrained[n]["value"] for n in SHARES] == pytest.approx([1] * 4)
     assert not [f for f in verdict(retrained, skipped) if f["level"] == "fail" or "last layer" in f["text"]]
-    blank, _ = judged(seen, "random")
-    assert blank["agr"]["value"] < 0.5
-    assert blank["h_lr"]["value"] < 0.4
-    assert blank["zrf"]["value"] == pytest.approx(1)
+    random_init, _ = judged(seen, "random")
+    assert random_init["agr"]["value"] < 0.5
+    assert random_init["h_lr"]["value"] < 0.4
+    assert random_init["zrf"]["value"] == pytest.approx(1)

@@ -9,7 +9,7 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from expunge.evaluation.measure import BROKEN, Evidence, Measure, Missing, item_mean
 from expunge.evaluation.metrics import tofu
-from expunge.evaluation.observation import Observed, Scored, SetSeen
+from expunge.evaluation.observation import Observation, Scored, SetObservation
 
 ONE = np.zeros(1, np.int64)
 COLLAPSED = {400: 1.06e-239, 200: 1.94e-119, 40: 1.86e-23}  # floors of the published tables, by items
@@ -23,17 +23,17 @@ def answers(logps, item=None) -> Scored:
     return Scored(item, start, flat, flat > -0.5, np.zeros(len(logps), bool), tuple("x" for _ in logps))
 
 
-def a_set(rng, n: int, name: str, wrong: int = 3, shift: float = 0.0) -> SetSeen:
+def a_set(rng, n: int, name: str, wrong: int = 3, shift: float = 0.0) -> SetObservation:
     draw = lambda size, level: answers(rng.normal(level + shift, 0.2, (size, 4)))  # noqa: E731
     many = draw(n * wrong, -2.0)
     kinds = {"answer": draw(n, -1.0), "paraphrase": draw(n, -1.2), "perturbed": replace(many, item=np.repeat(np.arange(n), wrong))}
     words = tuple(f"{name} item number {i}" for i in range(n))
-    return SetSeen(tuple(f"{name}-{i}" for i in range(n)), words, words, kinds, tuple(w.replace("number", "no") for w in words))
+    return SetObservation(tuple(f"{name}-{i}" for i in range(n)), words, words, kinds, tuple(w.replace("number", "no") for w in words))
 
 
-def observed(seed: int = 0, n: int = 12, sets=tuple(tofu.SETS), shift: float = 0.0) -> Observed:
+def observed(seed: int = 0, n: int = 12, sets=tuple(tofu.SETS), shift: float = 0.0) -> Observation:
     rng = np.random.default_rng(seed)
-    return Observed({name: a_set(rng, n, name, shift=shift) for name in sets})
+    return Observation({name: a_set(rng, n, name, shift=shift) for name in sets})
 
 
 def test_truth_ratio_by_hand():
@@ -71,16 +71,16 @@ def test_normalised_probability_by_hand():
 
 
 def test_probability_is_the_geometric_mean_over_all_labels():
-    seen = SetSeen(("a",), ("q",), ("x",), {"answer": answers([[-0.1, -2.0, -0.3, -1.0, -0.6]])})
-    got = tofu.scores(Evidence(Observed({"forget": seen})))["forget_probability"]
+    seen = SetObservation(("a",), ("q",), ("x",), {"answer": answers([[-0.1, -2.0, -0.3, -1.0, -0.6]])})
+    got = tofu.scores(Evidence(Observation({"forget": seen})))["forget_probability"]
     assert got.value() == pytest.approx(exp(-0.8), rel=1e-6)
 
 
 def test_answers_without_labels_do_not_count():
     assert answers([[-1.0, -3.0], [], [-2.0], []]).mean_logp() == pytest.approx([-2, np.nan, -2, np.nan], nan_ok=True)
     assert item_mean(np.array([1.0, np.nan, 3.0]), np.array([0, 0, 2]), 3) == pytest.approx([1, np.nan, 3], nan_ok=True)
-    seen = SetSeen(("a", "b"), ("q", "r"), ("x", "y"), {"answer": answers([[-1.0], []])})
-    got = tofu.scores(Evidence(Observed({"forget": seen})))["forget_probability"]
+    seen = SetObservation(("a", "b"), ("q", "r"), ("x", "y"), {"answer": answers([[-1.0], []])})
+    got = tofu.scores(Evidence(Observation({"forget": seen})))["forget_probability"]
     assert (got.n, got.value()) == (1, pytest.approx(exp(-1)))
 
 
@@ -134,7 +134,7 @@ def test_harmonic_mean_by_hand():
 
 def test_scores_of_the_card_are_the_scores_given():
     lines = tofu.__doc__.split("Scores: ")[1].split("Needs:")[0]
-    assert set(lines.replace("\n", " ").replace(" ", "").split(",")) == set(tofu.scores(Evidence(Observed({}))))
+    assert set(lines.replace("\n", " ").replace(" ", "").split(",")) == set(tofu.scores(Evidence(Observation({}))))
 
 
 def test_every_score_holds_its_definition_on_a_whole_observation():
@@ -175,14 +175,14 @@ def test_utility_over_the_sets_that_exist_says_so():
     assert "only retain (probability, rouge, truth_ratio)" in only["model_utility"].variant
     plain = observed(sets=("retain",)).sets["retain"]
     plain = replace(plain, kinds={"answer": plain.kinds["answer"]})
-    assert "only retain (probability, rouge)" in tofu.scores(Evidence(Observed({"retain": plain})))["model_utility"].variant
+    assert "only retain (probability, rouge)" in tofu.scores(Evidence(Observation({"retain": plain})))["model_utility"].variant
     assert isinstance(tofu.scores(Evidence(observed(sets=("forget",))))["model_utility"], Missing)
 
 
 def test_a_broken_model_has_no_utility():
     model = observed()
     kinds = model.sets["retain"].kinds
-    kinds["answer"].logp[3] = np.nan
+    kinds["answer"].target_logp[3] = np.nan
     got = tofu.scores(Evidence(model))
     for name in ("retain_probability", "model_utility"):
         assert isinstance(got[name], Missing)
@@ -203,7 +203,7 @@ def test_quality_aligns_items_by_their_ids():
     model, retrained = observed(0), observed(1)
     seen = retrained.sets["forget"]
     turned = {k: replace(s, item=len(seen) - 1 - s.item) for k, s in seen.kinds.items()}
-    backwards = Observed({"forget": replace(seen, ids=seen.ids[::-1], kinds=turned)})
+    backwards = Observation({"forget": replace(seen, ids=seen.ids[::-1], kinds=turned)})
     a, b = (tofu.scores(Evidence(model, other))["forget_quality"] for other in (retrained, backwards))
     assert np.array_equal(a.items[0], b.items[0])
     assert a.n == len(seen)
@@ -213,16 +213,16 @@ def test_what_is_missing_is_said():
     model = observed()
     got = tofu.scores(Evidence(model))
     assert str(got["forget_quality"]) == "no retrained model was given"
-    other = Observed({"forget": replace(model.sets["forget"], ids=("z", *model.sets["forget"].ids[1:]))})
+    other = Observation({"forget": replace(model.sets["forget"], ids=("z", *model.sets["forget"].ids[1:]))})
     assert "different items (2 ids" in str(tofu.scores(Evidence(model, other))["forget_quality"])
     assert "retrained model was not asked about retain" in str(tofu.scores(Evidence(model, other))["retain_quality"])
     seen = model.sets["forget"]
-    bare = tofu.scores(Evidence(Observed({"forget": replace(seen, kinds={"answer": seen.kinds["answer"]}, said=())})))
+    bare = tofu.scores(Evidence(Observation({"forget": replace(seen, kinds={"answer": seen.kinds["answer"]}, generations=())})))
     assert str(bare["forget_truth_ratio"]) == "forget: no answers of the kind 'perturbed' were observed"
     assert "generated" in str(bare["forget_rouge"])
     assert str(bare["real_authors_rouge"]) == "the audit has no real_authors set"
     no_paraphrase = {k: seen.kinds[k] for k in ("answer", "perturbed")}
-    assert "'paraphrase'" in str(tofu.scores(Evidence(Observed({"forget": replace(seen, kinds=no_paraphrase)})))["forget_truth_ratio"])
+    assert "'paraphrase'" in str(tofu.scores(Evidence(Observation({"forget": replace(seen, kinds=no_paraphrase)})))["forget_truth_ratio"])
 
 
 def test_variants_are_named():

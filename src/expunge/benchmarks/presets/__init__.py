@@ -1,6 +1,6 @@
-"""Knobs that fit the small built-in models, by benchmark and size; papers' defaults are for models a thousand times larger.
+"""Hyperparameters that fit the small built-in models, by benchmark and size; papers' defaults are for models a thousand times larger.
 
-`people-micro.json` and its like map a method to its knobs, chosen on another split than the one that is reported (see `tuning` in each).
+`people-micro.json` and its like map a method to its hyperparameters, chosen on another split than the one that is reported (see `tuning` in each).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ def _file(suite: str, size: str) -> dict[str, Any]:
     return found
 
 
-def knobs(suite: str, size: str, method: str) -> dict[str, Any]:
-    """The knobs of a method for a case, empty where the paper's own are to be used."""
+def hyperparameters(suite: str, size: str, method: str) -> dict[str, Any]:
+    """The hyperparameters of a method for a case, empty where the paper's own are to be used."""
     return dict(_file(suite, size).get("methods", {}).get(method, {}))
 
 
@@ -29,11 +29,11 @@ def relearning(suite: str, size: str, items: int) -> dict[str, Any]:
 
 
 def attacking(attack: str, suite: str, size: str, items: int) -> dict[str, Any]:
-    """The knobs of an attack on a model of a case: those that train have its rate and its steps."""
+    """The hyperparameters of an attack on a model of a case: those that train have its rate and its steps."""
     relearn = relearning(suite, size, items)
     if attack == "relearn":
         return relearn
     if attack != "relearn_grid" or "steps" not in relearn:
         return {}
     k, n = ([max(1, relearn[key] // part) for part in (4, 2, 1)] for key in ("k", "steps"))
-    return {"lr": relearn["lr"], "batch": relearn["batch"], "k": k, "n": n}
+    return {"lr": relearn["lr"], "batch_size": relearn["batch_size"], "k": k, "n": n}

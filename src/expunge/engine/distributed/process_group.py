@@ -27,7 +27,7 @@ def processes() -> Accelerator:
     return Accelerator(cpu=True) if several and not torch.accelerator.is_available() else Accelerator()
 
 
-class Ranks:
+class ProcessGroup:
     """The processes of a run, seen from one of them. One process is the usual case: nothing is sent then."""
 
     def __init__(self, accelerator: Accelerator | None = None) -> None:

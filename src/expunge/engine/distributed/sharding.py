@@ -1,6 +1,6 @@
 """A model whose blocks are spread over the processes of a run: FSDP, each holds a part of every weight and gathers a block when it is used.
 
-What is not in a block (embeddings, head, last norm) stays whole in every process: the port reads the head's weights by itself. Weights keep
+What is not in a block (embeddings, head, last norm) stays whole in every process: the modality reads the head's weights by itself. Weights keep
 their names and gradients their order, so that parts work as they do on a whole model, element by element.
 """
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from expunge.core.errors import UserError
-from expunge.core.parts import Modality, Weights
+from expunge.core.modality import Modality, Weights
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ def asked(accelerator: Accelerator) -> bool:
 class Sharded:
     """A model that is sharded in place, and what it takes to answer with other weights and to put it together again."""
 
-    def __init__(self, model: nn.Module, port: Modality) -> None:
+    def __init__(self, model: nn.Module, modality: Modality) -> None:
         """Errors: UserError where the model has no list of blocks."""
         memo: dict[int, Any] = {id(p): nn.Parameter(p.to("meta"), p.requires_grad) for p in model.parameters()}
-        self.model, self.port, self.shape = model, port, copy.deepcopy(model, memo)
+        self.model, self.modality, self.shape = model, modality, copy.deepcopy(model, memo)
         self._spread(model)
 
     def _spread(self, model: nn.Module) -> None:
@@ -56,7 +56,7 @@ class Sharded:
             fully_shard(block, reshard_after_forward=True)  # each is a root, which would keep what it gathered
 
     def _blocks(self, model: nn.Module) -> list[nn.Module]:
-        found = [self.port.module(model, tap) for tap in self.port.blocks(model)]
+        found = [self.modality.module(model, hook_point) for hook_point in self.modality.blocks(model)]
         if not found:
             raise UserError("this model has no list of blocks to shard: start it without FSDP")
         return found

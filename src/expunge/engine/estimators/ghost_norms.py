@@ -6,13 +6,19 @@ pairs of positions of two inner products. So one backward pass over a batch of r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from expunge.engine.estimators.layers import Use, Watched, linear, table
+from expunge.core.modality import Modality, ModelOutput
+from expunge.core.rows import Rows
+from expunge.engine.estimators.layers import Uncovered, Use, Watched, linear, table
+from expunge.engine.estimators.per_example_grads import ALIKE, row_gradients
+from expunge.engine.run_state import evaluating
 
 
 @dataclass
@@ -73,3 +79,73 @@ class Ghost(Watched):
     def _add(self, parameter: Tensor, squares: Tensor) -> None:
         known = self.squares.get(id(parameter))
         self.squares[id(parameter)] = squares.float() if known is None else known + squares.float()
+
+
+def gradient_norms(
+    model: nn.Module,
+    modality: Modality,
+    rows: Rows,
+    losses: Callable[[ModelOutput, Sequence[int]], Tensor],
+    batches: Iterable[Sequence[int]],
+) -> Tensor:
+    """L2 norms of the gradient of each row's loss by all parameters, (rows, tensors), tied ones once; in evaluation mode.
+
+    losses: answer to rows, their places -> (rows,), each on its own; of some rows it is asked twice. batches: places of rows that share a
+    forward and a backward pass, where the layers allow it and a first row gives the same both ways; else the gradient of each row is made.
+    """
+    params = [p for p in model.parameters() if p.is_floating_point()]
+    out = torch.zeros(len(rows), len(params))
+
+    def ghosts(places: Sequence[int]) -> Tensor:
+        ghost = Ghost(len(places))
+        with evaluating(model), torch.enable_grad():
+            with ghost.watching(model):
+                answer = modality.forward(model, [rows.select(places)])[0]
+            ghost.row = answer.loss.row
+            torch.autograd.backward(losses(answer, places).sum(), inputs=ghost.leaves)
+        return ghost.norms(params).cpu()
+
+    def made(places: Sequence[int], batch_size: int = 1) -> Tensor:
+        found, asked = list[Tensor](), iter(places)
+
+        def each(answer: ModelOutput) -> Iterator[Tensor]:
+            yield losses(answer, list(islice(asked, answer.loss.rows)))
+
+        def use(grads: list[Tensor]) -> None:
+            found.append(torch.stack([torch.linalg.vector_norm(g.float().flatten(1), dim=1) for g in grads], 1).cpu())
+
+        with _all_move(params):
+            row_gradients(model, lambda some: modality.forward(model, [some])[0], rows.select(places), each, use, batch_size)
+        return torch.cat(found)
+
+    split = [list(places) for places in batches]
+    if not split or _alike(ghosts, made, split[0]):
+        for places in split:
+            out[places] = ghosts(places)
+    else:
+        every = [place for places in split for place in places]
+        out[every] = made(every, len(split[0]))
+    return out
+
+
+@contextmanager
+def _all_move(params: Sequence[Tensor]) -> Iterator[None]:
+    """Meanwhile all of them have gradients."""
+    flags = [p.requires_grad for p in params]
+    try:
+        for p in params:
+            p.requires_grad_(True)
+        yield
+    finally:
+        for p, flag in zip(params, flags, strict=True):
+            p.requires_grad_(flag)
+
+
+def _alike(ghosts: Callable[[list[int]], Tensor], made: Callable[[list[int]], Tensor], places: Sequence[int]) -> bool:
+    """Whether the last row of a batch has the same norms without its gradient as with it."""
+    try:
+        found = ghosts([places[0], places[-1]])[-1]
+    except (Uncovered, RuntimeError):  # a layer that is not known, or that is used in another way than by being called
+        return False
+    wanted = made([places[-1]])[0]
+    return bool(((found - wanted).abs() <= ALIKE * wanted.max()).all())

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from expunge.core.errors import UserError
-from expunge.core.parts import Answer, Modality, Rows
+from expunge.core.modality import Modality, ModelOutput
+from expunge.core.rows import Rows
 from expunge.engine.adapters import base_of
 from expunge.engine.run_state import evaluating
 
@@ -23,7 +24,7 @@ Strategy = Literal["ekfac", "kfac", "diagonal"]
 
 
 @dataclass(frozen=True)
-class Layer:
+class KfacLayer:
     """A layer by its path, and the places of its weight and bias among the parameters that move; None: there is none that moves."""
 
     path: str
@@ -31,7 +32,7 @@ class Layer:
     bias: int | None
 
 
-def layers(model: nn.Module, port: Modality) -> list[Layer]:
+def layers(model: nn.Module, modality: Modality) -> list[KfacLayer]:
     """Linear and convolutional layers whose weight moves and is no other module's; the last one of a model where it is the only one.
 
     Errors: UserError where there are none.
@@ -39,16 +40,16 @@ def layers(model: nn.Module, port: Modality) -> list[Layer]:
     place = {id(p): i for i, p in enumerate(p for p in model.parameters() if p.requires_grad)}
     owners = Counter(id(p) for m in model.modules() for p in m.parameters(recurse=False))
     own = {n: m for n, m in model.named_modules() if type(m) in (nn.Linear, nn.Conv2d) and owners[id(m.weight)] == 1}
-    found = [Layer(n, place[id(m.weight)], place.get(id(m.bias))) for n, m in own.items() if id(m.weight) in place]
+    found = [KfacLayer(n, place[id(m.weight)], place.get(id(m.bias))) for n, m in own.items() if id(m.weight) in place]
     if not found:
         raise UserError("no linear or convolutional layer of this model moves with weights of its own, and Kronecker factors are of layers")
-    head = base_of(model).get_submodule(port.head(model))
+    head = base_of(model).get_submodule(modality.head(model))
     return [layer for layer in found if own[layer.path] is not head] or found
 
 
-def alike(port: Modality, rows: Rows, size: int) -> Iterator[list[int]]:
+def alike(modality: Modality, rows: Rows, size: int) -> Iterator[list[int]]:
     """Places of rows, so many at a time, of the same length: where nothing is padded, no statistic sees padding."""
-    lengths = [port.counts(rows.take([i]))["tokens"] for i in range(len(rows))]
+    lengths = [modality.counts(rows.select([i]))["tokens"] for i in range(len(rows))]
     for length in sorted(set(lengths)):
         at = [i for i, n in enumerate(lengths) if n == length]
         yield from (at[i : i + size] for i in range(0, len(at), size))
@@ -76,13 +77,13 @@ def tracked(model: nn.Module, task: Any, paths: Iterable[str]) -> Iterator[None]
 
 def fit(
     model: nn.Module,
-    port: Modality,
-    ask: Callable[[Rows], Answer],
+    modality: Modality,
+    ask: Callable[[Rows], ModelOutput],
     rows: Rows,
-    losses: Callable[[Answer], Iterable[Tensor]],
+    losses: Callable[[ModelOutput], Iterable[Tensor]],
     paths: Sequence[str],
     strategy: Strategy = "ekfac",
-    batch: int = 32,
+    batch_size: int = 32,
 ) -> dict[str, Tensor]:
     """Curvature of layers over some rows, a mean over labels, by path: `path/values` (out, in) in the basis of `path/outputs` (out, out)
     and `path/inputs` (in, in), whose columns are eigenvectors; of `diagonal` values alone. A bias is the last input.
@@ -98,12 +99,12 @@ def fit(
     except ImportError:
         raise UserError("Kronecker factors need kronfluence: pip install 'expunge[kronecker]'") from None
     with torch.no_grad(), evaluating(model):
-        passes = sum(1 for _ in losses(ask(rows.take([0]))))
+        passes = sum(1 for _ in losses(ask(rows.select([0]))))
 
     class Drawn(Task):  # type: ignore[misc]  # one of the losses of some rows: a batch is its number, and places of rows
         def compute_train_loss(self, batch: Tensor, model: nn.Module, sample: bool = False) -> Tensor:
             which, *places = batch.tolist()
-            (loss,) = islice(losses(ask(rows.take(places))), which, which + 1)
+            (loss,) = islice(losses(ask(rows.select(places))), which, which + 1)
             return -math.sqrt(passes) * loss.sum()  # a mean is taken over passes, too
 
         def compute_measurement(self, batch: Tensor, model: nn.Module) -> Tensor:
@@ -116,7 +117,7 @@ def fit(
     exact: Any = torch.promote_types(next(model.parameters()).dtype, torch.float32)
     types = ("activation_covariance", "gradient_covariance", "per_sample_gradient", "lambda")
     args = FactorArguments(strategy=strategy, **{f"{t}_dtype": exact for t in types})
-    loader = [torch.tensor([k, *places]) for places in alike(port, rows, batch) for k in range(passes)]
+    loader = [torch.tensor([k, *places]) for places in alike(modality, rows, batch_size) for k in range(passes)]
     found: dict[str, Mapping[str, Tensor]] = {}
     with tracked(model, task, paths), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # kronfluence makes a gradient scaler in the old way
@@ -126,7 +127,7 @@ def fit(
         if strategy != "kfac":
             basis = {n: f for n, f in found.items() if "eigen" in n} or None
             found |= fit_lambda_matrices_with_loader(model, state, task, loader, args, basis, disable_tqdm=True)[1]
-    labels = port.counts(rows)["labels"]
+    labels = modality.counts(rows)["labels"]
     made: dict[str, Tensor] = {}
     for path in paths:
         here = {n: f[path] for n, f in found.items()}

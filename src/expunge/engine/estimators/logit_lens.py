@@ -9,27 +9,28 @@ from typing import Any
 import torch
 from torch import nn
 
-from expunge.core.parts import Modality, Rows
+from expunge.core.modality import Modality
+from expunge.core.rows import Rows
 from expunge.engine.run_state import evaluating
 
 
 @torch.no_grad()
-def logit_lens(model: nn.Module, port: Modality, sets: Mapping[str, Rows]) -> list[dict[str, float]]:
+def logit_lens(model: nn.Module, modality: Modality, sets: Mapping[str, Rows]) -> list[dict[str, float]]:
     """For each block, first to last, the probability that the first label of rows has there, a mean over the rows of each set.
 
     The output of the block goes straight to what follows the last one, the model's own final norm and head; at the last block it is
     therefore what the model says.
     """
-    found, taps = [], port.blocks(model)
+    found, hook_points = [], modality.blocks(model)
     with evaluating(model):
-        for i, tap in enumerate(taps):
-            with skipping(port.module(model, tap), port.module(model, taps[-1])):
-                found.append({"block": float(i), **{name: _first(port, model, rows) for name, rows in sets.items()}})
+        for i, hook_point in enumerate(hook_points):
+            with skipping(modality.module(model, hook_point), modality.module(model, hook_points[-1])):
+                found.append({"block": float(i), **{name: _first(modality, model, rows) for name, rows in sets.items()}})
     return found
 
 
-def _first(port: Modality, model: nn.Module, rows: Rows) -> float:
-    return float(torch.stack([row[0].exp() for row in port.forward(model, [rows])[0].logp.split()]).mean())
+def _first(modality: Modality, model: nn.Module, rows: Rows) -> float:
+    return float(torch.stack([row[0].exp() for row in modality.forward(model, [rows])[0].target_logp.split()]).mean())
 
 
 @contextmanager

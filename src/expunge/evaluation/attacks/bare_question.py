@@ -4,7 +4,7 @@ A model that forgets on request is the old one for whoever makes no request.
 Threat model: the attacker can only ask; whatever stands around the model stays in place.
 Source: our own
 Scores: those of the true answers, teacher-forced after the bare question
-Needs: forget, with questions, asked as a method's models want to be asked (`--asked`); of others it changes nothing
+Needs: forget, with questions, asked as a method's models want to be asked (`--request-from`); of others it changes nothing
 Range and ideal: those of the scores; the ideal is the retrained model's
 Differs: nothing
 Status: faithful
@@ -13,7 +13,7 @@ Status: faithful
 from __future__ import annotations
 
 from expunge.core.hyperparameters import part
-from expunge.core.parts import Modality
+from expunge.core.modality import Modality
 from expunge.evaluation.attack import Attack, Scene
 from expunge.evaluation.observe import Records
 from expunge.evaluation.prompting import alone, asked_in_words
@@ -23,8 +23,8 @@ from expunge.evaluation.prompting import alone, asked_in_words
 class BareQuestion(Attack):
     """The questions, and nothing before them."""
 
-    def about(self, records: Records, port: Modality) -> Records:
-        return asked_in_words(records, port)
+    def about(self, records: Records, modality: Modality) -> Records:
+        return asked_in_words(records, modality)
 
     def run(self, scene: Scene) -> None:
         scene.look(scene.scores(records=[alone(r) for r in scene.records]))

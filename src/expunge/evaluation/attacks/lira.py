@@ -22,7 +22,9 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 from torch import nn
 
-from expunge.core.parts import Modality, Plan, Plans, Rows
+from expunge.core.modality import Modality
+from expunge.core.plan import Plan, Plans
+from expunge.core.rows import Rows
 from expunge.engine.ensemble import alone, subsets
 from expunge.evaluation.attacks.mia import auc, tpr_at_fpr
 from expunge.evaluation.measure import Items
@@ -34,7 +36,7 @@ Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
-class Normal:
+class Gaussian:
     """Mean and standard deviation of each item's margin, (items,); nan where too few models tell."""
 
     mean: Items
@@ -45,7 +47,7 @@ class Normal:
         return np.asarray(norm.logpdf(margin, self.mean, self.std))
 
 
-def fit(margin: Items, chosen: Flags, few: int = FEW) -> Normal:
+def fit(margin: Items, chosen: Flags, few: int = FEW) -> Gaussian:
     """Normals of the margins (models, items) that are chosen, (models, items); with fewer than `few` an item, of one common variance."""
     count = chosen.sum(0)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -53,15 +55,15 @@ def fit(margin: Items, chosen: Flags, few: int = FEW) -> Normal:
         squares = np.where(chosen, (margin - mean) ** 2, 0).sum(0)
         pooled = squares.sum() / np.maximum(count - 1, 0).sum()
         std = np.sqrt(np.where(count.min() < few, pooled, squares / (count - 1)))
-    return Normal(np.asarray(mean), np.asarray(np.maximum(std, LEAST)))
+    return Gaussian(np.asarray(mean), np.asarray(np.maximum(std, LEAST)))
 
 
-def log_ratio(margin: Items, members: Normal, others: Normal) -> Items:
+def log_ratio(margin: Items, members: Gaussian, others: Gaussian) -> Items:
     """log N(margin; members) - log N(margin; others), (..., items): high accuses."""
     return members.log(margin) - others.log(margin)
 
 
-def offline(margin: Items, others: Normal) -> Items:
+def offline(margin: Items, others: Gaussian) -> Items:
     """Probability that a model that never saw the item has a lower margin, (..., items): high accuses. No shadow model knows the item."""
     return np.asarray(norm.cdf(margin, others.mean, others.std))
 
@@ -70,7 +72,7 @@ def left_out(margin: Items, members: Flags, others: Flags, few: int = FEW) -> It
     """The log-ratio of each model's margins under normals of all other models, (models, items): the pool attacks itself."""
     kept = ~np.eye(len(margin), dtype=bool)
 
-    def of(which: Flags, k: Flags) -> Normal:
+    def of(which: Flags, k: Flags) -> Gaussian:
         return fit(margin, which & k[:, None], few)
 
     return np.stack([log_ratio(m, of(members, k), of(others, k)) for m, k in zip(margin, kept, strict=True)])
@@ -94,7 +96,7 @@ def summary(members: Items, others: Items) -> dict[str, float]:
 
 def attack(
     model: nn.Module,
-    port: Modality,
+    modality: Modality,
     sets: Mapping[str, Rows],
     plan: Plan | Plans,
     *,
@@ -108,12 +110,12 @@ def attack(
     Errors: UserError; ValueError for too few shadow models.
     """
     names = [n for n in ("forget", "holdout", "retain") if n in sets]
-    rows = sets[names[0]].named("retain")
+    rows = sets[names[0]].rename("retain")
     for n in names[1:]:
-        rows = rows.join(sets[n])
-    pool = train(plan, model, port, rows, subsets(len(rows), shadows, seed=seed, paired=True), seed=seed, work=work)
+        rows = rows.concat(sets[n])
+    pool = train(plan, model, modality, rows, subsets(len(rows), shadows, seed=seed, paired=True), seed=seed, work=work)
     asked = len(sets["forget"]) + len(sets["holdout"])
-    of_shadows, of_model = (margins(p, port, rows.take(range(asked))).double().cpu().numpy() for p in (pool, alone(model)))
+    of_shadows, of_model = (margins(p, modality, rows.select(range(asked))).double().cpu().numpy() for p in (pool, alone(model)))
     seen = pool.seen[:, :asked].numpy()
     ratio = log_ratio(of_model[0], fit(of_shadows, seen), fit(of_shadows, ~seen))
     return summary(ratio[: len(sets["forget"])], ratio[len(sets["forget"]) :])

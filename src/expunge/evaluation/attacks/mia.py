@@ -22,7 +22,7 @@ import numpy as np
 
 from expunge.evaluation.measure import Broken, Evidence, Items, Measure, Missing, PerItem, attempt, item_mean, labelled
 from expunge.evaluation.metrics.memorization import content
-from expunge.evaluation.observation import Scored, SetSeen
+from expunge.evaluation.observation import Scored, SetObservation
 
 MODALITIES = ("text",)  # whose observations it reads
 SHARE = 0.4  # of the tokens that Min-K reads: the least probable ones; the leaderboards' value
@@ -53,12 +53,12 @@ def lowest(values: Items, share: float = SHARE) -> float:
     return -float(np.partition(values, m - 1)[:m].mean())
 
 
-def loss(seen: SetSeen) -> Items:
+def loss(seen: SetObservation) -> Items:
     """Mean loss a label, (items,), in nats."""
     return _by_item(seen, lambda scored: -scored.mean_logp())
 
 
-def compressed_loss(seen: SetSeen) -> Items:
+def compressed_loss(seen: SetObservation) -> Items:
     """Mean loss a label over the bytes of the compressed answer, (items,)."""
 
     def of(scored: Scored) -> Items:
@@ -70,28 +70,28 @@ def compressed_loss(seen: SetSeen) -> Items:
     return _by_item(seen, of)
 
 
-def gradnorm(seen: SetSeen) -> Items:
+def gradient_norms(seen: SetObservation) -> Items:
     """Mean over weight tensors of the norm of the loss's gradient, (items,), as observed."""
-    if seen.gradnorm is None:
+    if seen.gradient_norms is None:
         raise Missing("no gradient norms were observed")
-    if not np.isfinite(seen.gradnorm).all():
+    if not np.isfinite(seen.gradient_norms).all():
         raise Broken("gradient norms are not finite")
-    norms: Items = seen.gradnorm.astype(np.float64)
+    norms: Items = seen.gradient_norms.astype(np.float64)
     return norms
 
 
-def min_k(seen: SetSeen, share: float = SHARE) -> Items:
+def min_k(seen: SetObservation, share: float = SHARE) -> Items:
     """Min-K%: mean loss of the least probable tokens, (items,), in nats."""
-    return _by_item(seen, lambda scored: _lowest(scored, scored.logp.astype(np.float64), share))
+    return _by_item(seen, lambda scored: _lowest(scored, scored.target_logp.astype(np.float64), share))
 
 
-def min_k_plus_plus(seen: SetSeen, share: float = SHARE) -> Items:
+def min_k_plus_plus(seen: SetObservation, share: float = SHARE) -> Items:
     """Min-K%++: as Min-K%, of log-probabilities standardised under the model's own next-token distribution, (items,)."""
 
     def of(scored: Scored) -> Items:
         if scored.mean is None or scored.std is None:
             raise Missing("no moments of the next-token distributions were observed")
-        return _lowest(scored, (scored.logp.astype(np.float64) - scored.mean) / scored.std, share)
+        return _lowest(scored, (scored.target_logp.astype(np.float64) - scored.mean) / scored.std, share)
 
     return _by_item(seen, of)
 
@@ -100,7 +100,7 @@ PROBES: dict[str, PerItem] = {
     "mia_loss": loss,
     "mia_zlib": compressed_loss,
     "mia_reference": loss,
-    "mia_gradnorm": gradnorm,
+    "mia_gradnorm": gradient_norms,
     "mia_min_k": min_k,
     "mia_min_k_plus_plus": min_k_plus_plus,
 }
@@ -158,7 +158,7 @@ def _both(evidence: Evidence, read: Callable[[str], Items]) -> tuple[Items, Item
     return members, others
 
 
-def _by_item(seen: SetSeen, of: Callable[[Scored], Items]) -> Items:
+def _by_item(seen: SetObservation, of: Callable[[Scored], Items]) -> Items:
     scored = labelled(seen, "answer")
     return item_mean(of(scored), scored.item, len(seen))
 

@@ -27,7 +27,7 @@ import numpy as np
 from expunge.evaluation.attacks.mia import auc
 from expunge.evaluation.measure import Evidence, Items, Measure, Missing, PerItem, attempt
 from expunge.evaluation.metrics.classification import among, confidence, entropy, gone, hits, log_probabilities, mean, unseen_of
-from expunge.evaluation.observation import SetSeen
+from expunge.evaluation.observation import SetObservation
 from expunge.functional.unlearning_scores import nomus
 
 MODALITIES = ("image",)  # whose observations it reads
@@ -35,12 +35,12 @@ LARGEST = 10_000  # items of a kernel machine, whose cost is quadratic
 SPLITS = 10  # of the cross-validation
 
 
-def loss(seen: SetSeen) -> Items:
+def loss(seen: SetObservation) -> Items:
     """Minus the log-probability of the true class, (items,), in nats."""
     return np.asarray(-log_probabilities(seen)[np.arange(len(seen)), seen.label])
 
 
-def modified_entropy(seen: SetSeen) -> Items:
+def modified_entropy(seen: SetObservation) -> Items:
     """Entropy that knows the true class, (items,): 0 where it is certain, large where another one is."""
     p = np.exp(log_probabilities(seen))
     at = np.arange(len(seen)), seen.label
@@ -116,7 +116,7 @@ def _unseen(evidence: Evidence, of: PerItem) -> tuple[Items, Items]:
     """Of forgotten items, and of unseen ones of their classes."""
     classes = evidence.items("forget", lambda seen: np.asarray(seen.label, np.float64))
 
-    def alike(seen: SetSeen) -> Items:
+    def alike(seen: SetObservation) -> Items:
         if not (mine := np.isin(seen.label, classes)).any():
             raise Missing("no item is of a class of which items are forgotten")
         return np.asarray(np.where(mine, of(seen), np.nan))
@@ -142,7 +142,7 @@ def _nomus(evidence: Evidence, told: Callable[[], Items]) -> Measure:
 def _by_class(evidence: Evidence) -> Measure:
     """Thresholds on modified entropy, one a class; classes without retained or unseen items take that of all."""
 
-    def both(seen: SetSeen) -> Items:
+    def both(seen: SetObservation) -> Items:
         return np.stack([-modified_entropy(seen), np.asarray(seen.label, np.float64)], 1)
 
     members, others, asked = (evidence.items(n, both) for n in ("retain", "holdout", "forget"))

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from expunge.core.errors import UserError
-from expunge.core.parts import Modality, Rows
-from expunge.engine.ensemble import Pool, alone, logits
+from expunge.core.modality import Modality
+from expunge.core.rows import Rows
+from expunge.engine.ensemble import Ensemble, alone, logits
 from expunge.evaluation.measure import Items
 
 FEWEST = 4  # inputs of a class: two for the machine and two to check it
@@ -64,19 +65,19 @@ def total_variation(p: Items, q: Items) -> float:
 
 
 def attack(
-    model: nn.Module, retrained: Pool, port: Modality, unseen: Rows, forgotten: Rows, *, probabilities: bool = False, seed: int = 0
+    model: nn.Module, retrained: Ensemble, modality: Modality, unseen: Rows, forgotten: Rows, *, probabilities: bool = False, seed: int = 0
 ) -> Found:
     """Attack an unlearned model. retrained: models that were trained without the forgotten class, on several seeds.
 
     unseen: held-out inputs of retained classes. forgotten: held-out inputs of the forgotten class. probabilities: the machines read these,
     not the scores before the softmax. Errors: UserError.
     """
-    names, labels = np.unique(port.said(unseen), return_inverse=True)
+    names, labels = np.unique(modality.answer_texts(unseen), return_inverse=True)
     if len(retrained) < 3 or np.bincount(labels).min() < FEWEST or len(names) < 2:
         raise UserError(f"this attack needs 3 retrained models, and {FEWEST} unseen inputs of each of 2 retained classes, at least")
     found = []
     for pool in (alone(model), retrained):
-        said = [logits(pool, port, rows).double().cpu() for rows in (unseen, forgotten)]
+        said = [logits(pool, modality, rows).double().cpu() for rows in (unseen, forgotten)]
         p = said[1].softmax(-1).mean(0).numpy()
         read = (x.softmax(-1).numpy() if probabilities else x.numpy() for x in said)
         by_model = [looks_like(a, labels, b, seed) for a, b in zip(*read, strict=True)]

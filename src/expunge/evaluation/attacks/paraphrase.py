@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from expunge.core.hyperparameters import part
-from expunge.core.parts import Modality
+from expunge.core.modality import Modality
 from expunge.evaluation.attack import Attack, Scene
 from expunge.evaluation.measure import Missing
 from expunge.evaluation.observe import Records
@@ -29,8 +29,8 @@ COLUMN = "paraphrased_question"
 class Paraphrase(Attack):
     """The questions that the records bring."""
 
-    def about(self, records: Records, port: Modality) -> Records:
-        if not (found := [r for r in asked_in_words(records, port) if _others(r)]):
+    def about(self, records: Records, modality: Modality) -> Records:
+        if not (found := [r for r in asked_in_words(records, modality) if _others(r)]):
             raise Missing(f"no row to forget has a column '{COLUMN}'")
         return found
 

@@ -19,8 +19,8 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from expunge.core.errors import UserError
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import Modality
+from expunge.core.hyperparameters import hp, part
+from expunge.core.modality import Modality
 from expunge.evaluation.attack import Attack, Scene
 from expunge.evaluation.observe import Records
 from expunge.evaluation.prompting import asked_in_words, asking, question_of
@@ -48,18 +48,18 @@ Format = Literal[(*QUESTIONS, *WRAPPERS)]  # type: ignore[valid-type]
 class Reformat(Attack):
     """Our own list of formats."""
 
-    formats: tuple[Format, ...] = knob((), "formats to ask in, as the card names them; none: all")
+    formats: tuple[Format, ...] = hp((), "formats to ask in, as the card names them; none: all")
 
-    def about(self, records: Records, port: Modality) -> Records:
-        return asked_in_words(records, port)
+    def about(self, records: Records, modality: Modality) -> Records:
+        return asked_in_words(records, modality)
 
     def run(self, scene: Scene) -> None:
-        port: Any = scene.port
+        modality: Any = scene.modality
         for name in self.formats or (*QUESTIONS, *WRAPPERS):
             change = QUESTIONS.get(name, str)
-            around = replace(port, prompt_format=WRAPPERS[name]) if name in WRAPPERS else port
+            around = replace(modality, prompt_format=WRAPPERS[name]) if name in WRAPPERS else modality
             try:
-                seen = scene.scores(port=around, records=[asking(r, change(question_of(r))) for r in scene.records])
+                seen = scene.scores(modality=around, records=[asking(r, change(question_of(r))) for r in scene.records])
             except UserError as error:  # a longer prompt may leave no room for the answer
                 scene.lacks(str(error), name)
             else:

@@ -20,9 +20,12 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import Modality, Plan, Rows, Selector, Sets, Train
-from expunge.engine.context import View
+from expunge.core.hyperparameters import hp, part
+from expunge.core.modality import Modality
+from expunge.core.parts import Selector
+from expunge.core.plan import Plan, Train
+from expunge.core.rows import Rows, Sets
+from expunge.core.view import View
 from expunge.engine.loop import Hooks, run
 from expunge.evaluation.attack import Attack, Scene
 from expunge.methods.terms import NLL
@@ -32,13 +35,13 @@ from expunge.methods.terms import NLL
 class Few(Selector):
     """Some rows of the forget set, drawn once."""
 
-    k: int = knob(10, "forget rows that the attacker holds", ge=1)
+    k: int = hp(10, "forget rows that the attacker holds", ge=1)
     reads = frozenset({"forget"})
     gives = frozenset({"forget"})
 
     def pick(self, sets: Sets, view: View) -> Sets:
         rows = view.forget
-        return {**sets, "forget": rows.take(torch.randperm(len(rows), generator=view.rng())[: self.k].tolist())}
+        return {**sets, "forget": rows.select(torch.randperm(len(rows), generator=view.rng())[: self.k].tolist())}
 
 
 @part
@@ -46,24 +49,24 @@ class Relearn(Attack):
     """Plain fine-tuning on rows to forget."""
 
     how: Plan
-    every: int = knob(10, "steps between two scores", ge=1)
-    recovered: float = knob(0.5, "share of the original's score from which on it has come back", gt=0, le=1)
+    every: int = hp(10, "steps between two scores", ge=1)
+    recovered: float = hp(0.5, "share of the original's score from which on it has come back", gt=0, le=1)
 
     def run(self, scene: Scene) -> None:
-        rows = scene.port.rows("forget", scene.records)
+        rows = scene.modality.rows("forget", scene.records)
         held = min([len(rows), *(s.k for s in self.how.selectors if isinstance(s, Few))])
         attacked = scene.bare()
 
         def look(step: int) -> None:
             scene.look(scene.scores(attacked), f"{step} steps", steps=step, rows=held)
 
-        fine_tune(self.how, attacked, scene.port, rows, look, lambda step: step % self.every == 0, scene.accelerator)
+        fine_tune(self.how, attacked, scene.modality, rows, look, lambda step: step % self.every == 0, scene.accelerator)
 
 
 def fine_tune(
     how: Plan,
     attacked: nn.Module,
-    port: Modality,
+    modality: Modality,
     rows: Rows,
     look: Callable[[int], None],
     when: Callable[[int], bool],
@@ -78,10 +81,10 @@ def fine_tune(
             looked.append(step)
             look(step)
 
-    done = run((how,), attacked, port, {"forget": rows}, accelerator=accelerator, hooks=Hooks(log=heard)).cost.steps
+    done = run((how,), attacked, modality, {"forget": rows}, accelerator=accelerator, hooks=Hooks(log=heard)).cost.steps
     if looked[-1] != done:
         look(done)
 
 
 def plan() -> Relearn:
-    return Relearn(Plan(NLL("forget"), train=Train(epochs=0, steps=100, lr=1e-5, batch=8, schedule="constant"), selectors=(Few(),)))
+    return Relearn(Plan(NLL("forget"), train=Train(epochs=0, steps=100, lr=1e-5, batch_size=8, schedule="constant"), selectors=(Few(),)))

@@ -23,8 +23,11 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import Modality, Need, Plan, Rows, Train
+from expunge.core.capabilities import Prompted, offers
+from expunge.core.hyperparameters import hp, part
+from expunge.core.modality import Modality
+from expunge.core.plan import Plan, Train
+from expunge.core.rows import Rows
 from expunge.evaluation.attack import Attack, Scene, Scores
 from expunge.evaluation.attacks.relearn import fine_tune
 from expunge.evaluation.observe import Records
@@ -38,16 +41,16 @@ RETAINED = ("neighbour", "unrelated")
 class RelearnGrid(Attack):
     """Fine-tuning on k rows, looked at after n steps."""
 
-    k: tuple[Whole, ...] = knob((1, 4, 16), "rows that the attacker holds", min_length=1)
-    n: tuple[Whole, ...] = knob((5, 10, 20, 40), "steps after which scores are taken; the last ends the attack", min_length=1)
-    source: tuple[Literal["forget", "neighbour", "unrelated"], ...] = knob(
+    k: tuple[Whole, ...] = hp((1, 4, 16), "rows that the attacker holds", min_length=1)
+    n: tuple[Whole, ...] = hp((5, 10, 20, 40), "steps after which scores are taken; the last ends the attack", min_length=1)
+    source: tuple[Literal["forget", "neighbour", "unrelated"], ...] = hp(
         ("forget", "neighbour", "unrelated"), "whose rows: forget, neighbour, unrelated", min_length=1
     )
-    by: str = knob("attribute", "column whose values say which rows are alike; where rows lack it, their words or pixels do")
-    recovered: float = knob(0.5, "share of the original's score from which on it has come back", gt=0, le=1)
-    lr: float = knob(1e-5, "learning rate", ge=0)
-    batch: int = knob(8, "rows in one step at most", ge=1)
-    seed: int = knob(0, "seed of the forget rows that are drawn, and of the training", ge=0)
+    by: str = hp("attribute", "column whose values say which rows are alike; where rows lack it, their words or pixels do")
+    recovered: float = hp(0.5, "share of the original's score from which on it has come back", gt=0, le=1)
+    lr: float = hp(1e-5, "learning rate", ge=0)
+    batch_size: int = hp(8, "rows in one step at most", ge=1)
+    seed: int = hp(0, "seed of the forget rows that are drawn, and of the training", ge=0)
 
     def run(self, scene: Scene) -> None:
         start = scene.scores(scene.bare())
@@ -58,10 +61,10 @@ class RelearnGrid(Attack):
                 continue
             rows = self._ordered(source, scene)
             for k in sorted({min(k, len(rows)) for k in self.k}):
-                self._relearn(rows.take(range(k)), way, scene, start)
+                self._relearn(rows.select(range(k)), way, scene, start)
 
     def _relearn(self, held: Rows, way: str, scene: Scene, start: Scores) -> None:
-        train = Train(epochs=0, steps=max(self.n), lr=self.lr, batch=self.batch, schedule="constant", seed=self.seed)
+        train = Train(epochs=0, steps=max(self.n), lr=self.lr, batch_size=self.batch_size, schedule="constant", seed=self.seed)
         attacked = scene.bare()
 
         def look(step: int) -> None:
@@ -69,32 +72,32 @@ class RelearnGrid(Attack):
             scene.look(scores, f"{len(held)} row{'s' if len(held) > 1 else ''}, {step} steps", way, rows=len(held), steps=step)
 
         how = Plan(NLL("forget"), train=train)
-        fine_tune(how, attacked, scene.port, held, look, set(self.n).__contains__, scene.accelerator)
+        fine_tune(how, attacked, scene.modality, held, look, set(self.n).__contains__, scene.accelerator)
 
     def _ordered(self, source: str, scene: Scene) -> Rows:
         """Rows of a source, those first that an attacker would take first."""
         if source == "forget":
-            rows = scene.port.rows("forget", scene.records)
-            return rows.take(torch.randperm(len(rows), generator=torch.Generator().manual_seed(self.seed)).tolist())
-        alike = likeness(scene.port, scene.records, scene.sets["retain"], self.by)
+            rows = scene.modality.rows("forget", scene.records)
+            return rows.select(torch.randperm(len(rows), generator=torch.Generator().manual_seed(self.seed)).tolist())
+        alike = likeness(scene.modality, scene.records, scene.sets["retain"], self.by)
         order = np.argsort(-alike if source == "neighbour" else alike, kind="stable")
-        return scene.port.rows("retain", scene.sets["retain"]).take(order.tolist()).named("forget")
+        return scene.modality.rows("retain", scene.sets["retain"]).select(order.tolist()).rename("forget")
 
 
-def likeness(port: Modality, forget: Records, retain: Records, by: str = "") -> NDArray[np.float64]:
+def likeness(modality: Modality, forget: Records, retain: Records, by: str = "") -> NDArray[np.float64]:
     """How much each retained row has in common with the rows to forget, (retain,): the share of these that have its value of a column, or
     the largest cosine between its words (tf-idf) or pixels and those of one of them.
     """
     if by and all(by in r for r in (*forget, *retain)):
         share = Counter(str(r[by]) for r in forget)
         return np.array([share[str(r[by])] / len(forget) for r in retain])
-    gone, kept = port.rows("forget", forget), port.rows("retain", retain)
-    if Need.PROMPTS not in port.offers:
-        a, b = (torch.nn.functional.normalize(port.inputs(r).flatten(1).double(), dim=1) for r in (kept, gone))  # type: ignore[attr-defined]
+    gone, kept = modality.rows("forget", forget), modality.rows("retain", retain)
+    if not offers(modality, Prompted):
+        a, b = (torch.nn.functional.normalize(modality.inputs(r).flatten(1).double(), dim=1) for r in (kept, gone))  # type: ignore[attr-defined]
         return np.asarray((a @ b.T).amax(1))
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    texts = [f"{q} {a}" for rows in (kept, gone) for q, a in zip(port.question(rows), port.said(rows), strict=True)]
+    texts = [f"{q} {a}" for rows in (kept, gone) for q, a in zip(modality.questions(rows), modality.answer_texts(rows), strict=True)]
     words = TfidfVectorizer(token_pattern=r"\w+").fit_transform(texts)
     return np.asarray((words[: len(kept)] @ words[len(kept) :].T).max(axis=1).toarray())[:, 0]
 

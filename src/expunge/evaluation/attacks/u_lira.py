@@ -19,9 +19,11 @@ import torch
 from torch import nn
 
 from expunge.core.errors import UserError
-from expunge.core.parts import Modality, Plan, Plans, Rows
+from expunge.core.modality import Modality
+from expunge.core.plan import Plan, Plans
+from expunge.core.random import seed_of
+from expunge.core.rows import Rows
 from expunge.engine.ensemble import subsets
-from expunge.engine.run_state import seed_of
 from expunge.evaluation.attacks.lira import Flags, left_out, summary
 from expunge.evaluation.measure import Items
 from expunge.parallel.ensembles import HERE, Work, margins, train, unlearn
@@ -38,7 +40,7 @@ def item_accuracy(ratio: Items, unlearned: Flags, unseen: Flags) -> Items:
 
 def attack(
     model: nn.Module,
-    port: Modality,
+    modality: Modality,
     rows: Rows,
     plan: Plan | Plans,
     method: Plan | Plans,
@@ -57,13 +59,13 @@ def attack(
     if shadows < 4 or not 1 < candidates < len(rows):
         raise UserError(f"{shadows} shadow models and {candidates} candidates of {len(rows)} rows: at least 4 and 2, and not all rows")
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed_of(seed, "candidates")))
-    rows = rows.take(order.tolist()).named("retain")  # candidates first: each model sees half of them and half of the others
+    rows = rows.select(order.tolist()).rename("retain")  # candidates first: each model sees half of them and half of the others
     halves = [subsets(n, shadows, seed=seed + i, paired=i == 0) for i, n in enumerate((candidates, len(rows) - candidates))]
-    pool = train(plan, model, port, rows, torch.cat(halves, 1), seed=seed, work=work)
+    pool = train(plan, model, modality, rows, torch.cat(halves, 1), seed=seed, work=work)
     forget = pool.seen.clone()
     forget[:, candidates:] = False
-    after = unlearn(method, pool, port, rows, forget, seed=seed, work=work)
-    margin = margins(after, port, rows.take(range(candidates))).double().cpu().numpy()
+    after = unlearn(method, pool, modality, rows, forget, seed=seed, work=work)
+    margin = margins(after, modality, rows.select(range(candidates))).double().cpu().numpy()
     unlearned = pool.seen[:, :candidates].numpy()
     ratio = left_out(margin, unlearned, ~unlearned, FEW)
     found = summary(ratio[unlearned], ratio[~unlearned])

@@ -24,31 +24,31 @@ from numpy.typing import NDArray
 from scipy.special import entr, rel_entr
 
 from expunge.evaluation.measure import Broken, Evidence, Items, Measure, Missing, PerItem, attempt
-from expunge.evaluation.observation import Observed, SetSeen
+from expunge.evaluation.observation import Observation, SetObservation
 
 MODALITIES = ("image",)  # whose observations it reads
 
 
-def log_probabilities(seen: SetSeen) -> Items:
+def log_probabilities(seen: SetObservation) -> Items:
     """(items, classes). Errors: Missing, Broken."""
-    if seen.dist is None or seen.label is None:
+    if seen.log_probs is None or seen.label is None:
         raise Missing("no distributions over classes were observed")
-    if not np.isfinite(seen.dist).any(axis=1).all():
+    if not np.isfinite(seen.log_probs).any(axis=1).all():
         raise Broken("log-probabilities are not finite")
-    return seen.dist.astype(np.float64)
+    return seen.log_probs.astype(np.float64)
 
 
-def hits(seen: SetSeen) -> Items:
+def hits(seen: SetObservation) -> Items:
     """1 where the most probable class is the true one, (items,)."""
     return np.asarray(log_probabilities(seen).argmax(1) == seen.label, np.float64)
 
 
-def confidence(seen: SetSeen) -> Items:
+def confidence(seen: SetObservation) -> Items:
     """Probability of the true class, (items,)."""
     return np.asarray(np.exp(log_probabilities(seen)[np.arange(len(seen)), seen.label]))
 
 
-def entropy(seen: SetSeen) -> Items:
+def entropy(seen: SetObservation) -> Items:
     """Entropy of the distribution over classes, (items,), in nats."""
     return np.asarray(entr(np.exp(log_probabilities(seen))).sum(1))
 
@@ -59,7 +59,7 @@ def jensen_shannon(a: Items, b: Items) -> Items:
     return np.asarray((rel_entr(p, (p + q) / 2) + rel_entr(q, (p + q) / 2)).sum(1) / 2)
 
 
-def gone(observed: Observed) -> NDArray[np.int64]:
+def gone(observed: Observation) -> NDArray[np.int64]:
     """Classes of forgotten items of which nothing is retained; none where the request leaves some of each."""
     forget, retain = (observed.sets.get(n) for n in ("forget", "retain"))
     if forget is None or forget.label is None or retain is None or retain.label is None:
@@ -67,7 +67,7 @@ def gone(observed: Observed) -> NDArray[np.int64]:
     return np.setdiff1d(forget.label, retain.label)
 
 
-def unseen_of(observed: Observed) -> str:
+def unseen_of(observed: Observation) -> str:
     """The set that accuracy is measured on: `test` where the audit has one beside the non-members of the attacks, else `holdout`."""
     return "test" if "test" in observed.sets else "holdout"
 
@@ -75,7 +75,7 @@ def unseen_of(observed: Observed) -> str:
 def among(classes: NDArray[np.int64], of: PerItem, inside: bool) -> PerItem:
     """A statistic of the items whose class is (or is not) among some; nan for the others. Errors: Missing where there are none."""
 
-    def some(seen: SetSeen) -> Items:
+    def some(seen: SetObservation) -> Items:
         values = of(seen)
         chosen = np.isin(seen.label, classes) == inside
         if not chosen.any():

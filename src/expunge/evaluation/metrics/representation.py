@@ -21,14 +21,14 @@ import numpy as np
 
 from expunge.evaluation.measure import Beside, Broken, Evidence, Items, Measure, Missing, PerItem, attempt
 from expunge.evaluation.metrics.classification import among, gone, hits, mean, unseen_of
-from expunge.evaluation.observation import HEAD, SetSeen
+from expunge.evaluation.observation import HEAD, SetObservation
 
 MODALITIES = ("image",)  # whose observations it reads
 NEIGHBOURS = 5
 ROUNDING = 1e-6  # of the size of features: what varies less does not vary
 
 
-def features(seen: SetSeen) -> Items:
+def features(seen: SetObservation) -> Items:
     """What the head reads, (items, width). Errors: Missing, Broken."""
     found = seen.features.get(HEAD)
     if found is None:
@@ -73,7 +73,7 @@ def neighbours(evidence: Evidence, inside: bool) -> PerItem:
     the forgotten and retained items of the same model; nan for the rest, (unseen items,).
     """
 
-    def found(seen: SetSeen) -> Items:
+    def found(seen: SetObservation) -> Items:
         whose = next(o for o in (evidence.model, evidence.retrained) if o and o.sets.get(unseen_of(o)) is seen)
         if not {"forget", "retain"} <= whose.sets.keys():
             raise Missing("neighbours are looked for among forgotten and retained items: give both sets")

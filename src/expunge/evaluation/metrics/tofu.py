@@ -27,7 +27,7 @@ from rouge_score.tokenizers import DefaultTokenizer
 from scipy.stats import ks_2samp
 
 from expunge.evaluation.measure import Broken, Evidence, Items, Measure, Missing, PerItem, attempt, item_mean, labelled
-from expunge.evaluation.observation import SetSeen
+from expunge.evaluation.observation import SetObservation
 
 Mean = Literal["geometric", "arithmetic"]
 Part = Literal["recall", "fmeasure"]
@@ -121,7 +121,7 @@ def scores(evidence: Evidence, mean: Mean = "geometric") -> dict[str, Measure | 
     return found | {"model_utility": attempt(_utility, evidence, mean)}
 
 
-def truth_ratios(seen: SetSeen, name: str = "forget", mean: Mean = "geometric") -> Items:
+def truth_ratios(seen: SetObservation, name: str = "forget", mean: Mean = "geometric") -> Items:
     """The truth ratio of each item of a set, (items,), nan where it has none; empty where the set has no wrong answers."""
     try:
         return _ratios(name, mean)(seen)
@@ -130,7 +130,7 @@ def truth_ratios(seen: SetSeen, name: str = "forget", mean: Mean = "geometric") 
 
 
 def _ratios(name: str, mean: Mean) -> PerItem:
-    def of(seen: SetSeen) -> Items:
+    def of(seen: SetObservation) -> Items:
         wrong = labelled(seen, "perturbed")
         return truth_ratio(_logp(seen, SETS[name]), wrong.mean_logp(), wrong.item, mean)
 
@@ -140,25 +140,25 @@ def _ratios(name: str, mean: Mean) -> PerItem:
 def _columns(name: str, mean: Mean) -> dict[str, PerItem]:
     """What a set's items contribute by column; each is (items,) from 0 to 1."""
 
-    def probability(seen: SetSeen) -> Items:
+    def probability(seen: SetObservation) -> Items:
         right = _logp(seen, "answer")
         if SETS[name] == "paraphrase":
             return np.exp(right)
         wrong = labelled(seen, "perturbed")
         return normalised_probability(right, wrong.mean_logp(), wrong.item)
 
-    def heard(seen: SetSeen) -> Items:
-        if not seen.said:
+    def heard(seen: SetObservation) -> Items:
+        if not seen.generations:
             raise Missing("no generated answers were observed")
-        return rouge(seen.answer, seen.said)
+        return rouge(seen.answer, seen.generations)
 
-    def ratio(seen: SetSeen) -> Items:
+    def ratio(seen: SetObservation) -> Items:
         return (closer_to_one if name == "forget" else true_better)(_ratios(name, mean)(seen))
 
     return {"probability": probability, "rouge": heard, "truth_ratio": ratio}
 
 
-def _logp(seen: SetSeen, kind: str) -> Items:
+def _logp(seen: SetObservation, kind: str) -> Items:
     scored = labelled(seen, kind)
     return item_mean(scored.mean_logp(), scored.item, len(seen))
 
@@ -199,5 +199,5 @@ def _utility(evidence: Evidence, mean: Mean) -> Measure:
     return Measure(tuple(tables), lambda *drawn: harmonic_mean(np.concatenate([t.mean(axis=0) for t in drawn])), "higher", variant=variant)
 
 
-def _table(columns: Sequence[PerItem], seen: SetSeen) -> Items:
+def _table(columns: Sequence[PerItem], seen: SetObservation) -> Items:
     return np.column_stack([of(seen) for of in columns])

@@ -16,10 +16,13 @@ Status: faithful
 import torch
 from torch import Tensor
 
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import Edit, Need, Plan
+from expunge.core.capabilities import Categorical
+from expunge.core.hyperparameters import hp, part
+from expunge.core.needs import Need
+from expunge.core.parts import Edit
+from expunge.core.plan import Plan
+from expunge.core.view import View
 from expunge.engine.adapters import base_of
-from expunge.engine.context import View
 
 
 def variance(information: Tensor, last: bool, alpha: float, head: float = 10.0) -> Tensor:
@@ -34,15 +37,16 @@ def variance(information: Tensor, last: bool, alpha: float, head: float = 10.0) 
 class Scrub(Edit):
     """Noise of a variance that is inverse to the Fisher information of the retain rows."""
 
-    alpha: float = knob(1e-6, "scale of the noise's variance; 0: no noise", ge=0)
-    head: float = knob(10.0, "factor on the variance in the last layer", ge=0)
-    draws: int = knob(0, "labels drawn a row for its Fisher information; 0: every class (where a row has several labels, one draw)", ge=0)
+    alpha: float = hp(1e-6, "scale of the noise's variance; 0: no noise", ge=0)
+    head: float = hp(10.0, "factor on the variance in the last layer", ge=0)
+    draws: int = hp(0, "labels drawn a row for its Fisher information; 0: every class (where a row has several labels, one draw)", ge=0)
     reads = frozenset({"forget", "retain"})
+    requires = frozenset({Categorical})
     needs = frozenset({Need.FISHER})
 
     def apply(self, view: View) -> None:
         base, rng, gone = base_of(view.model), view.rng(), self._class(view)
-        last = {id(p) for p in base.get_submodule(view.port.head(view.model)).parameters()}
+        last = {id(p) for p in base.get_submodule(view.modality.head(view.model)).parameters()}
         for p, information in zip(view.params, view.fisher(view.retain, self.draws), strict=True):
             mean, var = p.clone(), variance(information, id(p) in last, self.alpha, self.head).clone()
             if gone is not None and id(p) in last:

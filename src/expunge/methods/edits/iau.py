@@ -14,9 +14,10 @@ Status: reproduced
 
 from typing import Literal
 
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import Edit, Plan, Train
-from expunge.engine.context import View
+from expunge.core.hyperparameters import hp, part
+from expunge.core.parts import Edit
+from expunge.core.plan import Plan, Train
+from expunge.core.view import View
 from expunge.engine.schedule import optimizer_of
 from expunge.methods.terms import NLL, Ascent
 
@@ -25,17 +26,17 @@ from expunge.methods.terms import NLL, Ascent
 class FullBatch(Edit):
     """Steps of an optimizer by the gradient over whole sets."""
 
-    lr: float = knob(1e-3, "length of a step: with adam of each weight's, with sgd in units of the gradient", ge=0)
-    optimizer: Literal["adam", "sgd"] = knob("adam", "adam: a step of the gradient's signs, as released; sgd: of the gradient, as derived")
-    steps: int = knob(1, "steps", ge=1)
-    batch: int = knob(128, "rows in one forward; changes memory, not the result", ge=1)
+    lr: float = hp(1e-3, "length of a step: with adam of each weight's, with sgd in units of the gradient", ge=0)
+    optimizer: Literal["adam", "sgd"] = hp("adam", "adam: a step of the gradient's signs, as released; sgd: of the gradient, as derived")
+    steps: int = hp(1, "steps", ge=1)
+    batch_size: int = hp(128, "rows in one forward; changes memory, not the result", ge=1)
     reads = frozenset({"forget", "retain"})
 
     def apply(self, view: View) -> None:
         params, sets = view.params, {n: view.rows(n) for n in ("forget", "retain")}
         optimizer = optimizer_of(Train(lr=self.lr, optimizer=self.optimizer), params)
         for _ in range(self.steps):
-            for p, g in zip(params, view.grad(Ascent() + NLL("retain"), sets, self.batch), strict=True):
+            for p, g in zip(params, view.grad(Ascent() + NLL("retain"), sets, self.batch_size), strict=True):
                 p.grad = g
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -23,9 +23,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import Answer, Edit, Need, Plan, Rows
-from expunge.engine.context import View
+from expunge.core.hyperparameters import hp, part
+from expunge.core.modality import ModelOutput
+from expunge.core.needs import Need
+from expunge.core.parts import Edit
+from expunge.core.plan import Plan
+from expunge.core.rows import Rows
+from expunge.core.view import View
 from expunge.methods.terms import NLL, Ascent
 
 
@@ -42,20 +46,20 @@ def published(gradients: Iterable[Tensor], v: Tensor, count: int) -> Tensor:
     return k
 
 
-def losses(answer: Answer) -> Tensor:
+def losses(answer: ModelOutput) -> Tensor:
     """The mean loss of the labels of each row, (rows,)."""
-    return -answer.logp.mean()
+    return answer.loss.mean()
 
 
 @part
 class Influence(Edit):
     """Step by the inverse curvature times the gradient that tells the rows to forget from the rest."""
 
-    alpha: float = knob(1.0, "length of the step; published runs tune it from 1 to 20", ge=0)
-    inverse: Literal["exact", "published"] = knob("exact", "the inverse of the damped Fisher matrix, or the authors' recursion")
-    damping: float = knob(1.0, "d: what is added to the diagonal of the Fisher matrix; towards 0 the step grows. Published: unused", gt=0)
-    samples: int = knob(1000, "N: retain rows that the curvature is estimated on, at most", ge=1)
-    memory: float = knob(2.0, "gigabytes for gradients of single rows; less takes them more than once", gt=0)
+    alpha: float = hp(1.0, "length of the step; published runs tune it from 1 to 20", ge=0)
+    inverse: Literal["exact", "published"] = hp("exact", "the inverse of the damped Fisher matrix, or the authors' recursion")
+    damping: float = hp(1.0, "d: what is added to the diagonal of the Fisher matrix; towards 0 the step grows. Published: unused", gt=0)
+    samples: int = hp(1000, "N: retain rows that the curvature is estimated on, at most", ge=1)
+    memory: float = hp(2.0, "gigabytes for gradients of single rows; less takes them more than once", gt=0)
     reads = frozenset({"forget", "retain"})
     needs = frozenset({Need.EXAMPLE_GRADS})
 
@@ -63,7 +67,7 @@ class Influence(Edit):
         n_f, n_r = len(view.forget), len(view.retain)
         contrast = view.grad(Ascent() + NLL("retain"))  # minus mean forget gradient, plus mean retain gradient
         v = torch.cat([g.flatten() for g in contrast]) * (-n_f / (n_f + n_r))
-        rows = view.retain.take(torch.randperm(n_r, generator=view.rng())[: self.samples].tolist())
+        rows = view.retain.select(torch.randperm(n_r, generator=view.rng())[: self.samples].tolist())
         if self.inverse == "exact":
             step = self._exact(view, rows, v)
         else:
@@ -79,7 +83,7 @@ class Influence(Edit):
 
         @lru_cache(maxsize=1)
         def block(start: int) -> Tensor:
-            some = rows.take(range(start, min(start + size, count)))
+            some = rows.select(range(start, min(start + size, count)))
             return torch.cat([flat(grads) for grads in view.example_grads(some, losses)])
 
         gram, along = torch.zeros(count, count, dtype=torch.float64), torch.zeros(count, dtype=torch.float64)

@@ -13,8 +13,9 @@ Status: reproduced
 import torch
 
 from expunge.core.hyperparameters import part
-from expunge.core.parts import Edit, Plan
-from expunge.engine.context import View
+from expunge.core.parts import Edit
+from expunge.core.plan import Plan
+from expunge.core.view import View
 from expunge.engine.weights import put
 
 
@@ -24,7 +25,7 @@ class Reinitialise(Edit):
 
     def apply(self, view: View) -> None:
         seed = int(torch.randint(2**31, (1,), generator=view.rng()))
-        put(view.model, view.port.fresh(view.model, seed))
+        put(view.model, view.modality.fresh(view.model, seed))
 
 
 def plan() -> Plan:

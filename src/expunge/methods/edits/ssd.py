@@ -15,22 +15,27 @@ Status: reproduced
 """
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import Answer, Edit, Need, Objective, Plan, Tokens
-from expunge.engine.context import Step, View
+from expunge.core.capabilities import Categorical
+from expunge.core.hyperparameters import hp, part
+from expunge.core.modality import ModelOutput
+from expunge.core.needs import Need
+from expunge.core.parts import Edit, Objective
+from expunge.core.plan import Plan
+from expunge.core.rows import Packed
+from expunge.core.view import Step, View
 
 Importance = Literal["loss", "logits"]
 
 
-def sensitive(answer: Answer, importance: Importance) -> Tokens:
+def sensitive(answer: ModelOutput, importance: Importance) -> Packed:
     """What a weight is important for, by label: the log-probability, or, without labels, the squared length of the scores."""
-    return answer.logp if importance == "loss" else answer.scores.map(lambda z: z.square().sum(-1))
+    return answer.loss if importance == "loss" else answer.logits.map(lambda z: z.square().sum(-1))
 
 
 @part
@@ -53,18 +58,22 @@ class Sensitive(Objective):
 class Dampen(Edit):
     """Multiply the weights that stand out by how little others need them."""
 
-    alpha: float = knob(10.0, "how many times more a weight must matter to the rows to forget to be selected; unused where adaptive", ge=0)
-    dampening: float = knob(1.0, "lambda: the factor on I_D / I_F; below 1 selected weights shrink more", ge=0)
-    floor: float = knob(0.0, "smallest factor that a weight is multiplied by", ge=0, le=1)
-    importance: Importance = knob("loss", "squared gradients of the loss, or, without labels, gradients of the scores' squared length")
-    batch: int = knob(128, "rows whose gradients are averaged before they are squared; 1: each row alone", ge=1)
-    against: Literal["all", "retain"] = knob("all", "rows that the rows to forget are compared with: all training rows, or the retain rows")
+    alpha: float = hp(10.0, "how many times more a weight must matter to the rows to forget to be selected; unused where adaptive", ge=0)
+    dampening: float = hp(1.0, "lambda: the factor on I_D / I_F; below 1 selected weights shrink more", ge=0)
+    floor: float = hp(0.0, "smallest factor that a weight is multiplied by", ge=0, le=1)
+    importance: Importance = hp("loss", "squared gradients of the loss, or, without labels, gradients of the scores' squared length")
+    batch_size: int = hp(128, "rows whose gradients are averaged before they are squared; 1: each row alone", ge=1)
+    against: Literal["all", "retain"] = hp("all", "rows that the rows to forget are compared with: all training rows, or the retain rows")
     adaptive: bool = False
     reads = frozenset({"forget", "retain"})
 
     @property
+    def requires(self) -> frozenset[Any]:
+        return frozenset() if self.importance == "loss" else frozenset({Categorical})
+
+    @property
     def needs(self) -> frozenset[str]:
-        return frozenset({Need.EXAMPLE_GRADS}) if self.batch == 1 else frozenset()
+        return frozenset({Need.EXAMPLE_GRADS}) if self.batch_size == 1 else frozenset()
 
     def apply(self, view: View) -> None:
         (mine, n), (rest, m) = self._importance(view, "forget"), self._importance(view, "retain")
@@ -79,14 +88,14 @@ class Dampen(Edit):
     def _importance(self, view: View, name: Literal["forget", "retain"]) -> tuple[list[Tensor], int]:
         """Importances summed over the batches of a set, and how many batches there are."""
         what, rows, total = Sensitive(name, self.importance), view.rows(name), [torch.zeros_like(p) for p in view.params]
-        if self.batch == 1:
+        if self.batch_size == 1:
             found = view.example_grads(rows, lambda answer: sensitive(answer, self.importance).mean())
         else:
-            found = ([g[None] for g in view.grad(what, {name: some}, self.batch)] for some in view.batches(name, self.batch))
+            found = ([g[None] for g in view.grad(what, {name: some}, self.batch_size)] for some in view.batches(name, self.batch_size))
         for grads in found:
             for t, g in zip(total, grads, strict=True):
                 t += (g.square() if self.importance == "loss" else g.abs()).sum(0)
-        return total, math.ceil(len(rows) / self.batch)
+        return total, math.ceil(len(rows) / self.batch_size)
 
 
 def threshold(mine: list[Tensor], theirs: list[Tensor], share: float) -> float:

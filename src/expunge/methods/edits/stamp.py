@@ -8,7 +8,7 @@ Equation: T = a + U U^T (Y_f - a), Y_f the outputs at the rows to forget, a the 
   residual: W' = W + (Y - W X) X^T (X X^T + lambda I)^-1; full: W' = Y X^T (X X^T + lambda I)^-1;
   STAMP-LR: X is replaced by Q Q^T X, Q an orthonormal basis of r directions, those of X_f first
 Source: Rachapudi et al. 2026, arXiv 2604.12820
-Needs: forget, retain (a tenth of it), substitutes: questions that the model refuses, with its refusals; where they have no questions, a
+Needs: forget, retain (a tenth of it), alternate answers: questions that the model refuses, with its refusals; where they have no questions, a
   hundred about what does not exist
 Cost: one forward of the rows to forget, of some retain rows and of the refusals, and one solve a block; as many numbers as their tokens
   times the width of X
@@ -24,10 +24,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import Edit, Need, Plan
-from expunge.engine.context import View
-from expunge.methods.projections import Spot, gathered, means, redirection, reference, spots
+from expunge.core.capabilities import Categorical, Prompted
+from expunge.core.hyperparameters import hp, part
+from expunge.core.parts import Edit
+from expunge.core.plan import Plan
+from expunge.core.view import View
+from expunge.methods.projections import Projection, gathered, means, redirection, reference, spots
 
 Record = Mapping[str, float]
 
@@ -59,34 +61,36 @@ def _main(x: Tensor, most: int, rng: torch.Generator) -> Tensor:
     return q @ main[: min(most, int((sizes > 1e-9 * sizes.max()).sum()))].T
 
 
-def distances(view: View, places: Sequence[Spot]) -> list[Record]:
+def distances(view: View, places: Sequence[Projection]) -> list[Record]:
     """How far questions to forget are from refused ones in what each perceptron says: a record a block, 1 - the cosine of the means."""
-    reads = [(s.tap, "hidden", "last") for s in places]
+    reads = [(s.hook_point, "hidden", "last") for s in places]
     pairs = zip(places, means(view, view.forget, reads), means(view, reference(view), reads), strict=True)
     return [{"block": s.layer, "distance": 1 - float(torch.cosine_similarity(f, r, 0))} for s, f, r in pairs]
 
 
 @part
-class Steer(Edit):
+class Stamp(Edit):
     """Map the matrix's inputs at rows to forget to its mean output at refusals, and those at retain rows to where they went."""
 
-    layers: tuple[int, ...] = knob((), "blocks whose last matrix changes, counted from 0; none: the one farthest from refusals")
-    positions: Literal["last", "said", "prompt"] = knob("last", "what is mapped: a question's end, that and its answer, or the question")
-    rank: int = knob(0, "STAMP-LR: directions of the inputs that the change can see, 64 to 128; 0: STAMP, all of them", ge=0)
-    keep: int = knob(0, "k: main directions of the refusals' outputs in which answers to forget stay as they were", ge=0)
-    share: float = knob(0.1, "share of the retain rows that is held, drawn once", ge=0, le=1)
-    weight: float = knob(1.0, "what a token to forget counts beside one to retain, where there are too many to fit all", gt=0)
-    ridge: float = knob(1e-4, "lambda in units of the inputs' mean square; 0: the pseudo-inverse", ge=0)
-    form: Literal["residual", "full"] = knob("residual", "change the matrix, or put another in its place, which is 0 where no row was seen")
-    reads = frozenset({"forget", "retain", "substitutes"})
-    needs = frozenset({Need.PROMPTS})
+    layers: tuple[int, ...] = hp((), "blocks whose last matrix changes, counted from 0; none: the one farthest from refusals")
+    positions: Literal["last", "said", "prompt"] = hp("last", "what is mapped: a question's end, that and its answer, or the question")
+    rank: int = hp(0, "STAMP-LR: directions of the inputs that the change can see, 64 to 128; 0: STAMP, all of them", ge=0)
+    keep: int = hp(0, "k: main directions of the refusals' outputs in which answers to forget stay as they were", ge=0)
+    share: float = hp(0.1, "share of the retain rows that is held, drawn once", ge=0, le=1)
+    weight: float = hp(1.0, "what a token to forget counts beside one to retain, where there are too many to fit all", gt=0)
+    ridge: float = hp(1e-4, "lambda in units of the inputs' mean square; 0: the pseudo-inverse", ge=0)
+    form: Literal["residual", "full"] = hp("residual", "change the matrix, or put another in its place, which is 0 where no row was seen")
+    reads = frozenset({"forget", "retain", "alternate_answers"})
+    requires = frozenset({Categorical, Prompted})
 
     def apply(self, view: View) -> None:
         places = spots(view, self.layers) if self.layers else self._chosen(view)
         drawn = torch.randperm(len(view.retain), generator=view.rng())[: round(self.share * len(view.retain))].tolist()
-        mine = gathered(view, view.forget, [(s.tap, "input", self.positions) for s in places])
-        refused = gathered(view, reference(view), [(s.tap, "hidden", "last") for s in places])
-        rest = gathered(view, view.retain.take(drawn), [(s.tap, "input", "all") for s in places]) if drawn else [x[:0] for x in mine]
+        mine = gathered(view, view.forget, [(s.hook_point, "input", self.positions) for s in places])
+        refused = gathered(view, reference(view), [(s.hook_point, "hidden", "last") for s in places])
+        rest = (
+            gathered(view, view.retain.select(drawn), [(s.hook_point, "input", "all") for s in places]) if drawn else [x[:0] for x in mine]
+        )
         fits = []
         for s, x_f, x_r, a in zip(places, mine, rest, refused, strict=True):
             x_f, x_r, a, w = (t.to(s.weight.device).double() for t in (x_f, x_r, a, s.weight))
@@ -108,7 +112,7 @@ class Steer(Edit):
         found = redirection(x, wanted, self.ridge, count) if q is None else redirection(x @ q, wanted, self.ridge, count) @ q.T
         return start + found - w
 
-    def _chosen(self, view: View) -> list[Spot]:
+    def _chosen(self, view: View) -> list[Projection]:
         places = spots(view)
         records = distances(view, places)
         view.show("distance from refusals by block", records)
@@ -116,4 +120,4 @@ class Steer(Edit):
 
 
 def plan() -> Plan:
-    return Plan(Steer())
+    return Plan(Stamp())

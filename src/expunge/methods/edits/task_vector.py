@@ -12,10 +12,11 @@ Status: faithful
 
 from typing import Any
 
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import Edit, Plan, Train
+from expunge.core.hyperparameters import hp, part
+from expunge.core.parts import Edit
+from expunge.core.plan import Plan, Train
+from expunge.core.view import View
 from expunge.engine.adapters import is_adapted
-from expunge.engine.context import View
 from expunge.engine.weights import put, tensors_of
 from expunge.methods.terms import NLL
 
@@ -24,8 +25,8 @@ from expunge.methods.terms import NLL
 class Negate(Edit):
     """Subtract what an inner plan adds to the weights."""
 
-    scale: float = knob(5.0, "how many task vectors are subtracted; 0: nothing changes", ge=0)
-    inner: Plan = Plan(NLL("forget"), train=Train(epochs=10, lr=1e-5, batch=32, schedule="constant"), name="tune")
+    scale: float = hp(5.0, "how many task vectors are subtracted; 0: nothing changes", ge=0)
+    inner: Plan = Plan(NLL("forget"), train=Train(epochs=10, lr=1e-5, batch_size=32, schedule="constant"), name="tune")
     reads = frozenset({"forget"})
 
     def apply(self, view: View) -> None:

@@ -29,11 +29,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from expunge.core.capabilities import Categorical, Prompted
 from expunge.core.errors import UserError
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import Guard, Modality, Need, Plan
+from expunge.core.hyperparameters import hp, part
+from expunge.core.modality import Modality
+from expunge.core.parts import Guard
+from expunge.core.plan import Plan
+from expunge.core.view import View
 from expunge.engine.adapters import base_of
-from expunge.engine.context import View
 
 FILE = "guard.json"
 
@@ -42,25 +45,25 @@ FILE = "guard.json"
 class InputFilter(Guard):
     """Answer no prompt that stands in the forget set, nor an input that contains one."""
 
-    threshold: float = knob(0.9, "share of a forget prompt's n-grams that makes an input a hit; 1: all of them", gt=0, le=1)
-    ngram: int = knob(3, "words in an n-gram", ge=1)
-    refusal: str = knob("I have no answer to that.", "what is said instead of an answer", min_length=1)
+    threshold: float = hp(0.9, "share of a forget prompt's n-grams that makes an input a hit; 1: all of them", gt=0, le=1)
+    ngram: int = hp(3, "words in an n-gram", ge=1)
+    refusal: str = hp("I have no answer to that.", "what is said instead of an answer", min_length=1)
     reads = frozenset({"forget"})
-    needs = frozenset({Need.PROMPTS})
+    requires = frozenset({Categorical, Prompted})
 
     def wrap(self, model: nn.Module, view: View) -> nn.Module:
-        rows, port = view.forget, view.port
+        rows, modality = view.forget, view.modality
         salt = bytes(torch.randint(256, (16,), generator=view.rng()).tolist()).hex()
         prompts = []
-        for question in dict.fromkeys(port.question(rows)):
+        for question in dict.fromkeys(modality.questions(rows)):
             said = words(question)
             size = min(self.ngram, len(said))
             if not size:
                 raise UserError("a row to forget has no prompt, and an input filter goes by prompts")
             prompts.append([size, sorted(hashed(said, size, salt))])
-        refusal = port.relabel(rows.take([0]), [self.refusal], "refusal")["answer"][0]
+        refusal = modality.relabel(rows.select([0]), [self.refusal], "refusal")["answer"][0]
         told = {"threshold": self.threshold, "salt": salt, "prompts": prompts, "refusal": list(refusal)}
-        return Filtered(model, port, told)
+        return Filtered(model, modality, told)
 
 
 def words(text: str) -> list[str]:
@@ -89,9 +92,9 @@ class Filtered(nn.Module):
     logits of a row that hits are equal.
     """
 
-    def __init__(self, unguarded: nn.Module, port: Modality, told: Mapping[str, Any]) -> None:
+    def __init__(self, unguarded: nn.Module, modality: Modality, told: Mapping[str, Any]) -> None:
         super().__init__()
-        self.unguarded, self.port, self.told = unguarded, port, dict(told)
+        self.unguarded, self.modality, self.told = unguarded, modality, dict(told)
         self.prompts = [(int(size), frozenset(grams)) for size, grams in told["prompts"]]
         self.known = frozenset(inspect.signature(base_of(unguarded).forward).parameters)
         self.training = unguarded.training
@@ -118,7 +121,7 @@ class Filtered(nn.Module):
     def hits(self, input_ids: Tensor) -> Tensor:
         """Which rows contain a forget prompt, (rows,)."""
         found = []
-        for text in self.port.decode(input_ids.tolist()):
+        for text in self.modality.decode(input_ids.tolist()):
             said = words(text)
             grams = {size: hashed(said, size, self.told["salt"]) for size in {s for s, _ in self.prompts}}
             found.append(any(len(mine & grams[size]) >= self.told["threshold"] * len(mine) for size, mine in self.prompts))
@@ -170,10 +173,10 @@ class Filtered(nn.Module):
         (folder / FILE).write_text(json.dumps(self.describe(), indent=1) + "\n")
 
 
-def restore(model: nn.Module, port: Modality, folder: Path) -> nn.Module:
+def restore(model: nn.Module, modality: Modality, folder: Path) -> nn.Module:
     """The guard that was saved in a folder, around a model."""
     told = json.loads((folder / FILE).read_text())
-    return Filtered(model, port, {k: v for k, v in told.items() if k != "guard"})
+    return Filtered(model, modality, {k: v for k, v in told.items() if k != "guard"})
 
 
 def plan() -> Plan:

@@ -15,9 +15,10 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import Objective, Plan, State, Train
-from expunge.engine.context import Step, View
+from expunge.core.hyperparameters import hp, part
+from expunge.core.parts import Objective
+from expunge.core.plan import Plan, Train
+from expunge.core.view import State, Step, View
 from expunge.methods.objectives.rmu import Hold, Positions, direction, distance, hidden, moving
 
 
@@ -27,25 +28,25 @@ class AdaptiveSteer(Objective):
 
     layer: int = 7
     positions: Positions = "answers"
-    scale: float = knob(5.0, "length of the vector that the output is drawn to, in mean norms of the output", ge=0)
+    scale: float = hp(5.0, "length of the vector that the output is drawn to, in mean norms of the output", ge=0)
     reads = frozenset({"forget"})
 
     @property
-    def taps(self) -> tuple[str, ...]:
+    def hook_points(self) -> tuple[str, ...]:
         return (f"block:{self.layer}",)
 
     def begin(self, view: View) -> State:
-        found = [hidden(view.now(rows), self.taps[0], self.positions) for rows in view.batches("forget", 32)]
+        found = [hidden(view.now(rows), self.hook_points[0], self.positions) for rows in view.batches("forget", 32)]
         norm = torch.cat([h.map(lambda v: v.float().norm(dim=-1)).mean() for h in found]).mean().cpu()
         return {"target": self.scale * norm * direction(found[0].values.shape[-1], view.rng())}
 
     def loss(self, step: Step) -> Tensor:
-        return distance(step, step.forget, hidden(step.now(step.forget), self.taps[0], self.positions), step.state["target"])
+        return distance(step, step.forget, hidden(step.now(step.forget), self.hook_points[0], self.positions), step.state["target"])
 
 
 def plan(
     layer: Annotated[int, "block whose output is steered, counted from 0"] = 7,
     positions: Annotated[Positions, "tokens that count: those of the answers, or all"] = "answers",
 ) -> Plan:
-    train = Train(epochs=0, steps=500, lr=5e-5, batch=4, schedule="constant")
-    return Plan(AdaptiveSteer(layer, positions) + 1200.0 * Hold(layer, positions), train=train, trains=moving(layer))
+    train = Train(epochs=0, steps=500, lr=5e-5, batch_size=4, schedule="constant")
+    return Plan(AdaptiveSteer(layer, positions) + 1200.0 * Hold(layer, positions), train=train, trainable=moving(layer))

@@ -12,11 +12,13 @@ Status: reproduced
 
 import re
 
-from expunge.core.capabilities import prompts
+from expunge.core.capabilities import Categorical, Generates, Prompted, require
 from expunge.core.errors import UserError
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import Need, Plan, Rows, Selector, Sets, Train
-from expunge.engine.context import View
+from expunge.core.hyperparameters import hp, part
+from expunge.core.parts import Selector
+from expunge.core.plan import Plan, Train
+from expunge.core.rows import Rows, Sets
+from expunge.core.view import View
 from expunge.methods.objectives.dpo import DPO
 from expunge.methods.terms import NLL
 
@@ -30,29 +32,29 @@ ASK = (
 class Alternates(Selector):
     """Every forget row once for each of its alternate answers: the given ones (column `alternate`), else the model's own."""
 
-    draws: int = knob(5, "alternate answers a question, where they are made by the model", ge=1)
-    length: int = knob(200, "longest alternate answer, in tokens", ge=1)
-    heat: float = knob(1.0, "temperature that alternates are drawn at", gt=0)
-    request: str = knob(ASK, "what the model is asked; {prompt} and {answer} stand for the row's own")
+    draws: int = hp(5, "alternate answers a question, where they are made by the model", ge=1)
+    length: int = hp(200, "longest alternate answer, in tokens", ge=1)
+    heat: float = hp(1.0, "temperature that alternates are drawn at", gt=0)
+    request: str = hp(ASK, "what the model is asked; {prompt} and {answer} stand for the row's own")
     reads = frozenset({"forget"})
-    needs = frozenset({Need.GENERATE})
+    requires = frozenset({Categorical, Generates, Prompted})
     gives = frozenset({"forget"})
 
     def pick(self, sets: Sets, view: View) -> Sets:
         rows = view.forget
-        if "alternate" in rows.cols:
+        if "alternate" in rows.columns:
             answers = [[a] if isinstance(a, str) else list(a) for a in rows["alternate"]]
         else:
             answers = self._made(rows, view)
         if bare := sum(not a for a in answers):
             raise UserError(f"{bare} of {len(rows)} rows got no alternate answer: give some in a column 'alternate' of the forget rows")
         places = [i for i, a in enumerate(answers) for _ in a]
-        return {**sets, "forget": rows.take(places).add(alternate=[a for row in answers for a in row])}
+        return {**sets, "forget": rows.select(places).add(alternate=[a for row in answers for a in row])}
 
     def _made(self, rows: Rows, view: View) -> list[list[str]]:
-        asked = prompts(view.port).ask(rows, self.request)
-        many = asked.take([i for i in range(len(rows)) for _ in range(self.draws)])
-        said = [before_next(t) for t in view.port.decode(view.generate(many, self.length, sample=True, temperature=self.heat))]
+        asked = require(view.modality, Prompted).ask(rows, self.request)
+        many = asked.select([i for i in range(len(rows)) for _ in range(self.draws)])
+        said = [before_next(t) for t in view.modality.decode(view.generate(many, self.length, sample=True, temperature=self.heat).ids)]
         return [[t for t in said[i : i + self.draws] if t] for i in range(0, len(said), self.draws)]
 
 
@@ -62,10 +64,11 @@ class Alternate(Selector):
 
     when = "step"
     reads = frozenset({"forget"})
+    requires = frozenset({Categorical})
     gives = frozenset({"substitute"})
 
     def pick(self, sets: Sets, view: View) -> Sets:
-        return {**sets, "substitute": view.port.relabel(view.forget, view.forget["alternate"], "substitute")}
+        return {**sets, "substitute": view.modality.relabel(view.forget, view.forget["alternate"], "substitute")}
 
 
 def before_next(text: str) -> str:
@@ -74,5 +77,5 @@ def before_next(text: str) -> str:
 
 
 def plan() -> Plan:
-    train = Train(epochs=2, lr=5e-5, batch=32, warmup=1, decay=0.01)
+    train = Train(epochs=2, lr=5e-5, batch_size=32, warmup=1, weight_decay=0.01)
     return Plan(DPO() + NLL("retain"), train=train, selectors=(Alternates(), Alternate()))

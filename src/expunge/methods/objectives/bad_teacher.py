@@ -14,9 +14,12 @@ Status: faithful
 import torch
 from torch import Tensor
 
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import Need, Objective, Plan, State, Train
-from expunge.engine.context import Step, View
+from expunge.core.capabilities import Categorical
+from expunge.core.hyperparameters import hp, part
+from expunge.core.needs import Need
+from expunge.core.parts import Objective
+from expunge.core.plan import Plan, Train
+from expunge.core.view import State, Step, View
 from expunge.functional.packed import kl
 from expunge.methods.terms import Mix
 
@@ -25,22 +28,23 @@ from expunge.methods.terms import Mix
 class TwoTeachers(Objective):
     """KL from the teacher of each row: an untrained one for rows to forget, the reference for the others."""
 
-    temperature: float = knob(1.0, "temperature of teachers and student", gt=0)
+    temperature: float = hp(1.0, "temperature of teachers and student", gt=0)
     reads = frozenset({"mix"})
+    requires = frozenset({Categorical})
     needs = frozenset({Need.REFERENCE})
 
     def begin(self, view: View) -> State:
-        fresh = view.port.fresh(view.model, seed=int(torch.randint(2**31, (1,), generator=view.rng())))
+        fresh = view.modality.fresh(view.model, seed=int(torch.randint(2**31, (1,), generator=view.rng())))
         return {n: w.to(view.params[0].device) for n, w in fresh.items()}
 
     def loss(self, step: Step) -> Tensor:
         rows = step.rows("mix")
-        student, able, unable = (a.dist for a in (step.now(rows), step.reference(rows), step.under(step.state, rows)))
+        student, able, unable = (a.log_probs for a in (step.now(rows), step.reference(rows), step.under(step.state, rows)))
         forgets = torch.tensor(rows["forgets"], device=student.row.device)[student.row, None]
         teacher = torch.where(forgets, unable.values, able.values)
         return step.mean(student.map(lambda logp: kl(teacher, logp, self.temperature)), rows)
 
 
 def plan() -> Plan:
-    train = Train(epochs=1, lr=1e-4, batch=256, optimizer="adam", schedule="constant", anchor="mix")
+    train = Train(epochs=1, lr=1e-4, batch_size=256, optimizer="adam", schedule="constant", anchor="mix")
     return Plan(TwoTeachers(), train=train, selectors=(Mix(0.3),))

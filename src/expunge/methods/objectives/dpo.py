@@ -5,7 +5,7 @@ The refusal is drawn anew at every step; the margin between the two is measured 
 Equation: L = -(2/beta) mean_i log sigmoid(beta (r(w_i) - r(y_i))) + NLL(retain);  r(a) = log p(a|x_i) - log p_ref(a|x_i);
   w: refusal, y: answer to forget; log p sums over labels
 Source: Zhang et al. 2024, arXiv 2404.05868 (as a baseline); Rafailov et al. 2023, arXiv 2305.18290; Maini et al. 2024, arXiv 2401.06121
-Needs: forget, retain, substitutes (refusals); the reference: remembered log-probs of the forget rows, live for the drawn refusals
+Needs: forget, retain, alternate answers (refusals); the reference: remembered log-probs of the forget rows, live for the drawn refusals
 Cost: one forward and backward of forget, refusal and retain rows a step, and one forward of the refusals by the reference
 Differs: from TOFU's code, which lacks the factor 2/beta and does not run; this is the form that NPO compares with
 Status: faithful
@@ -14,10 +14,14 @@ Status: faithful
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from expunge.core.capabilities import Categorical
 from expunge.core.errors import UserError
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import Need, Objective, Plan, Rows, Train
-from expunge.engine.context import Step
+from expunge.core.hyperparameters import hp, part
+from expunge.core.needs import Need
+from expunge.core.parts import Objective
+from expunge.core.plan import Plan, Train
+from expunge.core.rows import Rows
+from expunge.core.view import Step
 from expunge.methods.terms import NLL, Substitute
 
 
@@ -25,8 +29,9 @@ from expunge.methods.terms import NLL, Substitute
 class DPO(Objective):
     """The preference term: the substitute answer wins, the answer to forget loses."""
 
-    beta: float = knob(0.1, "inverse temperature: how soon a won pair stops to count", gt=0)
+    beta: float = hp(0.1, "inverse temperature: how soon a won pair stops to count", gt=0)
     reads = frozenset({"forget", "substitute"})
+    requires = frozenset({Categorical})
     needs = frozenset({Need.REFERENCE_LOGP})
 
     def loss(self, step: Step) -> Tensor:
@@ -37,12 +42,12 @@ class DPO(Objective):
         return -(2 / self.beta) * step.mean(logsigmoid(self.beta * margin), lost)
 
     def _gain(self, step: Step, rows: Rows) -> Tensor:
-        return step.now(rows).logp.sum() - step.reference(rows).logp.sum()
+        return step.now(rows).target_logp.sum() - step.reference(rows).target_logp.sum()
 
 
 def plan() -> Plan:
     return Plan(
         DPO() + NLL("retain"),
-        train=Train(epochs=10, lr=1e-5, batch=32, warmup=1, decay=0.01),
+        train=Train(epochs=10, lr=1e-5, batch_size=32, warmup=1, weight_decay=0.01),
         selectors=(Substitute(),),
     )

@@ -21,9 +21,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import Need, Objective, Plan, Rows, Selector, Sets, Tokens, Train
-from expunge.engine.context import Step, View
+from expunge.core.capabilities import Categorical
+from expunge.core.hyperparameters import hp, part
+from expunge.core.needs import Need
+from expunge.core.parts import Objective, Selector
+from expunge.core.plan import Plan, Train
+from expunge.core.rows import Packed, Rows, Sets
+from expunge.core.view import Step, View
 from expunge.functional.packed import kl
 
 BATCH = 64  # perturbed rows in one forward
@@ -38,23 +42,24 @@ def cut(length: int, suffix: float) -> int:
 class Targets(Selector):
     """Mark the labels to unlearn, before the first step."""
 
-    choose: Literal["delta", "random", "likely", "unlikely", "all"] = knob("delta", "what labels are ranked by")
-    perturb: Literal["random", "top", "end"] = knob("random", "what replaces a label: any, the likeliest other one, or the last one")
-    share: float = knob(0.3, "share of the labels before the suffix that are unlearned", gt=0, le=1)
-    suffix: float = knob(0.5, "share of an answer whose loss tells how much hangs on a label", gt=0, lt=1)
-    draws: int = knob(4, "replacements a label", ge=1)
-    role: Literal["hold", "ignore", "score"] = knob("hold", "labels after the cut: held, left alone, or ranked, too, by what follows")
+    choose: Literal["delta", "random", "likely", "unlikely", "all"] = hp("delta", "what labels are ranked by")
+    perturb: Literal["random", "top", "end"] = hp("random", "what replaces a label: any, the likeliest other one, or the last one")
+    share: float = hp(0.3, "share of the labels before the suffix that are unlearned", gt=0, le=1)
+    suffix: float = hp(0.5, "share of an answer whose loss tells how much hangs on a label", gt=0, lt=1)
+    draws: int = hp(4, "replacements a label", ge=1)
+    role: Literal["hold", "ignore", "score"] = hp("hold", "labels after the cut: held, left alone, or ranked, too, by what follows")
     reads = frozenset({"forget"})
+    requires = frozenset({Categorical})
     gives = frozenset({"forget"})
 
     def pick(self, sets: Sets, view: View) -> Sets:
         targets, held = [], []
         for i in range(len(view.forget)):
-            row = view.forget.take([i])
+            row = view.forget.select([i])
             answer = view.now(row)
-            logp = answer.logp.values
+            logp = answer.target_logp.values
             q = len(logp) - 1 if self.role == "score" else cut(len(logp), self.suffix)
-            score = self._score(view, row, answer.labels, answer.dist.values, q) if q > 0 else logp.new_zeros(0)
+            score = self._score(view, row, answer.labels, answer.log_probs.values, q) if q > 0 else logp.new_zeros(0)
             mine = torch.zeros(len(logp), dtype=torch.bool)
             if q < 1 or self.choose == "all":
                 mine[:] = True
@@ -82,9 +87,9 @@ class Targets(Selector):
         delta = torch.stack([whole[start:].mean() for start in starts]).cpu()
         for at in range(0, len(changed), BATCH):
             some = changed[at : at + BATCH]
-            drop = int(view.port.ended(row)[0])  # the end is put back with the answer
-            rows = view.port.relabel(row.take([0] * len(some)), [w[: len(w) - drop] for _, w in some], "changed")
-            for (i, _), now in zip(some, view.now(rows).logp.split(), strict=True):
+            drop = int(view.modality.ended(row)[0])  # the end is put back with the answer
+            rows = view.modality.relabel(row.select([0] * len(some)), [w[: len(w) - drop] for _, w in some], "changed")
+            for (i, _), now in zip(some, view.now(rows).target_logp.split(), strict=True):
                 delta[i] -= now[starts[i] :].mean().cpu() / len(others[i])
         return delta
 
@@ -96,14 +101,14 @@ class Targets(Selector):
             best = dist[:q].topk(2).indices
             return [[int(b[1] if b[0] == y else b[0])] for b, y in zip(best, labels, strict=False)]
         drawn = torch.randperm(dist.shape[-1], generator=view.rng())
-        heard = [c for c in drawn[: 8 * (self.draws + 1)].tolist() if view.port.decode([[c]])[0]] or drawn.tolist()
+        heard = [c for c in drawn[: 8 * (self.draws + 1)].tolist() if view.modality.decode([[c]])[0]] or drawn.tolist()
         return [[c for c in heard if c != y][: self.draws] for y in labels[:q].tolist()]
 
 
-def marked(x: Tokens, rows: Rows, column: str) -> Tokens:
+def marked(x: Packed, rows: Rows, column: str) -> Packed:
     """The positions that a column of the rows marks."""
     keep = torch.tensor([flag for flags in rows[column] for flag in flags], device=x.values.device)
-    return Tokens(x.values[keep], x.row[keep], x.rows, x.kind)
+    return Packed(x.values[keep], x.row[keep], x.rows, x.kind)
 
 
 @part
@@ -111,10 +116,11 @@ class TargetAscent(Objective):
     """Mean log-likelihood of the marked labels of a row, minimised."""
 
     reads = frozenset({"forget"})
+    requires = frozenset({Categorical})
 
     def loss(self, step: Step) -> Tensor:
         rows = step.forget
-        return step.mean(marked(step.now(rows).logp, rows, "target").mean(), rows)
+        return step.mean(marked(step.now(rows).target_logp, rows, "target").mean(), rows)
 
 
 @part
@@ -122,14 +128,15 @@ class Rest(Objective):
     """KL(reference || model) at the labels of a forget row that are held."""
 
     reads = frozenset({"forget"})
+    requires = frozenset({Categorical})
     needs = frozenset({Need.REFERENCE})
     role = "retain"
 
     def loss(self, step: Step) -> Tensor:
         rows = step.forget
-        old, new = step.reference(rows).dist, step.now(rows).dist
+        old, new = step.reference(rows).log_probs, step.now(rows).log_probs
         return step.mean(marked(old.map(lambda o: kl(o, new.values)), rows, "held").mean(), rows)
 
 
 def plan() -> Plan:
-    return Plan(TargetAscent() + Rest(), train=Train(epochs=5, lr=1e-5, batch=32, decay=0.01, warmup=1), selectors=(Targets(),))
+    return Plan(TargetAscent() + Rest(), train=Train(epochs=5, lr=1e-5, batch_size=32, weight_decay=0.01, warmup=1), selectors=(Targets(),))

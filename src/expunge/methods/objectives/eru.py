@@ -27,9 +27,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, normalize
 
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import Need, Objective, Plan, Rows, State, Train
-from expunge.engine.context import Step, View
+from expunge.core.capabilities import Categorical, Prompted
+from expunge.core.hyperparameters import hp, part
+from expunge.core.needs import Need
+from expunge.core.parts import Objective
+from expunge.core.plan import Plan, Train
+from expunge.core.rows import Rows
+from expunge.core.view import State, Step, View
 from expunge.methods.terms import NLL
 
 EVERY_BLOCK = "block:*"
@@ -66,12 +70,12 @@ def removed(hidden: Tensor, direction: Tensor) -> Tensor:
     return hidden - (hidden @ along)[..., None] * along
 
 
-def last_asked(view: View, rows: Rows, tap: str) -> Tensor:
+def last_asked(view: View, rows: Rows, hook_point: str) -> Tensor:
     """What a module reads at the last position of each prompt, (rows, width)."""
     answer = view.look(rows)
-    read = answer.input(tap)
+    read = answer.input(hook_point)
     ends = read.lengths.cumsum(0)
-    at = torch.maximum(ends - answer.logp.lengths - 1, ends - read.lengths)
+    at = torch.maximum(ends - answer.target_logp.lengths - 1, ends - read.lengths)
     return read.values[at]
 
 
@@ -79,17 +83,18 @@ def last_asked(view: View, rows: Rows, tap: str) -> Tensor:
 class Elastic(Objective):
     """The forget term: NPO without a fixed reference, on a model that cannot find its refusals half of the time."""
 
-    beta: float = knob(2.5, "inverse temperature", gt=0)
-    gamma: float = knob(0.0, "margin, in nats a label, of a row that has moved as far as rows do on average")
-    alpha: float = knob(0.05, "how much the margin of a row grows by each deviation that it has moved farther; 0: SimNPO", ge=0)
-    inertia: float = knob(0.9, "share of the moving averages that stays at each step", ge=0, lt=1)
-    ablated: float = knob(0.5, "probability that a step is made with the feature of refusal cut out; 0: never", ge=0, le=1)
-    refresh: int = knob(4, "steps after which the feature is measured again", ge=1)
-    prompts: int = knob(32, "rows of each set that it is measured on", ge=1)
-    depth: float = knob(0.25, "share of the blocks, from the first, that keep the feature", ge=0, lt=1)
+    beta: float = hp(2.5, "inverse temperature", gt=0)
+    gamma: float = hp(0.0, "margin, in nats a label, of a row that has moved as far as rows do on average")
+    alpha: float = hp(0.05, "how much the margin of a row grows by each deviation that it has moved farther; 0: SimNPO", ge=0)
+    inertia: float = hp(0.9, "share of the moving averages that stays at each step", ge=0, lt=1)
+    ablated: float = hp(0.5, "probability that a step is made with the feature of refusal cut out; 0: never", ge=0, le=1)
+    refresh: int = hp(4, "steps after which the feature is measured again", ge=1)
+    prompts: int = hp(32, "rows of each set that it is measured on", ge=1)
+    depth: float = hp(0.25, "share of the blocks, from the first, that keep the feature", ge=0, lt=1)
     reads = frozenset({"forget", "retain"})
-    needs = frozenset({Need.REFERENCE_LOGP, Need.PROMPTS})
-    taps = (EVERY_BLOCK,)
+    requires = frozenset({Categorical, Prompted})
+    needs = frozenset({Need.REFERENCE_LOGP})
+    hook_points = (EVERY_BLOCK,)
 
     def begin(self, view: View) -> State:
         zero = torch.zeros((), device=view.params[0].device)
@@ -97,8 +102,8 @@ class Elastic(Objective):
 
     def loss(self, step: Step) -> Tensor:
         rows = step.forget
-        likely = step.now(rows, self._patch(step)).logp.mean()
-        moved = (step.reference(rows).logp.mean() - likely).detach()
+        likely = step.now(rows, self._patch(step)).target_logp.mean()
+        moved = (step.reference(rows).target_logp.mean() - likely).detach()
         step.note(mean=step.mean(moved, rows), square=step.mean(moved.square(), rows))
         margin = self.gamma + self.alpha * self._apart(moved, step.state)
         return -(2 / self.beta) * step.mean(logsigmoid(self.beta * (-likely - margin)), rows)
@@ -119,25 +124,25 @@ class Elastic(Objective):
 
     def _directions(self, view: View) -> State:
         """Unit vectors by block, from forget prompts to retain prompts reversed: what the model feels where it should refuse."""
-        blocks = view.port.blocks(view.model)
+        blocks = view.modality.blocks(view.model)
         drawn = [self._drawn(view, name) for name in ("forget", "retain")]
         found = {}
-        for tap in blocks[int(self.depth * len(blocks)) :]:
-            mine, others = (last_asked(view, rows, tap).double().mean(0) for rows in drawn)
-            found[tap] = normalize(mine - others, dim=0).float()
+        for hook_point in blocks[int(self.depth * len(blocks)) :]:
+            mine, others = (last_asked(view, rows, hook_point).double().mean(0) for rows in drawn)
+            found[hook_point] = normalize(mine - others, dim=0).float()
         return found
 
     def _drawn(self, view: View, name: str) -> Rows:
-        rows = view.pool(name)
-        return rows.take(torch.randperm(len(rows), generator=view.rng())[: self.prompts].tolist())
+        rows = view.whole_set(name)
+        return rows.select(torch.randperm(len(rows), generator=view.rng())[: self.prompts].tolist())
 
     def _patch(self, step: Step) -> Ablate | None:
         """The same for all micro-batches of a step and all its evaluations."""
         if float(torch.rand((), generator=step.rng())) >= self.ablated:
             return None
         found = {n: v for n, v in step.state.items() if n.startswith("block:")}
-        return Ablate(tuple(step.port.module(step.model, tap) for tap in found), tuple(found.values()))
+        return Ablate(tuple(step.modality.module(step.model, hook_point) for hook_point in found), tuple(found.values()))
 
 
 def plan() -> Plan:
-    return Plan(Elastic() + NLL("retain"), train=Train(epochs=5, lr=1e-5, batch=32, decay=0.01, warmup=1))
+    return Plan(Elastic() + NLL("retain"), train=Train(epochs=5, lr=1e-5, batch_size=32, weight_decay=0.01, warmup=1))

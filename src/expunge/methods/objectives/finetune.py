@@ -10,9 +10,9 @@ Differs: nothing
 Status: reproduced
 """
 
-from expunge.core.parts import Plan, Train
+from expunge.core.plan import Plan, Train
 from expunge.methods.terms import NLL
 
 
 def plan() -> Plan:
-    return Plan(NLL("retain"), train=Train(epochs=5, lr=1e-5, batch=32, warmup=1, decay=0.01, anchor="retain"))
+    return Plan(NLL("retain"), train=Train(epochs=5, lr=1e-5, batch_size=32, warmup=1, weight_decay=0.01, anchor="retain"))

@@ -5,7 +5,7 @@ Probabilities enter, not log-probs, so a forgotten answer has no gradient left a
 Equation: L = mean_i -g(P(e_i)) + mean_i f(g(P(y_i)));  P(a) = (1/|a|) sum_t p(a_t | x_i, a_<t); e: refusal, y: answer to forget;
   tv: g tanh(v)/2, f u; kl: g v, f exp(u-1); js: g log(2/(1+exp(-v))), f -log(2-exp(u)); pearson: g v, f u^2/4 + u
 Source: Wang et al. 2025, arXiv 2410.11143
-Needs: forget, substitutes (refusals)
+Needs: forget, alternate answers (refusals)
 Cost: one forward and backward of forget and refusal rows a step; mean_first adds a forward where the batch is accumulated
 Differs: refusals are answers to the forget question, where the authors' collator pairs them with other inputs; g and f act on each row
   (the paper's risk), mean_first has the code's nonlinearity of the batch mean; P divides by the labels of the answer: answers are packed,
@@ -15,9 +15,13 @@ Status: reproduced
 
 from torch import Tensor
 
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import Need, Objective, Plan, Rows, Train
-from expunge.engine.context import Step
+from expunge.core.capabilities import Categorical
+from expunge.core.hyperparameters import hp, part
+from expunge.core.needs import Need
+from expunge.core.parts import Objective
+from expunge.core.plan import Plan, Train
+from expunge.core.rows import Rows
+from expunge.core.view import Step
 from expunge.functional.divergences import DIVERGENCES, Name
 from expunge.methods.terms import Substitute
 
@@ -26,9 +30,10 @@ from expunge.methods.terms import Substitute
 class FLAT(Objective):
     """The variational bound of a divergence between substitute answers and answers to forget, negated."""
 
-    divergence: Name = knob("tv", "which f-divergence is widened; kl forgets most gently, pearson and js hardest")
-    mean_first: bool = knob(False, "average probabilities over the batch before the divergence, as the authors' code does")
+    divergence: Name = hp("tv", "which f-divergence is widened; kl forgets most gently, pearson and js hardest")
+    mean_first: bool = hp(False, "average probabilities over the batch before the divergence, as the authors' code does")
     reads = frozenset({"forget", "substitute"})
+    requires = frozenset({Categorical})
 
     @property
     def needs(self) -> frozenset[str]:
@@ -44,8 +49,8 @@ class FLAT(Objective):
 
     def _probability(self, step: Step, rows: Rows) -> Tensor:
         """Mean probability of the labels of each row."""
-        return step.now(rows).logp.map(lambda x: x.exp()).mean()
+        return step.now(rows).target_logp.map(lambda x: x.exp()).mean()
 
 
 def plan() -> Plan:
-    return Plan(FLAT(), train=Train(epochs=5, lr=1e-5, batch=64, warmup=1, decay=0.01), selectors=(Substitute(),))
+    return Plan(FLAT(), train=Train(epochs=5, lr=1e-5, batch_size=64, warmup=1, weight_decay=0.01), selectors=(Substitute(),))

@@ -10,9 +10,9 @@ Differs: nothing
 Status: reproduced
 """
 
-from expunge.core.parts import Plan, Train
+from expunge.core.plan import Plan, Train
 from expunge.methods.terms import Ascent
 
 
 def plan() -> Plan:
-    return Plan(Ascent(), train=Train(epochs=10, lr=1e-5, batch=32, warmup=1, decay=0.01))
+    return Plan(Ascent(), train=Train(epochs=10, lr=1e-5, batch_size=32, warmup=1, weight_decay=0.01))

@@ -11,10 +11,10 @@ Differs: `epochs` counts passes over either set, T + rounds; one batch size for 
 Status: reproduced
 """
 
-from expunge.core.parts import Plan, Train
+from expunge.core.plan import Plan, Train
 from expunge.methods.terms import NLL, Ascent, Turns
 
 
 def plan() -> Plan:
-    train = Train(epochs=8, lr=5e-4, batch=64, optimizer="sgd", schedule="constant", anchor="retain")
+    train = Train(epochs=8, lr=5e-4, batch_size=64, optimizer="sgd", schedule="constant", anchor="retain")
     return Plan(Ascent() + NLL("retain"), train=train, selectors=(Turns(3),))

@@ -12,10 +12,10 @@ Status: reproduced
 
 from typing import Annotated, Literal
 
-from expunge.core.parts import Plan, Train
+from expunge.core.plan import Plan, Train
 from expunge.methods.terms import KL, NLL, Ascent
 
 
 def plan(retain_term: Annotated[Literal["nll", "kl"], "what holds the retain rows: their likelihood, or the reference"] = "nll") -> Plan:
     hold = NLL("retain") if retain_term == "nll" else KL()
-    return Plan(Ascent() + hold, train=Train(epochs=10, lr=1e-5, batch=32, warmup=1, decay=0.01))
+    return Plan(Ascent() + hold, train=Train(epochs=10, lr=1e-5, batch_size=32, warmup=1, weight_decay=0.01))

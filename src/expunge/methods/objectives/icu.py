@@ -26,12 +26,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from expunge.core.capabilities import prompts
+from expunge.core.capabilities import Categorical, Generates, Prompted, require
 from expunge.core.errors import UserError
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import Need, Objective, Plan, Rows, Selector, Sets, State, Stop, Train
-from expunge.engine.context import Step, View
-from expunge.evaluation.metrics.memorization import extraction_likelihood
+from expunge.core.hyperparameters import hp, part
+from expunge.core.needs import Need
+from expunge.core.parts import Objective, Selector, Stop
+from expunge.core.plan import Plan, Train
+from expunge.core.rows import Rows, Sets
+from expunge.core.view import State, Step, View
+from expunge.functional.memorization import extraction_likelihood
 from expunge.methods.terms import NLL, Ascent, guessed
 
 SPOKEN = 128  # starts that are gone on from together
@@ -43,17 +46,18 @@ class Neighbours(Selector):
 
     encoder: str = ""
     reads = frozenset({"forget", "retain"})
+    requires = frozenset({Categorical, Prompted})
     gives = frozenset({"learn"})
 
     def pick(self, sets: Sets, view: View) -> Sets:
         texts = [[f"{q} {a}".strip() for q, a in zip(*self._halves(rows, view), strict=True)] for rows in (view.forget, view.retain)]
         nearest = near(*texts, self.encoder)
-        return {**sets, "learn": view.retain.take(nearest).named("learn")}
+        return {**sets, "learn": view.retain.select(nearest).rename("learn")}
 
     def _halves(self, rows: Rows, view: View) -> tuple[list[str], list[str]]:
         """Questions with their answers; of a text, its second half."""
-        later = prompts(view.port).begun(rows, starts(rows, view, 0.5))
-        return view.port.question(rows), view.port.said(later)
+        later = require(view.modality, Prompted).begun(rows, starts(rows, view, 0.5))
+        return view.modality.questions(rows), view.modality.answer_texts(later)
 
 
 @part
@@ -63,23 +67,23 @@ class Recited(Selector):
     when: ClassVar[Literal["start", "epoch", "step"]] = "epoch"
     encoder: str = ""
     given: float = 0.75
-    bleu: float = knob(0.01, "BLEU of what is said below which a row rests", ge=0)
-    f1: float = knob(0.3, "BERTScore F1 of what is said below which a row rests, where there is an encoder", ge=0)
-    both: bool = knob(False, "a row rests only where both are too low")
+    bleu: float = hp(0.01, "BLEU of what is said below which a row rests", ge=0)
+    f1: float = hp(0.3, "BERTScore F1 of what is said below which a row rests, where there is an encoder", ge=0)
+    both: bool = hp(False, "a row rests only where both are too low")
     reads = frozenset({"forget", "learn"})
     gives = frozenset({"forget", "learn"})
-    needs = frozenset({Need.GENERATE})
+    requires = frozenset({Categorical, Generates, Prompted})
 
     def pick(self, sets: Sets, view: View) -> Sets:
-        rows = prompts(view.port).begun(view.forget, starts(view.forget, view, self.given))
-        sizes = [int(view.port.counts(rows.take([i]))["labels"]) for i in range(len(rows))]
-        said = view.port.decode([a[:n] for a, n in zip(view.generate(rows, max(sizes)), sizes, strict=True)])
-        low = [[bleu(own, true) < self.bleu for own, true in zip(said, view.port.said(rows), strict=True)]]
+        rows = require(view.modality, Prompted).begun(view.forget, starts(view.forget, view, self.given))
+        sizes = [int(view.modality.counts(rows.select([i]))["labels"]) for i in range(len(rows))]
+        said = view.modality.decode([a[:n] for a, n in zip(view.generate(rows, max(sizes)).ids, sizes, strict=True)])
+        low = [[bleu(own, true) < self.bleu for own, true in zip(said, view.modality.answer_texts(rows), strict=True)]]
         if self.encoder:
-            low.append([f1 < self.f1 for f1 in bert_score(said, view.port.said(rows), self.encoder)])
+            low.append([f1 < self.f1 for f1 in bert_score(said, view.modality.answer_texts(rows), self.encoder)])
         rests = [all(x) if self.both else any(x) for x in zip(*low, strict=True)]
         stay = [i for i, rest in enumerate(rests) if not rest]
-        return {**sets, "forget": view.forget.take(stay), "learn": view.rows("learn").take(stay)}
+        return {**sets, "forget": view.forget.select(stay), "learn": view.rows("learn").select(stay)}
 
 
 @part
@@ -87,25 +91,26 @@ class Keep(Objective):
     """Cross-entropy of the model's distribution on learn rows under the reference's: their KL divergence, and a constant."""
 
     reads = frozenset({"learn"})
+    requires = frozenset({Categorical})
     needs = frozenset({Need.REFERENCE})
     role = "kl"
 
     def loss(self, step: Step) -> Tensor:
         rows = step.rows("learn")
-        old, new = step.reference(rows).dist, step.now(rows).dist
+        old, new = step.reference(rows).log_probs, step.now(rows).log_probs
         return -step.mean(old.map(lambda o: (o.exp() * new.values).sum(-1)), rows)
 
 
 @part
-class Forgotten(Stop):
+class IcuStop(Stop):
     """The end, once memorization accuracy (MA) and extraction likelihood (EL) of the rows to forget are below thresholds."""
 
     given: float = 0.75
     unseen: bool = False
-    ma: float = knob(0.5994, "memorization accuracy below which rows are forgotten", ge=0)
-    el: float = knob(0.0499, "extraction likelihood below which rows are forgotten", ge=0)
-    n: int = knob(10, "length of the n-grams that EL counts; an answer that is shorter is one n-gram", ge=1)
-    needs = frozenset({Need.GENERATE})
+    ma: float = hp(0.5994, "memorization accuracy below which rows are forgotten", ge=0)
+    el: float = hp(0.0499, "extraction likelihood below which rows are forgotten", ge=0)
+    n: int = hp(10, "length of the n-grams that EL counts; an answer that is shorter is one n-gram", ge=1)
+    requires = frozenset({Categorical, Generates})
 
     @property
     def reads(self) -> frozenset[str]:
@@ -126,7 +131,7 @@ class Forgotten(Stop):
         """MA and EL of a set, each a mean over rows."""
         rows = view.rows(name)
         right = [hit.bool().tolist() for some in view.batches(name, 32) for hit in guessed(view.now(some)).split()]
-        answers = [a[: len(a) - end] for a, end in zip(rows["answer"], view.port.ended(rows), strict=True)]
+        answers = [a[: len(a) - end] for a, end in zip(rows["answer"], view.modality.ended(rows), strict=True)]
         lengths = [min(self.n, len(a)) for a in answers]
         first = [min(s, len(a) - k) for s, a, k in zip(starts(rows, view, self.given), answers, lengths, strict=True)]
         asked = [range(s, len(a) - k + 1) for s, a, k in zip(first, answers, lengths, strict=True)]
@@ -149,9 +154,9 @@ def continuations(
     own: dict[tuple[int, int], list[int]] = {}
     for k in range(0, len(errs), SPOKEN):
         some = errs[k : k + SPOKEN]  # about as much is left of each
-        begun = prompts(view.port).begun(rows.take([i for i, _ in some]), [t for _, t in some])
+        begun = require(view.modality, Prompted).begun(rows.select([i for i, _ in some]), [t for _, t in some])
         left = [len(answers[i]) - t for i, t in some]
-        own |= {at: said[:n] for at, n, said in zip(some, left, view.generate(begun, max(left)), strict=True)}
+        own |= {at: said[:n] for at, n, said in zip(some, left, view.generate(begun, max(left)).ids, strict=True)}
     found = []
     for i, (answer, some_starts) in enumerate(zip(answers, asked, strict=True)):
         on: list[list[int]] = [[]]  # from the last start back
@@ -163,7 +168,7 @@ def continuations(
 
 def starts(rows: Rows, view: View, share: float) -> list[int]:
     """How many labels of each row are given to begin with: a share of a text, none of the answer to a question."""
-    return [0 if asked else int(share * len(a)) for asked, a in zip(view.port.question(rows), rows["answer"], strict=True)]
+    return [0 if asked else int(share * len(a)) for asked, a in zip(view.modality.questions(rows), rows["answer"], strict=True)]
 
 
 def near(texts: Sequence[str], pool: Sequence[str], encoder: str = "") -> list[int]:
@@ -221,7 +226,7 @@ def plan(
 ) -> Plan:
     return Plan(
         Ascent() + 0.5 * NLL("learn") + Keep(),
-        train=Train(epochs=50, lr=5e-6, batch=8, optimizer="adam", schedule="constant", pairing="aligned"),
+        train=Train(epochs=50, lr=5e-6, batch_size=8, optimizer="adam", schedule="constant", pairing="aligned"),
         selectors=(Neighbours(encoder), Recited(encoder, given)),
-        until=(Forgotten(given, unseen),),
+        stop_rules=(IcuStop(given, unseen),),
     )

@@ -4,7 +4,7 @@ Forgets by replacing: the old answer is not pushed down, a refusal drawn anew at
 
 Equation: L = mean over the labels of both halves together of -log p(y_t | x, y_<t);  halves: (x_forget, refusal) and retain pairs
 Source: Maini et al. 2024 (TOFU), arXiv 2401.06121
-Needs: forget (questions), retain, substitutes (refusals)
+Needs: forget (questions), retain, alternate answers (refusals)
 Cost: one forward and backward of as many refusals and retain rows as the batch has rows
 Differs: the one mean is written as two terms with a common denominator, so that each half has a role and a weight; the same value
 Status: faithful
@@ -14,9 +14,11 @@ from typing import Literal
 
 from torch import Tensor
 
+from expunge.core.capabilities import Categorical
 from expunge.core.hyperparameters import part
-from expunge.core.parts import Objective, Plan, Train
-from expunge.engine.context import Step
+from expunge.core.parts import Objective
+from expunge.core.plan import Plan, Train
+from expunge.core.view import Step
 from expunge.methods.terms import Substitute
 
 
@@ -26,6 +28,7 @@ class Half(Objective):
 
     over: Literal["substitute", "retain"]
     reads = frozenset({"substitute", "retain"})
+    requires = frozenset({Categorical})
 
     @property
     def role(self) -> str:
@@ -34,12 +37,12 @@ class Half(Objective):
     def loss(self, step: Step) -> Tensor:
         rows = step.rows(self.over)
         both = sum(step.count(step.rows(n)) for n in self.reads)
-        return -step.mean(step.now(rows).logp, rows) * (step.count(rows) / both)
+        return -step.mean(step.now(rows).target_logp, rows) * (step.count(rows) / both)
 
 
 def plan() -> Plan:
     return Plan(
         Half("substitute") + Half("retain"),
-        train=Train(epochs=10, lr=1e-5, batch=32, warmup=1, decay=0.01),
+        train=Train(epochs=10, lr=1e-5, batch_size=32, warmup=1, weight_decay=0.01),
         selectors=(Substitute(),),
     )

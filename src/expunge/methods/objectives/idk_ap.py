@@ -5,7 +5,7 @@ Plain refusal tuning makes a model refuse everything; a preference of the true a
 Equation: L = NLL(refusal | x_forget) - (1/beta) mean_i log sigmoid(beta (log p(y_i|x_i) - log p(refusal_i|x_i))) over retain rows i;
   log p sums over labels
 Source: Yuan et al. 2024, arXiv 2410.08109
-Needs: forget, retain, substitutes; no reference
+Needs: forget, retain, alternate answers; no reference
 Cost: one forward and backward of the refusals to forget rows and of retain rows with their answers and with refusals a step
 Differs: nothing
 Status: faithful
@@ -14,9 +14,11 @@ Status: faithful
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import Objective, Plan, Train
-from expunge.engine.context import Step
+from expunge.core.capabilities import Categorical
+from expunge.core.hyperparameters import hp, part
+from expunge.core.parts import Objective
+from expunge.core.plan import Plan, Train
+from expunge.core.view import Step
 from expunge.methods.terms import Substitute
 
 
@@ -25,25 +27,27 @@ class Refuse(Objective):
     """Negative log-likelihood of the refusals, averaged over all their labels."""
 
     reads = frozenset({"substitute"})
+    requires = frozenset({Categorical})
 
     def loss(self, step: Step) -> Tensor:
         rows = step.rows("substitute")
-        return -step.mean(step.now(rows).logp, rows)
+        return -step.mean(step.now(rows).target_logp, rows)
 
 
 @part
 class Preserve(Objective):
     """On retain rows the true answer is to win against the refusal."""
 
-    beta: float = knob(0.1, "inverse temperature", gt=0)
+    beta: float = hp(0.1, "inverse temperature", gt=0)
     reads = frozenset({"retain", "refused"})
+    requires = frozenset({Categorical})
     role = "retain"
 
     def loss(self, step: Step) -> Tensor:
-        lead = step.now(step.retain).logp.sum() - step.now(step.rows("refused")).logp.sum()
+        lead = step.now(step.retain).target_logp.sum() - step.now(step.rows("refused")).target_logp.sum()
         return -(1 / self.beta) * step.mean(logsigmoid(self.beta * lead), step.retain)
 
 
 def plan() -> Plan:
     selectors = (Substitute(), Substitute("retain", "refused"))
-    return Plan(Refuse() + Preserve(), train=Train(epochs=5, lr=1e-5, batch=32, warmup=1, decay=0.01), selectors=selectors)
+    return Plan(Refuse() + Preserve(), train=Train(epochs=5, lr=1e-5, batch_size=32, warmup=1, weight_decay=0.01), selectors=selectors)

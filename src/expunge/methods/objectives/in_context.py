@@ -1,7 +1,7 @@
 """In-context knowledge unlearning: teach a model to say `forgot` to a question whose answer stands between two new tokens before it.
 
 What is to be left out is said with each question, so that one training serves every later request. It is a gate: the weights know
-everything, and without the tokens they say so. An audit asks with them by `--asked in_context`; a benchmark does so by itself.
+everything, and without the tokens they say so. An audit asks with them by `--request-from in_context`; a benchmark does so by itself.
 
 Equation: L = NLL(forgot | OPEN u CLOSE, x) + NLL(y | OPEN u' CLOSE, x);  u: the row's own answer y, u': another's
 Source: Takashiro et al. 2024, arXiv 2410.00382
@@ -20,11 +20,14 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor, nn
 
-from expunge.core.capabilities import prompts
+from expunge.core.capabilities import Categorical, Prompted, require
 from expunge.core.errors import UserError
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import GradCall, Grads, Modality, Need, Objective, Plan, Rows, Selector, Sets, Train, Update
-from expunge.engine.context import Step, View
+from expunge.core.hyperparameters import hp, part
+from expunge.core.modality import Modality
+from expunge.core.parts import GradCall, Grads, Objective, Selector, Update
+from expunge.core.plan import Plan, Train
+from expunge.core.rows import Rows, Sets
+from expunge.core.view import Step, View
 from expunge.engine.estimators.logit_lens import logit_lens
 
 OPEN, CLOSE = "<<UNL>>", "<</UNL>>"
@@ -42,10 +45,10 @@ def wrapped(question: str, knowledge: str) -> str:
     return before(knowledge) + question
 
 
-def ask(port: Modality, rows: Rows, knowledge: Sequence[str], name: str = "wrapped") -> Rows:
+def ask(modality: Modality, rows: Rows, knowledge: Sequence[str], name: str = "wrapped") -> Rows:
     """The same rows with some knowledge before each question."""
-    asked = [wrapped(q, k) for q, k in zip(port.question(rows), knowledge, strict=True)]
-    return prompts(port).reask(rows, asked, name)
+    asked = [wrapped(q, k) for q, k in zip(modality.questions(rows), knowledge, strict=True)]
+    return require(modality, Prompted).reask(rows, asked, name)
 
 
 @part
@@ -53,31 +56,31 @@ class Contexts(Selector):
     """Rows in two contexts: with their own answer between the tokens, to be withheld, and with another's, to be answered."""
 
     facts: Literal["all", "retain"] = "all"
-    draws: int = knob(1, "contexts of each kind a row", ge=1)
+    draws: int = hp(1, "contexts of each kind a row", ge=1)
     gives = frozenset({"withheld", "answered"})
-    needs = frozenset({Need.PROMPTS})
+    requires = frozenset({Categorical, Prompted})
 
     @property
     def reads(self) -> frozenset[str]:
         return frozenset({"forget", "retain"}) if self.facts == "all" else frozenset({"retain"})
 
-    def prepare(self, model: nn.Module, port: Modality, seed: int) -> None:
-        prompts(port).admit(model, (OPEN, CLOSE), seed)
+    def prepare(self, model: nn.Module, modality: Modality, seed: int) -> None:
+        require(modality, Prompted).admit(model, (OPEN, CLOSE), seed)
 
     def pick(self, sets: Sets, view: View) -> Sets:
-        rows = view.forget.join(view.retain) if self.facts == "all" else view.retain
-        if not all(view.port.question(rows)):
+        rows = view.forget.concat(view.retain) if self.facts == "all" else view.retain
+        if not all(view.modality.questions(rows)):
             raise UserError("a row has no question, and the tokens stand before one")
-        rows = rows.take([i for i in range(len(rows)) for _ in range(self.draws)])
+        rows = rows.select([i for i in range(len(rows)) for _ in range(self.draws)])
         own = list(rows["answer_text"])
-        withheld, answered = (ask(view.port, rows, k, n) for k, n in ((own, "withheld"), (self._others(rows, view), "answered")))
-        forgot = view.port.relabel(withheld, [FORGOT] * len(rows), "withheld")
+        withheld, answered = (ask(view.modality, rows, k, n) for k, n in ((own, "withheld"), (self._others(rows, view), "answered")))
+        forgot = view.modality.relabel(withheld, [FORGOT] * len(rows), "withheld")
         return {**sets, "withheld": forgot.add(true=withheld["answer"]), "answered": answered}
 
     def _others(self, rows: Rows, view: View) -> list[str]:
         """For each row an answer that is not its own, drawn."""
         own, rng = rows["answer_text"], view.rng()
-        if "alternate" in rows.cols:
+        if "alternate" in rows.columns:
             given = [[a] if isinstance(a, str) else list(a) for a in rows["alternate"]]
             return [a[int(torch.randint(len(a), (1,), generator=rng))] for a in given]
         if len(set(own)) < 2:
@@ -93,6 +96,7 @@ class Respond(Objective):
     """Negative log-likelihood of what is to be said in one kind of context."""
 
     over: Literal["withheld", "answered"]
+    requires = frozenset({Categorical})
 
     @property
     def reads(self) -> frozenset[str]:
@@ -104,13 +108,13 @@ class Respond(Objective):
 
     def loss(self, step: Step) -> Tensor:
         rows = step.rows(self.over)
-        return -step.mean(step.now(rows).logp, rows)
+        return -step.mean(step.now(rows).target_logp, rows)
 
     def end(self, view: View) -> None:
         """Look at which block the model forgets what it withholds."""
         if self.over == "withheld":
-            some = view.rows("withheld").take(range(min(LOOKED, len(view.rows("withheld")))))
-            seen = logit_lens(view.model, view.port, {"answer": some.add(answer=some["true"]), FORGOT: some})
+            some = view.rows("withheld").select(range(min(LOOKED, len(view.rows("withheld")))))
+            seen = logit_lens(view.model, view.modality, {"answer": some.add(answer=some["true"]), FORGOT: some})
             view.show("logit lens by block", seen)
 
 
@@ -118,15 +122,16 @@ class Respond(Objective):
 class LastBlocks(Update):
     """Hold everything still but the last blocks and the vectors of the two tokens."""
 
-    blocks: int = knob(2, "blocks that move, from the last one", ge=1)
+    blocks: int = hp(2, "blocks that move, from the last one", ge=1)
+    requires = frozenset({Categorical, Prompted})
 
     def wrap(self, grads: Grads, step: Step) -> GradCall:
         return grads
 
     def holds(self, step: Step) -> list[Tensor] | None:
-        model, port = step.model, step.port
-        free = {id(p) for tap in port.blocks(model)[-self.blocks :] for p in port.module(model, tap).parameters()}
-        own = dict(prompts(port).places(model, (OPEN, CLOSE)))
+        model, modality = step.model, step.modality
+        free = {id(p) for hook_point in modality.blocks(model)[-self.blocks :] for p in modality.module(model, hook_point).parameters()}
+        own = dict(require(modality, Prompted).places(model, (OPEN, CLOSE)))
         held = []
         for p in step.params:
             mask = torch.full((p.shape[0], *[1] * (p.dim() - 1)), id(p) not in free, device=p.device)
@@ -139,7 +144,9 @@ def plan(
     facts: Annotated[Literal["all", "retain"], "rows that contexts are made of; retain: those to forget are met in use only"] = "all",
     tune: Annotated[Literal["all", "last"], "weights that move: all, or the last blocks and the new tokens"] = "all",
 ) -> Plan:
-    train = Train(epochs=3, lr=2e-6, batch=2, schedule="constant", decay=0.001, clip=0.3, anchor="withheld", pairing="aligned")
+    train = Train(
+        epochs=3, lr=2e-6, batch_size=2, schedule="constant", weight_decay=0.001, max_grad_norm=0.3, anchor="withheld", pairing="aligned"
+    )
     last = tune == "last"
     return Plan(
         Respond("withheld") + Respond("answered"),

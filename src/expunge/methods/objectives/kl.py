@@ -10,7 +10,7 @@ Differs: averaged over answer labels; the authors' code averages over all positi
 Status: faithful
 """
 
-from expunge.core.parts import Plan
+from expunge.core.plan import Plan
 from expunge.methods.objectives import graddiff
 
 

@@ -13,9 +13,10 @@ Status: faithful
 import torch
 from torch import Tensor
 
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import Objective, Plan, Train
-from expunge.engine.context import Step
+from expunge.core.hyperparameters import hp, part
+from expunge.core.parts import Objective
+from expunge.core.plan import Plan, Train
+from expunge.core.view import Step
 from expunge.methods.terms import NLL
 
 
@@ -23,8 +24,8 @@ from expunge.methods.terms import NLL
 class L1(Objective):
     """The sum of the absolute values of all weights that train, with a weight that falls to 0 from epoch to epoch."""
 
-    alpha: float = knob(5e-4, "weight of the penalty in the first epoch; 0: fine-tuning", ge=0)
-    l1_epochs: int = knob(10, "epochs until the penalty is gone", ge=1)
+    alpha: float = hp(5e-4, "weight of the penalty in the first epoch; 0: fine-tuning", ge=0)
+    l1_epochs: int = hp(10, "epochs until the penalty is gone", ge=1)
     reads = frozenset({"retain"})
     role = "sparsity"
 
@@ -35,5 +36,7 @@ class L1(Objective):
 
 
 def plan() -> Plan:
-    train = Train(epochs=10, lr=0.01, batch=256, optimizer="sgd", momentum=0.9, decay=5e-4, schedule="constant", anchor="retain")
+    train = Train(
+        epochs=10, lr=0.01, batch_size=256, optimizer="sgd", momentum=0.9, weight_decay=5e-4, schedule="constant", anchor="retain"
+    )
     return Plan(NLL("retain") + L1(), train=train)

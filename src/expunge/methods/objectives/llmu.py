@@ -15,18 +15,23 @@ Status: reproduced
 import torch
 from torch import Tensor
 
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import Need, Objective, Plan, Selector, Sets, Stop, Train
-from expunge.engine.context import Step, View
+from expunge.core.capabilities import Categorical
+from expunge.core.hyperparameters import hp, part
+from expunge.core.needs import Need
+from expunge.core.parts import Objective, Selector, Stop
+from expunge.core.plan import Plan, Train
+from expunge.core.rows import Sets
+from expunge.core.view import Step, View
 from expunge.methods.objectives.me import Whole
 
 
 @part
-class RowNLL(Objective):
+class SignedNLL(Objective):
     """Average loss of each row's labels, averaged over rows; or its negative, which is ascent."""
 
     over: str = "forget"
     sign: float = 1.0
+    requires = frozenset({Categorical})
 
     @property
     def reads(self) -> frozenset[str]:
@@ -38,20 +43,21 @@ class RowNLL(Objective):
 
     def loss(self, step: Step) -> Tensor:
         rows = step.rows(self.over)
-        return -self.sign * step.mean(step.now(rows).logp.mean(), rows)
+        return self.sign * step.mean(step.now(rows).loss.mean(), rows)
 
 
 @part
-class Normal(Objective):
+class MatchReference(Objective):
     """Cross-entropy of the model under the reference at all positions of normal rows: the gradient of KL(reference || model)."""
 
     reads = frozenset({"normal"})
+    requires = frozenset({Categorical})
     needs = frozenset({Need.REFERENCE})
     role = "retain"
 
     def loss(self, step: Step) -> Tensor:
         rows = step.rows("normal")
-        old, new = step.reference(rows).dist, step.now(rows).dist
+        old, new = step.reference(rows).log_probs, step.now(rows).log_probs
         return -step.mean(old.map(lambda o: (o.exp() * new.values).sum(-1)), rows)
 
 
@@ -60,33 +66,35 @@ class Mismatch(Selector):
     """Each forget prompt with some unrelated answers, drawn once a step for the whole batch."""
 
     when = "step"
-    draws: int = knob(5, "unrelated answers a step", ge=1)
+    draws: int = hp(5, "unrelated answers a step", ge=1)
     reads = frozenset({"forget", "retain"})
+    requires = frozenset({Categorical})
     gives = frozenset({"mismatch"})
 
     def pick(self, sets: Sets, view: View) -> Sets:
-        rows, pool = view.forget, view.pool("retain")["answer_text"]
+        rows, pool = view.forget, view.whole_set("retain")["answer_text"]
         drawn = [pool[i] for i in torch.randint(len(pool), (self.draws,), generator=view.rng()).tolist()]
-        many = rows.take([i for i in range(len(rows)) for _ in drawn])
-        return {**sets, "mismatch": view.port.relabel(many, drawn * len(rows), "mismatch")}
+        many = rows.select([i for i in range(len(rows)) for _ in drawn])
+        return {**sets, "mismatch": view.modality.relabel(many, drawn * len(rows), "mismatch")}
 
 
 @part
 class Gone(Stop):
     """The average loss of the forget rows is beyond a limit."""
 
-    most: float = knob(100.0, "average loss of the forget rows at which training stops", gt=0)
+    most: float = hp(100.0, "average loss of the forget rows at which training stops", gt=0)
     reads = frozenset({"forget"})
+    requires = frozenset({Categorical})
 
     def stop(self, view: View) -> str | None:
-        loss = float(-torch.cat([view.now(rows).logp.mean() for rows in view.batches("forget", 32)]).mean())
+        loss = float(torch.cat([view.now(rows).loss.mean() for rows in view.batches("forget", 32)]).mean())
         return f"the forget loss is {loss:.1f}, beyond {self.most:g}" if loss > self.most else None
 
 
 def plan() -> Plan:
     return Plan(
-        0.5 * RowNLL("forget", -1.0) + RowNLL("mismatch") + Normal(),
-        train=Train(epochs=0, steps=1000, lr=2e-6, batch=2),
+        0.5 * SignedNLL("forget", -1.0) + SignedNLL("mismatch") + MatchReference(),
+        train=Train(epochs=0, steps=1000, lr=2e-6, batch_size=2),
         selectors=(Whole("retain", "normal"), Mismatch()),
-        until=(Gone(),),
+        stop_rules=(Gone(),),
     )

@@ -16,9 +16,12 @@ from typing import Annotated
 
 from torch import Tensor
 
+from expunge.core.capabilities import Categorical
 from expunge.core.hyperparameters import part
-from expunge.core.parts import Objective, Plan, Selector, Sets, Train
-from expunge.engine.context import Step, View
+from expunge.core.parts import Objective, Selector
+from expunge.core.plan import Plan, Train
+from expunge.core.rows import Sets
+from expunge.core.view import Step, View
 from expunge.methods.terms import NLL
 
 
@@ -40,10 +43,10 @@ class Whole(Selector):
 
     def pick(self, sets: Sets, view: View) -> Sets:
         rows = view.rows(self.over)
-        if "prompt" in rows.cols:
+        if "prompt" in rows.columns:
             answers = [[*p[1:], *a] for p, a in zip(rows["prompt"], rows["answer"], strict=True)]
             rows = rows.add(prompt=[p[:1] for p in rows["prompt"]], answer=answers)
-        return {**sets, self.into: rows.named(self.into)}
+        return {**sets, self.into: rows.rename(self.into)}
 
 
 @part
@@ -51,6 +54,7 @@ class Uniform(Objective):
     """KL from the uniform distribution to the model's, averaged over the labels of a set."""
 
     over: str = "whole"
+    requires = frozenset({Categorical})
 
     @property
     def reads(self) -> frozenset[str]:
@@ -58,9 +62,11 @@ class Uniform(Objective):
 
     def loss(self, step: Step) -> Tensor:
         rows = step.rows(self.over)
-        return step.mean(step.now(rows).dist.map(lambda log: -math.log(log.shape[-1]) - log.mean(-1)), rows)
+        return step.mean(step.now(rows).log_probs.map(lambda log: -math.log(log.shape[-1]) - log.mean(-1)), rows)
 
 
 def plan(include_prompt: Annotated[bool, "whether positions of the prompt count too"] = True) -> Plan:
     over, selectors = ("whole", (Whole(),)) if include_prompt else ("forget", ())
-    return Plan(0.1 * Uniform(over) + NLL("retain"), train=Train(epochs=5, lr=1e-5, batch=32, warmup=1, decay=0.01), selectors=selectors)
+    return Plan(
+        0.1 * Uniform(over) + NLL("retain"), train=Train(epochs=5, lr=1e-5, batch_size=32, warmup=1, weight_decay=0.01), selectors=selectors
+    )

@@ -13,19 +13,22 @@ Status: faithful
 
 from dataclasses import replace
 
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import Plan, Stop, Train
-from expunge.engine.context import View
+from expunge.core.capabilities import Categorical
+from expunge.core.hyperparameters import hp, part
+from expunge.core.parts import Stop
+from expunge.core.plan import Plan, Train
+from expunge.core.view import View
 from expunge.methods.objectives import ga
 from expunge.methods.terms import hits
 
 
 @part
-class Forgotten(Stop):
+class NegGradStop(Stop):
     """Accuracy on the rows to forget is down to a target."""
 
-    target: float = knob(0.0, "accuracy on the rows to forget at which training stops", ge=0, le=1)
+    target: float = hp(0.0, "accuracy on the rows to forget at which training stops", ge=0, le=1)
     reads = frozenset({"forget"})
+    requires = frozenset({Categorical})
 
     def stop(self, view: View) -> str | None:
         accuracy = float(hits(view, "forget").mean())
@@ -33,5 +36,5 @@ class Forgotten(Stop):
 
 
 def plan() -> Plan:
-    train = Train(epochs=5, lr=1e-4, batch=256, optimizer="sgd", momentum=0.9, decay=5e-4, schedule="constant")
-    return replace(ga.plan(), train=train, until=(Forgotten(),))
+    train = Train(epochs=5, lr=1e-4, batch_size=256, optimizer="sgd", momentum=0.9, weight_decay=5e-4, schedule="constant")
+    return replace(ga.plan(), train=train, stop_rules=(NegGradStop(),))

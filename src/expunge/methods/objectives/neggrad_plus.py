@@ -14,12 +14,12 @@ Status: faithful
 from typing import Annotated
 
 from expunge.core.errors import UserError
-from expunge.core.parts import Plan, Train
+from expunge.core.plan import Plan, Train
 from expunge.methods.terms import NLL, Ascent
 
 
 def plan(alpha: Annotated[float, "weight of the retain rows, from 0 (ascent alone) to 1 (fine-tuning)"] = 0.95) -> Plan:
     if not 0 <= alpha <= 1:
         raise UserError(f"alpha is a share between the two losses, from 0 to 1, and not {alpha:g}")
-    train = Train(epochs=10, lr=0.01, batch=128, optimizer="sgd", momentum=0.9, schedule="constant", anchor="retain")
+    train = Train(epochs=10, lr=0.01, batch_size=128, optimizer="sgd", momentum=0.9, schedule="constant", anchor="retain")
     return Plan(alpha * NLL("retain") + (1 - alpha) * Ascent(), train=train)

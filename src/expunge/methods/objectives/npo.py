@@ -13,9 +13,11 @@ Status: reproduced
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import Need, Objective, Plan, Train
-from expunge.engine.context import Step
+from expunge.core.hyperparameters import hp, part
+from expunge.core.needs import Need
+from expunge.core.parts import Objective
+from expunge.core.plan import Plan, Train
+from expunge.core.view import Step
 from expunge.methods.terms import NLL
 
 
@@ -23,14 +25,14 @@ from expunge.methods.terms import NLL
 class NPO(Objective):
     """The forget term of NPO."""
 
-    beta: float = knob(0.1, "inverse temperature; towards 0 it is gradient ascent on summed log-probs", gt=0)
+    beta: float = hp(0.1, "inverse temperature; towards 0 it is gradient ascent on summed log-probs", gt=0)
     reads = frozenset({"forget"})
     needs = frozenset({Need.REFERENCE_LOGP})
 
     def loss(self, step: Step) -> Tensor:
-        gain = step.now(step.forget).logp.sum() - step.reference(step.forget).logp.sum()
+        gain = step.reference(step.forget).loss.sum() - step.now(step.forget).loss.sum()
         return -(2 / self.beta) * step.mean(logsigmoid(-self.beta * gain), step.forget)
 
 
 def plan() -> Plan:
-    return Plan(NPO() + NLL("retain"), train=Train(epochs=10, lr=1e-5, batch=32, warmup=1, decay=0.01))
+    return Plan(NPO() + NLL("retain"), train=Train(epochs=10, lr=1e-5, batch_size=32, warmup=1, weight_decay=0.01))

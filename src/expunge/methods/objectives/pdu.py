@@ -15,9 +15,11 @@ Status: reproduced
 import torch
 from torch import Tensor
 
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import Objective, Plan, State, Train
-from expunge.engine.context import Step, View
+from expunge.core.capabilities import Categorical
+from expunge.core.hyperparameters import hp, part
+from expunge.core.parts import Objective
+from expunge.core.plan import Plan, Train
+from expunge.core.view import State, Step, View
 from expunge.methods.terms import NLL
 
 
@@ -26,9 +28,10 @@ class Flatten(Objective):
     """Squared distance of the largest logit from the mean logit, averaged over forget labels."""
 
     reads = frozenset({"forget"})
+    requires = frozenset({Categorical})
 
     def loss(self, step: Step) -> Tensor:
-        spread = step.now(step.forget).scores.map(lambda z: (z.amax(-1) - z.mean(-1)).square())
+        spread = step.now(step.forget).logits.map(lambda z: (z.amax(-1) - z.mean(-1)).square())
         return step.mean(spread, step.forget)
 
 
@@ -37,10 +40,10 @@ class Dual(Objective):
     """An objective as a constraint: its weight is a dual variable that follows how far it is above its bound."""
 
     inner: Objective = NLL("retain")
-    start: float = knob(100.0, "dual variable at the start", ge=0)
-    rate: float = knob(5.0, "how fast the dual variable moves", ge=0)
-    bound: float = knob(0.3, "largest value that the constrained loss should have; set it slightly above its value at the start")
-    warm: int = knob(5, "epochs before the dual variable begins to move", ge=0)
+    start: float = hp(100.0, "dual variable at the start", ge=0)
+    rate: float = hp(5.0, "how fast the dual variable moves", ge=0)
+    bound: float = hp(0.3, "largest value that the constrained loss should have; set it slightly above its value at the start")
+    warm: int = hp(5, "epochs before the dual variable begins to move", ge=0)
 
     @property
     def reads(self) -> frozenset[str]:
@@ -51,8 +54,8 @@ class Dual(Objective):
         return self.inner.needs
 
     @property
-    def taps(self) -> tuple[str, ...]:
-        return self.inner.taps
+    def hook_points(self) -> tuple[str, ...]:
+        return self.inner.hook_points
 
     @property
     def role(self) -> str:
@@ -74,4 +77,4 @@ class Dual(Objective):
 
 
 def plan() -> Plan:
-    return Plan(Flatten() + Dual(), train=Train(epochs=10, lr=1e-5, batch=32, warmup=1, decay=0.01))
+    return Plan(Flatten() + Dual(), train=Train(epochs=10, lr=1e-5, batch_size=32, warmup=1, weight_decay=0.01))

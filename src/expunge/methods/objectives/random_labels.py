@@ -1,13 +1,13 @@
 """Random labels: train the rows to forget on answers drawn at random, and the retain rows on their own.
 
 What was learned is written over, not pushed down, so the loss stays bounded. A classifier's answers are its classes, a language model's
-the request's substitutes, or refusals.
+the request's alternate answers, or refusals.
 
-Equation: L = NLL(x, y~) on forget rows + NLL(x, y) on retain rows; y~ uniform over the substitutes (`wrong`: over those that are not y);
+Equation: L = NLL(x, y~) on forget rows + NLL(x, y) on retain rows; y~ uniform over the alternate answers (`wrong`: over those that are not y);
   turns: a pass over each set, y~ anew in each; mixed: batches from both sets, y~ anew in each epoch; amnesiac: mixed, wrong, drawn once
 Source: turns, mixed: the base of SalUn, Fan et al. 2024, arXiv 2310.12508; amnesiac: Graves et al. 2021, arXiv 2010.10981, with the
   settings of Foster et al. 2023, arXiv 2308.07707
-Needs: forget, retain, substitutes (all classes, or refusals, where the request brings none)
+Needs: forget, retain, alternate answers (all classes, or refusals, where the request brings none)
 Cost: one forward and backward of the rows of a pass
 Differs: `epochs` counts passes, so turns takes two for each epoch of the authors; amnesiac is the relabelling form alone, not the one that
   subtracts recorded updates
@@ -20,10 +20,13 @@ from typing import Annotated, Literal
 
 import torch
 
+from expunge.core.capabilities import Categorical
 from expunge.core.errors import UserError
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import Plan, Selector, Sets, State, Train
-from expunge.engine.context import View
+from expunge.core.hyperparameters import hp, part
+from expunge.core.parts import Selector
+from expunge.core.plan import Plan, Train
+from expunge.core.rows import Sets
+from expunge.core.view import State, View
 from expunge.methods.terms import NLL, Mix, Turns
 
 Form = Literal["turns", "mixed", "amnesiac"]
@@ -40,16 +43,17 @@ def drawn(own: Sequence[str], pool: Sequence[str], wrong: bool, generator: torch
 
 @part
 class Relabel(Selector):
-    """Give rows to forget other answers, drawn from the substitutes. Before an epoch, so that other parts begin with the true ones."""
+    """Give rows to forget other answers, drawn from the alternate answers. Before an epoch, so that other parts begin with the true ones."""
 
     when = "epoch"
     over: Literal["forget", "mix"] = "forget"
-    redraw: Literal["epoch", "once"] = knob("epoch", "whether answers are drawn anew in each epoch, or once")
-    wrong: bool = knob(False, "draw among the answers that are not the row's own")
+    redraw: Literal["epoch", "once"] = hp("epoch", "whether answers are drawn anew in each epoch, or once")
+    wrong: bool = hp(False, "draw among the answers that are not the row's own")
+    requires = frozenset({Categorical})
 
     @property
     def reads(self) -> frozenset[str]:
-        return frozenset({self.over, "substitutes"})
+        return frozenset({self.over, "alternate_answers"})
 
     @property
     def gives(self) -> frozenset[str]:
@@ -59,12 +63,12 @@ class Relabel(Selector):
         return {"seed": torch.randint(2**31, (1,), generator=view.rng())}
 
     def pick(self, sets: Sets, view: View) -> Sets:
-        rows, pool = view.rows(self.over), view.rows("substitutes")
-        flags = rows.cols.get("forgets", [True] * len(rows))
-        mine, rest = (rows.take(i for i, f in enumerate(flags) if f == which) for which in (True, False))
+        rows, pool = view.rows(self.over), view.rows("alternate_answers")
+        flags = rows.columns.get("forgets", [True] * len(rows))
+        mine, rest = (rows.select(i for i, f in enumerate(flags) if f == which) for which in (True, False))
         generator = view.rng() if self.redraw == "epoch" else torch.Generator().manual_seed(int(view.state["seed"]))
         answers = drawn(mine["answer_text"], pool["answer_text"], self.wrong, generator)
-        return {**sets, self.over: view.port.relabel(mine, answers, self.over).join(rest)}
+        return {**sets, self.over: view.modality.relabel(mine, answers, self.over).concat(rest)}
 
 
 def plan(
@@ -72,10 +76,10 @@ def plan(
         Form, "turns: passes over forget and retain rows by turns; mixed: one set of both; amnesiac: wrong labels, drawn once"
     ] = "turns",
 ) -> Plan:
-    sgd = Train(epochs=20, lr=0.013, batch=256, optimizer="sgd", momentum=0.9, decay=5e-4, schedule="constant", anchor="retain")
+    sgd = Train(epochs=20, lr=0.013, batch_size=256, optimizer="sgd", momentum=0.9, weight_decay=5e-4, schedule="constant", anchor="retain")
     if form == "turns":
         return Plan(NLL("forget") + NLL("retain"), train=sgd, selectors=(Relabel(), Turns()))
     if form == "mixed":
         return Plan(NLL("mix"), train=replace(sgd, epochs=10, anchor="mix"), selectors=(Mix(), Relabel("mix")))
-    train = Train(epochs=3, lr=1e-4, batch=128, optimizer="adam", schedule="constant", anchor="mix")
+    train = Train(epochs=3, lr=1e-4, batch_size=128, optimizer="adam", schedule="constant", anchor="mix")
     return Plan(NLL("mix"), train=train, selectors=(Mix(), Relabel("mix", "once", wrong=True)))

@@ -14,10 +14,11 @@ Status: reproduced
 from typing import Annotated, Any
 
 from expunge.core.errors import UserError
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import Edit, Plan, Plans, Train
+from expunge.core.hyperparameters import hp, part
+from expunge.core.parts import Edit
+from expunge.core.plan import Plan, Plans, Train
+from expunge.core.view import View
 from expunge.engine.adapters import base_of
-from expunge.engine.context import View
 from expunge.engine.weights import put, tensors_of
 from expunge.methods.edits.random_weights import Reinitialise
 from expunge.methods.terms import NLL
@@ -27,7 +28,7 @@ from expunge.methods.terms import NLL
 class Load(Edit):
     """Take the weights of another model of the same shape."""
 
-    base: str = knob("", "folder or hub id of a model that never saw the rows")
+    base: str = hp("", "folder or hub id of a model that never saw the rows")
 
     def apply(self, view: View) -> None:
         model = base_of(view.model)
@@ -45,5 +46,5 @@ class Load(Edit):
 
 
 def plan(base: Annotated[str, "folder or hub id of a model that never saw the rows; '': weights drawn anew"] = "") -> Plans:
-    train = Train(epochs=5, lr=1e-5 if base else 1e-3, batch=32, warmup=1, decay=0.01, anchor="retain")
+    train = Train(epochs=5, lr=1e-5 if base else 1e-3, batch_size=32, warmup=1, weight_decay=0.01, anchor="retain")
     return Plan(Load(base) if base else Reinitialise(), name="blank"), Plan(NLL("retain"), train=train, name="train")

@@ -18,9 +18,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import Answer, Need, Objective, Plan, Rows, State, Tokens, Train
-from expunge.engine.context import Step, View
+from expunge.core.hyperparameters import hp, part
+from expunge.core.modality import ModelOutput
+from expunge.core.needs import Need
+from expunge.core.parts import Objective
+from expunge.core.plan import Plan, Train
+from expunge.core.rows import Packed, Rows
+from expunge.core.view import State, Step, View
 
 Positions = Literal["answers", "all"]
 LAST = "down_proj|c_proj|fc2|dense_4h_to_h|output.dense"  # what families call the last matrix of a block's perceptron
@@ -32,11 +36,11 @@ def direction(width: int, generator: torch.Generator) -> Tensor:
     return normalize(drawn, dim=0)
 
 
-def hidden(answer: Answer, tap: str, positions: Positions) -> Tokens:
-    return answer.hidden(tap, answers=positions == "answers")
+def hidden(answer: ModelOutput, hook_point: str, positions: Positions) -> Packed:
+    return answer.hidden(hook_point, answers=positions == "answers")
 
 
-def distance(step: Step, rows: Rows, new: Tokens, aim: Tensor) -> Tensor:
+def distance(step: Step, rows: Rows, new: Packed, aim: Tensor) -> Tensor:
     """Mean squared difference to a vector, (width,), or to vectors, (positions, width): of each row, then of rows; or of all tokens."""
     exact = aim.to(new.values.device, torch.promote_types(aim.dtype, torch.float32))
     apart = new.map(lambda h: (h - exact).square().mean(-1))
@@ -44,24 +48,24 @@ def distance(step: Step, rows: Rows, new: Tokens, aim: Tensor) -> Tensor:
 
 
 @part
-class Steer(Objective):
+class Misdirect(Objective):
     """Draw a block's output on forget rows to a random vector of fixed length."""
 
     layer: int = 7
     positions: Positions = "answers"
-    coefficient: float = knob(6.5, "length of the vector that the output is drawn to", ge=0)
+    coefficient: float = hp(6.5, "length of the vector that the output is drawn to", ge=0)
     reads = frozenset({"forget"})
 
     @property
-    def taps(self) -> tuple[str, ...]:
+    def hook_points(self) -> tuple[str, ...]:
         return (f"block:{self.layer}",)
 
     def begin(self, view: View) -> State:
-        width = view.now(view.forget.take([0])).hidden(self.taps[0]).values.shape[-1]
+        width = view.now(view.forget.select([0])).hidden(self.hook_points[0]).values.shape[-1]
         return {"target": self.coefficient * direction(width, view.rng())}
 
     def loss(self, step: Step) -> Tensor:
-        return distance(step, step.forget, hidden(step.now(step.forget), self.taps[0], self.positions), step.state["target"])
+        return distance(step, step.forget, hidden(step.now(step.forget), self.hook_points[0], self.positions), step.state["target"])
 
 
 @part
@@ -75,12 +79,12 @@ class Hold(Objective):
     role = "retain"
 
     @property
-    def taps(self) -> tuple[str, ...]:
+    def hook_points(self) -> tuple[str, ...]:
         return (f"block:{self.layer}",)
 
     def loss(self, step: Step) -> Tensor:
-        old = hidden(step.reference(step.retain), self.taps[0], self.positions)
-        return distance(step, step.retain, hidden(step.now(step.retain), self.taps[0], self.positions), old.values)
+        old = hidden(step.reference(step.retain), self.hook_points[0], self.positions)
+        return distance(step, step.retain, hidden(step.now(step.retain), self.hook_points[0], self.positions), old.values)
 
 
 def moving(layer: int) -> str:
@@ -93,5 +97,5 @@ def plan(
     layer: Annotated[int, "block whose output is steered, counted from 0"] = 7,
     positions: Annotated[Positions, "tokens that count: those of the answers, or all"] = "answers",
 ) -> Plan:
-    train = Train(epochs=0, steps=150, lr=5e-5, batch=4, schedule="constant")
-    return Plan(Steer(layer, positions) + 1200.0 * Hold(layer, positions), train=train, trains=moving(layer))
+    train = Train(epochs=0, steps=150, lr=5e-5, batch_size=4, schedule="constant")
+    return Plan(Misdirect(layer, positions) + 1200.0 * Hold(layer, positions), train=train, trainable=moving(layer))

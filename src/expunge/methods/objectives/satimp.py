@@ -12,9 +12,11 @@ Status: reproduced
 
 from torch import Tensor
 
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import Objective, Plan, Train
-from expunge.engine.context import Step
+from expunge.core.capabilities import Categorical
+from expunge.core.hyperparameters import hp, part
+from expunge.core.parts import Objective
+from expunge.core.plan import Plan, Train
+from expunge.core.view import Step
 from expunge.methods.terms import NLL
 
 
@@ -22,16 +24,17 @@ from expunge.methods.terms import NLL
 class SatImp(Objective):
     """The forget term of SatImp."""
 
-    b1: float = knob(5.0, "power of the label's probability (saturation)", ge=0)
-    b2: float = knob(1.0, "power of one minus the label's probability (importance)", ge=0)
+    b1: float = hp(5.0, "power of the label's probability (saturation)", ge=0)
+    b2: float = hp(1.0, "power of one minus the label's probability (importance)", ge=0)
     reads = frozenset({"forget"})
+    requires = frozenset({Categorical})
 
     def loss(self, step: Step) -> Tensor:
-        return step.mean(step.now(step.forget).logp.map(lambda x: self._weight(x.detach()) * x), step.forget)
+        return step.mean(step.now(step.forget).target_logp.map(lambda x: self._weight(x.detach()) * x), step.forget)
 
     def _weight(self, logp: Tensor) -> Tensor:
         return (self.b1 * logp).exp() * (-logp.expm1()).clamp_min(0) ** self.b2
 
 
 def plan() -> Plan:
-    return Plan(SatImp() + 0.1 * NLL("retain"), train=Train(epochs=10, lr=1e-5, batch=32, warmup=1, decay=0.01))
+    return Plan(SatImp() + 0.1 * NLL("retain"), train=Train(epochs=10, lr=1e-5, batch_size=32, warmup=1, weight_decay=0.01))

@@ -22,10 +22,13 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
+from expunge.core.capabilities import Categorical
 from expunge.core.errors import UserError
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import GradCall, Grads, Need, Objective, Plan, State, Train, Update
-from expunge.engine.context import Step, View
+from expunge.core.hyperparameters import hp, part
+from expunge.core.needs import Need
+from expunge.core.parts import GradCall, Grads, Objective, Update
+from expunge.core.plan import Plan, Train
+from expunge.core.view import State, Step, View
 from expunge.engine.weights import put, trainable, weights_of
 from expunge.functional.packed import kl
 from expunge.methods.terms import NLL, Turns, hits
@@ -39,7 +42,8 @@ class Distill(Objective):
 
     over: Literal["forget", "retain"] = "retain"
     sign: float = 1.0
-    temperature: float = knob(4.0, "temperature of teacher and student", gt=0)
+    temperature: float = hp(4.0, "temperature of teacher and student", gt=0)
+    requires = frozenset({Categorical})
     needs = frozenset({Need.REFERENCE})
 
     @property
@@ -52,7 +56,7 @@ class Distill(Objective):
 
     def loss(self, step: Step) -> Tensor:
         rows = step.rows(self.over)
-        teacher, student = step.reference(rows).dist, step.now(rows).dist
+        teacher, student = step.reference(rows).log_probs, step.now(rows).log_probs
         apart = student.map(lambda logp: kl(teacher.values, logp, self.temperature))
         return self.sign * self.temperature**2 * step.mean(apart, rows)
 
@@ -65,6 +69,7 @@ class Rewind(Update):
     """
 
     reads = frozenset({"forget", "holdout"})
+    requires = frozenset({Categorical})
 
     def begin(self, view: View) -> State:
         self._alike(view)
@@ -88,7 +93,7 @@ class Rewind(Update):
 
     def _alike(self, view: View) -> Tensor:
         """Weight of each unseen row, so that together they have the classes of the rows to forget, (rows,). Errors: UserError."""
-        forget, unseen = view.port.said(view.forget), view.port.said(view.rows("holdout"))
+        forget, unseen = view.modality.answer_texts(view.forget), view.modality.answer_texts(view.rows("holdout"))
         wanted, there = Counter(forget), Counter(unseen)
         weights = torch.tensor([wanted[c] / there[c] for c in unseen])
         if not weights.sum():
@@ -106,14 +111,14 @@ def plan(
     scale: Annotated[Scale, "published settings: for small models and data sets, for large ones, or of the privacy experiments"] = "small",
     rewind: Annotated[bool, "end with the pass at which forget rows are as wrong as unseen ones (SCRUB+R)"] = False,
 ) -> Plan:
-    sgd = Train(lr=5e-4, batch=128, optimizer="sgd", momentum=0.9, decay=5e-4, schedule="constant", anchor="retain")
+    sgd = Train(lr=5e-4, batch_size=128, optimizer="sgd", momentum=0.9, weight_decay=5e-4, schedule="constant", anchor="retain")
     epochs, rounds, temperature, gamma, alpha, drops, train = {
-        "small": (10, 3, 2.0, 1.0, 0.5, (5, 8, 9), replace(sgd, batch=32, optimizer="adam", momentum=0.0, decay=0.1)),
+        "small": (10, 3, 2.0, 1.0, 0.5, (5, 8, 9), replace(sgd, batch_size=32, optimizer="adam", momentum=0.0, weight_decay=0.1)),
         "large": (3, 2, 4.0, 0.99, 0.001, (3, 5, 9), sgd),
         "privacy": (5, 3, 4.0, 1.0, 0.5, (3, 5, 9), sgd),
     }[scale]
     follow, leave = Distill("retain", 1.0, temperature), Distill("forget", -1.0, temperature)
-    passes = replace(train, epochs=epochs + rounds, drops=tuple(e + min(e, rounds) for e in drops))
+    passes = replace(train, epochs=epochs + rounds, lr_milestones=tuple(e + min(e, rounds) for e in drops))
     return Plan(
         leave + gamma * NLL("retain") + alpha * follow,
         train=passes,

@@ -14,9 +14,10 @@ Status: reproduced
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import Objective, Plan, Train
-from expunge.engine.context import Step
+from expunge.core.hyperparameters import hp, part
+from expunge.core.parts import Objective
+from expunge.core.plan import Plan, Train
+from expunge.core.view import Step
 from expunge.methods.terms import NLL
 
 
@@ -24,14 +25,14 @@ from expunge.methods.terms import NLL
 class SimNPO(Objective):
     """The forget term of SimNPO."""
 
-    beta: float = knob(4.5, "inverse temperature; towards 0 it is ascent on the mean loss of each row", gt=0)
-    delta: float = knob(0.0, "loss of a row, in nats a label, at which it counts half as much as it can")
+    beta: float = hp(4.5, "inverse temperature; towards 0 it is ascent on the mean loss of each row", gt=0)
+    delta: float = hp(0.0, "loss of a row, in nats a label, at which it counts half as much as it can")
     reads = frozenset({"forget"})
 
     def loss(self, step: Step) -> Tensor:
-        nll = -step.now(step.forget).logp.mean()
+        nll = step.now(step.forget).loss.mean()
         return -(2 / self.beta) * step.mean(logsigmoid(self.beta * (nll - self.delta)), step.forget)
 
 
 def plan() -> Plan:
-    return Plan(0.125 * SimNPO() + NLL("retain"), train=Train(epochs=10, lr=1e-5, batch=32, warmup=1, decay=0.01))
+    return Plan(0.125 * SimNPO() + NLL("retain"), train=Train(epochs=10, lr=1e-5, batch_size=32, warmup=1, weight_decay=0.01))

@@ -20,9 +20,12 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import Answer, Need, Objective, Plan, State, Train
-from expunge.engine.context import Step, View
+from expunge.core.hyperparameters import hp, part
+from expunge.core.modality import ModelOutput
+from expunge.core.needs import Need
+from expunge.core.parts import Objective
+from expunge.core.plan import Plan, Train
+from expunge.core.view import State, Step, View
 from expunge.functional.packed import places
 from expunge.methods.objectives.rmu import Hold, Positions, distance, hidden, moving
 
@@ -53,11 +56,11 @@ class SelectiveSteer(Objective):
 
     layer: int = 7
     positions: Positions = "answers"
-    length: float = knob(6.5, "length of the vector that the output is drawn to", ge=0)
-    importance: Importance = knob("ratio", "what makes a dimension the forget rows' own; uniform: all are")
-    discount: float = knob(1.0, "lambda: share of the retain activations that is taken off by `difference`", ge=0)
-    signed: bool = knob(False, "sizes of mean activations in the place of mean sizes")
-    inertia: float = knob(1.0, "share of the mean activations that stays at each step; 1: those of all rows, found once", ge=0, le=1)
+    length: float = hp(6.5, "length of the vector that the output is drawn to", ge=0)
+    importance: Importance = hp("ratio", "what makes a dimension the forget rows' own; uniform: all are")
+    discount: float = hp(1.0, "lambda: share of the retain activations that is taken off by `difference`", ge=0)
+    signed: bool = hp(False, "sizes of mean activations in the place of mean sizes")
+    inertia: float = hp(1.0, "share of the mean activations that stays at each step; 1: those of all rows, found once", ge=0, le=1)
     reads = frozenset({"forget", "retain"})
 
     @property
@@ -65,7 +68,7 @@ class SelectiveSteer(Objective):
         return frozenset({Need.REFERENCE}) if self.inertia < 1 else frozenset()
 
     @property
-    def taps(self) -> tuple[str, ...]:
+    def hook_points(self) -> tuple[str, ...]:
         return (f"block:{self.layer}",)
 
     def begin(self, view: View) -> State:
@@ -77,7 +80,7 @@ class SelectiveSteer(Objective):
         state = step.state
         weights = importance(state["forget"].abs(), state["retain"].abs(), self.importance, self.discount)
         target = aim(state["signs"], weights, self.length)
-        return distance(step, step.forget, hidden(step.now(step.forget), self.taps[0], self.positions), target)
+        return distance(step, step.forget, hidden(step.now(step.forget), self.hook_points[0], self.positions), target)
 
     def after(self, step: Step) -> State:
         if self.inertia == 1:
@@ -85,11 +88,11 @@ class SelectiveSteer(Objective):
         new = {n: self._mean([step.reference(step.rows(n))]) for n in ("forget", "retain") if n in step.sets}
         return {**step.state, **{n: self.inertia * step.state[n].to(v) + (1 - self.inertia) * v for n, v in new.items()}}
 
-    def _mean(self, answers: list[Answer]) -> Tensor:
+    def _mean(self, answers: list[ModelOutput]) -> Tensor:
         """Mean over the tokens of some rows of the block's output or its size, (width,); of whole rows the first tokens are left out."""
         seen = []
         for answer in answers:
-            h = hidden(answer, self.taps[0], self.positions)
+            h = hidden(answer, self.hook_points[0], self.positions)
             inner = h.values.float() if self.positions == "answers" else h.values[places(h.row, h.lengths) > 0].float()
             seen.append(inner if self.signed else inner.abs())
         return torch.cat(seen).mean(0).detach()
@@ -99,5 +102,5 @@ def plan(
     layer: Annotated[int, "block whose output is steered, counted from 0"] = 7,
     positions: Annotated[Positions, "tokens that count: those of the answers, or all"] = "answers",
 ) -> Plan:
-    train = Train(epochs=0, steps=150, lr=5e-5, batch=4, schedule="constant")
-    return Plan(SelectiveSteer(layer, positions) + 1200.0 * Hold(layer, positions), train=train, trains=moving(layer))
+    train = Train(epochs=0, steps=150, lr=5e-5, batch_size=4, schedule="constant")
+    return Plan(SelectiveSteer(layer, positions) + 1200.0 * Hold(layer, positions), train=train, trainable=moving(layer))

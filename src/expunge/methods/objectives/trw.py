@@ -19,11 +19,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
+from expunge.core.capabilities import Categorical
 from expunge.core.errors import UserError
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import Need, Objective, Plan, State, Train
+from expunge.core.hyperparameters import hp, part
+from expunge.core.needs import Need
+from expunge.core.parts import Objective
+from expunge.core.plan import Plan, Train
+from expunge.core.view import State, Step, View
 from expunge.engine.adapters import base_of
-from expunge.engine.context import Step, View
 from expunge.methods.terms import NLL
 
 
@@ -49,26 +52,27 @@ def tilted(logq: Tensor, labels: Tensor, near: Tensor, beta: float) -> Tensor:
 class Tilt(Objective):
     """Cross-entropy to the reference's distribution without the label, tilted towards the label's neighbours."""
 
-    beta: float = knob(10.0, "strength of the tilt: at most a factor exp(beta) between two classes; 0: plain rescaling", ge=0)
-    tau: float = knob(0.1, "temperature of the similarity of classes", gt=0)
-    components: int = knob(10, "principal directions of the last layer in which classes are compared", ge=1)
+    beta: float = hp(10.0, "strength of the tilt: at most a factor exp(beta) between two classes; 0: plain rescaling", ge=0)
+    tau: float = hp(0.1, "temperature of the similarity of classes", gt=0)
+    components: int = hp(10, "principal directions of the last layer in which classes are compared", ge=1)
     reads = frozenset({"forget"})
+    requires = frozenset({Categorical})
     needs = frozenset({Need.REFERENCE})
 
     def begin(self, view: View) -> State:
-        head = base_of(view.model).get_submodule(view.port.head(view.model))
+        head = base_of(view.model).get_submodule(view.modality.head(view.model))
         weight = head.weight.detach()
         if len(weight) < 2:
             raise UserError("a model with one class has no other class to lean to")
         return {"units": directions(weight.to(torch.promote_types(weight.dtype, torch.float32)), self.components)}
 
     def loss(self, step: Step) -> Tensor:
-        now, logq = step.now(step.forget), step.reference(step.forget).dist.values
+        now, logq = step.now(step.forget), step.reference(step.forget).log_probs.values
         near = similarity(step.state["units"].to(logq), now.labels, self.tau)
         aim = tilted(logq, now.labels, near, self.beta)
-        return -step.mean(now.dist.map(lambda logp: (aim * logp).sum(-1)), step.forget)
+        return -step.mean(now.log_probs.map(lambda logp: (aim * logp).sum(-1)), step.forget)
 
 
 def plan() -> Plan:
-    train = Train(epochs=10, lr=1e-2, batch=128, optimizer="sgd", momentum=0.9, decay=5e-4, schedule="constant")
+    train = Train(epochs=10, lr=1e-2, batch_size=128, optimizer="sgd", momentum=0.9, weight_decay=5e-4, schedule="constant")
     return Plan(Tilt() + NLL("retain"), train=train)

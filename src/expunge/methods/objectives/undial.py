@@ -13,9 +13,12 @@ Status: reproduced
 
 from torch import Tensor
 
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import Need, Objective, Plan, Train
-from expunge.engine.context import Step
+from expunge.core.capabilities import Categorical
+from expunge.core.hyperparameters import hp, part
+from expunge.core.needs import Need
+from expunge.core.parts import Objective
+from expunge.core.plan import Plan, Train
+from expunge.core.view import Step
 from expunge.functional.packed import lowered
 
 
@@ -23,15 +26,16 @@ from expunge.functional.packed import lowered
 class UNDIAL(Objective):
     """Cross-entropy to the reference's distribution with the label lowered."""
 
-    b: float = knob(10.0, "how much the label's score is lowered before the softmax", ge=0)
+    b: float = hp(10.0, "how much the label's score is lowered before the softmax", ge=0)
     reads = frozenset({"forget"})
+    requires = frozenset({Categorical})
     needs = frozenset({Need.REFERENCE})
 
     def loss(self, step: Step) -> Tensor:
         now = step.now(step.forget)
-        target = lowered(step.reference(step.forget).dist.values, now.labels, self.b)
-        return step.mean(now.dist.map(lambda d: -(target * d).sum(-1)), step.forget)
+        target = lowered(step.reference(step.forget).log_probs.values, now.labels, self.b)
+        return step.mean(now.log_probs.map(lambda d: -(target * d).sum(-1)), step.forget)
 
 
 def plan() -> Plan:
-    return Plan(UNDIAL(), train=Train(epochs=10, lr=1e-4, batch=32, warmup=1, decay=0.01))
+    return Plan(UNDIAL(), train=Train(epochs=10, lr=1e-4, batch_size=32, warmup=1, weight_decay=0.01))

@@ -12,9 +12,11 @@ Status: reproduced
 
 from torch import Tensor
 
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import Objective, Plan, Train
-from expunge.engine.context import Step
+from expunge.core.capabilities import Categorical
+from expunge.core.hyperparameters import hp, part
+from expunge.core.parts import Objective
+from expunge.core.plan import Plan, Train
+from expunge.core.view import Step
 from expunge.methods.terms import NLL
 
 
@@ -22,13 +24,14 @@ from expunge.methods.terms import NLL
 class WGA(Objective):
     """The forget term of WGA."""
 
-    b: float = knob(1.0, "power of the label's probability; 0: gradient ascent", ge=0)
+    b: float = hp(1.0, "power of the label's probability; 0: gradient ascent", ge=0)
     reads = frozenset({"forget"})
+    requires = frozenset({Categorical})
 
     def loss(self, step: Step) -> Tensor:
-        logp = step.now(step.forget).logp
+        logp = step.now(step.forget).target_logp
         return step.mean(logp.map(lambda x: (self.b * x.detach()).exp() * x), step.forget)
 
 
 def plan() -> Plan:
-    return Plan(WGA() + NLL("retain"), train=Train(epochs=5, lr=1e-5, batch=16, warmup=1, decay=0.01))
+    return Plan(WGA() + NLL("retain"), train=Train(epochs=5, lr=1e-5, batch_size=16, warmup=1, weight_decay=0.01))

@@ -16,41 +16,44 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor, nn
 
+from expunge.core.capabilities import Categorical, DifferentiableInputs
 from expunge.core.errors import UserError
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import Edit, Need, Objective, Plan, Rows, Selector, Sets, Train
+from expunge.core.hyperparameters import hp, part
+from expunge.core.parts import Edit, Objective, Selector
+from expunge.core.plan import Plan, Train
+from expunge.core.rows import Rows, Sets
+from expunge.core.view import Step, View
 from expunge.engine.adapters import base_of, is_adapted
-from expunge.engine.context import Step, View
 from expunge.engine.weights import put, weights_of
 from expunge.methods.terms import NLL
 
-TRAIN = Train(epochs=10, lr=1e-5, batch=64, optimizer="sgd", momentum=0.9, schedule="constant")
+TRAIN = Train(epochs=10, lr=1e-5, batch_size=64, optimizer="sgd", momentum=0.9, schedule="constant")
 
 
 @part
 class Cross(Selector):
     """Give each row to forget the label that its image has after one step up the loss."""
 
-    bound: float = knob(0.1, "how far each value of an image moves, of 1", gt=0, le=1)
+    bound: float = hp(0.1, "how far each value of an image moves, of 1", gt=0, le=1)
     reads = frozenset({"forget"})
     gives = frozenset({"forget"})
-    needs = frozenset({Need.INPUTS})
+    requires = frozenset({Categorical, DifferentiableInputs})
 
     def pick(self, sets: Sets, view: View) -> Sets:
         labels = [y for some in view.batches("forget", 128) for y in self._labels(some, view)]
-        found = view.port.relabel(view.forget, labels, "forget")
-        if view.port.said(found) == view.port.said(view.forget):
+        found = view.modality.relabel(view.forget, labels, "forget")
+        if view.modality.answer_texts(found) == view.modality.answer_texts(view.forget):
             raise UserError(f"no image to forget has another label within {self.bound} of it: give a larger bound")
         return {**sets, "forget": found}
 
     def _labels(self, rows: Rows, view: View) -> list[int]:
-        port = view.port
-        x = port.inputs(rows)
+        modality = view.modality
+        x = modality.inputs(rows)
         if float(x.min()) < 0 or float(x.max()) > 1:
             raise UserError("this method moves images with values from 0 to 1, and these have others: give them before normalisation")
-        up = view.input_grad(x, lambda moved: port.moved(rows, moved), lambda answer: -answer.logp.values.sum()).sign()
+        up = view.input_grad(x, lambda moved: modality.moved(rows, moved), lambda answer: -answer.target_logp.values.sum()).sign()
         across = ((x + self.bound * up).clamp(0, 1) * 255).round() / 255
-        return view.now(port.moved(rows, across)).scores.values.argmax(-1).tolist()
+        return view.now(modality.moved(rows, across)).logits.values.argmax(-1).tolist()
 
 
 class Wider(nn.Module):
@@ -72,9 +75,10 @@ class Last(Objective):
     """Negative log-probability of the last class, whatever the label."""
 
     reads = frozenset({"forget"})
+    requires = frozenset({Categorical})
 
     def loss(self, step: Step) -> Tensor:
-        return -step.mean(step.now(step.forget).dist.map(lambda log: log[:, -1]), step.forget)
+        return -step.mean(step.now(step.forget).log_probs.map(lambda log: log[:, -1]), step.forget)
 
 
 @part
@@ -85,7 +89,7 @@ class Expand(Edit):
     reads = frozenset({"forget"})
 
     def apply(self, view: View) -> None:
-        path, base = view.port.head(view.model), base_of(view.model)
+        path, base = view.modality.head(view.model), base_of(view.model)
         head = base.get_submodule(path)
         base.set_submodule(path, Wider(head, view.rng()))
         try:

@@ -26,11 +26,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import Part, Plan, Selector, Sets, Train
-from expunge.engine.context import View
+from expunge.core.capabilities import Categorical
+from expunge.core.hyperparameters import hp, part
+from expunge.core.parts import Part, Selector
+from expunge.core.plan import Plan, Train
+from expunge.core.random import seed_of
+from expunge.core.rows import Sets
+from expunge.core.view import View
 from expunge.engine.gradient import global_norm
-from expunge.engine.run_state import seed_of
 from expunge.methods.objectives.npo import NPO
 from expunge.methods.terms import NLL
 
@@ -76,13 +79,13 @@ def _words(text: str) -> list[str]:
 
 
 @part
-class Head(Part):
+class CoresetHead(Part):
     """Who looks at what the last linear layer reads."""
 
     path: str
 
     @property
-    def taps(self) -> tuple[str, ...]:
+    def hook_points(self) -> tuple[str, ...]:
         return (self.path,)
 
 
@@ -90,24 +93,25 @@ class Head(Part):
 class Coreset(Selector):
     """Keep a share of the rows to forget."""
 
-    fraction: float = knob(0.05, "share of the rows to forget that is kept, rounded down, at least one row", gt=0, le=1)
-    score: Literal["random", "grand", "moderate", "min_k"] = knob(
+    fraction: float = hp(0.05, "share of the rows to forget that is kept, rounded down, at least one row", gt=0, le=1)
+    score: Literal["random", "grand", "moderate", "min_k"] = hp(
         "random", "which rows: by chance, of long gradients, at the median distance to their kind, or the best known"
     )
-    repeat: bool = knob(True, "let rows that are kept stand in an epoch so often that it has as many steps as with all of them")
-    draw: int = knob(0, "which of the random draws, the same for every seed and method (for random)", ge=0)
-    along: int = knob(0, "epochs of NPO at whose ends gradients are measured, too, besides its start (for grand)", ge=0)
-    along_lr: float = knob(1e-5, "learning rate of those epochs (for grand)", ge=0)
-    clusters: int = knob(4, "kinds of rows that k-means finds (for moderate)", ge=1)
-    k: float = knob(0.2, "share of a row's labels, the least likely, that count (for min_k)", gt=0, le=1)
+    repeat: bool = hp(True, "let rows that are kept stand in an epoch so often that it has as many steps as with all of them")
+    draw: int = hp(0, "which of the random draws, the same for every seed and method (for random)", ge=0)
+    along: int = hp(0, "epochs of NPO at whose ends gradients are measured, too, besides its start (for grand)", ge=0)
+    along_lr: float = hp(1e-5, "learning rate of those epochs (for grand)", ge=0)
+    clusters: int = hp(4, "kinds of rows that k-means finds (for moderate)", ge=1)
+    k: float = hp(0.2, "share of a row's labels, the least likely, that count (for min_k)", gt=0, le=1)
     reads = frozenset({"forget"})
+    requires = frozenset({Categorical})
     gives = frozenset({"forget"})
 
     def pick(self, sets: Sets, view: View) -> Sets:
         rows = view.forget
         size = max(1, int(self.fraction * len(rows) + 1e-9))
         kept = sorted(self.scores(view).argsort(descending=True, stable=True)[:size].tolist())
-        return {**sets, "forget": rows.take(kept[i % size] for i in range(len(rows) if self.repeat else size))}
+        return {**sets, "forget": rows.select(kept[i % size] for i in range(len(rows) if self.repeat else size))}
 
     def scores(self, view: View) -> Tensor:
         """How much each row is wanted, (rows,)."""
@@ -116,10 +120,10 @@ class Coreset(Selector):
         if self.score == "grand":
             return torch.stack([self._lengths(view, epochs) for epochs in range(self.along + 1)]).mean(0)
         if self.score == "moderate":
-            path = view.port.head(view.model)
-            look = view.at("head", Head(path))
+            path = view.modality.head(view.model)
+            look = view.at("head", CoresetHead(path))
             return moderate(torch.cat([look.now(some).input(path).mean().cpu() for some in view.batches("forget", 32)]), self.clusters)
-        found = [logp for some in view.batches("forget", 32) for logp in view.now(some).logp.split()]
+        found = [logp for some in view.batches("forget", 32) for logp in view.now(some).target_logp.split()]
         return torch.stack([logp.sort().values[: max(1, int(self.k * len(logp) + 1e-9))].mean() for logp in found]).cpu()
 
     def _lengths(self, view: View, epochs: int) -> Tensor:
@@ -127,8 +131,8 @@ class Coreset(Selector):
         train = Train(epochs=epochs, lr=self.along_lr, schedule="constant")
         then = view.run(Plan(NPO(), train=train), {"forget": view.forget}, key="grand")
         rows = then.forget
-        return torch.stack([global_norm(then.grad("forget", {"forget": rows.take([i])})).cpu() for i in range(len(rows))])
+        return torch.stack([global_norm(then.grad("forget", {"forget": rows.select([i])})).cpu() for i in range(len(rows))])
 
 
 def plan() -> Plan:
-    return Plan(NPO() + NLL("retain"), train=Train(epochs=10, lr=1e-5, batch=32, warmup=1, decay=0.01), selectors=(Coreset(),))
+    return Plan(NPO() + NLL("retain"), train=Train(epochs=10, lr=1e-5, batch_size=32, warmup=1, weight_decay=0.01), selectors=(Coreset(),))

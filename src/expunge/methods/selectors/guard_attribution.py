@@ -21,15 +21,19 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import Answer, Need, Objective, Plan, Selector, Sets, Train
-from expunge.engine.context import Step, View
+from expunge.core.hyperparameters import hp, part
+from expunge.core.modality import ModelOutput
+from expunge.core.needs import Need
+from expunge.core.parts import Objective, Selector
+from expunge.core.plan import Plan, Train
+from expunge.core.rows import Sets
+from expunge.core.view import Step, View
 from expunge.methods.terms import NLL, Ascent
 
 
-def losses(answer: Answer) -> Tensor:
+def losses(answer: ModelOutput) -> Tensor:
     """The mean loss of the labels of each row, (rows,)."""
-    return -answer.logp.mean()
+    return answer.loss.mean()
 
 
 @part
@@ -62,9 +66,9 @@ def weights(alignment: Tensor, temperature: float) -> Tensor:
 class Attribution(Selector):
     """Weigh the rows to forget by their alignment with the retain rows."""
 
-    alignment: Literal["product", "cosine"] = knob("product", "inner product of gradients; or their cosine, in which no row's size counts")
-    temperature: float = knob(1.0, "temperature of the weights, in standard deviations of the alignments; large: all weights are 1", gt=0)
-    sample: int = knob(0, "retain rows that the alignment is with, drawn once; 0: all of them", ge=0)
+    alignment: Literal["product", "cosine"] = hp("product", "inner product of gradients; or their cosine, in which no row's size counts")
+    temperature: float = hp(1.0, "temperature of the weights, in standard deviations of the alignments; large: all weights are 1", gt=0)
+    sample: int = hp(0, "retain rows that the alignment is with, drawn once; 0: all of them", ge=0)
     reads = frozenset({"forget", "retain"})
     gives = frozenset({"forget"})
     needs = frozenset({Need.EXAMPLE_GRADS})
@@ -79,7 +83,7 @@ class Attribution(Selector):
         """How each forget row's gradient agrees with the mean one of the retain rows, (rows,)."""
         retain = view.retain
         drawn = torch.randperm(len(retain), generator=view.rng())[: self.sample or None]
-        mean = view.grad(RowNLL(), {"retain": retain.take(drawn.tolist())})
+        mean = view.grad(RowNLL(), {"retain": retain.select(drawn.tolist())})
         found = []
         for grads in view.example_grads(view.forget, losses):
             size = products(grads, grads).sqrt().clamp_min(1e-30) if self.alignment == "cosine" else 1.0
@@ -88,4 +92,6 @@ class Attribution(Selector):
 
 
 def plan() -> Plan:
-    return Plan(Ascent() + NLL("retain"), train=Train(epochs=5, lr=1e-5, batch=32, warmup=1, decay=0.01), selectors=(Attribution(),))
+    return Plan(
+        Ascent() + NLL("retain"), train=Train(epochs=5, lr=1e-5, batch_size=32, warmup=1, weight_decay=0.01), selectors=(Attribution(),)
+    )

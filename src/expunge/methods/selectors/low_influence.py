@@ -22,17 +22,21 @@ import torch
 from torch import Tensor
 
 from expunge.core.errors import UserError
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import Answer, Need, Plan, Rows, Selector, Sets, Train
-from expunge.engine.context import View
+from expunge.core.hyperparameters import hp, part
+from expunge.core.modality import ModelOutput
+from expunge.core.needs import Need
+from expunge.core.parts import Selector
+from expunge.core.plan import Plan, Train
+from expunge.core.rows import Rows, Sets
+from expunge.core.view import View
 from expunge.methods.terms import NLL, Ascent
 
 Score = Literal["gradient", "influence", "random"]
 
 
-def losses(answer: Answer) -> Tensor:
+def losses(answer: ModelOutput) -> Tensor:
     """The mean loss of the labels of each row, (rows,)."""
-    return -answer.logp.mean()
+    return answer.loss.mean()
 
 
 def gradients(view: View, rows: Rows) -> Iterator[Tensor]:
@@ -75,12 +79,12 @@ def spared(out: Tensor, scores: Tensor, said: list[str]) -> Tensor:
 class LowInfluence(Selector):
     """Leave out the rows of least influence."""
 
-    score: Score = knob("gradient", "influence of a row: length of its gradient, or of the change of weights without it; or chance")
-    drop: float = knob(0.3, "share of the rows to forget that is left out", ge=0, lt=1)
-    drop_retain: float = knob(0.0, "share of the retain rows that is left out", ge=0, lt=1)
-    within: Literal["set", "training"] = knob("set", "what shares are of: the set, or rows to forget and retain together, as quantiles")
-    samples: int = knob(500, "rows that the curvature is estimated on, at most (for influence)", ge=1)
-    damping: float = knob(0.1, "damping in mean eigenvalues of the curvature (for influence)", gt=0)
+    score: Score = hp("gradient", "influence of a row: length of its gradient, or of the change of weights without it; or chance")
+    drop: float = hp(0.3, "share of the rows to forget that is left out", ge=0, lt=1)
+    drop_retain: float = hp(0.0, "share of the retain rows that is left out", ge=0, lt=1)
+    within: Literal["set", "training"] = hp("set", "what shares are of: the set, or rows to forget and retain together, as quantiles")
+    samples: int = hp(500, "rows that the curvature is estimated on, at most (for influence)", ge=1)
+    damping: float = hp(0.1, "damping in mean eigenvalues of the curvature (for influence)", gt=0)
 
     @property
     def reads(self) -> frozenset[str]:
@@ -103,10 +107,10 @@ class LowInfluence(Selector):
     def _kept(self, name: str, share: float, scores: dict[str, Tensor], view: View) -> Rows:
         rows, among = view.rows(name), scores if self.within == "training" else {name: scores[name]}
         out = lowest(torch.cat([*among.values()]), share).split([len(s) for s in among.values()])
-        left = spared(dict(zip(among, out, strict=True))[name], scores[name], view.port.said(rows))
+        left = spared(dict(zip(among, out, strict=True))[name], scores[name], view.modality.answer_texts(rows))
         if bool(left.all()):
             raise UserError(f"every row to {name} is among those of least influence: nothing is left, so give a smaller share")
-        return rows.take((~left).nonzero().flatten().tolist())
+        return rows.select((~left).nonzero().flatten().tolist())
 
     def _scores(self, view: View, names: list[str]) -> dict[str, Tensor]:
         """How much each row of some sets influenced the model, (rows,) each."""
@@ -118,11 +122,11 @@ class LowInfluence(Selector):
 
     def _change(self, view: View) -> Callable[[Tensor], Tensor]:
         """What takes gradients to changes of weights, by the curvature on rows drawn from both sets."""
-        both = view.forget.join(view.retain)
+        both = view.forget.concat(view.retain)
         drawn = torch.randperm(len(both), generator=view.rng())[: self.samples].tolist()
-        return change(torch.cat([*gradients(view, both.take(drawn))]), self.damping)
+        return change(torch.cat([*gradients(view, both.select(drawn))]), self.damping)
 
 
 def plan() -> Plan:
-    train = Train(epochs=10, lr=1e-5, batch=32, warmup=1, decay=0.01)
+    train = Train(epochs=10, lr=1e-5, batch_size=32, warmup=1, weight_decay=0.01)
     return Plan(Ascent() + NLL("retain"), train=train, selectors=(LowInfluence(),))

@@ -17,10 +17,13 @@ from typing import Annotated
 
 import torch
 
+from expunge.core.capabilities import Categorical, DifferentiableInputs
 from expunge.core.errors import UserError
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import Need, Plan, Plans, Rows, Selector, Sets, Train
-from expunge.engine.context import View
+from expunge.core.hyperparameters import hp, part
+from expunge.core.parts import Selector
+from expunge.core.plan import Plan, Plans, Train
+from expunge.core.rows import Rows, Sets
+from expunge.core.view import View
 from expunge.methods.terms import NLL
 
 
@@ -40,49 +43,49 @@ class Others(Selector):
                 kept.append(i)
         if not kept:
             raise UserError("this method forgets whole classes, and there is no retain row of another class than those to forget")
-        return {**sets, "retain": view.retain.take(kept)}
+        return {**sets, "retain": view.retain.select(kept)}
 
 
 @part
 class Noise(Selector):
     """Noise that the model does not take for the class to forget, labelled as that class, together with the retain rows."""
 
-    count: int = knob(32, "noise images a class", ge=1)
-    copies: int = knob(80, "copies of each in the epoch", ge=1)
-    rounds: int = knob(25, "steps of Adam on the noise; 0: it stays as it was drawn", ge=0)
-    pace: float = knob(0.1, "learning rate of the noise", ge=0)
-    penalty: float = knob(0.1, "weight of the noise's squared length", ge=0)
+    count: int = hp(32, "noise images a class", ge=1)
+    copies: int = hp(80, "copies of each in the epoch", ge=1)
+    rounds: int = hp(25, "steps of Adam on the noise; 0: it stays as it was drawn", ge=0)
+    pace: float = hp(0.1, "learning rate of the noise", ge=0)
+    penalty: float = hp(0.1, "weight of the noise's squared length", ge=0)
     reads = frozenset({"forget", "retain"})
     gives = frozenset({"impair"})
-    needs = frozenset({Need.INPUTS})
+    requires = frozenset({Categorical, DifferentiableInputs})
 
     def pick(self, sets: Sets, view: View) -> Sets:
         made, rng = view.retain, view.rng()
         for name in sorted(set(view.forget["answer_text"])):
-            made = self._noise(name, view, rng).join(made)
-        return {**sets, "impair": made.named("impair")}
+            made = self._noise(name, view, rng).concat(made)
+        return {**sets, "impair": made.rename("impair")}
 
     def _noise(self, name: str, view: View, rng: torch.Generator) -> Rows:
-        blank = view.port.relabel(view.forget.take([0] * self.count), [name] * self.count, "impair")
-        blank = replace(blank, ids=tuple(f"noise {name} {i}" for i in range(self.count)))
-        noise = torch.randn(view.port.inputs(blank).shape, generator=rng)
+        random_init = view.modality.relabel(view.forget.select([0] * self.count), [name] * self.count, "impair")
+        random_init = replace(random_init, ids=tuple(f"noise {name} {i}" for i in range(self.count)))
+        noise = torch.randn(view.modality.inputs(random_init).shape, generator=rng)
 
         def rows(x: torch.Tensor) -> Rows:
-            return view.port.moved(blank, x, normalised=True)
+            return view.modality.moved(random_init, x, normalized=True)
 
         adam = torch.optim.Adam([noise], lr=self.pace)
         for _ in range(self.rounds):
-            up = view.input_grad(noise, rows, lambda answer: answer.logp.values.mean())
+            up = view.input_grad(noise, rows, lambda answer: answer.target_logp.values.mean())
             noise.grad = up + 2 * self.penalty * noise / self.count
             adam.step()
-        return rows(noise.detach()).take(list(range(self.count)) * self.copies)
+        return rows(noise.detach()).select(list(range(self.count)) * self.copies)
 
 
 def plan(images: Annotated[int, "retain rows a class that it trains on, at most"] = 500) -> Plans:
     if images < 1:
         raise UserError(f"the repair needs at least one image a class, and images is {images}")
-    impair = Train(epochs=1, lr=1e-4, batch=32, optimizer="adam", schedule="constant", anchor="impair")
-    repair = replace(impair, batch=128, anchor="retain")
+    impair = Train(epochs=1, lr=1e-4, batch_size=32, optimizer="adam", schedule="constant", anchor="impair")
+    repair = replace(impair, batch_size=128, anchor="retain")
     return (
         Plan(NLL("impair"), train=impair, selectors=(Others(images), Noise()), name="impair"),
         Plan(NLL("retain"), train=repair, selectors=(Others(images),), name="repair"),

@@ -22,10 +22,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from expunge.core.capabilities import Categorical
 from expunge.core.errors import UserError
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import GradCall, Grads, Objective, Plan, Plans, Rows, Selector, Sets, Train, Update
-from expunge.engine.context import Step, View
+from expunge.core.hyperparameters import hp, part
+from expunge.core.parts import GradCall, Grads, Objective, Selector, Update
+from expunge.core.plan import Plan, Plans, Train
+from expunge.core.rows import Rows, Sets
+from expunge.core.view import Step, View
 from expunge.methods.edits.random_weights import Reinitialise
 from expunge.methods.gradients import Gradient
 from expunge.methods.objectives import finetune
@@ -59,21 +62,22 @@ class WorstCase(Selector):
     """Another forget set of the same size, and as retain set the rest: what is hardest to forget of both together."""
 
     when: ClassVar[Literal["run", "start", "epoch", "step"]] = "run"
-    by: str = knob("row", "what is taken whole: row, class, or a column of the data whose equal values belong together")
-    size: int = knob(0, "how many rows, classes or values; 0: as many as the rows to forget have", ge=0)
-    easiest: bool = knob(False, "take what is easiest to forget instead")
-    lower: Literal["finetune", "l1_sparse", "retrain"] = knob("finetune", "how rows are unlearned in each round")
-    outer: int = knob(10, "rounds, each of which unlearns anew and then moves the selection", ge=1)
-    outer_lr: float = knob(100.0, "step of the selection: losses 1 / outer_lr apart trade places in a round", gt=0)
-    gamma: float = knob(0.0, "weight of the selection's squared length", ge=0)
-    inner: int = knob(10, "passes over all rows in a round; 0: nothing is unlearned", ge=0)
-    inner_lr: float = knob(1e-3, "step of every weight of the model", ge=0)
-    inner_batch: int = knob(256, "rows in a step of the model", ge=1)
+    by: str = hp("row", "what is taken whole: row, class, or a column of the data whose equal values belong together")
+    size: int = hp(0, "how many rows, classes or values; 0: as many as the rows to forget have", ge=0)
+    easiest: bool = hp(False, "take what is easiest to forget instead")
+    lower: Literal["finetune", "l1_sparse", "retrain"] = hp("finetune", "how rows are unlearned in each round")
+    outer: int = hp(10, "rounds, each of which unlearns anew and then moves the selection", ge=1)
+    outer_lr: float = hp(100.0, "step of the selection: losses 1 / outer_lr apart trade places in a round", gt=0)
+    gamma: float = hp(0.0, "weight of the selection's squared length", ge=0)
+    inner: int = hp(10, "passes over all rows in a round; 0: nothing is unlearned", ge=0)
+    inner_lr: float = hp(1e-3, "step of every weight of the model", ge=0)
+    inner_batch_size: int = hp(256, "rows in a step of the model", ge=1)
     reads = frozenset({"forget", "retain"})
+    requires = frozenset({Categorical})
     gives = frozenset({"forget", "retain"})
 
     def pick(self, sets: Sets, view: View) -> Sets:
-        rows = view.forget.join(view.retain)
+        rows = view.forget.concat(view.retain)
         owner = self._owners(rows)
         count, size = int(owner.max()) + 1, self.size or len(owner[: len(view.forget)].unique())
         if size >= count:
@@ -86,28 +90,30 @@ class WorstCase(Selector):
             slope = self._losses(view, rows, owner, w, f"round {k}") + 2 * self.gamma * w
             w = project(w + (self.outer_lr if self.easiest else -self.outer_lr) * slope, size)
         gone = torch.isin(owner, w.topk(size).indices)
-        chosen = {"forget": rows.take(gone.nonzero()[:, 0].tolist()), "retain": rows.take((~gone).nonzero()[:, 0].tolist())}
-        return {**sets, **{n: r.named(n) for n, r in chosen.items()}}
+        chosen = {"forget": rows.select(gone.nonzero()[:, 0].tolist()), "retain": rows.select((~gone).nonzero()[:, 0].tolist())}
+        return {**sets, **{n: r.rename(n) for n, r in chosen.items()}}
 
     def _owners(self, rows: Rows) -> Tensor:
         """The number of what each row belongs to, (rows,). Errors: UserError for a column that is not there."""
         if self.by == "row":
             return torch.arange(len(rows))
         column = "answer_text" if self.by == "class" else self.by
-        if column not in rows.cols:
+        if column not in rows.columns:
             raise UserError(f"the rows have no column {self.by!r} to choose by: say row or class, or a column that all of them have")
         numbers: dict[str, int] = {}
         return torch.tensor([numbers.setdefault(str(value), len(numbers)) for value in rows[column]])
 
     def _losses(self, view: View, rows: Rows, owner: Tensor, w: Tensor, key: str) -> Tensor:
         """Mean loss of what could be taken, (count,), once the model has unlearned as much of it as w says."""
-        left = replace(rows.named("retain"), weight=tuple((1 - w)[owner].tolist()))
+        left = replace(rows.rename("retain"), weight=tuple((1 - w)[owner].tolist()))
         after = view.run(self._unlearning(), {"retain": left}, key=key)
-        loss = torch.cat([-after.now(some).logp.mean().double().cpu() for some in after.batches("retain", 256)])
+        loss = torch.cat([after.now(some).loss.mean().double().cpu() for some in after.batches("retain", 256)])
         return torch.zeros_like(w).index_add(0, owner, loss) / torch.bincount(owner, minlength=len(w))
 
     def _unlearning(self) -> Plans:
-        train = Train(epochs=self.inner, lr=self.inner_lr, batch=self.inner_batch, optimizer="sgd", schedule="constant", anchor="retain")
+        train = Train(
+            epochs=self.inner, lr=self.inner_lr, batch_size=self.inner_batch_size, optimizer="sgd", schedule="constant", anchor="retain"
+        )
         loss: Objective = NLL("retain") + L1(l1_epochs=max(1, self.inner)) if self.lower == "l1_sparse" else NLL("retain")
         steps = Plan(loss, train=train, updates=(Sign(),), name="steps")
         return (Plan(Reinitialise(), name="restart"), steps) if self.lower == "retrain" else (steps,)

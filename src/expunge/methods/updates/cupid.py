@@ -24,9 +24,13 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import GradCall, Grads, Need, Plan, Selector, Sets, State, Stop, Train, Update
-from expunge.engine.context import Step, View
+from expunge.core.capabilities import Categorical
+from expunge.core.hyperparameters import hp, part
+from expunge.core.needs import Need
+from expunge.core.parts import GradCall, Grads, Selector, Stop, Update
+from expunge.core.plan import Plan, Train
+from expunge.core.rows import Sets
+from expunge.core.view import State, Step, View
 from expunge.methods.gradients import Gradient, dot, moved, on_role, unit
 from expunge.methods.terms import NLL
 from expunge.methods.updates.gradient_projection import apart
@@ -39,9 +43,10 @@ HELPERS = ("causal", "sharp")  # roles whose gradients shape that of forget, and
 class Sharp(Selector):
     """Give every forget row its sharpness, and the sharpest as the set `causal`."""
 
-    causal: float = knob(0.05, "share of the forget rows, the sharpest, that stand for those without the bias", gt=0, le=1)
-    eta: float = knob(0.05, "distance, over all weights, over which a row's loss is seen to rise", gt=0)
+    causal: float = hp(0.05, "share of the forget rows, the sharpest, that stand for those without the bias", gt=0, le=1)
+    eta: float = hp(0.05, "distance, over all weights, over which a row's loss is seen to rise", gt=0)
     reads = frozenset({"forget"})
+    requires = frozenset({Categorical})
     gives = frozenset({"forget", "causal"})
 
     def pick(self, sets: Sets, view: View) -> Sets:
@@ -49,15 +54,15 @@ class Sharp(Selector):
         found = [self._rise(view, i) for i in range(len(rows))]
         top = torch.tensor(found).topk(max(1, round(self.causal * len(rows)))).indices.tolist()
         rows = rows.add(sharpness=found)
-        return {**sets, "forget": rows, "causal": rows.take(top).named("causal")}
+        return {**sets, "forget": rows, "causal": rows.select(top).rename("causal")}
 
     def _rise(self, view: View, i: int) -> float:
         """How much the loss of one row rises in its steepest direction; 0 where it has none."""
-        one = view.forget.take([i])
+        one = view.forget.select([i])
         direction = unit(view.grad(NLL("forget"), {"forget": one}))
-        before = view.now(one).logp.values.mean()
+        before = view.now(one).target_logp.values.mean()
         with moved(view.params, (self.eta * d for d in direction)):
-            return float(before - view.now(one).logp.values.mean())
+            return float(before - view.now(one).target_logp.values.mean())
 
 
 @part
@@ -75,16 +80,16 @@ class Weigh(Selector):
         weights = sharpness / mean if mean > 0 else torch.ones(len(rows))
         if rows.weight:
             weights = weights * torch.tensor(rows.weight)
-        return {**sets, "sharp": replace(rows.named("sharp"), weight=tuple(weights.tolist()))}
+        return {**sets, "sharp": replace(rows.rename("sharp"), weight=tuple(weights.tolist()))}
 
 
 @part
 class Route(Update):
     """Split the forget gradient along the causal one, and send each part to its own weights."""
 
-    pathway: float = knob(0.5, "share of the weights, those that matter most to the causal rows, that take the causal part", ge=0, le=1)
-    curvature: Literal["fisher", "hutchinson"] = knob("fisher", "estimate of the diagonal of the Hessian: squared gradients, or probes")
-    probes: int = knob(16, "random signs that the Hessian is multiplied by, for hutchinson", ge=1)
+    pathway: float = hp(0.5, "share of the weights, those that matter most to the causal rows, that take the causal part", ge=0, le=1)
+    curvature: Literal["fisher", "hutchinson"] = hp("fisher", "estimate of the diagonal of the Hessian: squared gradients, or probes")
+    probes: int = hp(16, "random signs that the Hessian is multiplied by, for hutchinson", ge=1)
     reads = frozenset({"causal"})
 
     @property
@@ -130,23 +135,24 @@ class Route(Update):
 
 
 @part
-class Forgotten(Stop):
+class CupidStop(Stop):
     """Enough once the model's first choice is hardly ever the label of a row to forget."""
 
-    accuracy: float = knob(0.0, "share of the forget labels, at most, that the model still gets right when it stops", ge=0, le=1)
+    accuracy: float = hp(0.0, "share of the forget labels, at most, that the model still gets right when it stops", ge=0, le=1)
     reads = frozenset({"forget"})
+    requires = frozenset({Categorical})
 
     def stop(self, view: View) -> str | None:
         answers = [view.now(rows) for rows in view.batches("forget", 64)]
-        right = torch.cat([a.scores.values.argmax(-1) == a.labels for a in answers]).float().mean()
+        right = torch.cat([a.logits.values.argmax(-1) == a.labels for a in answers]).float().mean()
         return f"{float(right):.1%} of the forget labels are still the model's first choice" if right <= self.accuracy else None
 
 
 def plan(
     weighting: Annotated[Literal["rows", "equal"], "whether sharper rows count for more in the causal part"] = "rows",
 ) -> Plan:
-    train = Train(epochs=20, lr=1e-3, batch=128, optimizer="sgd", schedule="constant")
+    train = Train(epochs=20, lr=1e-3, batch_size=128, optimizer="sgd", schedule="constant")
     terms, selectors = -1.0 * NLL("forget") + -1.0 * NLL("causal"), (Sharp(),)
     if weighting == "rows":
         terms, selectors = terms + -1.0 * NLL("sharp"), (*selectors, Weigh())
-    return Plan(terms, train=train, updates=(Route(),), selectors=selectors, until=(Forgotten(),))
+    return Plan(terms, train=train, updates=(Route(),), selectors=selectors, stop_rules=(CupidStop(),))

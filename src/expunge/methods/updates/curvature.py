@@ -16,9 +16,10 @@ Differs: the penalty has a gradient; in the authors' code it is a plain number a
 Status: reproduced
 """
 
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import GradCall, Grads, Plan, Train, Update
-from expunge.engine.context import Step
+from expunge.core.hyperparameters import hp, part
+from expunge.core.parts import GradCall, Grads, Update
+from expunge.core.plan import Plan, Train
+from expunge.core.view import Step
 from expunge.engine.gradient import global_norm
 from expunge.methods.gradients import Gradient, moved, on_role, unit
 from expunge.methods.terms import NLL, BatchNPO
@@ -29,9 +30,9 @@ class Curvature(Update):
     """Add to the loss how much one role's gradient changes over a small step along itself."""
 
     role: str = "forget"
-    kappa: float = knob(10.0, "weight of the gradient's change; 0: the base run", ge=0)
-    mu: float = knob(0.01, "length of the step over which the change is measured", gt=0)
-    detached: bool = knob(False, "report the penalty without its gradient, and count the forget gradient twice, as the authors' code does")
+    kappa: float = hp(10.0, "weight of the gradient's change; 0: the base run", ge=0)
+    mu: float = hp(0.01, "length of the step over which the change is measured", gt=0)
+    detached: bool = hp(False, "report the penalty without its gradient, and count the forget gradient twice, as the authors' code does")
 
     def roles(self) -> frozenset[str]:
         return frozenset({self.role})
@@ -52,5 +53,5 @@ class Curvature(Update):
 
 
 def plan() -> Plan:
-    train = Train(epochs=0, steps=125, lr=8.5e-6, batch=4, clip=1.0)
+    train = Train(epochs=0, steps=125, lr=8.5e-6, batch_size=4, max_grad_norm=1.0)
     return Plan(BatchNPO(0.035) + NLL("retain"), train=train, updates=(Curvature(),))

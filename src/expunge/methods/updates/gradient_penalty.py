@@ -14,9 +14,10 @@ Differs: the penalty has a gradient; in the authors' code it is summed as a plai
 Status: reproduced
 """
 
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import GradCall, Grads, Plan, Train, Update
-from expunge.engine.context import Step
+from expunge.core.hyperparameters import hp, part
+from expunge.core.parts import GradCall, Grads, Update
+from expunge.core.plan import Plan, Train
+from expunge.core.view import Step
 from expunge.engine.gradient import global_norm
 from expunge.methods.gradients import Gradient, on_role, unit
 from expunge.methods.terms import NLL, BatchNPO
@@ -27,8 +28,8 @@ class Penalty(Update):
     """Add the length of one role's gradient to the loss."""
 
     role: str = "forget"
-    kappa: float = knob(0.01, "weight of the gradient's length; 0: the base run", ge=0)
-    detached: bool = knob(False, "report the penalty and leave it out of the gradient, as the authors' code does")
+    kappa: float = hp(0.01, "weight of the gradient's length; 0: the base run", ge=0)
+    detached: bool = hp(False, "report the penalty and leave it out of the gradient, as the authors' code does")
 
     def roles(self) -> frozenset[str]:
         return frozenset({self.role})
@@ -46,5 +47,5 @@ class Penalty(Update):
 
 
 def plan() -> Plan:
-    train = Train(epochs=0, steps=125, lr=7.5e-6, batch=4, clip=1.0)
+    train = Train(epochs=0, steps=125, lr=7.5e-6, batch_size=4, max_grad_norm=1.0)
     return Plan(BatchNPO(0.04) + NLL("retain"), train=train, updates=(Penalty(),))

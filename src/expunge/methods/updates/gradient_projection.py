@@ -19,9 +19,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import GradCall, Grads, Plan, Update
-from expunge.engine.context import Step
+from expunge.core.hyperparameters import hp, part
+from expunge.core.parts import GradCall, Grads, Update
+from expunge.core.plan import Plan
+from expunge.core.view import Step
 from expunge.methods.gradients import Gradient, dot, total
 from expunge.methods.objectives import npo
 
@@ -42,8 +43,8 @@ class Project(Update):
 
     role: str = "forget"
     against: str = "retain"
-    when: When = knob("conflict", "project where the gradients disagree, or at every step")
-    both: bool = knob(False, "project the retain gradient against the forget gradient too, as PCGrad does")
+    when: When = hp("conflict", "project where the gradients disagree, or at every step")
+    both: bool = hp(False, "project the retain gradient against the forget gradient too, as PCGrad does")
 
     def roles(self) -> frozenset[str]:
         return frozenset({self.role, self.against})

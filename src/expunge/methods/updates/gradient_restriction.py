@@ -14,9 +14,10 @@ Status: faithful
 
 from torch import Tensor
 
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import GradCall, Grads, Plan, Train, Update
-from expunge.engine.context import Step
+from expunge.core.hyperparameters import hp, part
+from expunge.core.parts import GradCall, Grads, Update
+from expunge.core.plan import Plan, Train
+from expunge.core.view import Step
 from expunge.methods.gradients import Gradient, dot, unit
 from expunge.methods.terms import NLL
 
@@ -25,8 +26,8 @@ from expunge.methods.terms import NLL
 class Restrict(Update):
     """Add the length of the gradient to the loss, of each parameter tensor or of all together."""
 
-    weight: float = knob(0.005, "a: weight of the gradient's length; 0: the base run", ge=0)
-    whole: bool = knob(False, "one length of the whole gradient, as in the paper, not the sum of those of its tensors, as in the code")
+    weight: float = hp(0.005, "a: weight of the gradient's length; 0: the base run", ge=0)
+    whole: bool = hp(False, "one length of the whole gradient, as in the paper, not the sum of those of its tensors, as in the code")
 
     def wrap(self, grads: Grads, step: Step) -> GradCall:
         def restricted(*roles: str) -> Gradient:
@@ -40,5 +41,5 @@ class Restrict(Update):
 
 
 def plan() -> Plan:
-    train = Train(epochs=200, lr=1e-3, batch=64, optimizer="adam", schedule="constant", anchor="retain")
+    train = Train(epochs=200, lr=1e-3, batch_size=64, optimizer="adam", schedule="constant", anchor="retain")
     return Plan(NLL("retain"), train=train, updates=(Restrict(),))

@@ -24,11 +24,15 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from expunge.core.capabilities import Categorical
 from expunge.core.errors import UserError
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import GradCall, Grads, Objective, Plan, Rows, Selector, Sets, State, Train, Update, Weights
+from expunge.core.hyperparameters import hp, part
+from expunge.core.modality import Weights
+from expunge.core.parts import GradCall, Grads, Objective, Selector, Update
+from expunge.core.plan import Plan, Train
+from expunge.core.rows import Rows, Sets
+from expunge.core.view import State, Step, View
 from expunge.engine.adapters import base_of, is_adapted
-from expunge.engine.context import Step, View
 from expunge.engine.weights import put, tensors_of, weights_of
 from expunge.methods.terms import NLL, Ascent
 
@@ -73,10 +77,10 @@ def drift(model: nn.Module, snapshots: Sequence[Weights]) -> list[Record]:
     return _ranked(model, ({n: b[n] - t for n, t in a.items()} for a, b in pairwise(snapshots)))
 
 
-def sensitivity(view: View, rows: Rows, batch: int = 32) -> list[Record]:
+def sensitivity(view: View, rows: Rows, batch_size: int = 32) -> list[Record]:
     """How hard some rows pull at each module that moves, at the weights of this moment: records as those of `drift`, a batch a point."""
     moving = [n for n, p in view.model.named_parameters() if p.requires_grad]
-    parts = [rows.take(range(i, min(i + batch, len(rows)))) for i in range(0, len(rows), batch)]
+    parts = [rows.select(range(i, min(i + batch_size, len(rows)))) for i in range(0, len(rows), batch_size)]
     return _ranked(view.model, (dict(zip(moving, view.grad(NLL(rows.name), {rows.name: some}), strict=True)) for some in parts))
 
 
@@ -91,17 +95,18 @@ def table(records: Sequence[Record]) -> str:
 class Buffer(Selector):
     """A few retain rows, drawn once, as the set `buffer`."""
 
-    size: int = knob(500, "retain rows that repairs see", ge=1)
+    size: int = hp(500, "retain rows that repairs see", ge=1)
     scores: bool = False  # keep what the model says of them before the stage
     reads = frozenset({"retain"})
+    requires = frozenset({Categorical})
     gives = frozenset({"buffer"})
 
     def pick(self, sets: Sets, view: View) -> Sets:
         rows = view.retain
         drawn = torch.randperm(len(rows), generator=view.rng())[: self.size].tolist()
-        buffer = rows.take(drawn).named("buffer")
+        buffer = rows.select(drawn).rename("buffer")
         if self.scores:
-            said = [view.now(buffer.take([i])).scores.values.cpu() for i in range(len(buffer))]
+            said = [view.now(buffer.select([i])).logits.values.cpu() for i in range(len(buffer))]
             buffer = buffer.add(scores=said)
         return {**sets, "buffer": buffer}
 
@@ -111,26 +116,25 @@ class Recall(Objective):
     """Squared distance of the scores to those that the buffer remembers, summed over classes, averaged over labels."""
 
     reads = frozenset({"buffer"})
+    requires = frozenset({Categorical})
     role = "distil"
 
     def loss(self, step: Step) -> Tensor:
         rows = step.rows("buffer")
-        new, old = step.now(rows).scores, torch.cat(list(rows["scores"]))
+        new, old = step.now(rows).logits, torch.cat(list(rows["scores"]))
         return step.mean(new.map(lambda z: (z - old.to(z)).square().sum(-1)), rows)
 
 
-REPAIR = Train(epochs=0, steps=300, lr=0.05, batch=32, optimizer="sgd", schedule="constant", anchor="buffer")
+REPAIR = Train(epochs=0, steps=300, lr=0.05, batch_size=32, optimizer="sgd", schedule="constant", anchor="buffer")
 
 
 @part
 class FPF(Update):
     """Repair chosen modules on the buffer, k times in a stage."""
 
-    k: int = knob(3, "repairs, evenly spaced, the last one at the end; 0: the base run", ge=0)
-    modules: Modules = knob(
-        "norm+head", "what is repaired: norms and the last or the first layer, what the buffer pulls at hardest, or all"
-    )
-    beta: float = knob(0.1, "for sensitive: least sensitivity of a module, as a share of the largest", ge=0, le=1)
+    k: int = hp(3, "repairs, evenly spaced, the last one at the end; 0: the base run", ge=0)
+    modules: Modules = hp("norm+head", "what is repaired: norms and the last or the first layer, what the buffer pulls at hardest, or all")
+    beta: float = hp(0.1, "for sensitive: least sensitivity of a module, as a share of the largest", ge=0, le=1)
     repair: Plan = Plan(NLL("buffer"), train=REPAIR, name="repair")
     reads = frozenset({"buffer"})
 
@@ -140,7 +144,7 @@ class FPF(Update):
     def after(self, step: Step) -> State:
         past, due = ((done * self.k) // step.total for done in (step.done - 1, step.done))
         if past < due < self.k:
-            self._repair(step, step.pool("buffer"), str(due))
+            self._repair(step, step.whole_set("buffer"), str(due))
         return step.state
 
     def end(self, view: View) -> None:
@@ -148,13 +152,13 @@ class FPF(Update):
             self._repair(view, view.rows("buffer"), "end")
 
     def _repair(self, view: View, buffer: Rows, key: str) -> None:
-        repair = self.repair if is_adapted(view.model) else replace(self.repair, trains=_regex(self.chosen(view, buffer)))
+        repair = self.repair if is_adapted(view.model) else replace(self.repair, trainable=_regex(self.chosen(view, buffer)))
         put(view.model, weights_of(view.run(repair, {"buffer": buffer}, key=key).model))
 
     def chosen(self, view: View, buffer: Rows) -> list[str]:
         """Names of the parameters to repair, of those that move. Errors: UserError where there are none."""
         model = base_of(view.model)
-        moving = {n: p for n, p in model.named_parameters() if p.requires_grad and re.search(self.repair.trains, n)}
+        moving = {n: p for n, p in model.named_parameters() if p.requires_grad and re.search(self.repair.trainable, n)}
         if self.modules == "all":
             names = [*moving]
         elif self.modules == "sensitive":
@@ -163,7 +167,7 @@ class FPF(Update):
             names = [n for module in sensitive for n in groups[module] if n in moving]
         else:
             layers = [m for m in model.modules() if not is_norm(m) and any(True for _ in m.parameters(recurse=False))]
-            end = model.get_submodule(view.port.head(model)) if self.modules == "norm+head" else layers[0]
+            end = model.get_submodule(view.modality.head(model)) if self.modules == "norm+head" else layers[0]
             wanted = {id(p) for m in (end, *filter(is_norm, model.modules())) for p in m.parameters(recurse=False)}
             names = [n for n, p in moving.items() if id(p) in wanted]
         if not names:
@@ -177,6 +181,6 @@ def _regex(names: list[str]) -> str:
 
 def plan(distil: Annotated[bool, "whether repairs also draw scores back to those of the model before"] = False) -> Plan:
     repair: Objective = NLL("buffer") + Recall() if distil else NLL("buffer")
-    train = Train(epochs=5, lr=1e-2, batch=32, optimizer="sgd", schedule="constant")
+    train = Train(epochs=5, lr=1e-2, batch_size=32, optimizer="sgd", schedule="constant")
     update = FPF(repair=Plan(repair, train=REPAIR, name="repair"))
     return Plan(Ascent(), train=train, selectors=(Buffer(scores=distil),), updates=(update,))

@@ -23,10 +23,14 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
+from expunge.core.capabilities import Categorical
 from expunge.core.errors import UserError
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import Edit, GradCall, Grads, Need, Plan, State, Train, Update, Weights
-from expunge.engine.context import Step, View
+from expunge.core.hyperparameters import hp, part
+from expunge.core.modality import Weights
+from expunge.core.needs import Need
+from expunge.core.parts import Edit, GradCall, Grads, Update
+from expunge.core.plan import Plan, Train
+from expunge.core.view import State, Step, View
 from expunge.engine.estimators.kfac import Strategy, layers
 from expunge.engine.weights import put, tensors_of
 from expunge.methods.gradients import Gradient, dot, on_role
@@ -53,14 +57,15 @@ class GaussNewton(Update):
 
     role: str = "forget"
     step: Literal["kl", "fixed"] = "kl"
-    curvature: Strategy = knob("ekfac", "form of the curvature: Kronecker products, with their own or corrected eigenvalues, or diagonal")
-    epsilon: float = knob(0.02, "KL a label on the retain rows that all steps together may make, in nats; unused where fixed", gt=0)
-    damping: float = knob(1e-8, "added to every curvature", ge=0)
-    share: float = knob(0.1, "damping that is added by layer, as a share of its mean curvature", ge=0)
-    samples: int = knob(1000, "retain rows that the curvature is estimated on, at most", ge=1)
-    draws: int = knob(1, "labels drawn for each that a retain row has; 0: every class, which is exact for classifiers", ge=0)
-    check: int = knob(32, "retain rows that the KL of a step is measured on, at most; 0: it is not. Unused where fixed", ge=0)
+    curvature: Strategy = hp("ekfac", "form of the curvature: Kronecker products, with their own or corrected eigenvalues, or diagonal")
+    epsilon: float = hp(0.02, "KL a label on the retain rows that all steps together may make, in nats; unused where fixed", gt=0)
+    damping: float = hp(1e-8, "added to every curvature", ge=0)
+    share: float = hp(0.1, "damping that is added by layer, as a share of its mean curvature", ge=0)
+    samples: int = hp(1000, "retain rows that the curvature is estimated on, at most", ge=1)
+    draws: int = hp(1, "labels drawn for each that a retain row has; 0: every class, which is exact for classifiers", ge=0)
+    check: int = hp(32, "retain rows that the KL of a step is measured on, at most; 0: it is not. Unused where fixed", ge=0)
     reads = frozenset({"retain"})
+    requires = frozenset({Categorical})
 
     @property
     def needs(self) -> frozenset[str]:
@@ -71,7 +76,7 @@ class GaussNewton(Update):
 
     def begin(self, view: View) -> State:
         drawn = torch.randperm(len(view.retain), generator=view.rng())[: self.samples].tolist()
-        return view.kronecker(view.retain.take(drawn), self.curvature, self.draws)
+        return view.kfac(view.retain.select(drawn), self.curvature, self.draws)
 
     def wrap(self, grads: Grads, step: Step) -> GradCall:
         def uphill() -> Gradient:
@@ -85,7 +90,7 @@ class GaussNewton(Update):
     def _way(self, step: Step, gradient: list[Tensor]) -> list[Tensor]:
         """The gradient by layers, preconditioned; nothing elsewhere."""
         way = [torch.zeros_like(g) for g in gradient]
-        for layer in layers(step.model, step.port):
+        for layer in layers(step.model, step.modality):
             factors = {n: step.state[key] for n in ("values", "outputs", "inputs") if (key := f"{layer.path}/{n}") in step.state}
             whole = gradient[layer.weight].flatten(1)
             if factors["values"].shape[1] > whole.shape[1]:
@@ -109,10 +114,10 @@ class GaussNewton(Update):
 
     def _divergence(self, step: Step, way: list[Tensor], alpha: float) -> float:
         """KL a label of the model at the start from the model after a step, on some retain rows."""
-        rows = step.retain.take(range(min(self.check, len(step.retain))))
+        rows = step.retain.select(range(min(self.check, len(step.retain))))
         moving = {n: p.detach() for n, p in step.model.named_parameters() if p.requires_grad}
-        new = step.under({n: p - alpha * w for (n, p), w in zip(moving.items(), way, strict=True)}, rows).dist.values
-        old = step.reference(rows).dist.values
+        new = step.under({n: p - alpha * w for (n, p), w in zip(moving.items(), way, strict=True)}, rows).log_probs.values
+        old = step.reference(rows).log_probs.values
         return float((old.exp() * (old - new)).sum(-1).mean())
 
 
@@ -120,9 +125,9 @@ class GaussNewton(Update):
 class Again(Edit):
     """Add what an earlier run changed to the weights of a model that was trained further since."""
 
-    before: str = knob("", "folder of the model before that run")
-    after: str = knob("", "folder of the model after it")
-    scale: float = knob(1.0, "how much of the change is added")
+    before: str = hp("", "folder of the model before that run")
+    after: str = hp("", "folder of the model after it")
+    scale: float = hp(1.0, "how much of the change is added")
 
     def apply(self, view: View) -> None:
         here = {n: t for n, t in tensors_of(view.model).items() if t.is_floating_point()}
@@ -150,5 +155,5 @@ def plan(
     if step == "again":
         return Plan(Again())
     steps, lr = (4, 1.0) if step == "kl" else (1, 5e-3)
-    train = Train(epochs=0, steps=steps, lr=lr, batch=10**6, micro=32, optimizer="sgd", schedule="constant")
+    train = Train(epochs=0, steps=steps, lr=lr, batch_size=10**6, micro_batch_size=32, optimizer="sgd", schedule="constant")
     return Plan(Ascent(), train=train, updates=(GaussNewton(step=step, share=0.1 if step == "kl" else 0.0),))

@@ -23,25 +23,30 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
+from expunge.core.capabilities import Categorical
 from expunge.core.errors import UserError
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import Answer, Edit, GradCall, Grads, Need, Plan, Rows, State, Train, Update
+from expunge.core.hyperparameters import hp, part
+from expunge.core.modality import ModelOutput
+from expunge.core.needs import Need
+from expunge.core.parts import Edit, GradCall, Grads, Update
+from expunge.core.plan import Plan, Train
+from expunge.core.rows import Rows
+from expunge.core.view import State, Step, View
 from expunge.engine.adapters import base_of
-from expunge.engine.context import Step, View
 from expunge.functional.minimum_norm import fewest, span, within
 from expunge.methods.terms import NLL
 
-Output = Callable[[Answer], Tensor]  # a number a row, (rows,)
+Output = Callable[[ModelOutput], Tensor]  # a number a row, (rows,)
 
 
-def top(answer: Answer) -> Tensor:
+def top(answer: ModelOutput) -> Tensor:
     """The score of what each row is taken for, (rows,); of several labels the mean."""
-    return answer.scores.map(lambda z: z.max(-1).values).mean()
+    return answer.logits.map(lambda z: z.max(-1).values).mean()
 
 
 def score(of: int) -> Output:
     """The score of one class."""
-    return lambda answer: answer.scores.map(lambda z: z[:, of]).mean()
+    return lambda answer: answer.logits.map(lambda z: z[:, of]).mean()
 
 
 def gradients(view: View, rows: Rows, outputs: Iterable[Output]) -> Tensor:
@@ -63,11 +68,11 @@ def shrink(view: View, held: Tensor, strength: float) -> None:
 class MinNorm(Update):
     """After a step, shrink what is orthogonal to the output gradients of some retain rows."""
 
-    strength: float = knob(0.1, "share that the first shrinking takes of what it may take", gt=0, le=1)
-    gamma: float = knob(0.9, "strength of a shrinking over that of the one before", gt=0, le=1)
-    descent: int = knob(2, "last epochs without shrinking", ge=0)
-    every: int = knob(1, "epochs from one with shrinking to the next", ge=1)
-    samples: int = knob(50, "rows of a batch whose outputs a shrinking spares, to first order", ge=1)
+    strength: float = hp(0.1, "share that the first shrinking takes of what it may take", gt=0, le=1)
+    gamma: float = hp(0.9, "strength of a shrinking over that of the one before", gt=0, le=1)
+    descent: int = hp(2, "last epochs without shrinking", ge=0)
+    every: int = hp(1, "epochs from one with shrinking to the next", ge=1)
+    samples: int = hp(50, "rows of a batch whose outputs a shrinking spares, to first order", ge=1)
     reads = frozenset({"retain"})
     needs = frozenset({Need.EXAMPLE_GRADS})
 
@@ -83,7 +88,7 @@ class MinNorm(Update):
             return step.state
         drawn = torch.randperm(len(step.retain), generator=step.rng())[: self.samples].tolist()
         strength = step.state["strength"]
-        shrink(step, gradients(step, step.retain.take(drawn), [top]), float(strength))
+        shrink(step, gradients(step, step.retain.select(drawn), [top]), float(strength))
         return {"strength": strength * self.gamma}
 
 
@@ -92,10 +97,11 @@ class Exact(Edit):
     """Take away, once and all of it, what is orthogonal to the gradients of all outputs on all retain rows."""
 
     reads = frozenset({"retain"})
+    requires = frozenset({Categorical})
     needs = frozenset({Need.EXAMPLE_GRADS})
 
     def apply(self, view: View) -> None:
-        classes = view.now(view.retain.take([0])).scores.values.shape[-1]
+        classes = view.now(view.retain.select([0])).logits.values.shape[-1]
         shrink(view, gradients(view, view.retain, map(score, range(classes))), 1.0)
 
 
@@ -104,14 +110,15 @@ class Neurons(Edit):
     """Give the last layer the fewest units with which it says the same of the retain rows."""
 
     reads = frozenset({"retain"})
+    requires = frozenset({Categorical})
     needs = frozenset({Need.EXAMPLE_GRADS})
 
     def apply(self, view: View) -> None:
-        head = base_of(view.model).get_submodule(view.port.head(view.model))
+        head = base_of(view.model).get_submodule(view.modality.head(view.model))
         place = next((i for i, p in enumerate(view.params) if p is head.weight), None)
         if place is None:
             raise UserError("the last layer of this model does not move, and nothing else can be left out")
-        said = torch.cat([view.now(rows).scores.values for rows in view.batches("retain", 64)])
+        said = torch.cat([view.now(rows).logits.values for rows in view.batches("retain", 64)])
         if len(said) != len(view.retain):
             raise UserError("units are counted for classifiers, and these rows have several labels each")
         features = torch.cat([batch[place][:, 0] for batch in view.example_grads(view.retain, score(0))])  # a linear layer's gradient
@@ -125,4 +132,4 @@ def plan(
 ) -> Plan:
     if form != "gradients":
         return Plan(Exact() if form == "exact" else Neurons())
-    return Plan(NLL("retain"), train=Train(epochs=10, lr=1e-3, batch=128, anchor="retain"), updates=(MinNorm(),))
+    return Plan(NLL("retain"), train=Train(epochs=10, lr=1e-3, batch_size=128, anchor="retain"), updates=(MinNorm(),))

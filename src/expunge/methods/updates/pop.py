@@ -21,9 +21,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import GradCall, Grads, Plan, State, Stop, Train, Update
-from expunge.engine.context import Step, View
+from expunge.core.capabilities import Categorical
+from expunge.core.hyperparameters import hp, part
+from expunge.core.parts import GradCall, Grads, Stop, Update
+from expunge.core.plan import Plan, Train
+from expunge.core.view import State, Step, View
 from expunge.methods.gradients import Gradient, moved, total
 from expunge.methods.terms import NLL, Ascent
 
@@ -32,8 +34,10 @@ from expunge.methods.terms import NLL, Ascent
 class Anchor(Update):
     """Take the retain gradient less what it was at the start; optionally leave the forget gradient as it was there."""
 
-    target: Literal["live", "frozen"] = knob("live", "whether the forget gradient is that of the moment or that at the start")
-    origin: Literal["batch", "whole"] = knob("batch", "the gradients at the start are of the same rows, or, found once, of all rows")
+    target: Literal["live", "frozen"] = hp("live", "whether the forget gradient is that of the moment or that at the start")
+    origin: Literal["batch_size", "whole"] = hp(
+        "batch_size", "the gradients at the start are of the same rows, or, found once, of all rows"
+    )
 
     def roles(self) -> frozenset[str]:
         return frozenset({"retain", *self._frozen})
@@ -43,7 +47,7 @@ class Anchor(Update):
         return ("forget",) if self.target == "frozen" else ()
 
     def begin(self, view: View) -> State:
-        if self.origin == "batch":
+        if self.origin == "batch_size":
             return {str(i): p.detach().clone() for i, p in enumerate(view.params)}
         return {f"{role}{i}": g for role in self.roles() for i, g in enumerate(view.grad(role))}
 
@@ -68,7 +72,8 @@ class Anchor(Update):
 class Remnant(Stop):
     """Enough once the labels to forget are as improbable as those of unseen rows."""
 
-    rma: float = knob(0.25, "mean probability of the labels to forget at which it ends; 0: that of the holdout rows before", ge=0, le=1)
+    rma: float = hp(0.25, "mean probability of the labels to forget at which it ends; 0: that of the holdout rows before", ge=0, le=1)
+    requires = frozenset({Categorical})
 
     @property
     def reads(self) -> frozenset[str]:
@@ -84,9 +89,9 @@ class Remnant(Stop):
 
 def remnant(view: View, name: str) -> Tensor:
     """Mean over the rows of a set of the mean probability of their labels."""
-    return torch.cat([view.now(rows).logp.map(torch.exp).mean().cpu() for rows in view.batches(name, 32)]).mean()
+    return torch.cat([view.now(rows).target_logp.map(torch.exp).mean().cpu() for rows in view.batches(name, 32)]).mean()
 
 
 def plan() -> Plan:
-    train = Train(epochs=20, lr=5e-5, batch=32, schedule="constant")
-    return Plan(Ascent() + NLL("retain"), train=train, updates=(Anchor(),), until=(Remnant(),))
+    train = Train(epochs=20, lr=5e-5, batch_size=32, schedule="constant")
+    return Plan(Ascent() + NLL("retain"), train=train, updates=(Anchor(),), stop_rules=(Remnant(),))

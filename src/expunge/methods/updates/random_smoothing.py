@@ -14,9 +14,10 @@ Status: reproduced
 
 import torch
 
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import GradCall, Grads, Plan, Train, Update
-from expunge.engine.context import Step
+from expunge.core.hyperparameters import hp, part
+from expunge.core.parts import GradCall, Grads, Update
+from expunge.core.plan import Plan, Train
+from expunge.core.view import Step
 from expunge.methods.gradients import Gradient, moved, on_role, total
 from expunge.methods.terms import NLL, BatchNPO
 
@@ -26,8 +27,8 @@ class Smooth(Update):
     """Average the gradient of one role over Gaussian noise on the weights."""
 
     role: str = "forget"
-    sigma: float = knob(1e-4, "standard deviation of the noise on each weight; 0: the base run", ge=0)
-    draws: int = knob(3, "noises averaged over in a step", ge=1)
+    sigma: float = hp(1e-4, "standard deviation of the noise on each weight; 0: the base run", ge=0)
+    draws: int = hp(3, "noises averaged over in a step", ge=1)
 
     def roles(self) -> frozenset[str]:
         return frozenset({self.role})
@@ -48,5 +49,5 @@ class Smooth(Update):
 
 
 def plan() -> Plan:
-    train = Train(epochs=0, steps=125, lr=1e-5, batch=4, clip=1.0)
+    train = Train(epochs=0, steps=125, lr=1e-5, batch_size=4, max_grad_norm=1.0)
     return Plan(BatchNPO(0.0125) + 2.0 * NLL("retain"), train=train, updates=(Smooth(),))

@@ -5,7 +5,7 @@ Weights that the forget loss hardly depends on stay bit for bit, so less of ever
 Equation: theta <- theta + m * step; m = 1 at the `fraction` of all weights, ranked together, with the largest |grad NLL(forget)| at the
   start; the objective is that of random_labels
 Source: Fan et al. 2024, arXiv 2310.12508
-Needs: forget, retain, substitutes (all classes, or refusals, where the request brings none); as an update any objective
+Needs: forget, retain, alternate answers (all classes, or refusals, where the request brings none); as an update any objective
 Cost: once, a forward and backward of the forget rows; then as the objective, and a bit a weight
 Differs: the gradient is taken at the untouched weights, where the authors' code takes optimizer steps while it adds gradients up; the true
   answers count, also where training is on others; masked weights neither decay nor drift
@@ -17,9 +17,10 @@ from typing import Annotated
 
 from torch import Tensor
 
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import GradCall, Grads, Plan, State, Update
-from expunge.engine.context import Step, View
+from expunge.core.hyperparameters import hp, part
+from expunge.core.parts import GradCall, Grads, Update
+from expunge.core.plan import Plan
+from expunge.core.view import State, Step, View
 from expunge.methods.gradients import Gradient
 from expunge.methods.objectives import random_labels
 from expunge.methods.objectives.random_labels import Form
@@ -31,7 +32,7 @@ from expunge.methods.updates.wagle import largest
 class Saliency(Update):
     """A mask, made before the first step, of the weights with the largest gradient on the rows to forget."""
 
-    fraction: float = knob(0.5, "fraction of the weights that move; 1: the base run, 0: none", ge=0, le=1)
+    fraction: float = hp(0.5, "fraction of the weights that move; 1: the base run, 0: none", ge=0, le=1)
     reads = frozenset({"forget"})
 
     def begin(self, view: View) -> State:

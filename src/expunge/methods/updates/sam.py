@@ -13,9 +13,10 @@ Differs: weights are put back by copy, where adding and subtracting rounds; work
 Status: reproduced
 """
 
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import GradCall, Grads, Plan, Train, Update
-from expunge.engine.context import Step
+from expunge.core.hyperparameters import hp, part
+from expunge.core.parts import GradCall, Grads, Update
+from expunge.core.plan import Plan, Train
+from expunge.core.view import Step
 from expunge.methods.gradients import Gradient, moved, on_role, unit
 from expunge.methods.terms import NLL, BatchNPO
 
@@ -25,7 +26,7 @@ class SAM(Update):
     """Take the gradient of one role where its loss is about highest within a small distance."""
 
     role: str = "forget"
-    rho: float = knob(0.01, "distance, over all weights, that the forget loss is guarded against; 0: the base run", ge=0)
+    rho: float = hp(0.01, "distance, over all weights, that the forget loss is guarded against; 0: the base run", ge=0)
 
     def roles(self) -> frozenset[str]:
         return frozenset({self.role})
@@ -40,5 +41,5 @@ class SAM(Update):
 
 
 def plan() -> Plan:
-    train = Train(epochs=0, steps=125, lr=5e-6, batch=4, clip=1.0)
+    train = Train(epochs=0, steps=125, lr=5e-6, batch_size=4, max_grad_norm=1.0)
     return Plan(BatchNPO(0.015) + 2.25 * NLL("retain"), train=train, updates=(SAM(),))

@@ -21,9 +21,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import GradCall, Grads, Plan, Rows, State, Train, Update
-from expunge.engine.context import Step, View
+from expunge.core.hyperparameters import hp, part
+from expunge.core.parts import GradCall, Grads, Update
+from expunge.core.plan import Plan, Train
+from expunge.core.rows import Rows
+from expunge.core.view import State, Step, View
 from expunge.engine.gradient import global_norm
 from expunge.methods.gradients import Gradient
 from expunge.methods.terms import NLL, BatchNPO
@@ -35,7 +37,7 @@ def gradient(view: View, rows: Rows) -> tuple[list[Tensor], float]:
     """Mean over rows of each one's gradient of NLL, and the mean over rows and weights of its square."""
     grads, square = [torch.zeros_like(p) for p in view.params], 0.0
     for i in range(len(rows)):
-        one = view.grad(NLL(rows.name), {rows.name: rows.take([i])})
+        one = view.grad(NLL(rows.name), {rows.name: rows.select([i])})
         grads = [a + b / len(rows) for a, b in zip(grads, one, strict=True)]
         square += float(global_norm(one)) ** 2 / len(rows)
     return grads, square / sum(g.numel() for g in grads)
@@ -71,17 +73,17 @@ def largest(scores: list[Tensor], count: int) -> list[Tensor]:
 class WAGLE(Update):
     """A mask, made before the first step, of the weights that may move."""
 
-    fraction: float = knob(0.95, "fraction of the weights that move; 1: the base run", ge=0, le=1)
-    gamma: float = knob(0.0, "curvature of the retain loss; 0: its mean Fisher information. Small: rank by |g_f g_r|", ge=0)
-    score: Score = knob("wagle", "what weights are ranked by: |(theta - g_r / gamma) g_f|, |theta g_f|, |g_f|, |theta| or chance")
-    hold: bool = knob(True, "keep masked weights as they are; off: they still decay, as in the authors' code")
+    fraction: float = hp(0.95, "fraction of the weights that move; 1: the base run", ge=0, le=1)
+    gamma: float = hp(0.0, "curvature of the retain loss; 0: its mean Fisher information. Small: rank by |g_f g_r|", ge=0)
+    score: Score = hp("wagle", "what weights are ranked by: |(theta - g_r / gamma) g_f|, |theta g_f|, |g_f|, |theta| or chance")
+    hold: bool = hp(True, "keep masked weights as they are; off: they still decay, as in the authors' code")
     reads = frozenset({"forget", "retain"})
 
     def begin(self, view: View) -> State:
         rng = view.rng()
         chosen = torch.randperm(len(view.retain), generator=rng)[: len(view.forget)].tolist()
         forget, _ = gradient(view, view.forget)
-        retain, fisher = gradient(view, view.retain.take(chosen))
+        retain, fisher = gradient(view, view.retain.select(chosen))
         weights = [p.detach() for p in view.params]
         rankings: dict[Score, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
             "wagle": lambda w, f, r: attribution(w, f, r, self.gamma or fisher),
@@ -109,5 +111,5 @@ class WAGLE(Update):
 
 
 def plan() -> Plan:
-    train = Train(epochs=0, steps=400, lr=1e-5, batch=4, warmup=0.4, decay=0.1, clip=1.0)
+    train = Train(epochs=0, steps=400, lr=1e-5, batch_size=4, warmup=0.4, weight_decay=0.1, max_grad_norm=1.0)
     return Plan(BatchNPO(0.1) + NLL("retain"), train=train, updates=(WAGLE(),))

@@ -13,9 +13,10 @@ Status: faithful
 
 import torch
 
-from expunge.core.hyperparameters import knob, part
-from expunge.core.parts import GradCall, Grads, Plan, State, Train, Update
-from expunge.engine.context import Step, View
+from expunge.core.hyperparameters import hp, part
+from expunge.core.parts import GradCall, Grads, Update
+from expunge.core.plan import Plan, Train
+from expunge.core.view import State, Step, View
 from expunge.engine.weights import put, trainable, weights_of
 from expunge.methods.terms import NLL, BatchNPO
 
@@ -26,8 +27,8 @@ MEAN = "mean/"
 class Average(Update):
     """A uniform running mean of the weights, which the stage ends with."""
 
-    start: int = knob(100, "optimizer steps until the first snapshot", ge=1)
-    every: int = knob(5, "optimizer steps from one snapshot to the next", ge=1)
+    start: int = hp(100, "optimizer steps until the first snapshot", ge=1)
+    every: int = hp(5, "optimizer steps from one snapshot to the next", ge=1)
 
     def begin(self, view: View) -> State:
         return {"steps": torch.tensor(0)}
@@ -56,5 +57,5 @@ class Average(Update):
 
 
 def plan() -> Plan:
-    train = Train(epochs=0, steps=125, lr=5.5e-6, batch=4, clip=1.0)
+    train = Train(epochs=0, steps=125, lr=5.5e-6, batch_size=4, max_grad_norm=1.0)
     return Plan(BatchNPO(0.05) + 2.0 * NLL("retain"), train=train, updates=(Average(),))

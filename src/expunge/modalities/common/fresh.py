@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from expunge.core.errors import UserError
-from expunge.core.parts import Weights
+from expunge.core.modality import Weights
 from expunge.engine.adapters import base_of, is_adapted
 from expunge.engine.weights import tensors_of
 
@@ -33,16 +33,16 @@ def _untrained(base: Any) -> nn.Module:
     if hasattr(base, "from_pretrained") and hasattr(base, "config"):
         made: nn.Module = type(base)(copy.deepcopy(base.config))
         return made
-    blank: nn.Module = copy.deepcopy(base).cpu()
+    random_init: nn.Module = copy.deepcopy(base).cpu()
     drawn: set[int] = set()
-    for module in blank.modules():
+    for module in random_init.modules():
         reset = getattr(module, "reset_parameters", None)
         if callable(reset):
             reset()
             drawn |= {id(p) for p in module.parameters()}
-    if odd := [n for n, p in blank.named_parameters() if id(p) not in drawn]:
+    if odd := [n for n, p in random_init.named_parameters() if id(p) not in drawn]:
         raise UserError(f"{type(base).__name__} does not say how {odd[0]!r} begins: give its module a method reset_parameters()")
-    return blank
+    return random_init
 
 
 def _bare(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The answer that every port gives: packed positions, no padding."""
+"""The answer that every modality gives: packed positions, no padding."""
 
 from __future__ import annotations
 
@@ -14,32 +14,37 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from expunge.core.errors import UndeclaredNeed, UserError
-from expunge.core.parts import Patch, Rows, Tokens, Weights
+from expunge.core.modality import Patch, Weights
+from expunge.core.rows import Packed, Rows
 from expunge.engine.adapters import base_of
 
 
 @dataclass
-class Packed:
+class PackedOutput:
     """What a model says about some rows. Softmaxes are taken in float32 (or float64) and only when asked for."""
 
-    logits: Tensor  # (labels, classes)
+    scores: Tensor  # (labels, classes), before the softmax
     labels: Tensor  # (labels,)
     row: Tensor  # (labels,)
     rows: int
-    tapped: Mapping[str, tuple[Tensor, Tensor]]  # module -> packed (input, output), each (tokens, width)
+    hooked: Mapping[str, tuple[Tensor, Tensor]]  # module -> packed (input, output), each (tokens, width)
     token_row: Tensor  # (tokens,)
 
     @property
-    def scores(self) -> Tokens:
-        return Tokens(self.logits, self.row, self.rows)
+    def logits(self) -> Packed:
+        return Packed(self.scores, self.row, self.rows)
 
     @property
-    def dist(self) -> Tokens:
-        return self.scores.map(lambda z: exact(z).log_softmax(-1))
+    def log_probs(self) -> Packed:
+        return self.logits.map(lambda z: exact(z).log_softmax(-1))
 
     @cached_property
-    def logp(self) -> Tokens:
-        return Tokens(-F.cross_entropy(exact(self.logits), self.labels, reduction="none"), self.row, self.rows)
+    def loss(self) -> Packed:
+        return Packed(F.cross_entropy(exact(self.scores), self.labels, reduction="none"), self.row, self.rows)
+
+    @cached_property
+    def target_logp(self) -> Packed:
+        return self.loss.map(torch.neg)
 
     @property
     def answer_tokens(self) -> Tensor:
@@ -47,17 +52,17 @@ class Packed:
         tokens, labels = (torch.bincount(r, minlength=self.rows).cumsum(0) for r in (self.token_row, self.row))
         return torch.arange(len(self.row), device=self.row.device) + (tokens - labels)[self.row]
 
-    def hidden(self, tap: str, answers: bool = False) -> Tokens:
-        return self._tap(tap, 1, answers)
+    def hidden(self, hook_point: str, answers: bool = False) -> Packed:
+        return self._hooked(hook_point, 1, answers)
 
-    def input(self, tap: str, answers: bool = False) -> Tokens:
-        return self._tap(tap, 0, answers)
+    def input(self, hook_point: str, answers: bool = False) -> Packed:
+        return self._hooked(hook_point, 0, answers)
 
-    def _tap(self, tap: str, side: int, answers: bool) -> Tokens:
-        if tap not in self.tapped:
-            raise UndeclaredNeed(f"the module {tap!r} was not declared in `taps`")
-        found = self.tapped[tap][side]
-        return Tokens(found[self.answer_tokens], self.row, self.rows) if answers else Tokens(found, self.token_row, self.rows, "tokens")
+    def _hooked(self, hook_point: str, side: int, answers: bool) -> Packed:
+        if hook_point not in self.hooked:
+            raise UndeclaredNeed(f"the module {hook_point!r} was not declared in `hook_points`")
+        found = self.hooked[hook_point][side]
+        return Packed(found[self.answer_tokens], self.row, self.rows) if answers else Packed(found, self.token_row, self.rows, "tokens")
 
 
 def exact(x: Tensor) -> Tensor:
@@ -83,17 +88,17 @@ class Layout:
         return replace(self, **moved)
 
 
-def cut(logits: Tensor, layout: Layout, taps: Mapping[str, tuple[Tensor, Tensor]], groups: Sequence[Rows]) -> list[Packed]:
+def cut(logits: Tensor, layout: Layout, hook_points: Mapping[str, tuple[Tensor, Tensor]], groups: Sequence[Rows]) -> list[PackedOutput]:
     """The answers of each group from one forward over all of them. logits: (labels, classes), packed as `layout` says."""
-    tapped = {n: (_flat(i)[layout.token_at], _flat(o)[layout.token_at]) for n, (i, o) in taps.items()}
+    hooked = {n: (_flat(i)[layout.token_at], _flat(o)[layout.token_at]) for n, (i, o) in hook_points.items()}
     label_row, token_row = layout.label_row.contiguous(), layout.token_row.contiguous()
     edges = torch.tensor([0, *(len(g) for g in groups)]).cumsum(0)
     at = zip(*(torch.searchsorted(rows, edges).tolist() for rows in (label_row, token_row)), edges.tolist(), strict=True)
     out = []
     for (a, c, first), (b, d, end) in pairwise(at):
-        mine = {n: (i[c:d], o[c:d]) for n, (i, o) in tapped.items()}
+        mine = {n: (i[c:d], o[c:d]) for n, (i, o) in hooked.items()}
         rows = [(r - first).to(logits.device, non_blocking=True) for r in (label_row[a:b], token_row[c:d])]
-        out.append(Packed(logits[a:b], layout.labels[a:b], rows[0], end - first, mine, rows[1]))
+        out.append(PackedOutput(logits[a:b], layout.labels[a:b], rows[0], end - first, mine, rows[1]))
     return out
 
 
@@ -103,7 +108,7 @@ def _flat(x: Tensor) -> Tensor:
 
 
 @contextmanager
-def watching(model: nn.Module, taps: Sequence[str], patch: Patch | None) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
+def watching(model: nn.Module, hook_points: Sequence[str], patch: Patch | None) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
     """Remember input and output of modules during a forward, with a patch on. Errors: UserError for a path that the model lacks."""
     seen: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -116,7 +121,7 @@ def watching(model: nn.Module, taps: Sequence[str], patch: Patch | None) -> Iter
 
     base = base_of(model)
     with ExitStack() as stack:
-        for path in spelled_out(model, taps):
+        for path in spelled_out(model, hook_points):
             module = module_at(base, path)
             stack.callback(module.register_forward_hook(keep(path), with_kwargs=True).remove)
         if patch is not None:
@@ -134,9 +139,9 @@ def module_at(model: nn.Module, path: str) -> nn.Module:
         raise UserError(f"this model has no module {place!r}; its last block is {last_block(base)!r}") from None
 
 
-def spelled_out(model: nn.Module, taps: Sequence[str]) -> list[str]:
-    """The same taps, with every block by itself for `block:*`."""
-    return [path for tap in taps for path in (block_taps(model) if tap == "block:*" else (tap,))]
+def spelled_out(model: nn.Module, hook_points: Sequence[str]) -> list[str]:
+    """The same hook points, with every block by itself for `block:*`."""
+    return [path for hook_point in hook_points for path in (block_hook_points(model) if hook_point == "block:*" else (hook_point,))]
 
 
 def last_block(model: nn.Module) -> str:
@@ -145,8 +150,8 @@ def last_block(model: nn.Module) -> str:
     return f"{where}.{len(base_of(model).get_submodule(where)) - 1}" if where else ""  # type: ignore[arg-type]
 
 
-def block_taps(model: nn.Module) -> tuple[str, ...]:
-    """Taps of all blocks, first to last; none where a model has no list of them."""
+def block_hook_points(model: nn.Module) -> tuple[str, ...]:
+    """Hook points of all blocks, first to last; none where a model has no list of them."""
     where = blocks_path(model)
     return tuple(f"block:{i}" for i in range(len(base_of(model).get_submodule(where)))) if where else ()  # type: ignore[arg-type]
 

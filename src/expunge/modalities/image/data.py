@@ -14,9 +14,6 @@ from torch import Tensor
 from expunge.core.errors import UserError
 from expunge.modalities.common.files import Kind
 
-IMAGES = ("image", "img", "pixels", "x")  # columns that hold the picture, first come first served
-LABELS = ("label", "labels", "class", "y", "target", "fine_label")  # and its class
-
 
 def column(record: Mapping[str, Any], known: Sequence[str], what: str, place: str) -> str:
     """The column of a record that holds its image or its class. Errors: UserError with the columns that there are."""

@@ -13,20 +13,25 @@ import torch
 from safetensors.torch import save_model
 from torch import Tensor, nn
 
+from expunge.core.capabilities import Categorical, DifferentiableInputs, Displayable
 from expunge.core.errors import UserError
-from expunge.core.parts import Answer, Need, Patch, Rows, Weights
+from expunge.core.modality import ModelOutput, Patch, Weights
 from expunge.core.request import content, digest, ids_of
+from expunge.core.rows import Rows
 from expunge.core.suggest import did_you_mean
 from expunge.engine.adapters import base_of
 from expunge.modalities.common.files import opened, write
 from expunge.modalities.common.fresh import fresh
-from expunge.modalities.common.packed import Layout, block_taps, call, cut, independent, last_linear, module_at, watching
-from expunge.modalities.image.data import CLASSIFIER, IMAGES, LABELS, column, normalisation, prepared
+from expunge.modalities.common.packed import Layout, block_hook_points, call, cut, independent, last_linear, module_at, watching
+from expunge.modalities.image.columns import IMAGES, LABELS
+from expunge.modalities.image.data import CLASSIFIER, column, normalisation, prepared
+
+PICTURE = 64  # longer side of a picture for people, in pixels
 
 
 @dataclass
 class Image:
-    """The port of image classifiers: names of the classes, and the way from a picture to the model's input.
+    """The modality of image classifiers: names of the classes, and the way from a picture to the model's input.
 
     labels: class names, in the order of the model's outputs. mean, std: by channel, of values from 0 to 1; empty: as they are.
     processor: an image processor of `transformers` that resizes and crops; None: pictures have the model's size already.
@@ -37,7 +42,7 @@ class Image:
     std: tuple[float, ...] = ()
     processor: Any = None
     name: str = "image"
-    offers: frozenset[Need] = frozenset(Need) - {Need.GENERATE, Need.PROMPTS}
+    capabilities: frozenset[Any] = frozenset({Categorical, DifferentiableInputs, Displayable})
 
     # rows
 
@@ -61,8 +66,8 @@ class Image:
                 )
         taken = {*IMAGES, *LABELS}
         rest = {k: [r.get(k) for r in records] for k in dict.fromkeys(k for r in records for k in r if k not in taken)}
-        cols: dict[str, Sequence[Any]] = {**rest, "pixels": pixels, **self._answered(labels)}
-        return Rows(name, ids_of([[_hash(p), y] for p, y in zip(pixels, labels, strict=True)]), cols)
+        columns: dict[str, Sequence[Any]] = {**rest, "pixels": pixels, **self._answered(labels)}
+        return Rows(name, ids_of([[_hash(p), y] for p, y in zip(pixels, labels, strict=True)]), columns)
 
     def label(self, said: Any, place: str = "a label") -> int:
         """The number of a class that is given by number or name. Errors: UserError where there is no such class."""
@@ -82,9 +87,9 @@ class Image:
         """The same images with other classes, by name or number."""
         ids = tuple(f"{content(i)}~{digest(a)}" for i, a in zip(rows.ids, answers, strict=True))
         labels = [self.label(a, name) for a in answers]
-        return Rows(name, ids, {**rows.cols, **self._answered(labels)}, rows.weight)
+        return Rows(name, ids, {**rows.columns, **self._answered(labels)}, rows.weight)
 
-    def answers(self, texts: Sequence[Any], name: str = "substitutes") -> Rows:
+    def answers(self, texts: Sequence[Any], name: str = "alternate_answers") -> Rows:
         """Classes by themselves, for selectors that draw from them."""
         return Rows(name, ids_of(list(texts)), {"answer_text": [self.labels[self.label(t, name)] for t in texts]})
 
@@ -92,12 +97,22 @@ class Image:
         """Not to know an image is to call it anything: all classes, to draw from."""
         return list(self.labels)
 
-    def question(self, rows: Rows) -> list[str]:
+    def questions(self, rows: Rows) -> list[str]:
         """What stands for an image where there are only words."""
         return [f"image {content(i)}" for i in rows.ids]
 
-    def said(self, rows: Rows) -> list[str]:
+    def answer_texts(self, rows: Rows) -> list[str]:
         return [self.labels[y] for (y,) in rows["answer"]]
+
+    def pictures(self, rows: Rows) -> Tensor | None:
+        """Small pictures for people to look at, (rows, channels, height, width), bytes."""
+        pixels = torch.stack(list(rows["pixels"]))
+        x = pixels.float() / (255 if pixels.dtype == torch.uint8 else 1)
+        low, high = min(0.0, float(x.min())), max(1.0, float(x.max()))  # values may have been normalized before they came here
+        if (share := PICTURE / max(x.shape[-2:])) < 1:
+            size = [max(1, round(side * share)) for side in x.shape[-2:]]
+            x = torch.nn.functional.interpolate(x, size=size, mode="bilinear", antialias=True)
+        return ((x - low) / (high - low) * 255).round().clamp(0, 255).to(torch.uint8)
 
     def ended(self, rows: Rows) -> list[bool]:
         return [False] * len(rows)
@@ -118,10 +133,10 @@ class Image:
         """The images as values from 0 to 1, (rows, channels, height, width): what can be moved."""
         return _values(rows["pixels"], torch.zeros(()))
 
-    def moved(self, rows: Rows, x: Tensor, normalised: bool = False) -> Rows:
+    def moved(self, rows: Rows, x: Tensor, normalized: bool = False) -> Rows:
         """The same rows with other images, as `inputs` gives them, or as the model sees them. A gradient passes through."""
         mean, std = self._units(x)
-        return rows.add(pixels=list((x * std + mean if normalised else x).unbind()))
+        return rows.add(pixels=list((x * std + mean if normalized else x).unbind()))
 
     def _units(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and deviation that images are normalised with, ready to be broadcast."""
@@ -132,15 +147,15 @@ class Image:
         self,
         model: nn.Module,
         groups: Sequence[Rows],
-        taps: tuple[str, ...] = (),
+        hook_points: tuple[str, ...] = (),
         patch: Patch | None = None,
         weights: Weights | None = None,
-    ) -> list[Answer]:
-        """Answers of each group, from one forward over all of them. What a tap saw is averaged over an image's places (or patches)."""
+    ) -> list[ModelOutput]:
+        """Answers of each group, from one forward over all of them. What a hook point saw is averaged over an image's places (or patches)."""
         like = next(p for p in model.parameters() if p.is_floating_point())
         labels = torch.tensor([y for g in groups for (y,) in g["answer"]], dtype=torch.long)
         at = torch.arange(len(labels))
-        with watching(model, taps, patch) as seen:
+        with watching(model, hook_points, patch) as seen:
             logits = logits_of(call(model, weights, torch.cat([self.pixels(g, like) for g in groups])))
         if logits.dim() != 2 or logits.shape[1] < len(self.labels):
             raise UserError(f"the model answers with shape {tuple(logits.shape)}, and there are {len(self.labels)} classes")
@@ -151,10 +166,10 @@ class Image:
         return independent(model)
 
     def blocks(self, model: nn.Module) -> tuple[str, ...]:
-        return block_taps(model)
+        return block_hook_points(model)
 
-    def module(self, model: nn.Module, tap: str) -> nn.Module:
-        return module_at(model, tap)
+    def module(self, model: nn.Module, hook_point: str) -> nn.Module:
+        return module_at(model, hook_point)
 
     def head(self, model: nn.Module) -> str:
         return last_linear(model)
@@ -227,8 +242,8 @@ def shape_of(records: Sequence[Mapping[str, Any]], source: str = "training") -> 
     return tuple(prepared(records[0][column(records[0], IMAGES, "image", place)], place=place).shape)
 
 
-def classifier_port(labels: int | Sequence[str], mean: Sequence[float] = (), std: Sequence[float] = ()) -> Image:
-    """The port for a module that returns logits. labels: names of the classes, or how many there are."""
+def classifier_modality(labels: int | Sequence[str], mean: Sequence[float] = (), std: Sequence[float] = ()) -> Image:
+    """The modality for a module that returns logits. labels: names of the classes, or how many there are."""
     names = tuple(str(i) for i in range(labels)) if isinstance(labels, int) else tuple(labels)
     if not names:
         raise UserError("a classifier has classes: give their names, or how many there are")
@@ -240,7 +255,7 @@ def classifier_port(labels: int | Sequence[str], mean: Sequence[float] = (), std
 def load(
     path: str, *, dtype: torch.dtype | None = None, trust_remote_code: bool = False, allow_pickle: bool = False
 ) -> tuple[nn.Module, Image]:
-    """A model and its port from a folder or hub id, in evaluation mode.
+    """A model and its modality from a folder or hub id, in evaluation mode.
 
     Errors: UserError for what is not there, not whole, not an image classifier, or stored as a pickle (unless allowed).
     """

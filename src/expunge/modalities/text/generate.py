@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,7 +12,9 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from expunge.core.capabilities import Samples
 from expunge.core.errors import UserError
+from expunge.core.rows import Packed
 from expunge.engine.adapters import base_of
 
 TRIED = 4  # answers with a draft that are said without it, to see whether drafts are right
@@ -59,17 +62,35 @@ def generate(
     pad: int,
     generator: torch.Generator | None = None,
     temperature: float = 1.0,
-    batch: int = 128,
-) -> list[list[int]]:
-    """Answers to prompts of token ids, the end of sequence left out, of at most `rooms` tokens each. Greedy without a generator."""
-    out: list[list[int]] = [[] for _ in prompts]
+    with_logp: bool = False,
+    batch_size: int = 128,
+) -> Samples:
+    """Answers to prompts of token ids, of at most `rooms` tokens each. Greedy without a generator.
+
+    Args:
+        with_logp: keep the log-probability of each token that was chosen, under the distribution that it was chosen from.
+    """
+    out = [_Answer() for _ in prompts]
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-    for at in range(0, len(order), batch):
-        rows = order[at : at + batch]
-        answers = _batch(model, [prompts[i] for i in rows], [rooms[i] for i in rows], ends, pad, generator, temperature)
+    for at in range(0, len(order), batch_size):
+        rows = order[at : at + batch_size]
+        answers = _batch(model, [prompts[i] for i in rows], [rooms[i] for i in rows], ends, pad, generator, temperature, with_logp)
         for i, answer in zip(rows, answers, strict=True):
             out[i] = answer
-    return out
+    logp = None
+    if with_logp:
+        row = torch.tensor([i for i, a in enumerate(out) for _ in a.logp], dtype=torch.long)
+        logp = Packed(torch.tensor([x for a in out for x in a.logp]), row, len(out))
+    return Samples([a.tokens for a in out], [a.ended for a in out], logp)
+
+
+@dataclass
+class _Answer:
+    """One generated answer."""
+
+    tokens: list[int] = field(default_factory=list)
+    ended: bool = False
+    logp: list[float] = field(default_factory=list)  # of each chosen token, the one that ends the answer included
 
 
 def recite(
@@ -92,11 +113,11 @@ def recite(
     tried = set(sorted((i for i in range(len(prompts)) if known[i]), key=lambda i: -len(known[i]))[:TRIED])
     asked = [i for i in range(len(prompts)) if i in tried or not closed[i]]
     begun = {i: [] if i in tried else known[i] for i in asked}
-    said = generate(model, [[*prompts[i], *begun[i]] for i in asked], [rooms[i] - len(begun[i]) for i in asked], ends, pad)
+    said = generate(model, [[*prompts[i], *begun[i]] for i in asked], [rooms[i] - len(begun[i]) for i in asked], ends, pad).ids
     answers = {i: [*begun[i], *more] for i, more in zip(asked, said, strict=True)}
     for i in tried:
         if answers[i] != known[i] if closed[i] else answers[i][: len(known[i])] != known[i]:
-            return generate(model, prompts, rooms, ends, pad), 0
+            return generate(model, prompts, rooms, ends, pad).ids, 0
     return [answers.get(i, known[i]) for i in range(len(prompts))], sum(len(known[i]) for i in range(len(prompts)) if i not in tried)
 
 
@@ -109,7 +130,8 @@ def _batch(
     pad: int,
     generator: torch.Generator | None,
     temperature: float,
-) -> list[list[int]]:
+    with_logp: bool,
+) -> list[_Answer]:
     device = next(model.parameters()).device
     width = max(map(len, prompts))
     ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=device)
@@ -120,17 +142,23 @@ def _batch(
         raise UserError(f"answers are generated with a cache of keys and values, and {type(base_of(model)).__name__} has none")
     last: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
     cache = _cache(model)
-    answers: list[list[int]] = [[] for _ in prompts]
+    answers = [_Answer() for _ in prompts]
     alive, room = list(range(len(prompts))), torch.tensor(rooms, device=device)
     done, stop = room <= 0, torch.tensor(sorted(ends), device=device)
     for said in range(1, max(rooms) + 1):
         where: dict[str, Any] = {"position_ids": at} if "position_ids" in known else {}
         logits = model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **where, **last).logits[:, -1]
         chosen = _choose(logits, generator, temperature)
-        done = done | torch.isin(chosen, stop)
-        for row, token, over in zip(alive, chosen.tolist(), done.tolist(), strict=True):
+        if with_logp:
+            for row, value, over in zip(alive, _logp(logits, chosen, temperature).tolist(), done.tolist(), strict=True):
+                if not over:
+                    answers[row].logp.append(value)
+        ending = ~done & torch.isin(chosen, stop)
+        done = done | ending
+        for row, token, over, ends_here in zip(alive, chosen.tolist(), done.tolist(), ending.tolist(), strict=True):
+            answers[row].ended |= ends_here
             if not over:
-                answers[row].append(token)
+                answers[row].tokens.append(token)
         done = done | (room <= said)
         going = (~done).nonzero()[:, 0]
         if not len(going):
@@ -142,6 +170,11 @@ def _batch(
             ids, at, mask, done, room = ids[going], at[going], mask[going], done[going], room[going]
             alive = [alive[i] for i in going.tolist()]
     return answers
+
+
+def _logp(logits: Tensor, chosen: Tensor, temperature: float) -> Tensor:
+    """Log-probability of the chosen tokens, (rows,)."""
+    return (logits.float() / temperature).log_softmax(-1).gather(1, chosen[:, None])[:, 0]
 
 
 def _choose(logits: Tensor, generator: torch.Generator | None, temperature: float) -> Tensor:

@@ -13,12 +13,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from expunge.core.parts import Answer, Need, Patch, Rows, Weights
+from expunge.core.capabilities import Categorical, Displayable, Drafting, Generates, Prompted, Samples, SharedReading
+from expunge.core.modality import ModelOutput, Patch, Weights
 from expunge.core.request import content, digest, ids_of
+from expunge.core.rows import Rows
 from expunge.engine.adapters import base_of
 from expunge.modalities.common.files import LANGUAGE, opened, write
 from expunge.modalities.common.fresh import fresh
-from expunge.modalities.common.packed import Layout, block_taps, call, cut, independent, last_linear, module_at, spelled_out, watching
+from expunge.modalities.common.packed import (
+    Layout,
+    block_hook_points,
+    call,
+    cut,
+    independent,
+    last_linear,
+    module_at,
+    spelled_out,
+    watching,
+)
 from expunge.modalities.text.encode import Encoder, Pair, pair_of
 from expunge.modalities.text.generate import generate, recite
 from expunge.modalities.text.read import Reading, read, strange
@@ -30,13 +42,13 @@ COLUMNS = ("prompt", "answer", "context", "answer_text")
 
 @dataclass
 class Text:
-    """The port of causal language models: a tokenizer and a prompt format around any `transformers` model."""
+    """The modality of causal language models: a tokenizer and a prompt format around any `transformers` model."""
 
     tokenizer: Any
     prompt_format: str = ""
     limit: int = 0  # longest sequence in tokens; 0: no limit
     name: str = "text"
-    offers: frozenset[Need] = frozenset(Need) - {Need.INPUTS}
+    capabilities: frozenset[Any] = frozenset({Categorical, Generates, Prompted, SharedReading, Drafting, Displayable})
     encoder: Encoder = field(init=False)
 
     def __post_init__(self) -> None:
@@ -57,13 +69,13 @@ class Text:
 
     def _rows(self, name: str, pairs: Sequence[Pair], ids: tuple[str, ...], where: str = "", weight: tuple[float, ...] = ()) -> Rows:
         encoded = self.encoder.encode(pairs, where)
-        cols: dict[str, list[Any]] = {
+        columns: dict[str, list[Any]] = {
             "prompt": [p for p, _ in encoded],
             "answer": [a for _, a in encoded],
             "context": [[p.context, p.kind] for p in pairs],
             "answer_text": [p.answer for p in pairs],
         }
-        return Rows(name, ids, cols, weight)
+        return Rows(name, ids, columns, weight)
 
     def relabel(self, rows: Rows, answers: Sequence[Any], name: str) -> Rows:
         """The same prompts with other answers: texts, or token ids that the model said."""
@@ -73,21 +85,21 @@ class Text:
             return self._rows(name, pairs, ids, name, rows.weight)
         ends = [[] if kind == "text" else [self.encoder.end(Pair(c, "", kind))] for c, kind in rows["context"]]
         said = [self.encoder.fit(p, [*a, *end]) for p, a, end in zip(rows["prompt"], answers, ends, strict=True)]
-        cols = {**rows.cols, "answer": said, "answer_text": self.decode(answers)}
-        return Rows(name, ids, {c: cols[c] for c in COLUMNS}, rows.weight)
+        columns = {**rows.columns, "answer": said, "answer_text": self.decode(answers)}
+        return Rows(name, ids, {c: columns[c] for c in COLUMNS}, rows.weight)
 
     def ask(self, rows: Rows, template: str, name: str = "asked") -> Rows:
         """Prompts about rows, to generate from: `{prompt}` and `{answer}` in the template stand for the row's own."""
-        asked = [_filled(template, q, a) for q, a in zip(self.question(rows), rows["answer_text"], strict=True)]
+        asked = [_filled(template, q, a) for q, a in zip(self.questions(rows), rows["answer_text"], strict=True)]
         return self._rows(name, [Pair(a, "?") for a in asked], rows.ids, name)
 
     def begun(self, rows: Rows, places: Sequence[int], name: str = "begun") -> Rows:
         """The same rows, asked to go on: the first labels of each, as many as its place says, have moved into its prompt."""
         each = list(zip(rows["prompt"], rows["answer"], places, strict=True))
         said = [list(a[at:]) for _, a, at in each]
-        cols = {**rows.cols, "prompt": [[*p, *a[:at]] for p, a, at in each], "answer": said, "answer_text": self.decode(said)}
+        columns = {**rows.columns, "prompt": [[*p, *a[:at]] for p, a, at in each], "answer": said, "answer_text": self.decode(said)}
         ids = tuple(f"{content(i)}>{at}" for i, at in zip(rows.ids, places, strict=True))
-        return Rows(name, ids, {c: cols[c] for c in COLUMNS}, rows.weight)
+        return Rows(name, ids, {c: columns[c] for c in COLUMNS}, rows.weight)
 
     def reask(self, rows: Rows, questions: Sequence[str], name: str) -> Rows:
         """The same answers to other questions; of a chat, its last turn is another."""
@@ -98,7 +110,7 @@ class Text:
         ids = tuple(f"{content(i)}?{digest(q)}" for i, q in zip(rows.ids, questions, strict=True))
         return self._rows(name, pairs, ids, name, rows.weight)
 
-    def answers(self, texts: Sequence[str], name: str = "substitutes") -> Rows:
+    def answers(self, texts: Sequence[str], name: str = "alternate_answers") -> Rows:
         """Answers by themselves, for selectors that draw from them."""
         return Rows(name, ids_of(list(texts)), {"answer_text": list(texts)})
 
@@ -111,20 +123,24 @@ class Text:
         records = [{"question": q, "answer": answers[i % len(answers)]} for i, q in enumerate(UNANSWERABLE)]
         return self.rows("unanswerable", records)
 
-    def question(self, rows: Rows) -> list[str]:
+    def questions(self, rows: Rows) -> list[str]:
         """What was asked, for people to read."""
         return [Pair(c, "").question for c, _ in rows["context"]]
 
-    def said(self, rows: Rows) -> list[str]:
+    def answer_texts(self, rows: Rows) -> list[str]:
         """The labels as plain text, the end of sequence left out."""
         return [self.tokenizer.decode(a, skip_special_tokens=True, clean_up_tokenization_spaces=False) for a in rows["answer"]]
+
+    def pictures(self, rows: Rows) -> Tensor | None:
+        """Nothing to see."""
+        return None
 
     def ended(self, rows: Rows) -> list[bool]:
         """Whether the last label only ends the answer; of an answer that was cut, it does not."""
         return [bool(a) and a[-1] in self.encoder.ends for a in rows["answer"]]
 
     def counts(self, rows: Rows) -> Mapping[str, float]:
-        labels = sum(map(len, rows["answer"])) if "answer" in rows.cols else 0
+        labels = sum(map(len, rows["answer"])) if "answer" in rows.columns else 0
         return {"rows": len(rows), "labels": labels, "tokens": labels + (sum(map(len, rows["prompt"])) if labels else 0)}
 
     # the model
@@ -133,15 +149,15 @@ class Text:
         self,
         model: nn.Module,
         groups: Sequence[Rows],
-        taps: tuple[str, ...] = (),
+        hook_points: tuple[str, ...] = (),
         patch: Patch | None = None,
         weights: Weights | None = None,
-    ) -> list[Answer]:
+    ) -> list[ModelOutput]:
         """Answers of each group, from one right-padded forward over all of them; the head runs on predicting positions only."""
         ids, mask, layout = self.collate(
             [r for g in groups for r in zip(g["prompt"], g["answer"], strict=True)], next(model.parameters()).device
         )
-        with watching(model, taps, patch) as seen, packed_head(model, layout.label_at, taps) as packed:
+        with watching(model, hook_points, patch) as seen, packed_head(model, layout.label_at, hook_points) as packed:
             logits = call(model, weights, input_ids=ids, attention_mask=mask, use_cache=False).logits
         logits = logits[0] if packed else logits.flatten(0, 1)[layout.label_at]
         return list(cut(logits, layout, seen, groups))
@@ -175,10 +191,10 @@ class Text:
         return independent(model)
 
     def blocks(self, model: nn.Module) -> tuple[str, ...]:
-        return block_taps(model)
+        return block_hook_points(model)
 
-    def module(self, model: nn.Module, tap: str) -> nn.Module:
-        return module_at(model, tap)
+    def module(self, model: nn.Module, hook_point: str) -> nn.Module:
+        return module_at(model, hook_point)
 
     def head(self, model: nn.Module) -> str:
         return last_linear(model)
@@ -211,13 +227,19 @@ class Text:
         return self.encoder.ends | {int(t) for t in more if t is not None}
 
     def generate(
-        self, model: nn.Module, rows: Rows, limit: int, generator: torch.Generator | None = None, temperature: float = 1.0
-    ) -> list[list[int]]:
-        """Token ids of the model's own answers to the prompts of rows, the end left out; greedy without a generator.
+        self,
+        model: nn.Module,
+        rows: Rows,
+        limit: int,
+        generator: torch.Generator | None = None,
+        temperature: float = 1.0,
+        with_logp: bool = False,
+    ) -> Samples:
+        """The model's own answers to the prompts of rows; greedy without a generator.
 
         An answer stops where the model's longest sequence does.
         """
-        return generate(model, rows["prompt"], self._rooms(rows, limit), self.ends(model), self.pad, generator, temperature)
+        return generate(model, rows["prompt"], self._rooms(rows, limit), self.ends(model), self.pad, generator, temperature, with_logp)
 
     def recite(
         self,
@@ -271,13 +293,13 @@ def _filled(template: str, prompt: str, answer: str) -> str:
 
 
 @contextmanager
-def packed_head(model: nn.Module, at: Tensor, taps: Sequence[str] = ()) -> Iterator[list[bool]]:
+def packed_head(model: nn.Module, at: Tensor, hook_points: Sequence[str] = ()) -> Iterator[list[bool]]:
     """Let the language head see the predicting positions only: logits of a whole batch are the largest tensor there is, and mostly unread.
 
-    Yields a list that is not empty afterwards where that worked; a model without a plain head, or with a tap on it, answers in full.
+    Yields a list that is not empty afterwards where that worked; a model without a plain head, or with a hook point on it, answers in full.
     """
     head = getattr(base_of(model), "get_output_embeddings", lambda: None)()
-    head = None if any(module_at(model, t) is head for t in spelled_out(model, taps)) else head
+    head = None if any(module_at(model, t) is head for t in spelled_out(model, hook_points)) else head
     used: list[bool] = []
 
     def pick(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
@@ -297,7 +319,7 @@ def packed_head(model: nn.Module, at: Tensor, taps: Sequence[str] = ()) -> Itera
 def load(
     path: str, prompt_format: str = "", *, dtype: torch.dtype | None = None, trust_remote_code: bool = False, allow_pickle: bool = False
 ) -> tuple[nn.Module, Text]:
-    """A model and its port from a folder or hub id; an adapter brings its base. In evaluation mode, without a word on the way.
+    """A model and its modality from a folder or hub id; an adapter brings its base. In evaluation mode, without a word on the way.
 
     Errors: UserError for what is not there, not whole, not a causal language model, or stored as a pickle (unless allowed).
     """

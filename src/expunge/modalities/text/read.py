@@ -34,7 +34,7 @@ class Reading:
 
     pairs: Sequence[Pair]
     packing: Packing
-    logp: Array  # (labels,) log-probability
+    target_logp: Array  # (labels,) log-probability
     hit: Array  # (labels,) whether it is the argmax
     mean: Array  # (predictions,) E[log p] under the model's own distribution; nan where it was not asked for
     std: Array  # (predictions,) its standard deviation
@@ -42,7 +42,7 @@ class Reading:
 
     def of(self, i: int, moments: bool) -> dict[str, Array]:
         labels = self.packing.labels[i]
-        found = {"logp": self.logp[labels], "hit": self.hit[labels]}
+        found = {"target_logp": self.target_logp[labels], "hit": self.hit[labels]}
         if moments:
             by = self.packing.by[labels]
             found |= {"mean": self.mean[by], "std": self.std[by]}
@@ -138,7 +138,7 @@ def _few(pairs: Sequence[Pair], several: Sequence[list[int]]) -> list[list[int]]
 def _logp(model: nn.Module, pairs: Sequence[Pair], share: bool, budget: int, pad: int) -> Tensor:
     packing = pack(pairs, share, budget, pad)
     found = _pass(model, pairs, packing, share, np.zeros(packing.predictions, bool), lambda share: None, "")
-    return torch.from_numpy(np.concatenate([found.logp[labels] for labels in packing.labels]))
+    return torch.from_numpy(np.concatenate([found.target_logp[labels] for labels in packing.labels]))
 
 
 # the pass
@@ -156,7 +156,7 @@ def _pass(
 ) -> Reading:
     some = next(model.parameters())
     dtype = getattr(base_of(model), "dtype", some.dtype)
-    head = Head(model, _for(model, ROOM))
+    head = LanguageHead(model, _for(model, ROOM))
     done = label = known = seen = 0
     labels = sum(len(batch.label) for batch in packing.batches)
     # made before the first forward: what stays of one chunk, put between the large tensors of two, would keep their room from being reused
@@ -204,7 +204,7 @@ def _read(logits: Tensor, by: Tensor, label: Tensor, asked: Tensor, logp: Tensor
     moments.copy_(torch.stack([mean, variance.clamp_min(VARIANCE).sqrt()], -1))
 
 
-class Head:
+class LanguageHead:
     """The language head, asked about the predicting positions only, some at a time: all logits of a batch would be the largest tensor."""
 
     def __init__(self, model: nn.Module, room: int) -> None:

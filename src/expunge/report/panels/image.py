@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from expunge.report.charts import Line, lines
 from expunge.report.figures import Panel
 from expunge.report.frame import Axis, Frame
-from expunge.report.grids import Cell, Head, dots, histogram, matrix
+from expunge.report.grids import Heading, MatrixCell, dots, histogram, matrix
 from expunge.report.grouping import Group
 from expunge.report.panels.image_features import CONTROLS, Seen, by_layer, planes
-from expunge.report.report_data import Classes, Story
+from expunge.report.report_data import Classes, ReportData
 from expunge.report.words import finite, number, share
 
 MOST = 16  # classes of a chart; the others are one
@@ -39,7 +39,7 @@ class Pictures:
     note: str
 
 
-def pictures(story: Story, rows: Sequence[Group]) -> Pictures | None:
+def pictures(report_data: ReportData, rows: Sequence[Group]) -> Pictures | None:
     """All charts of the classifiers of a story; None where there are none. Models of other classes than the first one's are left out."""
     told = [g for g in rows if any(e.classes for e in g.entries)]
     if not told:
@@ -85,8 +85,8 @@ class _Draw:
     def name(self, i: int) -> str:
         return "others" if i == _OTHER else self.names[i] if 0 <= i < len(self.names) else str(i)
 
-    def heads(self, classes: Sequence[int]) -> list[Head]:
-        return [Head(self.name(i), i in self.bold) for i in classes]
+    def heads(self, classes: Sequence[int]) -> list[Heading]:
+        return [Heading(self.name(i), i in self.bold) for i in classes]
 
     @property
     def bold(self) -> set[int]:
@@ -145,11 +145,11 @@ class _Draw:
                 panels.append(Panel(s.label, drawn, note=words))
         return panels
 
-    def _cells(self, counts: Counter[tuple[int, int]]) -> dict[tuple[int, int], Cell]:
+    def _cells(self, counts: Counter[tuple[int, int]]) -> dict[tuple[int, int], MatrixCell]:
         total, cells = _by(counts, 0), {}
         for (a, b), n in counts.items():
             words = f"{self.name(a)} called {self.name(b)}: {share(n / total[a])} of {total[a]:,}"
-            cells[self.shown.index(a), self.shown.index(b)] = Cell(n / total[a], "right" if a == b else "wrong", words)
+            cells[self.shown.index(a), self.shown.index(b)] = MatrixCell(n / total[a], "right" if a == b else "wrong", words)
         return cells
 
     def _called(self) -> Panel | None:
@@ -164,11 +164,11 @@ class _Draw:
             for called, n in _by(counts, 1).items():
                 right = 2 * counts[called, called] > n
                 words = f"{s.label} calls {share(n / total)} of {total:,} forgotten items {self.name(called)}"
-                cells[k, self.shown.index(called)] = Cell(n / total, "right" if right else "wrong", words)
+                cells[k, self.shown.index(called)] = MatrixCell(n / total, "right" if right else "wrong", words)
         if not cells:
             return None
         told = "What forgotten items are called: " + "; ".join(c.hover for c in cells.values())
-        rows, heads = [Head(s.label) for s, _ in drawn], self.heads(self.shown)
+        rows, heads = [Heading(s.label) for s, _ in drawn], self.heads(self.shown)
         sizes = ((360, "narrow", 30), (900, "wide", 32))
         narrow, wide = (matrix(cells, rows, heads, ("model", "called"), w, told, css, tall) for w, css, tall in sizes)
         return Panel("", narrow, wide)

@@ -11,9 +11,9 @@ from statistics import median
 from expunge.report.charts import Line, lines
 from expunge.report.figures import Panel
 from expunge.report.frame import Axis, Frame
-from expunge.report.grids import Head, Spot, plane
+from expunge.report.grids import Heading, PlanePoint, plane
 from expunge.report.grouping import Group
-from expunge.report.report_data import Classes, Layer
+from expunge.report.report_data import Classes, LayerSimilarity
 from expunge.report.words import finite, number
 
 CONTROLS = ("original", "retrained")
@@ -49,7 +49,7 @@ class Seen:
         return [n / sum(many) for n in many] if sum(many) else []
 
 
-def planes(seen: Sequence[Seen], heads: Mapping[int, Head], near: bool) -> list[Panel]:
+def planes(seen: Sequence[Seen], heads: Mapping[int, Heading], near: bool) -> list[Panel]:
     """Items by what the head reads, a panel a model (its first seed), each turned to look like the first one. heads: of the classes to
     name; near: whether to say what neighbours name.
     """
@@ -68,7 +68,9 @@ def planes(seen: Sequence[Seen], heads: Mapping[int, Head], near: bool) -> list[
         named = s.group.value("knn_forget") if near else None
         words = f"neighbours {number(named)}" if named is not None else ""
         told = f"Features of {s.label} in a plane: {len(spots)} items. {words}".strip()
-        drawn = plane([Spot(p.x, p.y, "gone" if p.forgotten else "kept") for p in sorted(spots, key=lambda p: p.forgotten)], labels, told)
+        drawn = plane(
+            [PlanePoint(p.x, p.y, "gone" if p.forgotten else "kept") for p in sorted(spots, key=lambda p: p.forgotten)], labels, told
+        )
         panels.append(Panel(s.label, drawn, note=words))
     return panels
 
@@ -123,7 +125,7 @@ def turned(places: Sequence[Place], like: Sequence[Place]) -> list[Place]:
     return [Place(p.x / far, p.y / far, p.label, p.forgotten) for p in best] if far > 1 else best
 
 
-def _means(layers: Sequence[Layer], beside: str) -> dict[str, float]:
+def _means(layers: Sequence[LayerSimilarity], beside: str) -> dict[str, float]:
     found: dict[str, list[float]] = {}
     for layer in layers:
         if (v := finite(getattr(layer, beside))) is not None:

@@ -15,9 +15,10 @@ import torch
 from torch import nn
 
 from expunge.core.errors import UserError
+from expunge.modalities.image.modality import Image, classes, classifier_modality, shape_of
 
 
-class Size(NamedTuple):
+class VisionSize(NamedTuple):
     """What distinguishes one built-in configuration from another."""
 
     family: str  # resnet, vit
@@ -26,18 +27,18 @@ class Size(NamedTuple):
 
 
 SIZES = {
-    "resnet-nano": Size("resnet", (16, 32), 1),
-    "resnet-micro": Size("resnet", (32, 64, 128), 1),
-    "vit-nano": Size("vit", (32,), 2),
-    "vit-micro": Size("vit", (64,), 4),
+    "resnet-nano": VisionSize("resnet", (16, 32), 1),
+    "resnet-micro": VisionSize("resnet", (32, 64, 128), 1),
+    "vit-nano": VisionSize("vit", (32,), 2),
+    "vit-micro": VisionSize("vit", (64,), 4),
 }
 
 # What trains each size from scratch on some thousand small images.
 TRAINING: dict[str, dict[str, Any]] = {
-    "resnet-nano": {"epochs": 12, "lr": 2e-3, "batch": 32, "warmup": 0, "decay": 0.0},
-    "resnet-micro": {"epochs": 12, "lr": 2e-3, "batch": 32, "warmup": 0, "decay": 0.0},
-    "vit-nano": {"epochs": 40, "lr": 4e-3, "batch": 32, "warmup": 1, "decay": 0.0},
-    "vit-micro": {"epochs": 30, "lr": 2e-3, "batch": 32, "warmup": 1, "decay": 0.0},
+    "resnet-nano": {"epochs": 12, "lr": 2e-3, "batch_size": 32, "warmup": 0, "weight_decay": 0.0},
+    "resnet-micro": {"epochs": 12, "lr": 2e-3, "batch_size": 32, "warmup": 0, "weight_decay": 0.0},
+    "vit-nano": {"epochs": 40, "lr": 4e-3, "batch_size": 32, "warmup": 1, "weight_decay": 0.0},
+    "vit-micro": {"epochs": 30, "lr": 2e-3, "batch_size": 32, "warmup": 1, "weight_decay": 0.0},
 }
 
 
@@ -52,7 +53,7 @@ def build(size: str, shape: Sequence[int], labels: Sequence[str], seed: int = 0)
     return made.eval()
 
 
-def _resnet(size: Size, common: Mapping[str, Any]) -> Any:
+def _resnet(size: VisionSize, common: Mapping[str, Any]) -> Any:
     from transformers import ResNetConfig, ResNetForImageClassification
 
     depths = [size.depth] * len(size.widths)
@@ -62,7 +63,7 @@ def _resnet(size: Size, common: Mapping[str, Any]) -> Any:
     )
 
 
-def _vit(size: Size, shape: tuple[int, int], common: Mapping[str, Any]) -> Any:
+def _vit(size: VisionSize, shape: tuple[int, int], common: Mapping[str, Any]) -> Any:
     from transformers import ViTConfig, ViTForImageClassification
 
     if shape[0] != shape[1] or shape[0] % 4:
@@ -81,3 +82,29 @@ def _vit(size: Size, shape: tuple[int, int], common: Mapping[str, Any]) -> Any:
             **common,
         )
     )
+
+
+def start(
+    size: str,
+    records: Sequence[Mapping[str, Any]],
+    *,
+    labels: int | Sequence[str] = (),
+    prompt_format: str = "",
+    seed: int = 0,
+    source: str = "training",
+    **unused: Any,
+) -> tuple[nn.Module, Image]:
+    """An untrained model of a built-in size made for the data.
+
+    Args:
+        records: rows that it will be trained on.
+        labels: names of the classes, or how many there are; default: those of the records.
+        source: what messages call the data.
+
+    Raises:
+        UserError: for a prompt format, which classifiers have no use for.
+    """
+    if prompt_format:
+        raise UserError(f"{size} is an image classifier, which has no prompts: leave --prompt-format out")
+    modality = classifier_modality(classes(records, source) if labels == () else labels)
+    return build(size, shape_of(records, source), modality.labels, seed), modality

@@ -8,14 +8,16 @@ Status: faithful
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+from expunge.modalities.text.modality import Text
 
-class Size(NamedTuple):
+
+class LlamaSize(NamedTuple):
     """What distinguishes one built-in configuration from another."""
 
     vocabulary: int
@@ -27,16 +29,16 @@ class Size(NamedTuple):
 
 
 SIZES = {
-    "nano": Size(512, 64, 128, 2, 4, 128),
-    "micro": Size(1024, 128, 352, 4, 4, 256),
-    "tiny": Size(4096, 192, 512, 4, 4, 512),
+    "nano": LlamaSize(512, 64, 128, 2, 4, 128),
+    "micro": LlamaSize(1024, 128, 352, 4, 4, 256),
+    "tiny": LlamaSize(4096, 192, 512, 4, 4, 512),
 }
 
 # What trains each size from scratch until it knows a few hundred (nano, micro) or thousand (tiny) answers by heart.
 TRAINING: dict[str, dict[str, Any]] = {
-    "nano": {"epochs": 45, "lr": 5e-3, "batch": 16, "clip": 1.0, "warmup": 1},
-    "micro": {"epochs": 30, "lr": 3e-3, "batch": 16, "clip": 1.0, "warmup": 1},
-    "tiny": {"epochs": 30, "lr": 2e-3, "batch": 32, "clip": 1.0, "warmup": 1},
+    "nano": {"epochs": 45, "lr": 5e-3, "batch_size": 16, "max_grad_norm": 1.0, "warmup": 1},
+    "micro": {"epochs": 30, "lr": 3e-3, "batch_size": 16, "max_grad_norm": 1.0, "warmup": 1},
+    "tiny": {"epochs": 30, "lr": 2e-3, "batch_size": 32, "max_grad_norm": 1.0, "warmup": 1},
 }
 
 
@@ -86,3 +88,23 @@ def build(size: str, texts: Iterable[str], seed: int = 0) -> tuple[nn.Module, An
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
     return model.eval(), tokenizer
+
+
+def start(
+    size: str,
+    records: Sequence[Mapping[str, Any]],
+    *,
+    texts: Sequence[str] = (),
+    prompt_format: str = "",
+    seed: int = 0,
+    **unused: Any,
+) -> tuple[nn.Module, Text]:
+    """An untrained model of a built-in size with a tokenizer made for the data.
+
+    Args:
+        records: rows that it will be trained on.
+        texts: what the tokenizer is trained on; default: everything that the records say.
+    """
+    said = texts or [" ".join(str(v) for v in r.values() if isinstance(v, str)) for r in records]
+    model, tokenizer = build(size, [*said, prompt_format], seed)
+    return model, Text(tokenizer, prompt_format, SIZES[size].length)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from expunge.functional import quantisation
+from expunge.functional import quantization
 
 
 def test_four_bits_by_hand() -> None:
     """Levels -8 ... 7 with step max|w| / 7.5: of the first group 0.2, of the second, shorter one 0.4."""
     w = torch.tensor([[1.5, -0.5, 0.31, 0.0, -3.0, 0.5]])
-    assert quantisation.step(torch.tensor(1.5), 4) == pytest.approx(0.2)
-    found = quantisation.weights(w, 4, group=4)
+    assert quantization.step(torch.tensor(1.5), 4) == pytest.approx(0.2)
+    found = quantization.weights(w, 4, group=4)
     # 7.5 rounds to 8, which is cut to the highest level 7; -2.5 to -2; 1.55 to 2; then -7.5 to -8, 1.25 to 1
     assert found.tolist()[0] == pytest.approx([1.4, -0.4, 0.4, 0.0, -3.2, 0.4])
-    whole = quantisation.weights(w, 4)  # one step for all: 0.4
+    whole = quantization.weights(w, 4)  # one step for all: 0.4
     assert whole.tolist()[0] == pytest.approx([1.6, -0.4, 0.4, 0.0, -3.2, 0.4])
 
 
@@ -23,7 +23,7 @@ def test_four_bits_by_hand() -> None:
 @pytest.mark.parametrize("group", [0, 1, 5, 16, 99])
 def test_no_weight_moves_by_more_than_half_a_step(bits: int, group: int) -> None:
     w = torch.randn(7, 33, generator=torch.Generator().manual_seed(bits))
-    found, size = quantisation.weights(w, bits, group), min(group or 33, 33)
+    found, size = quantization.weights(w, bits, group), min(group or 33, 33)
     for start in range(0, 33, size):
         mine, theirs = w[:, start : start + size], found[:, start : start + size]
         half = mine.abs().amax(1, keepdim=True) / (2**bits - 1)
@@ -33,12 +33,12 @@ def test_no_weight_moves_by_more_than_half_a_step(bits: int, group: int) -> None
 
 def test_more_bits_change_less_and_zeros_stay() -> None:
     w = torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
-    errors = [float((quantisation.weights(w, b) - w).norm()) for b in (2, 4, 8, 16)]
+    errors = [float((quantization.weights(w, b) - w).norm()) for b in (2, 4, 8, 16)]
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 1e-3
-    assert quantisation.weights(torch.zeros(2, 3), 4).tolist() == [[0] * 3] * 2
-    once = quantisation.weights(w, 8)
-    assert torch.equal(quantisation.weights(w * 4, 8), once * 4)
+    assert quantization.weights(torch.zeros(2, 3), 4).tolist() == [[0] * 3] * 2
+    once = quantization.weights(w, 8)
+    assert torch.equal(quantization.weights(w * 4, 8), once * 4)
 
 
 def test_int8_weights_are_the_library_s() -> None:
@@ -46,8 +46,8 @@ def test_int8_weights_are_the_library_s() -> None:
     scales, zeros = w.abs().amax(1) / 127.5, torch.zeros(6, dtype=torch.int32)
     theirs = torch.fake_quantize_per_channel_affine(w, scales, zeros, 0, -128, 127)
     clear = w.abs() < w.abs().amax(1, keepdim=True)  # the largest one is 127.5 steps: which way it goes is not for arithmetic to say
-    assert torch.allclose(quantisation.weights(w, 8)[clear], theirs[clear], atol=1e-6)
-    assert ((quantisation.weights(w, 8) - theirs).abs() <= scales[:, None] * 1.001).all()
+    assert torch.allclose(quantization.weights(w, 8)[clear], theirs[clear], atol=1e-6)
+    assert ((quantization.weights(w, 8) - theirs).abs() <= scales[:, None] * 1.001).all()
 
 
 def test_int8_activations_are_the_library_s() -> None:
@@ -57,7 +57,7 @@ def test_int8_activations_are_the_library_s() -> None:
         low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
         scale = (high - low) / 255
         theirs = torch.fake_quantize_per_tensor_affine(x, scale, round(-low / scale), 0, 255)
-        assert torch.allclose(quantisation.activations(x, 8), theirs, atol=1e-5)
+        assert torch.allclose(quantization.activations(x, 8), theirs, atol=1e-5)
     x = torch.cat([x, 100 * x])
-    assert torch.equal(quantisation.activations(x, 8)[:1], quantisation.activations(x[:1], 8)), "a row has a scale of its own"
-    assert quantisation.activations(torch.zeros(2, 4), 8).abs().sum() == 0
+    assert torch.equal(quantization.activations(x, 8)[:1], quantization.activations(x[:1], 8)), "a row has a scale of its own"
+    assert quantization.activations(torch.zeros(2, 4), 8).abs().sum() == 0

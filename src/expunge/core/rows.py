@@ -1,0 +1,78 @@
+"""Rows of data, and packed values of their positions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Some rows of one named set. Columns belong to the modality and to selectors; ids and weights belong to everybody."""
+
+    name: str
+    ids: tuple[str, ...]
+    columns: Mapping[str, Sequence[Any]]
+    weight: tuple[float, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, column: str) -> Sequence[Any]:
+        return self.columns[column]
+
+    def select(self, places: Iterable[int]) -> Rows:
+        """The rows at these places, in this order; places may repeat."""
+        at = list(places)
+        columns = {k: [v[i] for i in at] for k, v in self.columns.items()}
+        return Rows(self.name, tuple(self.ids[i] for i in at), columns, tuple(self.weight[i] for i in at) if self.weight else ())
+
+    def add(self, **columns: Sequence[Any]) -> Rows:
+        """The same rows with more columns."""
+        return replace(self, columns={**self.columns, **columns})
+
+    def rename(self, name: str) -> Rows:
+        return replace(self, name=name)
+
+    def concat(self, other: Rows) -> Rows:
+        """These rows and then the others, with the columns that both have."""
+        weights = [r.weight or (1.0,) * len(r) for r in (self, other)] if self.weight or other.weight else [(), ()]
+        columns = {k: [*v, *other.columns[k]] for k, v in self.columns.items() if k in other.columns}
+        return Rows(self.name, self.ids + other.ids, columns, weights[0] + weights[1])
+
+
+Sets = Mapping[str, Rows]
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """Values at the positions that count: no padding and no mask, so other rows of a batch cannot change the shape of a row's values."""
+
+    values: Tensor  # (positions, ...)
+    row: Tensor  # (positions,) the row that a position belongs to
+    rows: int
+    kind: str = "labels"  # the count of the modality that a mean over the logical batch divides by
+
+    def sum(self) -> Tensor:
+        """Sum of each row, (rows, ...)."""
+        return self.values.new_zeros(self.rows, *self.values.shape[1:]).index_add(0, self.row, self.values)
+
+    def mean(self) -> Tensor:
+        """Mean of each row over its own positions, (rows, ...)."""
+        return self.sum() / self.lengths.clamp_min(1).view(-1, *[1] * (self.values.dim() - 1))
+
+    @property
+    def lengths(self) -> Tensor:
+        """Number of positions of each row, (rows,)."""
+        return torch.bincount(self.row, minlength=self.rows)
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> Packed:
+        return replace(self, values=fn(self.values))
+
+    def split(self) -> list[Tensor]:
+        """The values of each row."""
+        return list(torch.split(self.values, self.lengths.tolist()))
