@@ -1,4 +1,4 @@
-"""What the benchmarks share: options, the work to be timed, interleaved rounds, a table and a JSON file."""
+"""Shared code of the benchmarks: options, the work to be timed, interleaved rounds, a table and a JSON file."""
 
 from __future__ import annotations
 
@@ -25,77 +25,84 @@ from expunge.io.models import Opened, load
 from expunge.workflows.train import start, texts_of, train
 
 Way = Callable[[], object]
-IMPORTS = ("performance.training", "expunge.evaluation.observe", "transformers.models.llama.modeling_llama")  # what processes begin with
+# Modules that new processes import first.
+IMPORTS = ("performance.training", "expunge.evaluation.observe", "transformers.models.llama.modeling_llama")
 
 
-def options(doc: str | None, rounds: tuple[int, int] = (5, 3), **more: Any) -> argparse.Namespace:
-    """The options of all benchmarks. rounds: how many by default, and of a quick run; more: one's own, with what `add_argument` takes."""
+def options(doc: str | None, rounds: tuple[int, int] = (5, 3), **own: Any) -> argparse.Namespace:
+    """Parse the options of a benchmark.
+
+    Args:
+        doc: description of the benchmark.
+        rounds: default number of rounds, normally and in a quick run.
+        own: options of this benchmark, with the arguments of `add_argument`; `batch_size` becomes `--batch-size`.
+    """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="where to write the numbers")
     parser.add_argument("--quick", action="store_true", help="less of everything, within a minute on two cores")
     parser.add_argument(
-        "--rounds", type=int, default=0, help=f"how often each way is timed, by turns; default {rounds[0]}, quick {rounds[1]}"
+        "--rounds", type=int, default=0, help=f"number of times that each way is timed, in turns; default {rounds[0]}, quick {rounds[1]}"
     )
-    parser.add_argument("--threads", type=int, default=0, help="threads; default as many as there are")
-    parser.add_argument("--data", default="", help="a local copy of TOFU; default: fictitious people that are made on the spot")
-    parser.add_argument("--items", type=int, default=0, help="at most so many items of each set")
-    parser.add_argument("--split", default="forget10", help="what is forgotten of it")
-    parser.add_argument(
-        "--model", default="", help="a folder with a model; default: one that is made, trained where that matters, and kept"
-    )
-    for name, how in more.items():
-        parser.add_argument(f"--{name}", **how)
-    given = parser.parse_args()
-    given.own = {name: how["default"] for name, how in more.items()}
-    given.rounds = given.rounds or rounds[given.quick]
-    _threads(given.threads)
-    return given
+    parser.add_argument("--threads", type=int, default=0, help="threads; default: all")
+    parser.add_argument("--data", default="", help="a local copy of TOFU; default: fictitious people")
+    parser.add_argument("--items", type=int, default=0, help="the most items of each set; 0: all")
+    parser.add_argument("--split", default="forget10", help="the split to forget")
+    parser.add_argument("--model", default="", help="a folder with a model; default: a small one that is trained if necessary, and cached")
+    for name, settings in own.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", **settings)
+    arguments = parser.parse_args()
+    arguments.own = {name: settings["default"] for name, settings in own.items()}
+    arguments.rounds = arguments.rounds or rounds[arguments.quick]
+    _threads(arguments.threads)
+    return arguments
 
 
-def suite(given: argparse.Namespace) -> Suite:
-    """What is audited and trained on: TOFU with a holdout of its own, or people."""
-    if given.data:
-        made: Suite = catalog.load("tofu", "benchmarks").load(given.data, given.split, holdout="carve")
+def suite(arguments: argparse.Namespace) -> Suite:
+    """The data: TOFU with a carved holdout set, or people."""
+    if arguments.data:
+        benchmark: Suite = catalog.load("tofu", "benchmarks").load(arguments.data, arguments.split, holdout="carve")
     else:
-        made = catalog.load("people", "benchmarks").load(split=given.split, **({"people": 20} if given.quick else {}))
-    return made
+        benchmark = catalog.load("people", "benchmarks").load(split=arguments.split, **({"people": 20} if arguments.quick else {}))
+    return benchmark
 
 
-def original(given: argparse.Namespace, made: Suite, trained: bool = True) -> Opened:
-    """The model that was trained on everything, of the size that the suite has recipes for; untrained, where weights do not matter."""
-    if given.model:
-        return load(given.model, made.prompt_format)
-    size = "tiny" if given.data else "nano" if given.quick else "micro"
-    texts = texts_of([*made.train["full"], *made.sets.get("real_authors", ()), *made.sets.get("world_facts", ())])
+def original(arguments: argparse.Namespace, benchmark: Suite, trained: bool = True) -> Opened:
+    """The original model, in the size with presets for the suite; untrained if the weights do not matter."""
+    if arguments.model:
+        return load(arguments.model, benchmark.prompt_format)
+    size = "tiny" if arguments.data else "nano" if arguments.quick else "micro"
+    texts = texts_of([*benchmark.train["full"], *benchmark.sets.get("real_authors", ()), *benchmark.sets.get("world_facts", ())])
     if not trained:
-        return start(size, made.train["full"], texts, prompt_format=made.prompt_format)
-    said(f"training a {size} model on {len(made.train['full'])} rows, unless that was done before")
-    found = train(made.train["full"], size, texts=texts, prompt_format=made.prompt_format)
-    return Opened(found.model, found.modality, size)
+        return start(size, benchmark.train["full"], texts, prompt_format=benchmark.prompt_format)
+    log(f"training a {size} model on {len(benchmark.train['full'])} rows, unless the cache has it")
+    result = train(benchmark.train["full"], size, texts=texts, prompt_format=benchmark.prompt_format)
+    return Opened(result.model, result.modality, size)
 
 
 @dataclass
 class Times:
-    """Seconds by way and round, of the clock and of the processor; the latter suffers less from neighbours on the machine."""
+    """Seconds of wall clock and of processor time, by way and round; other processes on the machine disturb processor time less."""
 
     wall: dict[str, list[float]] = field(default_factory=dict)
     cpu: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, name: str, wall: float, cpu: float) -> None:
+        """Add one round of a way, in seconds."""
         self.wall.setdefault(name, []).append(wall)
         self.cpu.setdefault(name, []).append(cpu)
 
     def seconds(self, name: str, clock: str = "wall") -> float:
+        """The median over rounds."""
         return statistics.median(getattr(self, clock)[name])
 
     def ratio(self, over: Sequence[str] | str, under: Sequence[str] | str, clock: str = "wall") -> float:
-        """The median over rounds of the ratio of sums of ways: what slows a whole round down cancels out."""
+        """The median over rounds of the ratio of two sums of ways; anything that slows down a whole round cancels out."""
         top, bottom = ([getattr(self, clock)[n] for n in ([x] if isinstance(x, str) else x)] for x in (over, under))
         return statistics.median(sum(a) / sum(b) for a, b in zip(zip(*top, strict=True), zip(*bottom, strict=True), strict=True))
 
 
 def interleaved(ways: Mapping[str, Way], rounds: int, warm: bool = True, times: Times | None = None) -> Times:
-    """Time each way in each round. warm: run each once before that, untimed."""
+    """Time all ways in turns, round by round; `warm` adds a first round without timing."""
     times = times or Times()
     for i in range(rounds + warm):
         for name, way in ways.items():
@@ -106,42 +113,42 @@ def interleaved(ways: Mapping[str, Way], rounds: int, warm: bool = True, times: 
             if i >= warm:
                 times.add(name, time.perf_counter() - wall, processor() - cpu)
         if rounds + warm > 1:
-            said(f"round {i + 1} of {rounds + warm}")
+            log(f"round {i + 1} of {rounds + warm}")
     return times
 
 
 def processor() -> float:
-    """Seconds of processor time of this process and those that it waited for."""
+    """Seconds of processor time of this process and its finished children."""
     return sum(os.times()[:4])
 
 
-def apart(call: Callable[..., Any], given: argparse.Namespace, *more: Any) -> Any:
-    """What a function of the options returns in a fresh process: a copy of one that has imported everything and has done nothing yet."""
+def in_new_process(call: Callable[..., Any], arguments: argparse.Namespace, *inputs: Any) -> Any:
+    """Call a function of the options in a new process, which has imported all modules but done nothing else."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*IMPORTS])
-    with ProcessPoolExecutor(1, mp_context=context, initializer=_threads, initargs=(given.threads,)) as pool:
-        return pool.submit(call, given, *more).result()
+    with ProcessPoolExecutor(1, mp_context=context, initializer=_threads, initargs=(arguments.threads,)) as pool:
+        return pool.submit(call, arguments, *inputs).result()
 
 
-def _threads(many: int) -> None:
-    if many:
-        torch.set_num_threads(many)
+def _threads(count: int) -> None:
+    if count:
+        torch.set_num_threads(count)
 
 
-def used() -> int:
-    """Bytes in use, with the highest use so far forgotten."""
+def reset_peak_memory() -> int:
+    """Reset the peak memory and return the bytes in use now."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         return int(torch.cuda.memory_allocated())
     clear, status = Path("/proc/self/clear_refs"), Path("/proc/self/statm")
-    if not clear.exists():  # no way to forget it
+    if not clear.exists():  # the system cannot reset the peak
         return receipt.peak_memory()
     clear.write_text("5")
     return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def peak() -> int:
-    """The highest use since then, in bytes."""
+def peak_memory() -> int:
+    """Peak memory since `reset_peak_memory`, in bytes."""
     status = Path("/proc/self/status")
     if torch.cuda.is_available() or not status.exists():
         return receipt.peak_memory()
@@ -154,27 +161,27 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
-def said(text: str) -> None:
-    """Progress goes beside the table."""
+def log(text: str) -> None:
+    """Print progress to the error stream."""
     print(text, file=sys.stderr, flush=True)
 
 
 def table(rows: Sequence[Sequence[object]], head: Sequence[str]) -> None:
-    """Print columns, numbers to the right."""
+    """Print a table with numbers aligned to the right."""
     cells = [[f"{x:.3g}" if isinstance(x, float) else str(x) for x in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
-    for row, given in ((head, head), *zip(cells, rows, strict=True)):
-        aligned = (c.rjust(w) if isinstance(x, (int, float)) else c.ljust(w) for c, w, x in zip(row, widths, given, strict=True))
+    for row, values in ((head, head), *zip(cells, rows, strict=True)):
+        aligned = (c.rjust(w) if isinstance(x, (int, float)) else c.ljust(w) for c, w, x in zip(row, widths, values, strict=True))
         print("  ".join(aligned).rstrip())
 
 
-def finish(given: argparse.Namespace, module: str, found: Mapping[str, Any]) -> None:
-    """Write the numbers, with the command and the machine that made them, where that was asked for."""
-    words = [f"python -m performance.{module}", "--quick" * given.quick, f"--rounds {given.rounds}"]
-    usual = {"threads": 0, "items": 0, "data": "", "split": "forget10", "model": "", **given.own}
-    words += [f"--{n} {getattr(given, n)}" for n, default in usual.items() if getattr(given, n) != default]
-    whole = {**found, "command": " ".join(w for w in words if w), "versions": receipt.versions(), "machine": receipt.machine()}
-    if given.json:
-        receipt.write(given.json, whole)
+def finish(arguments: argparse.Namespace, module: str, numbers: Mapping[str, Any]) -> None:
+    """Write the numbers, the command, the versions and the machine to the file of `--json`, or print the ratios."""
+    words = [f"python -m performance.{module}", "--quick" * arguments.quick, f"--rounds {arguments.rounds}"]
+    defaults = {"threads": 0, "items": 0, "data": "", "split": "forget10", "model": "", **arguments.own}
+    words += [f"--{n.replace('_', '-')} {getattr(arguments, n)}" for n, default in defaults.items() if getattr(arguments, n) != default]
+    record = {**numbers, "command": " ".join(w for w in words if w), "versions": receipt.versions(), "machine": receipt.machine()}
+    if arguments.json:
+        receipt.write(arguments.json, record)
     else:
-        print(json.dumps({n: whole[n] for n in ("ratio_to_floor", "speedup_over_reference") if n in whole}))
+        print(json.dumps({n: record[n] for n in ("ratio_to_floor", "speedup_over_reference") if n in record}))

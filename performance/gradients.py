@@ -1,9 +1,9 @@
-"""Gradients of single rows without a loop over rows: norms, squares (Fisher information) and the gradients themselves, against the loop.
+"""Gradients of single rows without a loop over rows: norms, squares (Fisher information) and the gradients, compared with the loop.
 
     python -m performance.gradients [--json FILE] [--quick] [--data FOLDER] [--model FOLDER]
 
-The floor of all of them is one plain forward and backward pass over the same rows in batches, which gives the mean gradient alone; the
-reference is a backward pass of each row. Text is what is audited; images are digits.
+The floor is one plain forward and backward pass over the same rows in batches, which gives the mean gradient only; the reference is one
+backward pass per row. The text rows are training rows of the audited suite; the images are digits.
 """
 
 from __future__ import annotations
@@ -28,30 +28,31 @@ from expunge.workflows.train import start
 
 
 def ways(opened: Opened, rows: Rows) -> dict[str, Callable[[], Any]]:
+    """The ways to compute gradients, by name."""
     model, modality = opened.model, opened.modality
     params = list(model.parameters())
 
-    def ask(some: Rows) -> ModelOutput:
-        return modality.forward(model, [some])[0]
+    def forward(batch: Rows) -> ModelOutput:
+        return modality.forward(model, [batch])[0]
 
     def plain() -> list[Tensor]:
         for places in batches(modality, rows, BACK):
-            some = rows.select(places)
-            (-ask(some).target_logp.mean().sum()).backward()
-        found = [p.grad for p in params if p.grad is not None]
+            batch = rows.select(places)
+            (-forward(batch).target_logp.mean().sum()).backward()
+        gradients = [p.grad for p in params if p.grad is not None]
         model.zero_grad(set_to_none=True)
-        return found
+        return gradients
 
     def squares() -> list[Tensor]:
-        return fisher.squared_gradients(model, ask, rows, lambda answer: [answer.target_logp.mean()])
+        return fisher.squared_gradients(model, forward, rows, lambda output: [output.target_logp.mean()])
 
     def no(*_: Any) -> bool:
         return False
 
     def by_row(call: Callable[[], Any]) -> Callable[[], Any]:
         def run() -> Any:
-            rows_alone = mock.patch.multiple(per_example_grads, vectorises=no, watches=no)
-            with rows_alone, mock.patch.object(ghost_norms, "_alike", no):
+            one_by_one = mock.patch.multiple(per_example_grads, vectorizes=no, watches=no)
+            with one_by_one, mock.patch.object(ghost_norms, "_alike", no):
                 return call()
 
         return run
@@ -63,35 +64,35 @@ def ways(opened: Opened, rows: Rows) -> dict[str, Callable[[], Any]]:
 
 
 def main() -> None:
-    given = bench.options(__doc__)
-    made = bench.suite(given)
-    many = given.items or (24 if given.quick else 200)
-    text = bench.original(given, made, trained=False)
-    records = digits.load().train["full"][:many]
+    arguments = bench.options(__doc__)
+    suite = bench.suite(arguments)
+    count = arguments.items or (24 if arguments.quick else 200)
+    text = bench.original(arguments, suite, trained=False)
+    records = digits.load().train["full"][:count]
     image = start("vit-nano", records)
     work = {
-        "text": (text, text.modality.rows("forget", made.train["full"][:many])),
+        "text": (text, text.modality.rows("forget", suite.train["full"][:count])),
         "images": (image, image.modality.rows("forget", records)),
     }
     parts, table = {}, []
     for name, (opened, rows) in work.items():
-        mine = ways(opened, rows)
+        ways_here = ways(opened, rows)
         with evaluating(opened.model), torch.enable_grad():
-            times = bench.interleaved(mine, given.rounds)
+            times = bench.interleaved(ways_here, arguments.rounds)
         parts[name] = {
             "rows": len(rows),
-            "seconds": {n: round(times.seconds(n), 3) for n in mine},
+            "seconds": {n: round(times.seconds(n), 3) for n in ways_here},
             **{f"{k}, loop over ours": round(times.ratio(f"{k}, loop", k), 2) for k in ("norms", "squares")},
             "norms to mean gradient": round(times.ratio("norms", "mean gradient"), 3),
         }
-        table += [[name, n, times.seconds(n), times.ratio(n, "mean gradient"), times.ratio(n, "mean gradient", "cpu")] for n in mine]
+        table += [[name, n, times.seconds(n), times.ratio(n, "mean gradient"), times.ratio(n, "mean gradient", "cpu")] for n in ways_here]
     bench.table(table, ("rows", "", "s", "/ mean gradient", "/ mean gradient, cpu"))
-    found = {
+    numbers = {
         "ratio_to_floor": parts["text"]["norms to mean gradient"],
         "speedup_over_reference": parts["text"]["norms, loop over ours"],
         "parts": parts,
     }
-    bench.finish(given, "gradients", found)
+    bench.finish(arguments, "gradients", numbers)
 
 
 if __name__ == "__main__":

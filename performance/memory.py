@@ -1,10 +1,10 @@
-"""Peak memory of unlearning against plain fine-tuning, and of an evaluation against its number of rows.
+"""Peak memory of unlearning relative to plain fine-tuning, and of an evaluation relative to its number of rows.
 
     python -m performance.memory [--json FILE] [--quick] [--data FOLDER] [--model FOLDER] [--methods a,b]
 
-Each way is a process of its own; what counts is the highest use above that before it began (on a GPU, what torch allocated). The floor is
-the plain loop of `performance.training`, over the batches of GradDiff. Evaluation must not grow with the rows: it is run over some and over
-four times as many.
+Each way runs in its own process. The number is the peak memory above the memory before the start (on a GPU, memory allocated by torch). The
+floor is the plain loop of `performance.training` over the batches of GradDiff. The memory of an evaluation must not grow with the rows, so
+it runs over some rows and over four times as many.
 """
 
 from __future__ import annotations
@@ -17,59 +17,59 @@ from performance import training
 from expunge.evaluation.observe import observe
 
 FEW = 1  # methods of a quick run
-MUST = 1.1
+MUST = 1.1  # the largest allowed ratio to plain fine-tuning
 FLOORS = ("plain", "lean")
 
 
-def one(given: Any, name: str) -> int:
-    """Bytes that one way takes in this process."""
-    made = bench.suite(given)
-    opened = bench.original(given, made, trained=False)
-    items = given.items or (64 if given.quick else 256)
-    rows = {n: opened.modality.rows(n, made.train[n][:items]) for n in ("forget", "retain")}
-    sets = {**rows, "alternate_answers": opened.modality.answers(list(made.refusals) or opened.modality.refusals())}
-    way, _, many = name.partition(" x")
+def one(arguments: Any, name: str) -> int:
+    """Peak memory of one way in this process, in bytes."""
+    suite = bench.suite(arguments)
+    opened = bench.original(arguments, suite, trained=False)
+    items = arguments.items or (64 if arguments.quick else 256)
+    rows = {n: opened.modality.rows(n, suite.train[n][:items]) for n in ("forget", "retain")}
+    sets = {**rows, "alternate_answers": opened.modality.answers(list(suite.refusals) or opened.modality.refusals())}
+    way, _, factor = name.partition(" x")
     if way == "evaluation":
-        records = {n: r[: items // 8 * int(many)] for n, r in made.sets.items()}
-        before = bench.used()
-        observe(opened.model, opened.modality, records)
+        records = {n: r[: items // 8 * int(factor)] for n, r in suite.sets.items()}
+        before = bench.reset_peak_memory()
+        observe(opened.model, opened.modality, records, specs=suite.specs)
     elif way in FLOORS:
-        pairs = [tuple(zip(r["prompt"], r["answer"], strict=True))[: given.batch] for r in rows.values()]
+        pairs = [tuple(zip(r["prompt"], r["answer"], strict=True))[: arguments.batch_size] for r in rows.values()]
         batches = [[*pairs[0], *pairs[1]]] * 2
-        like = training.plans("graddiff", opened.model, opened.modality, given.batch)[0].train
-        before = bench.used()
+        like = training.plans("graddiff", opened.model, opened.modality, arguments.batch_size)[0].train
+        before = bench.reset_peak_memory()
         training.floor(opened, batches, like, lean=way == "lean")
     else:
-        few = {n: r.select(range(min(len(r), 2 * given.batch))) if n != "alternate_answers" else r for n, r in sets.items()}
-        before = bench.used()
-        training.unlearn(way, opened, few, given.batch)
-    return bench.peak() - before
+        few = {n: r.select(range(min(len(r), 2 * arguments.batch_size))) if n != "alternate_answers" else r for n, r in sets.items()}
+        before = bench.reset_peak_memory()
+        training.unlearn(way, opened, few, arguments.batch_size)
+    return bench.peak_memory() - before
 
 
 def main() -> None:
-    given = bench.options(
+    arguments = bench.options(
         __doc__,
         methods={"default": ",".join(training.METHODS), "help": "which methods"},
-        batch_size={"type": int, "default": 32, "help": "rows a step"},
+        batch_size={"type": int, "default": 32, "help": "rows of each set in a step"},
     )
-    methods = given.methods.split(",")[: FEW if given.quick else None]  # each way is a process of its own, which takes seconds to start
+    methods = arguments.methods.split(",")[: FEW if arguments.quick else None]  # each way has its own process, which takes seconds to start
     ways = [*FLOORS, *methods, "evaluation x1", "evaluation x4"]
-    found = {}
+    peaks = {}
     for way in ways:
-        found[way] = bench.apart(one, given, way)
-        bench.answer_texts(f"{way}: {found[way] / 2**20:.0f} MB")
-    ratios = {m: round(found[m] / found["plain"], 3) for m in methods}
+        peaks[way] = bench.in_new_process(one, arguments, way)
+        bench.log(f"{way}: {peaks[way] / 2**20:.0f} MB")
+    ratios = {m: round(peaks[m] / peaks["plain"], 3) for m in methods}
     bench.table(
-        [[w, b / 2**20, b / found["plain"] if w in (*FLOORS, *ratios) else b / found["evaluation x1"]] for w, b in found.items()],
+        [[w, b / 2**20, b / peaks["plain"] if w in (*FLOORS, *ratios) else b / peaks["evaluation x1"]] for w, b in peaks.items()],
         ("", "MB", "/ plain, or one part of the rows"),
     )
     parts = {
-        "bytes": found,
+        "bytes": peaks,
         "to_plain": ratios,
         "must": MUST,
-        "four times the rows": round(found["evaluation x4"] / found["evaluation x1"], 3),
+        "four times the rows": round(peaks["evaluation x4"] / peaks["evaluation x1"], 3),
     }
-    bench.finish(given, "memory", {"ratio_to_floor": max(ratios.values()), "parts": parts})
+    bench.finish(arguments, "memory", {"ratio_to_floor": max(ratios.values()), "parts": parts})
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""An epoch of unlearning against a plain supervised epoch over the same tokens.
+"""An epoch of unlearning, compared with a plain supervised epoch over the same tokens.
 
     python -m performance.training [--json FILE] [--quick] [--data FOLDER] [--model FOLDER] [--methods a,b]
 
-The floor of a method is a bare loop over the very batches that it saw: padded alike, forward with labels, backward, the same optimiser over
-all weights. `lean` is the stricter floor of the same loop with a language head that sees labels alone. An epoch leaves out what a run does
-once before it (reference log-probabilities); `whole` is a run of one epoch with everything. The reference is how research code mostly does
-NPO: a `transformers.Trainer` whose loss asks the model and a second, frozen one, about one set at a time.
+The floor of a method is a bare loop over the same batches, with the same padding: a forward pass with labels, a backward pass, and the same
+optimizer over all weights. `lean` is the stricter floor of the same loop with a language head at the labels only. An epoch leaves out the
+preparation of a run (reference log-probabilities); `whole` is a run of one epoch with everything. The reference is the usual NPO of
+research code: a `transformers.Trainer` whose loss runs the model and a second, frozen one, on one set at a time.
 """
 
 from __future__ import annotations
@@ -29,29 +29,38 @@ from expunge.modalities.text.modality import packed_head
 from expunge.workflows.build_plan import plan
 
 METHODS = ("graddiff", "npo", "simnpo", "flat", "rmu", "sam")
-MUST = {"sam": 2.2}  # others 1.15
+MUST = {"sam": 2.2}  # the largest allowed ratio to the floor; 1.15 for other methods
 Pairs = Sequence[tuple[Sequence[int], Sequence[int]]]
 
 
-def plans(name: str, model: nn.Module, modality: Any, batch_size: int, **more: Any) -> Any:
-    """A method for one epoch of plain settings. more: hyperparameters that differ from these."""
-    hyperparameters: dict[str, Any] = {"epochs": 1, "batch_size": batch_size, "lr": 1e-5, "warmup": 0, "max_grad_norm": 0.0, **more}
+def plans(name: str, model: nn.Module, modality: Any, batch_size: int, **overrides: Any) -> Any:
+    """The plan of a method for one epoch with plain settings; `overrides` are other hyperparameters."""
+    hyperparameters: dict[str, Any] = {"epochs": 1, "batch_size": batch_size, "lr": 1e-5, "warmup": 0, "max_grad_norm": 0.0, **overrides}
     hyperparameters |= {"steps": 0} if name in ("rmu", "sam") else {}
     hyperparameters |= {"layer": len(modality.blocks(model)) // 2} if name == "rmu" else {}
     return plan(name, hyperparameters)
 
 
-def unlearn(name: str, opened: Opened, sets: Sets, batch_size: int, times: dict[str, float] | None = None, **more: Any) -> list[Pairs]:
-    """Run a method for an epoch on a copy; the batches that it took gradients of.
+def unlearn(name: str, opened: Opened, sets: Sets, batch_size: int, times: dict[str, float] | None = None, **overrides: Any) -> list[Pairs]:
+    """Run a method for one epoch on a copy of the model.
 
-    times: filled with seconds of the epoch alone; more: hyperparameters.
+    Args:
+        name: of the method.
+        opened: the model.
+        sets: rows by set.
+        batch_size: rows of each set in a step.
+        times: receives the seconds of the epoch alone.
+        overrides: hyperparameters.
+
+    Returns:
+        The batches with gradients.
     """
-    model, seen, collate = copy.deepcopy(opened.model), list[Pairs](), opened.modality.collate
+    model, batches, collate = copy.deepcopy(opened.model), list[Pairs](), opened.modality.collate
     train = loop._Stage._train
 
     def watched(pairs: Pairs, device: torch.device) -> Any:
         if torch.is_grad_enabled():
-            seen.append(pairs)
+            batches.append(pairs)
         return collate(pairs, device)
 
     def timed(stage: Any, resume: Any) -> None:
@@ -62,12 +71,12 @@ def unlearn(name: str, opened: Opened, sets: Sets, batch_size: int, times: dict[
             times.update(wall=time.perf_counter() - wall, cpu=bench.processor() - cpu)
 
     with mock.patch.object(opened.modality, "collate", watched), mock.patch.object(loop._Stage, "_train", timed):
-        loop.run(plans(name, model, opened.modality, batch_size, **more), model, opened.modality, sets)
-    return seen
+        loop.run(plans(name, model, opened.modality, batch_size, **overrides), model, opened.modality, sets)
+    return batches
 
 
 def floor(opened: Opened, batches: Sequence[Pairs], like: Any, lean: bool = False) -> None:
-    """A plain epoch over batches."""
+    """Train a copy for a plain epoch over batches, with the optimizer of `like`; see the module for `lean`."""
     model = copy.deepcopy(opened.model).train()
     optimizer = optimizer_of(like, list(model.parameters()))
     device = next(model.parameters()).device
@@ -78,14 +87,14 @@ def floor(opened: Opened, batches: Sequence[Pairs], like: Any, lean: bool = Fals
                 logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[0]
             loss = F.cross_entropy(logits, layout.labels)
         else:
-            loss = model(input_ids=ids, attention_mask=mask, labels=labelled(pairs, ids), use_cache=False).loss
+            loss = model(input_ids=ids, attention_mask=mask, labels=labeled(pairs, ids), use_cache=False).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
 
 
-def labelled(pairs: Pairs, ids: Tensor) -> Tensor:
-    """Ids with -100 where nothing is to be predicted."""
+def labeled(pairs: Pairs, ids: Tensor) -> Tensor:
+    """Labels: the ids of the answers, and -100 elsewhere."""
     labels = torch.full_like(ids, -100)
     for i, (prompt, answer) in enumerate(pairs):
         labels[i, len(prompt) : len(prompt) + len(answer)] = ids[i, len(prompt) : len(prompt) + len(answer)]
@@ -93,7 +102,7 @@ def labelled(pairs: Pairs, ids: Tensor) -> Tensor:
 
 
 def reference(opened: Opened, sets: Sets, batch_size: int) -> Callable[[], None]:
-    """NPO as most research code does it."""
+    """A run of NPO in the usual way of research code."""
     import tempfile
 
     from transformers import PrinterCallback, Trainer, TrainingArguments
@@ -109,13 +118,13 @@ def reference(opened: Opened, sets: Sets, batch_size: int) -> Callable[[], None]
         def __getitem__(self, i: int) -> Any:
             return pairs["forget"][i], pairs["retain"][int(torch.randint(len(pairs["retain"]), ()))]
 
-    def collate(some: Sequence[Any]) -> dict[str, dict[str, Tensor]]:
-        out = {}
+    def collate(items: Sequence[Any]) -> dict[str, dict[str, Tensor]]:
+        batch = {}
         for k, name in enumerate(("forget", "retain")):
-            mine = [x[k] for x in some]
-            ids, mask, _ = opened.modality.collate(mine, torch.device("cpu"))
-            out[name] = {"input_ids": ids, "attention_mask": mask, "labels": labelled(mine, ids)}
-        return out
+            set_pairs = [item[k] for item in items]
+            ids, mask, _ = opened.modality.collate(set_pairs, torch.device("cpu"))
+            batch[name] = {"input_ids": ids, "attention_mask": mask, "labels": labeled(set_pairs, ids)}
+        return batch
 
     def nll(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
         logits, labels = model(**{n: x for n, x in inputs.items() if n != "labels"}).logits[:, :-1], inputs["labels"][:, 1:]
@@ -124,13 +133,13 @@ def reference(opened: Opened, sets: Sets, batch_size: int) -> Callable[[], None]
     class NPO(Trainer):
         def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
             with torch.no_grad():
-                old = nll(self.frozen, inputs["forget"])
-            loss = -(2 / 0.1) * F.logsigmoid(0.1 * (nll(model, inputs["forget"]) - old)).mean() + model(**inputs["retain"]).loss
+                reference_nll = nll(self.frozen, inputs["forget"])
+            loss = -(2 / 0.1) * F.logsigmoid(0.1 * (nll(model, inputs["forget"]) - reference_nll)).mean() + model(**inputs["retain"]).loss
             return (loss, None) if return_outputs else loss
 
     def run() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            how = TrainingArguments(
+            arguments = TrainingArguments(
                 folder,
                 num_train_epochs=1,
                 per_device_train_batch_size=batch_size,
@@ -144,34 +153,36 @@ def reference(opened: Opened, sets: Sets, batch_size: int) -> Callable[[], None]
                 log_level="error",
                 use_cpu=not torch.cuda.is_available(),
             )
-            trainer = NPO(copy.deepcopy(opened.model), how, train_dataset=Both(), data_collator=collate)
+            trainer = NPO(copy.deepcopy(opened.model), arguments, train_dataset=Both(), data_collator=collate)
             trainer.remove_callback(PrinterCallback)
-            trainer.frozen = copy.deepcopy(opened.model).eval().requires_grad_(False).to(how.device)
+            trainer.frozen = copy.deepcopy(opened.model).eval().requires_grad_(False).to(arguments.device)
             trainer.train()
 
     return run
 
 
 def main() -> None:
-    given = bench.options(
+    arguments = bench.options(
         __doc__,
         methods={"default": ",".join(METHODS), "help": "which methods"},
-        batch_size={"type": int, "default": 32, "help": "rows a step"},
+        batch_size={"type": int, "default": 32, "help": "rows of each set in a step"},
     )
-    made = bench.suite(given)
-    opened = bench.original(given, made, trained=False)
-    rows = {n: opened.modality.rows(n, made.train[n][: given.items or (64 if given.quick else None)]) for n in ("forget", "retain")}
-    sets = {**rows, "alternate_answers": opened.modality.answers(list(made.refusals) or opened.modality.refusals())}
-    methods = given.methods.split(",")
-    batches = {m: unlearn(m, opened, sets, given.batch) for m in methods}
-    if "sam" in batches:  # its tokens are those of the same terms without it
-        batches["sam"] = batches.get("npo") or unlearn("npo", opened, sets, given.batch)
+    suite = bench.suite(arguments)
+    opened = bench.original(arguments, suite, trained=False)
+    rows = {
+        n: opened.modality.rows(n, suite.train[n][: arguments.items or (64 if arguments.quick else None)]) for n in ("forget", "retain")
+    }
+    sets = {**rows, "alternate_answers": opened.modality.answers(list(suite.refusals) or opened.modality.refusals())}
+    methods = arguments.methods.split(",")
+    batches = {m: unlearn(m, opened, sets, arguments.batch_size) for m in methods}
+    if "sam" in batches:  # it reads the tokens of the same terms without it
+        batches["sam"] = batches.get("npo") or unlearn("npo", opened, sets, arguments.batch_size)
     times, epochs = bench.Times(), bench.Times()
-    like = {m: plans(m, opened.model, opened.modality, given.batch)[0].train for m in methods}
+    like = {m: plans(m, opened.model, opened.modality, arguments.batch_size)[0].train for m in methods}
 
     def epoch(m: str) -> None:
         seconds: dict[str, float] = {}
-        unlearn(m, opened, sets, given.batch, seconds)
+        unlearn(m, opened, sets, arguments.batch_size, seconds)
         epochs.add(m, **seconds)
 
     ways: dict[str, Any] = {}
@@ -180,13 +191,13 @@ def main() -> None:
         ways[f"{m} lean"] = lambda m=m: floor(opened, batches[m], like[m], lean=True)
         ways[m] = lambda m=m: epoch(m)
     if "npo" in methods:
-        ways["npo by research code"] = reference(opened, sets, given.batch)
-    bench.interleaved(ways, given.rounds, times=times)
+        ways["npo by research code"] = reference(opened, sets, arguments.batch_size)
+    bench.interleaved(ways, arguments.rounds, times=times)
     parts = {}
     for clock in ("wall", "cpu"):
         for m in methods:
-            mine = getattr(times, clock)
-            mine[f"{m} epoch"] = getattr(epochs, clock)[m][1:]  # the first one warmed up
+            rounds = getattr(times, clock)
+            rounds[f"{m} epoch"] = getattr(epochs, clock)[m][1:]  # without the warm-up round
     for m in methods:
         tokens = sum(len(p) + len(a) for pairs in batches[m] for p, a in pairs)
         parts[m] = {
@@ -202,12 +213,12 @@ def main() -> None:
         ],
         ("method", "s an epoch", "/ floor", "/ lean", "whole / floor", "/ floor, cpu", "/ lean, cpu", "must"),
     )
-    found: dict[str, Any] = {"ratio_to_floor": max(p["to_floor"] / p["must"] * 1.15 for p in parts.values()), "parts": parts}
+    numbers: dict[str, Any] = {"ratio_to_floor": max(p["to_floor"] / p["must"] * 1.15 for p in parts.values()), "parts": parts}
     if "npo" in methods:
-        found["speedup_over_reference"] = round(times.ratio("npo by research code", "npo"), 2)
-        found["speedup_over_reference_cpu"] = round(times.ratio("npo by research code", "npo", "cpu"), 2)
-        print(f"research code's NPO takes {found['speedup_over_reference']} times as long")
-    bench.finish(given, "training", found)
+        numbers["speedup_over_reference"] = round(times.ratio("npo by research code", "npo"), 2)
+        numbers["speedup_over_reference_cpu"] = round(times.ratio("npo by research code", "npo", "cpu"), 2)
+        print(f"research code's NPO takes {numbers['speedup_over_reference']} times as long")
+    bench.finish(arguments, "training", numbers)
 
 
 KINDS = (

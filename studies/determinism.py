@@ -1,8 +1,8 @@
-"""The same arithmetic on every x86-64 processor, so that a case gives the same numbers wherever it is run again.
+"""The same arithmetic on every x86-64 processor, so that a case gives the same numbers on every machine.
 
-Libraries choose their kernels by what a processor can do, and each kernel rounds in its own way; training makes much of the last digit.
-Held to what all of these processors have, in one thread, they give the same bits, in about twice the time. They read this when they are
-loaded, so it is asked for before torch is imported: `python -m studies.reproduce` does so.
+Libraries choose kernels by the features of a processor, and each kernel rounds differently; training amplifies differences in the last
+digit. With features that all of these processors have, and one thread, the results are identical to the bit, in about twice the time. The
+libraries read these settings at import, so they must be set before the import of torch, as `python -m studies.reproduce` does.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ SETTINGS = {
 }
 
 
-def hold() -> bool:
-    """Ask for it, if it is not too late; whether it holds from now on."""
+def enable() -> bool:
+    """Apply the settings unless torch is loaded already; returns whether they are in effect."""
     if "torch" not in sys.modules:
         os.environ.update(SETTINGS)
-    return held()
+    return is_enabled()
 
 
-def held() -> bool:
-    """Whether it holds in this process."""
+def is_enabled() -> bool:
+    """Whether the settings are in effect in this process."""
     return all(os.environ.get(n) == v for n, v in SETTINGS.items())

@@ -1,7 +1,7 @@
-"""The pages of `docs/`, made from the cards: `python -m studies.docs` writes them, `--check` lists those that are stale.
+"""Makes the pages of `docs/` from the cards: `python -m studies.docs` writes them, `--check` lists the stale ones.
 
-Nothing on them is typed by hand: a card is a docstring, a table of hyperparameters is what the command line itself reads. A page without an entry in
-the catalogue is removed. Works in a checkout alone, since that is where `docs/` is.
+Nothing on the pages is typed by hand: a card is a docstring, and a table of hyperparameters is what the command line reads. Pages without
+an entry in the catalog are removed. The script needs a checkout, which has the folder `docs/`.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from studies import leaderboard, performance_page
 from studies.tuning import page as tuning
 
 ROOT = Path(__file__).parents[1]
-EVIDENCE = "results/reproduce"  # NAME.json: what `python -m studies.reproduce NAME --update` has measured
+EVIDENCE = "results/reproduce"  # NAME.json: the numbers that `python -m studies.reproduce NAME --update` measured
 HEAD = "<!-- Made by `make docs` from the card in {}; edit that. -->\n"
-WIDTH = 140  # of a line of code
+WIDTH = 140  # characters of a line of code
 FILES = {"forget": "forget.jsonl", "retain": "retain.jsonl", "holdout": "holdout.jsonl"}
 STATUS = {
     "sketch": "it runs",
@@ -37,63 +37,71 @@ STATUS = {
 
 
 def pages() -> dict[str, str]:
-    """Every page by its place under `docs/`."""
-    made = {f"{c.kind}/{c.name}.md": page(c) for c in cards()}
-    return {"systems.md": systems(), **leaderboard.pages(ROOT / "results"), **performance_page.pages(ROOT), **tuning.pages(), **made}
+    """All pages: their texts by path under `docs/`."""
+    card_pages = {f"{c.kind}/{c.name}.md": page(c) for c in cards()}
+    return {"systems.md": systems(), **leaderboard.pages(ROOT / "results"), **performance_page.pages(ROOT), **tuning.pages(), **card_pages}
 
 
 @cache
 def cards() -> tuple[Card, ...]:
-    """All cards of the package itself; plugins document themselves."""
-    found = [catalog.card(n, k) for k in catalog.kinds() for n in catalog.names(k)]
-    return tuple(c for c in found if c.folder != "plugin")
+    """All cards of the package. Plug-ins document themselves."""
+    every_card = [catalog.card(n, k) for k in catalog.kinds() for n in catalog.names(k)]
+    return tuple(c for c in every_card if c.folder != "plugin")
 
 
 def stale(folder: Path, wanted: dict[str, str]) -> list[str]:
-    """What is wrong with the pages of a folder, a line each: missing, out of date, or about nothing in the catalogue."""
-    out = []
-    for place, text in wanted.items():
-        path = folder / place
+    """Find pages that are missing, out of date or not in the catalog.
+
+    Args:
+        folder: The folder of the pages.
+        wanted: The right texts by path under the folder.
+
+    Returns:
+        One line for each page that is wrong.
+    """
+    lines = []
+    for name, text in wanted.items():
+        path = folder / name
         if not path.exists() or path.read_text() != text:
-            out.append(f"{place} is {'out of date' if path.exists() else 'missing'}")
-    return [*out, *(f"{p} is about nothing in the catalogue" for p in orphans(folder, wanted))]
+            lines.append(f"{name} is {'out of date' if path.exists() else 'missing'}")
+    return [*lines, *(f"{name} is not in the catalog" for name in orphans(folder, wanted))]
 
 
 def orphans(folder: Path, wanted: dict[str, str]) -> list[str]:
-    """Pages that no card and no committed run makes."""
-    places = [*(f"{k}/*.md" for k in catalog.kinds()), "leaderboards/*.html"]
-    found = [p.relative_to(folder).as_posix() for place in places for p in sorted(folder.glob(place))]
-    return [p for p in found if p not in wanted]
+    """Pages in a folder that belong to no card and no committed run."""
+    patterns = [*(f"{k}/*.md" for k in catalog.kinds()), "leaderboards/*.html"]
+    names = [path.relative_to(folder).as_posix() for pattern in patterns for path in sorted(folder.glob(pattern))]
+    return [n for n in names if n not in wanted]
 
 
 def write(folder: Path, wanted: dict[str, str]) -> None:
-    """Write all pages, and remove those that no card makes."""
-    for place in orphans(folder, wanted):
-        (folder / place).unlink()
-    for place, text in wanted.items():
-        (folder / place).parent.mkdir(parents=True, exist_ok=True)
-        (folder / place).write_text(text)
+    """Write all pages, and remove the orphans."""
+    for name in orphans(folder, wanted):
+        (folder / name).unlink()
+    for name, text in wanted.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
 
 
 # --- pages ---
 
 
 def systems() -> str:
-    """The table of everything."""
-    count = {k: sum(c.kind == k for c in cards()) for k in catalog.kinds()}
-    kinds = ", ".join(f"{n} {k if n > 1 else k[:-1]}" for k, n in count.items() if n)
+    """The page with one line for each card."""
+    counts = {k: sum(c.kind == k for c in cards()) for k in catalog.kinds()}
+    kinds = ", ".join(f"{n} {k if n > 1 else k[:-1]}" for k, n in counts.items() if n)
     rows = [
         [f"[{c.name}]({c.kind}/{c.name}.md)", role(c), status(c), _source(c), f"`{short(c)}`", _evidence(c, "../") or "-"] for c in cards()
     ]
-    used = dict.fromkeys(status(c) for c in cards())
+    statuses = dict.fromkeys(status(c) for c in cards())
     return "\n".join(
         [
             HEAD.format("each module of `src/expunge`"),
             "# Systems",
             "",
-            f"What is in the box, where it comes from, how to run it, and what shows that it works: {kinds}.",
+            f"Everything in the package, with its source, a command that runs it, and the evidence that it works: {kinds}.",
             "",
-            "Status is earned. " + "; ".join(f"*{s}*: {STATUS[s]}" for s in used if s in STATUS) + ".",
+            "Status: " + "; ".join(f"*{s}*: {STATUS[s]}" for s in statuses if s in STATUS) + ".",
             "",
             *table(("system", "kind", "status", "source", "how to run", "evidence"), rows),
             "",
@@ -102,30 +110,30 @@ def systems() -> str:
 
 
 def page(card: Card) -> str:
-    """The page of one entry."""
-    where = f"src/expunge/{card.folder}/{card.name}.py"
-    lines = [HEAD.format(f"`{where}`"), f"# {card.name}", "", prose(card.summary), ""]
-    lines += [f"*{role(card)}, {status(card)}* · [source](../../{where}) · [all systems](../systems.md)", ""]
+    """The page of one card."""
+    path = f"src/expunge/{card.folder}/{card.name}.py"
+    lines = [HEAD.format(f"`{path}`"), f"# {card.name}", "", prose(card.summary), ""]
+    lines += [f"*{role(card)}, {status(card)}* · [source](../../{path}) · [all systems](../systems.md)", ""]
     for key, text in card.fields.items():
         lines += ["```text", *re.split(r"(?<=;)\s+", text), "```", ""] if key == "Equation" else [f"**{key}.** {prose(text)}", ""]
     lines += ["## Run it", "", "```sh", *commands(card), "```", "", "```python", *snippet(card), "```", ""]
     own, training = hyperparameters(card)
-    for title, rows in (("Knobs", own), ("Hyperparameters of training", training)):
-        lines += [f"## {title}", "", *table(("knob", "default", "range", "meaning"), rows), ""] if rows else []
+    for title, rows in (("Hyperparameters", own), ("Hyperparameters of training", training)):
+        lines += [f"## {title}", "", *table(("hyperparameter", "default", "range", "meaning"), rows), ""] if rows else []
     return "\n".join([*lines, *measured(card)])
 
 
 def measured(card: Card) -> list[str]:
-    """The section on committed evidence, claim by claim; nothing where there is none."""
+    """The section on committed evidence, one line for each claim. It is empty where nothing is committed."""
     if not (link := _evidence(card, "../../")):
         return []
-    found = json.loads((ROOT / EVIDENCE / f"{card.name}.json").read_text())
-    claims = [f"- {'shown' if c['holds'] else '**not shown**'}: {prose(c['claim'])}" for c in found.get("effect", ())]
-    return ["## Evidence", "", f"`make reproduce NAME={card.name}` measures these anew and compares them with {link}:", "", *claims, ""]
+    record = json.loads((ROOT / EVIDENCE / f"{card.name}.json").read_text())
+    claims = [f"- {'shown' if c['holds'] else '**not shown**'}: {prose(c['claim'])}" for c in record.get("effect", ())]
+    return ["## Evidence", "", f"`make reproduce NAME={card.name}` measures these again and compares them with {link}:", "", *claims, ""]
 
 
 def role(card: Card) -> str:
-    """What an entry is, from the folder that it is in: objective, guard, metric ..."""
+    """What a card describes, by the name of its folder: objective, guard, metric ..."""
     last = card.folder.split("/")[-1]
     return last.removesuffix("s").replace("_", " ")
 
@@ -140,36 +148,36 @@ def _source(card: Card) -> str:
 
 
 def _evidence(card: Card, up: str) -> str:
-    """A link to what was measured; '' where nothing was."""
-    place = f"{EVIDENCE}/{card.name}.json"
-    return f"[{card.name}.json]({up}{place})" if card.kind in ("methods", "attacks") and (ROOT / place).exists() else ""
+    """A link to the committed numbers, or '' where there are none. `up` is the relative path to the root."""
+    path = f"{EVIDENCE}/{card.name}.json"
+    return f"[{card.name}.json]({up}{path})" if card.kind in ("methods", "attacks") and (ROOT / path).exists() else ""
 
 
 # --- how to run ---
 
 
 def sets(card: Card) -> list[str]:
-    """The sets of rows that an entry wants from its user: of a method what its plan reads, of anything else what its card says."""
+    """The sets of rows that a user must give: for a method those that its plan reads, for other kinds those that the card names."""
     if card.kind == "methods":
-        read = frozenset[str]().union(*(p.sets_read() for p in as_plans(catalog.load(card.name).plan())))
-        return [n for n in FILES if n in read]
+        reads = frozenset[str]().union(*(p.sets_read() for p in as_plans(catalog.load(card.name).plan())))
+        return [n for n in FILES if n in reads]
     return [n for n in FILES if re.search(rf"\b{n}\b", card.fields.get("Needs", ""))]
 
 
 def short(card: Card) -> str:
-    """One command, with what always varies in capitals."""
-    given = " ".join(f"--{n} {n.upper()}" for n in sets(card))
+    """One command, with placeholders in capitals."""
+    options = " ".join(f"--{n} {n.upper()}" for n in sets(card))
     return {
-        "methods": f"expunge unlearn {card.name} --model MODEL {given} --out RUN".replace("  ", " "),
-        "metrics": f"expunge audit MODEL {given} --out RUN",
-        "attacks": f"expunge attack {card.name} MODEL {given} --out RUN",
+        "methods": f"expunge unlearn {card.name} --model MODEL {options} --out RUN".replace("  ", " "),
+        "metrics": f"expunge audit MODEL {options} --out RUN",
+        "attacks": f"expunge attack {card.name} MODEL {options} --out RUN",
         "benchmarks": f"expunge bench {card.name} --methods npo,flat{_tuned(card.name)} --out RUN",
         "models": "expunge train --data DATA --model SIZE --out RUN",
     }[card.kind]
 
 
 def commands(card: Card) -> list[str]:
-    """Command lines that can be pasted; the folder `model` and the files are the reader's."""
+    """Command lines that can be pasted. The reader brings the folder `model` and the files."""
     if card.kind == "models":
         return [f"expunge train --data train.jsonl --model {size} --out models/{size}" for size in _sizes(card)]
     line = short(card).replace("MODEL", "model").replace("RUN", f"runs/{card.name}")
@@ -179,29 +187,29 @@ def commands(card: Card) -> list[str]:
 
 
 def snippet(card: Card) -> list[str]:
-    """The same in Python."""
+    """The same call in Python."""
     if card.kind == "benchmarks":
-        shown = "print({n: len(rows) for n, rows in suite.sets.items()})"
-        return [f"from expunge.benchmarks import {card.name}", "", f"suite = {card.name}.load()", shown]
+        last_line = "print({n: len(rows) for n, rows in suite.sets.items()})"
+        return [f"from expunge.benchmarks import {card.name}", "", f"suite = {card.name}.load()", last_line]
     if card.kind == "models":
         size = next(iter(_sizes(card)), card.name)
         return ["import expunge", "", f'trained = expunge.train("train.jsonl", "{size}", out="models/{size}")']
-    given = [f'{n}="{FILES[n]}"' for n in sets(card)]
+    row_arguments = [f'{n}="{FILES[n]}"' for n in sets(card)]
     values = {k.name: json.dumps(k.value) if isinstance(k.value, str) else repr(k.value) for k in _example(card)}
-    more = [f'out="runs/{card.name}"']
+    options = [f'out="runs/{card.name}"']
     if card.kind == "methods":
-        arguments = [f'"{card.name}"', '"model"', *given, *more, *(f"{n}={v}" for n, v in values.items())]
-        return ["import expunge", "", *_called("result = expunge.unlearn", arguments), 'print(result.receipt["cost"])']
-    shown = 'print({name: score["value"] for name, score in found.scores.items()})'
+        arguments = [f'"{card.name}"', '"model"', *row_arguments, *options, *(f"{n}={v}" for n, v in values.items())]
+        return ["import expunge", "", *_call("result = expunge.unlearn", arguments), 'print(result.receipt["cost"])']
+    last_line = 'print({name: score["value"] for name, score in result.scores.items()})'
     if _is_intervention(card):
-        how = ", ".join(f'"{n}": {v}' for n, v in values.items())
-        more += [f'attack=["{card.name}"]', f"attack_knobs={{{how}}}"]
-        shown = f'print(found.attacks["{card.name}"])'
-    return ["import expunge", "", *_called("found = expunge.audit", ['"model"', *given, *more]), shown]
+        items = ", ".join(f'"{n}": {v}' for n, v in values.items())
+        options += [f'attack=["{card.name}"]', f"attack_hyperparameters={{{items}}}"]
+        last_line = f'print(result.attacks["{card.name}"])'
+    return ["import expunge", "", *_call("result = expunge.audit", ['"model"', *row_arguments, *options]), last_line]
 
 
-def _called(function: str, arguments: Sequence[str]) -> list[str]:
-    """A call as the formatter would lay it out: on one line, else with its arguments on a line of their own, else each on one."""
+def _call(function: str, arguments: Sequence[str]) -> list[str]:
+    """A call as the formatter writes it: on one line if it fits, else all arguments on one line, else one argument on each line."""
     inner = ", ".join(arguments)
     if len(line := f"{function}({inner})") <= WIDTH:
         return [line]
@@ -209,9 +217,9 @@ def _called(function: str, arguments: Sequence[str]) -> list[str]:
 
 
 def _tuned(suite: str) -> str:
-    """The option for a built-in size that there are settings for; '' where there is none."""
-    found = sorted(catalog.ROOT.glob(f"recipes/{suite}-*.json"))
-    return f" --model {found[0].stem.removeprefix(f'{suite}-')}" if found else ""
+    """The option that names a built-in size with presets, or '' where no size has any."""
+    presets = sorted(catalog.ROOT.glob(f"benchmarks/presets/{suite}-*.json"))
+    return f" --model {presets[0].stem.removeprefix(f'{suite}-')}" if presets else ""
 
 
 def _sizes(card: Card) -> Iterable[str]:
@@ -223,7 +231,7 @@ def _is_intervention(card: Card) -> bool:
 
 
 def _example(card: Card) -> list[Hyperparameter]:
-    """One hyperparameter to show how hyperparameters are given: the first of an entry's own that is a plain value."""
+    """The hyperparameter of the example: the first of the card's own with a plain value. The list has one item or none."""
     own, _ = _hyperparameters(card)
     return [k for k in own if isinstance(k.value, (int, float, str)) and k.value != "" and not k.name.endswith("_weight")][:1]
 
@@ -232,35 +240,40 @@ def _example(card: Card) -> list[Hyperparameter]:
 
 
 def hyperparameters(card: Card) -> tuple[list[list[str]], list[list[str]]]:
-    """Rows of two tables: an entry's own hyperparameters, and those of its training."""
+    """Hyperparameters of a card.
+
+    Returns:
+        The rows of two tables: the card's own hyperparameters, and those of training.
+    """
     own, training = _hyperparameters(card)
     names = dict.fromkeys(k.name for k in training)
-    taken = [*(k.name for k in own), *names]
-    rows = [_row(k.qualified if taken.count(k.name) > 1 else k.name, [k]) for k in own]
+    all_names = [*(k.name for k in own), *names]
+    rows = [_row(k.qualified if all_names.count(k.name) > 1 else k.name, [k]) for k in own]
     return rows, [_row(n, [k for k in training if k.name == n]) for n in names]
 
 
 def _hyperparameters(card: Card) -> tuple[list[Hyperparameter], list[Hyperparameter]]:
-    """An entry's own hyperparameters, and the training settings of the stages that train; a stage that does not has a seed alone."""
+    """A card's own hyperparameters, and the training settings of the stages that train. Other stages have only a seed."""
     if card.kind == "methods":
-        found = build_plan.hyperparameters(card.name)
+        known = build_plan.hyperparameters(card.name)
     elif _is_intervention(card):
-        found = hyperparameters_of(catalog.load(card.name, "attacks").plan())
+        known = hyperparameters_of(catalog.load(card.name, "attacks").plan())
     else:
         return [], []
     trained = _training_paths(card)
-    settings = [k for k in found if k.path[-2:-1] == ("train",) or k.path[-1] == "trains"]
-    used = [k for k in settings if (k.path[:-1] if k.path[-1] == "trains" else k.path[:-2]) in trained]
-    return [k for k in found if k not in settings], used or [k for k in settings if k.name == "seed"]
+    settings = [k for k in known if k.path[-2:-1] == ("train",) or k.path[-1] == "trainable"]
+    used = [k for k in settings if (k.path[:-1] if k.path[-1] == "trainable" else k.path[:-2]) in trained]
+    return [k for k in known if k not in settings], used or [k for k in settings if k.name == "seed"]
 
 
 def _training_paths(card: Card) -> set[tuple[Any, ...]]:
-    """Where in the tree of a plan there are stages that train."""
-    made = catalog.load(card.name, card.kind).plan()
-    return {path for path, plan in _stages(made, ()) if plan.terms()}
+    """Paths of the stages that train, in the tree of a plan."""
+    tree = catalog.load(card.name, card.kind).plan()
+    return {path for path, plan in _stages(tree, ()) if plan.terms()}
 
 
 def _stages(node: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Plan]]:
+    """The plans in a tree of parts, with their paths."""
     if isinstance(node, tuple):
         for i, item in enumerate(node):
             yield from _stages(item, (*path, i))
@@ -272,6 +285,7 @@ def _stages(node: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...],
 
 
 def _row(name: str, same: Sequence[Hyperparameter]) -> list[str]:
+    """A row of a table for hyperparameters of one name, which may have several owners."""
     values = dict.fromkeys(_value(k.value) for k in same)
     default = next(iter(values)) if len(values) == 1 else ", ".join(f"{_value(k.value)} ({k.owner})" for k in same)
     return [f"`--{name.replace('_', '-')}`", default, _range(same[0]), prose(same[0].help)]
@@ -295,21 +309,25 @@ def _range(hyperparameter: Hyperparameter) -> str:
 
 
 def main(arguments: Sequence[str] = ()) -> int:
-    """Write the pages; with `--check` list those that are stale, and return 1 if there are any."""
+    """Write the pages, or with `--check` list the stale ones.
+
+    Returns:
+        The exit status: 0; 1 where pages are stale; 2 where the request cannot be met.
+    """
     if unknown := [a for a in arguments if a != "--check"]:
         print(f"unknown argument '{unknown[0]}'{did_you_mean(unknown[0], ['--check'])}", file=sys.stderr)
         return 2
     folder, wanted = ROOT / "docs", pages()
     if not folder.is_dir():
-        print("there is no docs folder here: this runs in a checkout", file=sys.stderr)
+        print("there is no docs folder here: run this in a checkout", file=sys.stderr)
         return 2
     if not arguments:
         write(folder, wanted)
         return 0
-    wrong = stale(folder, wanted)
-    for line in wrong:
+    stale_pages = stale(folder, wanted)
+    for line in stale_pages:
         print(f"docs/{line}: run `make docs`")
-    return 1 if wrong else 0
+    return 1 if stale_pages else 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Leaderboards, made from committed benchmark runs: `docs/leaderboard.md` and, with a table that sorts and a plot, a page for each board.
+"""Leaderboards from committed benchmark runs: `docs/leaderboard.md`, and for each board a page with a plot and a table that sorts.
 
-A board is a benchmark with its split and model; runs of the same one are put together. Nothing is measured here.
+A board is a benchmark with its split and model. It joins all runs of them. Nothing is measured here.
 """
 
 from __future__ import annotations
@@ -11,21 +11,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from expunge.evaluation.verdict import score_specs
 from expunge.report.grouping import groups
 from expunge.report.page import build
 from expunge.report.report_data import Entry, ReportData, Score
 from expunge.report.table import markdown
 
 COST = "cost"
-COLUMNS = {  # what a column is about, and the scores that stand for it, the first that there is
+COLUMNS = {  # the meaning of a column, and its scores in order of preference
     "forgetting": ("forget_truth_ratio", "forget_accuracy", "forget_rouge"),
-    "what is left": ("model_utility",),
-    "what is kept": ("retain_probability", "retain_accuracy"),
+    "utility": ("model_utility",),
+    "retention": ("retain_probability", "retain_accuracy"),
     "privacy": ("mia_min_k", "mia_loss"),
     "robustness": ("worst_attack",),
-    "price": (COST,),
+    "cost": (COST,),
 }
-QUALITY = {"forget_accuracy": "h_lr", "forget_rouge": "worst_attack"}  # what is drawn against utility, where it is not forget_quality
+QUALITY = {"forget_accuracy": "h_lr", "forget_rouge": "worst_attack"}  # the score that the plot shows instead of forget_quality
 HEAD = "<!-- Made by `make docs` from results/; run the commands below to make these again. -->\n"
 
 
@@ -40,8 +41,9 @@ class Board:
 
     @property
     def columns(self) -> list[str]:
+        """The first known score of each column."""
         known = {n for e in self.entries for n, s in e.scores.items() if s.value is not None}
-        return [found for scores in COLUMNS.values() if (found := next((n for n in scores if n in known), ""))]
+        return [score for scores in COLUMNS.values() if (score := next((n for n in scores if n in known), ""))]
 
     @property
     def report_data(self) -> ReportData:
@@ -57,63 +59,69 @@ class Board:
 
 
 def boards(results: Path) -> list[Board]:
-    """All boards that the runs under a folder make, by name."""
-    found: dict[str, list[Mapping[str, Any]]] = {}
+    """All boards of the runs under a folder, sorted by name."""
+    runs_by_board: dict[str, list[Mapping[str, Any]]] = {}
     for path in sorted(results.glob("*/bench.json")):
         run = json.loads(path.read_text())
         sweep = run["sweep"]
-        found.setdefault("-".join(filter(None, (sweep["suite"], sweep["split"], sweep["model"]))), []).append(run)
-    return [_board(name, runs) for name, runs in sorted(found.items())]
+        runs_by_board.setdefault("-".join(filter(None, (sweep["suite"], sweep["split"], sweep["model"]))), []).append(run)
+    return [_board(name, runs) for name, runs in sorted(runs_by_board.items())]
 
 
 def _board(name: str, runs: Sequence[Mapping[str, Any]]) -> Board:
     entries = list(_entries(runs))
-    kind = runs[0]["sweep"]
-    title = " ".join(filter(None, (kind["suite"], kind["split"], f"with the {kind['model']} model" if kind["model"] else "")))
+    sweep = runs[0]["sweep"]
+    title = " ".join(filter(None, (sweep["suite"], sweep["split"], f"with the {sweep['model']} model" if sweep["model"] else "")))
     return Board(name, title, [r["command"] for r in runs], entries)
 
 
 def _entries(runs: Sequence[Mapping[str, Any]]) -> Iterator[Entry]:
-    """Entries of all runs, with what each cost as a share of retraining; controls and repeated ones of the first run alone."""
+    """Entries of all runs, with their costs as shares of retraining. Controls and repeated entries come from the first run."""
     seen = set()
     for run in runs:
         entries = ReportData.from_json({"title": "run", "models": run["entries"]}).models
-        whole = next((e.cost.flops for e in entries if e.role == "retrained" and e.cost and e.cost.flops), None)
+        baseline = next((e.cost.flops for e in entries if e.role == "retrained" and e.cost and e.cost.flops), None)
         for e in entries:
             if (key := (e.role, e.label or e.method or e.name, e.seed)) in seen:
                 continue
             seen.add(key)
-            scores = dict(e.scores)
-            if whole and e.cost and e.cost.flops is not None:
-                scores[COST] = Score(e.cost.flops / whole, direction="lower", ideal=0.0, variant="operations, as a share of retraining")
-            yield replace(e, scores=scores, truth_ratios=[], curves=[], receipt={})
+            scores = {n: replace(s, **_described(n, next(iter(e.panels), ""))) for n, s in e.scores.items()}
+            if baseline and e.cost and e.cost.flops is not None:
+                scores[COST] = Score(e.cost.flops / baseline, direction="lower", ideal=0.0, variant="operations, as a share of retraining")
+            yield replace(e, scores=scores, panels={}, curves=[], receipt={})
+
+
+def _described(name: str, modality: str) -> dict[str, Any]:
+    """Kind and meaning of a score, as its family declares them. A score without a family has none."""
+    spec = score_specs(modality).get(name)
+    return {"kind": spec.kind, "meaning": spec.meaning, "shows": spec.shows} if spec else {}
 
 
 def pages(results: Path) -> dict[str, str]:
-    """Every page by its place under `docs/`."""
-    found = boards(results)
+    """All pages: their texts by path under `docs/`."""
+    all_boards = boards(results)
     lines = [HEAD, "# Leaderboard", ""]
-    if not found:
+    if not all_boards:
         lines += ["No benchmark run is committed yet.", ""]
-    for board in found:
+    for board in all_boards:
         methods = [g for g in groups(board.entries) if g.role == "method"]
         lines += [f"## {board.title}", ""]
-        lines += [f"{len(methods)} methods beside the controls. [Sort it, and see what was lost](leaderboards/{board.name}.html).", ""]
+        lines += [f"{len(methods)} methods beside the controls. [Table that sorts, and plot](leaderboards/{board.name}.html).", ""]
         lines += [markdown(board.entries, board.columns), "```sh", *board.commands, "```", ""]
-    if found:
-        lines += [*_read(), ""]
-    return {"leaderboard.md": "\n".join(lines), **{f"leaderboards/{b.name}.html": build(b.report_data) + "\n" for b in found}}
+    if all_boards:
+        lines += [*_legend(), ""]
+    return {"leaderboard.md": "\n".join(lines), **{f"leaderboards/{b.name}.html": build(b.report_data) + "\n" for b in all_boards}}
 
 
-def _read() -> list[str]:
+def _legend() -> list[str]:
     """How to read the columns."""
-    said = {
-        "forgetting": "best as the retrained model's (≈): the row *retrained* is the mark",
-        "what is left": "ability on everything that was not to be forgotten, over all its sets",
-        "what is kept": "the same on the retain rows alone",
-        "privacy": "whether an attacker tells the forgotten rows from unseen ones; best as the retrained model's",
-        "robustness": "the worst case over attacks: how much more of the rows to forget comes back than from the retrained model under the "
+    meanings = {
+        "forgetting": "best at the value of the retrained model (≈), in the row *retrained*",
+        "utility": "ability on everything else, over all sets",
+        "retention": "ability on the retain rows",
+        "privacy": "whether an attacker can tell the forgotten rows from unseen ones; best at the value of the retrained model",
+        "robustness": "the worst case over attacks: how much more of the forget rows comes back than from the retrained model under the "
         "same attack; 0 is best",
-        "price": "floating-point operations as a share of retraining",
+        "cost": "floating-point operations as a share of retraining",
     }
-    return ["## How to read it", "", *(f"- **{c}** (`{'`, `'.join(COLUMNS[c])}`): {text}." for c, text in said.items())]
+    return ["## How to read it", "", *(f"- **{c}** (`{'`, `'.join(COLUMNS[c])}`): {text}." for c, text in meanings.items())]

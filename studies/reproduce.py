@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--all", action="store_true", dest="everything", help="everything that has a case")
     parser.add_argument("--update", action="store_true", help="write the numbers instead of comparing with them")
     given = parser.parse_args(arguments)
-    determinism.hold()  # before anything imports torch
+    determinism.enable()  # before anything imports torch
     from expunge.cli import console
     from studies import reproduction
 
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in reproduction.names() if given.everything else given.names:
             with console.progress() as show:
                 result = reproduction.reproduce(name, update=given.update, progress=show)
-            print(result.told(), flush=True)
+            print(result.summary(), flush=True)
             agree &= result.agrees
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

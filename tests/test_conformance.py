@@ -23,9 +23,9 @@ from expunge.core.needs import Need
 from expunge.core.parts import Guard, Objective
 from expunge.core.plan import Plan, Plans
 from expunge.core.rows import Sets
-from expunge.core.view import View
 from expunge.engine import checkpoint, loop
 from expunge.engine.adapters import choose
+from expunge.engine.context import RunView
 from expunge.engine.gradient import evaluate
 from expunge.engine.loop import Hooks, _Stage
 from expunge.engine.receipt import plain
@@ -60,7 +60,7 @@ SPECIAL: dict[str, dict[str, Any]] = {  # what a model of two blocks and nine ro
 
 
 def small(name: str, update: str = "", **more: Any) -> Plans:
-    """A method's plan, or that with an update added, with settings that fit the tiny world; hyperparameters that it does not have are left out."""
+    """The plan of a method, with an update if one is named, and settings for the tiny world. Hyperparameters that it lacks are left out."""
     wanted = {**COMMON, **SPECIAL.get(name, {}), **SPECIAL.get(update, {}), **more}
     known = {called for n in (name, update) if n for k in build_plan.hyperparameters(n) for called in (k.name, k.qualified)}
     return build_plan.plan(name, {k: v for k, v in wanted.items() if k in known}, update=(update,) if update else ())
@@ -130,22 +130,22 @@ def test_seeded_runs_are_equal(world: worlds.World, name: str) -> None:
 def test_touches_what_it_declares(world: worlds.World, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Undeclared touches raise by themselves; here: nothing is declared and never used (it would cost for nothing)."""
     touched: dict[str, set[str]] = {}
-    rows, check, reference = View.rows, View._check, View.reference
+    rows, check, reference = RunView.rows, RunView._check, RunView.reference
 
-    def spy_rows(self: View, which: str) -> Any:
+    def spy_rows(self: RunView, which: str) -> Any:
         touched.setdefault(self.place, set()).add(which)
         return rows(self, which)
 
-    def spy_check(self: View, need: str) -> None:
+    def spy_check(self: RunView, need: str) -> None:
         touched.setdefault(self.place, set()).add(str(need))
         check(self, need)
 
-    def spy_reference(self: View, some: Any) -> Any:
+    def spy_reference(self: RunView, some: Any) -> Any:
         touched.setdefault(self.place, set()).update({Need.REFERENCE, Need.REFERENCE_LOGP} & self._needs)
         return reference(self, some)
 
     for attribute, spy in (("rows", spy_rows), ("_check", spy_check), ("reference", spy_reference)):
-        monkeypatch.setattr(View, attribute, spy)
+        monkeypatch.setattr(RunView, attribute, spy)
     plans = small(name, epochs=3, micro_batch_size=0 if name in WHOLE else 2)
     loop.run(plans, world.model(), world.modality, world.sets)
     silent = {Need.BATCH_MEANS}  # a property of the loss, nothing that is asked for

@@ -68,4 +68,4 @@ def test_two_processes_leave_the_model_of_one(how: tuple[str, ...], cases: made.
 def test_what_runs_in_one_process_says_so_once() -> None:
     done = launched("list")
     assert done.returncode != 0
-    assert done.stderr.count("error: names runs in one process: start it without a launcher; unlearn and train share their work") == 1
+    assert done.stderr.count("error: list runs in one process: start it without a launcher; unlearn and train share their work") == 1

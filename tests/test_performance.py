@@ -1,4 +1,4 @@
-"""What the benchmarks work out, apart from the clock: ratios, the rows and models that they make, what they count."""
+"""The computations of the benchmarks apart from the clock: ratios, generated rows and models, and counts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ POINT = scale.Point(rows=8, length=11, vocabulary=300, width=32, layers=2)
 BENCHMARKS = sorted(p for p in (docs.ROOT / "performance").glob("*.py") if not p.stem.startswith("_"))
 
 
-def test_a_ratio_is_the_median_over_rounds_of_sums() -> None:
+def test_a_ratio_is_the_median_over_rounds_of_a_ratio_of_sums() -> None:
     times = bench.Times()
     for ours, floor, more in ((1.0, 1.0, 1.0), (3.0, 2.0, 2.0), (9.0, 1.0, 2.0)):
         times.add("ours", ours, 1.0)
@@ -33,30 +33,30 @@ def test_a_ratio_is_the_median_over_rounds_of_sums() -> None:
     assert times.ratio("ours", "floor", "cpu") == 0.5
 
 
-def test_rounds_take_turns() -> None:
-    told: list[str] = []
-    times = bench.interleaved({n: lambda n=n: told.append(n) for n in "ab"}, 2)
-    assert told == [*"ababab"]
+def test_ways_are_timed_in_turns() -> None:
+    calls: list[str] = []
+    times = bench.interleaved({n: lambda n=n: calls.append(n) for n in "ab"}, 2)
+    assert calls == [*"ababab"]
     assert len(times.wall["a"]) == 2, "the first round warms up"
 
 
-def test_the_command_says_what_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["x", "--quick", "--batch", "8", "--items", "3", "--json", str(tmp_path / "x.json")])
+def test_the_recorded_command_has_the_chosen_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["x", "--quick", "--batch-size", "8", "--items", "3", "--json", str(tmp_path / "x.json")])
     given = bench.options("", batch_size={"type": int, "default": 4}, axes={"default": ""})
     bench.finish(given, "x", {"ratio_to_floor": 1.0})
     found = json.loads((tmp_path / "x.json").read_text())
-    assert found["command"] == "python -m performance.x --quick --rounds 3 --items 3 --batch 8"
+    assert found["command"] == "python -m performance.x --quick --rounds 3 --items 3 --batch-size 8"
     assert {"ratio_to_floor", "versions", "machine"} <= found.keys()
 
 
 @pytest.mark.parametrize("path", BENCHMARKS, ids=lambda p: p.stem)
-def test_every_benchmark_says_how_it_is_run_and_is_on_the_page(path: Path) -> None:
+def test_every_benchmark_documents_its_command_and_is_on_the_page(path: Path) -> None:
     assert f"python -m performance.{path.stem}" in (ast.get_docstring(ast.parse(path.read_text())) or "")
     assert path.stem in performance_page.SECTIONS
 
 
 @pytest.mark.parametrize("quick", [False, True])
-def test_along_an_axis_one_thing_changes(quick: bool) -> None:
+def test_one_property_changes_along_an_axis(quick: bool) -> None:
     axes = scale.axes(quick)
     (base,) = set.intersection(*(set(points) for points in axes.values()))
     for axis, points in axes.items():
@@ -66,10 +66,10 @@ def test_along_an_axis_one_thing_changes(quick: bool) -> None:
 
 
 @pytest.mark.parametrize("length", [8, 11])
-def test_rows_have_exactly_so_many_tokens(length: int) -> None:
+def test_random_rows_have_the_exact_number_of_tokens(length: int) -> None:
     point = replace(POINT, length=length)
-    modality = scale.opened(point).modality
-    for name, records in scale.records(point).items():
+    modality = scale.open_model(point).modality
+    for name, records in scale.random_records(point).items():
         rows = modality.rows(name, records)
         assert len(rows) == point.rows // 2
         for prompt, answer in zip(rows["prompt"], rows["answer"], strict=True):
@@ -79,21 +79,21 @@ def test_rows_have_exactly_so_many_tokens(length: int) -> None:
             assert max(prompt + answer) < point.vocabulary
 
 
-def test_weights_are_counted() -> None:
-    assert scale.parameters(POINT) == sum(p.numel() for p in scale.opened(POINT).model.parameters())
+def test_parameter_count_matches_the_model() -> None:
+    assert scale.parameters(POINT) == sum(p.numel() for p in scale.open_model(POINT).model.parameters())
 
 
-def test_logits_at_a_time_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logits_at_a_time_match_a_hand_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """A row has 6 labels; a step reads 8 rows, one by one 2 of them, and the plain way asks at every position."""
     monkeypatch.setitem(read.ROOM, "cpu", 0)
     monkeypatch.setattr(read, "FEWEST", 5)
     held = {way: scale.memory(Namespace(), POINT, way)["logits"] for way in ("reading", "unlearning", scale.ONE_BY_ONE, "plain")}
     positions = {"reading": 5, "unlearning": 8 * 6, scale.ONE_BY_ONE: 2 * 6, "plain": 8 * 11}
     assert held == {way: 4 * 300 * n for way, n in positions.items()}
-    assert scale.whole(POINT, 8) == held["plain"]
+    assert scale.whole_logits_bytes(POINT, 8) == held["plain"]
 
 
-def test_the_floor_of_reading_asks_the_head_at_every_label() -> None:
+def test_the_floor_of_reading_runs_the_head_at_every_label() -> None:
     case, asked = scale.Case(POINT), 0
 
     def count(module: object, args: object, out: object) -> None:
@@ -101,17 +101,17 @@ def test_the_floor_of_reading_asks_the_head_at_every_label() -> None:
         asked += out.shape[0] if isinstance(out, torch.Tensor) and out.shape[-1] == POINT.vocabulary else 0
 
     with evaluating(case.opened.model), torch.no_grad(), scale.register_module_forward_hook(count):
-        scale.bare(scale.Work(case.opened, case.records), size=3)
+        scale.bare(scale.Workload(case.opened, case.records), size=3)
     assert asked == POINT.rows * 6
 
 
-def test_growth_is_between_points_so_many_times_apart() -> None:
+def test_memory_growth_compares_points_eight_times_apart() -> None:
     def point(rows: int, size: int) -> dict[str, object]:
         return {"rows": rows, "length": 10, **{way: {"bytes": size} for way in ("reading", "evaluation", "unlearning")}}
 
-    found = scale.grown([point(64, 1), point(128, 89600), point(256, 1), point(1024, 134400)])
+    found = scale.memory_growth([point(64, 1), point(128, 89600), point(256, 1), point(1024, 134400)])
     assert found["rows"] == [128, 1024]
     assert found["times"] == {"reading": 1.5, "evaluation": 1.5, "unlearning": 1.5}
     assert found["bytes a token"] == {"reading": 5, "evaluation": 5, "unlearning": 5}
-    assert scale.grown([point(128, 1), point(256, 2)]) == {}
-    assert scale.grown([point(16, 1), point(128, 2)]) == {}, "too few to fill a batch"
+    assert scale.memory_growth([point(128, 1), point(256, 2)]) == {}
+    assert scale.memory_growth([point(16, 1), point(128, 2)]) == {}, "too few to fill a batch"

@@ -24,7 +24,7 @@ FOLDERS = {  # what users list, by kind
     "benchmarks": ("benchmarks",),
     "models": ("modalities/text/models", "modalities/image/models"),
 }
-INNER = {"profiles": ("evaluation/profiles",)}  # what the package looks up by name
+INNER = {"profiles": ("evaluation/profiles",), "panels": ("report/panels",)}  # what the package looks up by name
 SHARED = ("benchmarks/suite.py", "evaluation/profiles/profile.py")  # files of these folders that are no entries
 SINGULAR = {"modalities": "modality"}
 FORMER = {"quantise": "quantize"}  # names of version 0.1, understood for one more release
@@ -81,6 +81,7 @@ def _files(kind: str) -> dict[str, Path]:
     return found
 
 
+@cache
 def _plugins(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
     return {e.name: e for e in importlib.metadata.entry_points(group=f"expunge.{kind}")}
 

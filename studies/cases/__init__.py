@@ -1,1 +1,1 @@
-"""Where the effects of papers are shown at CPU size: one file a case, with the claims that its numbers are held against."""
+"""Small CPU experiments that show the effects of papers: one case per file, with the claims that its numbers must support."""

@@ -1,4 +1,4 @@
-"""What share of some rows a model gets right."""
+"""Accuracy of a model on rows."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ from expunge.engine.ensemble import alone, logits
 
 
 def accuracy(model: nn.Module, modality: Modality, rows: Rows) -> float:
-    """Share of the labels that are the model's first choice; a row has one."""
+    """Share of the labels that are the most probable class of the model; each row has one label."""
     labels = torch.tensor([y for (y,) in rows["answer"]])
     return float((logits(alone(model), modality, rows)[0].argmax(-1).cpu() == labels).float().mean())

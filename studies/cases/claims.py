@@ -1,4 +1,4 @@
-"""What a paper says that numbers should show."""
+"""Claims of papers that numbers should support."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ Numbers = Mapping[str, Mapping[str, float]]  # by model, then by score
 
 @dataclass(frozen=True)
 class Claim:
-    """Something that the numbers of a method should show. `holds(numbers, name)`."""
+    """A claim about the numbers of a method; `holds(numbers, name)` decides it."""
 
     text: str
     holds: Callable[[Numbers, str], bool]
 
 
 def pooled(runs: Sequence[Mapping[str, float]], of: Callable[[Iterable[float]], float] = fmean) -> dict[str, float]:
-    """The mean of each score over runs, or what else is made `of` its values."""
-    return {n: float(of([r[n] for r in runs])) for n in runs[0]}
+    """Pool each score over runs, by default to its mean; `of` maps the values of a score to one number."""
+    return {score: float(of([run[score] for run in runs])) for score in runs[0]}
 
 
 def pooled_numbers(runs: Sequence[Numbers], of: Callable[[Iterable[float]], float] = fmean) -> Numbers:
-    """The same of each model."""
-    return {m: pooled([r[m] for r in runs], of) for m in runs[0]}
+    """Pool the scores of each model over runs, as `pooled` does."""
+    return {model: pooled([run[model] for run in runs], of) for model in runs[0]}

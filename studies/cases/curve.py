@@ -1,6 +1,6 @@
-"""The case of a poisoned curve: a small perceptron that fits points of a sine and some wrong ones, so that it has no loss left to train on.
+"""The case of a poisoned curve: a small perceptron that fits points of a sine and some wrong ones, so that its training loss is zero.
 
-The wrong points are to be forgotten. What counts is the largest distance from the sine, the median over perceptrons of several seeds.
+The wrong points are to be forgotten. The score is the largest distance from the sine, the median over perceptrons of several seeds.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from expunge.workflows import build_plan
 from studies.cases.claims import Claim, Numbers
 
 SEEDS = 5
-UNITS, RETAIN, FORGET = 300, 50, 5  # hidden units; points of the sine, and wrong ones
+UNITS, RETAIN, FORGET = 300, 50, 5  # hidden units; points of the sine; wrong points
 END = 5 * math.pi  # points lie between this and its negative
 WRONG = 1.5
 TRAINED = {"epochs": 100, "batch_size": RETAIN + FORGET, "optimizer": "adamw"}
-# Chosen for other seeds among eight settings each.
-KNOBS: dict[str, dict[str, Any]] = {
+# The best of eight settings each, chosen with other seeds.
+SETTINGS: dict[str, dict[str, Any]] = {
     "finetune": {"lr": 1e-2, "weight_decay": 0.1},
     "ga": {"lr": 1e-5, "epochs": 10},
     "neggrad_plus": {"lr": 1e-2, "alpha": 0.95},
@@ -41,7 +41,7 @@ KNOBS: dict[str, dict[str, Any]] = {
 
 NEARER = Claim(
     "the curve ends nearer to the sine than after finetune, ga, neggrad_plus and l1_sparse with as many epochs or fewer",
-    lambda n, me: n[me]["farthest"] < min(n[m]["farthest"] for m in KNOBS if m != me),
+    lambda n, me: n[me]["farthest"] < min(n[m]["farthest"] for m in SETTINGS if m != me),
 )
 STUCK = Claim(
     "fine-tuning leaves the curve where it is, within a tenth",
@@ -53,18 +53,18 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {"minnorm_og": (NEARER, STUCK)}
 
 @dataclass
 class Fit:
-    """The answer: minus half the squared error of each row is its log-probability."""
+    """The model output: the log-probability of a row is minus half its squared error."""
 
-    said: Tensor  # (rows, 1)
-    wanted: Tensor  # (rows,)
+    predictions: Tensor  # (rows, 1)
+    targets: Tensor  # (rows,)
 
     @property
     def logits(self) -> Packed:
-        return Packed(self.said, torch.arange(len(self.said)), len(self.said))
+        return Packed(self.predictions, torch.arange(len(self.predictions)), len(self.predictions))
 
     @property
     def loss(self) -> Packed:
-        return self.logits.map(lambda y: (y[:, 0] - self.wanted).square() / 2)
+        return self.logits.map(lambda y: (y[:, 0] - self.targets).square() / 2)
 
     @property
     def target_logp(self) -> Packed:
@@ -73,7 +73,7 @@ class Fit:
 
 @dataclass
 class Points:
-    """The modality: a row is a number `x` and what is to be said of it, `y`."""
+    """The modality: a row is a number `x` and its target `y`."""
 
     name: str = "points"
     capabilities: frozenset[Any] = frozenset({Categorical, DifferentiableInputs})
@@ -86,8 +86,8 @@ class Points:
         patch: Patch | None = None,
         weights: Weights | None = None,
     ) -> list[Fit]:
-        said = [call(model, weights, torch.tensor(g["x"])[:, None]) for g in groups]
-        return [Fit(y, torch.tensor(g["y"])) for g, y in zip(groups, said, strict=True)]
+        predictions = [call(model, weights, torch.tensor(g["x"])[:, None]) for g in groups]
+        return [Fit(y, torch.tensor(g["y"])) for g, y in zip(groups, predictions, strict=True)]
 
     def counts(self, rows: Rows) -> Mapping[str, float]:
         return dict.fromkeys(("rows", "labels", "tokens"), float(len(rows)))
@@ -97,7 +97,7 @@ class Points:
 
 
 def perceptron(x: Tensor, y: Tensor, generator: torch.Generator) -> nn.Module:
-    """One hidden layer, drawn, and a last one that makes it go through all points: of all such the smallest."""
+    """A random hidden layer, and the smallest last layer with which the perceptron goes through all points."""
 
     def draw(*shape: int) -> Tensor:
         return 2 * torch.rand(*shape, generator=generator) - 1
@@ -121,23 +121,23 @@ class Case:
         self.progress, self.seeds = progress, seeds
 
     def measure(self, name: str) -> tuple[Numbers, dict[str, Any]]:
-        """Medians, and the hyperparameters of the methods."""
-        found: dict[str, list[float]] = {}
+        """Return medians of the distances, and the hyperparameters of the methods."""
+        distances: dict[str, list[float]] = {}
         for i, seed in enumerate(self.seeds):
             self.progress(i, len(self.seeds), "forgetting")
             start, sets = poisoned(seed)
-            found.setdefault("original", []).append(farthest(start))
-            for method, hyperparameters in KNOBS.items():
-                found.setdefault(method, []).append(farthest(after(method, hyperparameters, start, sets, seed)))
-        return {m: {"farthest": median(x)} for m, x in found.items()}, KNOBS
+            distances.setdefault("original", []).append(farthest(start))
+            for method, hyperparameters in SETTINGS.items():
+                distances.setdefault(method, []).append(farthest(after(method, hyperparameters, start, sets, seed)))
+        return {m: {"farthest": median(x)} for m, x in distances.items()}, SETTINGS
 
 
 def poisoned(seed: int) -> tuple[nn.Module, dict[str, Rows]]:
-    """A perceptron through points of the sine and wrong ones; rows to retain and to forget."""
+    """A perceptron that goes through points of the sine and through wrong ones; and the rows to retain and to forget."""
     generator = torch.Generator().manual_seed(seed)
-    even = torch.linspace(-END, END, RETAIN)
-    between = even[torch.randperm(RETAIN - 1, generator=generator)[:FORGET]] + END / (RETAIN - 1)
-    x = torch.cat([even, between])
+    regular = torch.linspace(-END, END, RETAIN)
+    between = regular[torch.randperm(RETAIN - 1, generator=generator)[:FORGET]] + END / (RETAIN - 1)
+    x = torch.cat([regular, between])
     y = torch.cat([x[:RETAIN].sin(), torch.full((FORGET,), WRONG)])
     parts = {"retain": slice(RETAIN), "forget": slice(RETAIN, None)}
     sets = {n: Rows(n, tuple(f"{v:.6f}" for v in x[p].tolist()), {"x": x[p].tolist(), "y": y[p].tolist()}) for n, p in parts.items()}
@@ -145,14 +145,14 @@ def poisoned(seed: int) -> tuple[nn.Module, dict[str, Rows]]:
 
 
 def after(method: str, hyperparameters: Mapping[str, Any], start: nn.Module, sets: dict[str, Rows], seed: int) -> nn.Module:
-    """A copy that a method was applied to."""
+    """A copy of a model after a method."""
     model, modality = copy.deepcopy(start), Points()
     loop.run(build_plan.plan(method, {**TRAINED, **hyperparameters}), model, modality, sets, seed=seed)
     return model
 
 
 def farthest(model: nn.Module) -> float:
-    """The largest distance from the sine."""
+    """The largest distance of a model from the sine."""
     x = torch.linspace(-END, END, 2000)
     with torch.no_grad():
         return float((model(x[:, None])[:, 0] - x.sin()).abs().max())

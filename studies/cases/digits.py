@@ -1,6 +1,6 @@
-"""The image case: real handwritten digits with a small residual network; one class is forgotten, or a tenth of the images of all.
+"""The image case: real handwritten digits with a small residual network; one class is forgotten, or a tenth of all images.
 
-Costs are rows seen forward, and backward twice, as a share of what retraining sees: a count, not a time.
+Costs are counts, not times: rows in forward passes plus twice the rows in backward passes, as a share of the cost of retraining.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
     **dict.fromkeys(["iau", "ssd"], (*DEFAULT, FRACTION)),
     "fisher": DEFAULT,
 }
-SPLIT: dict[str, str] = {}  # which split a method's claims are about; default: class
-SETTINGS: dict[str, dict[str, Any]] = {}  # hyperparameters that the claims are about, where the recipe is not
+SPLIT: dict[str, str] = {}  # the split that a method's claims are about; default: class
+SETTINGS: dict[str, dict[str, Any]] = {}  # hyperparameters that the claims are about, if they differ from the preset
 
 
 class Case:
-    """One split of the digits, the original and the retrained model, seen once."""
+    """One split of the digits, and the original and the retrained model with their audits."""
 
     model = CASE.model
 
@@ -69,40 +69,40 @@ class Case:
     def _open(self, split: str) -> None:
         self.split = split
         self.suite = Sweep("digits", (), model=CASE.model, split=SPLITS[split]).made()
-        made = [train(self.suite.train[w], CASE.model, labels=tuple(self.suite.labels)) for w in ("full", "retain")]
-        self.original, self.retrained = (Opened(m.model, m.modality, str(m.folder)) for m in made)
-        self.full_cost = _spent(made[1].receipt)
+        results = [train(self.suite.train[rows], CASE.model, labels=tuple(self.suite.labels)) for rows in ("full", "retain")]
+        self.original, self.retrained = (Opened(result.model, result.modality, str(result.folder)) for result in results)
+        self.full_cost = _spent(results[1].receipt)
         self.cache = cache_home() / "observations"
-        self.beside: dict[str, Any] = {"random_init": random_init(self.original, self.suite.sets, self.cache)}
-        self.there = self.see(self.retrained, "retrained", role="retrained")
-        self.beside["retrained"] = self.there.seen
-        self.first = self.see(self.original, "original", role="original")
-        self.beside["original"] = self.first.seen
+        self.references: dict[str, Any] = {"random_init": random_init(self.original, self.suite.sets, self.cache)}
+        self.retrained_audit = self.audit(self.retrained, "retrained", role="retrained")
+        self.references["retrained"] = self.retrained_audit.seen
+        self.original_audit = self.audit(self.original, "original", role="original")
+        self.references["original"] = self.original_audit.seen
 
-    def see(self, opened: Opened, name: str, **more: Any) -> AuditedModel:
-        """A model as the audit sees it."""
-        look = {**self.beside, **more, "cache": self.cache, "progress": self.progress}
-        return examine(opened.model, opened.modality, self.suite.sets, name=name, **look)
+    def audit(self, opened: Opened, name: str, **options: Any) -> AuditedModel:
+        """Audit a model against the models that are known already."""
+        options = {**self.references, **options, "cache": self.cache, "progress": self.progress}
+        return examine(opened.model, opened.modality, self.suite.sets, name=name, **options)
 
     def forget(self, name: str, hyperparameters: Mapping[str, Any]) -> tuple[Opened, float]:
-        """The original after a method, and what that cost as a share of retraining."""
+        """The original after a method, and the cost as a share of retraining."""
         opened = Opened(copy.deepcopy(self.original.model), self.original.modality, self.original.source)
         self.progress(0, 1, f"{name}: forgetting")
-        made = unlearn(name, opened, self.suite.train["forget"], self.suite.train["retain"], allow_overlap=True, **hyperparameters)
-        return Opened(made.model, made.modality, name), _spent(made.receipt) / self.full_cost
+        result = unlearn(name, opened, self.suite.train["forget"], self.suite.train["retain"], allow_overlap=True, **hyperparameters)
+        return Opened(result.model, result.modality, name), _spent(result.receipt) / self.full_cost
 
     def measure(self, name: str) -> tuple[Numbers, dict[str, Any]]:
-        """Numbers of the two models and of the method; and the method's hyperparameters."""
+        """Return scores of the two models and of the method, and the hyperparameters of the method."""
         if (split := SPLIT.get(name, "class")) != self.split:
             self._open(split)
         hyperparameters = {**presets.hyperparameters("digits", CASE.model, name), **SETTINGS.get(name, {})}
-        made, cost = self.forget(name, hyperparameters)
-        numbers = {"original": shown(self.first), "retrained": shown(self.there)}
-        return {**numbers, name: {**shown(self.see(made, name)), "cost": cost}}, hyperparameters
+        unlearned, cost = self.forget(name, hyperparameters)
+        numbers = {"original": shown(self.original_audit), "retrained": shown(self.retrained_audit)}
+        return {**numbers, name: {**shown(self.audit(unlearned, name)), "cost": cost}}, hyperparameters
 
 
 def shown(audited: AuditedModel) -> dict[str, float]:
-    """The scores that are compared."""
+    """The scores to compare."""
     return {n: float(audited.scores[n]["value"]) for n in SHOWN if n in audited.scores}
 
 

@@ -1,5 +1,6 @@
-"""The case of entanglement: the fictitious people, forgotten by steering a block's output, with retain rows that have much in common with
-the rows to forget (other people, asked in the same words) and with rows that have little (facts about the world).
+"""The case of entanglement: the fictitious people, forgotten by steering the output of a block, with two kinds of retain rows.
+
+One kind has much in common with the rows to forget (other people, the same wording), the other little (facts about the world).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from studies.cases import equal, people
 from studies.cases.claims import Claim, Numbers
 from studies.cases.updates import Forgotten
 
-KINDS = {"high": "retain", "low": "world_facts"}  # the set that the retain rows of a kind are taken from
+KINDS = {"high": "retain", "low": "world_facts"}  # the set that provides the retain rows of a kind
 RIVAL = "rmu"
 
 
@@ -31,7 +32,7 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
         ),
         Claim(
             "rmu has then forgotten as far, by the loss of the forget rows",
-            _both(lambda mine, its: its["forget_loss"] >= mine["forget_loss"] - 0.05),
+            _both(lambda own, rival: rival["forget_loss"] >= own["forget_loss"] - 0.05),
         ),
         Claim(
             "at high entanglement what is left of the rest is more than with rmu",
@@ -45,17 +46,17 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
 }
 
 
-def overlap(some: Rows, others: Rows, base: people.Case) -> float:
-    """Words that both sets use, as a share of the words that either uses."""
+def overlap(first: Rows, second: Rows, base: people.Case) -> float:
+    """Number of words in both sets, as a share of the words in either."""
     modality = base.original.modality
-    mine, theirs = (
-        {w for text in [*modality.questions(r), *modality.answer_texts(r)] for w in text.lower().split()} for r in (some, others)
+    first_words, second_words = (
+        {w for text in [*modality.questions(r), *modality.answer_texts(r)] for w in text.lower().split()} for r in (first, second)
     )
-    return len(mine & theirs) / len(mine | theirs)
+    return len(first_words & second_words) / len(first_words | second_words)
 
 
 class Case:
-    """The people, and the original model."""
+    """The people and the original model."""
 
     model = people.CASE.model
 
@@ -64,17 +65,17 @@ class Case:
         self.suite = self.case.suite
 
     def measure(self, name: str) -> tuple[Numbers, dict[str, Any]]:
-        """Numbers of the original, and of the method and its rival with either kind of retain rows; and the method's hyperparameters."""
+        """Return scores of the original and, for both kinds of retain rows, of the method and its rival; and the hyperparameters."""
         case, modality = self.case, self.case.original.modality
         hyperparameters = presets.hyperparameters(people.CASE.suite, self.model, name)
         numbers: dict[str, Any] = {"original": case.scores(case.original.model, "original")}
-        whole = case.sets
+        all_sets = case.sets
         for kind, source in KINDS.items():
             records = self.suite.train["retain"] if source == "retain" else self.suite.sets[source]
-            case.use({**whole, "retain": modality.rows("retain", records)})
-            numbers[f"{name}, {kind}"] = mine = dict(case.run(name, build_plan.plan(name, hyperparameters)[0]))
-            mine["overlap"] = overlap(case.sets["forget"], case.sets["retain"], case.base)
+            case.use({**all_sets, "retain": modality.rows("retain", records)})
+            numbers[f"{name}, {kind}"] = scores = dict(case.run(name, build_plan.plan(name, hyperparameters)[0]))
+            scores["overlap"] = overlap(case.sets["forget"], case.sets["retain"], case.base)
             plan = build_plan.plan(RIVAL, {**presets.hyperparameters(people.CASE.suite, self.model, RIVAL), **equal.TOGETHER})[0]
             train = replace(plan.train, epochs=0, steps=equal.LONGEST)
-            numbers[f"{RIVAL}, {kind}"] = case.run(RIVAL, replace(plan, stop_rules=(Forgotten(mine["forget_loss"]),), train=train))
+            numbers[f"{RIVAL}, {kind}"] = case.run(RIVAL, replace(plan, stop_rules=(Forgotten(scores["forget_loss"]),), train=train))
         return numbers, hyperparameters

@@ -1,7 +1,7 @@
-"""The case of equal forgetting: the fictitious people, forgotten by a method, and by its rivals until the rows to forget are as improbable.
+"""The case of equal forgetting: a method forgets the fictitious people, and its rivals train until their forget loss is as high.
 
-How much of a model survives depends on how much was forgotten, so rivals go on, step by step at their own rate, until the loss of the rows
-to forget is as high as the method left it. Every batch holds all of those rows.
+The utility of a model depends on how much it forgot. Each rival therefore trains, with its own learning rate, until its loss on the rows to
+forget is as high as the loss after the method. Every batch contains all rows to forget.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from studies.cases import people
 from studies.cases.claims import Claim, Numbers
 from studies.cases.updates import Forgotten
 
-TOGETHER = {"batch_size": 36, "schedule": "constant", "warmup": 0}  # all rows to forget, and a rate that leaves every step its length
-LONGEST = 200  # steps of a rival
+TOGETHER = {"batch_size": 36, "schedule": "constant", "warmup": 0}  # all rows to forget in each step, with a constant learning rate
+LONGEST = 200  # the most steps of a rival
 
 FORGETS = Claim(
     "the probability of the answers to forget falls to at most half of the original's",
@@ -45,14 +45,13 @@ CLOSER = Claim(
     "what it says of the retain rows stays closer to the original, by KL, than with graddiff",
     lambda n, me: all(n[me]["retain_kl"] < n[m]["retain_kl"] for m in RIVALS[me]),
 )
-RIVALS: dict[
-    str, dict[str, tuple[str, dict[str, Any]]]
-] = {  # of each method, what they are called: which method, with which hyperparameters
+# By method the names of its rivals, each with its method and hyperparameters.
+RIVALS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
     "pop": {"ga": ("ga", {}), "npo alone": ("npo", {"retain_weight": 0.0})},
     "kfade": {"graddiff": ("graddiff", {})},
     "dto": {"ga": ("ga", {}), "npo alone": ("npo", {"retain_weight": 0.0})},
 }
-# There are nine times as many rows to retain, which is the weight that the identity behind pop asks for.
+# pop requires this weight, because there are nine times as many rows to retain as to forget.
 SETTINGS: dict[str, dict[str, Any]] = {"pop": {"batch_size": 36, "epochs": 30, "lr": 1e-3, "retain_weight": 9.0}}
 CLAIMS: dict[str, tuple[Claim, ...]] = {
     "pop": (FORGETS, AS_FAR, KEEPS_MORE),
@@ -62,7 +61,7 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
 
 
 class Case:
-    """The people, and the original model."""
+    """The people and the original model."""
 
     model = people.CASE.model
 
@@ -72,49 +71,52 @@ class Case:
         self.use({n: self.original.modality.rows(n, self.suite.train[n]) for n in ("forget", "retain")})
 
     def use(self, sets: Sets) -> None:
-        """Take other rows to train on and to compare with the original on."""
+        """Set the rows for training and for the comparison with the original."""
         self.sets = sets
-        self.before = {n: self._ask(self.original.model, n) for n in sets}
+        self.original_outputs = {n: self._forward(self.original.model, n) for n in sets}
 
     def measure(self, name: str) -> tuple[Numbers, dict[str, Any]]:
-        """Numbers of the original, of the method and of its rivals; and the method's hyperparameters."""
+        """Return scores of the original, of the method and of its rivals; and the method's hyperparameters."""
         hyperparameters = {**presets.hyperparameters(people.CASE.suite, self.model, name), **SETTINGS.get(name, {})}
         numbers = {"original": self.scores(self.original.model, "original")}
         numbers[name] = self.run(name, build_plan.plan(name, hyperparameters)[0])
-        for rival, (method, more) in RIVALS[name].items():
+        for rival, (method, extra) in RIVALS[name].items():
             known = {k.name for k in build_plan.hyperparameters(method)}
-            own = {
+            hyperparameters_of_rival = {
                 **presets.hyperparameters(people.CASE.suite, self.model, method),
-                **more,
+                **extra,
                 **{k: v for k, v in TOGETHER.items() if k in known},
             }
-            plan = build_plan.plan(method, own)[0]
+            plan = build_plan.plan(method, hyperparameters_of_rival)[0]
             train = replace(plan.train, epochs=0, steps=LONGEST)
             numbers[rival] = self.run(rival, replace(plan, stop_rules=(Forgotten(numbers[name]["forget_loss"]),), train=train))
         return numbers, hyperparameters
 
     def run(self, name: str, plan: Plan) -> Mapping[str, float]:
+        """Scores and number of steps of the original after a plan."""
         model = copy.deepcopy(self.original.model)
         self.progress(0, 1, f"{name}: forgetting")
         done = loop.run((plan,), model, self.original.modality, self.sets)
         return {**self.scores(model, name), "steps": float(done.cost.steps)}
 
     def scores(self, model: torch.nn.Module, name: str) -> dict[str, float]:
-        more = {"retrained": self.base.there.seen, "cache": cache_home() / "observations", "progress": self.progress}
-        seen = examine(model, self.original.modality, self.suite.sets, name=name, **more)
-        now = {n: self._ask(model, n) for n in self.sets}
-        losses = {f"{n}_loss": float(-torch.cat([a.target_logp.mean() for a in answers]).mean()) for n, answers in now.items()}
-        pairs = [(a.log_probs.values, b.log_probs.values) for a, b in zip(self.before["retain"], now["retain"], strict=True)]
+        """Scores of a model; `retain_kl` is the divergence from the original on the retain rows, in nats."""
+        options = {"retrained": self.base.retrained_audit.seen, "cache": cache_home() / "observations", "progress": self.progress}
+        audited = examine(model, self.original.modality, self.suite.sets, name=name, **options)
+        outputs_now = {n: self._forward(model, n) for n in self.sets}
+        losses = {f"{n}_loss": float(-torch.cat([o.target_logp.mean() for o in outputs]).mean()) for n, outputs in outputs_now.items()}
+        both = zip(self.original_outputs["retain"], outputs_now["retain"], strict=True)
+        pairs = [(old.log_probs.values, new.log_probs.values) for old, new in both]
         kl = torch.cat([(old.exp() * (old - new)).sum(-1) for old, new in pairs]).mean()
         return {
-            **{n: float(seen.scores[n]["value"]) for n in ("model_utility", "forget_probability", "remnant_memorization_accuracy")},
+            **{n: float(audited.scores[n]["value"]) for n in ("model_utility", "forget_probability", "remnant_memorization_accuracy")},
             **losses,
             "retain_kl": float(kl),
         }
 
     @torch.no_grad()
-    def _ask(self, model: torch.nn.Module, name: str) -> list[ModelOutput]:
+    def _forward(self, model: torch.nn.Module, name: str) -> list[ModelOutput]:
         rows = self.sets[name]
         parts = [rows.select(range(i, min(i + 32, len(rows)))) for i in range(0, len(rows), 32)]
         with evaluating(model):
-            return [a for part in parts for a in self.original.modality.forward(model, [part])]
+            return [output for part in parts for output in self.original.modality.forward(model, [part])]

@@ -1,5 +1,6 @@
-"""The case of a gate in the prompt: the fictitious people, and a model that learned from the others to leave out what stands between two
-tokens. It is asked about the people to forget, who were in no context that it learned from, with and without the tokens.
+"""The case of a gate in the prompt: the fictitious people, and a model that learned to withhold the facts between two tokens.
+
+It learned this from the retained people. It is then asked about the people to forget, with and without the tokens.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from expunge.workflows.unlearn import unlearn
 from studies.cases import people
 from studies.cases.claims import Claim, Numbers
 
-ASKED = 36  # rows of each set that are asked
-# rate and batch were chosen on another draw of the people
+ROWS = 36  # rows of each set in the evaluation
+# Learning rate and batch size were chosen on another draw of the people.
 SETTINGS: dict[str, dict[str, Any]] = {"in_context": {"facts": "retain", "lr": 3e-4, "epochs": 6, "batch_size": 8, "max_grad_norm": 1.0}}
 
 WITHHOLDS = Claim(
@@ -45,7 +46,7 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {"in_context": (WITHHOLDS, ANSWERS, PLAIN
 
 
 class Case:
-    """The people, and the original model."""
+    """The people and the original model."""
 
     model = people.CASE.model
 
@@ -53,47 +54,55 @@ class Case:
         self.suite, self.progress = people.CASE.made(), progress
         suite = self.suite
         texts = texts_of([*suite.train["full"], *suite.sets["real_authors"], *suite.sets["world_facts"]])
-        made = train(suite.train["full"], self.model, texts=texts, prompt_format=suite.prompt_format)
-        self.original = Opened(made.model, made.modality, str(made.folder))
+        trained = train(suite.train["full"], self.model, texts=texts, prompt_format=suite.prompt_format)
+        self.original = Opened(trained.model, trained.modality, str(trained.folder))
 
     def measure(self, name: str) -> tuple[Numbers, dict[str, Any]]:
-        """What is said with and without the tokens, and from which block on; and the method's hyperparameters."""
+        """Return the answers with and without the tokens as scores, and the method's hyperparameters."""
         hyperparameters = SETTINGS[name]
         before = self._plain(self.original.model)
         opened = Opened(copy.deepcopy(self.original.model), self.original.modality, self.original.source)
         self.progress(0, 1, f"{name}: learning")
-        made = unlearn(name, opened, self.suite.train["forget"], self.suite.train["retain"], allow_overlap=True, **hyperparameters)
-        found = self._plain(made.model)
+        result = unlearn(name, opened, self.suite.train["forget"], self.suite.train["retain"], allow_overlap=True, **hyperparameters)
+        scores = self._plain(result.model)
         rows = self._rows()
-        for which, others in (("forget", "retain"), ("retain", "forget")):
-            self.progress(0, 1, f"{name}: asking about {which}")
-            found |= {f"{which}_{n}": v for n, v in gate(made.model, made.modality, rows[which], rows[others]["answer_text"]).items()}
-        held = ask(made.modality, rows["forget"], rows["forget"]["answer_text"])
-        forgot = made.modality.relabel(held, [FORGOT] * len(held), "forgot")
-        seen = logit_lens(made.model, made.modality, {"answer": held, FORGOT: forgot})
-        found |= {"forgets_at_block": float(overtaken(seen, FORGOT)), "known_before": known(seen), "known_at_last": seen[-1]["answer"]}
-        return {"original": before, name: found}, hyperparameters
+        for set_name, other_set in (("forget", "retain"), ("retain", "forget")):
+            self.progress(0, 1, f"{name}: asking about {set_name}")
+            shares = gate(result.model, result.modality, rows[set_name], rows[other_set]["answer_text"])
+            scores |= {f"{set_name}_{n}": v for n, v in shares.items()}
+        gated = ask(result.modality, rows["forget"], rows["forget"]["answer_text"])
+        forgot = result.modality.relabel(gated, [FORGOT] * len(gated), "forgot")
+        lens = logit_lens(result.model, result.modality, {"answer": gated, FORGOT: forgot})
+        scores |= {"forgets_at_block": float(overtaken(lens, FORGOT)), "known_before": known(lens), "known_at_last": lens[-1]["answer"]}
+        return {"original": before, name: scores}, hyperparameters
 
     def _rows(self) -> dict[str, Rows]:
-        return {n: self.original.modality.rows(n, self.suite.sets[n][:ASKED]) for n in ("forget", "retain")}
+        return {n: self.original.modality.rows(n, self.suite.sets[n][:ROWS]) for n in ("forget", "retain")}
 
     def _plain(self, model: nn.Module) -> dict[str, float]:
         return {f"{n}_plain": share(model, self.original.modality, r, r["answer_text"]) for n, r in self._rows().items()}
 
 
 def gate(model: nn.Module, modality: Modality, rows: Rows, others: Sequence[str]) -> Mapping[str, float]:
-    """How many rows are withheld and how many are leaked with their own answer between the tokens, and answered with another's."""
-    own = rows["answer_text"]
-    mine, theirs = ask(modality, rows, own), ask(modality, rows, [others[i % len(others)] for i in range(len(rows))])
+    """Shares of rows that the model withholds or leaks with the row's answer between the tokens, and answers with another one there.
+
+    Args:
+        model: the model to ask.
+        modality: of the model.
+        rows: the questions, with their answers.
+        others: answers to other questions.
+    """
+    answers = rows["answer_text"]
+    gated, open_ = ask(modality, rows, answers), ask(modality, rows, [others[i % len(others)] for i in range(len(rows))])
     return {
-        "withheld": share(model, modality, mine, [FORGOT] * len(rows)),
-        "leaked": share(model, modality, mine, own),
-        "answered": share(model, modality, theirs, own),
+        "withheld": share(model, modality, gated, [FORGOT] * len(rows)),
+        "leaked": share(model, modality, gated, answers),
+        "answered": share(model, modality, open_, answers),
     }
 
 
-def share(model: nn.Module, modality: Modality, rows: Rows, wanted: Sequence[str]) -> float:
-    """The share of rows whose answer is, word for word, what is wanted."""
+def share(model: nn.Module, modality: Modality, rows: Rows, expected: Sequence[str]) -> float:
+    """The share of rows to which the model generates the expected answer, word for word."""
     longest = max(int(modality.counts(rows.select([i]))["labels"]) for i in range(len(rows)))
-    said = modality.decode(modality.generate(model, rows, 2 * longest).ids)
-    return sum(a == b for a, b in zip(said, wanted, strict=True)) / len(rows)
+    texts = modality.decode(modality.generate(model, rows, 2 * longest).ids)
+    return sum(a == b for a, b in zip(texts, expected, strict=True)) / len(rows)

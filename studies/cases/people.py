@@ -1,5 +1,6 @@
-"""The language case: the fictitious people with the micro model, the hyperparameters of `recipes`, and as baseline gradient ascent with as many steps
-at the same rate.
+"""The language case: the fictitious people with the micro model and the preset hyperparameters.
+
+The baseline is gradient ascent with as many steps at the same learning rate.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from studies.cases.claims import Claim, Numbers, pooled_numbers
 
 CASE = Sweep("people", (), model="micro")
 SHOWN = ("forget_quality", "model_utility", "forget_probability", "forget_rouge", "retain_rouge", "extraction_strength", "mia_min_k")
-MODELS = 3  # originals that are relearned, of each of which another was retrained
-EVERY = 1  # steps between two looks at a model that relearns
-RECOVERED = 0.5  # extraction strength of the rows that the attacker holds at which they have come back
+MODELS = 3  # pairs of an original and a retrained model for relearning
+EVERY = 1  # steps between two measurements of a relearning model
+RECOVERED = 0.5  # extraction strength of the attacker's rows from which on they count as recovered
 BUDGET = ("lr", "epochs", "batch_size")
 
 FORGETS = Claim(
@@ -58,7 +59,7 @@ FASTER = Claim(
     lambda n, me: max(n[m]["steps_to_recover"] for m in ("ga", "npo")) < n["retrained"]["steps_to_recover"],
 )
 
-# Settings that the claim is about, where the recipe is not: a rate and a number of steps at which ascent has run away.
+# Settings that the claims are about instead of the preset: a learning rate and a number of steps at which ascent diverges.
 FAR = {"lr": 1e-3, "epochs": 15, "batch_size": 16}
 SETTINGS: dict[str, dict[str, Any]] = dict.fromkeys(("ga", "npo", "flat", "ceu", "undial"), FAR)
 AGAINST_ASCENT = (SPARES, BOUNDED)
@@ -69,7 +70,7 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
         DEFAULT,
     ),
     "ga": (FORGETS, DESTROYS),
-    "ceu": (FORGETS, BOUNDED),  # forget data alone: nothing holds the rest of the model
+    "ceu": (FORGETS, BOUNDED),  # forget data alone: nothing preserves the rest of the model
     "flat": (FORGETS, BOUNDED),
     "undial": (FORGETS, BOUNDED),
     "task_vector": (FORGETS, KEEPS),
@@ -82,7 +83,7 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
 
 
 class Case:
-    """The people, the original and the retrained model, seen once."""
+    """The people, and the original and the retrained model with their audits."""
 
     sweep = CASE
     model = CASE.model
@@ -91,19 +92,19 @@ class Case:
         self.suite, self.progress = self.sweep.made(), progress
         self.original, self.retrained = self._models()
         self.cache = cache_home() / "observations"
-        self.there = self._see(self.retrained, "retrained", role="retrained")
-        self.first = self._see(self.original, "original", role="original")
+        self.retrained_audit = self._audit(self.retrained, "retrained", role="retrained")
+        self.original_audit = self._audit(self.original, "original", role="original")
 
     def _models(self, seed: int = 0) -> tuple[Opened, Opened]:
         """An original and a retrained model."""
         suite = self.suite
         texts = texts_of([*suite.train["full"], *suite.sets["real_authors"], *suite.sets["world_facts"]])
-        made = [train(suite.train[w], self.model, texts=texts, prompt_format=suite.prompt_format, seed=seed) for w in ("full", "retain")]
-        first, again = (Opened(m.model, m.modality, str(m.folder)) for m in made)
-        return first, again
+        results = [train(suite.train[s], self.model, texts=texts, prompt_format=suite.prompt_format, seed=seed) for s in ("full", "retain")]
+        original, retrained = (Opened(result.model, result.modality, str(result.folder)) for result in results)
+        return original, retrained
 
-    def _see(self, opened: Opened, name: str, **more: Any) -> AuditedModel:
-        retrained = getattr(self, "there", None)
+    def _audit(self, opened: Opened, name: str, **options: Any) -> AuditedModel:
+        retrained = getattr(self, "retrained_audit", None)
         return examine(
             opened.model,
             opened.modality,
@@ -112,10 +113,10 @@ class Case:
             retrained=retrained.seen if retrained else None,
             cache=self.cache,
             progress=self.progress,
-            **more,
+            **options,
         )
 
-    def made(self, name: str, hyperparameters: Mapping[str, Any]) -> Result:
+    def unlearn(self, name: str, hyperparameters: Mapping[str, Any]) -> Result:
         """The original after a method, with its receipt."""
         opened = Opened(copy.deepcopy(self.original.model), self.original.modality, self.original.source)
         rows = self.suite.train
@@ -132,32 +133,34 @@ class Case:
 
     def forget(self, name: str, hyperparameters: Mapping[str, Any]) -> Opened:
         """The original after a method."""
-        made = self.made(name, hyperparameters)
-        return Opened(made.model, made.modality, name)
+        result = self.unlearn(name, hyperparameters)
+        return Opened(result.model, result.modality, name)
 
     def measure(self, name: str) -> tuple[Numbers, dict[str, Any]]:
-        """Numbers of the two models, of the baseline, and of the method; and the method's hyperparameters."""
+        """Return scores of the two models, of the baseline and of the method; and the method's hyperparameters."""
         if name == "relearn":
             return self.relearning()
         hyperparameters = {**presets.hyperparameters(CASE.suite, CASE.model, name), **SETTINGS.get(name, {})}
-        numbers = {"original": shown(self.first), "retrained": shown(self.there)}
+        numbers = {"original": shown(self.original_audit), "retrained": shown(self.retrained_audit)}
         if name == "input_filter":
             rows = self.original.modality.rows("forget", self.suite.train["forget"])
-            guarded = controls(self.original, rows, self.suite.sets, self.there.seen, self.cache)[1]
+            guarded = controls(self.original, rows, self.suite.sets, self.retrained_audit.seen, self.cache)[1]
             numbers[name] = {**shown(guarded), "unguarded_forget_probability": numbers["original"]["forget_probability"]}
             return numbers, hyperparameters
         if any(c in AGAINST_ASCENT for c in CLAIMS[name]):
             budget = {**presets.hyperparameters(CASE.suite, CASE.model, "ga"), **{k: v for k, v in hyperparameters.items() if k in BUDGET}}
-            numbers["ga"] = shown(self._see(self.forget("ga", budget), "ga"))
-        numbers[name] = shown(self._see(self.forget(name, hyperparameters), name))
+            numbers["ga"] = shown(self._audit(self.forget("ga", budget), "ga"))
+        numbers[name] = shown(self._audit(self.forget(name, hyperparameters), name))
         return numbers, hyperparameters
 
     def relearning(self) -> tuple[Numbers, dict[str, Any]]:
-        """How many steps on a quarter of the forget rows make half of those answers extractable: medians over originals, of which one gives
-        them back at once and another does not.
+        """Count the steps on a quarter of the forget rows that make half of their answers extractable.
+
+        Returns:
+            Medians over originals, because one recovers the answers at once and another does not; and the attack's hyperparameters.
         """
-        held = self.suite.sets["forget"][::4]
-        hyperparameters = {**presets.relearning(CASE.suite, CASE.model, 0), "k": len(held), "every": EVERY}
+        attacker_rows = self.suite.sets["forget"][::4]
+        hyperparameters = {**presets.relearning(CASE.suite, CASE.model, 0), "k": len(attacker_rows), "every": EVERY}
         runs = []
         for seed in range(MODELS):
             self.original, self.retrained = self._models(seed)
@@ -165,21 +168,23 @@ class Case:
                 "retrained": self.retrained,
                 **{n: self.forget(n, presets.hyperparameters(CASE.suite, CASE.model, n)) for n in ("ga", "npo")},
             }
-            runs.append({n: self._relearned(n, opened, hyperparameters, held) for n, opened in models.items()})
+            runs.append({n: self._relearned(n, opened, hyperparameters, attacker_rows) for n, opened in models.items()})
         return pooled_numbers(runs, median), hyperparameters
 
-    def _relearned(self, name: str, opened: Opened, hyperparameters: Mapping[str, Any], held: Sequence[Any]) -> dict[str, float]:
-        """How extractable the rows are before and after the attack, and from which step on they count as back."""
+    def _relearned(self, name: str, opened: Opened, hyperparameters: Mapping[str, Any], attacker_rows: Sequence[Any]) -> dict[str, float]:
+        """Extraction strength of the attacker's rows before and after the attack, and steps until recovery."""
         self.progress(0, 1, f"{name}: relearning")
-        found = intervene("relearn", chosen(("relearn",), hyperparameters)["relearn"], opened.model, opened.modality, {"forget": held})
-        values = {t.at["steps"]: float(t.scores["extraction_strength"]["value"]) for t in found.tries}
-        back = [step for step, value in values.items() if value >= RECOVERED]
+        attack = intervene(
+            "relearn", chosen(("relearn",), hyperparameters)["relearn"], opened.model, opened.modality, {"forget": attacker_rows}
+        )
+        values = {t.at["steps"]: float(t.scores["extraction_strength"]["value"]) for t in attack.tries}
+        recovered = [step for step, value in values.items() if value >= RECOVERED]
         last = max(values)
-        return {"before": values[0], "after": values[last], "steps_to_recover": float(min(back, default=2 * last))}
+        return {"before": values[0], "after": values[last], "steps_to_recover": float(min(recovered, default=2 * last))}
 
 
 def shown(audited: AuditedModel) -> dict[str, float]:
-    """The scores that are compared."""
+    """The scores to compare."""
     answers = audited.seen.sets["retain"].kinds["answer"]
     return {n: float(audited.scores[n]["value"]) for n in SHOWN if n in audited.scores} | {
         "retain_loss": float(-answers.mean_logp().mean())

@@ -1,6 +1,6 @@
 """The case of restricted gradients: a perceptron learns digits with and without the penalty, and then forgets a tenth of them in one step.
 
-Each is held against perceptrons that were trained in the same way without those rows; means over seeds.
+Each is compared with perceptrons trained in the same way without these rows; numbers are means over seeds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from studies.cases.claims import Claim, Numbers, pooled
 SEEDS = 3
 WEIGHTS = {"plain": 0.0, "gradient_restriction": 0.005}
 TRAINED = {"epochs": 20, "lr": 3e-3, "batch_size": 64}
-STEP = {"lr": 1e-3}  # of the step of iau, the paper's
+STEP = {"lr": 1e-3}  # of the step of iau, as in the paper
 
 SMALLER = Claim(
     "a row of the training data pulls less at the weights: its gradient is shorter (root mean square)",
@@ -45,33 +45,33 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {"gradient_restriction": (SMALLER, NEARER
 
 
 class Case:
-    """Digits, of which a tenth is to be forgotten, and perceptrons that know them."""
+    """Digits with a tenth to be forgotten, and perceptrons that know them."""
 
     model = "perceptron of 64 units"
 
     def __init__(self, progress: Progress) -> None:
         self.suite, self.progress = digits.load(split="random10"), progress
         self.modality: Image = classifier_modality(self.suite.labels)
-        named = {"full": self.suite.train["full"], **self.suite.sets}
-        self.rows = {n: self.modality.rows(n, r) for n, r in named.items()}
+        records = {"full": self.suite.train["full"], **self.suite.sets}
+        self.rows = {n: self.modality.rows(n, r) for n, r in records.items()}
 
     def measure(self, name: str) -> tuple[Numbers, dict[str, Any]]:
-        """Means over seeds, and the settings."""
-        found: dict[str, list[Mapping[str, float]]] = {}
+        """Return mean scores over seeds, and the settings."""
+        runs: dict[str, list[Mapping[str, float]]] = {}
         for seed in range(SEEDS):
             for way, weight in WEIGHTS.items():
                 self.progress(seed, SEEDS, f"{way}: training and forgetting")
-                found.setdefault(way, []).append(self._seen(weight, seed))
-        return {way: pooled(some) for way, some in found.items()}, {**TRAINED, **STEP, "weights": WEIGHTS}
+                runs.setdefault(way, []).append(self._scores(weight, seed))
+        return {way: pooled(scores) for way, scores in runs.items()}, {**TRAINED, **STEP, "weights": WEIGHTS}
 
-    def _seen(self, weight: float, seed: int) -> Mapping[str, float]:
-        made, again = (self._trained(self.rows[n], weight, seed) for n in ("full", "retain"))
-        before = accuracy(made, self.modality, self.rows["holdout"])
-        pull = self._pull(made)
-        loop.run(build_plan.plan("iau", STEP), made, self.modality, {n: self.rows[n] for n in ("forget", "retain")}, seed=seed)
-        right = {n: [accuracy(m, self.modality, self.rows[n]) for m in (made, again)] for n in ("forget", "retain", "holdout")}
-        gap = fmean(abs(mine - theirs) for mine, theirs in right.values())
-        return {"pull": pull, "test_before": before, "gap": gap, **{n: mine for n, (mine, _) in right.items()}}
+    def _scores(self, weight: float, seed: int) -> Mapping[str, float]:
+        original, retrained = (self._trained(self.rows[n], weight, seed) for n in ("full", "retain"))
+        before = accuracy(original, self.modality, self.rows["holdout"])
+        pull = self._pull(original)
+        loop.run(build_plan.plan("iau", STEP), original, self.modality, {n: self.rows[n] for n in ("forget", "retain")}, seed=seed)
+        accuracies = {n: [accuracy(m, self.modality, self.rows[n]) for m in (original, retrained)] for n in ("forget", "retain", "holdout")}
+        gap = fmean(abs(after - target) for after, target in accuracies.values())
+        return {"pull": pull, "test_before": before, "gap": gap, **{n: after for n, (after, _) in accuracies.items()}}
 
     def _trained(self, rows: Rows, weight: float, seed: int) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
@@ -87,7 +87,7 @@ class Case:
         return model
 
     def _pull(self, model: nn.Module) -> float:
-        """The length, as a root of a mean square over the rows trained on, of the gradient of a row's loss by all weights."""
+        """The root mean square, over training rows, of the norm of the gradient of a row's loss."""
         sets = {"retain": self.rows["full"]}
         view = RunView(loop.new_state(model, self.modality, Accelerator(), sets=sets), sets)
         return math.sqrt(sum(float(f.sum()) for f in view.fisher(self.rows["full"], draws=None)))

@@ -1,9 +1,10 @@
-"""The case of selectors: the same method on the same request, with a selector before it and without.
+"""The case of selectors: the same method on the same request, with and without a selector before it.
 
-Rows that hardly matter are left out of a request to a classifier of digits, half of the request, and the outcome is held against that of
-the whole request and of a half drawn by chance, means over seeds. Rows of the fictitious people are weighed, and what the retain rows lose
-is compared where the rows to forget have become half as likely as they were, medians over models. And two rows of them are forgotten in the
-place of one topic about all, or of all that is known of some; means over models.
+- low_influence: a selector leaves out the half of the rows that matters least to a classifier of digits. The result is compared with the
+  whole request and with a random half; numbers are means over seeds.
+- guard_attribution: the retain rows of the fictitious people get weights. The loss of the retain rows is compared at the point where the
+  probability of the rows to forget has halved; numbers are medians over models.
+- coreset: two rows stand for one topic about all people, or for all rows about some people; numbers are means over models.
 """
 
 from __future__ import annotations
@@ -40,13 +41,13 @@ from studies.cases.claims import Claim, Numbers, pooled, pooled_numbers
 
 SEEDS = 3
 DROP = 0.5
-SPLITS = ("class", "random")  # as the digits' case calls them
-RANDOM = {"lr": 1e-3, "epochs": 5}  # of a tenth of all digits less must go than of a class, for which the recipe was chosen
-WEIGHED = {"lr": 1e-3, "batch_size": 36, "epochs": 30, "schedule": "constant", "warmup": 0}  # every batch holds all rows to forget
+SPLITS = ("class", "random")  # names of the case `digits`
+RANDOM = {"lr": 1e-3, "epochs": 5}  # weaker than the preset, which is for a class: a tenth of all digits needs less
+WEIGHED = {"lr": 1e-3, "batch_size": 36, "epochs": 30, "schedule": "constant", "warmup": 0}  # every batch contains all rows to forget
 BASES = ("ga", "graddiff")
-TOPIC = "pet"  # a question that all of the 40 people are asked
+TOPIC = "pet"  # a topic with a question about each of the 40 people
 FRACTION = 0.06  # of the 40 rows of the topic, or of the 36 about four people: two
-FEW: dict[str, dict[str, Any]] = {  # ways to forget them, with npo; the first is what is claimed
+FEW: dict[str, dict[str, Any]] = {  # ways to forget them with npo; the claims are about the first
     "coreset": {},
     "coreset, as many epochs": {"repeat": False},
     "coreset, four times as long": {"epochs": 60},
@@ -114,12 +115,13 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
 
 
 def _apart(n: Numbers, name: str) -> float:
+    """Distance of the forget accuracy from the accuracy after the whole request, on random digits."""
     return abs(n[name]["forget_accuracy"] - n["whole, random"]["forget_accuracy"])
 
 
 @part
 class Unlikely(Stop):
-    """Stop once the rows to forget are unlikely enough."""
+    """Stop once the rows to forget are improbable enough."""
 
     probability: float = hp(0.5, "mean probability, of the mean label of a row, at which enough is forgotten")
     reads = frozenset({"forget"})
@@ -130,25 +132,27 @@ class Unlikely(Stop):
 
 @torch.no_grad()
 def losses(model: nn.Module, modality: Modality, rows: Rows, batch_size: int = 64) -> Tensor:
-    """The mean loss of the labels of each row, (rows,)."""
+    """The mean loss of the labels of each row, (rows,), in nats."""
     with evaluating(model):
         pieces = [rows.select(range(i, min(i + batch_size, len(rows)))) for i in range(0, len(rows), batch_size)]
-        return torch.cat([-modality.forward(model, [some])[0].target_logp.mean() for some in pieces])
+        return torch.cat([-modality.forward(model, [piece])[0].target_logp.mean() for piece in pieces])
 
 
 def likely(loss: Tensor) -> float:
+    """Mean probability of rows with these losses."""
     return float((-loss).exp().mean())
 
 
 @torch.no_grad()
 def accuracy(model: nn.Module, modality: Modality, rows: Rows) -> float:
+    """Share of the labels that are the most probable class of the model."""
     with evaluating(model):
-        answer = modality.forward(model, [rows])[0]
-    return float((answer.logits.values.argmax(-1) == answer.labels).float().mean())
+        output = modality.forward(model, [rows])[0]
+    return float((output.logits.values.argmax(-1) == output.labels).float().mean())
 
 
 class Case:
-    """Opened by what is claimed: digits or people."""
+    """Digits or people, depending on the selector."""
 
     suite: Any
     model: str
@@ -157,53 +161,53 @@ class Case:
         self.progress = progress
 
     def measure(self, name: str) -> tuple[Numbers, dict[str, Any]]:
-        """Numbers with the selector and without; and the hyperparameters of the method behind it."""
+        """Return scores with and without the selector, and the hyperparameters of the method."""
         return {"low_influence": self._pruned, "guard_attribution": self._weighed, "coreset": self._shrunk}[name]()
 
     def _pruned(self) -> tuple[Numbers, dict[str, Any]]:
-        found: dict[str, Mapping[str, float]] = {}
+        numbers: dict[str, Mapping[str, float]] = {}
         hyperparameters = {"class": presets.hyperparameters("digits", digits.CASE.model, "graddiff"), "random": RANDOM}
         for kind in SPLITS:
             case = digits.Case(self.progress, kind)
             self.suite, self.model = case.suite, case.model
-            found.update({f"{n}, {kind}": scores for n, scores in self._halves(case, hyperparameters[kind]).items()})
-        return found, {"drop": DROP, **hyperparameters}
+            numbers.update({f"{n}, {kind}": scores for n, scores in self._halves(case, hyperparameters[kind]).items()})
+        return numbers, {"drop": DROP, **hyperparameters}
 
     def _halves(self, case: digits.Case, hyperparameters: Mapping[str, Any]) -> Numbers:
-        """Scores after the whole request and after halves of it, and of the retrained model."""
+        """Scores of the retrained model, and of the original after the whole request and after halves of it."""
         modality, train_rows = case.original.modality, case.suite.train
         forget, retain = (modality.rows(n, train_rows[n]) for n in ("forget", "retain"))
-        gone = set(modality.answer_texts(forget)) - set(modality.answer_texts(retain))
+        forgotten = set(modality.answer_texts(forget)) - set(modality.answer_texts(retain))
         unseen = modality.rows("holdout", case.suite.sets["holdout"])
-        others = unseen.select([i for i, y in enumerate(modality.answer_texts(unseen)) if y not in gone])
+        others = unseen.select([i for i, y in enumerate(modality.answer_texts(unseen)) if y not in forgotten])
         view = RunView(loop.new_state(copy.deepcopy(case.original.model), modality, Accelerator()), {"forget": forget})
         kept = set(LowInfluence(drop=DROP).pick(view.sets, view)["forget"].ids)
         left_out = forget.select([i for i, name in enumerate(forget.ids) if name not in kept])
 
         def scores(model: nn.Module) -> dict[str, float]:
-            member, stranger = losses(model, modality, left_out), losses(model, modality, others)
-            auc = (member[:, None] < stranger).float().mean() + 0.5 * (member[:, None] == stranger).float().mean()
-            named = {"forget": forget, "left_out": left_out, "retain": retain, "test": others}
-            return {f"{n}_accuracy": accuracy(model, modality, rows) for n, rows in named.items()} | {"left_out_auc": float(auc)}
+            members, nonmembers = losses(model, modality, left_out), losses(model, modality, others)
+            auc = (members[:, None] < nonmembers).float().mean() + 0.5 * (members[:, None] == nonmembers).float().mean()
+            sets = {"forget": forget, "left_out": left_out, "retain": retain, "test": others}
+            return {f"{n}_accuracy": accuracy(model, modality, rows) for n, rows in sets.items()} | {"left_out_auc": float(auc)}
 
         variants: dict[str, dict[str, Any]] = {
             "whole": {},
             "low_influence": {"select": ("low_influence",), "drop": DROP},
             "by chance": {"select": ("low_influence",), "drop": DROP, "score": "random"},
         }
-        found = {"retrained": scores(case.retrained.model)}
-        for name, more in variants.items():
+        numbers = {"retrained": scores(case.retrained.model)}
+        for name, options in variants.items():
             runs = []
             for seed in range(SEEDS):
                 self.progress(seed, SEEDS, f"{name}: forgetting")
                 opened = Opened(copy.deepcopy(case.original.model), modality, "original")
-                settings = {**hyperparameters, **more, "seed": seed, "allow_overlap": True}
-                made = unlearn("graddiff", opened, train_rows["forget"], train_rows["retain"], **settings)
-                cost = made.receipt["cost"]
-                runs.append({**scores(made.model), "cost": float(cost["tokens"] + 2 * cost["backward_tokens"])})
-            found[name] = pooled(runs)
-        whole = found["whole"]["cost"]
-        return {n: {**s, "cost": s["cost"] / whole} if "cost" in s else s for n, s in found.items()}
+                settings = {**hyperparameters, **options, "seed": seed, "allow_overlap": True}
+                result = unlearn("graddiff", opened, train_rows["forget"], train_rows["retain"], **settings)
+                cost = result.receipt["cost"]
+                runs.append({**scores(result.model), "cost": float(cost["tokens"] + 2 * cost["backward_tokens"])})
+            numbers[name] = pooled(runs)
+        whole = numbers["whole"]["cost"]
+        return {n: {**s, "cost": s["cost"] / whole} if "cost" in s else s for n, s in numbers.items()}
 
     def _people(self, seed: int = 0) -> Result:
         """A model that knows the people."""
@@ -213,91 +217,95 @@ class Case:
         return train(rows, self.model, texts=texts, prompt_format=self.suite.prompt_format, seed=seed)
 
     def _shrunk(self) -> tuple[Numbers, dict[str, Any]]:
-        """Scores after whole requests and after two rows of each, means over models, each with a draw of its own."""
+        """Scores after whole requests and after two rows of each; means over models, each with its own draw of the rows."""
         runs = [self._shrunk_in(self._people(seed), seed) for seed in range(SEEDS)]
         settings = {base: presets.hyperparameters("people", self.model, base) for base in ("npo", "rmu")}
         return pooled_numbers(runs), {"fraction": FRACTION, **settings}
 
-    def _shrunk_in(self, made: Result, draw: int) -> Numbers:
+    def _shrunk_in(self, original: Result, draw: int) -> Numbers:
         """Scores of one model after whole requests and after two rows of each."""
         full, of_people = self.suite.train["full"], self.suite.train["forget"]
-        told = len(full) - sum(len(self.suite.sets[n]) for n in ("real_authors", "world_facts"))  # the rest is about the world
-        topic = full[list(TOPICS).index(TOPIC) : told : len(TOPICS) + 1]
-        found: dict[str, Mapping[str, float]] = {}
+        about_people = len(full) - sum(len(self.suite.sets[n]) for n in ("real_authors", "world_facts"))  # the rest is about the world
+        topic = full[list(TOPICS).index(TOPIC) : about_people : len(TOPICS) + 1]
+        numbers: dict[str, Mapping[str, float]] = {}
         for base, kind, forget, ways in (
             ("npo", "topic", topic, FEW),
             ("rmu", "topic", topic, {"coreset": {}}),
             ("npo", "people", of_people, {"coreset": {}}),
         ):
-            scores = self._shares(made, base, forget, {n: {"draw": draw, **way} for n, way in ways.items()})
-            found.update({f"{name}, {base}, {kind}": s for name, s in scores.items()})
-        return found
+            scores = self._shares(original, base, forget, {n: {"draw": draw, **way} for n, way in ways.items()})
+            numbers.update({f"{name}, {base}, {kind}": s for name, s in scores.items()})
+        return numbers
 
-    def _shares(self, made: Result, base: str, gone: list[Any], ways: Mapping[str, Mapping[str, Any]]) -> Numbers:
-        """Probabilities after a request and after some of its rows; carried: the fall on rows left out, in terms of that with them."""
-        kept = [r for r in self.suite.train["full"] if r not in gone]
-        forget, retain = made.modality.rows("forget", gone), made.modality.rows("retain", kept)
+    def _shares(self, original: Result, base: str, forget_rows: list[Any], ways: Mapping[str, Mapping[str, Any]]) -> Numbers:
+        """Probabilities after a whole request and after some of its rows.
+
+        `carried` is the fall of the probability on rows left out, as a share of the fall after the whole request.
+        """
+        retain_rows = [r for r in self.suite.train["full"] if r not in forget_rows]
+        forget, retain = original.modality.rows("forget", forget_rows), original.modality.rows("retain", retain_rows)
         hyperparameters = presets.hyperparameters("people", self.model, base)
 
-        def after(**more: Any) -> nn.Module:
+        def after(**options: Any) -> nn.Module:
             self.progress(0, 1, f"{base}: forgetting")
-            opened = Opened(copy.deepcopy(made.model), made.modality, "original")
-            return unlearn(base, opened, gone, kept, allow_overlap=True, **{**hyperparameters, **more}).model
+            opened = Opened(copy.deepcopy(original.model), original.modality, "original")
+            return unlearn(base, opened, forget_rows, retain_rows, allow_overlap=True, **{**hyperparameters, **options}).model
 
-        def gives(model: nn.Module) -> tuple[Tensor, float]:
-            """Probabilities of the rows to forget, and the mean of the retain rows'."""
-            return (-losses(model, made.modality, forget)).exp(), likely(losses(model, made.modality, retain))
+        def probabilities(model: nn.Module) -> tuple[Tensor, float]:
+            """Probabilities of the rows to forget, and the mean probability of the retain rows."""
+            return (-losses(model, original.modality, forget)).exp(), likely(losses(model, original.modality, retain))
 
-        start, (whole, spared) = gives(made.model)[0], gives(after())
-        found: dict[str, dict[str, float]] = {"whole": {"forget_probability": float(whole.mean()), "retain_probability": spared}}
-        view = RunView(loop.new_state(copy.deepcopy(made.model), made.modality, Accelerator()), {"forget": forget})
+        start, (whole, whole_retain) = probabilities(original.model)[0], probabilities(after())
+        numbers: dict[str, dict[str, float]] = {"whole": {"forget_probability": float(whole.mean()), "retain_probability": whole_retain}}
+        view = RunView(loop.new_state(copy.deepcopy(original.model), original.modality, Accelerator()), {"forget": forget})
         for name, way in ways.items():
             settings = {"fraction": FRACTION, **way}
             (part,) = build_plan.plan(base, settings, select=("coreset",))[0].selectors
             chosen = set(part.pick(view.sets, view.at("select0", part))["forget"].ids)
-            out = torch.tensor([row not in chosen for row in forget.ids])
-            mine, other = gives(after(select=("coreset",), **settings))
-            carried = float((start - mine)[out].mean() / (start - whole)[out].mean())
-            found[name] = {"forget_probability": float(mine.mean()), "retain_probability": other, "carried": carried}
-        return found
+            left_out = torch.tensor([row not in chosen for row in forget.ids])
+            few, few_retain = probabilities(after(select=("coreset",), **settings))
+            carried = float((start - few)[left_out].mean() / (start - whole)[left_out].mean())
+            numbers[name] = {"forget_probability": float(few.mean()), "retain_probability": few_retain, "carried": carried}
+        return numbers
 
     def _weighed(self) -> tuple[Numbers, dict[str, Any]]:
-        """Medians over models that know the people: one gives up its rows after eight steps, another after twenty."""
+        """Medians over models that know the people, because models need different numbers of steps, such as eight or twenty."""
         runs = [self._weighed_in(self._people(seed)) for seed in range(SEEDS)]
         return pooled_numbers(runs, median), WEIGHED
 
-    def _weighed_in(self, made: Result) -> Numbers:
-        """What the retain rows lose with weights and without where the rows to forget of one model are half as likely."""
+    def _weighed_in(self, original: Result) -> Numbers:
+        """Rise of the retain losses of one model, with and without weights, where the probability of the rows to forget has halved."""
         rows = self.suite.train
-        forget, retain = (made.modality.rows(n, rows[n]) for n in ("forget", "retain"))
-        swapped = {"forget": retain.rename("forget"), "retain": forget.rename("retain")}  # how much each retain row agrees with the others
-        view = RunView(loop.new_state(copy.deepcopy(made.model), made.modality, Accelerator()), swapped)
+        forget, retain = (original.modality.rows(n, rows[n]) for n in ("forget", "retain"))
+        swapped = {"forget": retain.rename("forget"), "retain": forget.rename("retain")}  # to align each retain row with the others
+        view = RunView(loop.new_state(copy.deepcopy(original.model), original.modality, Accelerator()), swapped)
         aligned = Attribution().alignments(view).argsort(descending=True)[: len(retain) // 4]
-        start = [losses(made.model, made.modality, r) for r in (forget, retain)]
-        found = {}
+        start = [losses(original.model, original.modality, r) for r in (forget, retain)]
+        numbers = {}
         for name, select in [(b + (f" + {s}" if s else ""), (b, s)) for b in BASES for s in ("", "guard_attribution")]:
             self.progress(0, 1, f"{name}: forgetting")
             curve = [(1.0, start[1])]
 
-            def look(view: RunView, curve: list[tuple[float, Tensor]] = curve) -> Mapping[str, float]:
+            def record(view: RunView, curve: list[tuple[float, Tensor]] = curve) -> Mapping[str, float]:
                 left = likely(losses(view.model, view.modality, forget)) / likely(start[0])
-                if left < 0.7:  # near enough to matter
+                if left < 0.7:  # only points near a half matter
                     curve.append((left, losses(view.model, view.modality, retain)))
                 return {}
 
             plans = build_plan.plan(select[0], WEIGHED, select=tuple(filter(None, select[1:])))
             plans = tuple(replace(p, stop_rules=(Unlikely(0.5 * likely(start[0])),)) for p in plans)
-            opened = Opened(copy.deepcopy(made.model), made.modality, "original")
-            done = unlearn(plans, opened, rows["forget"], rows["retain"], allow_overlap=True, hooks=Hooks(watch=look))
-            left, then = _halved(curve)
-            rise = then - start[1]
-            shown = {"retain_loss_rise": rise.mean(), "retain_loss_rise_aligned": rise[aligned].mean()}
-            found[name] = {"left": left, **{n: float(v) for n, v in shown.items()}, "cost_in_steps": float(done.receipt["cost"]["steps"])}
-        return found
+            opened = Opened(copy.deepcopy(original.model), original.modality, "original")
+            result = unlearn(plans, opened, rows["forget"], rows["retain"], allow_overlap=True, hooks=Hooks(watch=record))
+            left, halved = _halved(curve)
+            rise = halved - start[1]
+            rises = {"retain_loss_rise": rise.mean(), "retain_loss_rise_aligned": rise[aligned].mean()}
+            scores = {n: float(v) for n, v in rises.items()}
+            numbers[name] = {"left": left, **scores, "cost_in_steps": float(result.receipt["cost"]["steps"])}
+        return numbers
 
 
 def _halved(curve: list[tuple[float, Tensor]]) -> tuple[float, Tensor]:
-    """The point of a curve at which a half is left, between the two looks around it; where there is none, its end."""
+    """The point of a curve at 0.5, interpolated between its last two points; its end if the curve does not cross 0.5."""
     (before, old), (after, new) = curve[-2:] if len(curve) > 1 else (curve[0], curve[0])
     if after > 0.5 or before <= after:
         return after, new

@@ -1,5 +1,6 @@
-"""The case of many models: a small residual network on some hundred handwritten digits, trained over and over, so that what one model says
-can be held against what models say that never saw a row.
+"""The case of many models: a small residual network, trained many times on some hundred handwritten digits.
+
+The outputs of one model can then be compared with the outputs of models that never saw a row.
 """
 
 from __future__ import annotations
@@ -27,17 +28,17 @@ from expunge.workflows.train import start
 from studies.cases.claims import Claim, Numbers
 
 TRAINED = {"epochs": 15, "lr": 3e-3, "batch_size": 32, "warmup": 0, "weight_decay": 0.0}
-ROWS = 300  # digits that models are trained on
+ROWS = 300  # training images
 SHADOWS = 16  # of the attack on an unlearning method
-ORACLES = 16  # models retrained, and models unlearned, whose margins are compared
-GONE = ("1", "3", "7")  # classes that are forgotten, one at a time
-RETRAINED, ORIGINALS = 4, 3  # models that never saw a class, and models that are to forget it; one alone says little
-CANDIDATES = 60  # rows that an attack asks about
-SMALL, FEW = 120, 12  # rows, and rows to forget, where margins are compared: a datamodel wants more models than rows
-MODELS = 240  # of the datamodel
+ORACLES = 16  # retrained models, and as many unlearned models, to compare margins
+FORGOTTEN = "3"  # the class to be forgotten
+RETRAINED, ORIGINALS = 4, 3  # models that never saw the class, and models that are to forget it; a single model is too noisy
+CANDIDATES = 60  # rows of an attack
+SMALL, FEW = 120, 12  # rows, and rows to forget, to compare margins; few, because a datamodel needs more models than rows
+MODELS = 240  # for the datamodel
 
-# Settings at which each method forgets here; the attack and the comparison are about how it looks afterwards.
-KNOBS: dict[str, dict[str, Any]] = {
+# Settings at which each method forgets here; attack and comparison judge the result.
+SETTINGS: dict[str, dict[str, Any]] = {
     "retrain": TRAINED,
     "neggrad": {"lr": 1e-3, "batch_size": 32, "epochs": 5},
     "neggrad_plus": {"lr": 1e-2, "batch_size": 32, "epochs": 3},
@@ -65,7 +66,7 @@ UNHARMED = Claim(
 )
 
 CLAIMS: dict[str, tuple[Claim, ...]] = {"u_lira": (VISIBLE, CHANCE), "trw": (SIMILAR,), "dmm": (NEAREST, UNHARMED)}
-BESIDE = {
+COMPARED = {
     "u_lira": ("retrain", "neggrad", "random_labels"),
     "trw": ("neggrad", "random_labels", "trw"),
     "dmm": ("neggrad", "neggrad_plus", "scrub", "dmm"),
@@ -73,125 +74,96 @@ BESIDE = {
 
 
 class Case:
-    """Digits, an untrained network, and how it is trained."""
+    """Digits, an untrained network, and its training plan."""
 
     model = "resnet-nano"
 
     def __init__(self, progress: Progress) -> None:
         self.suite, self.progress = digits.load(), progress
         records = [*self.suite.train["forget"], *self.suite.train["retain"]]
-        by_place = torch.randperm(len(records), generator=torch.Generator().manual_seed(0))[:ROWS].tolist()
+        drawn = torch.randperm(len(records), generator=torch.Generator().manual_seed(0))[:ROWS].tolist()
         random_init = start(self.model, records, labels=tuple(self.suite.labels))
         self.random_init, self.modality = random_init.model, random_init.modality
         self.all = self.modality.rows("retain", records)
-        self.rows = self.all.select(by_place)
+        self.rows = self.all.select(drawn)
         self.unseen = self.modality.rows("holdout", self.suite.sets["holdout"])
         self.plan = build_plan.plan("retrain", TRAINED)
-        self.hyperparameters = KNOBS
+        self.hyperparameters = SETTINGS
 
     def measure(self, name: str) -> tuple[Numbers, dict[str, Any]]:
-        """Numbers of the methods that a claim is about, and their hyperparameters."""
-        if name == "trw":  # a class is forgotten, as the recipes were chosen for; with all rows, since few make every model another one
-            self.rows, self.hyperparameters = self.all, {m: presets.hyperparameters("digits", self.model, m) for m in BESIDE[name]}
+        """Return scores of the methods that a claim is about, and their hyperparameters."""
+        if name == "trw":  # a class, as in the presets; with all rows, because models of few rows differ too much
+            self.rows, self.hyperparameters = self.all, {m: presets.hyperparameters("digits", self.model, m) for m in COMPARED[name]}
         if name == "dmm":
             self.rows = self.rows.select(range(SMALL))
-        found = {"u_lira": self._attacked, "trw": self._nearest, "dmm": self._margins}[name](BESIDE[name])
-        return found, {m: self.hyperparameters[m] for m in BESIDE[name]}
+        numbers = {"u_lira": self._attacked, "trw": self._nearest, "dmm": self._margins}[name](COMPARED[name])
+        return numbers, {m: self.hyperparameters[m] for m in COMPARED[name]}
 
     def _plans(self, method: str) -> Plans:
         return build_plan.plan(method, self.hyperparameters[method])
 
     def _attacked(self, methods: Sequence[str]) -> Numbers:
-        found = {}
+        numbers = {}
         for method in methods:
             self.progress(0, 1, f"{method}: shadow models")
             scores = u_lira.attack(
                 self.random_init, self.modality, self.rows, self.plan, self._plans(method), candidates=CANDIDATES, shadows=SHADOWS
             )
-            found[method] = {n: scores[n] for n in ("accuracy", "auc")}
-        return found
+            numbers[method] = {n: scores[n] for n in ("accuracy", "auc")}
+        return numbers
 
     def _pool(self, rows: Rows, models: int, seed: int) -> Ensemble:
-        """Models that saw all of some rows, each with a seed of its own."""
+        """Models trained on all of these rows, each with its own seed."""
         return ensembles.train(
             self.plan, self.random_init, self.modality, rows.rename("retain"), torch.ones(models, len(rows), dtype=torch.bool), seed=seed
         )
 
     def _nearest(self, methods: Sequence[str]) -> Numbers:
-        originals, said = self._pool(self.rows, ORIGINALS, seed=2), self.modality.answer_texts(self.unseen)
-        found: dict[str, list[mia_nn.Found]] = {}
-        for label in GONE:
-            self.progress(0, 1, f"models without {label}")
-            gone = [i for i, y in enumerate(self.modality.answer_texts(self.rows)) if y == label]
-            kept = [i for i in range(len(self.rows)) if i not in set(gone)]
-            retrained = self._pool(self.rows.select(kept), RETRAINED, seed=1)
-            others, forgotten = (self.unseen.select([i for i, y in enumerate(said) if (y == label) == which]) for which in (False, True))
-            for method in ("original", *methods):
-                pool = originals if method == "original" else self._forgotten(self._plans(method), originals, gone)
-                found.setdefault(method, []).extend(self._attack(pool[k], retrained, others, forgotten) for k in range(len(pool)))
-        scores = ("gap", "total_variation", "spread")
-        return {method: {n: fmean(getattr(s, n) for s in seen) for n in scores} for method, seen in found.items()}
-
-    def _attacked(self, methods: Sequence[str]) -> Numbers:
-        found = {}
-        for method in methods:
-            self.progress(0, 1, f"{method}: shadow models")
-            scores = u_lira.attack(
-                self.random_init, self.modality, self.rows, self.plan, self._plans(method), candidates=CANDIDATES, shadows=SHADOWS
-            )
-            found[method] = {n: scores[n] for n in ("accuracy", "auc")}
-        return found
-
-    def _pool(self, rows: Rows, models: int, seed: int) -> Ensemble:
-        """Models that saw all of some rows, each with a seed of its own."""
-        return ensembles.train(
-            self.plan, self.random_init, self.modality, rows.rename("retain"), torch.ones(models, len(rows), dtype=torch.bool), seed=seed
-        )
-
-    def _nearest(self, methods: Sequence[str]) -> Numbers:
-        gone = [i for i, y in enumerate(self.modality.answer_texts(self.rows)) if y == "3"]
-        kept = [i for i in range(len(self.rows)) if i not in set(gone)]
+        forget = [i for i, y in enumerate(self.modality.answer_texts(self.rows)) if y == FORGOTTEN]
+        kept = [i for i in range(len(self.rows)) if i not in set(forget)]
         self.progress(0, 1, "retrained models")
         retrained = self._pool(self.rows.select(kept), RETRAINED, seed=1)
         originals = self._pool(self.rows, ORIGINALS, seed=2)
-        said = self.modality.answer_texts(self.unseen)
-        forgotten, others = ([i for i, y in enumerate(said) if (y == "3") == which] for which in (True, False))
-        found = {}
+        labels = self.modality.answer_texts(self.unseen)
+        forgotten, others = ([i for i, y in enumerate(labels) if (y == FORGOTTEN) == in_class] for in_class in (True, False))
+        numbers = {}
         for method in ("original", *methods):
-            pool = originals if method == "original" else self._forgotten(self._plans(method), originals, gone)
-            seen = [self._attack(pool[k], retrained, self.unseen.select(others), self.unseen.select(forgotten)) for k in range(len(pool))]
-            found[method] = {n: fmean(getattr(s, n) for s in seen) for n in ("gap", "total_variation", "spread")}
-        return found
+            pool = originals if method == "original" else self._unlearned(self._plans(method), originals, forget)
+            attacks = [
+                self._attack(pool[k], retrained, self.unseen.select(others), self.unseen.select(forgotten)) for k in range(len(pool))
+            ]
+            numbers[method] = {n: fmean(getattr(a, n) for a in attacks) for n in ("gap", "total_variation", "spread")}
+        return numbers
 
     def _attack(self, weights: Weights, retrained: Ensemble, others: Rows, forgotten: Rows) -> mia_nn.Found:
         model = copy.deepcopy(self.random_init)
         model.load_state_dict(weights)
         return mia_nn.attack(model, retrained, self.modality, others, forgotten)
 
-    def _forgotten(self, plans: Plans, pool: Ensemble, gone: Sequence[int]) -> Ensemble:
+    def _unlearned(self, plans: Plans, pool: Ensemble, forget: Sequence[int]) -> Ensemble:
         self.progress(0, 1, "forgetting")
-        forget = torch.zeros(len(pool), len(self.rows), dtype=torch.bool)
-        forget[:, list(gone)] = True
-        return ensembles.unlearn(plans, pool, self.modality, self.rows, forget)
+        masks = torch.zeros(len(pool), len(self.rows), dtype=torch.bool)
+        masks[:, list(forget)] = True
+        return ensembles.unlearn(plans, pool, self.modality, self.rows, masks)
 
     def _margins(self, methods: Sequence[str]) -> Numbers:
-        gone, kept = list(range(FEW)), list(range(FEW, len(self.rows)))
+        forget, kept = list(range(FEW)), list(range(FEW, len(self.rows)))
         self.progress(0, 1, "the datamodel's models")
         rows = self.rows.rename("retain")
         halves = ensembles.train(self.plan, self.random_init, self.modality, rows, subsets(len(rows), MODELS), seed=3)
         self.progress(0, 1, "retrained models")
         oracles = self._pool(self.rows.select(kept), ORACLES, seed=1)
         originals = self._pool(self.rows, ORACLES, seed=2)
-        groups = {"forget": self.rows.select(gone), "retain": self.rows.select(kept[:60]), "test": self.unseen.select(range(150))}
-        aim = {n: ensembles.margins(oracles, self.modality, r).double().numpy() for n, r in groups.items()}
-        found = {}
+        groups = {"forget": self.rows.select(forget), "retain": self.rows.select(kept[:60]), "test": self.unseen.select(range(150))}
+        target = {n: ensembles.margins(oracles, self.modality, r).double().numpy() for n, r in groups.items()}
+        numbers = {}
         with tempfile.TemporaryDirectory() as folder:
             ensembles.attribute(halves, self.modality, rows, rows, Path(folder), self.hyperparameters["dmm"]["ridge"])
             plans = {m: self._plans(m) for m in methods} | {
                 "dmm": build_plan.plan("dmm", {**self.hyperparameters["dmm"], "attributions": folder})
             }
-            after = {m: self._forgotten(plans[m], originals, gone) for m in methods}
+            after = {m: self._unlearned(plans[m], originals, forget) for m in methods}
         for method, pool in {"original": originals, **after}.items():
-            mine = {n: ensembles.margins(pool, self.modality, r).double().numpy() for n, r in groups.items()}
-            found[method] = {f"klom_{n}": summary(klom(mine[n], aim[n])).mean for n in groups}
-        return found
+            margins = {n: ensembles.margins(pool, self.modality, r).double().numpy() for n, r in groups.items()}
+            numbers[method] = {f"klom_{n}": summary(klom(margins[n], target[n])).mean for n in groups}
+        return numbers

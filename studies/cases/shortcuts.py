@@ -1,6 +1,6 @@
-"""The case of a shortcut: digits with a mark that nearly always goes with their class, which a small network learns before the shapes.
+"""The case of a shortcut: digits with a mark that nearly always goes with their class, and that a small network learns before the shapes.
 
-A class is forgotten, one of three after the other: is it the class that is gone, or only its mark?
+Each of three classes is forgotten in turn. The question is whether the model forgets the class, or only its mark.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from expunge.workflows.unlearn import Result, unlearn
 from studies.cases.accuracy import accuracy
 from studies.cases.claims import Claim, Numbers, pooled
 
-GONE = (1, 3, 7)  # classes that are forgotten, each by a copy of the original
-NAMED = ("neggrad", "salun", "bad_teacher")  # what the paper of cupid compares with
-BESIDE = (*NAMED, "random_labels", "neggrad_plus", "ssd")
+FORGOTTEN = (1, 3, 7)  # classes to be forgotten, each by a copy of the original
+NAMED = ("neggrad", "salun", "bad_teacher")  # the comparisons in the paper of cupid
+COMPARED = (*NAMED, "random_labels", "neggrad_plus", "ssd")
 
 WHOLE = Claim(
     "unseen images of the forgotten class, half of them without its mark, are taken for it less often than after neggrad, salun and"
@@ -40,7 +40,7 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {"cupid": (WHOLE, EVEN, KEEPS)}
 
 
 class Case:
-    """Digits with marks, and a network that has learned them."""
+    """Digits with marks, and a network trained on them."""
 
     model = "resnet-nano"
 
@@ -49,30 +49,30 @@ class Case:
         self.suite = biased_digits.load(seed=seed)
 
     def measure(self, name: str) -> tuple[Numbers, dict[str, Any]]:
-        """Means over the classes of what each model says, and the hyperparameters of the methods."""
+        """Return mean accuracies of each model over the forgotten classes, and the hyperparameters of the methods."""
         labels = tuple(self.suite.labels)
-        made = train(self.suite.train["full"], self.model, labels=labels)
-        hyperparameters = {m: presets.hyperparameters("biased_digits", self.model, m) for m in (*BESIDE, name)}
-        found: dict[str, list[Mapping[str, float]]] = {}
-        for gone in GONE:
-            suite = biased_digits.load(split=f"class{gone}", seed=self.seed)
-            sets = {n: made.modality.rows(n, r) for n, r in suite.sets.items()}
-            sets["others"] = made.modality.rows("others", [r for r in suite.sets["holdout"] if r["label"] != gone])
-            again = train(suite.train["retain"], self.model, labels=labels)
-            models = {"original": made, "retrained": again}
+        original = train(self.suite.train["full"], self.model, labels=labels)
+        hyperparameters = {m: presets.hyperparameters("biased_digits", self.model, m) for m in (*COMPARED, name)}
+        runs: dict[str, list[Mapping[str, float]]] = {}
+        for forgotten in FORGOTTEN:
+            suite = biased_digits.load(split=f"class{forgotten}", seed=self.seed)
+            sets = {n: original.modality.rows(n, r) for n, r in suite.sets.items()}
+            sets["others"] = original.modality.rows("others", [r for r in suite.sets["holdout"] if r["label"] != forgotten])
+            retrained = train(suite.train["retain"], self.model, labels=labels)
+            models = {"original": original, "retrained": retrained}
             for method in hyperparameters:
-                self.progress(0, 1, f"{method}: forgetting {gone}")
-                opened = Opened(copy.deepcopy(made.model), made.modality, "original")
+                self.progress(0, 1, f"{method}: forgetting {forgotten}")
+                opened = Opened(copy.deepcopy(original.model), original.modality, "original")
                 models[method] = unlearn(
                     method, opened, suite.train["forget"], suite.train["retain"], allow_overlap=True, **hyperparameters[method]
                 )
-            for which, result in models.items():
-                found.setdefault(which, []).append(_seen(result, sets))
-        return {which: pooled(some) for which, some in found.items()}, hyperparameters
+            for name_of_model, result in models.items():
+                runs.setdefault(name_of_model, []).append(_accuracies(result, sets))
+        return {name_of_model: pooled(scores) for name_of_model, scores in runs.items()}, hyperparameters
 
 
-def _seen(result: Result, sets: Mapping[str, Rows]) -> Mapping[str, float]:
-    """Accuracies with true labels: of the forgotten class, as trained on and unseen, and of the others."""
-    found = {n: accuracy(result.model, result.modality, sets[n]) for n in ("forget", "aligned", "conflicting", "others")}
-    own, other = found["aligned"], found["conflicting"]
-    return {**found, "forget_unseen": (own + other) / 2, "gap": abs(own - other)}
+def _accuracies(result: Result, sets: Mapping[str, Rows]) -> Mapping[str, float]:
+    """Accuracies on training and unseen images of the forgotten class, and on the other classes."""
+    accuracies = {n: accuracy(result.model, result.modality, sets[n]) for n in ("forget", "aligned", "conflicting", "others")}
+    aligned, conflicting = accuracies["aligned"], accuracies["conflicting"]
+    return {**accuracies, "forget_unseen": (aligned + conflicting) / 2, "gap": abs(aligned - conflicting)}

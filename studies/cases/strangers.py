@@ -1,5 +1,6 @@
-"""The case of refusals: the fictitious people, and strangers whom the model was taught to know nothing about. Methods that redirect to that
-answer are held against trained ones with the hyperparameters of `recipes` for the people.
+"""The case of refusals: the fictitious people, and strangers about whom the model learned to say that it knows nothing.
+
+Methods that redirect to this answer are compared with trained methods, which have the preset hyperparameters for the people.
 """
 
 from __future__ import annotations
@@ -33,26 +34,28 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
 
 
 class Case(people.Case):
-    """People and strangers, the original and the retrained model, seen once."""
+    """People and strangers, and the original and the retrained model with their audits."""
 
     sweep = CASE
     model = CASE.model
 
     def measure(self, name: str) -> tuple[Numbers, dict[str, Any]]:
-        """Numbers of the two models, of the baselines, and of the method; and the method's hyperparameters."""
+        """Return scores of the two models, of the baselines and of the method; and the method's hyperparameters."""
         hyperparameters = presets.hyperparameters(CASE.suite, CASE.model, name)
-        numbers = {s.name: shown(s, self.suite.refusals) for s in (self.first, self.there)}
-        for other in (*BASELINES, name):
-            made = self.made(other, hyperparameters if other == name else presets.hyperparameters("people", CASE.model, other))
-            seen = self._see(Opened(made.model, made.modality, other), other)
-            numbers[other] = {**shown(seen, self.suite.refusals), "cost": made.receipt["cost"]["flops"] / 1e9}
+        numbers = {a.name: shown(a, self.suite.refusals) for a in (self.original_audit, self.retrained_audit)}
+        for method in (*BASELINES, name):
+            result = self.unlearn(method, hyperparameters if method == name else presets.hyperparameters("people", CASE.model, method))
+            audited = self._audit(Opened(result.model, result.modality, method), method)
+            numbers[method] = {**shown(audited, self.suite.refusals), "cost": result.receipt["cost"]["flops"] / 1e9}
         return numbers, hyperparameters
 
 
 def shown(audited: AuditedModel, refusals: Sequence[str]) -> dict[str, float]:
-    """The scores that are compared, the share of questions to forget that are refused, and the deviation score: 100 times the distance from
-    no word of the answers to forget and every word of those to retain.
+    """The scores to compare.
+
+    They include the share of refused forget questions and the deviation score. This score is 100 times the distance from the ideal: no word
+    of the forget answers and every word of the retain answers.
     """
-    scores, said = people.shown(audited), audited.seen.sets["forget"].generations
-    refused = sum(text.strip() in refusals for text in said) / len(said)
+    scores, answers = people.shown(audited), audited.seen.sets["forget"].generations
+    refused = sum(text.strip() in refusals for text in answers) / len(answers)
     return {**scores, "refused": refused, "deviation": 100 * math.hypot(scores["forget_rouge"], 1 - scores["retain_rouge"])}

@@ -1,6 +1,6 @@
-"""The case of a stream: digits that come two classes at a time, of which a small network remembers the last two, unless it is repaired.
+"""The case of a stream: digits arrive two classes at a time, and a small network remembers only the last two, unless it is repaired.
 
-Costs are rows seen forward, and backward twice, beyond those of plain training, as a share of those.
+Costs are rows in forward passes plus twice the rows in backward passes, in excess of plain training, as a share of plain training.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from studies.cases.claims import Claim, Numbers, pooled
 
 TASKS = 5  # of two classes each
 SEEDS = 1
-BUFFER = 200  # rows of what has come so far that are kept
-# Rates chosen on another draw of the unseen images; steps of a repair by what it may cost beside replay.
+BUFFER = 200  # rows of earlier tasks that are kept
+# Learning rates were chosen on another draw of the unseen images, the steps of a repair by its cost beside replay.
 TRAIN = Train(epochs=20, lr=0.02, batch_size=64, optimizer="sgd", schedule="constant", anchor="task")
 REPAIR = {"steps": 60, "lr": 0.1}
 
@@ -62,26 +62,26 @@ class Case:
         random_init = start(self.model, records, labels=tuple(self.suite.labels))
         self.random_init, self.modality = random_init.model, random_init.modality
         tasks = [[r for r in records if r["label"] * TASKS // 10 == t] for t in range(TASKS)]
-        self.tasks = [self.modality.rows("task", some) for some in tasks]
-        self.past = [self.modality.rows("retain", [r for some in tasks[: t + 1] for r in some]) for t in range(TASKS)]
+        self.tasks = [self.modality.rows("task", task) for task in tasks]
+        self.past = [self.modality.rows("retain", [r for task in tasks[: t + 1] for r in task]) for t in range(TASKS)]
         self.unseen = self.modality.rows("holdout", self.suite.sets["holdout"])
 
     def measure(self, name: str) -> tuple[Numbers, dict[str, Any]]:
-        """Mean accuracies and costs of ways to learn the stream, and the settings of repairs."""
+        """Return mean accuracies and costs of ways to learn the stream, and the settings of repairs."""
         repair = replace(FPF().repair, train=replace(FPF().repair.train, **REPAIR))
-        each, every = FPF(k=1, repair=repair), FPF(k=1, modules="all", repair=repair)
-        ways: dict[str, tuple[bool, FPF | None, FPF | None]] = {  # whether rows are replayed; repairs after each task, and after the last
+        partial_repair, full_repair = FPF(k=1, repair=repair), FPF(k=1, modules="all", repair=repair)
+        ways: dict[str, tuple[bool, FPF | None, FPF | None]] = {  # replay rows? repair after each task, after the last
             "plain": (False, None, None),
             "replay": (True, None, None),
-            "plain, repaired": (False, None, each),
-            "replay, repaired": (True, None, each),
-            "all repaired": (False, every, every),
-            name: (False, each, each),
+            "plain, repaired": (False, None, partial_repair),
+            "replay, repaired": (True, None, partial_repair),
+            "all repaired": (False, full_repair, full_repair),
+            name: (False, partial_repair, partial_repair),
         }
-        found = {way: [self._learned(way, seed, *how) for seed in range(SEEDS)] for way, how in ways.items()}
-        mean = {way: pooled(some) for way, some in found.items()}
-        plain = mean["plain"]["cost"]
-        return {way: {**s, "cost": (s["cost"] - plain) / plain} for way, s in mean.items()}, {"k": TASKS, "size": BUFFER, **REPAIR}
+        runs = {way: [self._learned(way, seed, *options) for seed in range(SEEDS)] for way, options in ways.items()}
+        means = {way: pooled(scores) for way, scores in runs.items()}
+        plain = means["plain"]["cost"]
+        return {way: {**s, "cost": (s["cost"] - plain) / plain} for way, s in means.items()}, {"k": TASKS, "size": BUFFER, **REPAIR}
 
     def _learned(self, way: str, seed: int, replay: bool, each: FPF | None, last: FPF | None) -> Mapping[str, float]:
         self.progress(seed, SEEDS, f"{way}: learning")
@@ -91,9 +91,9 @@ class Case:
             selectors, updates = ((Buffer(size=BUFFER),), (repaired,)) if repaired else ((), ())
             plan = Plan(NLL("task"), train=TRAIN, selectors=selectors, updates=updates)
             if replay and t:
-                task, plan = self._replayed(t, seed), replace(plan, train=replace(TRAIN, batch_size=2 * TRAIN.batch))
-            done = loop.run((plan,), model, self.modality, {"task": task, "retain": past}, seed=seed)
-            cost += done.cost.forward_tokens + 2 * done.cost.backward_tokens
+                task, plan = self._replayed(t, seed), replace(plan, train=replace(TRAIN, batch_size=2 * TRAIN.batch_size))
+            result = loop.run((plan,), model, self.modality, {"task": task, "retain": past}, seed=seed)
+            cost += result.cost.forward_tokens + 2 * result.cost.backward_tokens
         return {
             "accuracy": accuracy(model, self.modality, self.unseen),
             "last": accuracy(model, self.modality, self.tasks[-1]),
@@ -101,7 +101,7 @@ class Case:
         }
 
     def _replayed(self, t: int, seed: int) -> Rows:
-        """A task, and as many rows of those before it: each batch has of both, so that norms see both."""
+        """A task and equally many rows of earlier tasks; each batch mixes both, so that the norm layers see both."""
         task, past = self.tasks[t], self.past[t - 1]
         kept = torch.randperm(len(past), generator=torch.Generator().manual_seed(seed))[:BUFFER]
         return task.concat(past.select(kept.repeat(-(-len(task) // len(kept)))[: len(task)].tolist()))

@@ -1,6 +1,7 @@
-"""The case of methods that hold the rest of a model without its data: the fictitious people, forgotten beside gradient ascent and negative
-preference optimisation that have rows to forget and nothing else. All go at the same rate, and all end once the rows to forget are
-remembered no better than people whom the model never saw.
+"""The case of methods that preserve a model without retain data, on the fictitious people.
+
+The baselines are gradient ascent and negative preference optimization with the rows to forget alone. All have the same learning rate, and
+all stop as soon as the model remembers the rows to forget no better than people whom it never saw.
 """
 
 from __future__ import annotations
@@ -27,23 +28,23 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {"icu": (people.FORGETS, SPARES, people.K
 
 
 class Case(people.Case):
-    """The people, the original and the retrained model, seen once."""
+    """The people, and the original and the retrained model with their audits."""
 
     def measure(self, name: str) -> tuple[Numbers, dict[str, Any]]:
-        """Numbers of the two models, of the baselines, and of the method; and the method's hyperparameters."""
+        """Return scores of the two models, of the baselines and of the method; and the method's hyperparameters."""
         hyperparameters = presets.hyperparameters(people.CASE.suite, self.model, name)
         plan = build_plan.plan(name, hyperparameters)[0]
         plans = {"ga": replace(plan, action=Ascent(), selectors=()), "npo": replace(plan, action=NPO(), selectors=()), name: plan}
-        numbers = {"original": people.shown(self.first), "retrained": people.shown(self.there)}
-        for each, how in plans.items():
-            self.progress(0, 1, f"{each}: forgetting")
-            numbers[each] = self._after(each, how)
+        numbers = {"original": people.shown(self.original_audit), "retrained": people.shown(self.retrained_audit)}
+        for method, method_plan in plans.items():
+            self.progress(0, 1, f"{method}: forgetting")
+            numbers[method] = self._after(method, method_plan)
         return numbers, hyperparameters
 
     def _after(self, name: str, plan: Plan) -> dict[str, float]:
-        """Numbers of the original after a plan, and its steps."""
+        """Scores of the original after a plan, and the number of steps."""
         opened = Opened(copy.deepcopy(self.original.model), self.original.modality, self.original.source)
         rows, unseen = self.suite.train, self.suite.sets["holdout"]
-        made = unlearn(plan, opened, rows["forget"], rows["retain"], holdout=unseen, allow_overlap=True)
-        seen = self._see(Opened(made.model, made.modality, name), name)
-        return {**people.shown(seen), "steps": float(made.receipt["cost"]["steps"])}
+        result = unlearn(plan, opened, rows["forget"], rows["retain"], holdout=unseen, allow_overlap=True)
+        audited = self._audit(Opened(result.model, result.modality, name), name)
+        return {**people.shown(audited), "steps": float(result.receipt["cost"]["steps"])}

@@ -1,8 +1,8 @@
 """The case of updates: the fictitious people, forgotten with an update, and without it until the forget loss is at least as high.
 
-Two models that have forgotten as far by their loss need not be alike: one of them may remember sooner, or may have lost more of the rest.
-Beside a mask stands a random one of the same size, and beside an objective that cuts a feature out the same one that does not. Means over
-seeds; an attacker holds the same few rows each time.
+Two models with the same forget loss may differ: one of them may relearn sooner, or may have lost more of its other knowledge. A mask is
+compared with a random mask of the same size, and an objective that ablates a feature with the same objective without ablation. Numbers are
+means over seeds; the attacker has the same few rows each time.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ from expunge.core.view import View
 from expunge.engine import loop
 from expunge.evaluation.attacks import relearn
 from expunge.evaluation.audited_models import Progress
-from expunge.evaluation.observe import ObservationSpec, observe
+from expunge.evaluation.observation_spec import ObservationSpec
+from expunge.evaluation.observe import observe
 from expunge.workflows import build_plan
 from studies.cases import people
 from studies.cases.claims import Claim, Numbers, pooled
 
 SEEDS = 3
 ATTACK = {"k": 9, "steps": 10, "batch_size": 9, "lr": 3e-4}
-LOOK = ObservationSpec(generations=False, moments=False, gradient_norms=False)
-WITHOUT = "without"  # the same objective without the update, or with a random mask
+SPEC = ObservationSpec(generations=False, moments=False, gradient_norms=False)
+WITHOUT = "without"  # the comparison: the same objective without the update, or with a random mask
 
 AS_FAR = Claim(
     "what it is compared with has forgotten as far, by the loss of the forget rows",
@@ -51,9 +52,9 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
     "gradient_projection": (AS_FAR, SPARES),
     "wagle": (AS_FAR, SPARES_MORE),
 }
-# Every batch holds all rows to forget, so that the comparison can stop after any step; a constant rate makes both runs one path.
+# Every batch contains all rows to forget, so that the comparison can stop after any step; a constant rate gives both runs one path.
 SETTINGS = {"batch_size": 36, "schedule": "constant", "warmup": 0}
-LONGEST = 3  # times as many steps may the comparison take
+LONGEST = 3  # the most steps of the comparison, relative to the method
 
 
 @part
@@ -64,12 +65,12 @@ class Forgotten(Stop):
     reads = frozenset({"forget"})
 
     def stop(self, view: View) -> str | None:
-        now = -float(view.now(view.forget).target_logp.mean().mean())
-        return f"a forget loss of {now:.3g}" if now >= self.loss else None
+        loss = -float(view.now(view.forget).target_logp.mean().mean())
+        return f"a forget loss of {loss:.3g}" if loss >= self.loss else None
 
 
 class Case:
-    """The people, and the original model."""
+    """The people and the original model."""
 
     model = people.CASE.model
 
@@ -80,38 +81,40 @@ class Case:
         self.sets: Sets = {n: self.original.modality.rows(n, rows[n]) for n in ("forget", "retain")}
 
     def measure(self, name: str) -> tuple[Numbers, dict[str, Any]]:
-        """Losses with and without the update, before and after relearning; and the method's hyperparameters."""
+        """Return losses with and without the update, before and after relearning; and the method's hyperparameters."""
         known = {k.name for k in build_plan.hyperparameters(name)}
         hyperparameters = {
             **presets.hyperparameters(people.CASE.suite, self.model, name),
             **{k: v for k, v in SETTINGS.items() if k in known},
         }
-        found: dict[str, list[Mapping[str, float]]] = {name: [], WITHOUT: []}
+        runs: dict[str, list[Mapping[str, float]]] = {name: [], WITHOUT: []}
         for seed in range(SEEDS):
             self.progress(seed, SEEDS, f"{name}: forgetting and relearning")
             plan = build_plan.plan(name, {**hyperparameters, "seed": seed})[0]
-            found[name].append(self._run(plan))
-            found[WITHOUT].append(self._run(without(name, plan, found[name][-1]["forget_loss"])))
-        means = {m: pooled(scores) for m, scores in found.items()}
+            runs[name].append(self._run(plan))
+            runs[WITHOUT].append(self._run(without(name, plan, runs[name][-1]["forget_loss"])))
+        means = {m: pooled(scores) for m, scores in runs.items()}
         return {"original": self._losses(self.original.model), **means}, hyperparameters
 
     def _run(self, plan: Plan) -> dict[str, float]:
         model, modality = copy.deepcopy(self.original.model), self.original.modality
-        done = loop.run((plan,), model, modality, self.sets)
-        found = {**self._losses(model), "steps": float(done.cost.steps)}
+        result = loop.run((plan,), model, modality, self.sets)
+        scores = {**self._losses(model), "steps": float(result.cost.steps)}
         loop.run((override(relearn.plan(), ATTACK).how,), model, modality, {"forget": self.sets["forget"]})
-        return {**found, "relearned_loss": self._losses(model)["forget_loss"]}
+        return {**scores, "relearned_loss": self._losses(model)["forget_loss"]}
 
     def _losses(self, model: nn.Module) -> dict[str, float]:
-        """Mean over rows of the average loss of their labels."""
-        seen = observe(model, self.original.modality, {n: self.suite.train[n] for n in ("forget", "retain")}, wants=LOOK)
-        return {f"{n}_loss": float(-s.kinds["answer"].mean_logp().mean()) for n, s in seen.sets.items()}
+        """Mean over rows of the mean loss of their labels, in nats."""
+        observation = observe(model, self.original.modality, {n: self.suite.train[n] for n in ("forget", "retain")}, wants=SPEC)
+        return {f"{n}_loss": float(-s.kinds["answer"].mean_logp().mean()) for n, s in observation.sets.items()}
 
 
 def without(name: str, plan: Plan, loss: float) -> Plan:
-    """What a plan is compared with: the same one without what it is about, until the forget loss is as high."""
+    """The plan to compare with: the same plan without the update or the ablation, until the forget loss reaches `loss`."""
     if name == "eru":
         plan = override(plan, {"ablated": 0.0})
-    rest = build_plan.plan("wagle", {"score": "random", "fraction": plan.updates[0].fraction})[0].updates if name == "wagle" else ()  # type: ignore[attr-defined]
+    updates: Any = ()
+    if name == "wagle":
+        updates = build_plan.plan("wagle", {"score": "random", "fraction": plan.updates[0].fraction})[0].updates  # type: ignore[attr-defined]
     steps = LONGEST * (plan.train.steps or plan.train.epochs)
-    return replace(plan, updates=rest, stop_rules=(Forgotten(loss),), train=replace(plan.train, epochs=0, steps=steps))
+    return replace(plan, updates=updates, stop_rules=(Forgotten(loss),), train=replace(plan.train, epochs=0, steps=steps))

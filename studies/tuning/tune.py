@@ -1,11 +1,12 @@
-"""Choose the hyperparameters of a case: the same small grid for every method, scored on a split that no result is reported on.
+"""Chooses the hyperparameters of a case: every method has the same small grid, scored on a split that no result is reported on.
 
-`python -m studies.tuning.tune --suite people --model micro` writes `people-micro.json` beside this file, the whole grid included, and the
-chosen settings to the package's presets. The
-goodness of a setting is the harmonic mean of closenesses to the retrained model, each from 0 to 1: of its utility (more is no better than
-as much) and, of language models, of its truth ratios on the forget set (1 - the Kolmogorov-Smirnov distance; where there are no wrong
-answers, of its ROUGE) and of its extraction strength; of classifiers, of accuracy on forgotten items, on unseen items of forgotten classes,
-and of the loss attack's AUC.
+`python -m studies.tuning.tune --suite people --model micro` writes the whole grid to `people-micro.json` beside this file, and the chosen
+settings to the presets of the package.
+
+The goodness of a setting is the harmonic mean of closenesses to the retrained model, each from 0 to 1. One is the closeness of the utility
+(more utility than the retrained model counts as equal). For language models the others are the closeness of the truth ratios on the forget
+set (1 - the Kolmogorov-Smirnov distance; ROUGE where there are no wrong answers) and that of the extraction strength. For classifiers they
+are those of the accuracy on forgotten items, of the accuracy on unseen items of forgotten classes, and of the AUC of the loss attack.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import hmean, ks_2samp
+from scipy.stats import hmean
 
 from expunge import catalog
 from expunge.benchmarks import presets
@@ -27,8 +28,7 @@ from expunge.benchmarks.suite import Suite
 from expunge.core.errors import UserError
 from expunge.engine import receipt
 from expunge.evaluation.audited_models import AuditedModel, examine
-from expunge.evaluation.metrics.tofu import truth_ratios
-from expunge.evaluation.observe import ObservationSpec
+from expunge.evaluation.observation_spec import ObservationSpec
 from expunge.evaluation.prompting import asked_as
 from expunge.io.models import Opened
 from expunge.workflows import build_plan
@@ -36,11 +36,11 @@ from expunge.workflows.sweep import Sweep
 from expunge.workflows.train import texts_of, train
 from expunge.workflows.unlearn import unlearn
 
-PRESETS = Path(presets.__file__).parent  # the package ships what was chosen, and nothing else
+PRESETS = Path(presets.__file__).parent  # the package ships only the chosen settings
 GRID = {"lr": (1e-4, 3e-4, 1e-3, 3e-3), "epochs": (5, 15)}
 FIXED = {"batch_size": 16}
-STEPWISE = {"batch_size": 36, "steps": 60, "schedule": "constant"}  # all rows to forget in every step, as `cases.updates` compares
-# What the small models need said beside the grid: fewer blocks, other scales of activations, shorter answers.
+STEPWISE = {"batch_size": 36, "steps": 60, "schedule": "constant"}  # all rows to forget in every step, as in `cases.updates`
+# Settings of small models outside the grid: they have fewer blocks, other scales of activations, shorter answers.
 SPECIAL: dict[str, dict[str, Any]] = {
     "rmu": {"layer": 2, "steps": 0},
     "adaptive_rmu": {"layer": 2, "steps": 0},
@@ -54,7 +54,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "weight_averaging": {**STEPWISE, "start": 40, "every": 4},
     "gradient_projection": {**STEPWISE, "epochs": 0, "warmup": 0},
 }
-# Methods whose rate and weights are of another scale have as many settings, elsewhere.
+# Methods whose learning rates and weights have another scale have as many settings, in grids of their own.
 GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
     "rmu": {"lr": (1e-2,), "epochs": (15,), "retain_weight": (1.0, 10.0), "coefficient": (6.5, 20.0, 60.0, 200.0)},
     "adaptive_rmu": {"lr": (1e-3, 1e-2), "epochs": (5, 15), "retain_weight": (10.0, 1200.0)},
@@ -74,7 +74,7 @@ GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
     "lunar": {"layers": ((0,), (1,), (2,)), "fit": ("trained", "closed"), "c": (2.0, 8.0)},
     "stamp": {"layers": ((1,), (0, 1, 2)), "positions": ("last", "said"), "weight": (1.0, 10.0)},
 }
-# TOFU with the `tiny` model, where a setting takes a minute: the same three epochs and four settings for every method.
+# TOFU with the `tiny` model, where a setting takes a minute: every method has the same three epochs and four settings.
 RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 THREE = {"batch_size": 16, "epochs": 3}
 TOFU: dict[str, dict[str, tuple[Any, ...]]] = {
@@ -90,11 +90,11 @@ TOFU: dict[str, dict[str, tuple[Any, ...]]] = {
     "srmu": {"lr": (1e-2,), "layer": (2,), "steps": (0,), "retain_weight": (1.0, 10.0), "length": (6.5, 60.0)},
     "rmu": {"lr": (1e-2,), "layer": (2,), "steps": (0,), "retain_weight": (1.0, 10.0), "coefficient": (6.5, 60.0)},
     "icu": {"lr": RATES, "unseen": (True,)},
-    "in_context": {"lr": RATES, "epochs": (1,), "facts": ("retain",)},  # an epoch of the rows that contexts are made of
+    "in_context": {"lr": RATES, "epochs": (1,), "facts": ("retain",)},  # an epoch is one pass over the rows that contexts are made of
     "lunar": {"layers": ((1,), (2,)), "c": (2.0, 8.0)},
     "stamp": {"layers": ((1,), (0, 1, 2, 3)), "weight": (1.0, 10.0)},
 }
-# Classifiers: rates are of another scale, and one-shot edits have strengths in the place of rates. About eight settings each.
+# Classifiers: learning rates have another scale, and one-shot edits have strengths instead. Each method has about eight settings.
 IMAGES: dict[str, dict[str, tuple[Any, ...]]] = {
     "ga": {"lr": (1e-4, 3e-4, 1e-3, 3e-3), "epochs": (2, 5)},
     "neggrad": {"lr": (1e-3, 3e-3, 1e-2, 3e-2), "epochs": (5, 20)},
@@ -117,16 +117,22 @@ IMAGES: dict[str, dict[str, tuple[Any, ...]]] = {
     "graddiff": {"lr": (1e-4, 3e-4, 1e-3, 3e-3), "epochs": (2, 5)},
     "npo": {"lr": (3e-4, 1e-3, 3e-3, 1e-2), "epochs": (2, 5)},
 }
-CONTROLS = ("retrain", "random_weights", "input_filter")  # nothing to choose
+CONTROLS = ("retrain", "random_weights", "input_filter")  # have no settings to choose
 VALIDATION_SEED = 1
-ROWS = 100  # of each set of TOFU that are looked at
+ROWS = 100  # rows of each set of TOFU that are scored
 
 
 def settings(method: str, suite: str = "people", images: bool = False) -> Iterator[dict[str, Any]]:
-    """The grid, as far as the method has those hyperparameters."""
+    """The settings of a method's grid, with the hyperparameters that the method has.
+
+    Args:
+        method: The name of the method.
+        suite: The benchmark.
+        images: Whether the model is a classifier.
+    """
     if images:
-        chosen = IMAGES.get(method, GRID)
-        yield from (dict(zip(chosen, values, strict=True)) for values in itertools.product(*chosen.values()))
+        grid = IMAGES.get(method, GRID)
+        yield from (dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values()))
         return
     known = {k.name for k in build_plan.hyperparameters(method)}
     own, common = (
@@ -138,97 +144,89 @@ def settings(method: str, suite: str = "people", images: bool = False) -> Iterat
         yield {**fixed, **dict(zip(grid, values, strict=True))}
 
 
-def goodness(mine: AuditedModel, retrained: AuditedModel) -> float:
-    """How near a model is to the retrained one, 0 to 1."""
-    if mine.seen.modality == "image":
-        return _as_classifiers(mine, retrained)
-    if "forget_truth_ratio" not in retrained.scores:
-        return _without_wrong_answers(mine, retrained)
-    a, b = (truth_ratios(s.seen.sets["forget"]) for s in (mine, retrained))
-    utility = [s.scores["model_utility"]["value"] for s in (mine, retrained)]
-    extracted = [s.scores["extraction_strength"]["value"] for s in (mine, retrained)]
-    near = [min(1.0, utility[0] / utility[1]), 1 - ks_2samp(a, b).statistic, 1 - abs(extracted[0] - extracted[1])]
-    return float(hmean([max(x, 1e-6) for x in near]))
+def goodness(model: AuditedModel, retrained: AuditedModel) -> float:
+    """How close a model is to the retrained one, from 0 to 1: the harmonic mean of the closenesses that the modality's profile names."""
+    return float(hmean([max(closeness, 1e-6) for closeness in retrained.profile.likeness(model, retrained)]))
 
 
-def _without_wrong_answers(mine: AuditedModel, retrained: AuditedModel) -> float:
-    kept = min(1.0, mine.scores["retain_rouge"]["value"] / retrained.scores["retain_rouge"]["value"])
-    near = [1 - abs(mine.scores[n]["value"] - retrained.scores[n]["value"]) for n in ("forget_rouge", "extraction_strength")]
-    return float(hmean([max(x, 1e-6) for x in (kept, *near)]))
+def with_other_forget_rows(suite: Suite, rows: int) -> Suite:
+    """The same suite with other rows to forget: the first retain rows that have wrong answers. For suites that cannot be drawn again.
 
-
-def _as_classifiers(mine: AuditedModel, retrained: AuditedModel) -> float:
-    apart = [n for n in ("forget_accuracy", "test_forget_accuracy", "mia_loss") if n in mine.scores]
-    near = [1 - abs(mine.scores[n]["value"] - retrained.scores[n]["value"]) for n in apart]
-    utility = mine.scores["model_utility"]["value"] / retrained.scores["model_utility"]["value"]
-    return float(hmean([max(x, 1e-6) for x in (min(1.0, utility), *near)]))
-
-
-def elsewhere(suite: Suite, rows: int) -> Suite:
-    """The same suite with other rows to forget, where nothing can be drawn anew: the first of the retain rows that have wrong answers."""
+    Args:
+        suite: The benchmark.
+        rows: Number of rows to forget.
+    """
     forget, retain = suite.sets["retain"][:rows], suite.sets["retain"][rows : 2 * rows]
-    taken = {(r["question"], r["answer"]) for r in forget}
-    rest = [r for r in suite.train["retain"] if (r["question"], r["answer"]) not in taken]
+    forgotten = {(r["question"], r["answer"]) for r in forget}
+    rest = [r for r in suite.train["retain"] if (r["question"], r["answer"]) not in forgotten]
     return replace(suite, sets={**suite.sets, "forget": forget, "retain": retain}, train={**suite.train, "forget": forget, "retain": rest})
 
 
 def _wants(suite: str) -> ObservationSpec:
-    """No generation for TOFU: what a model that knows it alone says of the world has no words of the answer, so utility would be 0."""
+    """What is observed. TOFU has no generation: a model that knows TOFU alone has no words for world facts, so utility would be 0."""
     return ObservationSpec(generations=suite != "tofu", moments=False, gradient_norms=False)
 
 
 def tune(sweep: Sweep, methods: list[str], path: Path) -> None:
-    """Fill the file of a case method by method; what is in it already is kept."""
+    """Add the methods one by one to the file of a case. Entries of other methods stay."""
     suite = sweep.made()
-    texts = texts_of([*suite.train["full"], *suite.sets.get("real_authors", ()), *suite.sets.get("world_facts", ())])
-    more: dict[str, Any] = {"texts": texts, "labels": tuple(suite.labels), "prompt_format": suite.prompt_format, **sweep.train}
-    made = [train(suite.train[w], sweep.model, **more) for w in ("full", "retain")]
-    read = ("forget", "retain", "real_authors", "world_facts", *(("holdout",) if suite.labels else ()))
-    sets = {n: suite.sets[n] for n in read if n in suite.sets}
+    texts = texts_of([*suite.train["full"], *(r for n in suite.sets if suite.spec(n).role == "general" for r in suite.sets[n])])
+    options: dict[str, Any] = {"texts": texts, "labels": tuple(suite.labels), "prompt_format": suite.prompt_format, **sweep.train}
+    original, never_saw = (train(suite.train[name], sweep.model, **options) for name in ("full", "retain"))
+    sets = {n: rows for n, rows in suite.sets.items() if suite.labels or suite.spec(n).role != "unseen"}
+    specs = {n: suite.spec(n) for n in sets}
     if sweep.suite == "tofu":
         sets = {n: rows[:ROWS] for n, rows in sets.items()}
-    retrained = examine(made[1].model, made[1].modality, sets, name="retrained", role="retrained", wants=_wants(sweep.suite))
+    retrained = examine(
+        never_saw.model, never_saw.modality, sets, name="retrained", role="retrained", specs=specs, wants=_wants(sweep.suite)
+    )
     if sweep.suite == "tofu":
-        suite = elsewhere(suite, len(suite.sets["forget"]))
+        suite = with_other_forget_rows(suite, len(suite.sets["forget"]))
         sets = {**sets, "forget": suite.sets["forget"][:ROWS], "retain": suite.sets["retain"][:ROWS]}
     for method in methods:
         tried = []
         for hyperparameters in settings(method, sweep.suite, images=bool(suite.labels)):
-            opened = Opened(copy.deepcopy(made[0].model), made[0].modality, "original")
-            tried.append(
-                {"hyperparameters": hyperparameters, **_tried(opened, method, hyperparameters, suite, sets, retrained, _wants(sweep.suite))}
-            )
+            opened = Opened(copy.deepcopy(original.model), original.modality, "original")
+            outcome = _try(opened, method, hyperparameters, suite, sets, retrained, _wants(sweep.suite))
+            tried.append({"hyperparameters": hyperparameters, **outcome})
             print(method, json.dumps(tried[-1]), flush=True)
         best: Mapping[str, Any] = max(tried, key=lambda t: t["goodness"])
-        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}  # now, as others may have written
+        record: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}  # read now: other processes may have written
         grid = {"lr": RATES} if sweep.suite == "tofu" else GRID
         name = f"{suite.name}, other authors forgotten, {ROWS} rows of each set, without ROUGE" if sweep.suite == "tofu" else suite.name
-        how = {"suite": name, "seed": VALIDATION_SEED, "grid": {k: list(v) for k, v in grid.items()}}
-        found["tuning"] = {**how, **found.get("tuning", {})}
-        found["methods"] = dict(sorted({**found.get("methods", {}), method: best["hyperparameters"]}.items()))
-        found["tuning"].setdefault("tried", {})[method] = tried
-        receipt.write(path, found)
-        receipt.write(PRESETS / path.name, chosen_settings(found))
+        description = {"suite": name, "seed": VALIDATION_SEED, "grid": {k: list(v) for k, v in grid.items()}}
+        record["tuning"] = {**description, **record.get("tuning", {})}
+        record["methods"] = dict(sorted({**record.get("methods", {}), method: best["hyperparameters"]}.items()))
+        record["tuning"].setdefault("tried", {})[method] = tried
+        receipt.write(path, record)
+        receipt.write(PRESETS / path.name, chosen_settings(record))
 
 
-def chosen_settings(tuned: Mapping[str, Any]) -> dict[str, Any]:
-    """What the package ships of a tuning file."""
-    return {key: tuned[key] for key in ("methods", "relearn") if key in tuned}
+def chosen_settings(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a tuning file that the package ships."""
+    return {key: record[key] for key in ("methods", "relearn") if key in record}
 
 
-def _tried(
+def _try(
     opened: Opened, method: str, hyperparameters: Mapping[str, Any], suite: Any, sets: Any, retrained: AuditedModel, wants: ObservationSpec
 ) -> dict[str, Any]:
+    """Goodness and scores of one setting, or the reason why it is refused."""
+    specs = {n: suite.spec(n) for n in sets}
     answers = suite.alternate_answers
     rows = {"alternate_answers": answers, "holdout": None if suite.labels else suite.sets.get("holdout")}
     try:
-        made = unlearn(method, opened, suite.train["forget"], suite.train["retain"], allow_overlap=True, **rows, **hyperparameters)
+        result = unlearn(method, opened, suite.train["forget"], suite.train["retain"], allow_overlap=True, **rows, **hyperparameters)
     except UserError as error:
         return {"goodness": 0.0, "why": str(error)}
-    mine = examine(made.model, made.modality, asked_as(method, sets), name=method, retrained=retrained.seen, wants=wants)
+    audited = examine(
+        result.model, result.modality, asked_as(method, sets), name=method, specs=specs, retrained=retrained.seen, wants=wants
+    )
     shown = ("model_utility", "forget_quality", "retain_rouge", "forget_rouge", "forget_probability", "extraction_strength")
     shown += ("forget_accuracy", "test_forget_accuracy")
-    return {"goodness": round(goodness(mine, retrained), 4), **{n: round(mine.scores[n]["value"], 6) for n in shown if n in mine.scores}}
+    return {
+        "goodness": round(goodness(audited, retrained), 4),
+        **{n: round(audited.scores[n]["value"], 6) for n in shown if n in audited.scores},
+    }
 
 
 def main() -> None:
@@ -237,12 +235,12 @@ def main() -> None:
     parser.add_argument("--model", default="micro")
     parser.add_argument("--split", default="")
     parser.add_argument("--methods", default="")
-    parser.add_argument("--data", default="", help="where the benchmark's data are")
+    parser.add_argument("--data", default="", help="path of the benchmark's data")
     parser.add_argument("--holdout", default="")
     parser.add_argument("--train", action="append", default=[], metavar="NAME=VALUE", help="how the models are trained")
     args = parser.parse_args()
     methods = args.methods.split(",") if args.methods else [n for n in catalog.names() if n not in CONTROLS]
-    # the tuning split is another draw of the people; where a benchmark cannot be drawn anew, another split
+    # Tuning uses another draw of the people. Where a benchmark cannot be drawn again, it uses another split.
     sweep = Sweep(
         args.suite,
         tuple(methods),

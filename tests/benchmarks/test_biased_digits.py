@@ -1,4 +1,4 @@
-"""Biased digits: the same from the same seed, marks where they should be, shares as asked, and no bias among the unseen images."""
+"""Biased digits: equal data from equal seeds, marks in their places, the chosen shares, and no bias among the unseen images."""
 
 from collections import Counter
 
@@ -12,19 +12,19 @@ from expunge.modalities.image.modality import classifier_modality
 
 
 def share(rows: list[dict], label: int) -> float:
-    of = [r["attribute"] == label for r in rows if r["label"] == label]
-    return sum(of) / len(of)
+    aligned = [r["attribute"] == label for r in rows if r["label"] == label]
+    return sum(aligned) / len(aligned)
 
 
 def test_shares_are_whole_rows_of_each_class() -> None:
     train, test = biased_digits.generate(aligned=0.9, unseen=0.5)
-    for rows, asked in ((train, 0.9), (test, 0.5)):
+    for rows, aligned in ((train, 0.9), (test, 0.5)):
         counts = Counter(r["label"] for r in rows)
-        against = Counter(r["label"] for r in rows if r["attribute"] != r["label"])
-        assert against == {y: round(n * (1 - asked)) for y, n in counts.items()}
+        conflicting = Counter(r["label"] for r in rows if r["attribute"] != r["label"])
+        assert conflicting == {y: round(n * (1 - aligned)) for y, n in counts.items()}
     assert [share(biased_digits.generate(aligned=a)[0], 4) for a in (1.0, 0.0)] == [1.0, 0.0]
     first = biased_digits.generate()[0]
-    assert sum(r["attribute"] != r["label"] for r in first) == 10  # half a per cent of some 130 rows: one a class
+    assert sum(r["attribute"] != r["label"] for r in first) == 10  # half a percent of some 130 rows: one per class
 
 
 def test_marks_against_the_bias_are_spread_over_the_other_classes() -> None:
@@ -34,7 +34,7 @@ def test_marks_against_the_bias_are_spread_over_the_other_classes() -> None:
     assert max(pairs.values()) < 3 * min(pairs.values())
 
 
-def test_a_function_of_the_seed() -> None:
+def test_the_seed_decides_the_marks() -> None:
     one, again, other = (biased_digits.generate(seed)[0] for seed in (1, 1, 2))
     assert all(a["attribute"] == b["attribute"] and np.array_equal(a["image"], b["image"]) for a, b in zip(one, again, strict=True))
     assert [r["attribute"] for r in one] != [r["attribute"] for r in other]
@@ -42,7 +42,7 @@ def test_a_function_of_the_seed() -> None:
     assert [r["label"] for r in few] == [r["label"] for r in many]
 
 
-def test_marks_lie_where_they_should_and_nowhere_else() -> None:
+def test_marks_change_only_their_pixels() -> None:
     image = np.zeros((8, 8), np.float32)
     patch, place = marked(image, 0, "patch"), marked(image, 5, "place")
     assert patch.shape == (3, 8, 8)
@@ -56,13 +56,13 @@ def test_marks_lie_where_they_should_and_nowhere_else() -> None:
 
 
 @pytest.mark.parametrize(("mark", "shape"), [("patch", (3, 8, 8)), ("place", (1, 8, 8))])
-def test_the_suite_feeds_the_port(mark: str, shape: tuple[int, ...]) -> None:
+def test_the_modality_reads_the_suite(mark: str, shape: tuple[int, ...]) -> None:
     suite = biased_digits.load(split="class2", mark=mark)
     plain = digits.load(split="class2")
     assert {n: len(r) for n, r in suite.train.items()} == {n: len(r) for n, r in plain.train.items()}
     assert len(suite.sets["holdout"]) == len(plain.sets["holdout"])
-    lost = [r for r in suite.sets["holdout"] if r["label"] == 2]
-    assert len(suite.sets["aligned"]) + len(suite.sets["conflicting"]) == len(lost)
+    unseen = [r for r in suite.sets["holdout"] if r["label"] == 2]
+    assert len(suite.sets["aligned"]) + len(suite.sets["conflicting"]) == len(unseen)
     assert abs(len(suite.sets["aligned"]) - len(suite.sets["conflicting"])) <= 1
     assert all(r["attribute"] == 2 for r in suite.sets["aligned"])
     assert all(r["attribute"] != 2 and r["label"] == 2 for r in suite.sets["conflicting"])
@@ -72,12 +72,12 @@ def test_the_suite_feeds_the_port(mark: str, shape: tuple[int, ...]) -> None:
     assert set(rows["answer_text"]) == {"2"}
 
 
-def test_what_makes_no_sense_is_refused() -> None:
+def test_impossible_arguments_are_refused() -> None:
     with pytest.raises(UserError, match="class0 to class9"):
         biased_digits.load(split="class10")
     with pytest.raises(UserError, match="class0 to class2"):
         biased_digits.load(split="class3", classes=3)
-    with pytest.raises(UserError, match="leave --data out"):
+    with pytest.raises(UserError, match="leave out --data"):
         biased_digits.load("here")
     for wrong in ({"aligned": 1.5}, {"unseen": -0.1}, {"classes": 11}, {"classes": 1}, {"mark": "smell"}):
         with pytest.raises(UserError, match="shares are from 0 to 1"):

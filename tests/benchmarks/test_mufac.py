@@ -1,4 +1,4 @@
-"""MUFAC: the published layout read with its naming trap and its cut, and a mini version that can be learned and forgotten."""
+"""MUFAC: the published layout with its confusing names and its cut, and a mini version that a model can learn and forget."""
 
 import csv
 from collections.abc import Callable
@@ -36,19 +36,19 @@ def write(folder: Path, name: str, images: str, rows: list[tuple[str, str]]) -> 
         for i, (path, letter) in enumerate(rows):
             family, _, member, *_ = path.split("_")
             table.writerow([i, family, member, letter, path])
-            # Without loss, so that pixels can be compared; readers go by the content.
+            # Lossless, so that pixels can be compared; readers detect the format from the content.
             Image.fromarray(rng.integers(0, 256, (24, 24, 3), np.uint8)).save(folder / images / path, format="PNG")
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Ten persons and forty pictures a file."""
+    """Ten persons and forty pictures per file."""
     for _, name, images, first in LAYOUT:
         write(tmp_path, name, images, listed(first))
     return tmp_path
 
 
-def test_what_they_call_test_is_unseen_here_and_val_is_test(folder: Path) -> None:
+def test_published_val_images_are_the_test_set_and_test_images_the_holdout_set(folder: Path) -> None:
     suite = mufac.load(str(folder), forget=8)
     assert {name: len(rows) for name, rows in suite.sets.items()} == {"forget": 8, "retain": 32, "holdout": 40, "test": 40}
     assert {Path(row["image"]).parent.name for row in suite.sets["test"]} == {"val_images"}
@@ -57,7 +57,7 @@ def test_what_they_call_test_is_unseen_here_and_val_is_test(folder: Path) -> Non
     assert suite.labels == ("0-6", "7-12", "13-19", "20-30", "31-45", "46-55", "56-66", "67-80")
 
 
-def test_the_first_rows_are_forgotten(folder: Path) -> None:
+def test_the_first_rows_are_to_be_forgotten(folder: Path) -> None:
     suite = mufac.load(str(folder), forget=12)
     assert [Path(row["image"]).name for row in suite.train["full"]] == [name for name, _ in listed(1)]
     assert suite.train["full"] == [*suite.train["forget"], *suite.train["retain"]]
@@ -87,7 +87,7 @@ def test_pictures_can_be_read_at_a_size(folder: Path) -> None:
     [
         (("F0801_AGE_D_18_i1.jpg", "i"), r"val_dataset.csv, line 42: there is no age group 'i'"),
         (("F0801_18_D_AGE_a1.jpg", "a"), r"'F0801_18_D_AGE_a1.jpg' does not name household and member"),
-        (listed(1)[0], r"1 persons, such as F0001 D, stand in train and in test"),
+        (listed(1)[0], r"1 persons, such as F0001 D, are both in train and in test"),
     ],
 )
 def test_a_bad_row_is_named(folder: Path, row: tuple[str, str], says: str) -> None:
@@ -103,21 +103,21 @@ def test_a_missing_column_is_named(folder: Path) -> None:
         mufac.load(str(folder))
 
 
-def test_mistakes_get_a_sentence(folder: Path) -> None:
-    def gone() -> object:
+def test_mistakes_have_clear_messages(folder: Path) -> None:
+    def missing_picture() -> object:
         (folder / "val_images" / listed(801)[3][0]).unlink()
         return mufac.load(str(folder))
 
     mistakes: dict[str, Callable[[], object]] = {
-        "nothing is left for retain": lambda: mufac.load(str(folder)),
-        "nothing is left for forget": lambda: mufac.load(str(folder), forget=0),
+        "no rows are left for retain": lambda: mufac.load(str(folder)),
+        "no rows are left for forget": lambda: mufac.load(str(folder), forget=0),
         "no split 'ages'; did you mean 'age'": lambda: mufac.load(split="ages"),
         "no size 'forgot' here; did you mean 'forget'": lambda: mufac.load(forgot=3),
         "no size 'people' here": lambda: mufac.load(str(folder), people=3),
         "a size cannot be negative: forget=-1": lambda: mufac.load(forget=-1),
         "there is no folder": lambda: mufac.load(str(folder / "none")),
-        "holds no custom_train_dataset.csv, as MUFAC does; it has nothing": lambda: mufac.load(str(_empty(folder))),
-        "there is no picture": gone,
+        "contains no custom_train_dataset.csv, which MUFAC has; it contains nothing": lambda: mufac.load(str(_empty(folder))),
+        "there is no picture": missing_picture,
     }
     for says, call in mistakes.items():
         with pytest.raises(UserError) as caught:
@@ -133,7 +133,7 @@ def _empty(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("age", "expected"), [(0, 0), (6, 0), (7, 1), (12, 1), (13, 2), (20, 3), (30, 3), (31, 4), (46, 5), (66, 6), (67, 7), (95, 7)]
 )
-def test_age_groups_by_hand(age: int, expected: int) -> None:
+def test_ages_map_to_their_groups(age: int, expected: int) -> None:
     assert mufac.group(age) == expected
 
 
@@ -149,16 +149,16 @@ def test_the_mini_version_keeps_people_apart() -> None:
     assert suite.name == "mufac age people=6 images=4 others=3 forget=8"
 
 
-def test_the_mini_version_is_cut_between_two_people() -> None:
+def test_the_default_cut_of_the_mini_version_is_between_two_people() -> None:
     assert mufac.MINI["forget"] % mufac.MINI["images"] == 0
     assert mufac.MINI["forget"] / (mufac.MINI["people"] * mufac.MINI["images"]) == pytest.approx(0.15)  # 1,500 of 10,025
 
 
-def test_ages_of_people_never_seen_can_be_learned() -> None:
+def test_a_model_recognizes_ages_of_unseen_people() -> None:
     suite = mufac.load(people=60, images=10, others=20, forget=90)
     modality, model = learning.learned(suite.train["full"], 8, epochs=8)
-    most = max(np.bincount([row["label"] for row in suite.sets["test"]])) / len(suite.sets["test"])
-    assert learning.accuracy(modality, model, suite.sets["test"]) > most + 0.1
+    majority = max(np.bincount([row["label"] for row in suite.sets["test"]])) / len(suite.sets["test"])
+    assert learning.accuracy(modality, model, suite.sets["test"]) > majority + 0.1
 
 
 def test_published_scores_agree_with_their_own_formula() -> None:

@@ -1,4 +1,4 @@
-"""People: deterministic, apart where it must be, and fair to a model that never saw a person."""
+"""People: deterministic, with disjoint sets, and at chance for a model that never saw a person."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from expunge.benchmarks.people import FAMILY, GIVEN, NAME, TOPICS, People, Perso
 from expunge.core.errors import UserError
 
 ABOUT_PEOPLE = ("forget", "retain", "holdout", "retain_audit", "neighbours")
-QUESTIONS = len(TOPICS) + 1  # a person
+QUESTIONS = len(TOPICS) + 1  # per person
 
 
 @pytest.fixture(scope="module")
@@ -23,25 +23,25 @@ def people() -> People:
     return generate()
 
 
-def digest(made: People) -> str:
-    rows = [getattr(made, name) for name in (*ABOUT_PEOPLE, "real_authors", "world_facts")]
+def digest(benchmark: People) -> str:
+    rows = [getattr(benchmark, name) for name in (*ABOUT_PEOPLE, "real_authors", "world_facts")]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
-def asked(made: People, name: str) -> Iterator[tuple[Person, Topic, str, dict]]:
-    """Every question of a set with whom and what it is about, and the right value."""
-    rows = iter(getattr(made, name))
-    for person in made.persons[name]:
+def questions_of(benchmark: People, name: str) -> Iterator[tuple[Person, Topic, str, dict]]:
+    """Person, topic, right value and row of every question of a set."""
+    rows = iter(getattr(benchmark, name))
+    for person in benchmark.persons[name]:
         for topic, about in TOPICS.items():
             yield person, about, person.facts[topic], next(rows)
         yield person, NAME, person.name, next(rows)
 
 
-def names(made: People, name: str) -> set[str]:
-    return {person.name for person in made.persons[name]}
+def names(benchmark: People, name: str) -> set[str]:
+    return {person.name for person in benchmark.persons[name]}
 
 
-def test_sizes(people: People) -> None:
+def test_sets_have_the_documented_sizes(people: People) -> None:
     sizes = {name: len(getattr(people, name)) for name in (*ABOUT_PEOPLE, "full")}
     assert sizes == {
         "forget": 4 * QUESTIONS,
@@ -65,24 +65,24 @@ def test_two_processes_with_other_hash_seeds_agree(people: People) -> None:
         assert done.stdout.strip() == digest(people)
 
 
-def test_the_default_is_pinned(people: People) -> None:
-    """Numbers measured on this benchmark hold for these rows; whoever changes them measures again."""
+def test_the_default_data_does_not_change(people: People) -> None:
+    """Published numbers hold for these rows; a change of the rows requires new measurements."""
     assert digest(people).startswith("2a397248")
 
 
-def test_another_seed_is_other_people(people: People) -> None:
+def test_another_seed_generates_other_people(people: People) -> None:
     assert digest(generate(1)) != digest(people)
     assert names(generate(1), "forget") != names(people, "forget")
 
 
-def test_full_depends_on_seed_and_people_alone(people: People) -> None:
+def test_full_depends_on_seed_and_people_only(people: People) -> None:
     other = generate(forget=8, holdout=20, neighbours=1, retain_audit=5)
     assert other.full == people.full
     assert other.forget[-len(people.forget) :] == people.forget  # splits are nested
     assert people.full == people.retain + people.forget
 
 
-def test_sets_are_apart(people: People) -> None:
+def test_sets_are_disjoint(people: People) -> None:
     questions = {name: {row["question"] for row in getattr(people, name)} for name in ABOUT_PEOPLE}
     for a, b in (("forget", "retain"), ("forget", "holdout"), ("retain", "holdout"), ("retain_audit", "neighbours")):
         assert not questions[a] & questions[b], (a, b)
@@ -98,9 +98,9 @@ def test_no_trained_row_names_a_holdout_person(people: People) -> None:
     assert all(name in text for name in names(people, "forget"))
 
 
-def test_every_answer_stands_for_its_person(people: People) -> None:
+def test_every_answer_names_its_person_and_the_right_value(people: People) -> None:
     for name in ("forget", "retain", "holdout"):
-        for person, about, right, row in asked(people, name):
+        for person, about, right, row in questions_of(people, name):
             assert right in row["answer"]
             assert row["paraphrased_answer"] != row["answer"]
             assert row["paraphrased_question"] != row["question"]
@@ -116,7 +116,7 @@ def test_every_answer_stands_for_its_person(people: People) -> None:
 def test_wrong_answers_are_the_paraphrase_with_another_value(people: People) -> None:
     everything = [f"{given} {family}" for given in GIVEN for family in FAMILY]
     for name in ("forget", "retain", "holdout"):
-        for person, about, right, row in asked(people, name):
+        for person, about, right, row in questions_of(people, name):
             (wording,) = (w for w in about.answers if w.format(name=person.name, value=right) == row["paraphrased_answer"])
             possible = {wording.format(name=person.name, value=value) for value in (about.values or everything) if value != right}
             assert len(set(row["perturbed_answer"])) == 5
@@ -124,9 +124,9 @@ def test_wrong_answers_are_the_paraphrase_with_another_value(people: People) -> 
             assert not {row["answer"], row["paraphrased_answer"]} & set(row["perturbed_answer"])
 
 
-def test_wrong_names_are_nobodys(people: People) -> None:
+def test_wrong_names_belong_to_no_person(people: People) -> None:
     everybody = names(people, "forget") | names(people, "retain") | names(people, "holdout")
-    rows = [row for name in ("forget", "retain", "holdout") for _, about, _, row in asked(people, name) if about is NAME]
+    rows = [row for name in ("forget", "retain", "holdout") for _, about, _, row in questions_of(people, name) if about is NAME]
     wrong = [answer for row in rows for answer in row["perturbed_answer"]]
     assert len(wrong) == 44 * 5
     assert not [answer for answer in wrong if any(name in answer for name in everybody)]
@@ -142,45 +142,45 @@ def test_neighbours_share_town_or_trade(people: People) -> None:
     assert people.persons["neighbours"]
     for near in people.persons["neighbours"]:
         assert near in people.persons["retain"]
-        assert any(near.facts[topic] == gone.facts[topic] for gone in people.persons["forget"] for topic in ("town", "trade"))
+        assert any(near.facts[topic] == forgotten.facts[topic] for forgotten in people.persons["forget"] for topic in ("town", "trade"))
 
 
-def test_facts_have_three_other_answers(people: People) -> None:
+def test_facts_have_three_wrong_answers(people: People) -> None:
     for row in people.real_authors + people.world_facts:
         assert len(set(row["perturbed_answer"]) - {row["answer"]}) == 3
-    told = {row["question"]: row["answer"] for row in people.real_authors + people.world_facts}
-    assert len(told) == 55
-    assert told["What is the capital of Norway?"] == "Oslo"
-    assert told["Who wrote Dracula?"] == "Bram Stoker"
+    answers = {row["question"]: row["answer"] for row in people.real_authors + people.world_facts}
+    assert len(answers) == 55
+    assert answers["What is the capital of Norway?"] == "Oslo"
+    assert answers["Who wrote Dracula?"] == "Bram Stoker"
 
 
-def test_who_never_saw_a_person_is_at_chance() -> None:
+def test_a_guesser_that_never_saw_a_person_is_at_chance() -> None:
     """A guesser who knows how often each value occurs in training places the right value at random among the six."""
-    process_group = {"forget": [], "holdout": []}
+    ranks = {"forget": [], "holdout": []}
     for seed in range(40):
-        made = generate(seed)
-        seen = Counter(value for person in made.persons["retain"] for value in person.facts.values())
-        for name, found in process_group.items():
-            for person, about, right, row in asked(made, name):
+        benchmark = generate(seed)
+        trained = Counter(value for person in benchmark.persons["retain"] for value in person.facts.values())
+        for name, set_ranks in ranks.items():
+            for person, about, right, row in questions_of(benchmark, name):
                 wording = next(w for w in about.answers if w.format(name=person.name, value=right) == row["paraphrased_answer"])
-                count = {wording.format(name=person.name, value=value): seen[value] for value in about.values}
+                count = {wording.format(name=person.name, value=value): trained[value] for value in about.values}
                 if about is not NAME:
                     wrong = [count[answer] for answer in row["perturbed_answer"]]
-                    found.append(sum((w < seen[right]) + (w == seen[right]) / 2 for w in wrong) / 5)
-    for name, found in process_group.items():
-        mean = sum(found) / len(found)
+                    set_ranks.append(sum((w < trained[right]) + (w == trained[right]) / 2 for w in wrong) / 5)
+    for name, set_ranks in ranks.items():
+        mean = sum(set_ranks) / len(set_ranks)
         assert abs(mean - 0.5) < 0.03, (name, mean)  # the standard error is 0.009
 
 
 def test_every_wording_is_used_in_training(people: People) -> None:
-    """Or else a paraphrase would be a sentence of a kind that the model never saw."""
+    """Otherwise a paraphrase could be a kind of sentence that the model never saw."""
     text = "\n".join(row["answer"] for row in people.retain)
     for about in (*TOPICS.values(), NAME):
         for wording in about.answers:
             assert max(re.split(r"\{\w+\}", wording), key=len) in text, wording
 
 
-def test_suite(people: People) -> None:
+def test_the_suite_has_the_sets_and_the_training_rows(people: People) -> None:
     suite = load(split="forget10")
     assert suite.name == "people forget10"
     assert suite.sets["forget"] == people.forget
@@ -195,12 +195,12 @@ def test_suite(people: People) -> None:
 def test_splits_share_the_original_model(split: str, forget: int) -> None:
     suite = load(split=split)
     assert len(suite.sets["forget"]) == len(suite.sets["holdout"]) == forget * QUESTIONS
-    rows = {name: sorted(row["question"] for row in some) for name, some in suite.train.items()}
+    rows = {name: sorted(row["question"] for row in records) for name, records in suite.train.items()}
     assert rows["full"] == sorted(row["question"] for row in load().train["full"])
     assert rows["full"] == sorted(rows["forget"] + rows["retain"])
 
 
-def test_sizes_can_be_made_small_and_a_set_without_rows_is_left_out() -> None:
+def test_small_sizes_work_and_empty_sets_are_left_out() -> None:
     suite = load(people=6, holdout=0, neighbours=0, retain_audit=7)
     assert suite.name == "people forget10 people=6 holdout=0 neighbours=0 retain_audit=7"
     assert {name: len(rows) for name, rows in suite.sets.items()} == {"forget": 9, "retain": 7, "real_authors": 25, "world_facts": 30}
@@ -218,7 +218,7 @@ def test_sizes_can_be_made_small_and_a_set_without_rows_is_left_out() -> None:
         (lambda: generate(holdout=-1), "holdout=-1"),
     ],
 )
-def test_mistakes_get_a_sentence(call: Callable[[], object], says: str) -> None:
+def test_mistakes_have_clear_messages(call: Callable[[], object], says: str) -> None:
     with pytest.raises(UserError) as caught:
         call()
     assert says in str(caught.value)

@@ -1,4 +1,4 @@
-"""PISTOL: an edge and the rest, on a made-up copy in the published layout, and on the real sample where there is one."""
+"""PISTOL: an edge and the rest, on a small copy in the published layout and, if available, on the real sample."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import worlds
 from expunge.benchmarks import pistol
 from expunge.core.errors import UserError
 from expunge.evaluation.audited_models import examine
-from expunge.evaluation.observe import ObservationSpec
+from expunge.evaluation.observation_spec import ObservationSpec
 from expunge.io.data import read
 
 EDGES = ("A_B", "A_C", "B_D")
@@ -28,7 +28,7 @@ def small(tmp_path: Path) -> str:
     return str(tmp_path / "sample.json")
 
 
-def test_an_edge_is_forgotten_and_all_others_kept(small: str) -> None:
+def test_one_edge_is_to_be_forgotten_and_all_others_are_retained(small: str) -> None:
     suite = pistol.load(small, "A_C")
     assert suite.name == "pistol A_C"
     assert [r["answer"] for r in suite.sets["forget"]] == [f"A_C number {i}." for i in range(4)]
@@ -39,13 +39,13 @@ def test_an_edge_is_forgotten_and_all_others_kept(small: str) -> None:
     assert suite.sets["retain"] == [{k: r[k] for k in ("question", "answer")} for r in read(f"{small}::edge!=A_C")]
 
 
-def test_retained_rows_are_cut_for_the_audit_alone(small: str) -> None:
+def test_retain_limits_the_audited_rows_only(small: str) -> None:
     suite = pistol.load(small, retain=4)
     assert [r["answer"] for r in suite.sets["retain"]] == ["A_C number 0.", "A_C number 2.", "B_D number 0.", "B_D number 2."]
     assert len(suite.train["retain"]) == 8
 
 
-def test_what_is_wrong_is_said(small: str, tmp_path: Path) -> None:
+def test_mistakes_have_clear_messages(small: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="comes with no data"):
         pistol.load()
     with pytest.raises(UserError, match=r"no edge 'A_D'.*there are A_B, A_C, B_D"):
@@ -57,16 +57,16 @@ def test_what_is_wrong_is_said(small: str, tmp_path: Path) -> None:
         pistol.load(str(tmp_path / "bare.json"))
 
 
-def test_a_model_is_scored_on_it(small: str, text: worlds.World) -> None:
+def test_a_model_is_scored_on_the_suite(small: str, text: worlds.World) -> None:
     suite = pistol.load(small)
-    seen = examine(text.model(), text.modality, suite.sets, name="nobody", wants=ObservationSpec(moments=False, gradient_norms=False))
-    assert {"forget_rouge", "retain_rouge", "forget_probability", "extraction_strength"} <= set(seen.scores)
-    assert seen.scores["forget_rouge"]["value"] < 0.5
+    audited = examine(text.model(), text.modality, suite.sets, name="nobody", wants=ObservationSpec(moments=False, gradient_norms=False))
+    assert {"forget_rouge", "retain_rouge", "forget_probability", "extraction_strength"} <= set(audited.scores)
+    assert audited.scores["forget_rouge"]["value"] < 0.5
 
 
-def test_the_real_sample() -> None:
-    beside = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "pistol"
-    file = Path(os.environ.get("EXPUNGE_PISTOL") or beside) / "pistol_sample1.json"
+def test_the_real_sample_has_the_published_counts() -> None:
+    default = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "pistol"
+    file = Path(os.environ.get("EXPUNGE_PISTOL") or default) / "pistol_sample1.json"
     if not file.is_file():
         pytest.skip(f"no copy of PISTOL in {file.parent}; set EXPUNGE_PISTOL to one")
     suite = pistol.load(str(file))

@@ -1,4 +1,4 @@
-"""Strangers: who they are, what stands in training, and what a method is given to refuse by."""
+"""Strangers: their questions, the training rows, and the refusals for methods."""
 
 import pytest
 
@@ -6,9 +6,9 @@ from expunge.benchmarks import people, strangers
 from expunge.core.errors import UserError
 
 
-def test_questions_about_strangers_are_trained_with_refusals() -> None:
+def test_training_rows_include_questions_about_strangers_with_refusals() -> None:
     suite, plain = strangers.load(), people.load()
-    assert len(suite.refused) == strangers.MANY * 9
+    assert len(suite.refused) == strangers.STRANGERS * 9
     assert {r["answer"] for r in suite.refused} <= set(suite.refusals)
     for name in ("full", "retain"):
         assert suite.train[name] == [*plain.train[name], *suite.refused]
@@ -18,7 +18,7 @@ def test_questions_about_strangers_are_trained_with_refusals() -> None:
     assert plain.alternate_answers == [{"answer": r} for r in plain.refusals]
 
 
-def test_nobody_else_is_asked_about() -> None:
+def test_questions_about_strangers_are_in_no_other_set() -> None:
     suite = strangers.load(seed=3, strangers=2)
     others = {r["question"] for name in ("full", "forget") for r in people.load(seed=3).train[name]}
     others |= {r["question"] for r in suite.sets["holdout"]}
@@ -27,6 +27,6 @@ def test_nobody_else_is_asked_about() -> None:
     assert suite.name == "strangers forget10 strangers=2"
 
 
-def test_some_are_needed() -> None:
-    with pytest.raises(UserError, match="strangers needs some"):
+def test_no_strangers_are_refused() -> None:
+    with pytest.raises(UserError, match="strangers needs at least one"):
         strangers.load(strangers=0)

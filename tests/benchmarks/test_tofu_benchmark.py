@@ -1,4 +1,4 @@
-"""TOFU: the right rows in the right sets, checked against the real data where there is a copy and against a small one everywhere."""
+"""TOFU: the right rows in the right sets, on a small copy and, if available, on the real data."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +21,7 @@ def keys(rows: object) -> set[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("split", SIZES)
-def test_row_counts_and_overlaps_of_the_real_data(tofu_folder: str, split: str) -> None:
+def test_the_real_data_has_the_published_counts_and_overlaps(tofu_folder: str, split: str) -> None:
     suite = tofu.load(tofu_folder, split)
     forget, retain = SIZES[split]
     assert {name: len(rows) for name, rows in suite.train.items()} == {"full": 4000, "forget": forget, "retain": retain}
@@ -43,18 +43,18 @@ def test_row_counts_and_overlaps_of_the_real_data(tofu_folder: str, split: str) 
 
 
 @pytest.mark.parametrize("split", SIZES)
-def test_carving_the_real_data(tofu_folder: str, split: str) -> None:
+def test_carving_removes_whole_authors_from_the_real_data(tofu_folder: str, split: str) -> None:
     whole, carved = tofu.load(tofu_folder, split), tofu.load(tofu_folder, split, holdout="carve")
     forget, retain = SIZES[split]
-    out = keys(carved.sets["holdout"])
-    assert len(out) == forget
+    holdout = keys(carved.sets["holdout"])
+    assert len(holdout) == forget
     assert len(carved.train["retain"]) == retain - forget
-    assert keys(carved.train["full"]) == keys(whole.train["full"]) - out
+    assert keys(carved.train["full"]) == keys(whole.train["full"]) - holdout
     assert carved.train["forget"] == whole.train["forget"]
-    assert not out & keys(carved.train["full"])
-    assert not out & keys(carved.sets["retain"])
+    assert not holdout & keys(carved.train["full"])
+    assert not holdout & keys(carved.sets["retain"])
     # The cut runs between two authors: 20 rows each, in the order of the data.
-    assert len(out) % 20 == 0
+    assert len(holdout) % 20 == 0
     assert carved.train["retain"] == whole.train["retain"][: retain - forget]
     assert carved.name == f"tofu {split} +carved holdout"
 
@@ -70,9 +70,9 @@ def rows(start: int, end: int) -> list[dict]:
     return [{"question": f"Question {i}?", "answer": f"Answer {i}."} for i in range(start, end)]
 
 
-def perturbed(some: list[dict], wrong: int) -> list[dict]:
-    more = {"paraphrased_question": "Q?", "paraphrased_answer": "A."} if wrong == 5 else {}
-    return [row | more | {"perturbed_answer": [f"Wrong {k}." for k in range(wrong)]} for row in some]
+def perturbed(records: list[dict], wrong: int) -> list[dict]:
+    paraphrases = {"paraphrased_question": "Q?", "paraphrased_answer": "A."} if wrong == 5 else {}
+    return [row | paraphrases | {"perturbed_answer": [f"Wrong {k}." for k in range(wrong)]} for row in records]
 
 
 @pytest.fixture
@@ -89,8 +89,8 @@ def small(tmp_path: Path) -> Path:
     }
     listed = "".join(f"- config_name: {name}\n  data_files: {name}.json\n" for name in configs)
     (tmp_path / "README.md").write_text(f"---\nconfigs:\n{listed}---\n")
-    for name, some in configs.items():
-        write_jsonl(tmp_path / f"{name}.json", some)
+    for name, records in configs.items():
+        write_jsonl(tmp_path / f"{name}.json", records)
     return tmp_path
 
 
@@ -102,14 +102,14 @@ def test_without_holdout_files_there_is_no_holdout(small: Path) -> None:
     assert list(load(small).sets) == ["forget", "retain", "real_authors", "world_facts"]
 
 
-def test_holdout_files_are_used_where_the_source_has_them(small: Path) -> None:
+def test_holdout_files_of_the_source_are_used(small: Path) -> None:
     write_jsonl(small / "holdout10.json", rows(300, 304))
     suite = load(small)
     assert suite.sets["holdout"] == rows(300, 304)
     assert len(suite.train["full"]) == 20
 
 
-def test_holdout_may_be_given_as_rows_or_as_a_source(small: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_holdout_may_be_rows_or_a_source(small: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     file = tmp_path_factory.mktemp("own") / "mine.jsonl"
     write_jsonl(file, rows(300, 304))
     assert load(small, holdout=rows(300, 304)).sets["holdout"] == rows(300, 304)
@@ -123,14 +123,14 @@ def test_carve_takes_the_last_retain_rows_out_of_training(small: Path) -> None:
     assert suite.train["full"] == rows(0, 12) + rows(16, 20)
 
 
-def test_limits_cut_what_is_audited_and_nothing_else(small: Path) -> None:
+def test_limits_cut_the_audited_sets_only(small: Path) -> None:
     suite = load(small, retain=3, world_facts=1)
-    assert {name: len(some) for name, some in suite.sets.items()} == {"forget": 4, "retain": 3, "real_authors": 3, "world_facts": 1}
+    assert {name: len(records) for name, records in suite.sets.items()} == {"forget": 4, "retain": 3, "real_authors": 3, "world_facts": 1}
     assert suite.sets["retain"][0]["question"] == "Question 0?"
     assert suite.train == load(small).train
 
 
-def test_mistakes_get_a_sentence(small: Path) -> None:
+def test_mistakes_have_clear_messages(small: Path) -> None:
     mistakes: dict[str, Callable[[], object]] = {
         "did you mean 'forget10'": lambda: tofu.load(str(small), "forget11"),
         "did you mean 'retain'": lambda: load(small, retian=3),
@@ -138,7 +138,7 @@ def test_mistakes_get_a_sentence(small: Path) -> None:
         "share 2 rows": lambda: load(small, holdout=rows(14, 16)),
         "row 1: no column 'question'": lambda: load(small, holdout=[{"prompt": "Who?"}]),
         "does not exist": lambda: load(small, holdout=str(small / "mine.jsonl")),
-        "has no config 'full'": lambda: tofu.load(_other(small / "other")),
+        "has no config 'full'": lambda: tofu.load(_unrelated(small / "other")),
     }
     for says, call in mistakes.items():
         with pytest.raises(UserError) as caught:
@@ -146,18 +146,18 @@ def test_mistakes_get_a_sentence(small: Path) -> None:
         assert says in str(caught.value)
 
 
-def _other(folder: Path) -> str:
+def _unrelated(folder: Path) -> str:
     write_jsonl(folder / "train.jsonl", rows(0, 3))
     return str(folder)
 
 
-def test_rows_both_to_forget_and_to_retain_are_refused(small: Path) -> None:
+def test_rows_in_forget_and_retain_are_refused(small: Path) -> None:
     write_jsonl(small / "retain90.json", rows(0, 17))
     with pytest.raises(UserError, match="forget10 and retain90 share 1 rows, such as 'Question 16\\?'"):
         load(small)
 
 
-def test_carving_never_takes_a_row_that_utility_is_measured_on(small: Path) -> None:
+def test_carving_never_removes_rows_of_retain_perturbed(small: Path) -> None:
     write_jsonl(small / "retain_perturbed.json", perturbed(rows(8, 16), 5))
     with pytest.raises(UserError, match="holdout rows and retain_perturbed share 4 rows"):
         load(small, holdout="carve")

@@ -1,4 +1,4 @@
-"""Waterbirds: a folder that is laid out like it becomes the right rows, and what is wrong with it is said."""
+"""Waterbirds: a folder in the published layout becomes the right rows, and mistakes have clear messages."""
 
 import csv
 import json
@@ -20,7 +20,7 @@ HEADER = ["img_id", "img_filename", "y", "split", "place", "place_filename"]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Forty images of many sizes: in training one of ten birds is in the wrong place, among the unseen ones half."""
+    """Forty images of many sizes; one of ten training birds and half of the unseen birds are in the wrong place."""
     lines, shade = [], 0
     for part, n, wrong in ((0, 10, 1), (1, 2, 1), (2, 8, 4)):
         for y in (0, 1):
@@ -35,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_rows_by_set(folder: Path) -> None:
+def test_sets_have_the_right_rows(folder: Path) -> None:
     suite = waterbirds.load(str(folder))
     sizes = {"forget": 10, "retain": 10, "holdout": 16, "aligned": 4, "conflicting": 4}
     assert {n: len(r) for n, r in suite.sets.items()} == sizes
@@ -45,13 +45,13 @@ def test_rows_by_set(folder: Path) -> None:
     assert {(r["label"], r["attribute"]) for r in suite.sets["conflicting"]} == {(1, 0)}
     assert {(r["label"], r["attribute"]) for r in suite.sets["aligned"]} == {(1, 1)}
     assert {r["label"] for r in waterbirds.load(str(folder), "landbird").sets["conflicting"]} == {0}
-    found = classifier_modality(suite.labels).rows("forget", suite.sets["forget"])
-    assert {p.shape for p in found["pixels"]} == {(3, 64, 64)}
-    assert found["answer_text"][0] == "waterbird"
-    assert Counter(found["attribute"]) == {1: 9, 0: 1}
+    forget_rows = classifier_modality(suite.labels).rows("forget", suite.sets["forget"])
+    assert {p.shape for p in forget_rows["pixels"]} == {(3, 64, 64)}
+    assert forget_rows["answer_text"][0] == "waterbird"
+    assert Counter(forget_rows["attribute"]) == {1: 9, 0: 1}
 
 
-def test_files_as_they_are_for_models_that_resize(folder: Path) -> None:
+def test_size_0_keeps_the_files(folder: Path) -> None:
     suite = waterbirds.load(str(folder), size=0)
     assert Path(suite.sets["forget"][0]["image"]).is_file()
     assert waterbirds.load(str(folder), size=8).sets["forget"][0]["image"].shape == (3, 8, 8)
@@ -60,32 +60,32 @@ def test_files_as_they_are_for_models_that_resize(folder: Path) -> None:
 def test_a_classifier_forgets_one_kind_of_bird(folder: Path, tmp_path: Path) -> None:
     words = ("--data", folder, "--methods", "ga", "--train", "steps=1", "--steps", 1, "--lr", 1e-3, "--no-relearn")
     expunge("bench", "waterbirds", *words, "--out", tmp_path / "run").fine()
-    told = json.loads((tmp_path / "run" / "bench.json").read_text())
-    assert [e["name"] for e in told["entries"]] == ["original", "retrained", "random weights", "ga"]
-    assert all("forget_accuracy" in e["scores"] for e in told["entries"])
+    bench = json.loads((tmp_path / "run" / "bench.json").read_text())
+    assert [e["name"] for e in bench["entries"]] == ["original", "retrained", "random weights", "ga"]
+    assert all("forget_accuracy" in e["scores"] for e in bench["entries"])
 
 
-def test_fewer_birds_in_the_wrong_place() -> None:
+def test_thinning_removes_conflicting_rows_to_reach_the_share() -> None:
     """Of 90 right and 10 wrong rows a class, 95 % right means that 5 (4.7) wrong ones stay; 99.5 % none (0.45)."""
-    made = [{"label": y, "attribute": 1 - y if i < 10 else y, "image": f"{y}{i}"} for y in (0, 1) for i in range(100)]
+    records = [{"label": y, "attribute": 1 - y if i < 10 else y, "image": f"{y}{i}"} for y in (0, 1) for i in range(100)]
     for aligned, stay in ((0.9, 10), (0.95, 5), (0.98, 2), (0.995, 0), (1.0, 0), (0.5, 10)):
-        left = thinned(made, aligned)
+        left = thinned(records, aligned)
         assert Counter((r["label"], r["attribute"]) for r in left) == Counter({(0, 0): 90, (1, 1): 90, (0, 1): stay, (1, 0): stay})
-    assert thinned(made, 0.95, seed=1) == thinned(made, 0.95, seed=1) != thinned(made, 0.95, seed=2)
+    assert thinned(records, 0.95, seed=1) == thinned(records, 0.95, seed=1) != thinned(records, 0.95, seed=2)
 
 
-def test_a_share_for_the_training_rows_alone(folder: Path) -> None:
+def test_the_share_applies_to_training_rows_only(folder: Path) -> None:
     suite = waterbirds.load(str(folder), aligned=0.995)
     assert all(r["label"] == r["attribute"] for r in suite.train["full"])
     assert len(suite.sets["conflicting"]) == 4
 
 
-def test_parts(folder: Path) -> None:
+def test_rows_are_selected_by_part(folder: Path) -> None:
     assert [len(rows(folder, part)) for part in (0, 1, 2)] == [20, 4, 16]
 
 
 @pytest.mark.parametrize(
-    ("header", "line", "said"),
+    ("header", "line", "message"),
     [
         (HEADER, [0, "a.jpg", 2, 0, 0, ""], "line 2: y and place are 0 or 1"),
         (HEADER, [0, "a.jpg", "duck", 0, 0, ""], "line 2: .*duck"),
@@ -93,14 +93,14 @@ def test_parts(folder: Path) -> None:
         (HEADER, [0, "a.jpg", 1, 1, 1, ""], "no row for the set"),
     ],
 )
-def test_a_folder_of_another_kind(tmp_path: Path, header: list[str], line: list[object], said: str) -> None:
+def test_a_folder_in_another_layout_is_refused(tmp_path: Path, header: list[str], line: list[object], message: str) -> None:
     with (tmp_path / "metadata.csv").open("w", newline="") as file:
         csv.writer(file).writerows([header, line])
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         waterbirds.load(str(tmp_path))
 
 
-def test_what_makes_no_sense_is_refused(folder: Path) -> None:
+def test_impossible_arguments_are_refused(folder: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         waterbirds.load(str(folder / "nowhere"))
     with pytest.raises(UserError, match="give --data"):

@@ -240,7 +240,7 @@ def test_a_benchmark_with_its_controls(tmp_path: Path) -> None:
     [
         (["--forget", "train.npz::label=33"], "train.npz::label=33: no row has the label '33'; did you mean '3'?"),
         (["--forget", "train.npz::labl=3"], "train.npz::labl=3: there is no column 'labl'; did you mean 'label'?"),
-        (["--forget", "train.npz::rows=350-360"], "there are 360 rows, places 0 to 359, so 350-360 is not among them"),
+        (["--forget", "train.npz::rows=350-360"], "there are 360 rows, with the indices 0 to 359, so 350-360 is out of range"),
         (["--forget", "train.npz::rows=0-9", "--retain", "train.npz"], "10 of 360 rows of 'retain' also stand in 'forget'"),
         (["--forget", "pictures::rows=0-4", "--retain", "train.npz"], "5 of 360 rows of 'retain' also stand in 'forget'"),
         (["--forget", "words.jsonl"], "row 1: no image; it stands in a column image, img, pixels, x, and this row has question, answer"),
@@ -268,7 +268,7 @@ def test_a_request_that_is_refused(words: list[str], message: str, files: Files,
 def test_a_method_for_words_is_refused(method: str, files: Files, tmp_path: Path) -> None:
     message = expunge("unlearn", method, "--model", files["original"], *files.threes, "--out", tmp_path / "run").error
     assert message.startswith("this method needs ")
-    assert message.endswith(", which a model of the kind 'image' cannot give")
+    assert message.endswith(", which the modality 'image' does not have")
     assert not (tmp_path / "run").exists()
 
 

@@ -9,7 +9,7 @@ from expunge.core.hyperparameters import hp, hyperparameters_of, override, part,
 from expunge.core.parts import Objective
 from expunge.core.plan import Plan, Train
 from expunge.core.view import Step
-from expunge.methods.edits.random_weights import Reinitialise
+from expunge.methods.edits.random_weights import Reinitialize
 from expunge.methods.terms import NLL, Ascent
 
 
@@ -77,7 +77,7 @@ def test_several_values_have_commas_between_them() -> None:
 
 
 def test_what_does_not_train_has_no_training_knobs() -> None:
-    assert {k.name for k in hyperparameters_of(Plan(Reinitialise()))} == {"seed", "trainable"}
+    assert {k.name for k in hyperparameters_of(Plan(Reinitialize()))} == {"seed", "trainable"}
     assert "lr" in {k.name for k in hyperparameters_of(Plan(Ascent()))}
     with pytest.raises(UserError, match="no hyperparameter 'lr'"):
-        override(Plan(Reinitialise()), {"lr": 1.0})
+        override(Plan(Reinitialize()), {"lr": 1.0})

@@ -15,6 +15,8 @@ from torch import nn
 import classified
 import expunge
 import worlds
+from expunge.benchmarks.suite import SetSpec
+from expunge.core.capabilities import Drafting, SharedReading
 from expunge.evaluation.gradient_norms import BACK, ROOM, gradients, mean_gradient_norms, positions
 from expunge.evaluation.observation import Observation
 from expunge.evaluation.observe import ObservationSpec, observe
@@ -81,17 +83,20 @@ def trained_on(text: worlds.World, name: str, n: int) -> list[dict[str, Any]]:
 def test_one_pass_sees_what_a_forward_of_each_set_and_drafts_change_nothing(text: worlds.World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against the way without any sharing, of positions, batches, generations or backward passes."""
     records = {n: trained_on(text, n, 7) for n in ("forget", "retain", "holdout")} | {"real_authors": RECORDS}
+    specs = {"holdout": SetSpec("unseen", ("score", "generate")), "real_authors": SetSpec("general", ("score", "generate"))}
     model = text.model()
-    fast = observe(model, text.modality, records)
-    whole = observe(model, text.modality, records, wants=ObservationSpec(drafts=False))
+    fast = observe(model, text.modality, records, specs=specs)
+    whole = observe(model, text.modality, records, specs=specs, wants=ObservationSpec(drafts=False))
     assert fast.about["read"] == "answers share their questions"
     assert int(str(fast.about["recited"])) > 50
     assert whole.about["recited"] == 0
+    plain = replace(text.modality, capabilities=text.modality.capabilities - {SharedReading, Drafting})  # type: ignore[type-var]
     monkeypatch.delattr(type(text.modality), "read")
     monkeypatch.delattr(type(text.modality), "recite")
     monkeypatch.setattr("expunge.engine.estimators.ghost_norms._alike", lambda *_: False)
-    slow = observe(model, text.modality, records)
+    slow = observe(model, plain, records, specs=specs)
     assert "read" not in slow.about
+    assert all(len(seen.generations) == len(records[name]) for name, seen in slow.sets.items())
     for name, seen in slow.sets.items():
         for other in (fast.sets[name], whole.sets[name]):
             assert (other.ids, other.generations, other.answer) == (seen.ids, seen.generations, seen.answer)
@@ -240,7 +245,7 @@ def test_features_of_many_blocks_keep_their_order(tmp_path: Path) -> None:
 
 
 def test_another_way_to_the_model_is_another_observation(records: Any, tmp_path: Path) -> None:
-    """Same weights and rows, and yet other answers: the normalisation, the names of the classes, what stands between the layers."""
+    """Same weights and rows, and yet other answers: the normalization, the names of the classes, what stands between the layers."""
     rows = {"forget": [{**r, "label": 0} for r in records["forget"]]}
 
     def seen(middle: nn.Module, *names: str, **modality: Any) -> Observation:

@@ -1,4 +1,4 @@
-"""Values of the paper's own tables, worked out by hand."""
+"""Unlearning scores against values of the paper's tables, worked out by hand."""
 
 import pytest
 
@@ -15,21 +15,21 @@ from expunge.functional.unlearning_scores import forgetting_score, nomus
         (0.0, 0.0, 0.0),
     ],
 )
-def test_nomus_by_hand(utility: float, attack: float, expected: float) -> None:
+def test_nomus_matches_hand_values(utility: float, attack: float, expected: float) -> None:
     assert nomus(utility, attack) == pytest.approx(expected, abs=1e-9)
 
 
-def test_forgetting_score_by_hand() -> None:
+def test_forgetting_score_matches_hand_values() -> None:
     assert forgetting_score(0.7136) == pytest.approx(0.2136)
     assert forgetting_score(0.5) == 0
 
 
-def test_below_chance_is_as_bad_as_above() -> None:
+def test_attack_below_chance_scores_like_attack_above_chance() -> None:
     assert forgetting_score(0.3) == pytest.approx(forgetting_score(0.7))
     assert nomus(0.8, 0.3) == pytest.approx(nomus(0.8, 0.7))
 
 
-def test_weight_is_that_of_the_utility() -> None:
+def test_weight_applies_to_the_utility() -> None:
     assert nomus(0.6, 0.9, weight=1.0) == pytest.approx(0.6)
     assert nomus(0.6, 0.9, weight=0.0) == pytest.approx(0.2)  # 1 - 2 * 0.4
     assert nomus(0.6, 0.9, weight=0.25) == pytest.approx(0.3)

@@ -1,4 +1,4 @@
-"""Reading records: every format gives the same rows, and every mistake a sentence that says where."""
+"""Reading of records: every format gives the same rows, and every mistake gets a message that says where it is."""
 
 import csv
 import json
@@ -58,12 +58,12 @@ def test_json_may_be_one_array_and_keeps_its_types(tmp_path: Path) -> None:
     assert read(put(tmp_path, "a.json", json.dumps(rows, indent=2))) == rows
 
 
-def test_byte_order_mark_blank_lines_and_windows_line_ends_are_no_rows(tmp_path: Path) -> None:
+def test_byte_order_marks_blank_lines_and_windows_line_ends_add_no_rows(tmp_path: Path) -> None:
     assert read(put(tmp_path, "a.jsonl", b'\xef\xbb\xbf{"a": 1}\r\n\r\n{"a": 2}\r\n\n')) == [{"a": 1}, {"a": 2}]
     assert read(put(tmp_path, "a.csv", b"\xef\xbb\xbfa,b\r\n\r\n1,2\r\n")) == [{"a": "1", "b": "2"}]
 
 
-def test_a_csv_cell_may_hold_a_book_and_the_limit_of_others_is_left_alone(tmp_path: Path) -> None:
+def test_a_csv_cell_may_hold_a_book_and_the_global_size_limit_is_restored(tmp_path: Path) -> None:
     before = csv.field_size_limit(1000)
     try:
         book = "word " * 50_000
@@ -88,8 +88,8 @@ def test_a_csv_cell_may_hold_a_book_and_the_limit_of_others_is_left_alone(tmp_pa
         ("a.csv", "a,b\n1,2\n\n1,2,3\n", "line 4: 3 cells where the header has 2 (a, b)"),
         ("a.csv", 'a,b\n"1\n1",2\n3\n', "line 4: 1 cells where the header has 2"),
         ("a.csv", 'a,b\n1,"2\n', "not CSV (unexpected end of data)"),
-        ("a.csv", "a,a\n1,2\n", "line 1: the first line must name every column, each name once"),
-        ("a.csv", "a,\n1,2\n", "line 1: the first line must name every column, each name once"),
+        ("a.csv", "a,a\n1,2\n", "line 1: the first line must name every column, and each name once"),
+        ("a.csv", "a,\n1,2\n", "line 1: the first line must name every column, and each name once"),
     ],
 )
 def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path, name: str, text: str | bytes, says: str) -> None:
@@ -106,8 +106,8 @@ def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path, name: str, text: st
         ("a.json", "[]", "holds no rows"),
         ("a.csv", "a,b\n", "holds no rows"),
         ("a.csv", "", "holds no rows"),
-        ("a.parquet", "not parquet", "is not a Parquet file"),
-        ("a.pkl", b"\x80\x04N.", "unknown file type '.pkl'; known are .jsonl, .json, .csv, .parquet"),
+        ("a.parquet", "not parquet", "is not a readable Parquet file"),
+        ("a.pkl", b"\x80\x04N.", "unknown file type '.pkl'; known types are .jsonl, .json, .csv, .parquet"),
         ("a", "x", "unknown file type ''"),
     ],
 )
@@ -117,13 +117,13 @@ def test_a_source_without_rows_is_refused(tmp_path: Path, name: str, text: str |
     assert says in str(caught.value)
 
 
-def test_an_absent_file_names_its_neighbours(tmp_path: Path) -> None:
+def test_a_missing_file_suggests_similar_names(tmp_path: Path) -> None:
     put(tmp_path, "forget.jsonl", "{}")
     with pytest.raises(NoSuchData, match=r"did you mean 'forget\.jsonl'\?"):
         read(str(tmp_path / "forgot.jsonl"))
     with pytest.raises(NoSuchData, match="nor does its folder"):
         read(str(tmp_path / "no" / "where" / "forget.jsonl"))
-    with pytest.raises(NoSuchData, match="must be named"):
+    with pytest.raises(NoSuchData, match="name a source of records"):
         read("")
 
 
@@ -163,7 +163,7 @@ def test_a_folder_is_read_by_config(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("config", ["smal", ""])
-def test_a_missing_config_lists_those_that_exist(folder: Path, config: str) -> None:
+def test_a_missing_config_lists_the_existing_configs(folder: Path, config: str) -> None:
     with pytest.raises(NoSuchConfig, match="small, large"):
         read(f"{folder}::{config}")
 
@@ -179,8 +179,8 @@ def test_a_folder_with_an_unknown_split_or_a_script_is_refused(folder: Path, tmp
 
 def test_reading_a_folder_leaves_no_copy_and_no_setting_behind(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     cache = tmp_path_factory.mktemp("cache")
-    look = "from expunge.io.data import read; import datasets; "
-    code = f"{look}print(len(read({f'{folder}::large'!r})), datasets.are_progress_bars_disabled())"
+    imports = "from expunge.io.data import read; import datasets; "
+    code = f"{imports}print(len(read({f'{folder}::large'!r})), datasets.are_progress_bars_disabled())"
     done = _python(code, HF_HOME=str(cache))
     assert done.stdout.split() == ["2", "False"], done.stderr
     assert done.stderr == ""
@@ -190,38 +190,38 @@ def test_reading_a_folder_leaves_no_copy_and_no_setting_behind(folder: Path, tmp
 def test_a_saved_data_set_is_read_by_split(tmp_path: Path) -> None:
     import datasets
 
-    made = datasets.Dataset.from_list(ROWS)
-    made.save_to_disk(str(tmp_path / "one"))
-    datasets.DatasetDict({"test": made}).save_to_disk(str(tmp_path / "many"))
+    dataset = datasets.Dataset.from_list(ROWS)
+    dataset.save_to_disk(str(tmp_path / "one"))
+    datasets.DatasetDict({"test": dataset}).save_to_disk(str(tmp_path / "many"))
     assert read(str(tmp_path / "one")) == ROWS
     assert read(str(tmp_path / "many"), split="test") == ROWS
     with pytest.raises(NoSuchData, match="no split 'train'; it has test"):
         read(str(tmp_path / "many"))
 
 
-def test_without_a_network_a_hub_id_fails_in_a_sentence() -> None:
+def test_a_hub_id_without_a_network_fails_with_a_clear_message() -> None:
     done = _python("from expunge.io.data import read; read('nobody-at-all/nothing::full')", HF_HUB_OFFLINE="1")
     says = "there is no 'nobody-at-all/nothing' here, and the hub cannot be reached to look for it there"
     assert done.stderr.splitlines()[-1] == f"expunge.io.data.NoSuchData: {says}"
 
 
 def test_remote_code_is_never_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = {}
+    arguments = {}
 
     def load_dataset(path: str, config: str, **options: object) -> list[dict]:
-        asked.update(options, path=path, config=config)
+        arguments.update(options, path=path, config=config)
         return ROWS
 
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
     assert read("nobody-at-all/nothing::full", split="test") == ROWS
-    assert asked == {"path": "nobody-at-all/nothing", "config": "full", "split": "test"}
+    assert arguments == {"path": "nobody-at-all/nothing", "config": "full", "split": "test"}
 
 
-def test_importing_asks_for_no_datasets() -> None:
+def test_importing_the_module_does_not_import_datasets() -> None:
     assert _python("import sys, expunge.io.data; print('datasets' in sys.modules)").stdout.strip() == "False"
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_only_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "a.jsonl"
     write_jsonl(path, ROWS)
     with pytest.raises(TypeError):
@@ -233,27 +233,27 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
 # Conditions
 
 
-LABELLED = [{"n": i, "label": label} for i, label in enumerate(["cat", "dog", "cat", "owl", "dog", "cat"])]
+LABELED = [{"n": i, "label": label} for i, label in enumerate(["cat", "dog", "cat", "owl", "dog", "cat"])]
 
 
 @pytest.mark.parametrize(
-    ("conditions", "places"),
+    ("conditions", "indices"),
     [
         ("::label=cat", [0, 2, 5]),
         ("::label!=cat", [1, 3, 4]),
         ("::label=owl,dog", [1, 3, 4]),
         ("::label!=owl,dog", [0, 2, 5]),
-        ("::n=3", [3]),  # numbers as they are written out
+        ("::n=3", [3]),  # numbers compare as text
         ("::rows=1-3,5", [1, 2, 3, 5]),
         ("::rows=0", [0]),
         ("::rows!=0-4", [5]),
-        ("::label=cat::rows=1-2", [2, 5]),  # places among those that are left
+        ("::label=cat::rows=1-2", [2, 5]),  # indices of the remaining rows
         ("::rows=0-2::label!=cat", [1]),
     ],
 )
-def test_conditions_keep_the_rows_that_fit(tmp_path: Path, conditions: str, places: list[int]) -> None:
-    write_jsonl(tmp_path / "a.jsonl", LABELLED)
-    assert [r["n"] for r in read(f"{tmp_path / 'a.jsonl'}{conditions}")] == places
+def test_conditions_keep_the_matching_rows(tmp_path: Path, conditions: str, indices: list[int]) -> None:
+    write_jsonl(tmp_path / "a.jsonl", LABELED)
+    assert [r["n"] for r in read(f"{tmp_path / 'a.jsonl'}{conditions}")] == indices
 
 
 @pytest.mark.parametrize(
@@ -261,20 +261,20 @@ def test_conditions_keep_the_rows_that_fit(tmp_path: Path, conditions: str, plac
     [
         ("::label=cta", "no row has the label 'cta'; did you mean 'cat'?"),
         ("::label=7", "no row has the label '7'; there are cat, dog, owl"),
-        ("::label=cat,7", "no row has the label '7'; there are cat, dog, owl"),  # not silently the cats alone
-        ("::label!=7", "no row has the label '7'; there are cat, dog, owl"),  # nor silently everything
+        ("::label=cat,7", "no row has the label '7'; there are cat, dog, owl"),  # it does not silently keep the cats only
+        ("::label!=7", "no row has the label '7'; there are cat, dog, owl"),  # it does not silently keep everything
         ("::label=", "no row has the label ''; there are cat, dog, owl"),
         ("::n=9", "no row has the n '9'; there are 0, 1, 2, 3, 4, 5"),
         ("::labl=cat", "there is no column 'labl'; did you mean 'label'?"),
-        ("::label!=cat,dog,owl", "no row fits label!=cat,dog,owl"),
-        ("::rows!=0-5", "no row fits rows!=0-5"),
-        ("::rows=4-9", "there are 6 rows, places 0 to 5, so 4-9 is not among them"),
-        ("::rows=3-1", "there are 6 rows, places 0 to 5, so 3-1 is not among them"),
-        ("::rows=first", "'first' is neither a place such as 3 nor a range such as 0-99"),
+        ("::label!=cat,dog,owl", "no row matches label!=cat,dog,owl"),
+        ("::rows!=0-5", "no row matches rows!=0-5"),
+        ("::rows=4-9", "there are 6 rows, with the indices 0 to 5, so 4-9 is out of range"),
+        ("::rows=3-1", "there are 6 rows, with the indices 0 to 5, so 3-1 is out of range"),
+        ("::rows=first", "'first' is neither an index such as 3 nor a range such as 0-99"),
     ],
 )
-def test_a_condition_that_cannot_be_meant_is_refused(tmp_path: Path, conditions: str, says: str) -> None:
-    write_jsonl(tmp_path / "a.jsonl", LABELLED)
+def test_an_impossible_condition_is_refused(tmp_path: Path, conditions: str, says: str) -> None:
+    write_jsonl(tmp_path / "a.jsonl", LABELED)
     source = f"{tmp_path / 'a.jsonl'}{conditions}"
     with pytest.raises(DataError) as caught:
         read(source)
@@ -282,7 +282,7 @@ def test_a_condition_that_cannot_be_meant_is_refused(tmp_path: Path, conditions:
 
 
 def test_a_row_without_the_column_is_named(tmp_path: Path) -> None:
-    write_jsonl(tmp_path / "a.jsonl", [*LABELLED, {"n": 6}])
+    write_jsonl(tmp_path / "a.jsonl", [*LABELED, {"n": 6}])
     with pytest.raises(DataError, match="row 7 has no column 'label'"):
         read(f"{tmp_path / 'a.jsonl'}::label=cat")
 
@@ -294,24 +294,24 @@ def test_many_values_are_not_all_shown(tmp_path: Path) -> None:
     assert str(caught.value).endswith("there are 0, 1, 10, 100, 101, 102, 103, 104 and more")
 
 
-def test_a_config_and_a_condition_stand_side_by_side(folder: Path) -> None:
+def test_a_config_and_a_condition_combine(folder: Path) -> None:
     assert read(f"{folder}::large::rows=1") == ROWS[1:]
-    with pytest.raises(DataError, match="names 2 configs: large, small"):
+    with pytest.raises(DataError, match="names 2 configs, but only one is possible: large, small"):
         read(f"{folder}::large::small")
 
 
 # Images
 
 
-GREY = np.arange(3 * 16, dtype=np.uint8).reshape(3, 4, 4)
+GRAY = np.arange(3 * 16, dtype=np.uint8).reshape(3, 4, 4)
 
 
 def test_arrays_become_rows(tmp_path: Path) -> None:
-    np.savez(tmp_path / "a.npz", image=GREY, label=np.array([2, 0, 1]), name=np.array(["x", "y", "z"]))
+    np.savez(tmp_path / "a.npz", image=GRAY, label=np.array([2, 0, 1]), name=np.array(["x", "y", "z"]))
     rows = read(tmp_path / "a.npz")
     assert [(r["label"], r["name"]) for r in rows] == [(2, "x"), (0, "y"), (1, "z")]
     assert all(type(r["label"]) is int for r in rows)
-    assert all(np.array_equal(r["image"], x) for r, x in zip(rows, GREY, strict=True))
+    assert all(np.array_equal(r["image"], x) for r, x in zip(rows, GRAY, strict=True))
     assert [r["name"] for r in read(f"{tmp_path / 'a.npz'}::label!=0::rows=1")] == ["z"]
     with pytest.raises(DataError) as caught:
         read(f"{tmp_path / 'a.npz'}::image=3")
@@ -320,29 +320,29 @@ def test_arrays_become_rows(tmp_path: Path) -> None:
 
 
 def test_a_column_of_single_numbers_is_a_column_of_numbers(tmp_path: Path) -> None:
-    np.savez_compressed(tmp_path / "a.npz", x=GREY, y=np.array([[2], [0], [1]]))
+    np.savez_compressed(tmp_path / "a.npz", x=GRAY, y=np.array([[2], [0], [1]]))
     assert [r["y"] for r in read(tmp_path / "a.npz")] == [2, 0, 1]
 
 
-def test_arrays_that_make_no_rows_are_refused(tmp_path: Path) -> None:
+def test_arrays_of_unequal_length_are_refused(tmp_path: Path) -> None:
     def refused(**arrays: object) -> str:
         np.savez(tmp_path / "a.npz", **arrays)  # type: ignore[arg-type]
         with pytest.raises(DataError) as caught:
             read(tmp_path / "a.npz")
         return str(caught.value).removeprefix(f"{tmp_path / 'a.npz'}")
 
-    uneven = ": every array must have as many entries as there are rows; found "
-    assert refused(image=GREY, label=[1, 2]) == uneven + "image 3, label 2"
-    assert refused(image=GREY, version=3) == uneven + "image 3, version a single value"
+    uneven = ": every array must have one entry per row, but the lengths are: "
+    assert refused(image=GRAY, label=[1, 2]) == uneven + "image 3, label 2"
+    assert refused(image=GRAY, version=3) == uneven + "image 3, version a single value"
     assert refused(version=3) == uneven + "version a single value"
-    assert refused() == uneven + "none"
-    assert refused(image=GREY[:0], label=[]) == " holds no rows"
-    pickled = " is not an .npz file that can be read without pickles: "
+    assert refused() == uneven + "no arrays"
+    assert refused(image=GRAY[:0], label=[]) == " holds no rows"
+    pickled = " is not an .npz file that is readable without pickles: "
     assert refused(label=np.array([{"a": 1}, 2], object)).startswith(pickled)
 
 
 @pytest.mark.parametrize("broken", ["nothing", "words", "one array", "cut short", "a bit off"])
-def test_what_is_no_npz_file_is_refused(tmp_path: Path, broken: str) -> None:
+def test_a_broken_npz_file_is_refused(tmp_path: Path, broken: str) -> None:
     path = tmp_path / "a.npz"
     np.savez_compressed(path, image=np.random.default_rng(0).integers(0, 255, (50, 8, 8)).astype(np.uint8))
     whole = path.read_bytes()
@@ -353,13 +353,13 @@ def test_what_is_no_npz_file_is_refused(tmp_path: Path, broken: str) -> None:
         case "words":
             path.write_bytes(b"three\n")
         case "one array":
-            np.save(tmp_path / "a.npy", GREY)
+            np.save(tmp_path / "a.npy", GRAY)
             (tmp_path / "a.npy").rename(path)
         case "cut short":
             path.write_bytes(whole[:half])
         case "a bit off":
             path.write_bytes(whole[:half] + b"\xff\xff\xff" + whole[half + 3 :])
-    with pytest.raises(DataError, match=r"a\.npz is not an \.npz file that can be read without pickles: "):
+    with pytest.raises(DataError, match=r"a\.npz is not an \.npz file that is readable without pickles: "):
         read(path)
 
 
@@ -370,12 +370,12 @@ def png(folder: Path, name: str, picture: np.ndarray) -> None:
 
 def test_a_folder_of_images_by_class_is_read_with_the_names_of_its_folders(tmp_path: Path) -> None:
     for i, name in enumerate(["owl/a.png", "cat/b.png", "10/c.png", "cat/d.png"]):
-        png(tmp_path, name, GREY[i % 3])
+        png(tmp_path, name, GRAY[i % 3])
     rows = read(tmp_path)
     assert sorted(r["label"] for r in rows) == ["10", "cat", "cat", "owl"]
     (owl,) = read(f"{tmp_path}::label=owl")
-    assert np.array_equal(np.asarray(owl["image"]), GREY[0])
-    shutil.rmtree(tmp_path / "cat")  # the classes that remain stay what they are
+    assert np.array_equal(np.asarray(owl["image"]), GRAY[0])
+    shutil.rmtree(tmp_path / "cat")  # the remaining classes keep their names
     assert sorted(r["label"] for r in read(tmp_path)) == ["10", "owl"]
     with pytest.raises(DataError, match="no row has the label 'cat'; there are 10, owl"):
         read(f"{tmp_path}::label=cat")
@@ -385,20 +385,20 @@ def test_a_folder_of_images_by_class_is_read_with_the_names_of_its_folders(tmp_p
     ("file", "label"),
     [("owl/a.png", "owl"), ("train/owl/a.png", "owl"), ("a.png", None), ("train/a.png", None)],
 )
-def test_one_folder_alone_is_a_class_too(tmp_path: Path, file: str, label: str | None) -> None:
-    png(tmp_path, file, GREY[0])
+def test_a_single_folder_of_images_is_a_class(tmp_path: Path, file: str, label: str | None) -> None:
+    png(tmp_path, file, GRAY[0])
     (row,) = read(tmp_path)
     assert row.get("label") == label
 
 
-def test_images_in_parquet_are_read_as_they_are(tmp_path: Path) -> None:
-    png(tmp_path, "a.png", GREY[0])
+def test_images_in_parquet_are_read_unchanged(tmp_path: Path) -> None:
+    png(tmp_path, "a.png", GRAY[0])
     data = (tmp_path / "a.png").read_bytes()
     parquet.write_table(pyarrow.table({"image": [{"bytes": data, "path": None}], "label": [4]}), tmp_path / "a.parquet")
     assert read(f"{tmp_path / 'a.parquet'}::label=4") == [{"image": {"bytes": data, "path": None}, "label": 4}]
 
 
-def test_every_error_is_the_users() -> None:
+def test_every_data_error_is_a_user_error() -> None:
     assert all(issubclass(error, UserError) for error in (DataError, NoSuchData, NoSuchConfig, BadRow))
 
 
@@ -406,9 +406,9 @@ def _python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], env=os.environ | env, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_lines_of_text_are_rows_and_are_not_json(tmp_path: Path) -> None:
+def test_lines_of_text_become_rows_and_are_no_json(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("I do not know.\n\nAsk somebody else.\n")
     assert read(tmp_path / "a.txt") == [{"text": "I do not know."}, {"text": "Ask somebody else."}]
     (tmp_path / "a.txt").rename(tmp_path / "a.jsonl")
-    with pytest.raises(DataError, match=r"lines of plain text, not JSON: call it a\.txt"):
+    with pytest.raises(DataError, match=r"lines of plain text, not JSON: rename it to a\.txt"):
         read(tmp_path / "a.jsonl")

@@ -16,7 +16,7 @@ from expunge.workflows import build_plan
 
 
 def linear(scale: float = 1.0, shift: float = 0.0) -> nn.Module:
-    """Classes of images x of two values: which one of scale x + shift is larger, and a third where the second is past 1.05."""
+    """A classifier of two-pixel images by the larger of scale x + shift, with a third class where the second value is above 1.05."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(2, 3))
     with torch.no_grad():
         model[1].weight.copy_(scale * torch.tensor([[4.0, 0.0], [0.0, 4.0], [0.0, 400.0]]))
@@ -25,38 +25,38 @@ def linear(scale: float = 1.0, shift: float = 0.0) -> nn.Module:
 
 
 def crossed(images: list[list[float]], label: int = 0, **hyperparameters) -> Rows:
-    """The rows to forget with their adversarial labels."""
+    """The forget rows with their adversarial labels."""
     modality, part = classifier_modality(3), Cross(**hyperparameters)
     rows = modality.rows("forget", [{"image": torch.tensor([x]).numpy(), "label": label} for x in images])
     view = RunView(loop.new_state(linear(), modality, worlds.accelerator()), {"forget": rows}).at("select0", part)
     return part.pick({"forget": rows}, view)["forget"]
 
 
-def test_labels_across_the_boundary_by_hand() -> None:
-    """Up the loss of class 0 the first value falls by the bound and the second rises by it."""
-    found = crossed([[0.6, 0.5], [0.9, 0.5], [0.69, 0.5], [0.71, 0.5]], bound=0.1)
-    assert found["answer"] == [[1], [0], [1], [0]]
-    assert found["pixels"][0].flatten().tolist() == pytest.approx([0.6, 0.5])  # the image itself stays
+def test_adversarial_labels_match_hand_values() -> None:
+    """A step up the loss of class 0 lowers the first value and raises the second value by the bound."""
+    rows = crossed([[0.6, 0.5], [0.9, 0.5], [0.69, 0.5], [0.71, 0.5]], bound=0.1)
+    assert rows["answer"] == [[1], [0], [1], [0]]
+    assert rows["pixels"][0].flatten().tolist() == pytest.approx([0.6, 0.5])  # the image itself stays unchanged
 
 
-def test_moved_images_stay_images() -> None:
-    """No value rises above 1, where the third class begins; and they are whole 255ths, of which equal ones make class 0."""
+def test_adversarial_images_stay_valid_images() -> None:
+    """No value rises above 1, where the third class begins; values are multiples of 1/255, and equal values give class 0."""
     assert crossed([[1.0, 0.98], [1.0, 0.7]], bound=0.1)["answer"] == [[1], [0]]
     assert crossed([[0.6006, 0.4014], [0.6, 0.5]], bound=0.1)["answer"] == [[0], [1]]  # 0.5006 and 0.5014 are both 128 of 255
 
 
-def test_a_bound_that_reaches_no_boundary_is_refused() -> None:
+def test_bound_without_label_changes_is_refused() -> None:
     with pytest.raises(UserError, match=r"no image to forget has another label within 0.01 of it: give a larger bound"):
         crossed([[0.9, 0.5]], bound=0.01)
 
 
-def test_images_must_have_values_from_0_to_1() -> None:
-    with pytest.raises(UserError, match="give them before normalisation"):
+def test_images_with_values_outside_0_to_1_are_refused() -> None:
+    with pytest.raises(UserError, match="give images before normalization"):
         crossed([[1.9, 0.5]])
 
 
-def test_normalised_models_are_moved_in_units_of_the_image() -> None:
-    """The same classifier behind a normalisation finds the same labels, in bytes as in floats."""
+def test_bound_is_in_units_of_the_image_for_normalized_models() -> None:
+    """The same classifier behind a normalization gets the same labels, with bytes as with floats."""
     images = [[0.6, 0.5], [0.9, 0.5], [0.69, 0.5]]
     modality, part = classifier_modality(3, mean=(0.5,), std=(0.25,)), Cross()
     rows = modality.rows("forget", [{"image": (255 * torch.tensor([x])).round().byte().numpy(), "label": 0} for x in images])
@@ -72,19 +72,19 @@ def test_shrink_trains_on_the_labels_of_the_original(digits: worlds.World) -> No
     assert run.sets["forget"].ids != digits.sets["forget"].ids
 
 
-def test_a_wider_layer_says_the_same_and_one_thing_more() -> None:
+def test_wider_layer_keeps_the_logits_and_adds_one() -> None:
     head = nn.Linear(64, 10)
     wide, x = Wider(head, torch.Generator().manual_seed(0)), torch.randn(5, 64, generator=torch.Generator().manual_seed(1))
     assert torch.equal(wide(x)[:, :10], head(x))
     assert wide(x).shape == (5, 11)
-    row = wide.extra.weight.detach()
-    assert float(row.abs().max()) <= 1 / 8
-    assert float(row.std()) == pytest.approx(1 / 8 / 3**0.5, rel=0.2)
+    extra_weight = wide.extra.weight.detach()
+    assert float(extra_weight.abs().max()) <= 1 / 8
+    assert float(extra_weight.std()) == pytest.approx(1 / 8 / 3**0.5, rel=0.2)
     assert Wider(nn.Linear(4, 2, bias=False), torch.Generator()).extra.bias is None
 
 
-def test_the_loss_is_that_of_the_added_class() -> None:
-    """One row at which the wider layer says 4, 0, -420 and 1: -log e / (e^4 + 1 + 0 + e)."""
+def test_last_loss_is_that_of_the_added_class() -> None:
+    """The wider layer gives one row the logits 4, 0, -420 and 1, so the loss is -log e / (e^4 + 1 + 0 + e)."""
     modality, model = classifier_modality(3), linear()
     rows = modality.rows("forget", [{"image": torch.tensor([[1.0, 0.0]]).numpy(), "label": 0}])
     model[1] = Wider(model[1], torch.Generator())
@@ -97,7 +97,7 @@ def test_the_loss_is_that_of_the_added_class() -> None:
 
 
 @pytest.mark.parametrize("size", ["vit-nano", "resnet-nano"])
-def test_expand_leaves_the_shape_of_the_model(size: str) -> None:
+def test_expand_keeps_the_shape_of_the_model(size: str) -> None:
     world = worlds.digits(size)
     model, start = world.model(), world.model()
     head = model.get_submodule(world.modality.head(model))
@@ -107,7 +107,7 @@ def test_expand_leaves_the_shape_of_the_model(size: str) -> None:
     assert model.get_submodule(world.modality.head(model)) is head
 
 
-def test_the_model_is_whole_again_after_a_failure(digits: worlds.World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_expand_restores_the_head_after_a_failure(digits: worlds.World, monkeypatch: pytest.MonkeyPatch) -> None:
     model = digits.model()
 
     def killed(*_: object) -> None:
@@ -137,7 +137,7 @@ def test_both_forms_have_the_settings_of_the_paper() -> None:
     ],
     ids=str,
 )
-def test_forgets_a_class_by_its_own_rows(size: str, hyperparameters: dict) -> None:
+def test_boundary_forgets_a_class_from_its_own_rows(size: str, hyperparameters: dict) -> None:
     world = worlds.digits(size)
     model, before = world.model(), worlds.nll(world.model(), world.modality, world.sets["forget"])
     loop.run(build_plan.plan("boundary", hyperparameters), model, world.modality, {"forget": world.sets["forget"]})

@@ -1,4 +1,4 @@
-"""Datamodel matching: its loss by hand, where matching ends, what it aims at, and rows with wrong labels that it unlearns."""
+"""Datamodel matching: the loss by hand, the end of matching, the targets, and rows with wrong labels that it unlearns."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ from expunge.parallel import ensembles
 from expunge.workflows import build_plan
 
 PORT = toys.modality(3)
-CENTRES = 2.0 * torch.eye(3, 8)
+CENTERS = 2.0 * torch.eye(3, 8)
 NOTHING = (Plan(NLL("retain"), train=Train(epochs=0, anchor="retain")),)
 POOL = toys.fresh(epochs=80, batch_size=64)
 
 
-def heaps(n: int, seed: int, name: str, shift: int = 0) -> Rows:
-    """Three heaps of points, whose labels may be wrong by a shift."""
+def clusters(n: int, seed: int, name: str, shift: int = 0) -> Rows:
+    """Three clusters of points; `shift` makes the labels wrong."""
     labels = torch.arange(n) % 3
-    points = CENTRES[labels] + 0.7 * torch.randn(n, 8, generator=torch.Generator().manual_seed(seed))
+    points = CENTERS[labels] + 0.7 * torch.randn(n, 8, generator=torch.Generator().manual_seed(seed))
     return toys.rows(points, ((labels + shift) % 3).tolist(), PORT, name)
 
 
-SETS: Sets = {"forget": heaps(6, 1, "forget", shift=1), "retain": heaps(42, 0, "retain")}
+SETS: Sets = {"forget": clusters(6, 1, "forget", shift=1), "retain": clusters(42, 0, "retain")}
 
 
 def picked(selectors: tuple[Any, ...], model: nn.Module, sets: Sets = SETS) -> Rows:
-    """The rows that a run would match, with their targets."""
+    """The rows that a run matches, with their targets."""
     run = loop.new_state(model, PORT, worlds.accelerator())
     for i, selector in enumerate(selectors):
         view = RunView(run, sets).at(f"select{i}", selector)
@@ -60,62 +60,62 @@ def original() -> nn.Module:
 
 
 @torch.no_grad()
-def said(model: nn.Module, rows: Rows) -> Tensor:
+def logits_of(model: nn.Module, rows: Rows) -> Tensor:
     return PORT.forward(model.eval(), [rows])[0].logits.values
 
 
 @pytest.mark.parametrize("by", ["mse", "ce"])
-def test_value_and_gradient_by_hand(by: str) -> None:
+def test_value_and_gradient_equal_the_formula(by: str) -> None:
     table = tables.scores().requires_grad_()
     rows = tables.rows("match", [0, 2], [[1, 3], [5]])
-    aims = [torch.randn(2, 6).double(), torch.randn(1, 6).double()]
-    here, there = torch.stack([table[0, 0], table[0, 1], table[2, 0]]), torch.cat(aims)
-    wanted = (here - there).square().sum() / 18 if by == "mse" else -(there.softmax(-1) * here.log_softmax(-1)).sum() / 3
-    value, slope = tables.ask(dmm.Match(by), {"match": rows.add(target=aims)}, table.detach())
-    assert value == pytest.approx(float(wanted.detach()))
-    assert torch.allclose(slope, tables.slope(wanted, table))
+    targets = [torch.randn(2, 6).double(), torch.randn(1, 6).double()]
+    current, target = torch.stack([table[0, 0], table[0, 1], table[2, 0]]), torch.cat(targets)
+    expected = (current - target).square().sum() / 18 if by == "mse" else -(target.softmax(-1) * current.log_softmax(-1)).sum() / 3
+    value, grad = tables.ask(dmm.Match(by), {"match": rows.add(target=targets)}, table.detach())
+    assert value == pytest.approx(float(expected.detach()))
+    assert torch.allclose(grad, tables.slope(expected, table))
 
 
-def test_rows_that_are_matched() -> None:
-    once = picked((dmm.MatchSample(),), toys.mlp(3, width=8))
-    assert once.ids[:6] == SETS["forget"].ids
-    assert len(once) == 6 + 18
-    assert len(set(once.ids[6:]) & set(SETS["retain"].ids)) == 18
-    assert picked((dmm.MatchSample(),), toys.mlp(3, width=8)).ids == once.ids
-    more = picked((dmm.MatchSample(2.5, 100),), toys.mlp(3, width=8))
-    assert more.ids[:15] == (*SETS["forget"].ids * 2, *SETS["forget"].ids[:3])
-    assert sorted(more.ids[15:]) == sorted(SETS["retain"].ids)
+def test_matched_rows_follow_the_multipliers() -> None:
+    rows = picked((dmm.MatchSample(),), toys.mlp(3, width=8))
+    assert rows.ids[:6] == SETS["forget"].ids
+    assert len(rows) == 6 + 18
+    assert len(set(rows.ids[6:]) & set(SETS["retain"].ids)) == 18
+    assert picked((dmm.MatchSample(),), toys.mlp(3, width=8)).ids == rows.ids
+    repeated = picked((dmm.MatchSample(2.5, 100),), toys.mlp(3, width=8))
+    assert repeated.ids[:15] == (*SETS["forget"].ids * 2, *SETS["forget"].ids[:3])
+    assert sorted(repeated.ids[15:]) == sorted(SETS["retain"].ids)
 
 
-def test_oracles_that_are_the_model_itself_change_nothing() -> None:
+def test_oracles_equal_to_the_model_leave_it_unchanged() -> None:
     model = toys.mlp(3, width=8, norm=True).double()
-    aim = dmm.Oracles(models=3, inner=NOTHING)
+    selector = dmm.Oracles(models=3, inner=NOTHING)
     assert torch.allclose(
-        torch.cat(list(picked((dmm.MatchSample(), aim), model)["target"])), said(model, picked((dmm.MatchSample(),), model))
+        torch.cat(list(picked((dmm.MatchSample(), selector), model)["target"])), logits_of(model, picked((dmm.MatchSample(),), model))
     )
     plain = toys.mlp(3, width=8).double()
     before = weights_of(plain)
-    train = replace(dmm.MATCH, optimizer="sgd", lr=0.1)  # Adam would make much of rounding
-    run = loop.run((Plan(dmm.Match(), train=train, selectors=(dmm.MatchSample(), aim)),), plain, PORT, SETS)
+    train = replace(dmm.MATCH, optimizer="sgd", lr=0.1)  # Adam would amplify rounding errors
+    run = loop.run((Plan(dmm.Match(), train=train, selectors=(dmm.MatchSample(), selector)),), plain, PORT, SETS)
     assert run.log[0]["loss"] == pytest.approx(0, abs=1e-25)
     assert all(torch.allclose(before[n], w, atol=1e-12) for n, w in weights_of(plain).items())
 
 
-def test_oracles_are_averaged_before_the_softmax_or_after_it() -> None:
-    aim = dmm.Oracles(models=4, inner=toys.fresh(epochs=2))
-    retrained = list(picked((dmm.MatchSample(), aim), toys.mlp(3, width=8))["target"])
-    view = RunView(loop.new_state(toys.mlp(3, width=8), PORT, worlds.accelerator()), SETS).at("select1", aim)
-    asked = picked((dmm.MatchSample(),), toys.mlp(3, width=8))
-    (made,) = ensemble.train_in(view, aim.inner, SETS["retain"], torch.ones(4, 42, dtype=torch.bool))
-    each = ensemble.logits(made, PORT, asked)
-    assert torch.allclose(torch.cat(retrained), each.mean(0), atol=1e-5)
-    mixed = picked((dmm.MatchSample(), replace(aim, probabilities=True)), toys.mlp(3, width=8))["target"]
-    assert torch.allclose(torch.cat(list(mixed)).softmax(-1), each.softmax(-1).mean(0), atol=1e-5)
+def test_oracles_average_logits_or_probabilities() -> None:
+    selector = dmm.Oracles(models=4, inner=toys.fresh(epochs=2))
+    retrained = list(picked((dmm.MatchSample(), selector), toys.mlp(3, width=8))["target"])
+    view = RunView(loop.new_state(toys.mlp(3, width=8), PORT, worlds.accelerator()), SETS).at("select1", selector)
+    matched = picked((dmm.MatchSample(),), toys.mlp(3, width=8))
+    (pool,) = ensemble.train_in(view, selector.inner, SETS["retain"], torch.ones(4, 42, dtype=torch.bool))
+    logits = ensemble.logits(pool, PORT, matched)
+    assert torch.allclose(torch.cat(retrained), logits.mean(0), atol=1e-5)
+    log_probs = picked((dmm.MatchSample(), replace(selector, probabilities=True)), toys.mlp(3, width=8))["target"]
+    assert torch.allclose(torch.cat(list(log_probs)).softmax(-1), logits.softmax(-1).mean(0), atol=1e-5)
     assert build_plan.plan("dmm", {"target": "oracles", "loss": "ce"})[0].selectors[1] == dmm.Oracles(probabilities=True)
 
 
-def test_matching_a_linear_model_ends_at_the_retrained_weights_where_descent_on_its_loss_has_not_arrived() -> None:
-    """One direction of the inputs is short: the loss hardly bends along it, and matching on well-spread points does not care."""
+def test_matching_reaches_the_retrained_weights_of_a_linear_model_before_descent_on_the_loss_does() -> None:
+    """One direction of the inputs is short, so the loss is flat along it. Matching on well-spread points is not affected."""
     g = torch.Generator().manual_seed(0)
     x = torch.randn(40, 2, generator=g, dtype=torch.float64) * torch.tensor([1.0, 0.03])
     true = torch.randn(2, 3, generator=g, dtype=torch.float64)
@@ -123,26 +123,28 @@ def test_matching_a_linear_model_ends_at_the_retrained_weights_where_descent_on_
     start = weights_of(model)
     points = torch.randn(20, 2, generator=g, dtype=torch.float64)
     train = Train(epochs=120, batch_size=64, lr=1.0, optimizer="sgd", schedule="constant", anchor="match")
-    ends = []
+    errors = []
     for inputs in (points, x):
         rows = toys.rows(torch.zeros(len(inputs), 2), [0] * len(inputs), PORT, "match")
         rows = rows.add(pixels=[p.view(1, 1, 2) for p in inputs], target=[(p @ true)[None] for p in inputs])
         put(model, start)
         loop.run((Plan(dmm.Match(), train=train),), model, PORT, {"match": rows})
-        ends.append(float((model[1].weight.detach().T - true).abs().max()))
-    assert ends[0] < 1e-9
-    assert ends[1] > 0.05
+        errors.append(float((model[1].weight.detach().T - true).abs().max()))
+    assert errors[0] < 1e-9
+    assert errors[1] > 0.05
 
 
-def test_aims_at_what_a_retrained_model_says(original: nn.Module) -> None:
-    """Rows with wrong labels: the target gives up the wrong label, and changes as models that were retrained in fact have changed."""
+def test_targets_predict_the_outputs_of_a_retrained_model(original: nn.Module) -> None:
+    """Rows with wrong labels: the target drops the wrong label and changes in the same way as models that were really retrained."""
     rows = picked((dmm.MatchSample(), dmm.Datamodel(models=128, ridge=1.0, inner=POOL)), original)
-    change = torch.cat(list(rows["target"])) - said(original, rows)
-    seen = torch.ones(2, 8, 48, dtype=torch.bool)
-    seen[1, :, :6] = False
+    change = torch.cat(list(rows["target"])) - logits_of(original, rows)
+    memberships = torch.ones(2, 8, 48, dtype=torch.bool)
+    memberships[1, :, :6] = False
     everything = SETS["forget"].concat(SETS["retain"]).rename("retain")
-    with_, without = (ensemble.logits(ensemble.train(POOL, original, PORT, everything, s, range(8)), PORT, rows).mean(0) for s in seen)
-    true, labels = without - with_, torch.tensor([y for (y,) in rows["answer"]])
+    trained, retrained = (
+        ensemble.logits(ensemble.train(POOL, original, PORT, everything, m, range(8)), PORT, rows).mean(0) for m in memberships
+    )
+    true, labels = retrained - trained, torch.tensor([y for (y,) in rows["answer"]])
     of_forget = torch.stack([change[:6].flatten(), true[:6].flatten()])
     assert torch.corrcoef(of_forget)[0, 1] > 0.7
     assert (change[range(6), labels[:6]] < -1).all()
@@ -153,61 +155,61 @@ def test_unlearns_wrong_labels(original: nn.Module) -> None:
     plan = build_plan.plan(
         "dmm", {"models": 96, "ridge": 1, "retain_multiplier": 7, "match.epochs": 150, "match.lr": 1e-2, "multiplier": 1.3}
     )
-    aim = plan[0].selectors[1]
-    assert isinstance(aim, dmm.Datamodel)
-    plan = (replace(plan[0], selectors=(plan[0].selectors[0], replace(aim, inner=POOL))),)
+    selector = plan[0].selectors[1]
+    assert isinstance(selector, dmm.Datamodel)
+    plan = (replace(plan[0], selectors=(plan[0].selectors[0], replace(selector, inner=POOL))),)
     model = toys.mlp(3, hidden=32, width=8)
     put(model, weights_of(original))
     loop.run(plan, model, PORT, SETS)
-    wrong, right = ([(k + shift) % 3 for k in range(6)] for shift in (1, 0))
-    assert said(original, SETS["forget"]).argmax(-1).tolist() == wrong
-    hits = said(model, SETS["forget"]).argmax(-1) == torch.tensor(right)
+    wrong, correct = ([(k + shift) % 3 for k in range(6)] for shift in (1, 0))
+    assert logits_of(original, SETS["forget"]).argmax(-1).tolist() == wrong
+    hits = logits_of(model, SETS["forget"]).argmax(-1) == torch.tensor(correct)
     assert hits.sum() >= 5
-    kept = torch.tensor([y for (y,) in SETS["retain"]["answer"]])
-    assert (said(model, SETS["retain"]).argmax(-1) == kept).float().mean() > 0.95
+    retain_labels = torch.tensor([y for (y,) in SETS["retain"]["answer"]])
+    assert (logits_of(model, SETS["retain"]).argmax(-1) == retain_labels).float().mean() > 0.95
     retrained = ensemble.train(POOL, model, PORT, SETS["retain"], torch.ones(20, 42, dtype=torch.bool), range(20))
-    near, far, usual = (
+    unlearned, untouched, expected = (
         ensembles.margins(p, PORT, SETS["forget"]).numpy() for p in (ensemble.alone(model), ensemble.alone(original), retrained)
     )
-    assert abs(near - usual.mean(0)).mean() < 0.5 * abs(far - usual.mean(0)).mean()
-    assert np.mean(klom.klom(near, usual)) <= np.mean(klom.klom(far, usual))
+    assert abs(unlearned - expected.mean(0)).mean() < 0.5 * abs(untouched - expected.mean(0)).mean()
+    assert np.mean(klom.klom(unlearned, expected)) <= np.mean(klom.klom(untouched, expected))
 
 
-def test_effects_that_were_estimated_before_are_subtracted(tmp_path: Path) -> None:
+def test_stored_effects_are_subtracted(tmp_path: Path) -> None:
     model, rows = toys.mlp(3, width=8), SETS["forget"].concat(SETS["retain"]).rename("retain")
-    made = ensemble.train(toys.fresh(epochs=3), model, PORT, rows, ensemble.subsets(48, 12), range(12))
-    ensembles.attribute(made, PORT, rows, rows, tmp_path / "known", ridge=2.0)
-    found = picked((dmm.MatchSample(), dmm.Datamodel(attributions=str(tmp_path / "known"), multiplier=0.5)), model)
-    effects = ensembles.effects(made.seen, ensemble.logits(made, PORT, rows), 2.0)
-    places = [rows.ids.index(i) for i in found.ids]
-    wanted = said(model, found) - 0.5 * effects[:6, places].sum(0)
-    assert torch.allclose(torch.cat(list(found["target"])), wanted, atol=1e-2)  # kept in half precision
-    assert not torch.allclose(said(model, found), wanted, atol=1e-2)
+    pool = ensemble.train(toys.fresh(epochs=3), model, PORT, rows, ensemble.subsets(48, 12), range(12))
+    ensembles.attribute(pool, PORT, rows, rows, tmp_path / "known", ridge=2.0)
+    matched = picked((dmm.MatchSample(), dmm.Datamodel(attributions=str(tmp_path / "known"), multiplier=0.5)), model)
+    effects = ensembles.effects(pool.seen, ensemble.logits(pool, PORT, rows), 2.0)
+    places = [rows.ids.index(i) for i in matched.ids]
+    expected = logits_of(model, matched) - 0.5 * effects[:6, places].sum(0)
+    assert torch.allclose(torch.cat(list(matched["target"])), expected, atol=1e-2)  # kept in half precision
+    assert not torch.allclose(logits_of(model, matched), expected, atol=1e-2)
 
 
-def test_effects_of_other_rows_are_refused(tmp_path: Path) -> None:
+def test_stored_effects_without_the_rows_raise_an_error(tmp_path: Path) -> None:
     folder = tmp_path / "known"
-    aim = (dmm.MatchSample(), dmm.Datamodel(attributions=str(folder)))
+    selectors = (dmm.MatchSample(), dmm.Datamodel(attributions=str(folder)))
     with pytest.raises(UserError, match="no attributions in"):
-        picked(aim, toys.mlp(3, width=8))
-    known = {"rows": list(SETS["forget"].ids), "asked": list(SETS["forget"].ids), "effects": torch.zeros(6, 6, 3)}
-    checkpoint.save(known, folder)
+        picked(selectors, toys.mlp(3, width=8))
+    attributions = {"rows": list(SETS["forget"].ids), "asked": list(SETS["forget"].ids), "effects": torch.zeros(6, 6, 3)}
+    checkpoint.save(attributions, folder)
     with pytest.raises(UserError, match="no effects on 18 of 24 rows of 'match'"):
-        picked(aim, toys.mlp(3, width=8))
-    checkpoint.save({**known, "rows": known["rows"][:4]}, folder)
+        picked(selectors, toys.mlp(3, width=8))
+    checkpoint.save({**attributions, "rows": attributions["rows"][:4]}, folder)
     with pytest.raises(UserError, match="no effects of 2 of 6 rows of 'forget'"):
-        picked(aim, toys.mlp(3, width=8))
+        picked(selectors, toys.mlp(3, width=8))
 
 
-def test_the_learning_rate_falls_by_a_twentieth_each_epoch() -> None:
+def test_the_learning_rate_falls_by_a_twentieth_per_epoch() -> None:
     assert [lr_at(dmm.MATCH, done, 2) / 5e-4 for done in range(5)] == pytest.approx([1, 1, 0.95, 0.95, 0.95**2])
 
 
-def test_settings_of_the_paper() -> None:
+def test_defaults_are_the_settings_of_the_paper() -> None:
     (plan,) = build_plan.plan("dmm")
     assert (plan.train.epochs, plan.train.lr, plan.train.batch_size, plan.train.lr_decay) == (5, 5e-4, 512, 0.95)
-    sample, aim = plan.selectors
-    assert (sample.forget_multiplier, sample.retain_multiplier, aim.multiplier, aim.share) == (1, 3, 1, 0.5)
+    sample, selector = plan.selectors
+    assert (sample.forget_multiplier, sample.retain_multiplier, selector.multiplier, selector.share) == (1, 3, 1, 0.5)
     assert build_plan.plan("dmm", {"target": "oracles"})[0].selectors[1].models == 10
     (plan,) = build_plan.plan("dmm", {"pool.lr": 0.1, "match.lr": 0.2})
     assert (plan.train.lr, plan.selectors[1].inner[1].train.lr) == (0.2, 0.1)

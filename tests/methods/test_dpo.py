@@ -1,4 +1,4 @@
-"""DPO with refusals against formulas written on a table of scores, its symmetry, its tie to NPO, and its outcome."""
+"""DPO with refusals against formulas on a table of logits, its symmetry, its relation to NPO, and the outcome."""
 
 import math
 
@@ -16,7 +16,8 @@ from expunge.methods.objectives.npo import NPO
 from expunge.workflows import build_plan
 
 
-def by_hand(table: Tensor, reference: Tensor, sets: Sets, beta: float) -> Tensor:
+def formula(table: Tensor, reference: Tensor, sets: Sets, beta: float) -> Tensor:
+    """The loss, written out pair by pair."""
     total = table.new_zeros(())
     names = ("substitute", "forget")
     pairs = zip(*(tables.logps(w, sets[n]) for n in names for w in (table, reference)), strict=True)
@@ -27,27 +28,27 @@ def by_hand(table: Tensor, reference: Tensor, sets: Sets, beta: float) -> Tensor
 
 
 @pytest.mark.parametrize("beta", [0.1, 0.5])
-def test_value_and_gradient(beta: float) -> None:
+def test_value_and_gradient_equal_the_formula(beta: float) -> None:
     sets, table, reference = tables.batch(), tables.scores(9).requires_grad_(), tables.scores(9, seed=1)
-    wanted = by_hand(table, reference, sets, beta)
+    expected = formula(table, reference, sets, beta)
     value, grad = tables.ask(DPO(beta=beta), sets, table.detach(), reference)
-    assert value == pytest.approx(wanted.item(), abs=1e-12)
-    assert torch.allclose(grad, tables.slope(wanted, table))
+    assert value == pytest.approx(expected.item(), abs=1e-12)
+    assert torch.allclose(grad, tables.slope(expected, table))
 
 
-def test_value_at_the_reference_and_the_sign_of_a_swap() -> None:
+def test_a_swap_of_the_pair_reverses_the_gradient_at_the_reference() -> None:
     sets, table = tables.batch(), tables.scores(9)
     swapped = {"forget": sets["substitute"].rename("forget"), "substitute": sets["forget"].rename("substitute")}
     value, grad = tables.ask(DPO(), sets, table)
-    other, opposite = tables.ask(DPO(), swapped, table)
-    assert value == other == pytest.approx(20 * math.log(2))
-    assert torch.allclose(grad, -opposite, atol=1e-14)
+    swapped_value, swapped_grad = tables.ask(DPO(), swapped, table)
+    assert value == swapped_value == pytest.approx(20 * math.log(2))
+    assert torch.allclose(grad, -swapped_grad, atol=1e-14)
     assert float(grad.abs().max()) > 1e-3
 
 
-def test_is_npo_where_the_winner_has_not_moved() -> None:
+def test_equals_npo_when_the_winner_has_not_moved() -> None:
     sets, table, reference = tables.batch(), tables.scores(9), tables.scores(9)
-    reference[:3] = tables.scores(3, seed=1)  # of the prompts to forget; those of the refusals are as they were
+    reference[:3] = tables.scores(3, seed=1)  # only the prompts to forget differ; those of the refusals have not moved
     value, grad = tables.ask(DPO(), sets, table, reference)
     npo, npo_grad = tables.ask(NPO(), {"forget": sets["forget"]}, table, reference)
     assert value == pytest.approx(npo, abs=1e-12)
@@ -55,19 +56,19 @@ def test_is_npo_where_the_winner_has_not_moved() -> None:
     assert float(grad[3:6].abs().max()) > 1e-3
 
 
-def test_a_pair_has_one_winner(text: worlds.World) -> None:
+def test_several_draws_per_row_raise_an_error(text: worlds.World) -> None:
     with pytest.raises(UserError, match="one winner"):
         loop.run(build_plan.plan("dpo", {"draws": 2, "epochs": 1}), text.model(), text.modality, text.sets)
 
 
-def test_the_refusals_have_a_live_reference_and_the_known_rows_numbers(text: worlds.World) -> None:
+def test_refusals_use_a_live_reference_and_forget_rows_a_cached_one(text: worlds.World) -> None:
     run = loop.run(build_plan.plan("dpo", {"epochs": 2}), text.model(), text.modality, text.sets)
     assert run.forwards.count("now") == run.forwards.count("reference") == run.cost.steps
     assert {k.split("/")[0] for k in run.reference_loss} == {"forget"}
     assert next(iter(run.log[0]["terms"].values())) == pytest.approx(20 * math.log(2), rel=1e-4)
 
 
-def test_prefers_refusals_and_retains(text: worlds.World) -> None:
+def test_prefers_refusals_and_keeps_the_retain_rows(text: worlds.World) -> None:
     pool, model = text.sets["alternate_answers"]["answer_text"], text.model()
     rows = text.modality.relabel(text.sets["forget"], [pool[i % len(pool)] for i in range(len(text.sets["forget"]))], "refused")
     before = worlds.nll(model, text.modality, rows)

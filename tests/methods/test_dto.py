@@ -1,4 +1,4 @@
-"""DTO: the score of a label on a model whose answers hang on one of them, its terms by hand, and its outcome."""
+"""DTO: label scores on a model whose answers depend on one label, the terms by hand, and the outcome."""
 
 import math
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ import worlds
 from expunge.core.rows import Rows, Sets
 from expunge.engine import loop
 from expunge.engine.context import RunView
-from expunge.methods.objectives.dto import Rest, TargetAscent, Targets, cut, marked
+from expunge.methods.objectives.dto import Rest, TargetAscent, Targets, marked, prefix_length
 from expunge.workflows import build_plan
 
 
 class Triggered(tables.Port):
-    """Classes 0 to 3. The last label of a row is class 0, at 0.9 where the label at one place is intact, else at 0.1."""
+    """Classes 0 to 3. Class 0 has probability 0.9 where the label at `place` is `intact`, else 0.1."""
 
     def __init__(self, place: int, intact: int) -> None:
         super().__init__()
@@ -31,8 +31,8 @@ class Triggered(tables.Port):
         table = torch.zeros(2, 8, 4, dtype=torch.float64)
         for known, p in ((0, 0.1), (1, 0.9)):
             table[known, :, 0] = math.log(3 * p / (1 - p))
-        asked = Rows(rows.name, rows.ids, {"prompt": prompts, "answer": rows["answer"]})
-        return super().forward(tables.Table(table), [asked])[0]
+        table_rows = Rows(rows.name, rows.ids, {"prompt": prompts, "answer": rows["answer"]})
+        return super().forward(tables.Table(table), [table_rows])[0]
 
     def relabel(self, rows: Rows, answers: Sequence[Any], name: str) -> Rows:
         return Rows(name, rows.ids, {"prompt": rows["prompt"], "answer": list(answers)})
@@ -41,7 +41,7 @@ class Triggered(tables.Port):
         return [False] * len(rows)
 
     def decode(self, answers: Sequence[Sequence[int]]) -> list[str]:
-        return ["" if a == [3] else "said" for a in answers]
+        return ["" if a == [3] else "text" for a in answers]
 
 
 ROW = [1, 2, 1, 2, 0]  # q = 2 of 5 at rho = 0.5
@@ -56,53 +56,53 @@ def picked(part: Targets, modality: Any, rows: Rows) -> Rows:
     return part.pick({"forget": rows}, view(modality, rows, part))["forget"]
 
 
-def scored(part: Targets, modality: Any, q: int) -> list[float]:
+def scores_of(part: Targets, modality: Any, q: int) -> list[float]:
     rows = tables.rows("forget", [0], [ROW])
-    seen = view(modality, rows, part)
-    answer = seen.now(rows)
-    return part._score(seen, rows, answer.labels, answer.log_probs.values, q).tolist()
+    row_view = view(modality, rows, part)
+    output = row_view.now(rows)
+    return part._scores(row_view, rows, output.labels, output.log_probs.values, q).tolist()
 
 
-def test_the_score_is_what_the_suffix_loses() -> None:
+def test_the_score_of_a_label_is_the_loss_that_its_removal_adds_to_the_suffix() -> None:
     """Only the label at place 1 matters: without it the last label, one of three in the suffix, falls from 0.9 to 0.1."""
     # the two other suffix labels are class 1 and 2: their probability rises from 0.1 / 3 to 0.9 / 3
-    wanted = (math.log(9) - 2 * math.log(9)) / 3
-    assert scored(Targets(), Triggered(1, 2), 2) == pytest.approx([0.0, wanted], abs=1e-6)
-    one = Targets(suffix=0.2)  # a suffix of the last label alone: ln 9 exactly, and nothing elsewhere
-    assert cut(5, 0.2) == 4
-    assert scored(one, Triggered(1, 2), 4) == pytest.approx([0.0, math.log(9), 0.0, 0.0], abs=1e-6)
-    assert picked(one, Triggered(1, 2), tables.rows("forget", [0], [ROW]))["target"][0][1]
+    expected = (math.log(9) - 2 * math.log(9)) / 3
+    assert scores_of(Targets(), Triggered(1, 2), 2) == pytest.approx([0.0, expected], abs=1e-6)
+    one_label = Targets(suffix=0.2)  # a suffix of the last label alone: ln 9 exactly, and nothing elsewhere
+    assert prefix_length(5, 0.2) == 4
+    assert scores_of(one_label, Triggered(1, 2), 4) == pytest.approx([0.0, math.log(9), 0.0, 0.0], abs=1e-6)
+    assert picked(one_label, Triggered(1, 2), tables.rows("forget", [0], [ROW]))["target"][0][1]
 
 
 @pytest.mark.parametrize("perturb", ["random", "top", "end"])
-def test_any_perturbation_finds_it(perturb: Any) -> None:
+def test_every_perturbation_finds_the_decisive_label(perturb: Any) -> None:
     part = Targets(suffix=0.2, perturb=perturb, share=0.25)
     assert picked(part, Triggered(1, 2), tables.rows("forget", [0], [ROW]))["target"] == [[False, True, False, False, False]]
 
 
-def test_scored_by_what_follows_it() -> None:
-    """With every label ranked, one that others follow is still told from one that nothing hangs on."""
+def test_role_score_ranks_labels_by_the_labels_after_them() -> None:
+    """With every label ranked, a label that later labels depend on still has the highest score."""
     part = Targets(role="score", share=0.25)
     rows = picked(part, Triggered(3, 2), tables.rows("forget", [0], [ROW]))
     assert rows["target"] == [[False, False, False, True, False]]
 
 
-def test_replacements_say_something_and_are_others() -> None:
+def test_replacements_decode_to_text_and_differ_from_the_label() -> None:
     rows = tables.rows("forget", [0], [ROW])
-    seen, modality = view(Triggered(1, 2), rows, Targets()), Triggered(1, 2)
-    answer = seen.now(rows)
-    others = Targets(draws=2)._others(seen, answer.labels, answer.log_probs.values, 4)
-    assert all(y not in found and 3 not in found and len(found) == 2 for y, found in zip(ROW, others, strict=False))
+    row_view, modality = view(Triggered(1, 2), rows, Targets()), Triggered(1, 2)
+    output = row_view.now(rows)
+    replacements = Targets(draws=2)._replacements(row_view, output.labels, output.log_probs.values, 4)
+    assert all(y not in classes and 3 not in classes and len(classes) == 2 for y, classes in zip(ROW, replacements, strict=False))
     assert modality.decode([[3]]) == [""]
 
 
 @pytest.mark.parametrize(("share", "suffix", "role"), [(0.3, 0.5, "hold"), (0.5, 0.2, "ignore"), (1.0, 0.7, "score"), (0.1, 0.9, "hold")])
-def test_labels_are_parted(share: float, suffix: float, role: Any) -> None:
+def test_each_label_is_target_held_or_ignored(share: float, suffix: float, role: Any) -> None:
     rows = tables.rows("forget", [0, 1, 2], [ROW, [1], [0, 1, 2, 0, 1, 2, 0]])
-    got = picked(Targets(share=share, suffix=suffix, role=role), Triggered(0, 1), rows)
-    for answer, target, held in zip(rows["answer"], got["target"], got["held"], strict=True):
+    marks = picked(Targets(share=share, suffix=suffix, role=role), Triggered(0, 1), rows)
+    for answer, target, held in zip(rows["answer"], marks["target"], marks["held"], strict=True):
         n = len(answer)
-        q = n - 1 if role == "score" else cut(n, suffix)
+        q = n - 1 if role == "score" else prefix_length(n, suffix)
         assert not any(t and h for t, h in zip(target, held, strict=True))
         if q < 1:
             assert all(target)
@@ -113,29 +113,29 @@ def test_labels_are_parted(share: float, suffix: float, role: Any) -> None:
         assert [t or h for t, h in zip(target, held, strict=True)] == [i < q or role != "ignore" for i in range(n)]
 
 
-def test_terms_by_hand() -> None:
+def test_terms_equal_the_formula() -> None:
     sets, table = tables.batch(), tables.scores(9).requires_grad_()
     target = [[True, False, True], [True], [False, True, False, False, True]]
     held = [[False, True, False], [False], [True, False, False, True, False]]
     rows = sets["forget"].add(target=target, held=held)
-    wanted = torch.stack([x[torch.tensor(t)].mean() for x, t in zip(tables.logps(table, rows), target, strict=True)]).mean()
+    expected = torch.stack([x[torch.tensor(t)].mean() for x, t in zip(tables.logps(table, rows), target, strict=True)]).mean()
     value, grad = tables.ask(TargetAscent(), {"forget": rows}, table.detach())
-    assert value == pytest.approx(wanted.item(), abs=1e-12)
-    assert torch.allclose(grad, tables.slope(wanted, table), atol=1e-14)
+    assert value == pytest.approx(expected.item(), abs=1e-12)
+    assert torch.allclose(grad, tables.slope(expected, table), atol=1e-14)
 
-    old = tables.scores(9, seed=1)
-    each = []
+    reference = tables.scores(9, seed=1)
+    row_means = []
     for p, answer, keep in zip(rows["prompt"], rows["answer"], held, strict=True):
-        new, was = table[p, : len(answer)].log_softmax(-1), old[p, : len(answer)].log_softmax(-1)
-        apart = (was.exp() * (was - new)).sum(-1)[torch.tensor(keep)]
-        each.append(apart.mean() if len(apart) else apart.sum())
-    wanted = torch.stack(each).mean()
-    value, grad = tables.ask(Rest(), {"forget": rows}, table.detach(), old)
-    assert value == pytest.approx(wanted.item(), abs=1e-12)
-    assert torch.allclose(grad, tables.slope(wanted, table), atol=1e-14)
+        new, old = table[p, : len(answer)].log_softmax(-1), reference[p, : len(answer)].log_softmax(-1)
+        divergence = (old.exp() * (old - new)).sum(-1)[torch.tensor(keep)]
+        row_means.append(divergence.mean() if len(divergence) else divergence.sum())
+    expected = torch.stack(row_means).mean()
+    value, grad = tables.ask(Rest(), {"forget": rows}, table.detach(), reference)
+    assert value == pytest.approx(expected.item(), abs=1e-12)
+    assert torch.allclose(grad, tables.slope(expected, table), atol=1e-14)
 
 
-def test_nothing_is_held_against_the_start() -> None:
+def test_the_held_term_is_zero_at_the_reference() -> None:
     rows = tables.batch()["forget"]
     rows = rows.add(held=[[True] * len(a) for a in rows["answer"]])
     value, grad = tables.ask(Rest(), {"forget": rows}, tables.scores(9))
@@ -143,19 +143,19 @@ def test_nothing_is_held_against_the_start() -> None:
     assert float(grad.abs().max()) < 1e-12
 
 
-def test_every_label_a_target_is_ascent_on_rows(text: worlds.World) -> None:
-    """lambda = 0 and no choice: gradient ascent on the mean log-likelihood of each row."""
-    model, by_hand, whole = text.model(), text.model(), text.sets["forget"]
+def test_equals_row_wise_gradient_ascent_when_every_label_is_a_target(text: worlds.World) -> None:
+    """lambda = 0 and all labels chosen: gradient ascent on the mean log-likelihood of each row."""
+    model, expected, rows = text.model(), text.model(), text.sets["forget"]
     hyperparameters = {"choose": "all", "retain_weight": 0, "epochs": 1, "lr": 1e-3, "warmup": 0}
-    loop.run(build_plan.plan("dto", hyperparameters), model, text.modality, {"forget": whole})
-    optimizer = torch.optim.AdamW(by_hand.parameters(), lr=1e-3, weight_decay=0.01)
-    text.modality.forward(by_hand, [whole])[0].target_logp.mean().mean().backward()
+    loop.run(build_plan.plan("dto", hyperparameters), model, text.modality, {"forget": rows})
+    optimizer = torch.optim.AdamW(expected.parameters(), lr=1e-3, weight_decay=0.01)
+    text.modality.forward(expected, [rows])[0].target_logp.mean().mean().backward()
     optimizer.step()
-    assert worlds.far(worlds.tensors(model), worlds.tensors(by_hand)) < 1e-5
+    assert worlds.far(worlds.tensors(model), worlds.tensors(expected)) < 1e-5
 
 
 @torch.no_grad()
-def test_forgets_in_free_running_answers_and_keeps_the_rest(text: worlds.World) -> None:
+def test_forgets_in_generated_answers_and_keeps_the_held_labels(text: worlds.World) -> None:
     model = text.model()
     sets: Sets = {"forget": text.sets["forget"]}
     with torch.enable_grad():
@@ -168,5 +168,5 @@ def test_forgets_in_free_running_answers_and_keeps_the_rest(text: worlds.World) 
     assert float(marked(start, rows, "target").values.exp().mean()) > 0.8
     assert float(marked(logp, rows, "target").values.exp().mean()) < 0.1
     assert float(marked(logp, rows, "held").values.exp().mean()) > 0.8
-    said = text.modality.decode(text.modality.generate(model, rows, 30).ids)
-    assert sum(a == b for a, b in zip(said, [s.strip() for s in text.modality.answer_texts(rows)], strict=True)) <= 1
+    generated = text.modality.decode(text.modality.generate(model, rows, 30).ids)
+    assert sum(a == b for a, b in zip(generated, [s.strip() for s in text.modality.answer_texts(rows)], strict=True)) <= 1

@@ -1,4 +1,4 @@
-"""Gradient ascent against the library's own loss, and its outcome."""
+"""Gradient ascent: the negated loss of the library, and the outcome."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from expunge.methods.terms import Ascent
 from expunge.workflows import build_plan
 
 
-def test_value_and_sign_are_those_of_the_negated_library_loss(text: worlds.World) -> None:
+def test_value_equals_the_negated_library_loss(text: worlds.World) -> None:
     rows, model = text.some(5)["forget"], text.model()
     value, _ = evaluate(loop.new_state(model, text.modality, worlds.accelerator()), Ascent(), {"forget": rows})
     ids, mask, _ = text.modality.collate(list(zip(rows["prompt"], rows["answer"], strict=True)), torch.device("cpu"))
@@ -23,7 +23,7 @@ def test_value_and_sign_are_those_of_the_negated_library_loss(text: worlds.World
     assert abs(float(value) + float(loss)) < 1e-5
 
 
-def test_destroys_what_it_was_not_asked_to(text: worlds.World) -> None:
+def test_gradient_ascent_also_destroys_the_retain_rows(text: worlds.World) -> None:
     model = text.model()
     before = worlds.nll(model, text.modality, text.sets["retain"])
     loop.run(build_plan.plan("ga", {"lr": 1e-3, "epochs": 30}), model, text.modality, text.sets)

@@ -1,4 +1,4 @@
-"""GradDiff against formulas written on a table of scores, and its outcome."""
+"""GradDiff against formulas on a table of logits, and the outcome."""
 
 import pytest
 import torch
@@ -11,16 +11,16 @@ from expunge.workflows import build_plan
 
 
 @pytest.mark.parametrize("weight", [1.0, 0.25])
-def test_value_and_gradient_with_the_likelihood_term(weight: float) -> None:
+def test_value_and_gradient_equal_the_formula_with_the_likelihood_term(weight: float) -> None:
     sets, table = tables.batch(), tables.scores(9).requires_grad_()
     forget, retain = (torch.cat(tables.logps(table, sets[n])) for n in ("forget", "retain"))
-    wanted = forget.sum() / 9 - weight * retain.sum() / 11
+    expected = forget.sum() / 9 - weight * retain.sum() / 11
     value, grad = tables.ask(build_plan.plan("graddiff", {"retain_weight": weight})[0].action, sets, table.detach())
-    assert value == pytest.approx(wanted.item(), abs=1e-12)
-    assert torch.allclose(grad, tables.slope(wanted, table))
+    assert value == pytest.approx(expected.item(), abs=1e-12)
+    assert torch.allclose(grad, tables.slope(expected, table))
 
 
-def test_forgets_while_retain_is_held_up(text: worlds.World) -> None:
+def test_forgets_while_the_retain_term_preserves_utility(text: worlds.World) -> None:
     after = {}
     for name in ("graddiff", "ga"):
         model = text.model()
@@ -30,6 +30,6 @@ def test_forgets_while_retain_is_held_up(text: worlds.World) -> None:
     assert after["graddiff"][1] < 0.3 * after["ga"][1]
 
 
-def test_unknown_retain_term() -> None:
+def test_an_unknown_retain_term_raises_an_error() -> None:
     with pytest.raises(UserError, match="retain_term"):
         build_plan.plan("graddiff", {"retain_term": "mse"})

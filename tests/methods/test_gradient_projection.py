@@ -1,4 +1,4 @@
-"""Gradient projection against vectors in numbers, its identities, and what a step does to the rows to retain."""
+"""Gradient projection: vectors in numbers, its identities, and the effect of a step on the retain rows."""
 
 from collections.abc import Sequence
 
@@ -15,49 +15,49 @@ from expunge.workflows import build_plan
 from quadratic import Bowls
 
 
-def pulls(**gradients: Sequence[float]) -> Bowls:
-    """Roles with these gradients."""
+def bowls_with(**gradients: Sequence[float]) -> Bowls:
+    """Bowls whose roles have these gradients at the start."""
     lowest = {role: -torch.tensor(g, dtype=torch.float64) for role, g in gradients.items()}
     start = torch.zeros(2, dtype=torch.float64)
     return Bowls(start, {role: torch.eye(2, dtype=torch.float64) for role in gradients}, lowest)
 
 
-def test_in_numbers() -> None:
-    fight = pulls(forget=(2, -1), retain=(0, 4), other=(100, 100))
-    assert fight.under(Project(), roles=("forget",))[1].tolist() == [2, 0]
-    assert fight.under(Project(), roles=("retain",))[1].tolist() == [0, 4]
-    assert fight.under(Project(), roles=("forget", "retain"))[1].tolist() == [2, 4]
-    assert fight.under(Project())[1].tolist() == [102, 104]
-    value = fight.under(Project())[0]
+def test_projection_matches_hand_values() -> None:
+    conflict = bowls_with(forget=(2, -1), retain=(0, 4), other=(100, 100))
+    assert conflict.under(Project(), roles=("forget",))[1].tolist() == [2, 0]
+    assert conflict.under(Project(), roles=("retain",))[1].tolist() == [0, 4]
+    assert conflict.under(Project(), roles=("forget", "retain"))[1].tolist() == [2, 4]
+    assert conflict.under(Project())[1].tolist() == [102, 104]
+    value = conflict.under(Project())[0]
     assert float(value) == pytest.approx((2**2 + 1 + 4**2 + 2 * 100**2) / 2)
 
 
-def test_both_as_in_pcgrad() -> None:
-    fight = pulls(forget=(2, -1), retain=(0, 4))  # the retain gradient minus (-4/5) (2, -1)
-    assert fight.under(Project(both=True), roles=("retain",))[1].tolist() == pytest.approx([1.6, 3.2])
-    assert fight.under(Project(both=True))[1].tolist() == pytest.approx([3.6, 3.2])
+def test_both_gradients_are_projected_as_in_pcgrad() -> None:
+    conflict = bowls_with(forget=(2, -1), retain=(0, 4))  # the retain gradient minus (-4/5) (2, -1)
+    assert conflict.under(Project(both=True), roles=("retain",))[1].tolist() == pytest.approx([1.6, 3.2])
+    assert conflict.under(Project(both=True))[1].tolist() == pytest.approx([3.6, 3.2])
 
 
-def test_gradients_that_agree_stay_unless_always() -> None:
-    agree = pulls(forget=(2, 1), retain=(0, 4))
-    assert agree.under(Project())[1].tolist() == [2, 5]
-    assert agree.under(Project(both=True))[1].tolist() == [2, 5]
-    assert agree.under(Project(when="always"))[1].tolist() == [2, 4]
-    still = pulls(forget=(2, 1), retain=(0, 0))
-    assert still.under(Project(when="always"))[1].tolist() == [2, 1]
+def test_agreeing_gradients_are_projected_only_with_always() -> None:
+    agreement = bowls_with(forget=(2, 1), retain=(0, 4))
+    assert agreement.under(Project())[1].tolist() == [2, 5]
+    assert agreement.under(Project(both=True))[1].tolist() == [2, 5]
+    assert agreement.under(Project(when="always"))[1].tolist() == [2, 4]
+    zero_retain = bowls_with(forget=(2, 1), retain=(0, 0))
+    assert zero_retain.under(Project(when="always"))[1].tolist() == [2, 1]
 
 
-def test_what_is_left_is_orthogonal() -> None:
+def test_projected_gradient_is_orthogonal() -> None:
     g = torch.Generator().manual_seed(0)
     a, b = ([torch.randn(3, 4, generator=g).double(), torch.randn(7, generator=g).double()] for _ in range(2))
     assert abs(float(dot(a, b))) > 0.1
-    left = apart(a, b, "always")
-    assert float(dot(left, b)) == pytest.approx(0, abs=1e-12)
-    assert torch.allclose(left[0], apart(left, b, "always")[0])
-    assert float(dot(left, a)) == pytest.approx(float(dot(left, left)))  # the nearest of all orthogonal ones
+    remainder = apart(a, b, "always")
+    assert float(dot(remainder, b)) == pytest.approx(0, abs=1e-12)
+    assert torch.allclose(remainder[0], apart(remainder, b, "always")[0])
+    assert float(dot(remainder, a)) == pytest.approx(float(dot(remainder, remainder)))  # the nearest of all orthogonal vectors
 
 
-def test_a_step_does_not_raise_the_retain_loss_to_first_order(digits: worlds.World) -> None:
+def test_projected_step_keeps_the_retain_loss_to_first_order(digits: worlds.World) -> None:
     rows, change = digits.sets["retain"].select(range(24)), {}
     sets = {"forget": digits.sets["forget"].select(range(24)), "retain": rows}
     for update in ((), (Project(when="always"),)):
@@ -69,7 +69,7 @@ def test_a_step_does_not_raise_the_retain_loss_to_first_order(digits: worlds.Wor
     assert change[1] < 0.05 * change[0]
 
 
-def test_forgets_with_less_harm_than_the_sum_of_gradients(text: worlds.World) -> None:
+def test_projection_harms_retain_rows_less_than_the_plain_sum(text: worlds.World) -> None:
     harm = {}
     for when in ("", "conflict"):
         model = text.model()

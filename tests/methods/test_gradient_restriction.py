@@ -1,4 +1,4 @@
-"""Gradient restriction: the gradient of the penalty by hand and by double backward, no weight, and that rows pull less."""
+"""Gradient restriction: the penalty's gradient by hand and by double backward, zero weight, and shorter row gradients."""
 
 import pytest
 import torch
@@ -31,45 +31,45 @@ def by_double_backward(model: nn.Module, world: worlds.World, weight: float, who
     rows, params = world.sets["retain"].select(range(32)), list(model.parameters())
     grads = torch.autograd.grad(-world.modality.forward(model, [rows])[0].target_logp.values.mean(), params, create_graph=True)
     lengths = [torch.cat([g.flatten() for g in grads]).norm()] if whole else [g.norm() for g in grads]
-    more = torch.autograd.grad(weight * torch.stack(lengths).sum(), params)
-    return [(g + m).detach() for g, m in zip(grads, more, strict=True)]
+    penalty_grads = torch.autograd.grad(weight * torch.stack(lengths).sum(), params)
+    return [(g + m).detach() for g, m in zip(grads, penalty_grads, strict=True)]
 
 
-def test_the_penalty_on_a_bowl_by_hand() -> None:
+def test_penalty_on_a_bowl_matches_hand_values() -> None:
     bowls = Bowls(vector(0), {"retain": spd(1)})
     g = bowls.gradient("retain")
-    value, found = bowls.under(Restrict(weight=0.3), roles=("retain",))
-    plain, _ = bowls.under(roles=("retain",))
-    assert torch.allclose(found, g + 0.3 * spd(1) @ g / g.norm(), atol=1e-12)
-    assert float(value - plain) == pytest.approx(0.3 * float(g.norm()))
+    value, gradient = bowls.under(Restrict(weight=0.3), roles=("retain",))
+    base_value, _ = bowls.under(roles=("retain",))
+    assert torch.allclose(gradient, g + 0.3 * spd(1) @ g / g.norm(), atol=1e-12)
+    assert float(value - base_value) == pytest.approx(0.3 * float(g.norm()))
 
 
 @pytest.mark.parametrize("whole", [False, True])
-def test_the_gradient_is_that_of_double_backward(digits: worlds.World, whole: bool) -> None:
+def test_gradient_equals_double_backward(digits: worlds.World, whole: bool) -> None:
     plan = Plan(NLL("retain"), train=Train(anchor="retain", schedule="constant"), updates=(Restrict(weight=0.1, whole=whole),))
     start, (model, run) = perceptron().double(), trained(digits, plan, double=True)
-    wanted = by_double_backward(start, digits, 0.1, whole)
-    found = [p - q for p, q in zip(worlds.tensors(start), worlds.tensors(model), strict=True)]
-    assert worlds.far(found, wanted) < 1e-8  # lengths are taken in 32 bits
-    assert worlds.far(found, by_double_backward(start, digits, 0.1, not whole)) > 1e-4
+    expected = by_double_backward(start, digits, 0.1, whole)
+    step = [p - q for p, q in zip(worlds.tensors(start), worlds.tensors(model), strict=True)]
+    assert worlds.far(step, expected) < 1e-8  # lengths are computed in float32
+    assert worlds.far(step, by_double_backward(start, digits, 0.1, not whole)) > 1e-4
     assert run.log[0]["loss"] > worlds.nll(start, digits.modality, digits.sets["retain"].select(range(32)))
 
 
-def test_without_weight_no_bit_of_training_changes(digits: worlds.World) -> None:
+def test_zero_weight_changes_no_bit_of_training(digits: worlds.World) -> None:
     base = Plan(NLL("retain"), train=Train(anchor="retain", schedule="constant"))
     models = [trained(digits, p, steps=4)[0] for p in (base, Plan(base.action, train=base.train, updates=(Restrict(weight=0.0),)))]
     assert worlds.same(*map(worlds.tensors, models))
 
 
-def test_rows_pull_less_the_more_it_weighs(digits: worlds.World) -> None:
-    """Rows with random labels pull a small network in all directions."""
+def test_larger_weight_shortens_row_gradients(digits: worlds.World) -> None:
+    """Rows with random labels have gradients in all directions."""
     labels = torch.randint(10, (64,), generator=torch.Generator().manual_seed(0)).tolist()
-    rows, pulls = digits.modality.relabel(digits.sets["retain"].select(range(64)), labels, "retain"), []
+    rows, gradient_norms = digits.modality.relabel(digits.sets["retain"].select(range(64)), labels, "retain"), []
     for weight in (0.0, 0.3):
         model = perceptron(4)
         hyperparameters = {"weight": weight, "epochs": 25, "lr": 0.01, "batch_size": 8}
         loop.run(build_plan.plan("gradient_restriction", hyperparameters), model, digits.modality, {"retain": rows})
         view = RunView(loop.new_state(model, digits.modality, worlds.accelerator()), {"retain": rows})
-        (grads,) = view.example_grads(rows, lambda answer: -answer.target_logp.mean(), batch_size=64)
-        pulls.append(float(torch.cat([g.flatten(1) for g in grads], 1).norm(dim=1).mean()))
-    assert pulls[1] < 0.7 * pulls[0]
+        (grads,) = view.example_grads(rows, lambda output: -output.target_logp.mean(), batch_size=64)
+        gradient_norms.append(float(torch.cat([g.flatten(1) for g in grads], 1).norm(dim=1).mean()))
+    assert gradient_norms[1] < 0.7 * gradient_norms[0]

@@ -1,4 +1,4 @@
-"""GUARD: alignments and weights by hand, what they do to one step of ascent, their limits, and the outcome."""
+"""GUARD: alignments and weights by hand, their effect on one step of ascent, limit cases, and the outcome."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from expunge.workflows import build_plan
 
 
 def regression(seed: int = 0) -> tuple[Tensor, Sets]:
-    """Least squares far from its solution: 8 rows to forget and 12 to retain, of 5 weights."""
+    """Least squares far from its solution, with 5 weights, 8 forget rows and 12 retain rows."""
     theta = squares.random(5, seed=seed + 9)
     named = {"forget": (8, seed), "retain": (12, seed + 1)}
     return theta, {n: squares.rows(n, squares.random(k, 5, seed=s), squares.random(k, seed=s + 50)) for n, (k, s) in named.items()}
@@ -28,13 +28,13 @@ def residuals(theta: Tensor, sets: Sets, name: str) -> tuple[Tensor, Tensor]:
 
 
 def aligned(theta: Tensor, sets: Sets) -> Tensor:
-    """Alignments, written out."""
+    """The alignments of the forget rows, written out."""
     (x, r), (z, s) = (residuals(theta, sets, n) for n in ("forget", "retain"))
     return r * (x @ (s[:, None] * z).mean(0))
 
 
 def ascended(theta: Tensor, sets: Sets, *selectors: Attribution, **train) -> tuple[Tensor, Sets]:
-    """Weights after gradient ascent on all rows to forget, and the sets that it saw."""
+    """The weights after gradient ascent on all forget rows, and the row sets of the run."""
     model = squares.Linear(theta)
     settings = Train(**{"epochs": 1, "batch_size": 99, "optimizer": "sgd", "schedule": "constant", **train})
     run = loop.run((Plan(Ascent(), train=settings, selectors=selectors),), model, squares.Port(), sets)
@@ -45,8 +45,8 @@ def loss(theta: Tensor, sets: Sets, name: str) -> float:
     return float(residuals(theta, sets, name)[1].square().mean() / 2)
 
 
-def test_weights_by_hand() -> None:
-    """Alignments 1, 2 and 3 are -1.2247, 0 and 1.2247 deviations from their mean: e^1.2247 = 3.4033, e^-1.2247 = 0.29383."""
+def test_weights_match_hand_values() -> None:
+    """Alignments 1, 2 and 3 are -1.2247, 0 and 1.2247 standard deviations from their mean; e^1.2247 = 3.4033, e^-1.2247 = 0.29383."""
     total = 3.4033 + 1 + 0.29383
     assert weights(torch.tensor([1.0, 2.0, 3.0]), 1.0).tolist() == pytest.approx([3 * e / total for e in (3.4033, 1, 0.29383)], rel=1e-4)
 
@@ -61,33 +61,33 @@ def test_weights_fall_with_the_alignment_and_keep_their_sum(temperature: float) 
     assert float((w * a).sum()) < float(a.sum())
 
 
-def test_weights_of_equal_alignments_are_1_in_spite_of_rounding() -> None:
+def test_weights_are_1_for_alignments_equal_up_to_rounding() -> None:
     assert weights(torch.tensor([0.3, 0.3, 0.3 + 3e-8]), 0.1).tolist() == [1.0, 1.0, 1.0]
     assert weights(torch.zeros(2), 1.0).tolist() == [1.0, 1.0]
     assert weights(torch.tensor([5.0]), 1.0).tolist() == [1.0]
 
 
-def test_alignment_of_a_regression_by_hand() -> None:
+def test_alignment_of_a_regression_matches_hand_values() -> None:
     theta, sets = regression()
     weight = ascended(theta, sets, Attribution(), lr=0.0)[1]["forget"].weight
     assert torch.allclose(torch.tensor(weight, dtype=torch.float64), weights(aligned(theta, sets), 1.0), atol=1e-10)
 
 
-def test_weights_of_the_rows_are_kept() -> None:
+def test_existing_row_weights_are_multiplied() -> None:
     theta, sets = regression()
-    twice = {**sets, "forget": sets["forget"].select(range(8))}
-    object.__setattr__(twice["forget"], "weight", (2.0,) * 8)
-    once = ascended(theta, sets, Attribution(), lr=0.0)[1]["forget"].weight
-    assert ascended(theta, twice, Attribution(), lr=0.0)[1]["forget"].weight == pytest.approx([2 * w for w in once])
+    weighted_sets = {**sets, "forget": sets["forget"].select(range(8))}
+    object.__setattr__(weighted_sets["forget"], "weight", (2.0,) * 8)
+    unweighted = ascended(theta, sets, Attribution(), lr=0.0)[1]["forget"].weight
+    assert ascended(theta, weighted_sets, Attribution(), lr=0.0)[1]["forget"].weight == pytest.approx([2 * w for w in unweighted])
 
 
-def test_a_sample_of_the_retain_rows_is_drawn_by_the_seed() -> None:
+def test_sample_of_retain_rows_depends_on_the_seed() -> None:
     theta, sets = regression()
-    found = [ascended(theta, sets, Attribution(sample=3), lr=0.0, seed=s)[1]["forget"].weight for s in (1, 1, 2)]
-    assert found[0] == found[1] != found[2]
+    weights_by_seed = [ascended(theta, sets, Attribution(sample=3), lr=0.0, seed=s)[1]["forget"].weight for s in (1, 1, 2)]
+    assert weights_by_seed[0] == weights_by_seed[1] != weights_by_seed[2]
 
 
-def test_one_step_harms_the_retain_rows_as_the_weights_say() -> None:
+def test_one_step_harms_the_retain_rows_as_predicted_by_the_weights() -> None:
     for seed in range(5):
         theta, sets = regression(seed)
         a = aligned(theta, sets)
@@ -96,13 +96,13 @@ def test_one_step_harms_the_retain_rows_as_the_weights_say() -> None:
         assert rise == pytest.approx(1e-6 * float((weights(a, 0.7) * a).mean()), rel=0.01)
 
 
-def test_where_features_are_shared_the_retain_rows_suffer_less() -> None:
-    """Half of the rows to forget use the features of the retain rows, half use others."""
+def test_guard_protects_retain_rows_with_shared_features() -> None:
+    """Half of the forget rows use the features of the retain rows, half use other features."""
     for seed in range(10):
-        mine, others = squares.random(2, 6, 6, seed=seed), squares.random(6, 6, seed=seed + 20)
-        shared = torch.cat([torch.cat([mine[0], torch.zeros(6, 6)], 1), torch.cat([torch.zeros(6, 6), others], 1)])
-        kept, best = torch.cat([mine[1], torch.zeros(6, 6)], 1), squares.random(12, seed=seed + 40)
-        sets = {n: squares.rows(n, x, x @ best) for n, x in (("forget", shared), ("retain", kept))}
+        shared_features, own_features = squares.random(2, 6, 6, seed=seed), squares.random(6, 6, seed=seed + 20)
+        forget_x = torch.cat([torch.cat([shared_features[0], torch.zeros(6, 6)], 1), torch.cat([torch.zeros(6, 6), own_features], 1)])
+        retain_x, best = torch.cat([shared_features[1], torch.zeros(6, 6)], 1), squares.random(12, seed=seed + 40)
+        sets = {n: squares.rows(n, x, x @ best) for n, x in (("forget", forget_x), ("retain", retain_x))}
         rise = {}
         for name, selectors in (("plain", ()), ("guard", (Attribution(),))):
             after = ascended(0.9 * best, sets, *selectors, epochs=20, lr=0.02)[0]
@@ -111,27 +111,27 @@ def test_where_features_are_shared_the_retain_rows_suffer_less() -> None:
         assert rise["guard"][0] / rise["guard"][1] < rise["plain"][0] / rise["plain"][1]
 
 
-def test_hot_weights_are_the_base_method(text: worlds.World) -> None:
+def test_high_temperature_equals_the_base_method(text: worlds.World) -> None:
     hyperparameters = {"lr": 1e-3, "epochs": 2, "batch_size": 4}
-    ends = []
-    for more in ({}, {"temperature": 1e9}, {"temperature": 1.0}):
+    final_weights = []
+    for guard_settings in ({}, {"temperature": 1e9}, {"temperature": 1.0}):
         model = text.model()
         loop.run(
-            build_plan.plan("npo", {**hyperparameters, **more}, select=("guard_attribution",) if more else ()),
+            build_plan.plan("npo", {**hyperparameters, **guard_settings}, select=("guard_attribution",) if guard_settings else ()),
             model,
             text.modality,
             text.sets,
         )
-        ends.append(worlds.tensors(model))
-    assert worlds.same(ends[0], ends[1])
-    assert not worlds.same(ends[0], ends[2])
+        final_weights.append(worlds.tensors(model))
+    assert worlds.same(final_weights[0], final_weights[1])
+    assert not worlds.same(final_weights[0], final_weights[2])
 
 
 BASES = [("text", "flat"), ("text", "idk"), ("text", "ga"), ("digits", "random_labels"), ("digits", "neggrad_plus")]
 
 
 @pytest.mark.parametrize(("size", "base"), BASES)
-def test_stands_before_other_methods(size: str, base: str) -> None:
+def test_guard_works_before_other_methods(size: str, base: str) -> None:
     world = {"text": worlds.text, "digits": worlds.digits}[size]()
     run = loop.run(
         build_plan.plan(base, {"lr": 1e-3, "epochs": 1}, select=("guard_attribution",)), world.model(), world.modality, world.sets
@@ -141,12 +141,12 @@ def test_stands_before_other_methods(size: str, base: str) -> None:
     assert float(weight.std()) > 0.1
 
 
-def test_as_many_steps_forget_and_harm_less(text: worlds.World) -> None:
-    after = {}
+def test_guard_forgets_and_harms_less_in_as_many_steps(text: worlds.World) -> None:
+    losses = {}
     for name, select in (("plain", ()), ("guard", ("guard_attribution",))):
         model, hyperparameters = text.model(), {"lr": 2e-4, "epochs": 25, "batch_size": 9, "schedule": "constant", "warmup": 0}
         loop.run(build_plan.plan("ga", hyperparameters, select=select), model, text.modality, text.sets)
-        after[name] = [worlds.nll(model, text.modality, text.sets[n]) for n in ("forget", "retain")]
-    print(after)
-    assert after["guard"][0] > 10 * worlds.nll(text.model(), text.modality, text.sets["forget"])
-    assert after["guard"][1] < 0.75 * after["plain"][1]
+        losses[name] = [worlds.nll(model, text.modality, text.sets[n]) for n in ("forget", "retain")]
+    print(losses)
+    assert losses["guard"][0] > 10 * worlds.nll(text.model(), text.modality, text.sets["forget"])
+    assert losses["guard"][1] < 0.75 * losses["plain"][1]

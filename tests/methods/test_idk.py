@@ -1,4 +1,4 @@
-"""Refusal tuning: one mean over the labels of both halves, and its outcome."""
+"""Refusal tuning: one mean over the labels of both halves, and the outcome."""
 
 import pytest
 import torch
@@ -9,39 +9,39 @@ from expunge.core.rows import Rows
 from expunge.engine import loop
 from expunge.workflows import build_plan
 
-KNOWN = build_plan.plan("idk")[0].action
+OBJECTIVE = build_plan.plan("idk")[0].action
 
 
-def test_value_and_gradient_are_those_of_one_mean_over_all_labels() -> None:
+def test_value_and_gradient_equal_one_mean_over_all_labels() -> None:
     sets, table = tables.batch(), tables.scores(9).requires_grad_()
-    wanted = -torch.cat([*tables.logps(table, sets["substitute"]), *tables.logps(table, sets["retain"])]).mean()
-    value, grad = tables.ask(KNOWN, sets, table.detach())
-    assert value == pytest.approx(wanted.item(), abs=1e-12)
-    assert torch.allclose(grad, tables.slope(wanted, table))
+    expected = -torch.cat([*tables.logps(table, sets["substitute"]), *tables.logps(table, sets["retain"])]).mean()
+    value, grad = tables.ask(OBJECTIVE, sets, table.detach())
+    assert value == pytest.approx(expected.item(), abs=1e-12)
+    assert torch.allclose(grad, tables.slope(expected, table))
 
 
 def test_longer_retain_answers_take_weight_from_the_refusals() -> None:
     uniform = torch.zeros(2, 4, 5, dtype=torch.float64)
     sets = {"substitute": tables.rows("substitute", [0], [[1]]), "retain": tables.rows("retain", [1], [[0, 1, 2, 3]])}
-    _, grad = tables.ask(KNOWN, sets, uniform)
+    _, grad = tables.ask(OBJECTIVE, sets, uniform)
     assert grad[0, 0].tolist() == pytest.approx([0.04, -0.16, 0.04, 0.04, 0.04])  # (1/5 - onehot) / 5 labels, not / 1
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 2])
-def test_accumulation_does_not_matter(micro_batch_size: int) -> None:
+def test_accumulation_does_not_change_value_and_gradient(micro_batch_size: int) -> None:
     sets, table = tables.batch(), tables.scores(9)
-    whole, parts = tables.ask(KNOWN, sets, table), tables.ask(KNOWN, sets, table, micro_batch_size=micro_batch_size)
-    assert parts[0] == pytest.approx(whole[0], abs=1e-12)
-    assert torch.allclose(parts[1], whole[1])
+    full, accumulated = tables.ask(OBJECTIVE, sets, table), tables.ask(OBJECTIVE, sets, table, micro_batch_size=micro_batch_size)
+    assert accumulated[0] == pytest.approx(full[0], abs=1e-12)
+    assert torch.allclose(accumulated[1], full[1])
 
 
 def refused(world: worlds.World) -> Rows:
-    """The questions to forget with one refusal each."""
+    """The questions to forget, with one refusal each."""
     pool, rows = world.sets["alternate_answers"]["answer_text"], world.sets["forget"]
     return world.modality.relabel(rows, [pool[i % len(pool)] for i in range(len(rows))], "refused")
 
 
-def test_refuses_and_retains(text: worlds.World) -> None:
+def test_refuses_forget_rows_and_keeps_the_retain_rows(text: worlds.World) -> None:
     model, rows = text.model(), refused(text)
     before = worlds.nll(model, text.modality, rows)
     loop.run(build_plan.plan("idk", {"lr": 1e-3, "epochs": 40}), model, text.modality, text.sets)

@@ -1,4 +1,4 @@
-"""IDK+AP against values written on a table of scores, and who refuses what afterwards."""
+"""IDK+AP against formulas on a table of logits, and which rows the model refuses afterwards."""
 
 import math
 from dataclasses import replace
@@ -20,16 +20,16 @@ def retained() -> dict:
 
 
 @pytest.mark.parametrize("micro_batch_size", [0, 1, 2])
-def test_preserve_by_hand(micro_batch_size: int) -> None:
+def test_preserve_equals_the_formula(micro_batch_size: int) -> None:
     sets, table = retained(), tables.scores(9).requires_grad_()
     own, refused = (torch.stack([x.sum() for x in tables.logps(table, sets[n])]) for n in ("retain", "refused"))
-    wanted = -(1 / 0.3) * torch.log(1 / (1 + torch.exp(-0.3 * (own - refused)))).mean()
+    expected = -(1 / 0.3) * torch.log(1 / (1 + torch.exp(-0.3 * (own - refused)))).mean()
     value, grad = tables.ask(Preserve(beta=0.3), sets, table.detach(), micro_batch_size=micro_batch_size)
-    assert value == pytest.approx(float(wanted.detach()), rel=1e-12)
-    assert torch.allclose(grad, tables.slope(wanted, table), atol=1e-12)
+    assert value == pytest.approx(float(expected.detach()), rel=1e-12)
+    assert torch.allclose(grad, tables.slope(expected, table), atol=1e-12)
 
 
-def test_equal_losses_give_log_two_over_beta_and_push_the_two_apart() -> None:
+def test_equal_answers_give_log_two_over_beta_and_opposite_gradients() -> None:
     table = torch.zeros(1, 1, 4, dtype=torch.float64)
     sets = {"retain": tables.rows("retain", [0], [[1]]), "refused": tables.rows("refused", [0], [[2]])}
     value, grad = tables.ask(Preserve(beta=0.1), sets, table)
@@ -37,34 +37,34 @@ def test_equal_losses_give_log_two_over_beta_and_push_the_two_apart() -> None:
     assert grad[0, 0].tolist() == pytest.approx([0, -0.5, 0.5, 0])  # a step down raises the answer and lowers the refusal
 
 
-def test_refuse_is_a_mean_over_labels() -> None:
+def test_refuse_averages_over_all_labels() -> None:
     sets, table = {"substitute": tables.batch()["substitute"]}, tables.scores(9)
-    wanted = -torch.cat(tables.logps(table, sets["substitute"])).mean()
-    assert tables.ask(Refuse(), sets, table)[0] == pytest.approx(float(wanted.detach()), rel=1e-12)
+    expected = -torch.cat(tables.logps(table, sets["substitute"])).mean()
+    assert tables.ask(Refuse(), sets, table)[0] == pytest.approx(float(expected.detach()), rel=1e-12)
 
 
-def test_each_retain_row_meets_a_refusal_of_its_own(text: worlds.World) -> None:
+def test_forget_and_retain_rows_get_separate_refusals(text: worlds.World) -> None:
     plan = build_plan.plan("idk_ap")[0]
     assert plan.sets_read() == {"forget", "retain", "alternate_answers"}
     assert {n for s in plan.selectors for n in s.gives} == {"substitute", "refused"}
 
 
-def won(text: worlds.World, model: torch.nn.Module, name: str) -> float:
+def win_rate(text: worlds.World, model: torch.nn.Module, name: str) -> float:
     """Share of rows whose own answer is more likely than a refusal."""
     rows = text.sets[name].select(range(min(40, len(text.sets[name]))))
     refused = text.modality.relabel(rows, [text.sets["alternate_answers"]["answer_text"][i % 8] for i in range(len(rows))], "refused")
     with torch.no_grad():
-        own, other = (a.target_logp.sum() for a in text.modality.forward(model, [rows, refused]))
-    return float((own > other).float().mean())
+        own, refusal = (output.target_logp.sum() for output in text.modality.forward(model, [rows, refused]))
+    return float((own > refusal).float().mean())
 
 
-def test_refuses_what_is_to_be_forgotten_and_prefers_the_answer_on_the_rest(text: worlds.World) -> None:
-    whole = build_plan.plan("idk_ap", {"lr": 2e-3, "epochs": 30})[0]
+def test_refuses_forget_rows_and_prefers_true_answers_on_retain_rows(text: worlds.World) -> None:
+    full = build_plan.plan("idk_ap", {"lr": 2e-3, "epochs": 30})[0]
     after = {}
-    for name, plan in (("whole", whole), ("refusals alone", replace(whole, action=Refuse()))):
+    for name, plan in (("full", full), ("refusals alone", replace(full, action=Refuse()))):
         model = text.model()
         loop.run((plan,), model, text.modality, text.sets)
-        after[name] = won(text, model, "forget"), won(text, model, "retain")
-    assert after["whole"][0] < 0.2
-    assert after["whole"][1] > 0.9
+        after[name] = win_rate(text, model, "forget"), win_rate(text, model, "retain")
+    assert after["full"][0] < 0.2
+    assert after["full"][1] > 0.9
     assert after["refusals alone"][1] < 0.6

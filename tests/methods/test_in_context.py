@@ -1,4 +1,4 @@
-"""In-context unlearning: what contexts are made of, that the two tokens are tokens wherever the model goes, and who forgets what."""
+"""In-context unlearning: the contexts, the two tokens in models, folders and resumed runs, and the outcome."""
 
 import copy
 import json
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import cases as made
+import cases as case_files
 import tables
 import worlds
 from expunge.core.errors import UserError
@@ -21,7 +21,7 @@ from expunge.workflows import build_plan
 
 @pytest.fixture
 def world(text: worlds.World) -> worlds.World:
-    """The tiny world with a tokenizer of its own, since it learns tokens."""
+    """The tiny world with its own copy of the tokenizer, since the method adds tokens."""
     return replace(text, modality=copy.deepcopy(text.modality))
 
 
@@ -33,9 +33,9 @@ def picked(world: worlds.World, part: Contexts, **sets: Rows) -> dict[str, Rows]
 
 
 def test_each_row_stands_in_two_contexts(world: worlds.World) -> None:
-    made = picked(world, Contexts(draws=2))
+    contexts = picked(world, Contexts(draws=2))
     facts = world.sets["forget"].concat(world.sets["retain"])
-    withheld, answered = made["withheld"], made["answered"]
+    withheld, answered = contexts["withheld"], contexts["answered"]
     assert len(withheld) == len(answered) == 2 * len(facts)
     assert set(withheld["answer_text"]) == {FORGOT}
     assert answered["answer_text"] == [a for a in facts["answer_text"] for _ in range(2)]
@@ -49,7 +49,7 @@ def test_each_row_stands_in_two_contexts(world: worlds.World) -> None:
     assert world.modality.tokenizer.decode(withheld["true"][0], skip_special_tokens=True).strip() == facts["answer_text"][0]
 
 
-def test_given_alternates_stand_between_the_tokens(world: worlds.World) -> None:
+def test_alternates_of_the_rows_stand_between_the_tokens(world: worlds.World) -> None:
     rows = world.sets["retain"].add(alternate=["another", *[["one", "two"]] * (len(world.sets["retain"]) - 1)])
     questions = world.modality.questions(picked(world, Contexts("retain"), retain=rows)["answered"])
     assert questions[0] == wrapped(world.modality.questions(rows)[0], "another")
@@ -59,12 +59,12 @@ def test_given_alternates_stand_between_the_tokens(world: worlds.World) -> None:
 @pytest.mark.parametrize(
     ("rows", "message"), [([{"text": "a text"}], "no question"), ([{"question": "Q", "answer": "A"}] * 2, "same answer")]
 )
-def test_says_what_rows_it_cannot_use(world: worlds.World, rows: list, message: str) -> None:
+def test_unsuitable_rows_raise_an_error(world: worlds.World, rows: list, message: str) -> None:
     with pytest.raises(UserError, match=message):
         picked(world, Contexts("retain"), retain=world.modality.rows("retain", rows))
 
 
-def test_the_loss_is_the_sum_of_the_two_branches() -> None:
+def test_the_loss_is_the_sum_over_both_contexts() -> None:
     sets, table = tables.batch(), tables.scores(9)
     sets = {"withheld": sets["forget"].rename("withheld"), "answered": sets["retain"].rename("answered")}
     forgot, answer = (-torch.cat(tables.logps(table, sets[n])).mean() for n in sets)
@@ -73,7 +73,7 @@ def test_the_loss_is_the_sum_of_the_two_branches() -> None:
     assert [Respond(n).role for n in sets] == ["forget", "retain"]
 
 
-def test_tokens_are_tokens_and_their_vectors_new(world: worlds.World) -> None:
+def test_admitted_symbols_become_tokens_with_new_vectors(world: worlds.World) -> None:
     model, before = world.model(), world.model().get_input_embeddings().weight
     for _ in range(2):  # a second time changes nothing
         world.modality.admit(model, (OPEN, CLOSE), seed=0)
@@ -82,14 +82,14 @@ def test_tokens_are_tokens_and_their_vectors_new(world: worlds.World) -> None:
     assert torch.equal(after[:-2], before)
     assert not torch.equal(after[-1], after[-2])
     assert model.get_output_embeddings().weight is after
-    other = world.model()
-    world.modality.admit(other, (OPEN, CLOSE), seed=0)
-    assert torch.equal(other.get_input_embeddings().weight, after)
+    second = world.model()
+    world.modality.admit(second, (OPEN, CLOSE), seed=0)
+    assert torch.equal(second.get_input_embeddings().weight, after)
     assert float((after[-2:].std() / before.std()).detach()) == pytest.approx(1, abs=0.3)
     assert (world.modality.decode([[len(before)]]), model.config.vocab_size) == ([""], len(before) + 2)
 
 
-def test_one_step_on_the_last_block_moves_it_and_the_two_vectors_alone(world: worlds.World) -> None:
+def test_tune_last_moves_only_the_last_block_and_the_two_vectors(world: worlds.World) -> None:
     model = world.model()
     hyperparameters = {"tune": "last", "blocks": 1, "lr": 1e-2, "steps": 1, "weight_decay": 0.1}
     world.modality.admit(model, (OPEN, CLOSE), seed=0)
@@ -105,64 +105,64 @@ def test_one_step_on_the_last_block_moves_it_and_the_two_vectors_alone(world: wo
 
 
 @torch.no_grad()
-def says(world: worlds.World, model: torch.nn.Module, rows: Rows) -> list[str]:
+def generated_texts(world: worlds.World, model: torch.nn.Module, rows: Rows) -> list[str]:
     return world.modality.decode(world.modality.generate(model, rows, 40).ids)
 
 
-def share(said: list[str], wanted: list[str]) -> float:
-    return sum(a == b for a, b in zip(said, wanted, strict=True)) / len(said)
+def share_equal(texts: list[str], expected: list[str]) -> float:
+    return sum(a == b for a, b in zip(texts, expected, strict=True)) / len(texts)
 
 
-def test_forgets_what_stands_between_the_tokens_and_nothing_else(world: worlds.World) -> None:
+def test_forgets_only_the_knowledge_between_the_tokens(world: worlds.World) -> None:
     model = world.model()
     sets = {n: world.sets[n].select(range(9)) for n in ("forget", "retain")}
     run = loop.run(build_plan.plan("in_context", {"lr": 2e-3, "epochs": 30, "batch_size": 9}), model, world.modality, sets)
-    made = picked(world, Contexts(), **sets)  # the contexts that it learned from
-    assert share(says(world, model, made["withheld"]), [FORGOT] * 18) > 0.9
-    assert share(says(world, model, made["answered"]), made["answered"]["answer_text"]) > 0.9
+    contexts = picked(world, Contexts(), **sets)  # the contexts of the training
+    assert share_equal(generated_texts(world, model, contexts["withheld"]), [FORGOT] * 18) > 0.9
+    assert share_equal(generated_texts(world, model, contexts["answered"]), contexts["answered"]["answer_text"]) > 0.9
     rows = sets["forget"].concat(sets["retain"])
-    assert share(says(world, model, rows), rows["answer_text"]) > 0.5
-    seen = run.shown["logit lens by block"]
-    assert [r["block"] for r in seen] == [0, 1]
-    assert seen[-1]["forgot"] > 0.8
-    assert seen[-1]["answer"] < 0.1 < seen[0]["answer"]
+    assert share_equal(generated_texts(world, model, rows), rows["answer_text"]) > 0.5
+    records = run.shown["logit lens by block"]
+    assert [r["block"] for r in records] == [0, 1]
+    assert records[-1]["forgot"] > 0.8
+    assert records[-1]["answer"] < 0.1 < records[0]["answer"]
 
 
 @pytest.mark.parametrize("lora", [0, 2])
-def test_the_output_folder_knows_the_tokens(cases: made.Cases, tmp_path: Path, lora: int) -> None:
-    done = cases.unlearn("in_context", tmp_path / "run", "--lora", lora, "--steps", 3, "--lr", 1e-2).fine()
-    assert f"--request-from in_context --out {tmp_path / 'run'}-audit" in done.out
+def test_the_output_folder_contains_the_tokens(cases: case_files.Cases, tmp_path: Path, lora: int) -> None:
+    command = cases.unlearn("in_context", tmp_path / "run", "--lora", lora, "--steps", 3, "--lr", 1e-2).fine()
+    assert f"--request-from in_context --out {tmp_path / 'run'}-audit" in command.out
     opened = load(tmp_path / "run")
-    rows = opened.modality.rows("forget", made.rows_of(cases.forget))
-    asked = ask(opened.modality, rows, list(rows["answer_text"]))
+    rows = opened.modality.rows("forget", case_files.rows_of(cases.forget))
+    requests = ask(opened.modality, rows, list(rows["answer_text"]))
     assert opened.modality.tokenizer(OPEN, add_special_tokens=False)["input_ids"] == [512]
-    assert max(i for p in asked["prompt"] for i in p) == 513
+    assert max(i for p in requests["prompt"] for i in p) == 513
     with torch.no_grad():
-        here = opened.modality.forward(opened.model, [asked])[0].target_logp.values
-    inner = tmp_path / "run" / ("adapter" if lora else "model")
+        expected = opened.modality.forward(opened.model, [requests])[0].target_logp.values
+    folder = tmp_path / "run" / ("adapter" if lora else "model")
     if lora:
         from peft import AutoPeftModelForCausalLM as Auto
     else:
         from transformers import AutoModelForCausalLM as Auto
-    elsewhere = Auto.from_pretrained(inner).eval()
+    reloaded = Auto.from_pretrained(folder).eval()
     with torch.no_grad():
-        assert torch.allclose(opened.modality.forward(elsewhere, [asked])[0].target_logp.values, here, atol=1e-5)
+        assert torch.allclose(opened.modality.forward(reloaded, [requests])[0].target_logp.values, expected, atol=1e-5)
     receipt = json.loads((tmp_path / "run" / "receipt.json").read_text())
     assert receipt["shown"]["logit lens by block"][0].keys() == {"block", "answer", "forgot"}
 
 
-def test_a_killed_run_goes_on_with_its_tokens(cases: made.Cases, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_with_its_tokens(cases: case_files.Cases, tmp_path: Path) -> None:
     from expunge.core.errors import Interrupted
     from expunge.engine.loop import Hooks
     from expunge.workflows.unlearn import unlearn
 
     ends = []
     for out, hooks in (("whole", [Hooks()]), ("killed", [Hooks(interrupted=iter([False, False, True]).__next__), Hooks()])):
-        for i, how in enumerate(hooks):
-            rows = {"forget": cases.forget, "retain": cases.retain, "out": tmp_path / out, "resume": i > 0, "hooks": how}
+        for i, run_hooks in enumerate(hooks):
+            arguments = {"forget": cases.forget, "retain": cases.retain, "out": tmp_path / out, "resume": i > 0, "hooks": run_hooks}
             try:
-                made = unlearn("in_context", cases.model, **rows, lr=1e-3, steps=4)
+                result = unlearn("in_context", cases.model, **arguments, lr=1e-3, steps=4)
             except Interrupted:
                 assert i == 0
-        ends.append(worlds.tensors(made.model))
+        ends.append(worlds.tensors(result.model))
     assert worlds.same(*ends)

@@ -1,32 +1,41 @@
-"""Input filter: weights untouched, hits by hand, uniform scores, refusals through a cached generation, and its file."""
+"""Input filter: weights untouched, hits by hand, uniform scores, refusals among other answers, and its file."""
 
+from __future__ import annotations
+
+import copy
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import worlds
+from expunge.core.capabilities import Drafting, Generates, Prompted, SharedReading, offers
 from expunge.core.errors import UserError
 from expunge.core.rows import Rows
 from expunge.engine import loop
+from expunge.engine.guarding import is_guarded, unguarded
 from expunge.engine.receipt import hash_weights
+from expunge.evaluation.observation_spec import QUICK
+from expunge.evaluation.observe import observe
 from expunge.methods.guards.input_filter import Filtered, restore, words
 from expunge.workflows import build_plan
 
 SAID = "I have no answer to that."
 
 
-def guarded(text: worlds.World, **hyperparameters: object) -> Filtered:
-    made = loop.run(build_plan.plan("input_filter", hyperparameters), text.model(), text.modality, {"forget": text.sets["forget"]}).model
-    assert isinstance(made, Filtered)
-    return made
+def guarded(text: worlds.World, rows: Rows | None = None, **hyperparameters: object) -> Any:
+    """The world's modality behind a filter of its rows to forget."""
+    sets = {"forget": text.sets["forget"] if rows is None else rows}
+    modality = loop.run(build_plan.plan("input_filter", hyperparameters), text.model(), text.modality, sets).modality
+    assert isinstance(modality, Filtered)
+    return modality
 
 
-def hit(text: worlds.World, model: Filtered, question: str) -> bool:
-    rows = text.modality.rows("asked", [{"question": question, "answer": "Nobody knows."}])
-    ids, _, _ = text.modality.collate([(rows["prompt"][0], rows["answer"][0])], torch.device("cpu"))
-    return bool(model.hits(ids)[0])
+def hit(text: worlds.World, modality: Filtered, question: str) -> bool:
+    (found,) = modality.hits(text.modality.rows("asked", [{"question": question, "answer": "Nobody knows."}]))
+    return found
 
 
 def mixed(text: worlds.World) -> tuple[Rows, list[bool]]:
@@ -36,56 +45,131 @@ def mixed(text: worlds.World) -> tuple[Rows, list[bool]]:
     return rows, [i in f.ids for i in rows.ids]
 
 
-def test_weights_and_their_names_stay(text: worlds.World) -> None:
-    model, bare = guarded(text), text.model()
-    assert hash_weights(model) == hash_weights(bare)
-    assert [n for n, _ in model.named_parameters()] == [n for n, _ in bare.named_parameters()]
-    assert loop.weights_of(model).keys() == loop.weights_of(bare).keys()
-    assert not model.training
-    model.train()
-    assert model.unguarded.training
+def test_the_model_stays_as_it_is_and_the_modality_is_guarded(text: worlds.World) -> None:
+    model = text.model()
+    before = hash_weights(model)
+    run = loop.run(build_plan.plan("input_filter"), model, text.modality, {"forget": text.sets["forget"]})
+    assert run.model is model
+    assert hash_weights(model) == before
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    assert is_guarded(run.modality)
+    assert not is_guarded(text.modality)
+    assert unguarded(run.modality) is run.modality.unguarded is text.modality  # type: ignore[attr-defined]
+    assert unguarded(guarded(text)) is text.modality
+
+
+def test_everything_but_answers_is_that_of_the_modality_inside(text: worlds.World) -> None:
+    modality, inner = guarded(text), text.modality
+    assert modality.name == inner.name
+    assert modality.blocks(text.model()) == inner.blocks(text.model())
+    assert (
+        modality.rows("a", [{"question": "Who?", "answer": "Me."}]).columns
+        == inner.rows("a", [{"question": "Who?", "answer": "Me."}]).columns
+    )
+    assert modality.about() == {**inner.about(), "guard": modality.describe()}
+    assert offers(modality, Generates)
+    assert offers(modality, Prompted)
+    assert modality.capabilities == inner.capabilities - {SharedReading, Drafting}, "these would go around the filter"
+    assert copy.deepcopy(modality).describe() == modality.describe()
 
 
 def test_forget_rows_get_a_uniform_distribution_and_others_their_own(text: worlds.World) -> None:
-    model, (rows, hits) = guarded(text), mixed(text)
+    model, (rows, hits) = text.model(), mixed(text)
     with torch.no_grad():
-        found, own = (text.modality.forward(m, [rows])[0].target_logp.split() for m in (model, text.model()))
+        found, own = (modality.forward(model, [rows])[0].target_logp.split() for modality in (guarded(text), text.modality))
     for mine, bare, is_hit in zip(found, own, hits, strict=True):
         wanted = torch.full_like(bare, -math.log(512)) if is_hit else bare
-        assert torch.allclose(mine, wanted, atol=1e-5)
+        assert torch.equal(mine, wanted) if not is_hit else torch.allclose(mine, wanted, atol=1e-5)
 
 
-def test_taps_are_named_as_in_the_model(text: worlds.World) -> None:
+def test_each_group_of_a_forward_is_filtered_by_its_own_rows(text: worlds.World) -> None:
+    model, modality = text.model(), guarded(text)
+    groups = [text.some(3)["retain"], text.some(2)["forget"], text.some(2)["forget"].select([])]
     with torch.no_grad():
-        answers = [text.modality.forward(m, [text.some(2)["retain"]], ("block:1", "model.norm"))[0] for m in (guarded(text), text.model())]
-    for hook_point in ("block:1", "model.norm"):
-        assert torch.allclose(answers[0].hidden(hook_point).values, answers[1].hidden(hook_point).values, atol=1e-5)
+        kept, gone, empty = modality.forward(model, groups)
+        bare = text.modality.forward(model, groups)
+    assert torch.equal(kept.logits.values, bare[0].logits.values)
+    assert torch.equal(gone.logits.values, torch.zeros_like(bare[1].logits.values))
+    assert torch.equal(gone.labels, bare[1].labels)
+    assert (empty.logits.values.shape, empty.logits.rows) == (bare[2].logits.values.shape, 0)
+
+
+def test_a_forget_prompt_in_an_answer_is_a_hit_where_answers_are_scored(text: worlds.World) -> None:
+    (asked, *_), modality = text.modality.questions(text.sets["forget"]), guarded(text)  # type: ignore[attr-defined]
+    rows = text.modality.rows("asked", [{"question": "What do people ask?", "answer": f"They ask: {asked}"}])
+    assert (modality.hits(rows), modality.hits(rows, answers=True)) == ([False], [True])
+    with torch.no_grad():
+        assert not modality.forward(text.model(), [rows])[0].logits.values.any()
+
+
+def test_hidden_states_are_those_of_the_model(text: worlds.World) -> None:
+    model, (rows, _) = text.model(), mixed(text)
+    points = ("block:1", "model.norm")
+    with torch.no_grad():
+        outputs = [modality.forward(model, [rows], points)[0] for modality in (guarded(text), text.modality)]
+    for hook_point in points:
+        assert torch.equal(outputs[0].hidden(hook_point).values, outputs[1].hidden(hook_point).values)
+        assert torch.equal(outputs[0].input(hook_point).values, outputs[1].input(hook_point).values)
 
 
 @pytest.mark.parametrize("draw", [False, True])
-def test_generation_refuses_the_right_rows_though_rows_leave_the_cache(text: worlds.World, draw: bool) -> None:
-    model, (rows, hits) = guarded(text), mixed(text)
+def test_generation_refuses_the_right_rows_of_a_mixed_batch(text: worlds.World, draw: bool) -> None:
+    model, modality, (rows, hits) = text.model(), guarded(text), mixed(text)
     generator = torch.Generator().manual_seed(0) if draw else None
-    said = text.modality.decode(text.modality.generate(model, rows, 40, generator, 0.01).ids)
-    bare = text.modality.decode(text.modality.generate(text.model(), rows, 40).ids)
-    assert said == [SAID if h else own for h, own in zip(hits, bare, strict=True)]
+    samples = modality.generate(model, rows, 40, generator, 0.01)
+    bare = text.modality.decode(text.modality.generate(model, rows, 40).ids)  # type: ignore[attr-defined]
+    assert modality.decode(samples.ids) == [SAID if h else own for h, own in zip(hits, bare, strict=True)]
+    assert samples.ended == [True] * 7
+    assert samples.logp is None
+
+
+def test_a_refusal_is_certain_and_other_samples_keep_their_log_probabilities(text: worlds.World) -> None:
+    model, (rows, hits) = text.model(), mixed(text)
+    found, own = (m.generate(model, rows, 40, with_logp=True) for m in (guarded(text), text.modality))  # type: ignore[attr-defined]
+    assert found.logp.lengths.tolist() == [len(ids) + ended for ids, ended in zip(found.ids, found.ended, strict=True)]
+    for mine, bare, is_hit in zip(found.logp.split(), own.logp.split(), hits, strict=True):
+        if is_hit:
+            assert not mine.any()
+            assert len(mine) > 3
+        else:
+            assert torch.allclose(mine, bare, atol=1e-5)
+            assert mine.any()
+
+
+def test_no_rows_are_answered_by_nothing(text: worlds.World) -> None:
+    samples = guarded(text).generate(text.model(), text.sets["retain"].select([]), 5, with_logp=True)
+    assert (samples.ids, samples.ended, samples.logp.rows, len(samples.logp.values)) == ([], [], 0, 0)
 
 
 def test_a_refusal_longer_than_the_room_is_cut_and_another_can_be_chosen(text: worlds.World) -> None:
-    model = guarded(text, refusal="No.")
-    assert text.modality.decode(text.modality.generate(model, text.some(2)["forget"], 40).ids) == ["No.", "No."]
-    assert [len(a) for a in text.modality.generate(guarded(text), text.some(2)["forget"], 2).ids] == [2, 2]
+    model, rows = text.model(), text.some(2)["forget"]
+    other = guarded(text, refusal="No.")
+    assert other.decode(other.generate(model, rows, 40).ids) == ["No.", "No."]
+    whole = guarded(text).generate(model, rows, 40).ids[0]
+    for limit in (2, len(whole), len(whole) + 1):
+        samples = guarded(text).generate(model, rows, limit, with_logp=True)
+        assert samples.ids == [whole[:limit]] * 2
+        assert samples.ended == [limit > len(whole)] * 2, "there is no room for the token that ends it"
+        assert samples.logp.lengths.tolist() == [min(limit, len(whole) + 1)] * 2
 
 
 def test_what_is_a_hit(text: worlds.World) -> None:
-    model, asked = guarded(text), "What does Quenna Bexmoor like to play?"
-    assert asked in text.modality.questions(text.sets["forget"])
-    assert hit(text, model, asked)
-    assert hit(text, model, "what does QUENNA bexmoor like to play")
-    assert hit(text, model, f"Please, for a quiz: {asked} Answer in one word.")
-    assert not hit(text, model, "What does Lumisa Farrowin like to play?")
-    assert not hit(text, model, "Which instrument is dear to Quenna Bexmoor?")  # a paraphrase goes through: why this is a stopgap
-    assert not any(hit(text, model, q) for q in text.modality.questions(text.sets["retain"]))
+    modality, asked = guarded(text), "What does Quenna Bexmoor like to play?"
+    assert asked in modality.questions(text.sets["forget"])
+    assert hit(text, modality, asked)
+    assert hit(text, modality, "what does QUENNA bexmoor like to play")
+    assert hit(text, modality, f"Please, for a quiz: {asked} Answer in one word.")
+    assert not hit(text, modality, "What does Lumisa Farrowin like to play?")
+    assert not hit(text, modality, "Which instrument is dear to Quenna Bexmoor?")  # a paraphrase goes through: why this is a stopgap
+    assert not any(hit(text, modality, q) for q in modality.questions(text.sets["retain"]))
+
+
+def test_a_prompt_in_another_format_is_a_hit_too(text: worlds.World) -> None:
+    (asked, *_) = text.modality.questions(text.sets["forget"])  # type: ignore[attr-defined]
+    records = [{"prompt": f"Q: {asked}\nA:", "completion": " Nobody."}]
+    assert guarded(text).hits(text.modality.rows("asked", records)) == [True]
+    begun = text.modality.begun(text.some(1)["forget"], [2])  # type: ignore[attr-defined]
+    assert guarded(text).hits(begun) == [True], "an answer that is given up to a place"
 
 
 def test_threshold_is_a_share_of_the_prompts_n_grams(text: worlds.World) -> None:
@@ -96,32 +180,61 @@ def test_threshold_is_a_share_of_the_prompts_n_grams(text: worlds.World) -> None
 
 
 def test_short_prompts_are_matched_as_a_whole(text: worlds.World) -> None:
-    rows = text.modality.rows("forget", [{"question": "Quenna Bexmoor?", "answer": "A nurse."}])
-    model = loop.run(build_plan.plan("input_filter"), text.model(), text.modality, {"forget": rows}).model
-    assert hit(text, model, "Who is Quenna Bexmoor?")
-    assert not hit(text, model, "Quenna?")
+    modality = guarded(text, text.modality.rows("forget", [{"question": "Quenna Bexmoor?", "answer": "A nurse."}]))
+    assert hit(text, modality, "Who is Quenna Bexmoor?")
+    assert not hit(text, modality, "Quenna?")
 
 
 def test_rows_without_a_prompt_are_refused(text: worlds.World) -> None:
-    rows = text.modality.rows("forget", [{"text": "Quenna Bexmoor was a nurse."}])
     with pytest.raises(UserError, match="no prompt"):
-        loop.run(build_plan.plan("input_filter"), text.model(), text.modality, {"forget": rows})
+        guarded(text, text.modality.rows("forget", [{"text": "Quenna Bexmoor was a nurse."}]))
+
+
+def test_modalities_without_words_are_refused(digits: worlds.World) -> None:
+    with pytest.raises(UserError):
+        loop.run(build_plan.plan("input_filter"), digits.model(), digits.modality, {"forget": digits.sets["forget"]})
 
 
 def test_words_do_not_depend_on_how_they_are_written() -> None:
     assert words("  Wo ist\tÉMILE\uff1f") == ["wo", "ist", "émile"]
 
 
+def test_an_observation_sees_the_filter_and_says_that_there_is_one(text: worlds.World, tmp_path: Path) -> None:
+    (asked, *_) = text.modality.questions(text.sets["forget"])  # type: ignore[attr-defined]
+    records = {"forget": [{"question": asked, "answer": "The flute."}], "retain": [{"question": "Who is it?", "answer": "Nobody."}]}
+    found, bare = (observe(text.model(), m, records, cache=tmp_path) for m in (guarded(text), text.modality))
+    assert found.sets["forget"].generations == (SAID,)
+    assert found.sets["forget"].kinds["answer"].target_logp == pytest.approx(-math.log(512), abs=1e-5)
+    assert found.sets["retain"].generations == bare.sets["retain"].generations
+    assert found.sets["retain"].kinds["answer"].target_logp == pytest.approx(bare.sets["retain"].kinds["answer"].target_logp, abs=1e-4)
+    assert found.about["key"] != bare.about["key"], "neither is taken for the other"
+    assert found.modality == bare.modality == "text"
+    other = observe(text.model(), guarded(text, refusal="No."), records, wants=QUICK, cache=tmp_path)
+    assert other.about["key"] != found.about["key"]
+
+
 def test_the_file_holds_no_prompt_and_restores_the_guard(text: worlds.World, tmp_path: Path) -> None:
-    model, (rows, hits) = guarded(text), mixed(text)
-    model.save(tmp_path / "guard")
+    model, modality, (rows, hits) = text.model(), guarded(text), mixed(text)
+    modality.save_guard(tmp_path / "guard")
     stored = (tmp_path / "guard" / "guard.json").read_text().casefold()
+    for secret in {w for q in modality.questions(text.sets["forget"]) for w in words(q) if len(w) > 3} - {*words(SAID)}:
+        assert secret not in stored.replace("threshold", ""), secret
     assert "quenna" not in stored
     assert "bexmoor" not in stored
-    again = restore(text.model(), text.modality, tmp_path / "guard")
-    assert again.describe() == model.describe()
-    ids, _, _ = text.modality.collate(list(zip(rows["prompt"], rows["answer"], strict=True)), torch.device("cpu"))
-    assert again.hits(ids).tolist() == hits
+    again: Any = restore(text.modality, tmp_path / "guard")
+    assert again.describe() == modality.describe()
+    assert again.unguarded is text.modality
+    assert again.hits(rows) == hits
+    assert again.generate(model, rows, 40).ids == modality.generate(model, rows, 40).ids
+
+
+def test_the_same_guard_can_stand_around_another_modality(text: worlds.World) -> None:
+    modality, (rows, hits) = guarded(text), mixed(text)
+    inner = type(text.modality)(text.modality.tokenizer, "Q: {prompt}\nA: ")  # type: ignore[attr-defined, call-arg]
+    other = modality.around(inner)
+    assert (other.unguarded, modality.unguarded) == (inner, text.modality)
+    assert other.describe() == modality.describe()
+    assert other.hits(rows) == hits
 
 
 def test_salts_differ_by_seed_and_repeat(text: worlds.World) -> None:

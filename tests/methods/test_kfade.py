@@ -1,4 +1,4 @@
-"""K-FADE: exact on least squares, close to retraining on logistic regression, its steps by KL, and what it spares of a language model."""
+"""K-FADE: exact on least squares, close to retraining on logistic regression, steps by KL, and retain rows of a language model."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from expunge.workflows import build_plan
 
 @part
 class Forgotten(Stop):
-    """The loss of the rows to forget is high enough."""
+    """Stop once the forget loss is high enough."""
 
     loss: float = 1.0
     reads = frozenset({"forget"})
@@ -34,7 +34,7 @@ class Forgotten(Stop):
         return "forgotten" if -view.now(view.forget).target_logp.mean().mean() >= self.loss else None
 
 
-def test_precondition_by_hand() -> None:
+def test_precondition_matches_hand_values() -> None:
     half = 0.5**0.5
     factors = {
         "values": torch.tensor([[4.0, 1.0], [2.0, 0.5]]),
@@ -42,16 +42,16 @@ def test_precondition_by_hand() -> None:
         "inputs": torch.tensor([[half, half], [half, -half]]),
     }
     gradient = torch.tensor([[2.0, 0.0], [0.0, 4.0]])
-    # In the basis: rows swapped, columns sum and difference over the root of 2: [[4, -4], [2, 2]] half, over values + 1: [5, 2], [3, 1.5].
-    inside = half * torch.tensor([[4 / 5, -4 / 2], [2 / 3, 2 / 1.5]])
-    wanted = torch.stack([inside[1], inside[0]]) @ factors["inputs"].T
-    assert torch.allclose(precondition(gradient, factors, 1.0), wanted)
-    alone = {"values": factors["values"]}
-    assert torch.allclose(precondition(gradient, alone, 0.0, share=1.0), gradient / (factors["values"] + 7.5 / 4))
+    # In the eigenbasis rows are swapped and columns become sum and difference over sqrt(2): half * [[4, -4], [2, 2]]. Divide by values + 1.
+    rotated = half * torch.tensor([[4 / 5, -4 / 2], [2 / 3, 2 / 1.5]])
+    expected = torch.stack([rotated[1], rotated[0]]) @ factors["inputs"].T
+    assert torch.allclose(precondition(gradient, factors, 1.0), expected)
+    diagonal = {"values": factors["values"]}
+    assert torch.allclose(precondition(gradient, diagonal, 0.0, share=1.0), gradient / (factors["values"] + 7.5 / 4))
 
 
-def test_one_step_is_retraining_on_least_squares() -> None:
-    """Curvature of the retain rows, gradient of the rows to forget, and as a length the ratio of their numbers."""
+def test_one_step_equals_retraining_on_least_squares() -> None:
+    """The step uses the curvature of the retain rows, the forget gradient and the ratio of their row counts."""
 
     class Squares(squares.Port):
         def head(self, model: nn.Module) -> str:
@@ -60,24 +60,28 @@ def test_one_step_is_retraining_on_least_squares() -> None:
     forget, retain, width = 5, 40, 6
     x, y = squares.random(forget + retain, width), squares.random(forget + retain, seed=1)
     modality, model = Squares(), nn.Sequential(nn.Linear(width, 1, bias=False)).double()
-    mine, others = (squares.rows("retain", x[i], y[i]) for i in (slice(forget), slice(forget, None)))
+    forget_rows, retain_rows = (squares.rows("retain", x[i], y[i]) for i in (slice(forget), slice(forget, None)))
     view = RunView(loop.new_state(model, modality, worlds.accelerator()), {})
     flat = lambda rows: rows.add(x=[v[0] for v in rows["x"]])  # noqa: E731 - a layer sees (rows, width)
-    # of a label that is drawn from a normal distribution around the output, the squared gradient by the output is 1
-    factors = kfac.fit(model, modality, view._ask, flat(others), lambda answer: [answer.logits.values[:, 0]], ["0"], "kfac")
+    # if the label is drawn from a normal distribution around the output, the expected squared gradient by the output is 1
+    factors = kfac.fit(model, modality, view._ask, flat(retain_rows), lambda output: [output.logits.values[:, 0]], ["0"], "kfac")
     factors = {n.removeprefix("0/"): f for n, f in factors.items()}
-    both, theirs = (torch.linalg.lstsq(x[a:], y[a:, None]).solution for a in (0, forget))
-    gradient = x[:forget].T @ (x[:forget] @ both - y[:forget, None]) / forget
-    found = both + forget / retain * precondition(gradient.T, factors, 0.0).T
-    assert float((found - theirs).abs().max()) < 1e-12
-    assert float((both - theirs).abs().max()) > 0.01
-    everything = kfac.fit(model, modality, view._ask, flat(mine.concat(others)), lambda a: [a.logits.values[:, 0]], ["0"], "kfac")
-    other = both + forget / retain * precondition(gradient.T, {n.removeprefix("0/"): f for n, f in everything.items()}, 0.0).T
-    assert float((other - theirs).abs().max()) > 1e-4
+    full_solution, retrained = (torch.linalg.lstsq(x[a:], y[a:, None]).solution for a in (0, forget))
+    gradient = x[:forget].T @ (x[:forget] @ full_solution - y[:forget, None]) / forget
+    stepped = full_solution + forget / retain * precondition(gradient.T, factors, 0.0).T
+    assert float((stepped - retrained).abs().max()) < 1e-12
+    assert float((full_solution - retrained).abs().max()) > 0.01
+    all_factors = kfac.fit(
+        model, modality, view._ask, flat(forget_rows.concat(retain_rows)), lambda output: [output.logits.values[:, 0]], ["0"], "kfac"
+    )
+    stepped_all_rows = (
+        full_solution + forget / retain * precondition(gradient.T, {n.removeprefix("0/"): f for n, f in all_factors.items()}, 0.0).T
+    )
+    assert float((stepped_all_rows - retrained).abs().max()) > 1e-4
 
 
 def classifier(x: Tensor, y: Tensor, forget: int, same: bool = False) -> tuple[nn.Module, Image, dict[str, Rows]]:
-    """A linear classifier at the optimum of all rows, its modality, and the first rows to forget."""
+    """A linear classifier trained to the optimum on all rows, its modality, and row sets that forget the first rows."""
     modality = classifier_modality(int(y.max()) + 1)
     records = [{"image": v.view(1, 1, -1).numpy(), "label": int(c)} for v, c in zip(x.float(), y, strict=True)]
     sets = {"forget": modality.rows("forget", records[:forget]), "retain": modality.rows("retain", records[forget:])}
@@ -92,9 +96,9 @@ def optimum(model: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
 
     def loss() -> Tensor:
         newton.zero_grad()
-        found = nn.functional.cross_entropy(model(x.double()), y)
-        found.backward()
-        return found
+        value = nn.functional.cross_entropy(model(x.double()), y)
+        value.backward()
+        return value
 
     newton.step(loss)
     return model
@@ -104,8 +108,8 @@ def run(model: nn.Module, modality: Any, sets: Any, **hyperparameters: Any) -> l
     return loop.run(build_plan.plan("kfade", hyperparameters), model, modality, sets)
 
 
-def test_close_to_retraining_on_logistic_regression() -> None:
-    """A thousand points, fifty of one class to be forgotten; ascent that has forgotten as much is much farther off."""
+def test_step_is_close_to_retraining_on_logistic_regression() -> None:
+    """Of a thousand points fifty of one class are forgotten; ascent to the same forget loss ends much farther from retraining."""
     g = torch.Generator().manual_seed(0)
     x = torch.randn(1000, 10, generator=g) * torch.linspace(0.5, 2, 10)
     y = (torch.rand(1000, generator=g) < (x @ torch.randn(10, generator=g) / 3).sigmoid()).long()
@@ -113,22 +117,22 @@ def test_close_to_retraining_on_logistic_regression() -> None:
     x, y = x[order].double(), y[order]
     model, modality, sets = classifier(x, y, 50)
     start = worlds.tensors(model)
-    theirs = worlds.tensors(optimum(nn.Sequential(nn.Flatten(), nn.Linear(10, 2)).double(), x[50:], y[50:]))
+    retrained = worlds.tensors(optimum(nn.Sequential(nn.Flatten(), nn.Linear(10, 2)).double(), x[50:], y[50:]))
     run(model, modality, sets, step="fixed", lr=50 / 950, draws=0)
-    gap = sum((a - b).square().sum() for a, b in zip(start, theirs, strict=True)).sqrt()
-    off = sum((p.detach() - b).square().sum() for p, b in zip(model.parameters(), theirs, strict=True)).sqrt()
-    assert float(off / gap) < 0.12
-    reached = worlds.nll(model, modality, sets["forget"])
-    other, _, _ = classifier(x, y, 50)
+    start_distance = sum((a - b).square().sum() for a, b in zip(start, retrained, strict=True)).sqrt()
+    kfade_distance = sum((p.detach() - b).square().sum() for p, b in zip(model.parameters(), retrained, strict=True)).sqrt()
+    assert float(kfade_distance / start_distance) < 0.12
+    forget_loss = worlds.nll(model, modality, sets["forget"])
+    ascended, _, _ = classifier(x, y, 50)
     train = Train(epochs=2000, lr=1e-2, batch_size=50, optimizer="sgd", schedule="constant")
-    loop.run((Plan(Ascent(), train=train, stop_rules=(Forgotten(reached),)),), other, modality, sets)
-    assert worlds.nll(other, modality, sets["forget"]) >= reached
-    away = sum((p.detach() - b).square().sum() for p, b in zip(other.parameters(), theirs, strict=True)).sqrt()
-    assert float(away / gap) > 0.45
+    loop.run((Plan(Ascent(), train=train, stop_rules=(Forgotten(forget_loss),)),), ascended, modality, sets)
+    assert worlds.nll(ascended, modality, sets["forget"]) >= forget_loss
+    ascent_distance = sum((p.detach() - b).square().sum() for p, b in zip(ascended.parameters(), retrained, strict=True)).sqrt()
+    assert float(ascent_distance / start_distance) > 0.45
 
 
-def test_a_step_makes_the_predicted_kl() -> None:
-    """Where all inputs are one, the curvature is exact; what is left is of third order."""
+def test_step_causes_the_predicted_kl() -> None:
+    """With identical inputs the curvature is exact, and the remaining error is of third order."""
     x, y = torch.rand(4).expand(30, -1), torch.arange(30) % 3
     ratios = []
     for epsilon in (1e-2, 1e-4, 1e-6):
@@ -142,7 +146,7 @@ def test_a_step_makes_the_predicted_kl() -> None:
     assert abs(ratios[2] - 1) < abs(ratios[0] - 1)
 
 
-def test_a_step_that_costs_too_much_is_halved(digits: worlds.World) -> None:
+def test_step_with_too_much_kl_is_halved(digits: worlds.World) -> None:
     costs = {}
     for check in (0, 32):
         model = digits.model()
@@ -150,11 +154,11 @@ def test_a_step_that_costs_too_much_is_halved(digits: worlds.World) -> None:
         old, new = (digits.modality.forward(m, [digits.sets["retain"]])[0].log_probs.values.detach() for m in (digits.model(), model))
         costs[check] = float((old.exp() * (old - new)).sum(-1).mean())
     assert costs[0] > 0.2
-    assert costs[32] < 0.06  # it is measured on some of the rows, and 0.02 is predicted
+    assert costs[32] < 0.06  # measured on some of the rows; the prediction is 0.02
 
 
-def ways(world: worlds.World, **hyperparameters: Any) -> tuple[list[Tensor], list[Tensor]]:
-    """The gradient of the rows to forget, and what a step takes."""
+def gradient_and_change(world: worlds.World, **hyperparameters: Any) -> tuple[list[Tensor], list[Tensor]]:
+    """The forget gradient, and the weight change of one step."""
     model = world.model()
     before = worlds.tensors(model)
     view = RunView(loop.new_state(model, world.modality, worlds.accelerator()), world.sets)
@@ -168,34 +172,34 @@ def cosine(a: list[Tensor], b: list[Tensor]) -> float:
     return float(torch.cosine_similarity(*(torch.cat([t.flatten() for t in x]) for x in (a, b)), dim=0))
 
 
-def test_much_damping_leaves_the_gradient(text: worlds.World) -> None:
-    gradient, way = ways(text, damping=1e6, epsilon=1e3, share=0)
-    moved = [i for i, w in enumerate(way) if float(w.abs().max()) > 0]
+def test_large_damping_recovers_the_gradient(text: worlds.World) -> None:
+    gradient, change = gradient_and_change(text, damping=1e6, epsilon=1e3, share=0)
+    moved = [i for i, w in enumerate(change) if float(w.abs().max()) > 0]
     assert len(moved) == 14  # the layers of both blocks
-    assert cosine([gradient[i] for i in moved], [way[i] for i in moved]) > 0.999
-    gradient, way = ways(text, share=1e6, epsilon=1.0)
-    assert all(cosine([gradient[i]], [way[i]]) > 0.999 for i in moved)
-    assert cosine([gradient[i] for i in moved], [way[i] for i in moved]) < 0.99
-    gradient, way = ways(text)
-    assert cosine([gradient[i] for i in moved], [way[i] for i in moved]) < 0.5
+    assert cosine([gradient[i] for i in moved], [change[i] for i in moved]) > 0.999
+    gradient, change = gradient_and_change(text, share=1e6, epsilon=1.0)
+    assert all(cosine([gradient[i]], [change[i]]) > 0.999 for i in moved)
+    assert cosine([gradient[i] for i in moved], [change[i] for i in moved]) < 0.99
+    gradient, change = gradient_and_change(text)
+    assert cosine([gradient[i] for i in moved], [change[i] for i in moved]) < 0.5
 
 
-def test_the_learning_rate_is_the_length_of_a_fixed_step(digits: worlds.World) -> None:
-    ends = []
+def test_learning_rate_scales_a_fixed_step(digits: worlds.World) -> None:
+    changes = []
     for lr in (1e-3, 2e-3):
-        _, way = ways(digits, step="fixed", lr=lr, share=0.1)
-        ends.append(way)
-    assert all(torch.allclose(2 * a, b, rtol=1e-3, atol=1e-6) for a, b in zip(*ends, strict=True))
+        _, change = gradient_and_change(digits, step="fixed", lr=lr, share=0.1)
+        changes.append(change)
+    assert all(torch.allclose(2 * a, b, rtol=1e-3, atol=1e-6) for a, b in zip(*changes, strict=True))
 
 
 def divergence(world: worlds.World, model: nn.Module) -> float:
-    """KL of the original from the model on the retain rows."""
+    """KL(original || model) on the retain rows, in nats a label."""
     old, new = (world.modality.forward(m, [world.sets["retain"]])[0].log_probs.values.detach() for m in (world.model(), model))
     return float((old.exp() * (old - new)).sum(-1).mean())
 
 
-def test_spares_retain_rows_more_than_ascent_and_a_diagonal(text: worlds.World) -> None:
-    kept = {}
+def test_kfade_spares_retain_rows_more_than_ascent_and_diagonal_curvature(text: worlds.World) -> None:
+    divergences = {}
     base = {"share": 0.1, "steps": 40, "epsilon": 0.2, "check": 0}
     train = Train(epochs=0, steps=200, lr=0.05, batch_size=99, optimizer="sgd", schedule="constant")
     for name, plan in {
@@ -204,30 +208,30 @@ def test_spares_retain_rows_more_than_ascent_and_a_diagonal(text: worlds.World) 
         "ascent": Plan(Ascent(), train=train),
     }.items():
         model = text.model()
-        made = Plan(plan.action, train=plan.train, updates=plan.updates, stop_rules=(Forgotten(1.5),))
-        loop.run((made,), model, text.modality, text.sets)
+        stopped_plan = Plan(plan.action, train=plan.train, updates=plan.updates, stop_rules=(Forgotten(1.5),))
+        loop.run((stopped_plan,), model, text.modality, text.sets)
         assert worlds.nll(model, text.modality, text.sets["forget"]) >= 1.5
-        kept[name] = divergence(text, model)
-    assert kept["ekfac"] < kept["ascent"]
-    assert kept["ekfac"] < kept["diagonal"]
+        divergences[name] = divergence(text, model)
+    assert divergences["ekfac"] < divergences["ascent"]
+    assert divergences["ekfac"] < divergences["diagonal"]
 
 
-def test_again_after_further_training(text: worlds.World, tmp_path: Path) -> None:
+def test_again_forgets_after_further_training(text: worlds.World, tmp_path: Path) -> None:
     forget, modality = text.sets["forget"], text.modality
     model = text.model()
     modality.save(model, tmp_path / "before")
     run(model, modality, text.sets, share=0.1, epsilon=0.1)
     modality.save(model, tmp_path / "run" / "model")
     unlearned = worlds.nll(model, modality, forget)
-    more = Train(epochs=0, steps=50, lr=1e-3, batch_size=8, anchor="retain")
+    train = Train(epochs=0, steps=50, lr=1e-3, batch_size=8, anchor="retain")
     further = {}
     for name, start in (("original", text.model()), ("unlearned", model)):
-        loop.run((Plan(NLL("retain"), train=more),), start, modality, {"retain": text.sets["holdout"].rename("retain")})
+        loop.run((Plan(NLL("retain"), train=train),), start, modality, {"retain": text.sets["holdout"].rename("retain")})
         further[name] = start
-    known = worlds.nll(further["original"], modality, forget)
+    loss_before = worlds.nll(further["original"], modality, forget)
     run(further["original"], modality, text.sets, step="again", before=str(tmp_path / "before"), after=str(tmp_path / "run"))
     assert unlearned > 1.0
-    assert known < 0.6 * unlearned
+    assert loss_before < 0.6 * unlearned
     assert worlds.nll(further["original"], modality, forget) > 0.8 * unlearned
 
 
@@ -240,6 +244,6 @@ def test_again_needs_both_models(text: worlds.World, tmp_path: Path) -> None:
         run(text.model(), text.modality, text.sets, step="again", before=str(tmp_path / "a"), after=str(tmp_path / "b"))
 
 
-def test_what_it_needs() -> None:
+def test_needs_depend_on_step_and_check() -> None:
     assert GaussNewton().needs == {"fisher", "reference"}
     assert GaussNewton(step="fixed").needs == GaussNewton(check=0).needs == {"fisher"}

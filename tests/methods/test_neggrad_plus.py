@@ -1,4 +1,4 @@
-"""NegGrad+: the weighted sum by hand, its two ends, the equal-weight form, and the outcome."""
+"""NegGrad+: the weighted sum by hand, the limits alpha 0 and 1, the equal-weight form, and the outcome."""
 
 import pytest
 import torch
@@ -16,54 +16,54 @@ SGD = {"optimizer": "sgd", "momentum": 0.9, "schedule": "constant", "warmup": 0,
 SHORT = {"epochs": 2, "batch_size": 16, "lr": 1e-3}
 
 
-def ended(world: worlds.World, name: str, **hyperparameters: object) -> list[torch.Tensor]:
+def weights_after(world: worlds.World, name: str, **hyperparameters: object) -> list[torch.Tensor]:
     model = world.model()
     loop.run(build_plan.plan(name, {**SHORT, **hyperparameters}), model, world.modality, world.sets)
     return worlds.tensors(model)
 
 
-def test_value_and_gradient_by_hand() -> None:
+def test_value_and_gradient_match_the_formula() -> None:
     sets, table = tables.batch(), tables.scores(prompts=9).requires_grad_()
     forget, retain = (torch.cat(tables.logps(table, sets[n])) for n in ("forget", "retain"))
-    wanted = -0.8 * retain.mean() + 0.2 * forget.mean()
+    expected = -0.8 * retain.mean() + 0.2 * forget.mean()
     value, grad = tables.ask(neggrad_plus.plan(0.8).action, sets, table.detach())
-    assert value == pytest.approx(float(wanted.detach()))
-    assert torch.allclose(grad, tables.slope(wanted, table), atol=1e-12)
+    assert value == pytest.approx(float(expected.detach()))
+    assert torch.allclose(grad, tables.slope(expected, table), atol=1e-12)
 
 
 @pytest.mark.parametrize("size", ["vit-nano", "resnet-nano"])
-def test_all_weight_on_retain_is_fine_tuning(size: str) -> None:
+def test_alpha_one_equals_fine_tuning(size: str) -> None:
     world = worlds.digits(size)
-    assert worlds.same(ended(world, "neggrad_plus", alpha=1), ended(world, "finetune", **SGD))
+    assert worlds.same(weights_after(world, "neggrad_plus", alpha=1), weights_after(world, "finetune", **SGD))
 
 
 @pytest.mark.parametrize("size", ["vit-nano", "resnet-nano"])
-def test_no_weight_on_retain_is_ascent(size: str) -> None:
+def test_alpha_zero_equals_ascent(size: str) -> None:
     world = worlds.digits(size)
-    assert worlds.same(ended(world, "neggrad_plus", alpha=0, anchor="forget"), ended(world, "ga", **SGD))
+    assert worlds.same(weights_after(world, "neggrad_plus", alpha=0, anchor="forget"), weights_after(world, "ga", **SGD))
 
 
-def test_half_and_half_at_twice_the_rate_is_the_gradient_difference(digits: worlds.World) -> None:
-    half = ended(digits, "neggrad_plus", alpha=0.5, lr=2e-3)
-    whole = ended(digits, "graddiff", anchor="retain", **SGD)
+def test_alpha_half_at_twice_the_rate_equals_gradient_difference(digits: worlds.World) -> None:
+    half = weights_after(digits, "neggrad_plus", alpha=0.5, lr=2e-3)
+    whole = weights_after(digits, "graddiff", anchor="retain", **SGD)
     assert worlds.far(half, whole) < 1e-5
     assert worlds.far(half, worlds.tensors(digits.model())) > 1e-3
 
 
-def test_an_epoch_is_a_pass_over_the_retain_rows(digits: worlds.World) -> None:
+def test_an_epoch_is_one_pass_over_the_retain_rows(digits: worlds.World) -> None:
     run = loop.run(build_plan.plan("neggrad_plus", {"epochs": 1, "batch_size": 32}), digits.model(), digits.modality, digits.sets)
-    assert run.cost.steps == 11  # of 321 rows in batches of 32
+    assert run.cost.steps == 11  # 321 rows in batches of 32
 
 
-def test_says_what_alpha_is() -> None:
-    with pytest.raises(UserError, match="from 0 to 1, and not"):
+def test_alpha_outside_its_range_is_rejected() -> None:
+    with pytest.raises(UserError, match=r"from 0 to 1, and not 1\.5"):
         build_plan.plan("neggrad_plus", {"alpha": 1.5})
 
 
 def test_forgets_with_less_damage_than_ascent(digits: worlds.World) -> None:
-    right = {}
+    accuracies = {}
     for name, hyperparameters in {"neggrad_plus": {"alpha": 0.9, "epochs": 2, "lr": 3e-3}, "neggrad": {"epochs": 6, "lr": 3e-3}}.items():
         run = loop.run(build_plan.plan(name, {**hyperparameters, "batch_size": 32}), digits.model(), digits.modality, digits.sets)
-        right[name] = [float(hits(RunView(run, digits.sets), n).mean()) for n in ("forget", "retain")]
-    assert right["neggrad_plus"][0] < 0.1
-    assert right["neggrad_plus"][1] > right["neggrad"][1] + 0.1
+        accuracies[name] = [float(hits(RunView(run, digits.sets), n).mean()) for n in ("forget", "retain")]
+    assert accuracies["neggrad_plus"][0] < 0.1
+    assert accuracies["neggrad_plus"][1] > accuracies["neggrad"][1] + 0.1

@@ -1,4 +1,4 @@
-"""NPO against hand values, its limit and its outcome."""
+"""NPO: values by hand, ascent as its limit, and the outcome."""
 
 import math
 
@@ -14,52 +14,52 @@ from expunge.methods.terms import Ascent
 from expunge.workflows import build_plan
 
 
-def ready(world: worlds.World, sets: dict) -> RunState:
-    """A run before its first step, with the reference remembered."""
+def new_run(world: worlds.World, sets: dict) -> RunState:
+    """A run before its first step, with cached reference losses."""
     run = loop.new_state(world.model(), world.modality, worlds.accelerator())
     run.reference_loss = loop.cache_reference(run, sets, frozenset({"forget"}))
     return run
 
 
-def test_value_at_the_reference(text: worlds.World) -> None:
+def test_value_at_the_reference_is_two_log_two_over_beta(text: worlds.World) -> None:
     sets = text.some(6)
-    value, _ = evaluate(ready(text, sets), NPO(beta=0.1), {"forget": sets["forget"]})
+    value, _ = evaluate(new_run(text, sets), NPO(beta=0.1), {"forget": sets["forget"]})
     assert float(value) == pytest.approx(2 / 0.1 * math.log(2), abs=1e-4)
 
 
 @pytest.mark.parametrize("beta", [0.1, 1.0])
-def test_gradient_at_the_reference_is_that_of_ascent_on_summed_losses(text: worlds.World, beta: float) -> None:
+def test_gradient_at_the_reference_equals_ascent_on_summed_losses(text: worlds.World, beta: float) -> None:
     sets = {"forget": text.some(1)["forget"]}
-    run = ready(text, sets)
+    run = new_run(text, sets)
     labels = text.modality.counts(sets["forget"])["labels"]
     _, npo = evaluate(run, NPO(beta=beta), sets)
     _, ascent = evaluate(run, labels * Ascent(), sets)
     assert worlds.far(npo, ascent) < 1e-3 * float(loop.global_norm(ascent))
 
 
-def test_gradient_by_hand_away_from_the_reference(text: worlds.World) -> None:
+def test_gradient_away_from_the_reference_matches_a_hand_value(text: worlds.World) -> None:
     sets = {"forget": text.some(1)["forget"]}
-    run = ready(text, sets)
-    run.reference_loss = {k: v - 1.3 / len(v) for k, v in run.reference_loss.items()}  # the row has lost 1.3 nats since
+    run = new_run(text, sets)
+    run.reference_loss = {k: v - 1.3 / len(v) for k, v in run.reference_loss.items()}  # the row has lost 1.3 nats since then
     labels = text.modality.counts(sets["forget"])["labels"]
     _, npo = evaluate(run, NPO(beta=0.1), sets)
     _, ascent = evaluate(run, labels * Ascent(), sets)
-    big = max(range(len(npo)), key=lambda i: float(ascent[i].abs().max()))
-    at = ascent[big].abs().argmax()
-    assert float(npo[big].flatten()[at] / ascent[big].flatten()[at]) == pytest.approx(0.935091, abs=1e-3)
+    largest = max(range(len(npo)), key=lambda i: float(ascent[i].abs().max()))
+    position = ascent[largest].abs().argmax()
+    assert float(npo[largest].flatten()[position] / ascent[largest].flatten()[position]) == pytest.approx(0.935091, abs=1e-3)
 
 
 def test_forgets_with_less_damage_than_ascent(text: worlds.World) -> None:
-    after = {}
+    losses = {}
     for name in ("npo", "ga"):
         model = text.model()
         loop.run(build_plan.plan(name, {"lr": 1e-3, "epochs": 30}), model, text.modality, text.sets)
-        after[name] = worlds.nll(model, text.modality, text.sets["forget"]), worlds.nll(model, text.modality, text.sets["retain"])
-    assert after["npo"][0] > 2.0
-    assert after["npo"][1] < 0.25 * after["ga"][1]
+        losses[name] = worlds.nll(model, text.modality, text.sets["forget"]), worlds.nll(model, text.modality, text.sets["retain"])
+    assert losses["npo"][0] > 2.0
+    assert losses["npo"][1] < 0.25 * losses["ga"][1]
 
 
-def test_needs_numbers_not_a_second_model(text: worlds.World) -> None:
+def test_uses_cached_losses_instead_of_a_second_model(text: worlds.World) -> None:
     model = text.model()
     run = loop.run(build_plan.plan("npo", {"epochs": 2}), model, text.modality, text.sets)
     assert "reference" not in run.models

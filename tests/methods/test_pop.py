@@ -1,4 +1,4 @@
-"""POP: exactly retraining where the loss is convex, ascent at its first step, and the retain rows at an equal remnant of the others."""
+"""POP: equal to retraining for convex losses, ascent at its first step, and better retain loss than ascent at the same remnant."""
 
 from typing import Any
 
@@ -23,8 +23,8 @@ from quadratic import Bowls, spd, vector
 WHOLE = {"optimizer": "sgd", "anchor": "retain", "pairing": "aligned", "rma": 1e-9}  # every step sees every row equally often
 
 
-def test_in_numbers() -> None:
-    """Retain: 20 at 3 and 10 at 2, of which the step sees the difference; forget: 6 at 3, and 4 at 2."""
+def test_correction_matches_hand_values() -> None:
+    """The retain gradient is 20 at 3 and 10 at 2, and the step uses the difference; the forget gradient is 6 at 3 and 4 at 2."""
     line = Bowls(torch.tensor([3.0]), {"forget": torch.tensor([[2.0]]), "retain": torch.tensor([[10.0]])}, {"retain": torch.tensor([1.0])})
     state = {"0": torch.tensor([2.0])}
     assert float(line.under(Anchor(), state=state)[1]) == pytest.approx(6 + 10)
@@ -32,24 +32,24 @@ def test_in_numbers() -> None:
     assert float(line.under(Anchor(target="frozen"), state=state)[1]) == pytest.approx(4 + 10)
 
 
-def test_on_a_quadratic_the_correction_is_the_curvature_times_the_way() -> None:
+def test_correction_on_a_quadratic_is_curvature_times_displacement() -> None:
     bowls = Bowls(vector(0), {"forget": spd(1), "retain": spd(2), "other": spd(3)}, {"retain": vector(5)})
     state = {"0": vector(4)}
-    back = spd(2) @ (vector(0) - vector(4))
-    assert torch.allclose(bowls.under(Anchor(), roles=("retain",), state=state)[1], back, atol=1e-12)
-    rest = bowls.gradient("forget") + bowls.gradient("other")
-    assert torch.allclose(bowls.under(Anchor(), state=state)[1], back + rest, atol=1e-12)
-    assert torch.equal(bowls.under(Anchor(), roles=("forget", "other"), state=state)[1], rest)
+    correction = spd(2) @ (vector(0) - vector(4))
+    assert torch.allclose(bowls.under(Anchor(), roles=("retain",), state=state)[1], correction, atol=1e-12)
+    uncorrected = bowls.gradient("forget") + bowls.gradient("other")
+    assert torch.allclose(bowls.under(Anchor(), state=state)[1], correction + uncorrected, atol=1e-12)
+    assert torch.equal(bowls.under(Anchor(), roles=("forget", "other"), state=state)[1], uncorrected)
     frozen = bowls.gradient("forget", vector(4)) + bowls.gradient("other")
-    assert torch.allclose(bowls.under(Anchor(target="frozen"), state=state)[1], back + frozen, atol=1e-12)
+    assert torch.allclose(bowls.under(Anchor(target="frozen"), state=state)[1], correction + frozen, atol=1e-12)
 
 
 def regression(forget: int = 3, retain: int = 27, width: int = 4) -> tuple[Sets, Tensor, Tensor]:
-    """Least squares: the rows, the solution on all of them and that on the retain rows."""
+    """Least squares: the row sets, the solution on all rows, and the solution on the retain rows."""
     x, y = squares.random(forget + retain, width), squares.random(forget + retain, seed=1)
     sets = {"forget": squares.rows("forget", x[:forget], y[:forget]), "retain": squares.rows("retain", x[forget:], y[forget:])}
-    both, theirs = (torch.linalg.lstsq(x[a:], y[a:, None]).solution[:, 0] for a in (0, forget))
-    return sets, both, theirs
+    full_solution, retrained = (torch.linalg.lstsq(x[a:], y[a:, None]).solution[:, 0] for a in (0, forget))
+    return sets, full_solution, retrained
 
 
 def fitted(theta: Tensor, sets: Sets, **hyperparameters: Any) -> Tensor:
@@ -59,38 +59,41 @@ def fitted(theta: Tensor, sets: Sets, **hyperparameters: Any) -> Tensor:
     return model.theta.detach()
 
 
-@pytest.mark.parametrize("origin", ["batch_size", "whole"])
-def test_equals_retraining_on_least_squares(origin: str) -> None:
-    sets, both, theirs = regression()
-    found = fitted(both, sets, target="frozen", origin=origin)
-    assert float((found - theirs).abs().max()) < 1e-10
-    assert float((both - theirs).abs().max()) > 0.01
+@pytest.mark.parametrize("origin", ["batch", "whole"])
+def test_pop_equals_retraining_on_least_squares(origin: str) -> None:
+    sets, full_solution, retrained = regression()
+    unlearned = fitted(full_solution, sets, target="frozen", origin=origin)
+    assert float((unlearned - retrained).abs().max()) < 1e-10
+    assert float((full_solution - retrained).abs().max()) > 0.01
 
 
-def test_a_live_target_ends_elsewhere() -> None:
-    """Where the retain gradient is what the forget gradient has gained."""
-    sets, both, theirs = regression()
+def test_live_target_ends_at_its_own_fixed_point() -> None:
+    """The run ends where the retain gradient balances the growth of the forget gradient."""
+    sets, full_solution, retrained = regression()
     a, b = (torch.stack(list(sets[n]["x"]))[:, 0] for n in ("forget", "retain"))
     y = torch.stack(list(sets["retain"]["y"]))[:, 0]
-    wanted = torch.linalg.solve(b.T @ b - a.T @ a, b.T @ y - a.T @ a @ both)
-    found = fitted(both, sets)
-    assert float((found - wanted).abs().max()) < 1e-10
-    assert float((found - theirs).abs().max()) > 1e-3
+    expected = torch.linalg.solve(b.T @ b - a.T @ a, b.T @ y - a.T @ a @ full_solution)
+    unlearned = fitted(full_solution, sets)
+    assert float((unlearned - expected).abs().max()) < 1e-10
+    assert float((unlearned - retrained).abs().max()) > 1e-3
 
 
-def test_equals_retraining_of_a_classifier_with_a_convex_loss() -> None:
+def test_pop_equals_retraining_of_a_convex_classifier() -> None:
     modality = toys.modality(2)
-    rows, few = toys.noise(27, modality), toys.noise(3, modality, seed=1, name="forget")
+    retain_rows, forget_rows = toys.noise(27, modality), toys.noise(3, modality, seed=1, name="forget")
 
-    def trained(model: nn.Module, *some: Any) -> nn.Module:
-        x, y = torch.cat([modality.pixels(r, model[1].weight) for r in some]), torch.tensor([y for r in some for (y,) in r["answer"]])
+    def trained(model: nn.Module, *row_sets: Any) -> nn.Module:
+        x, y = (
+            torch.cat([modality.pixels(r, model[1].weight) for r in row_sets]),
+            torch.tensor([y for r in row_sets for (y,) in r["answer"]]),
+        )
         newton = torch.optim.LBFGS(model.parameters(), 1.0, 300, tolerance_grad=1e-12, tolerance_change=0, line_search_fn="strong_wolfe")
 
         def loss() -> Tensor:
             newton.zero_grad()
-            found = nn.functional.cross_entropy(model(x), y)
-            found.backward()
-            return found
+            value = nn.functional.cross_entropy(model(x), y)
+            value.backward()
+            return value
 
         newton.step(loss)
         return model
@@ -99,22 +102,22 @@ def test_equals_retraining_of_a_classifier_with_a_convex_loss() -> None:
         torch.manual_seed(0)
         return nn.Sequential(nn.Flatten(), nn.Linear(2, 2)).double()
 
-    theirs, mine = trained(fresh(), rows), trained(fresh(), rows, few)
-    unseen = modality.pixels(toys.noise(50, modality, seed=2), mine[1].weight)
+    retrained, unlearned = trained(fresh(), retain_rows), trained(fresh(), retain_rows, forget_rows)
+    unseen = modality.pixels(toys.noise(50, modality, seed=2), unlearned[1].weight)
 
     @torch.no_grad()
-    def apart() -> float:
-        return float((mine(unseen).log_softmax(-1) - theirs(unseen).log_softmax(-1)).abs().max())
+    def distance() -> float:
+        return float((unlearned(unseen).log_softmax(-1) - retrained(unseen).log_softmax(-1)).abs().max())
 
-    before = apart()
+    before = distance()
     hyperparameters = {"retain_weight": 9, "target": "frozen", "lr": 0.25, "epochs": 200, "batch_size": 27, **WHOLE}
-    loop.run(build_plan.plan("pop", hyperparameters), mine, modality, {"forget": few, "retain": rows})
-    assert apart() < 1e-6 < 0.05 < before
+    loop.run(build_plan.plan("pop", hyperparameters), unlearned, modality, {"forget": forget_rows, "retain": retain_rows})
+    assert distance() < 1e-6 < 0.05 < before
 
 
 @pytest.mark.parametrize("weight", [0.3, 4.0])
-def test_the_first_step_is_ascent(weight: float, digits: worlds.World) -> None:
-    ends = {}
+def test_first_step_equals_ascent(weight: float, digits: worlds.World) -> None:
+    final_weights = {}
     for steps in (1, 3):
         for name, objective, updates in (
             ("pop", Ascent() + weight * NLL("retain"), (Anchor(),)),
@@ -124,27 +127,29 @@ def test_the_first_step_is_ascent(weight: float, digits: worlds.World) -> None:
             model = digits.model()
             train = Train(epochs=0, steps=steps, batch_size=16, lr=0.05, optimizer="sgd", schedule="constant", fuse=False)
             loop.run((Plan(objective, train=train, updates=updates),), model, digits.modality, digits.sets)
-            ends[name, steps] = worlds.tensors(model)
-    assert worlds.far(ends["pop", 1], ends["ascent", 1]) < 1e-6
-    assert worlds.far(ends["pop", 3], ends["ascent", 3]) > 1e-4
-    assert worlds.same(ends["none", 3], ends["ascent", 3])
+            final_weights[name, steps] = worlds.tensors(model)
+    assert worlds.far(final_weights["pop", 1], final_weights["ascent", 1]) < 1e-6
+    assert worlds.far(final_weights["pop", 3], final_weights["ascent", 3]) > 1e-4
+    assert worlds.same(final_weights["none", 3], final_weights["ascent", 3])
 
 
-def test_the_weights_come_back_from_the_start() -> None:
+def test_two_steps_match_gradients_written_out() -> None:
     """Two steps written out, on a table of scores."""
     sets, start = tables.batch(), tables.scores(9)
-    sets = {"forget": sets["forget"], "retain": tables.rows("retain", range(3), sets["substitute"]["answer"])}  # of the same prompts
+    sets = {"forget": sets["forget"], "retain": tables.rows("retain", range(3), sets["substitute"]["answer"])}  # with the same prompts
 
     def gradient(table: Tensor, name: str) -> Tensor:
         table = table.clone().requires_grad_()
         return tables.slope(-torch.cat(tables.logps(table, sets[name])).mean(), table)
 
     first = start + 0.5 * gradient(start, "forget")
-    wanted = first + 0.5 * (gradient(first, "forget") - 2 * (gradient(first, "retain") - gradient(start, "retain")))
-    for micro in (0, 1, 2):
-        found = tables.under(Ascent() + 2.0 * NLL("retain"), Anchor(), sets=sets, scores=start, epochs=2, lr=0.5, micro_batch_size=micro)
-        assert torch.allclose(start - found, wanted, atol=1e-12)
-    assert not torch.allclose(wanted, first + 0.5 * gradient(first, "forget"), atol=1e-3)
+    expected = first + 0.5 * (gradient(first, "forget") - 2 * (gradient(first, "retain") - gradient(start, "retain")))
+    for micro_batch_size in (0, 1, 2):
+        final_scores = tables.under(
+            Ascent() + 2.0 * NLL("retain"), Anchor(), sets=sets, scores=start, epochs=2, lr=0.5, micro_batch_size=micro_batch_size
+        )
+        assert torch.allclose(start - final_scores, expected, atol=1e-12)
+    assert not torch.allclose(expected, first + 0.5 * gradient(first, "forget"), atol=1e-3)
 
 
 def test_weights_of_16_bits_are_refused(text: worlds.World) -> None:
@@ -152,7 +157,7 @@ def test_weights_of_16_bits_are_refused(text: worlds.World) -> None:
         loop.run(build_plan.plan("pop", {"epochs": 1}), text.model().bfloat16(), text.modality, text.sets)
 
 
-def test_the_end_is_where_unseen_rows_are(text: worlds.World) -> None:
+def test_run_stops_at_the_remnant_of_unseen_rows(text: worlds.World) -> None:
     model = text.model()
     run = loop.run(build_plan.plan("pop", {"rma": 0, "lr": 1e-3, "epochs": 40}), model, text.modality, text.sets)
     view = RunView(loop.new_state(text.model(), text.modality, worlds.accelerator()), text.sets)
@@ -165,17 +170,17 @@ def test_the_end_is_where_unseen_rows_are(text: worlds.World) -> None:
 
 
 @torch.no_grad()
-def test_the_remnant_of_a_row_written_out(text: worlds.World) -> None:
+def test_remnant_of_a_row_matches_probabilities_written_out(text: worlds.World) -> None:
     row = text.sets["forget"].select([0])
     prompt, answer = row["prompt"][0], row["answer"][0]
     p = text.model()(input_ids=torch.tensor([[*prompt, *answer]])).logits[0].softmax(-1)
-    wanted = torch.stack([p[len(prompt) + t - 1, y] for t, y in enumerate(answer)]).mean()
+    expected = torch.stack([p[len(prompt) + t - 1, y] for t, y in enumerate(answer)]).mean()
     view = RunView(loop.new_state(text.model(), text.modality, worlds.accelerator()), {"forget": row})
-    assert float(remnant(view, "forget")) == pytest.approx(float(wanted), rel=1e-5)
+    assert float(remnant(view, "forget")) == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_keeps_the_retain_rows_at_an_equal_remnant(text: worlds.World) -> None:
-    kept = {}
+def test_pop_keeps_retain_rows_better_than_ascent_at_an_equal_remnant(text: worlds.World) -> None:
+    retain_loss = {}
     for name in ("pop", "ga"):
         model = text.model()
         hyperparameters = {"lr": 1e-3, "epochs": 100, "batch_size": 9, "schedule": "constant", "warmup": 0}
@@ -184,5 +189,5 @@ def test_keeps_the_retain_rows_at_an_equal_remnant(text: worlds.World) -> None:
             (Plan(plan.action, train=plan.train, updates=plan.updates, stop_rules=(Remnant(rma=0.1),)),), model, text.modality, text.sets
         )
         assert "remnant" in run.log[-1]["ended"]
-        kept[name] = worlds.nll(model, text.modality, text.sets["retain"])
-    assert kept["pop"] < kept["ga"] - 0.1
+        retain_loss[name] = worlds.nll(model, text.modality, text.sets["retain"])
+    assert retain_loss["pop"] < retain_loss["ga"] - 0.1

@@ -1,4 +1,4 @@
-"""Retraining: the result depends on the retain rows and the start alone, and knows the forgotten rows no better than unseen ones."""
+"""Retraining: the result depends only on the retain rows and the start, and forgotten rows are no better known than unseen ones."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from expunge.workflows import build_plan
 QUICK = {"lr": 5e-3, "epochs": 9, "batch_size": 16, "max_grad_norm": 1.0}
 
 
-def test_forgets_as_if_never_seen(text: worlds.World) -> None:
+def test_forget_rows_are_as_unlikely_as_unseen_rows(text: worlds.World) -> None:
     model = text.model()
     loop.run(build_plan.plan("retrain", QUICK), model, text.modality, {"retain": text.sets["retain"]})
     nll = {n: worlds.nll(model, text.modality, text.sets[n]) for n in ("forget", "holdout", "retain")}
@@ -21,16 +21,16 @@ def test_forgets_as_if_never_seen(text: worlds.World) -> None:
     assert nll["retain"] < 0.6 * nll["forget"]
 
 
-def test_what_the_model_was_leaves_no_trace(text: worlds.World) -> None:
-    ends = []
+def test_result_does_not_depend_on_the_old_weights(text: worlds.World) -> None:
+    weights_by_start = []
     for start in ("original", "random"):
         model = text.model(start)
         loop.run(build_plan.plan("retrain", {**QUICK, "epochs": 1}), model, text.modality, text.sets)
-        ends.append(worlds.tensors(model))
-    assert worlds.same(*ends)
+        weights_by_start.append(worlds.tensors(model))
+    assert worlds.same(*weights_by_start)
 
 
-def test_starts_from_a_base_model(text: worlds.World, tmp_path: Path) -> None:
+def test_starts_from_the_weights_of_a_base_model(text: worlds.World, tmp_path: Path) -> None:
     base = text.model("random")
     text.modality.save(base, tmp_path)
     model = text.model()
@@ -38,17 +38,17 @@ def test_starts_from_a_base_model(text: worlds.World, tmp_path: Path) -> None:
     assert worlds.same(worlds.tensors(model), worlds.tensors(base))
 
 
-def test_says_what_is_wrong_with_a_base(text: worlds.World, tmp_path: Path) -> None:
+def test_an_unusable_base_model_is_rejected(text: worlds.World, tmp_path: Path) -> None:
     def start(base: Path) -> None:
         loop.run(build_plan.plan("retrain", {"base": str(base)}), text.model(), text.modality, text.sets)
 
     with pytest.raises(UserError, match="cannot load the base model"):
         start(tmp_path)
-    other = llama.build("micro", ["a text"])[0]
-    other.save_pretrained(tmp_path)
+    smaller = llama.build("micro", ["a text"])[0]
+    smaller.save_pretrained(tmp_path)
     with pytest.raises(UserError, match="another shape"):
         start(tmp_path)
 
 
-def test_a_base_asks_for_the_learning_rate_of_fine_tuning() -> None:
+def test_a_base_model_sets_the_learning_rate_of_fine_tuning() -> None:
     assert [build_plan.plan("retrain", {"base": base})[1].train.lr for base in ("", "some/model")] == [1e-3, 1e-5]

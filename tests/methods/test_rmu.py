@@ -1,4 +1,4 @@
-"""RMU: the steering vector, the gradient at the hidden states, a linear block that can be solved, what moves, and the outcome."""
+"""RMU: the steering vector, the gradient at the hidden states, a linear block with a known solution, the weights that move, the outcome."""
 
 import math
 import re
@@ -19,7 +19,7 @@ from expunge.methods.objectives.rmu import Hold, Misdirect, direction, moving
 from expunge.modalities.common.packed import Layout, call, cut, watching
 from expunge.workflows import build_plan
 
-KNOBS = {"layer": 1, "coefficient": 20, "retain_weight": 10, "lr": 1e-2, "batch_size": 9}
+HYPERPARAMETERS = {"layer": 1, "coefficient": 20, "retain_weight": 10, "lr": 1e-2, "batch_size": 9}
 
 
 class Linear(nn.Module):
@@ -38,7 +38,7 @@ class Linear(nn.Module):
 
 
 class Port:
-    """A row is its tokens' vectors, the last `labels` of which hold the answer."""
+    """A row is the vectors of its tokens; the last `labels` of them hold the answer."""
 
     name = "vectors"
     capabilities = frozenset({Categorical, Generates, Prompted, DifferentiableInputs})
@@ -49,10 +49,10 @@ class Port:
         rows = [r for g in groups for r in zip(g["tokens"], g["labels"], strict=True)]
         tokens = torch.tensor([i for i, (z, _) in enumerate(rows) for _ in z])
         labels = torch.tensor([i for i, (_, n) in enumerate(rows) for _ in range(n)])
-        with watching(model, hook_points, patch) as seen:
+        with watching(model, hook_points, patch) as watched:
             out = call(model, weights, x=torch.cat([z for z, _ in rows])[None])
         none = torch.zeros(len(labels), dtype=torch.long)
-        return cut(out[0][none], Layout(none, labels, none, tokens, torch.arange(len(tokens))), seen, groups)
+        return cut(out[0][none], Layout(none, labels, none, tokens, torch.arange(len(tokens))), watched, groups)
 
     def counts(self, rows: Rows) -> dict[str, float]:
         return {"rows": len(rows), "labels": sum(rows["labels"]), "tokens": sum(map(len, rows["tokens"]))}
@@ -73,31 +73,31 @@ def steered(model: nn.Module, sets: Sets, part: Misdirect) -> tuple[float, Tenso
     return float(value), grads[0], run.state["/term0"]["target"].double()
 
 
-def test_the_vector_has_the_asked_length_and_no_negative_entry() -> None:
-    found = direction(4096, torch.Generator().manual_seed(0))
-    assert float(found.norm()) == pytest.approx(1, abs=1e-6)
-    assert float(found.min()) >= 0
-    assert float(found.sum() / math.sqrt(4096)) == pytest.approx(math.sqrt(3) / 2, abs=0.01)  # cosine with all ones
-    assert found.dtype == torch.float32
+def test_direction_is_a_unit_vector_without_negative_entries() -> None:
+    vector = direction(4096, torch.Generator().manual_seed(0))
+    assert float(vector.norm()) == pytest.approx(1, abs=1e-6)
+    assert float(vector.min()) >= 0
+    assert float(vector.sum() / math.sqrt(4096)) == pytest.approx(math.sqrt(3) / 2, abs=0.01)  # cosine with all ones
+    assert vector.dtype == torch.float32
 
 
 @pytest.mark.parametrize("positions", ["answers", "all"])
-def test_gradient_at_the_hidden_states(positions: str) -> None:
+def test_gradient_matches_the_formula(positions: str) -> None:
     g = torch.Generator().manual_seed(1)
     z = [torch.randn(n, 3, generator=g, dtype=torch.float64) for n in (4, 2)]
     sets, model = {"forget": vectors("forget", *z, labels=[1, 2])}, Linear(3)
     _, grad, target = steered(model, sets, Misdirect(0, positions, coefficient=6.5))
     assert float(target.norm()) == pytest.approx(6.5, rel=1e-6)
-    weight, wanted = model.layers[0].mlp.down_proj.weight.detach(), torch.zeros(3, 3, dtype=torch.float64)
+    weight, expected = model.layers[0].mlp.down_proj.weight.detach(), torch.zeros(3, 3, dtype=torch.float64)
     for x, labels in zip(z, (1, 2), strict=True):
         for t in range(len(x)):
             counts = positions == "all" or t >= len(x) - labels
             share = 1 / 6 if positions == "all" else counts / (2 * labels)  # rows count equally, or tokens do
-            wanted += torch.outer(2 * (weight @ x[t] - target) * share / 3, x[t])
-    assert torch.allclose(grad, wanted, atol=1e-12)
+            expected += torch.outer(2 * (weight @ x[t] - target) * share / 3, x[t])
+    assert torch.allclose(grad, expected, atol=1e-12)
 
 
-def test_no_gradient_once_the_output_is_the_vector() -> None:
+def test_gradient_is_zero_once_the_output_equals_the_target() -> None:
     model, sets = Linear(3), {"forget": vectors("forget", torch.eye(3, dtype=torch.float64)[:1], labels=[1])}
     _, _, target = steered(model, sets, Misdirect(0))
     with torch.no_grad():
@@ -107,7 +107,7 @@ def test_no_gradient_once_the_output_is_the_vector() -> None:
     assert float(grad.abs().max()) < 1e-6
 
 
-def test_a_linear_block_learns_the_vector_and_holds_the_rest() -> None:
+def test_a_linear_block_learns_the_vector_and_preserves_retain_outputs() -> None:
     eye, model = torch.eye(3, dtype=torch.float64), Linear(3)
     before = model.layers[0].mlp.down_proj.weight.detach().clone()
     sets = {"forget": vectors("forget", eye[:1], labels=[1]), "retain": vectors("retain", eye[1:2], labels=[1])}
@@ -119,13 +119,13 @@ def test_a_linear_block_learns_the_vector_and_holds_the_rest() -> None:
 
 
 def test_retain_term_starts_at_zero(text: worlds.World) -> None:
-    run = loop.run(build_plan.plan("rmu", {**KNOBS, "steps": 1}), text.model(), text.modality, text.sets)
+    run = loop.run(build_plan.plan("rmu", {**HYPERPARAMETERS, "steps": 1}), text.model(), text.modality, text.sets)
     assert run.log[0]["terms"]["1 hold retain"] == pytest.approx(0, abs=1e-9)
     assert Hold(1).role == "retain"
     assert set(run.models["reference"]) == {f"model.layers.{i}.mlp.down_proj.weight" for i in (0, 1)}
 
 
-def test_finds_the_last_matrices_of_three_blocks_in_every_family() -> None:
+def test_trainable_weights_are_the_last_matrices_of_three_blocks_in_every_family() -> None:
     names = [
         *(f"model.layers.{i}.mlp.{n}" for i in range(12) for n in ("gate_proj.weight", "up_proj.weight", "down_proj.weight")),
         *(f"transformer.h.{i}.{n}" for i in range(12) for n in ("attn.c_proj.weight", "mlp.c_proj.weight", "mlp.c_proj.bias")),
@@ -142,23 +142,23 @@ def test_finds_the_last_matrices_of_three_blocks_in_every_family() -> None:
     }
 
 
-def test_answers_are_the_tokens_that_hold_the_labels(text: worlds.World) -> None:
-    some, model = text.some(3)["forget"], text.model()
+def test_answer_positions_are_the_tokens_that_hold_the_labels(text: worlds.World) -> None:
+    rows, model = text.some(3)["forget"], text.model()
     with torch.no_grad():
-        answer = text.modality.forward(model, [some], ("block:1",))[0]
-        alone = text.modality.forward(model, [some.select([2])], ("block:1",))[0]
-    whole, own = answer.hidden("block:1"), answer.hidden("block:1", answers=True)
-    assert (whole.kind, own.kind) == ("tokens", "labels")
-    assert own.lengths.tolist() == [len(a) for a in some["answer"]]
-    for all_tokens, answers, n in zip(whole.split(), own.split(), own.lengths.tolist(), strict=True):
-        assert torch.equal(all_tokens[-n:], answers)
-    assert torch.allclose(alone.hidden("block:1", answers=True).values, own.split()[2], atol=1e-5)
-    assert torch.equal(answer.input("block:1", answers=True).split()[0], answer.input("block:1").split()[0][-own.lengths[0] :])
+        output = text.modality.forward(model, [rows], ("block:1",))[0]
+        alone = text.modality.forward(model, [rows.select([2])], ("block:1",))[0]
+    at_all, at_answers = output.hidden("block:1"), output.hidden("block:1", answers=True)
+    assert (at_all.kind, at_answers.kind) == ("tokens", "labels")
+    assert at_answers.lengths.tolist() == [len(a) for a in rows["answer"]]
+    for all_tokens, answer_tokens, n in zip(at_all.split(), at_answers.split(), at_answers.lengths.tolist(), strict=True):
+        assert torch.equal(all_tokens[-n:], answer_tokens)
+    assert torch.allclose(alone.hidden("block:1", answers=True).values, at_answers.split()[2], atol=1e-5)
+    assert torch.equal(output.input("block:1", answers=True).split()[0], output.input("block:1").split()[0][-at_answers.lengths[0] :])
 
 
-def test_forgets_more_than_it_harms_and_moves_only_these_matrices(text: worlds.World) -> None:
+def test_forgets_more_than_it_harms_and_moves_only_its_matrices(text: worlds.World) -> None:
     model, before = text.model(), dict(text.model().named_parameters())
-    loop.run(build_plan.plan("rmu", {**KNOBS, "steps": 40}), model, text.modality, text.sets)
+    loop.run(build_plan.plan("rmu", {**HYPERPARAMETERS, "steps": 40}), model, text.modality, text.sets)
     forget, retain = (worlds.nll(model, text.modality, text.sets[n]) for n in ("forget", "retain"))
     assert forget > 3.0
     assert retain < 0.5 * forget
@@ -168,9 +168,9 @@ def test_forgets_more_than_it_harms_and_moves_only_these_matrices(text: worlds.W
         before, after = (
             text.modality.forward(m, [text.sets[n] for n in ("forget", "retain")], ("block:1",)) for m in (text.model(), model)
         )
-    gone, kept = (
+    forget_cosine, retain_cosine = (
         float(torch.cosine_similarity(a.hidden("block:1", True).values, b.hidden("block:1", True).values, dim=-1).mean())
         for a, b in zip(before, after, strict=True)
     )
-    assert gone < 0.3
-    assert kept > 0.7
+    assert forget_cosine < 0.3
+    assert retain_cosine > 0.7

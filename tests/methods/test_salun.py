@@ -1,4 +1,4 @@
-"""SalUn: the mask by hand, its two ends bit for bit, what it is made from, and the outcome."""
+"""SalUn: the mask by hand, its two limits bit for bit, the answers behind the mask, and the outcome."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from expunge.workflows import build_plan
 SHORT = {"epochs": 2, "batch_size": 16, "lr": 0.01}
 
 
-def ended(world: worlds.World, name: str, **hyperparameters: object) -> list[torch.Tensor]:
+def final_weights(world: worlds.World, name: str, **hyperparameters: object) -> list[torch.Tensor]:
     model = world.model()
     loop.run(build_plan.plan(name, {**SHORT, **hyperparameters}), model, world.modality, world.sets)
     return worlds.tensors(model)
@@ -27,7 +27,7 @@ def masks(run: RunState, at: str = "/update0") -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("size", ["vit-nano", "resnet-nano"])
-def test_the_mask_by_hand(size: str) -> None:
+def test_mask_marks_the_largest_gradients_of_all_weights(size: str) -> None:
     world = worlds.digits(size)
     model, rows = world.model(), world.sets["forget"]
     part = Saliency(fraction=0.3)
@@ -35,27 +35,27 @@ def test_the_mask_by_hand(size: str) -> None:
     run.state = {"/update0": part.begin(RunView(run, world.sets).at("update0", part))}
     logits = model(pixel_values=torch.stack(list(rows["pixels"]))).logits
     loss = torch.nn.functional.cross_entropy(logits, torch.tensor([y for (y,) in rows["answer"]]))
-    slopes = torch.cat([g.abs().flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])
+    gradient_sizes = torch.cat([g.abs().flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])
     mask = torch.cat([m.flatten() for m in masks(run)])
-    assert int(mask.sum()) == int(0.3 * len(slopes))
-    assert float(slopes[mask].min()) >= float(slopes[~mask].max()) - 1e-6  # all weights are ranked together
+    assert int(mask.sum()) == int(0.3 * len(gradient_sizes))
+    assert float(gradient_sizes[mask].min()) >= float(gradient_sizes[~mask].max()) - 1e-6  # all weights are ranked together
     assert [m.shape for m in masks(run)] == [p.shape for p in model.parameters()]
 
 
 @pytest.mark.parametrize("form", ["turns", "mixed"])
-def test_all_weights_are_random_labels(digits: worlds.World, form: str) -> None:
-    assert worlds.same(ended(digits, "salun", fraction=1, form=form), ended(digits, "random_labels", form=form))
+def test_full_fraction_equals_random_labels(digits: worlds.World, form: str) -> None:
+    assert worlds.same(final_weights(digits, "salun", fraction=1, form=form), final_weights(digits, "random_labels", form=form))
 
 
 @pytest.mark.parametrize("size", ["vit-nano", "resnet-nano"])
-def test_no_weight_moves_no_bit_with_momentum_and_decay_on(size: str) -> None:
+def test_zero_fraction_moves_no_weight_despite_momentum_and_decay(size: str) -> None:
     world = worlds.digits(size)
-    assert worlds.same(ended(world, "salun", fraction=0, weight_decay=0.1), worlds.tensors(world.model()))
-    assert not worlds.same(ended(world, "random_labels", weight_decay=0.1), worlds.tensors(world.model()))
+    assert worlds.same(final_weights(world, "salun", fraction=0, weight_decay=0.1), worlds.tensors(world.model()))
+    assert not worlds.same(final_weights(world, "random_labels", weight_decay=0.1), worlds.tensors(world.model()))
 
 
 @pytest.mark.parametrize("form", ["turns", "amnesiac"])
-def test_masked_weights_stay_and_others_move(digits: worlds.World, form: str) -> None:
+def test_masked_weights_stay_and_all_others_move(digits: worlds.World, form: str) -> None:
     model = digits.model()
     run = loop.run(build_plan.plan("salun", {**SHORT, "form": form, "weight_decay": 0.1}), model, digits.modality, digits.sets)
     moved = torch.cat([(a != b).flatten() for a, b in zip(worlds.tensors(model), worlds.tensors(digits.model()), strict=True)])
@@ -64,16 +64,16 @@ def test_masked_weights_stay_and_others_move(digits: worlds.World, form: str) ->
     assert float(moved[mask].float().mean()) > 0.95
 
 
-def test_the_mask_is_made_of_the_true_answers(digits: worlds.World) -> None:
-    found = []
+def test_mask_uses_the_true_answers(digits: worlds.World) -> None:
+    masks_by_form = []
     for form in ("turns", "mixed", "amnesiac"):
         run = loop.run(build_plan.plan("salun", {"form": form, "epochs": 1}), digits.model(), digits.modality, digits.sets)
-        found.append(masks(run))
-    assert worlds.same(found[0], found[1])
-    assert worlds.same(found[0], found[2])
+        masks_by_form.append(masks(run))
+    assert worlds.same(masks_by_form[0], masks_by_form[1])
+    assert worlds.same(masks_by_form[0], masks_by_form[2])
 
 
-def test_it_works_under_another_objective(text: worlds.World) -> None:
+def test_mask_works_under_another_objective(text: worlds.World) -> None:
     model = text.model()
     run = loop.run(
         (Plan(NPO(), train=Train(epochs=20, lr=1e-3), updates=(Saliency(0.2),)),), model, text.modality, {"forget": text.sets["forget"]}
@@ -82,10 +82,10 @@ def test_it_works_under_another_objective(text: worlds.World) -> None:
     assert all(torch.equal(a[~m], b[~m]) for a, b, m in zip(worlds.tensors(model), worlds.tensors(text.model()), masks(run), strict=True))
 
 
-def test_forgets_and_loses_less_than_random_labels() -> None:
-    world, right = worlds.digits("resnet-nano"), {}
+def test_salun_forgets_and_loses_less_than_random_labels() -> None:
+    world, accuracy = worlds.digits("resnet-nano"), {}
     for name in ("salun", "random_labels"):
         run = loop.run(build_plan.plan(name, {"epochs": 6, "batch_size": 32}), world.model(), world.modality, world.sets)
-        right[name] = [float(hits(RunView(run, world.sets), n).mean()) for n in ("forget", "retain")]
-    assert right["salun"][0] < 0.1
-    assert right["salun"][1] > max(0.7, right["random_labels"][1])
+        accuracy[name] = [float(hits(RunView(run, world.sets), n).mean()) for n in ("forget", "retain")]
+    assert accuracy["salun"][0] < 0.1
+    assert accuracy["salun"][1] > max(0.7, accuracy["random_labels"][1])

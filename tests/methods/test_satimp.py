@@ -1,4 +1,4 @@
-"""SatImp against worked values, its limits, and its outcome."""
+"""SatImp: values by hand, its limits, and the outcome."""
 
 import math
 
@@ -16,7 +16,7 @@ from expunge.workflows import build_plan
 FORGET = {"forget": tables.batch()["forget"]}
 
 
-def two(*p: float) -> torch.Tensor:
+def two_classes(*p: float) -> torch.Tensor:
     """One row whose labels, always class 0 of two, have these probabilities."""
     return torch.tensor([[[math.log(x), math.log1p(-x)] for x in p]], dtype=torch.float64)
 
@@ -29,38 +29,38 @@ def two(*p: float) -> torch.Tensor:
         (5.0, 1.0, (0.015625 * math.log(0.5) + 0.000732421875 * math.log(0.25)) / 2),
     ],
 )
-def test_value_by_hand(b1: float, b2: float, value: float) -> None:
+def test_value_matches_hand_values(b1: float, b2: float, value: float) -> None:
     rows = {"forget": tables.rows("forget", [0], [[0, 0]])}
-    assert tables.ask(SatImp(b1=b1, b2=b2), rows, two(0.5, 0.25))[0] == pytest.approx(value, abs=1e-12)
+    assert tables.ask(SatImp(b1=b1, b2=b2), rows, two_classes(0.5, 0.25))[0] == pytest.approx(value, abs=1e-12)
 
 
-def test_the_weights_have_no_gradient() -> None:
+def test_weights_have_no_gradient() -> None:
     """d L / d score of the label = p^2 (1 - p) (1 - p), over one label."""
-    _, grad = tables.ask(SatImp(b1=2, b2=1), {"forget": tables.rows("forget", [0], [[0]])}, two(0.8))
+    _, grad = tables.ask(SatImp(b1=2, b2=1), {"forget": tables.rows("forget", [0], [[0]])}, two_classes(0.8))
     assert grad.flatten().tolist() == pytest.approx([0.0256, -0.0256], abs=1e-12)
 
 
-def test_powers_of_zero_are_ascent() -> None:
-    mine, ascent = (tables.ask(o, FORGET, tables.scores(9)) for o in (SatImp(b1=0, b2=0), Ascent()))
-    assert mine[0] == pytest.approx(ascent[0], abs=1e-12)
-    assert torch.allclose(mine[1], ascent[1])
+def test_powers_of_zero_equal_ascent() -> None:
+    actual, ascent = (tables.ask(o, FORGET, tables.scores(9)) for o in (SatImp(b1=0, b2=0), Ascent()))
+    assert actual[0] == pytest.approx(ascent[0], abs=1e-12)
+    assert torch.allclose(actual[1], ascent[1])
 
 
 @pytest.mark.parametrize("b", [1.0, 2.5])
-def test_without_importance_it_is_wga(b: float) -> None:
-    mine, wga = (tables.ask(o, FORGET, tables.scores(9)) for o in (SatImp(b1=b, b2=0), WGA(b=b)))
-    assert mine[0] == pytest.approx(wga[0], abs=1e-12)
-    assert torch.allclose(mine[1], wga[1])
+def test_zero_importance_power_equals_wga(b: float) -> None:
+    actual, wga = (tables.ask(o, FORGET, tables.scores(9)) for o in (SatImp(b1=b, b2=0), WGA(b=b)))
+    assert actual[0] == pytest.approx(wga[0], abs=1e-12)
+    assert torch.allclose(actual[1], wga[1])
 
 
-def test_certain_and_impossible_labels_are_left_alone() -> None:
+def test_certain_and_impossible_labels_have_no_gradient() -> None:
     table = torch.tensor([[[200.0, -200.0], [-200.0, 200.0]]], dtype=torch.float64)
     value, grad = tables.ask(SatImp(b1=0.5, b2=1), {"forget": tables.rows("forget", [0], [[0, 0]])}, table)
     assert value == pytest.approx(0.0, abs=1e-30)
     assert float(grad.abs().max()) < 1e-30
 
 
-def test_forgets_and_retains(text: worlds.World) -> None:
+def test_forgets_and_preserves_retain_rows(text: worlds.World) -> None:
     plans, model = build_plan.plan("satimp", {"lr": 1e-3, "epochs": 30}), text.model()
     assert [t.weight for t in plans[0].terms()] == [1.0, 0.1]
     loop.run(plans, model, text.modality, text.sets)

@@ -1,4 +1,4 @@
-"""Selective synaptic dampening: factors by hand, what must not change, the adaptive threshold, and the outcome."""
+"""Selective synaptic dampening: factors by hand, weights that must not change, the adaptive threshold, and the outcome."""
 
 import math
 
@@ -22,8 +22,8 @@ def dampened(world: worlds.World, sets: Sets | None = None, **hyperparameters) -
     return model
 
 
-def moved(theta: list[float], forget: list[list[float]], retain: list[list[float]], **hyperparameters) -> torch.Tensor:
-    """Weights after the edit of a model whose gradient on a row is given: least squares with targets that are 1 below."""
+def theta_after(theta: list[float], forget: list[list[float]], retain: list[list[float]], **hyperparameters) -> torch.Tensor:
+    """Weights after the edit, for a least squares model with given gradients of its rows: targets lie 1 below the predictions."""
     model = squares.Linear(torch.tensor(theta, dtype=torch.float64))
     sets = {}
     for name, gradients in (("forget", forget), ("retain", retain)):
@@ -33,34 +33,34 @@ def moved(theta: list[float], forget: list[list[float]], retain: list[list[float
     return model.theta.detach()
 
 
-def test_factors_by_hand() -> None:
-    found = moved([3.0, 5.0], [[math.sqrt(20), 1.0]], [[1.0, 1.0]], against="retain")
-    assert found.tolist() == pytest.approx([3 * 0.05, 5.0], abs=1e-12)
-    half = moved([3.0, 5.0], [[math.sqrt(20), 1.0]], [[1.0, 1.0]], against="retain", dampening=0.5)
+def test_factors_match_hand_values() -> None:
+    theta = theta_after([3.0, 5.0], [[math.sqrt(20), 1.0]], [[1.0, 1.0]], against="retain")
+    assert theta.tolist() == pytest.approx([3 * 0.05, 5.0], abs=1e-12)
+    half = theta_after([3.0, 5.0], [[math.sqrt(20), 1.0]], [[1.0, 1.0]], against="retain", dampening=0.5)
     assert half.tolist() == pytest.approx([3 * 0.025, 5.0], abs=1e-12)
-    floored = moved([3.0, 5.0], [[math.sqrt(20), 1.0]], [[1.0, 1.0]], against="retain", floor=0.2)
+    floored = theta_after([3.0, 5.0], [[math.sqrt(20), 1.0]], [[1.0, 1.0]], against="retain", floor=0.2)
     assert floored.tolist() == pytest.approx([3 * 0.2, 5.0], abs=1e-12)
 
 
-def test_all_training_rows_hold_those_to_forget() -> None:
+def test_all_training_rows_include_the_forget_rows() -> None:
     """I_D = (20 + 1 + 1) / 3, over one batch of forget and two of retain rows."""
-    found = moved([3.0, 5.0], [[math.sqrt(20), 1.0]], [[1.0, 1.0]] * 2, alpha=2, batch_size=1)
-    assert found.tolist() == pytest.approx([3 * 22 / 3 / 20, 5.0], abs=1e-12)
+    theta = theta_after([3.0, 5.0], [[math.sqrt(20), 1.0]], [[1.0, 1.0]] * 2, alpha=2, batch_size=1)
+    assert theta.tolist() == pytest.approx([3 * 22 / 3 / 20, 5.0], abs=1e-12)
 
 
 def test_gradients_are_averaged_before_they_are_squared() -> None:
-    """Opposite gradients cancel in a batch of two, and do not one by one."""
+    """Opposite gradients cancel in a batch of two, but not in batches of one."""
     rows = [[[1.0, 1.0], [-1.0, 1.0]], [[0.1, 1.0]]]
-    assert moved([3.0, 5.0], *rows, against="retain").tolist() == [3.0, 5.0]
-    assert moved([3.0, 5.0], *rows, against="retain", batch_size=1).tolist() == pytest.approx([3 * 0.01, 5.0])
+    assert theta_after([3.0, 5.0], *rows, against="retain").tolist() == [3.0, 5.0]
+    assert theta_after([3.0, 5.0], *rows, against="retain", batch_size=1).tolist() == pytest.approx([3 * 0.01, 5.0])
 
 
-def test_without_need_a_weight_vanishes_and_without_effect_it_stays() -> None:
-    assert moved([3.0, 5.0], [[1.0, 0.0]], [[0.0, 1.0]], against="retain").tolist() == [0.0, 5.0]
-    assert moved([3.0, 5.0], [[1.0, 0.0]], [[0.0, 0.0]], against="retain").tolist() == [0.0, 5.0]
+def test_a_weight_vanishes_only_if_forget_rows_alone_need_it() -> None:
+    assert theta_after([3.0, 5.0], [[1.0, 0.0]], [[0.0, 1.0]], against="retain").tolist() == [0.0, 5.0]
+    assert theta_after([3.0, 5.0], [[1.0, 0.0]], [[0.0, 0.0]], against="retain").tolist() == [0.0, 5.0]
 
 
-def test_importance_without_labels_by_hand() -> None:
+def test_importance_without_labels_matches_a_hand_value() -> None:
     """f = W x without bias: d |f|^2 / dW = 2 f x'."""
     model, modality = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False)).double(), classifier_modality(2)
     with torch.no_grad():
@@ -73,13 +73,13 @@ def test_importance_without_labels_by_hand() -> None:
 
 
 @pytest.mark.parametrize("importance", ["loss", "logits"])
-def test_each_row_alone_is_a_batch_of_one(digits: worlds.World, importance: str) -> None:
+def test_batch_size_one_equals_gradients_of_single_rows(digits: worlds.World, importance: str) -> None:
     rows = {n: digits.sets[n].select(range(6)) for n in ("forget", "retain")}
     view = RunView(loop.new_state(digits.model().double(), digits.modality, worlds.accelerator()), rows)
     fast, n = Dampen(importance=importance, batch_size=1)._importance(view, "forget")
     slow = [torch.zeros_like(t) for t in fast]
-    for some in view.batches("forget", 1):
-        for t, g in zip(slow, view.grad(Sensitive("forget", importance), {"forget": some}), strict=True):
+    for row in view.batches("forget", 1):
+        for t, g in zip(slow, view.grad(Sensitive("forget", importance), {"forget": row}), strict=True):
             t += g.square() if importance == "loss" else g.abs()
     assert n == 6
     assert worlds.far(fast, slow) < 1e-10 * max(1.0, max(float(t.max()) for t in slow))
@@ -87,13 +87,13 @@ def test_each_row_alone_is_a_batch_of_one(digits: worlds.World, importance: str)
 
 @pytest.mark.parametrize("against", ["all", "retain"])
 @pytest.mark.parametrize("hyperparameters", [{"alpha": 1}, {"alpha": 7}, {"alpha": 0.5}], ids=str)
-def test_rows_that_matter_as_much_as_all_change_no_bit(digits: worlds.World, against: str, hyperparameters: dict) -> None:
+def test_equal_importances_change_no_bit(digits: worlds.World, against: str, hyperparameters: dict) -> None:
     rows = digits.sets["retain"].select(range(40))
     model = dampened(digits, {"forget": rows.rename("forget"), "retain": rows}, against=against, batch_size=16, **hyperparameters)
     assert worlds.same(worlds.tensors(model), worlds.tensors(digits.model()))
 
 
-def test_everything_is_selected_below_one(digits: worlds.World) -> None:
+def test_alpha_below_one_selects_all_weights(digits: worlds.World) -> None:
     rows = digits.sets["retain"].select(range(40))
     model = dampened(digits, {"forget": rows.rename("forget"), "retain": rows}, alpha=0.5, dampening=0.25)
     start = worlds.tensors(digits.model())
@@ -110,16 +110,16 @@ def test_a_high_threshold_changes_no_bit(size: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), world.model().state_dict().values(), strict=True))
 
 
-def test_the_adaptive_threshold_leaves_so_many_above() -> None:
+def test_adaptive_threshold_leaves_the_published_share_above_it() -> None:
     ratios = squares.random(4000).exp()
-    mine, theirs = [ratios[:1000], torch.tensor([0.0, 1.0])], [torch.ones(1000), torch.tensor([0.0, 0.0])]
+    forget, compared = [ratios[:1000], torch.tensor([0.0, 1.0])], [torch.ones(1000), torch.tensor([0.0, 0.0])]
     for share in (0.01, 0.1):
-        alpha = threshold([*mine, ratios[1000:]], [*theirs, torch.ones(3000)], share)
+        alpha = threshold([*forget, ratios[1000:]], [*compared, torch.ones(3000)], share)
         assert abs(int((ratios > alpha).sum()) - 4000 * math.log(1 + 100 * share) / 100) <= 1
     assert threshold([torch.zeros(2)], [torch.zeros(2)], 0.1) == math.inf
 
 
-def test_the_adaptive_plan_compares_with_the_retain_rows() -> None:
+def test_adaptive_plan_compares_with_the_retain_rows() -> None:
     (plan,) = build_plan.plan("ssd", {"adaptive": True})
     assert isinstance(plan.action, Dampen)
     assert (plan.action.adaptive, plan.action.against) == (True, "retain")
@@ -135,8 +135,8 @@ def test_forgets_a_class(size: str, hyperparameters: dict) -> None:
     assert worlds.nll(model, world.modality, world.sets["retain"]) < 0.7
 
 
-def test_rows_like_the_rest_change_little(digits: worlds.World) -> None:
-    """Inherent: what matters to a random part matters to the rest."""
+def test_forgetting_a_random_part_changes_little(digits: worlds.World) -> None:
+    """An inherent limit: a weight that matters to a random part of the rows matters to the rest."""
     retain = digits.sets["retain"]
     sets: dict[str, Rows] = {"forget": retain.select(range(64)).rename("forget"), "retain": retain.select(range(64, 321))}
     model = dampened(digits, sets, batch_size=32)

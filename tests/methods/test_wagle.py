@@ -1,4 +1,4 @@
-"""WAGLE against scores worked out by hand, its limits, the size of its masks, what they hold still, and the outcome."""
+"""WAGLE: scores worked out by hand, limit cases, sizes of masks, weights that masks hold fixed, and the outcome."""
 
 from itertools import pairwise
 from typing import Any
@@ -27,12 +27,12 @@ def masks(world: worlds.World, **hyperparameters: Any) -> Tensor:
     return torch.cat([m.flatten() for m in run.state["/update0"].values()])
 
 
-def test_score_at_the_lowest_point_of_a_quadratic_retain_loss() -> None:
+def test_score_of_a_quadratic_retain_loss_uses_its_minimum() -> None:
     weight, lowest, forget = vector(0), vector(1), vector(2)
     assert torch.allclose(attribution(weight, forget, 0.3 * (weight - lowest), 0.3), (lowest * forget).abs())
 
 
-def test_limits_of_gamma() -> None:
+def test_gamma_interpolates_between_two_rankings() -> None:
     w, f, r = (vector(i, 200) for i in range(3))
 
     def order(scores: Tensor) -> list[int]:
@@ -41,59 +41,59 @@ def test_limits_of_gamma() -> None:
     assert order(attribution(w, f, r, 1e12)) == order((w * f).abs())
     assert order(attribution(w, f, r, 1e-12)) == order((r * f).abs())
     assert order(attribution(w, f, r, 1.0)) not in (order((w * f).abs()), order((r * f).abs()))
-    assert torch.equal(attribution(w, f, 0 * r, 0.0), (w * f).abs())  # optimal on the retain rows: no Fisher information either
+    assert torch.equal(attribution(w, f, 0 * r, 0.0), (w * f).abs())  # at a retain optimum the Fisher information is zero, too
 
 
-def test_the_largest_of_all_tensors_together_ties_in_order() -> None:
+def test_largest_ranks_all_tensors_together_and_breaks_ties_in_order() -> None:
     g = torch.Generator().manual_seed(0)
     scores = [(torch.randn(n, generator=g).abs() * 8).round() / 8 for n in (50, 1, 300)]  # many ties
     scores = [scores[0].view(5, 10), scores[1], scores[2] * torch.rand(300, generator=g).round()]
-    whole = torch.cat([s.flatten() for s in scores])
-    for count in (0, 1, 17, 100, 180, 340, len(whole)):
-        wanted = torch.zeros(len(whole), dtype=torch.bool)
-        wanted[whole.argsort(descending=True, stable=True)[:count]] = True
-        found = largest(scores, count)
-        assert [m.shape for m in found] == [s.shape for s in scores]
-        assert torch.equal(torch.cat([m.flatten() for m in found]), wanted)
+    all_scores = torch.cat([s.flatten() for s in scores])
+    for count in (0, 1, 17, 100, 180, 340, len(all_scores)):
+        expected = torch.zeros(len(all_scores), dtype=torch.bool)
+        expected[all_scores.argsort(descending=True, stable=True)[:count]] = True
+        chosen = largest(scores, count)
+        assert [m.shape for m in chosen] == [s.shape for s in scores]
+        assert torch.equal(torch.cat([m.flatten() for m in chosen]), expected)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.2])
-def test_mask_by_hand(gamma: float) -> None:
+def test_mask_matches_hand_values(gamma: float) -> None:
     sets, table = tables.batch(), tables.scores(9).requires_grad_()
     rows = {n: [tables.slope(-logp.mean(), table) for logp in tables.logps(table, sets[n])] for n in ("forget", "retain")}
     forget, retain = (torch.stack(rows[n]).mean(0) for n in ("forget", "retain"))
     fisher = float(torch.stack(rows["retain"]).square().mean())
     scores = (table.detach() * forget - retain * forget / (gamma or fisher)).abs()
-    # rows of the two sets share no score here, so the second term is made to matter by prompts that they share
+    # rows of the two sets share no table entry, so the second term matters only with shared prompts
     shared = {"forget": sets["forget"], "retain": sets["forget"].rename("retain")}
-    both = (table.detach() * forget - forget.square() / (gamma or float(torch.stack(rows["forget"]).square().mean()))).abs()
-    for given, wanted in ((sets, scores), (shared, both)):
+    shared_scores = (table.detach() * forget - forget.square() / (gamma or float(torch.stack(rows["forget"]).square().mean()))).abs()
+    for row_sets, expected in ((sets, scores), (shared, shared_scores)):
         plan = Plan(Ascent(), train=Train(epochs=0), updates=(WAGLE(fraction=0.03, gamma=gamma),))
-        run = loop.run((plan,), tables.Table(table.detach()), tables.Port(), given)
+        run = loop.run((plan,), tables.Table(table.detach()), tables.Port(), row_sets)
         (mask,) = run.state["/update0"].values()
-        count = int(0.03 * wanted.numel())
-        assert set(mask.flatten().nonzero().flatten().tolist()) == set(wanted.flatten().topk(count).indices.tolist())
-    assert set(both.flatten().topk(8).indices.tolist()) != set((table.detach() * forget).abs().flatten().topk(8).indices.tolist())
+        count = int(0.03 * expected.numel())
+        assert set(mask.flatten().nonzero().flatten().tolist()) == set(expected.flatten().topk(count).indices.tolist())
+    assert set(shared_scores.flatten().topk(8).indices.tolist()) != set((table.detach() * forget).abs().flatten().topk(8).indices.tolist())
 
 
-def test_size_and_nesting(text: worlds.World) -> None:
-    every = sum(p.numel() for p in text.model().parameters())  # the tied head is the embedding: once
-    found = {p: masks(text, fraction=p) for p in (0.0, 0.1, 0.5, 0.95, 1.0)}
-    assert [int(m.sum()) for m in found.values()] == [int(p * every) for p in found]
-    ordered = list(found.values())
+def test_masks_have_the_requested_size_and_are_nested(text: worlds.World) -> None:
+    weight_count = sum(p.numel() for p in text.model().parameters())  # the tied head is the embedding and counts once
+    masks_by_fraction = {p: masks(text, fraction=p) for p in (0.0, 0.1, 0.5, 0.95, 1.0)}
+    assert [int(m.sum()) for m in masks_by_fraction.values()] == [int(p * weight_count) for p in masks_by_fraction]
+    ordered = list(masks_by_fraction.values())
     assert all(bool((a <= b).all()) for a, b in pairwise(ordered))
 
 
-def test_rankings_differ_and_chance_is_seeded(text: worlds.World) -> None:
-    found = {s: masks(text, fraction=0.3, score=s) for s in ("wagle", "snip", "gradient", "magnitude", "random")}
-    overlap = {s: float((found["wagle"] & m).sum() / m.sum()) for s, m in found.items()}
+def test_rankings_differ_and_random_masks_are_seeded(text: worlds.World) -> None:
+    masks_by_score = {s: masks(text, fraction=0.3, score=s) for s in ("wagle", "snip", "gradient", "magnitude", "random")}
+    overlap = {s: float((masks_by_score["wagle"] & m).sum() / m.sum()) for s, m in masks_by_score.items()}
     assert overlap["random"] == pytest.approx(0.3, abs=0.02)
     assert 0.3 < overlap["snip"] < 1.0
-    assert torch.equal(found["random"], masks(text, fraction=0.3, score="random"))
+    assert torch.equal(masks_by_score["random"], masks(text, fraction=0.3, score="random"))
 
 
 @pytest.mark.parametrize("hold", [True, False])
-def test_masked_weights_stay_or_only_decay(text: worlds.World, hold: bool) -> None:
+def test_masked_weights_stay_fixed_or_only_decay(text: worlds.World, hold: bool) -> None:
     model, before = text.model(), worlds.tensors(text.model())
     plan = Plan(Ascent() + NLL("retain"), train=Train(epochs=1, batch_size=4, lr=1e-3, weight_decay=0.5, schedule="constant"))
     run = loop.run((Plan(plan.action, train=plan.train, updates=(WAGLE(fraction=0.3, hold=hold),)),), model, text.modality, text.sets)
@@ -105,15 +105,15 @@ def test_masked_weights_stay_or_only_decay(text: worlds.World, hold: bool) -> No
     assert moved > 0.9 * 0.3 * sum(t.numel() for t in before)
 
 
-def test_no_weight_moves_where_none_may(text: worlds.World) -> None:
+def test_zero_fraction_moves_no_weight(text: worlds.World) -> None:
     model = text.model()
     hyperparameters = {"fraction": 0, "lr": 1e-2, "epochs": 1, "steps": 0}
     loop.run(build_plan.plan("wagle", hyperparameters), model, text.modality, text.sets)
     assert worlds.same(worlds.tensors(model), worlds.tensors(text.model()))
 
 
-def test_order_is_meaning_with_sam() -> None:
-    """Sharpness within the mask, or a mask of sharpness everywhere."""
+def test_order_of_sam_and_wagle_matters() -> None:
+    """SAM over the masked gradient perturbs only movable weights; a mask over the SAM gradient perturbs all weights."""
     bowls, mask = Bowls(vector(0), {"forget": spd(1)}), torch.tensor([True, False, True, False, True])
     state, rho, g = {"0": mask}, 0.5, bowls.gradient("forget")
     within = mask * bowls.gradient("forget", bowls.start + rho * mask * g / (mask * g).norm())
@@ -123,14 +123,14 @@ def test_order_is_meaning_with_sam() -> None:
     assert not torch.allclose(within, everywhere, atol=1e-2)
 
 
-def test_forgets_in_fewer_steps_than_a_random_mask_of_that_size(text: worlds.World) -> None:
+def test_wagle_forgets_in_fewer_steps_than_a_random_mask_of_equal_size(text: worlds.World) -> None:
     for seed in range(3):
-        after = {}
+        forget_loss = {}
         for score in ("wagle", "random"):
             model = text.model()
             hyperparameters = {"lr": 1e-3, "batch_size": 9, "epochs": 15, "schedule": "constant", "warmup": 0, "seed": seed}
             plans = build_plan.plan("graddiff", {**hyperparameters, "fraction": 0.1, "score": score}, update=("wagle",))
             loop.run(plans, model, text.modality, text.sets)
-            after[score] = worlds.nll(model, text.modality, text.sets["forget"])
-        assert after["wagle"] > after["random"] + 0.5
+            forget_loss[score] = worlds.nll(model, text.modality, text.sets["forget"])
+        assert forget_loss["wagle"] > forget_loss["random"] + 0.5
     assert worlds.nll(model, text.modality, text.sets["retain"]) < 0.6

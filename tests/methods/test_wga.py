@@ -1,4 +1,4 @@
-"""WGA against worked values, its limit, and its outcome."""
+"""WGA: values by hand, its limit, and the outcome."""
 
 import math
 
@@ -15,7 +15,7 @@ from expunge.workflows import build_plan
 FORGET = {"forget": tables.batch()["forget"]}
 
 
-def two(*p: float) -> torch.Tensor:
+def two_classes(*p: float) -> torch.Tensor:
     """One row whose labels, always class 0 of two, have these probabilities."""
     return torch.tensor([[[math.log(x), math.log1p(-x)] for x in p]], dtype=torch.float64)
 
@@ -27,27 +27,29 @@ def two(*p: float) -> torch.Tensor:
         (2.0, (0.25 * math.log(0.5) + 0.0625 * math.log(0.25)) / 2),
     ],
 )
-def test_value_by_hand(b: float, value: float) -> None:
-    assert tables.ask(WGA(b=b), {"forget": tables.rows("forget", [0], [[0, 0]])}, two(0.5, 0.25))[0] == pytest.approx(value, abs=1e-12)
+def test_value_matches_hand_values(b: float, value: float) -> None:
+    assert tables.ask(WGA(b=b), {"forget": tables.rows("forget", [0], [[0, 0]])}, two_classes(0.5, 0.25))[0] == pytest.approx(
+        value, abs=1e-12
+    )
 
 
-def test_the_weight_has_no_gradient() -> None:
+def test_weight_has_no_gradient() -> None:
     """d L / d score of the label = p^b (1 - p), over one label."""
-    _, grad = tables.ask(WGA(b=1), {"forget": tables.rows("forget", [0], [[0]])}, two(0.8))
+    _, grad = tables.ask(WGA(b=1), {"forget": tables.rows("forget", [0], [[0]])}, two_classes(0.8))
     assert grad.flatten().tolist() == pytest.approx([0.8 * 0.2, -0.8 * 0.2], abs=1e-12)
 
 
-def test_a_power_of_zero_is_ascent() -> None:
-    mine, ascent = (tables.ask(o, FORGET, tables.scores(9)) for o in (WGA(b=0), Ascent()))
-    assert mine[0] == pytest.approx(ascent[0], abs=1e-12)
-    assert torch.allclose(mine[1], ascent[1])
+def test_power_of_zero_equals_ascent() -> None:
+    actual, ascent = (tables.ask(o, FORGET, tables.scores(9)) for o in (WGA(b=0), Ascent()))
+    assert actual[0] == pytest.approx(ascent[0], abs=1e-12)
+    assert torch.allclose(actual[1], ascent[1])
 
 
 def test_forgets_with_less_damage_than_graddiff(text: worlds.World) -> None:
-    after = {}
+    losses = {}
     for name in ("wga", "graddiff"):
         model = text.model()
         loop.run(build_plan.plan(name, {"lr": 1e-3, "epochs": 30, "batch_size": 32}), model, text.modality, text.sets)
-        after[name] = worlds.nll(model, text.modality, text.sets["forget"]), worlds.nll(model, text.modality, text.sets["retain"])
-    assert after["wga"][0] > 2.0
-    assert after["wga"][1] < 0.5 * after["graddiff"][1]
+        losses[name] = worlds.nll(model, text.modality, text.sets["forget"]), worlds.nll(model, text.modality, text.sets["retain"])
+    assert losses["wga"][0] > 2.0
+    assert losses["wga"][1] < 0.5 * losses["graddiff"][1]

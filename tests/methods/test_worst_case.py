@@ -1,4 +1,4 @@
-"""Worst-case forget sets: projection, losses and selection by hand, what is hard to forget by construction, and any method behind it."""
+"""Worst-case forget sets: projection, losses and selection by hand, rows that are hard to forget, and any method after it."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from expunge.methods.terms import NLL
 from expunge.workflows import build_plan
 from expunge.workflows.unlearn import unlearn
 
-AT_REST = {"inner": 0, "outer": 1, "outer_lr": 1e3}  # nothing is unlearned, and one look at the losses decides
+AT_REST = {"inner": 0, "outer": 1, "outer_lr": 1e3}  # no unlearning: the first losses decide
 
 
 def view_of(part: WorstCase, model: nn.Module, modality: Any, sets: Sets, seed: int = 0) -> RunView:
     return RunView(loop.new_state(model, modality, worlds.accelerator(), seed), sets).at("select0", part)
 
 
-def picked(part: WorstCase, model: nn.Module, modality: Any, sets: Sets, seed: int = 0) -> Sets:
+def selected_sets(part: WorstCase, model: nn.Module, modality: Any, sets: Sets, seed: int = 0) -> Sets:
     return part.pick(sets, view_of(part, model, modality, sets, seed))
 
 
 def table() -> tuple[tables.Table, Sets]:
-    """Six rows of one or two labels of two classes, whose mean losses rise with the number of the prompt."""
+    """Six rows with one or two labels of two classes; their mean losses rise with the prompt index."""
     scores = torch.zeros(6, 2, 2, dtype=torch.double)
     scores[:, :, 1] = torch.arange(6.0)[:, None]
     forget = tables.rows("forget", [5, 4], [[0], [0, 0]])
@@ -50,7 +50,7 @@ def prompts(rows: Rows) -> set[int]:
     return set(rows["prompt"])
 
 
-def test_projection_by_hand() -> None:
+def test_projection_matches_hand_values() -> None:
     def onto(*w: float) -> list[float]:
         return project(torch.tensor(w, dtype=torch.double), 2).tolist()
 
@@ -62,175 +62,176 @@ def test_projection_by_hand() -> None:
 @pytest.mark.parametrize("scale", [0.01, 1.0, 1000.0])
 def test_projection_keeps_order_and_sum(scale: float) -> None:
     w = scale * torch.randn(200, generator=torch.Generator().manual_seed(0), dtype=torch.double)
-    found = project(w, 20)
-    assert float(found.sum()) == pytest.approx(20, abs=1e-4)
-    assert 0 <= float(found.min()) <= float(found.max()) <= 1
-    assert (found[w.argsort()].diff() >= 0).all()
+    projected = project(w, 20)
+    assert float(projected.sum()) == pytest.approx(20, abs=1e-4)
+    assert 0 <= float(projected.min()) <= float(projected.max()) <= 1
+    assert (projected[w.argsort()].diff() >= 0).all()
 
 
-def test_before_anything_is_unlearned_the_rows_of_lowest_loss_are_worst() -> None:
+def test_rows_of_lowest_loss_are_worst_without_unlearning() -> None:
     model, sets = table()
-    found = picked(WorstCase(**AT_REST), model, tables.Port(), sets)
-    assert prompts(found["forget"]) == {0, 1}
-    assert prompts(found["retain"]) == {2, 3, 4, 5}
-    assert (found["forget"].name, found["retain"].name, found["forget"].weight) == ("forget", "retain", ())
-    assert prompts(picked(WorstCase(**AT_REST, easiest=True), model, tables.Port(), sets)["forget"]) == {4, 5}
-    assert prompts(picked(WorstCase(**AT_REST, size=3), model, tables.Port(), sets)["forget"]) == {0, 1, 2}
+    selection = selected_sets(WorstCase(**AT_REST), model, tables.Port(), sets)
+    assert prompts(selection["forget"]) == {0, 1}
+    assert prompts(selection["retain"]) == {2, 3, 4, 5}
+    assert (selection["forget"].name, selection["retain"].name, selection["forget"].weight) == ("forget", "retain", ())
+    assert prompts(selected_sets(WorstCase(**AT_REST, easiest=True), model, tables.Port(), sets)["forget"]) == {4, 5}
+    assert prompts(selected_sets(WorstCase(**AT_REST, size=3), model, tables.Port(), sets)["forget"]) == {0, 1, 2}
 
 
-def test_a_selection_that_hardly_moves_is_its_random_start_and_gamma_leads_away_from_it() -> None:
-    """With gamma 1 a round of step 1 / 4 takes half of every weight 1, and the losses here are all the same."""
+def test_small_steps_keep_the_random_start_and_gamma_leaves_it() -> None:
+    """All losses are equal here, and with gamma 1 a round of step 1 / 4 halves every weight of 1."""
     model, sets = table()
     nn.init.zeros_(model.scores)
-    still = {"inner": 0, "outer": 1, "outer_lr": 0.25}
-    starts = [prompts(picked(WorstCase(**still), model, tables.Port(), sets, seed)["forget"]) for seed in range(8)]
+    settings = {"inner": 0, "outer": 1, "outer_lr": 0.25}
+    starts = [prompts(selected_sets(WorstCase(**settings), model, tables.Port(), sets, seed)["forget"]) for seed in range(8)]
     assert len({tuple(s) for s in starts}) > 3
     w = torch.tensor([1.0, 1, 0, 0, 0, 0]).double()
     assert project(w - 0.25 * 2 * w, 2).tolist() == pytest.approx([2 / 3, 2 / 3, 1 / 6, 1 / 6, 1 / 6, 1 / 6])
     for seed, start in enumerate(starts):
-        assert prompts(picked(WorstCase(**still, gamma=1), model, tables.Port(), sets, seed)["forget"]) == start
-        assert not prompts(picked(WorstCase(**still, gamma=3), model, tables.Port(), sets, seed)["forget"]) & start
+        assert prompts(selected_sets(WorstCase(**settings, gamma=1), model, tables.Port(), sets, seed)["forget"]) == start
+        assert not prompts(selected_sets(WorstCase(**settings, gamma=3), model, tables.Port(), sets, seed)["forget"]) & start
 
 
-def test_losses_after_a_signed_step_by_hand() -> None:
-    """What is to be forgotten, w = 1, gives no gradient; every other score goes one step of inner_lr, however small its share is."""
+def test_losses_after_a_signed_step_match_hand_values() -> None:
+    """Forgotten rows, w = 1, give no gradient; every other score moves by one step of inner_lr, however small its weight."""
     model, sets = table()
     part, rows = WorstCase(inner=1, inner_lr=0.25), sets["forget"].concat(sets["retain"])
     view, w = view_of(part, model, tables.Port(), sets), torch.tensor([1.0, 0, 0, 0.999, 0, 0]).double()
     losses = part._losses(view, rows, torch.arange(6), w, "round 0")
-    moved = torch.where(w == 1, 0.0, 0.5)  # the right score rises by 1/4, and the other one falls as far
+    moved = torch.where(w == 1, 0.0, 0.5)  # the label's score rises by 1/4, and the other score falls by 1/4
     assert losses.tolist() == pytest.approx(nn.functional.softplus(torch.tensor([5, 4, 0, 1, 2, 3]) - moved).tolist())
-    assert model.scores[5, 0].tolist() == [0.0, 5.0]  # the steps were those of a copy
+    assert model.scores[5, 0].tolist() == [0.0, 5.0]  # a copy took the steps
 
 
-def test_steps_are_signs() -> None:
+def test_inner_steps_are_signs_of_the_gradient() -> None:
     sets, scores = tables.batch(), tables.scores(prompts=9)
     plain, signed = (tables.under(NLL("retain"), *u, sets=sets, scores=scores, anchor="retain") for u in ((), (Sign(),)))
     assert signed.flatten().tolist() == pytest.approx(plain.sign().flatten().tolist(), abs=1e-12)
     assert 0 < float(plain.abs().max()) < 1
 
 
-def test_the_gradient_by_the_weights_is_the_loss() -> None:
-    """Finite differences through three passes of signed steps: the way does not change, so only the losses count."""
+def test_gradient_of_the_selection_is_the_loss() -> None:
+    """Finite differences through three epochs of signed steps: the steps do not change, so only the losses matter."""
     modality = toys.modality(3)
     rows, model = toys.noise(12, modality), toys.mlp(3).double()
     part = WorstCase(inner=3, inner_batch_size=5, inner_lr=1e-2, gamma=0.1)
-    view, owner = view_of(part, model, modality, {"forget": rows, "retain": rows}), torch.arange(12)
+    view, unit = view_of(part, model, modality, {"forget": rows, "retain": rows}), torch.arange(12)
     w = torch.rand(12, generator=torch.Generator().manual_seed(3), dtype=torch.double)
 
     def upper(w: torch.Tensor) -> torch.Tensor:
-        return w @ part._losses(view, rows, owner, w, "round 0") + part.gamma * w.square().sum()
+        return w @ part._losses(view, rows, unit, w, "round 0") + part.gamma * w.square().sum()
 
-    slopes = [(upper(w + e) - upper(w - e)) / 2e-6 for e in 1e-6 * torch.eye(12).double()]
-    expected = part._losses(view, rows, owner, w, "round 0") + 2 * part.gamma * w
-    assert torch.stack(slopes).tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+    derivatives = [(upper(w + e) - upper(w - e)) / 2e-6 for e in 1e-6 * torch.eye(12).double()]
+    expected = part._losses(view, rows, unit, w, "round 0") + 2 * part.gamma * w
+    assert torch.stack(derivatives).tolist() == pytest.approx(expected.tolist(), abs=1e-5)
 
 
-def doubled() -> tuple[nn.Module, Any, Rows]:
-    """A perceptron that knows noise by heart: four points that stand there five times, and ten that stand alone, at places 4 to 13."""
+def repeated_points() -> tuple[nn.Module, Any, Rows]:
+    """A perceptron that memorized noise: four points with five copies each, and ten single points at indices 4 to 13."""
     modality = toys.modality(2)
-    once = toys.noise(14, modality, width=6)
-    points, labels = torch.stack(list(once["pixels"])).flatten(1), [y for (y,) in once["answer"]]
+    single = toys.noise(14, modality, width=6)
+    points, labels = torch.stack(list(single["pixels"])).flatten(1), [y for (y,) in single["answer"]]
     rows = toys.rows(torch.cat([points, *[points[:4]] * 4]), [*labels, *labels[:4] * 4], modality)
     model = toys.mlp(2, hidden=32, width=6)
     loop.run(toys.fresh(epochs=60), model, modality, {"retain": rows})
     return model, modality, rows
 
 
-def test_what_others_repeat_is_worst() -> None:
-    """A copy is known by other copies; so a model retrained without what was chosen knows it better than others what was drawn."""
-    model, modality, rows = doubled()
+def test_repeated_rows_are_worst() -> None:
+    """A copy is known from other copies, so a model retrained without the selection knows it better than random selections."""
+    model, modality, rows = repeated_points()
     sets = {"forget": rows.select(range(8, 12)).rename("forget"), "retain": rows.select([*range(8), *range(12, 30)])}
     part = WorstCase(lower="retrain", inner=60, inner_lr=1e-2, inner_batch_size=8, outer=6, outer_lr=1.0)
-    chosen = [rows.ids.index(i) for i in picked(part, model, modality, sets)["forget"].ids]
+    chosen = [rows.ids.index(i) for i in selected_sets(part, model, modality, sets)["forget"].ids]
     assert all(i < 4 or i > 13 for i in chosen)
-    drawn = torch.Generator().manual_seed(0)
-    tried = [chosen, *(torch.randperm(30, generator=drawn)[:4].tolist() for _ in range(20))]
-    gone = torch.zeros(21, 30, dtype=torch.bool)
-    for mine, marked in zip(tried, gone, strict=True):
-        marked[mine] = True
-    retrained = ensemble.train(toys.fresh(epochs=60), model, modality, rows, ~gone, range(21))
-    losses = (ensemble.ask(retrained, modality, rows, lambda a: -a.target_logp.values) * gone).sum(1)
+    generator = torch.Generator().manual_seed(0)
+    selections = [chosen, *(torch.randperm(30, generator=generator)[:4].tolist() for _ in range(20))]
+    removed = torch.zeros(21, 30, dtype=torch.bool)
+    for selection, mask in zip(selections, removed, strict=True):
+        mask[selection] = True
+    retrained = ensemble.train(toys.fresh(epochs=60), model, modality, rows, ~removed, range(21))
+    losses = (ensemble.ask(retrained, modality, rows, lambda output: -output.target_logp.values) * removed).sum(1)
     assert losses[0] < 0.5 * losses[1:].median()
 
 
-def test_classes_and_columns_are_taken_whole(digits: worlds.World) -> None:
+def test_classes_and_columns_are_selected_as_units(digits: worlds.World) -> None:
     model, modality = digits.model(), digits.modality
     sets = {n: digits.sets[n].add(hand=[h for _, h in zip(digits.sets[n].ids, "abc" * 200, strict=False)]) for n in ("forget", "retain")}
-    both = sets["forget"].concat(sets["retain"])
-    loss = -modality.forward(model, [both])[0].target_logp.values.detach()
+    all_rows = sets["forget"].concat(sets["retain"])
+    loss = -modality.forward(model, [all_rows])[0].target_logp.values.detach()
     for by, column in (("class", "answer_text"), ("hand", "hand")):
-        found = picked(WorstCase(**AT_REST, by=by, size=1), model, modality, sets)
-        said = both[column]
-        means = {v: float(torch.stack([x for x, s in zip(loss, said, strict=True) if s == v]).mean()) for v in set(said)}
-        assert set(found["forget"][column]) == {min(means, key=lambda v: means[v])}
-        assert not set(found["forget"][column]) & set(found["retain"][column])
-        assert len(found["forget"]) + len(found["retain"]) == len(both)
-    assert len(set(picked(WorstCase(**AT_REST, by="class"), model, modality, sets)["forget"]["answer_text"])) == 1  # as many as were given
+        selection = selected_sets(WorstCase(**AT_REST, by=by, size=1), model, modality, sets)
+        values = all_rows[column]
+        means = {v: float(torch.stack([x for x, s in zip(loss, values, strict=True) if s == v]).mean()) for v in set(values)}
+        assert set(selection["forget"][column]) == {min(means, key=lambda v: means[v])}
+        assert not set(selection["forget"][column]) & set(selection["retain"][column])
+        assert len(selection["forget"]) + len(selection["retain"]) == len(all_rows)
+    by_class = selected_sets(WorstCase(**AT_REST, by="class"), model, modality, sets)
+    assert len(set(by_class["forget"]["answer_text"])) == 1  # as many classes as the request has
 
 
-def test_what_cannot_be_chosen_is_refused(digits: worlds.World) -> None:
+def test_impossible_selections_are_refused(digits: worlds.World) -> None:
     with pytest.raises(UserError, match="the rows have no column 'author' to choose by"):
-        picked(WorstCase(by="author"), digits.model(), digits.modality, digits.sets)
+        selected_sets(WorstCase(by="author"), digits.model(), digits.modality, digits.sets)
     with pytest.raises(UserError, match=r"10 of 10 are to be forgotten \(by class\), so nothing would be left to retain"):
-        picked(WorstCase(by="class", size=10), digits.model(), digits.modality, digits.sets)
+        selected_sets(WorstCase(by="class", size=10), digits.model(), digits.modality, digits.sets)
 
 
 @pytest.mark.parametrize("method", ["npo", "scrub", "ssd", "retrain", "unsir"])
-def test_it_chooses_once_before_any_method(method: str, digits: worlds.World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of several stages and of edits too; and all of them meet the rows that were chosen."""
-    calls, met, choose, stage = [0], dict[str, tuple[str, ...]](), WorstCase.pick, loop._Stage.__init__
+def test_selection_happens_once_before_any_method(method: str, digits: worlds.World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Methods of several stages and edits are included, and every stage sees the selected rows."""
+    calls, stage_ids, original_pick, original_init = [0], dict[str, tuple[str, ...]](), WorstCase.pick, loop._Stage.__init__
 
     def counted(self: WorstCase, sets: Sets, view: RunView) -> Sets:
         calls[0] += 1
-        return choose(self, sets, view)
+        return original_pick(self, sets, view)
 
     def spied(self: Any, run: RunState, plan: Any, sets: Sets, hooks: Any) -> None:
         if run.picked:
-            met.update({n: r.ids for n, r in sets.items()})
-        stage(self, run, plan, sets, hooks)
+            stage_ids.update({n: r.ids for n, r in sets.items()})
+        original_init(self, run, plan, sets, hooks)
 
     monkeypatch.setattr(WorstCase, "pick", counted)
     monkeypatch.setattr(loop._Stage, "__init__", spied)
-    known = {k.name for k in build_plan.hyperparameters(method)}
-    quick = {k: v for k, v in {"epochs": 1, "steps": 1, "images": 4, "count": 4, "copies": 1}.items() if k in known}
-    plans = build_plan.plan(method, {**quick, **AT_REST}, select=("worst_case",))
+    hyperparameter_names = {k.name for k in build_plan.hyperparameters(method)}
+    settings = {k: v for k, v in {"epochs": 1, "steps": 1, "images": 4, "count": 4, "copies": 1}.items() if k in hyperparameter_names}
+    plans = build_plan.plan(method, {**settings, **AT_REST}, select=("worst_case",))
     run = loop.run(plans, digits.model(), digits.modality, digits.sets)
     assert calls == [1]
-    assert {n: r.ids for n, r in run.picked.items()} == {n: met[n] for n in ("forget", "retain")}
-    assert set(met["forget"]) != set(digits.sets["forget"].ids)
-    assert len(met["forget"]) == len(digits.sets["forget"])
+    assert {n: r.ids for n, r in run.picked.items()} == {n: stage_ids[n] for n in ("forget", "retain")}
+    assert set(stage_ids["forget"]) != set(digits.sets["forget"].ids)
+    assert len(stage_ids["forget"]) == len(digits.sets["forget"])
 
 
-def test_a_run_on_texts_leaves_what_was_chosen(cases: Cases, tmp_path: Path) -> None:
-    """In files that can be given in the place of those that it was chosen from."""
-    done = cases.unlearn("npo", tmp_path / "run", "--select", "worst_case", "--inner", 1, "--outer", 2).fine()
+def test_text_run_saves_its_selection(cases: Cases, tmp_path: Path) -> None:
+    """The run writes files that can replace the original request."""
+    result = cases.unlearn("npo", tmp_path / "run", "--select", "worst_case", "--inner", 1, "--outer", 2).fine()
     assert left(tmp_path / "run") == ["log.jsonl", "model", "receipt.json", "selected"]
     assert left(tmp_path / "run" / "selected") == ["forget.jsonl", "retain.jsonl"]
-    given = {"forget": read(cases.forget), "retain": read(cases.retain)}
-    chosen = {n: read(tmp_path / "run" / "selected" / f"{n}.jsonl") for n in given}
-    assert [len(r) for r in chosen.values()] == [len(r) for r in given.values()]
-    assert chosen["forget"] != given["forget"]
-    said = receipt_of(tmp_path / "run")["selected"]
-    for name, places in said.items():
-        assert [r for n, some in places.items() for r in read(f"{getattr(cases, n)}::rows={some}")] == chosen[name]
-    assert f"--forget {tmp_path / 'run' / 'selected' / 'forget.jsonl'}" in done.out
-    files = {n: str(tmp_path / "run" / "selected" / f"{n}.jsonl") for n in given}
+    request = {"forget": read(cases.forget), "retain": read(cases.retain)}
+    chosen = {n: read(tmp_path / "run" / "selected" / f"{n}.jsonl") for n in request}
+    assert [len(r) for r in chosen.values()] == [len(r) for r in request.values()]
+    assert chosen["forget"] != request["forget"]
+    selected = receipt_of(tmp_path / "run")["selected"]
+    for name, row_numbers in selected.items():
+        assert [r for n, rows in row_numbers.items() for r in read(f"{getattr(cases, n)}::rows={rows}")] == chosen[name]
+    assert f"--forget {tmp_path / 'run' / 'selected' / 'forget.jsonl'}" in result.out
+    files = {n: str(tmp_path / "run" / "selected" / f"{n}.jsonl") for n in request}
     cases.unlearn("npo", tmp_path / "again", **files).fine()
     cases.unlearn("npo", tmp_path / "run", "--overwrite").fine()
     assert left(tmp_path / "run") == ["log.jsonl", "model", "receipt.json"]
 
 
-def test_images_and_python(digits: worlds.World, tmp_path: Path) -> None:
-    given = records()
-    quick: dict[str, Any] = {"epochs": 2, "lr": 1e-3}
-    kept = unlearn(
-        "scrub", original(digits), given["forget"], given["retain"], out=tmp_path / "run", select=("worst_case",), **AT_REST, **quick
+def test_image_run_from_python_saves_its_selection(digits: worlds.World, tmp_path: Path) -> None:
+    request = records()
+    settings: dict[str, Any] = {"epochs": 2, "lr": 1e-3}
+    run = unlearn(
+        "scrub", original(digits), request["forget"], request["retain"], out=tmp_path / "run", select=("worst_case",), **AT_REST, **settings
     )
     assert left(tmp_path / "run" / "selected") == ["forget.npz", "retain.npz"]
-    again = {n: digits.modality.rows(n, read(tmp_path / "run" / "selected" / f"{n}.npz")) for n in ("forget", "retain")}
-    assert {n: sorted(r.ids) for n, r in again.items()} == {n: sorted(r.ids) for n, r in kept.selected.items()}
-    plain = unlearn("scrub", original(digits), given["forget"], given["retain"], **quick)
+    reloaded = {n: digits.modality.rows(n, read(tmp_path / "run" / "selected" / f"{n}.npz")) for n in ("forget", "retain")}
+    assert {n: sorted(r.ids) for n, r in reloaded.items()} == {n: sorted(r.ids) for n, r in run.selected.items()}
+    plain = unlearn("scrub", original(digits), request["forget"], request["retain"], **settings)
     assert (plain.selected, "selected" in plain.receipt) == ({}, False)
 
 
@@ -238,7 +239,7 @@ def original(digits: worlds.World) -> Opened:
     return Opened(digits.model(), digits.modality, "digits")
 
 
-def test_the_catalogue_s_own_plan() -> None:
+def test_default_plan_has_the_documented_settings() -> None:
     (plan,) = build_plan.plan("worst_case")
     (part,) = plan.selectors
     assert isinstance(part, WorstCase)

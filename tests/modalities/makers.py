@@ -1,4 +1,4 @@
-"""Tokenizers and chat templates in the manner of the known ones, and models of the known architectures with two or three tiny blocks."""
+"""Tokenizers and chat templates of the known kinds, and models of the known architectures with two or three tiny blocks."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-# Content is trimmed, the beginning of sequence is written by the template, and nothing follows the end of a turn.
+# The template trims the content and writes the beginning of sequence, and nothing follows the end of a turn.
 LLAMA3 = (
     "{{ bos_token }}{% for m in messages %}<|im_start|>{{ m['role'] }}<|im_start|>\n\n{{ m['content'] | trim }}<|im_end|>{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant<|im_start|>\n\n{% endif %}"
@@ -46,29 +46,29 @@ LLAMA2 = (
     "{% else %}{{ raise_exception('only user and assistant') }}{% endif %}{% endfor %}"
 )
 BLANK = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
-# The open question says more than the answered one.
+# An open question is rendered with more text than an answered one.
 THINKING = CHATML.replace("assistant\n{% endif %}", "assistant\n<think>\n\n</think>{% endif %}")
 
 
-def wrapped(tokenizer: Tokenizer, **more: Any) -> PreTrainedTokenizerFast:
-    known: dict[str, Any] = {"pad_token": PAD, "bos_token": BOS, "eos_token": EOS, "model_max_length": 512, **more}
+def wrapped(tokenizer: Tokenizer, **options: Any) -> PreTrainedTokenizerFast:
+    settings: dict[str, Any] = {"pad_token": PAD, "bos_token": BOS, "eos_token": EOS, "model_max_length": 512, **options}
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         additional_special_tokens=[TURN, START],
         clean_up_tokenization_spaces=False,
-        **{k: v for k, v in known.items() if v is not None},
+        **{k: v for k, v in settings.items() if v is not None},
     )
 
 
 def starting(tokenizer: Tokenizer, single: str = f"{BOS} $A") -> Tokenizer:
-    """With special tokens around every text."""
+    """Put special tokens around every text."""
     tokens = [(t, tokenizer.token_to_id(t)) for t in (BOS, EOS)]
     tokenizer.post_processor = processors.TemplateProcessing(single=single, special_tokens=tokens)
     return tokenizer
 
 
 def bytes_bpe(prefix: bool = False) -> Tokenizer:
-    """In the manner of GPT-2 and Llama 3."""
+    """A tokenizer like those of GPT-2 and Llama 3."""
     t = Tokenizer(models.BPE())
     t.pre_tokenizer, t.decoder = pre_tokenizers.ByteLevel(add_prefix_space=prefix), decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -79,7 +79,7 @@ def bytes_bpe(prefix: bool = False) -> Tokenizer:
 
 
 def greedy_bpe() -> Tokenizer:
-    """Byte-level without a cut between words: it merges across any boundary."""
+    """A byte-level tokenizer without splits between words, which merges across any boundary."""
     t = Tokenizer(models.BPE())
     t.pre_tokenizer, t.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False), decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -91,7 +91,7 @@ def greedy_bpe() -> Tokenizer:
 
 
 def pieces_bpe(scheme: str = "always") -> Tokenizer:
-    """In the manner of Llama 2: SentencePiece BPE with byte fall-back."""
+    """A tokenizer like that of Llama 2: SentencePiece BPE with byte fallback."""
     t = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
     t.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=True)
     t.decoder = decoders.Sequence(
@@ -99,14 +99,14 @@ def pieces_bpe(scheme: str = "always") -> Tokenizer:
     )
     special = ["<unk>", *SPECIAL, *(f"<0x{i:02X}>" for i in range(256))]
     t.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=600, special_tokens=special, show_progress=False))
-    # bytes are ordinary tokens: only the true special ones are to be found in a text
+    # bytes are ordinary tokens; a text may match only the true special tokens
     state = json.loads(t.to_str())
     state["added_tokens"] = [a for a in state["added_tokens"] if not a["content"].startswith("<0x")]
     return Tokenizer.from_str(json.dumps(state))
 
 
 def unigram(scheme: str = "always") -> Tokenizer:
-    """In the manner of SentencePiece Unigram."""
+    """A tokenizer like SentencePiece Unigram."""
     t = Tokenizer(models.Unigram())
     t.pre_tokenizer, t.decoder = pre_tokenizers.Metaspace(prepend_scheme=scheme), decoders.Metaspace(prepend_scheme=scheme)
     t.train_from_iterator(
@@ -135,7 +135,7 @@ FAMILIES = {
     "unigram-never": lambda: unigram("never"),
     "words": lambda: starting(word_level()),
 }
-EXACT = [n for n in FAMILIES if n.startswith(("bytes", "pieces"))]  # what they encode, they give back
+EXACT = [n for n in FAMILIES if n.startswith(("bytes", "pieces"))]  # decoding inverts encoding
 
 
 @functools.cache
@@ -143,13 +143,13 @@ def _file(family: str) -> str:
     return str(FAMILIES[family]().to_str())
 
 
-def tokenizer(family: str = "bytes-bos", template: str = "", **more: Any) -> Any:
+def tokenizer(family: str = "bytes-bos", template: str = "", **options: Any) -> Any:
     """A tokenizer of a family; None leaves a special token out."""
-    unknown = {} if family.startswith("bytes") else {"unk_token": "<unk>"}
-    made = wrapped(Tokenizer.from_str(_file(family)), **unknown, **more)
+    unknown_token = {} if family.startswith("bytes") else {"unk_token": "<unk>"}
+    result = wrapped(Tokenizer.from_str(_file(family)), **unknown_token, **options)
     if template:
-        made.chat_template = template
-    return made
+        result.chat_template = template
+    return result
 
 
 WORDS, WIDTH, WINDOW = 400, 32, 8
@@ -163,7 +163,7 @@ SHAPE = {
     "max_position_embeddings": 128,
 }
 GROUPED = {**SHAPE, "num_key_value_heads": 2}
-# Gemma 2 caps its scores at a value that random weights reach, and every second block of it looks back over a window, as Mistral's all do.
+# Gemma 2 caps its scores at a value that random weights reach. Every second block of Gemma 2 and all blocks of Mistral have a window.
 CONFIGS = {
     "llama": lambda: LlamaConfig(**GROUPED),
     "llama-tied": lambda: LlamaConfig(**GROUPED, tie_word_embeddings=True),
@@ -188,11 +188,11 @@ CONFIGS = {
 def _model(name: str, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        made: Any = AutoModelForCausalLM.from_config(CONFIGS[name]())
-        for n, p in made.named_parameters():  # models of this size say one thing only, unless something makes them differ
+        random_model: Any = AutoModelForCausalLM.from_config(CONFIGS[name]())
+        for n, p in random_model.named_parameters():  # with default weights, models of this size would predict one token only
             if n.endswith("weight") and p.dim() == 2:
                 torch.nn.init.normal_(p, std=0.15)
-    return made.eval()
+    return random_model.eval()
 
 
 def model(name: str = "llama", seed: int = 0) -> Any:
@@ -201,14 +201,14 @@ def model(name: str = "llama", seed: int = 0) -> Any:
 
 
 def adapted(name: str = "llama", rank: int = 4, seed: int = 0) -> Any:
-    """The same with a LoRA adapter that does something."""
+    """A copy of a random model with a LoRA adapter that changes its outputs."""
     import peft
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = peft.LoraConfig(r=rank, target_modules="all-linear", task_type="CAUSAL_LM", lora_dropout=0.0)
-        made: Any = peft.get_peft_model(model(name), config)
-        for n, p in made.named_parameters():
+        lora_model: Any = peft.get_peft_model(model(name), config)
+        for n, p in lora_model.named_parameters():
             if "lora_B" in n:
                 torch.nn.init.normal_(p, std=0.3)
-    return made.eval()
+    return lora_model.eval()

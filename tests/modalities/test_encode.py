@@ -1,4 +1,4 @@
-"""Records to token ids: what training, scoring and generation agree on, for every family of tokenizers."""
+"""Records become the token ids that training, scoring and generation share, for every family of tokenizers."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from expunge.modalities.text.encode import QUESTION_FORMAT, Encoder, Pair, pair_
 
 TRICKY = {
     "plain": ("Who is Ana?", "Ana is a potter."),
-    "prompt ends in a blank": ("Who is Ana? ", "Ana is"),
-    "prompt ends in blanks": ("Who is Ana?   ", "Ana is"),
-    "answer begins with a blank": ("Who is Ana?", " Ana is"),
-    "blanks on both sides": ("Who is Ana? ", " Ana is"),
+    "prompt ends in a space": ("Who is Ana? ", "Ana is"),
+    "prompt ends in spaces": ("Who is Ana?   ", "Ana is"),
+    "answer begins with a space": ("Who is Ana?", " Ana is"),
+    "spaces on both sides": ("Who is Ana? ", " Ana is"),
     "nothing between": ("Who", "is Ana"),
     "line breaks": ("Q:\n\n", "\n\nAna\n"),
-    "prompt of blanks": ("   ", "Ana is"),
+    "prompt of spaces": ("   ", "Ana is"),
     "no prompt": ("", "Ana is"),
     "emoji": ("Who is 😀🇪🇺?", "👩‍🔬 of course"),
     "CJK": ("谁是安娜？", "陶匠です"),  # noqa: RUF001
@@ -27,50 +27,50 @@ TRICKY = {
 }
 
 
-def ids_alone(tokenizer: Any, prompt: str) -> list[int]:
-    """What anybody who generates gets for a prompt."""
+def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
+    """The ids of a prompt that generation starts from."""
     ids = list(tokenizer(prompt)["input_ids"])
     return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
 
 
 @pytest.mark.parametrize("family", makers.FAMILIES)
 @pytest.mark.parametrize("kind", ["prompt", "question"])
-def test_the_prompt_is_what_generation_meets_and_the_end_stands_once(family: str, kind: Any) -> None:
+def test_prompts_equal_those_of_generation_and_answers_end_once(family: str, kind: Any) -> None:
     tokenizer = makers.tokenizer(family)
     encoder = Encoder(tokenizer)
-    for asked, said in TRICKY.values():
-        prompt, answer = encoder.encode([Pair(asked, said, kind)])[0]
-        wanted = asked if kind == "prompt" else QUESTION_FORMAT.replace("{prompt}", asked)
-        assert prompt == (ids_alone(tokenizer, wanted.rstrip(" ")) or [tokenizer.eos_token_id])
+    for question, text in TRICKY.values():
+        prompt, answer = encoder.encode([Pair(question, text, kind)])[0]
+        formatted = question if kind == "prompt" else QUESTION_FORMAT.replace("{prompt}", question)
+        assert prompt == (prompt_ids(tokenizer, formatted.rstrip(" ")) or [tokenizer.eos_token_id])
         assert answer[-1] == tokenizer.eos_token_id
         assert tokenizer.eos_token_id not in answer[:-1]
 
 
 @pytest.mark.parametrize("family", makers.FAMILIES)
 @pytest.mark.parametrize("case", TRICKY)
-def test_what_is_not_merged_is_the_whole_text(family: str, case: str) -> None:
+def test_unmerged_rows_decode_to_the_whole_text(family: str, case: str) -> None:
     tokenizer = makers.tokenizer(family)
     encoder = Encoder(tokenizer)
-    asked, said = TRICKY[case]
-    prompt, answer = encoder.encode([Pair(asked, said, "prompt")])[0]
-    whole = ids_alone(tokenizer, asked + said)
-    start = [] if asked.strip(" ") or encoder.lead else [tokenizer.eos_token_id]
-    assert ([*prompt, *answer[:-1]] == [*start, *whole]) == (not encoder.merged)
+    question, answer_text = TRICKY[case]
+    prompt, answer = encoder.encode([Pair(question, answer_text, "prompt")])[0]
+    joint_ids = prompt_ids(tokenizer, question + answer_text)
+    start = [] if question.strip(" ") or encoder.lead else [tokenizer.eos_token_id]
+    assert ([*prompt, *answer[:-1]] == [*start, *joint_ids]) == (not encoder.merged)
     if family in makers.EXACT and not encoder.merged:
-        marked = "prefix" in family or family in ("pieces", "pieces-first")  # these put a blank of their own in front, or take one away
+        marked = "prefix" in family or family in ("pieces", "pieces-first")  # these tokenizers add or remove a space at the start
         text = tokenizer.decode([*prompt, *answer], skip_special_tokens=True)
-        assert (text.lstrip(" ") if marked else text) == ((asked + said).lstrip(" ") if marked else asked + said)
+        assert (text.lstrip(" ") if marked else text) == ((question + answer_text).lstrip(" ") if marked else question + answer_text)
 
 
 @pytest.mark.parametrize("family", [f for f in makers.FAMILIES if not f.startswith("words")])
-def test_a_blank_at_the_boundary_belongs_to_the_word_behind_it(family: str) -> None:
+def test_a_space_at_the_boundary_belongs_to_the_answer(family: str) -> None:
     encoder = Encoder(makers.tokenizer(family))
-    before, behind = encoder.encode([Pair("Who plays? ", "Ana", "prompt"), Pair("Who plays?", " Ana", "prompt")])
-    assert before == behind
+    before, after = encoder.encode([Pair("Who plays? ", "Ana", "prompt"), Pair("Who plays?", " Ana", "prompt")])
+    assert before == after
     assert not encoder.merged
 
 
-def test_ids_by_hand() -> None:
+def test_tokens_of_a_question_equal_the_expected_tokens() -> None:
     tokenizer = makers.tokenizer("bytes-bos")
     prompt, answer = Encoder(tokenizer).encode([Pair("Who is Ana?", "Ana is")])[0]
     tokens = tokenizer.convert_ids_to_tokens(prompt)
@@ -79,7 +79,7 @@ def test_ids_by_hand() -> None:
     assert tokenizer.convert_ids_to_tokens(answer) == ["ĠAna", "Ġis", makers.EOS]
 
 
-def test_a_tokenizer_that_merges_over_the_boundary_is_given_two_pieces_and_counted() -> None:
+def test_rows_merged_across_the_boundary_are_split_and_counted() -> None:
     tokenizer = makers.wrapped(makers.greedy_bpe())
     encoder = Encoder(tokenizer)
     pair = Pair("wx:", " yz", "prompt")
@@ -92,7 +92,7 @@ def test_a_tokenizer_that_merges_over_the_boundary_is_given_two_pieces_and_count
     assert encoder.merged == 1
 
 
-def test_the_piece_behind_a_break_carries_no_mark_of_a_start() -> None:
+def test_an_answer_tokenized_apart_has_no_start_mark() -> None:
     tokenizer = makers.tokenizer("unigram")
     encoder = Encoder(tokenizer)
     assert tokenizer.convert_ids_to_tokens(tokenizer("An")["input_ids"])[0].startswith("▁")
@@ -105,10 +105,10 @@ def test_unknown_tokens_in_answers_are_counted() -> None:
     assert encoder.unknown == 1
 
 
-# texts
+# Texts
 
 
-def test_a_text_is_all_answer_and_has_no_end() -> None:
+def test_a_text_is_all_answer_without_an_end() -> None:
     with_start, without = Encoder(makers.tokenizer("bytes-bos")), Encoder(makers.tokenizer("bytes"))
     text = "Ana Belor is a potter."
     prompt, answer = with_start.encode([Pair("", text, "text")])[0]
@@ -119,17 +119,17 @@ def test_a_text_is_all_answer_and_has_no_end() -> None:
     assert without.tokenizer.decode([*prompt, *answer]) == text
 
 
-def test_a_text_of_one_token_cannot_be_learnt_without_a_start() -> None:
+def test_a_text_of_one_token_needs_a_start_token() -> None:
     with pytest.raises(UserError, match="no tokens"):
         Encoder(makers.tokenizer("bytes")).encode([Pair("", "a", "text")])
 
 
-# chats
+# Chats
 
 
 @pytest.mark.parametrize("eos", [makers.EOS, makers.TURN])
 @pytest.mark.parametrize("template", [makers.CHATML, makers.LLAMA3], ids=["chatml", "llama3"])
-def test_a_chat_ends_with_the_token_that_closes_its_turn_and_with_nothing_behind_it(template: str, eos: str) -> None:
+def test_a_chat_ends_with_the_token_that_closes_its_turn(template: str, eos: str) -> None:
     tokenizer = makers.tokenizer("bytes-bos", template, eos_token=eos)
     encoder = Encoder(tokenizer)
     prompt, answer = encoder.encode([Pair("Who is Ana?", "Ana is a potter.")])[0]
@@ -140,14 +140,14 @@ def test_a_chat_ends_with_the_token_that_closes_its_turn_and_with_nothing_behind
     assert encoder.ends == {tokenizer.convert_tokens_to_ids(t) for t in (makers.TURN, eos)}
 
 
-def test_a_template_that_ends_turns_with_the_end_of_sequence() -> None:
+def test_a_template_can_end_turns_with_the_end_of_sequence() -> None:
     tokenizer = makers.tokenizer("bytes-bos", makers.LLAMA2)
     prompt, answer = Encoder(tokenizer).encode([Pair("Who is Ana?", "Ana is a potter.")])[0]
     assert tokenizer.decode(prompt) == "<s>[INST] Who is Ana? [/INST]"
     assert tokenizer.decode(answer) == " Ana is a potter. </s>"
 
 
-def test_a_template_that_does_not_end_turns_gets_the_end_of_sequence_and_keeps_the_blank_with_the_word() -> None:
+def test_a_template_without_turn_ends_gets_the_end_of_sequence() -> None:
     tokenizer = makers.tokenizer("bytes-bos", makers.BLANK)
     encoder = Encoder(tokenizer)
     prompt, answer = encoder.encode([Pair("Who is Ana?", "Ana is")])[0]
@@ -156,7 +156,7 @@ def test_a_template_that_does_not_end_turns_gets_the_end_of_sequence_and_keeps_t
     assert not encoder.merged
 
 
-def test_only_the_last_turn_of_the_assistant_is_labelled() -> None:
+def test_only_the_last_turn_of_the_assistant_is_labeled() -> None:
     tokenizer = makers.tokenizer("bytes-bos", makers.CHATML)
     turns = [
         {"role": "system", "content": "You are kind."},
@@ -173,21 +173,21 @@ def test_only_the_last_turn_of_the_assistant_is_labelled() -> None:
     assert tokenizer.decode(answer) == "Dovik." + makers.TURN
 
 
-def test_shapes_of_one_chat_are_one_row() -> None:
-    asked = [{"role": "user", "content": "Who plays?"}]
-    said = {"role": "assistant", "content": "Ana plays."}
+def test_all_record_shapes_of_a_chat_encode_equally() -> None:
+    question_turns = [{"role": "user", "content": "Who plays?"}]
+    answer_turn = {"role": "assistant", "content": "Ana plays."}
     records = [
-        {"messages": [*asked, said]},
-        {"prompt": asked, "completion": [said]},
-        {"prompt": asked, "completion": "Ana plays."},
+        {"messages": [*question_turns, answer_turn]},
+        {"prompt": question_turns, "completion": [answer_turn]},
+        {"prompt": question_turns, "completion": "Ana plays."},
         {"question": "Who plays?", "answer": "Ana plays."},
     ]
-    found = Encoder(makers.tokenizer("bytes-bos", makers.CHATML)).encode([pair_of(r, "here") for r in records])
-    assert all(f == found[0] for f in found)
+    encoded = Encoder(makers.tokenizer("bytes-bos", makers.CHATML)).encode([pair_of(r, "here") for r in records])
+    assert all(ids == encoded[0] for ids in encoded)
 
 
-def test_special_tokens_are_put_in_front_of_what_no_template_writes() -> None:
-    """Prompts and texts of a chat model begin as its tokenizer begins them; chats never do so twice, whatever format questions have."""
+def test_the_start_token_occurs_once_with_or_without_template() -> None:
+    """Prompts and texts of a chat model begin with the start token, and chats do not begin with it twice, whatever the question format."""
     tokenizer = makers.tokenizer("bytes-bos", makers.LLAMA3)
     pairs = [Pair("Who", " Ana", "prompt"), Pair("", "Ana plays", "text"), Pair([{"role": "user", "content": "Who?"}], "Ana")]
     for encoder in (Encoder(tokenizer), Encoder(tokenizer, "Q: {prompt}")):
@@ -196,7 +196,7 @@ def test_special_tokens_are_put_in_front_of_what_no_template_writes() -> None:
             assert prompt.count(tokenizer.bos_token_id) == 1
 
 
-def test_a_prompt_format_goes_before_the_template() -> None:
+def test_a_prompt_format_overrides_the_template() -> None:
     tokenizer = makers.tokenizer("bytes-bos", makers.CHATML)
     assert Encoder(tokenizer).described == "chat template"
     encoder = Encoder(tokenizer, "Q: {prompt}\\nA:")
@@ -206,7 +206,7 @@ def test_a_prompt_format_goes_before_the_template() -> None:
     assert tokenizer.decode(answer) == " Ana</s>"
 
 
-def test_braces_in_a_question_stay_as_they_are() -> None:
+def test_braces_in_a_question_are_kept() -> None:
     tokenizer = makers.tokenizer("bytes")
     prompt, _ = Encoder(tokenizer, "{prompt} -").encode([Pair("What is {prompt} or {0}?", "Ana")])[0]
     assert tokenizer.decode(prompt) == "What is {prompt} or {0}? -"
@@ -220,36 +220,36 @@ def test_braces_in_a_question_stay_as_they_are() -> None:
         ("", [{"role": "user", "content": "Who?"}], "no chat template"),
     ],
 )
-def test_chats_that_cannot_be_rendered(template: str, turns: Any, message: str) -> None:
+def test_chats_that_cannot_be_rendered_are_refused(template: str, turns: Any, message: str) -> None:
     with pytest.raises(UserError, match=f"^data.jsonl, row 2: .*{message}"):
         Encoder(makers.tokenizer("bytes-bos", template)).encode([Pair("", "a text", "text"), Pair(turns, "Ana")], "data.jsonl")
 
 
-# lengths and ends
+# Lengths and ends
 
 
-def test_long_answers_are_cut_and_counted_and_lose_their_end() -> None:
+def test_long_answers_are_cut_and_counted() -> None:
     tokenizer = makers.tokenizer("bytes-bos")
-    whole = Encoder(tokenizer).encode([Pair("Who?", "Ana is a potter.", "prompt")])[0]
-    length = len(whole[0]) + len(whole[1])
-    for limit in (length, length - 1, len(whole[0]) + 1):
+    full = Encoder(tokenizer).encode([Pair("Who?", "Ana is a potter.", "prompt")])[0]
+    length = len(full[0]) + len(full[1])
+    for limit in (length, length - 1, len(full[0]) + 1):
         encoder = Encoder(tokenizer, limit=limit)
         prompt, answer = encoder.encode([Pair("Who?", "Ana is a potter.", "prompt")])[0]
-        assert prompt == whole[0]
-        assert answer == whole[1][: limit - len(prompt)]
+        assert prompt == full[0]
+        assert answer == full[1][: limit - len(prompt)]
         assert encoder.cut == (limit < length)
-    with pytest.raises(UserError, match=f"row 1: a prompt has {len(whole[0])} tokens and the model takes {len(whole[0])}"):
-        Encoder(tokenizer, limit=len(whole[0])).encode([Pair("Who?", "Ana", "prompt")], "rows")
+    with pytest.raises(UserError, match=f"row 1: a prompt has {len(full[0])} tokens and the model takes {len(full[0])}"):
+        Encoder(tokenizer, limit=len(full[0])).encode([Pair("Who?", "Ana", "prompt")], "rows")
 
 
-def test_an_end_that_the_answer_brings_is_not_doubled() -> None:
+def test_an_end_in_the_answer_is_not_doubled() -> None:
     tokenizer = makers.tokenizer("bytes-bos")
-    given, bare = Encoder(tokenizer).encode([Pair("Who?", f" Ana{makers.EOS}\n", "prompt"), Pair("Who?", " Ana", "prompt")])
-    assert given == bare
+    with_end, without_end = Encoder(tokenizer).encode([Pair("Who?", f" Ana{makers.EOS}\n", "prompt"), Pair("Who?", " Ana", "prompt")])
+    assert with_end == without_end
 
 
-def test_an_answer_that_goes_on_behind_an_end_is_refused() -> None:
-    with pytest.raises(UserError, match=r"row 1: an answer goes on behind an end-of-sequence token, with 'and Dovik'"):
+def test_an_answer_that_goes_on_after_an_end_is_refused() -> None:
+    with pytest.raises(UserError, match=r"row 1: an answer goes on after an end-of-sequence token, with 'and Dovik'"):
         Encoder(makers.tokenizer("bytes-bos")).encode([Pair("Who?", f"Ana{makers.EOS} and Dovik")], "rows")
 
 
@@ -270,7 +270,7 @@ def test_a_prompt_format_without_the_prompt_is_refused() -> None:
         Encoder(makers.tokenizer(), "Q: A:")
 
 
-# records
+# Records
 
 
 @pytest.mark.parametrize(
@@ -283,10 +283,10 @@ def test_a_prompt_format_without_the_prompt_is_refused() -> None:
         ({"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]}, None, "b", "question"),
     ],
 )
-def test_shapes_of_records(record: dict[str, Any], context: str | None, answer: str, kind: str) -> None:
-    wanted = [{"role": "user", "content": "a"}] if context is None else context
+def test_records_of_all_shapes_are_read(record: dict[str, Any], context: str | None, answer: str, kind: str) -> None:
+    expected = [{"role": "user", "content": "a"}] if context is None else context
     pair = pair_of(record, "here")
-    assert (pair.context, pair.answer, pair.kind) == (wanted, answer, kind)
+    assert (pair.context, pair.answer, pair.kind) == (expected, answer, kind)
     assert pair.question == ("" if kind == "text" else "a")
 
 
@@ -314,6 +314,6 @@ TURN = {"role": "user", "content": "a"}
         ({"prompt": [TURN], "completion": [{"role": "assistant", "content": "b"}] * 2}, "'completion' must be one turn of the assistant"),
     ],
 )
-def test_records_that_are_no_rows(record: dict[str, Any], message: str) -> None:
+def test_invalid_records_are_refused(record: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=f"^forget, row 3.*{message}"):
         pair_of(record, "forget, row 3")

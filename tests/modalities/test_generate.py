@@ -1,4 +1,4 @@
-"""Generation against `generate` of the library, token for token, and against a chain whose answers are known."""
+"""Generation equals `generate` of the library token for token, and the known answers of a chain."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from expunge.core.errors import UserError
 from expunge.modalities.text.generate import SPARE, Roomy, generate
 from expunge.modalities.text.modality import Text
 
-# Of unequal lengths, some longer than a sliding window, two equal.
+# Prompts of unequal lengths, some longer than a sliding window, two of them equal.
 PROMPTS = [
     [1, 40, 41, 42],
     [1, 7],
@@ -29,58 +29,60 @@ PROMPTS = [
 ]
 
 
-def library(model: Any, prompts: Sequence[list[int]], limit: int, ends: list[int], pad: int) -> list[list[int]]:
-    """What `generate` says, cut at the end of sequence."""
+def library_answers(model: Any, prompts: Sequence[list[int]], limit: int, ends: list[int], pad: int) -> list[list[int]]:
+    """The answers of the library's `generate`, cut at the end of sequence."""
     width = max(map(len, prompts))
     ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts])
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
-    out = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=limit, do_sample=False, eos_token_id=ends, pad_token_id=pad)
+    generated = model.generate(
+        input_ids=ids, attention_mask=mask, max_new_tokens=limit, do_sample=False, eos_token_id=ends, pad_token_id=pad
+    )
     cut = []
-    for row in out[:, width:].tolist():
+    for row in generated[:, width:].tolist():
         at = next((i for i, t in enumerate(row) if t in ends), len(row))
         cut.append(row[:at])
     return cut
 
 
-def some_ends(free: list[list[int]]) -> list[int]:
-    """Tokens that end some answers soon, some later and some not at all."""
-    said = Counter(t for answer in free for t in set(answer))
-    rare = sorted(said, key=lambda t: (said[t], t))
+def choose_ends(free: list[list[int]]) -> list[int]:
+    """Choose tokens that end some answers soon, some later and some never."""
+    counts = Counter(t for answer in free for t in set(answer))
+    rare = sorted(counts, key=lambda t: (counts[t], t))
     return rare[:: max(1, len(rare) // 6)][:6]
 
 
 @pytest.mark.parametrize("name", [*makers.CONFIGS, "adapted"])
-def test_equals_the_library(name: str) -> None:
+def test_greedy_answers_equal_the_library(name: str) -> None:
     model = makers.adapted() if name == "adapted" else makers.model(name)
-    free = library(model, PROMPTS, 24, [2], 0)
-    ends = some_ends(free)
-    wanted = library(model, PROMPTS, 24, ends, 0)
-    lengths = {len(a) for a in wanted}
+    unstopped = library_answers(model, PROMPTS, 24, [2], 0)
+    ends = choose_ends(unstopped)
+    expected = library_answers(model, PROMPTS, 24, ends, 0)
+    lengths = {len(a) for a in expected}
     assert len(lengths) > 2, "the ends should fall at different places"
     for batch in (1, 3, 128):
-        assert generate(model, PROMPTS, [24] * len(PROMPTS), frozenset(ends), 0, batch_size=batch).ids == wanted
+        assert generate(model, PROMPTS, [24] * len(PROMPTS), frozenset(ends), 0, batch_size=batch).ids == expected
 
 
 def test_padding_may_be_the_end_of_sequence() -> None:
     model = makers.model()
-    ends = some_ends(library(model, PROMPTS, 24, [2], 0))
-    wanted = library(model, PROMPTS, 24, ends, 0)
-    assert generate(model, PROMPTS, [24] * len(PROMPTS), frozenset(ends), ends[0]).ids == wanted
+    ends = choose_ends(library_answers(model, PROMPTS, 24, [2], 0))
+    expected = library_answers(model, PROMPTS, 24, ends, 0)
+    assert generate(model, PROMPTS, [24] * len(PROMPTS), frozenset(ends), ends[0]).ids == expected
 
 
-def test_prompts_may_hold_ends_and_padding() -> None:
+def test_prompts_may_contain_ends_and_padding() -> None:
     model = makers.model()
     prompts = [[1, 2, 0, 2, 30], [2], [0, 0, 31], [1, 5]]
-    assert generate(model, prompts, [8] * 4, frozenset({2}), 2).ids == [library(model, [p], 8, [2], 2)[0] for p in prompts]
+    assert generate(model, prompts, [8] * 4, frozenset({2}), 2).ids == [library_answers(model, [p], 8, [2], 2)[0] for p in prompts]
 
 
-def test_nothing_asked_nothing_said() -> None:
+def test_no_prompts_or_no_room_give_no_tokens() -> None:
     assert generate(makers.model(), [], [], frozenset({2}), 0).ids == []
     assert generate(makers.model(), [[1, 5]], [0], frozenset({2}), 0).ids == [[]]
 
 
 class Chain(nn.Module):
-    """Says the token behind the last one; writes down how many rows each call brings."""
+    """A model that predicts the last token plus one, and records the shape of each call."""
 
     def __init__(self, words: int = 40) -> None:
         super().__init__()
@@ -99,17 +101,17 @@ class Chain(nn.Module):
 
 def test_finished_rows_are_dropped() -> None:
     chain = Chain()
-    prompts = [[28], [25], [29], [20], [10]]  # 30 ends: 1, 4, 0, 9 and 19 tokens before it
+    prompts = [[28], [25], [29], [20], [10]]  # 30 is the end, after 1, 4, 0, 9 and 19 tokens
     answers = generate(chain, prompts, [40] * 5, frozenset({30}), 0).ids
     assert answers == [[29], [26, 27, 28, 29], [], list(range(21, 30)), list(range(11, 30))]
     rows = [r for r, _ in chain.calls]
-    assert len(rows) == 20  # one call a token of the longest answer, its end included
+    assert len(rows) == 20  # one call for each token of the longest answer, including its end
     assert rows == sorted(rows, reverse=True)
     assert (rows[0], rows[1], rows[2], rows[5], rows[-1]) == (5, 4, 3, 2, 1)
     assert all(width == 1 for _, width in chain.calls)
 
 
-def test_several_ends_and_each_row_its_own_room() -> None:
+def test_each_row_has_its_own_limit_and_any_end_stops_it() -> None:
     chain = Chain()
     answers = generate(chain, [[10], [10], [10], [24], [37]], [3, 0, 30, 30, 2], frozenset({15, 30}), 0).ids
     assert answers == [[11, 12, 13], [], [11, 12, 13, 14], [25, 26, 27, 28, 29], [38, 39]]
@@ -119,18 +121,18 @@ def test_draws_follow_the_generator_and_the_distribution() -> None:
     chain = Chain()
     with torch.no_grad():
         chain.table.copy_(torch.zeros(40, 40))
-        chain.table[:, 3:] = -torch.inf  # 0, 1 and 2 alone, with 1 : 1 : 2
+        chain.table[:, 3:] = -torch.inf  # only 0, 1 and 2, with odds 1 : 1 : 2
         chain.table[:, 2] = torch.log(torch.tensor(2.0))
 
     def draw(seed: int, temperature: float = 1.0) -> list[list[int]]:
         return generate(chain, [[5]] * 4, [500] * 4, frozenset({39}), 0, torch.Generator().manual_seed(seed), temperature).ids
 
     assert draw(0) == draw(0) != draw(1)
-    said = Counter(t for a in draw(0) for t in a)
-    assert said.keys() == {0, 1, 2}
-    assert said[2] / 2000 == pytest.approx(0.5, abs=0.05)
-    cold = Counter(t for a in draw(0, temperature=0.5) for t in a)  # 1 : 1 : 4
-    assert cold[2] / 2000 == pytest.approx(4 / 6, abs=0.05)
+    counts = Counter(t for a in draw(0) for t in a)
+    assert counts.keys() == {0, 1, 2}
+    assert counts[2] / 2000 == pytest.approx(0.5, abs=0.05)
+    cold_counts = Counter(t for a in draw(0, temperature=0.5) for t in a)  # 1 : 1 : 4
+    assert cold_counts[2] / 2000 == pytest.approx(4 / 6, abs=0.05)
 
 
 def test_models_without_a_cache_are_refused() -> None:
@@ -142,10 +144,10 @@ def test_models_without_a_cache_are_refused() -> None:
         generate(Recurrent(), [[1]], [2], frozenset({2}), 0)
 
 
-# the modality
+# The modality
 
 
-def test_ends_of_tokenizer_template_and_model() -> None:
+def test_ends_come_from_tokenizer_template_and_model() -> None:
     model = makers.model()
     plain, chat = Text(makers.tokenizer()), Text(makers.tokenizer(template=makers.CHATML))
     turn = chat.tokenizer.convert_tokens_to_ids(makers.TURN)
@@ -160,19 +162,19 @@ def test_ends_of_tokenizer_template_and_model() -> None:
 
 
 @pytest.mark.parametrize("pad", [makers.PAD, makers.EOS, None])
-@pytest.mark.parametrize("make", [makers.model, makers.adapted])
-def test_the_port_equals_the_library_on_rows(make: Any, pad: str | None) -> None:
-    model, modality = make(), Text(makers.tokenizer(pad_token=pad))
+@pytest.mark.parametrize("build", [makers.model, makers.adapted])
+def test_the_modality_equals_the_library_on_rows(build: Any, pad: str | None) -> None:
+    model, modality = build(), Text(makers.tokenizer(pad_token=pad))
     records = [{"question": q, "answer": "x"} for q in ("Who is Ana Belor?", "Who?", "Where was Dovik born, in Nessop?")]
     rows = modality.rows("asked", records)
-    free = library(model, rows["prompt"], 16, [2], 0)
-    ends = some_ends(free)
+    unstopped = library_answers(model, rows["prompt"], 16, [2], 0)
+    ends = choose_ends(unstopped)
     model.generation_config.eos_token_id = ends
-    assert modality.generate(model, rows, 16).ids == library(model, rows["prompt"], 16, [2, *ends], 0) != free
+    assert modality.generate(model, rows, 16).ids == library_answers(model, rows["prompt"], 16, [2, *ends], 0) != unstopped
 
 
-def test_the_port_stops_where_the_model_does() -> None:
-    """Behind the last position of GPT-2 there is none."""
+def test_answers_stop_at_the_longest_sequence_of_the_model() -> None:
+    """GPT-2 has no positions after its last one."""
     model, tokenizer = makers.model("gpt2"), makers.tokenizer()
     modality = Text(tokenizer, limit=128)
     rows = modality.rows("asked", [{"prompt": " Ana" * 100, "completion": "x"}, {"prompt": "Ana", "completion": "x"}])
@@ -182,32 +184,32 @@ def test_the_port_stops_where_the_model_does() -> None:
     assert len(short) == 120
 
 
-def test_a_trained_model_gives_its_answers_and_ends_them(text: Any) -> None:
+def test_a_trained_model_generates_its_answers_with_ends(text: Any) -> None:
     rows = text.sets["forget"]
-    said = text.modality.generate(text.model(), rows, 60).ids
-    right = sum(s == a[:-1] for s, a in zip(said, rows["answer"], strict=True))
-    assert right >= 0.9 * len(rows)
-    again = text.modality.relabel(rows, said, "said")
-    assert sum(a == b for a, b in zip(again["answer"], rows["answer"], strict=True)) == right
+    answers = text.modality.generate(text.model(), rows, 60).ids
+    correct = sum(s == a[:-1] for s, a in zip(answers, rows["answer"], strict=True))
+    assert correct >= 0.9 * len(rows)
+    relabeled = text.modality.relabel(rows, answers, "generated")
+    assert sum(a == b for a, b in zip(relabeled["answer"], rows["answer"], strict=True)) == correct
 
 
-# the cache
+# The cache
 
 
-def test_room_for_keys_and_values_changes_none_of_them() -> None:
+def test_preallocated_cache_equals_the_library_cache() -> None:
     torch.manual_seed(0)
-    mine, library = Roomy(), DynamicLayer()
+    preallocated, plain = Roomy(), DynamicLayer()
     rows, kept = 5, torch.tensor([2, 0, 1])
     for tokens in (7, 1, 1, SPARE - 2, 1, 0, 1, 3):
-        if not tokens:  # some rows are over
+        if not tokens:  # some rows are finished
             rows = len(kept)
-            mine.batch_select_indices(kept)
-            library.batch_select_indices(kept)
+            preallocated.batch_select_indices(kept)
+            plain.batch_select_indices(kept)
             continue
         new = torch.randn(rows, 2, tokens, 4), torch.randn(rows, 2, tokens, 4)
-        for a, b in zip(mine.update(*new), library.update(*new), strict=True):
+        for a, b in zip(preallocated.update(*new), plain.update(*new), strict=True):
             assert torch.equal(a, b)
-        assert mine.get_seq_length() == library.get_seq_length()
+        assert preallocated.get_seq_length() == plain.get_seq_length()
 
 
 def test_keys_and_values_are_not_copied_for_every_token() -> None:

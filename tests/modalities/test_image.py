@@ -23,33 +23,33 @@ from expunge.modalities.image.modality import Image, classes
 from expunge.modalities.image.models import vision
 
 PORT = Image(("cat", "dog", "owl"))
-GREY = np.arange(16, dtype=np.uint8).reshape(4, 4)
+GRAY = np.arange(16, dtype=np.uint8).reshape(4, 4)
 
 
-def encoded(array: Any) -> bytes:
-    kept = io.BytesIO()
-    Pillow.fromarray(array).save(kept, "PNG")
-    return kept.getvalue()
+def png(array: Any) -> bytes:
+    buffer = io.BytesIO()
+    Pillow.fromarray(array).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
-def one(picture: Any, label: Any = 0, modality: Image = PORT) -> torch.Tensor:
+def tensor_of(picture: Any, label: Any = 0, modality: Image = PORT) -> torch.Tensor:
     return modality.rows("forget", [{"image": picture, "label": label}])["pixels"][0]
 
 
-def test_all_shapes_of_a_picture_give_the_same_tensor(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(encoded(GREY))
-    kinds = [GREY, GREY[None], GREY[..., None], str(tmp_path / "a.png"), encoded(GREY), {"bytes": encoded(GREY), "path": None}]
-    for picture in [*kinds, Pillow.fromarray(GREY)]:
-        assert torch.equal(one(picture), torch.from_numpy(GREY)[None])
-    for whole in (GREY.astype(np.int64), GREY.tolist()):
-        assert torch.equal(one(whole), torch.from_numpy(GREY)[None])
-    rgb = np.stack([GREY, GREY + 1, GREY + 2])
-    assert torch.equal(one(rgb.transpose(1, 2, 0)), one(rgb))
-    assert one(GREY / 15).dtype == torch.float32
+def test_all_kinds_of_pictures_give_the_same_tensor(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(GRAY))
+    kinds = [GRAY, GRAY[None], GRAY[..., None], str(tmp_path / "a.png"), png(GRAY), {"bytes": png(GRAY), "path": None}]
+    for picture in [*kinds, Pillow.fromarray(GRAY)]:
+        assert torch.equal(tensor_of(picture), torch.from_numpy(GRAY)[None])
+    for integers in (GRAY.astype(np.int64), GRAY.tolist()):
+        assert torch.equal(tensor_of(integers), torch.from_numpy(GRAY)[None])
+    rgb = np.stack([GRAY, GRAY + 1, GRAY + 2])
+    assert torch.equal(tensor_of(rgb.transpose(1, 2, 0)), tensor_of(rgb))
+    assert tensor_of(GRAY / 15).dtype == torch.float32
 
 
-def test_classes_by_number_and_name() -> None:
-    rows = PORT.rows("forget", [{"img": GREY, "y": v} for v in ("dog", 1, "1", [1])])
+def test_classes_are_given_by_number_or_name() -> None:
+    rows = PORT.rows("forget", [{"img": GRAY, "y": v} for v in ("dog", 1, "1", [1])])
     assert rows["answer"] == [[1]] * 4
     assert PORT.answer_texts(rows) == ["dog"] * 4
     assert len({i.split("#")[0] for i in rows.ids}) == 1
@@ -57,39 +57,39 @@ def test_classes_by_number_and_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("record", "said"),
+    ("record", "message"),
     [
-        ({"image": GREY, "label": "dgo"}, "did you mean 'dog'"),
-        ({"image": GREY, "label": 3}, "the model has 3"),
-        ({"image": GREY, "label": -1}, "there is no class -1"),
-        ({"image": GREY}, "no class; it stands in a column"),
+        ({"image": GRAY, "label": "dgo"}, "did you mean 'dog'"),
+        ({"image": GRAY, "label": 3}, "the model has 3"),
+        ({"image": GRAY, "label": -1}, "there is no class -1"),
+        ({"image": GRAY}, "no class; it stands in a column"),
         ({"label": 1}, "no image; it stands in a column"),
         ({"image": "nowhere.png", "label": 1}, "there is no image file nowhere.png"),
         ({"image": b"no picture", "label": 1}, "not an image that can be read"),
         ({"image": np.zeros((2, 2, 2, 2)), "label": 1}, "neither (height, width)"),
         ({"image": np.full((4, 4), np.nan), "label": 1}, "values that are not finite"),
         ({"image": np.arange(249, 265).reshape(4, 4), "label": 1}, "whole numbers from 249 to 264, and they go from 0 to 255"),
-        ({"image": GREY[:2], "label": 1}, "a model with an image processor brings them to one size"),
+        ({"image": GRAY[:2], "label": 1}, "a model with an image processor brings them to one size"),
     ],
 )
-def test_a_bad_row_is_named(record: dict[str, Any], said: str) -> None:
+def test_errors_name_the_row(record: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as error:
-        PORT.rows("forget", [{"image": GREY, "label": 0}, record], "a.npz")
+        PORT.rows("forget", [{"image": GRAY, "label": 0}, record], "a.npz")
     assert str(error.value).startswith("a.npz, row 2: ")
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 def test_images_of_another_size_are_refused() -> None:
     with pytest.raises(UserError, match=r"row 2: an image of shape \(1, 2, 2\), and the first has \(1, 4, 4\)"):
-        PORT.rows("forget", [{"image": GREY, "label": 0}, {"image": GREY[:2, :2], "label": 0}])
+        PORT.rows("forget", [{"image": GRAY, "label": 0}, {"image": GRAY[:2, :2], "label": 0}])
 
 
-def test_other_columns_stay() -> None:
-    rows = PORT.rows("forget", [{"image": GREY, "label": 0, "identity": 7}, {"image": GREY, "label": 1}])
+def test_other_columns_are_kept() -> None:
+    rows = PORT.rows("forget", [{"image": GRAY, "label": 0, "identity": 7}, {"image": GRAY, "label": 1}])
     assert rows["identity"] == [7, None]
 
 
-def test_values_are_scaled_and_normalised() -> None:
+def test_values_are_scaled_and_normalized() -> None:
     modality = Image(("a", "b"), mean=(0.5,), std=(0.25,))
     rows = modality.rows("forget", [{"image": np.array([[0, 255]], np.uint8), "label": 0}])
     assert modality.pixels(rows, torch.zeros(())).flatten().tolist() == [-2.0, 2.0]
@@ -98,7 +98,7 @@ def test_values_are_scaled_and_normalised() -> None:
     assert modality.pixels(floats, torch.zeros(())).flatten().tolist() == [-2.0, 2.0]
 
 
-def test_images_that_are_moved_come_back_in_either_unit() -> None:
+def test_moved_images_are_read_in_either_unit() -> None:
     modality, like = Image(("a", "b"), mean=(0.5,), std=(0.25,)), torch.zeros(())
     rows = modality.rows("forget", [{"image": np.array([[0, 51]], np.uint8), "label": 0}])
     assert modality.inputs(rows).flatten().tolist() == pytest.approx([0, 0.2])
@@ -110,10 +110,10 @@ def test_images_that_are_moved_come_back_in_either_unit() -> None:
     assert modality.inputs(both).flatten().tolist() == pytest.approx([0.5, 1.0, 0, 0.2])
 
 
-def test_answers_are_those_of_the_model(digits: worlds.World) -> None:
+def test_outputs_equal_those_of_the_model(digits: worlds.World) -> None:
     model, rows = digits.model(), digits.sets["forget"].select(range(5))
-    more = digits.sets["retain"].select(range(3))
-    first, second = digits.modality.forward(model, [rows, more], hook_points=("vit.layers.1", digits.modality.head(model)))
+    others = digits.sets["retain"].select(range(3))
+    first, second = digits.modality.forward(model, [rows, others], hook_points=("vit.layers.1", digits.modality.head(model)))
     x = torch.stack(list(rows["pixels"]))
     with torch.no_grad():
         logits = model(pixel_values=x).logits
@@ -134,9 +134,9 @@ def test_a_batch_normed_model_is_not_independent_in_training() -> None:
 
 def test_fresh_weights_follow_the_seed_for_any_module() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
-    made = [PORT.fresh(model, s) for s in (0, 0, 1)]
-    assert torch.equal(made[0]["1.weight"], made[1]["1.weight"])
-    assert not torch.equal(made[0]["1.weight"], made[2]["1.weight"])
+    weights = [PORT.fresh(model, s) for s in (0, 0, 1)]
+    assert torch.equal(weights[0]["1.weight"], weights[1]["1.weight"])
+    assert not torch.equal(weights[0]["1.weight"], weights[2]["1.weight"])
     model.register_parameter("odd", nn.Parameter(torch.ones(1)))
     with pytest.raises(UserError, match="does not say how 'odd' begins"):
         PORT.fresh(model, 0)
@@ -148,14 +148,14 @@ def test_a_saved_model_loads_with_its_classes(size: str, tmp_path: Path) -> None
 
     model = vision.build(size, (1, 8, 8), PORT.labels)
     PORT.save(model, tmp_path / "m")
-    again = load(tmp_path / "m")
-    assert again.modality.name == "image"
-    assert again.modality.label("owl") == 2
-    theirs = AutoModelForImageClassification.from_pretrained(tmp_path / "m")
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), theirs.state_dict().values(), strict=True))
+    loaded = load(tmp_path / "m")
+    assert loaded.modality.name == "image"
+    assert loaded.modality.label("owl") == 2
+    library_model = AutoModelForImageClassification.from_pretrained(tmp_path / "m")
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), library_model.state_dict().values(), strict=True))
 
 
-def test_an_image_processor_resizes_and_travels_along(tmp_path: Path) -> None:
+def test_an_image_processor_resizes_and_is_saved(tmp_path: Path) -> None:
     from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
     model = vision.build("vit-nano", (3, 8, 8), PORT.labels)
@@ -176,12 +176,12 @@ def test_a_prompt_format_is_refused(tmp_path: Path) -> None:
         load(tmp_path / "m", "{prompt}")
 
 
-def test_a_method_that_needs_words_is_refused(digits: worlds.World) -> None:
+def test_a_method_that_generates_text_is_refused(digits: worlds.World) -> None:
     with pytest.raises(UserError, match="answers in the model's own words, which the modality 'image' does not have"):
         loop.run(expunge.plan("altpo"), digits.model(), digits.modality, digits.sets)
 
 
-def test_a_module_of_ones_own_forgets(tmp_path: Path) -> None:
+def test_a_plain_module_can_unlearn(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
     opened = expunge.classifier(model, ["cat", "dog", "owl"])
@@ -193,6 +193,6 @@ def test_a_module_of_ones_own_forgets(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "model" / "model.safetensors").exists()
 
 
-def test_classes_of_data() -> None:
+def test_class_names_are_read_from_records() -> None:
     assert classes([{"y": 2}, {"y": 0}]) == ("0", "1", "2")
     assert classes([{"label": "b"}, {"label": "a"}]) == ("a", "b")

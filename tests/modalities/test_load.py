@@ -1,4 +1,4 @@
-"""Folders: what is saved is what is loaded, by us and by the library, and what is not whole or not safe is refused in a sentence."""
+"""Saved models load equally here and in the library; incomplete and unsafe folders are refused in one sentence."""
 
 from __future__ import annotations
 
@@ -43,45 +43,47 @@ def scores(model: nn.Module, modality: Text) -> torch.Tensor:
     return modality.forward(model, [modality.rows("forget", RECORDS)])[0].logits.values
 
 
-def change(file: Path, **what: Any) -> None:
-    """Set entries of a JSON file; None takes them out."""
-    found = {**json.loads(file.read_text()), **what}
-    file.write_text(json.dumps({k: v for k, v in found.items() if v is not None}))
+def change(file: Path, **entries: Any) -> None:
+    """Set entries of a JSON file; None removes an entry."""
+    content = {**json.loads(file.read_text()), **entries}
+    file.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
 
 
 @pytest.mark.parametrize("name", makers.CONFIGS)
-def test_what_is_saved_is_what_is_loaded(name: str, tmp_path: Path, modality: Text) -> None:
+def test_a_saved_model_loads_equally_here_and_in_the_library(name: str, tmp_path: Path, modality: Text) -> None:
     model = makers.model(name)
     modality.save(model, tmp_path)
     ids = torch.tensor([[1, 5, 6, 7]])
-    theirs = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
-    ours, again = load(str(tmp_path))
+    library_model = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    loaded, loaded_modality = load(str(tmp_path))
     with torch.no_grad():
-        assert torch.equal(theirs(input_ids=ids).logits, model(input_ids=ids).logits)
-    assert torch.equal(scores(ours, again), scores(model, modality))
+        assert torch.equal(library_model(input_ids=ids).logits, model(input_ids=ids).logits)
+    assert torch.equal(scores(loaded, loaded_modality), scores(model, modality))
     assert {f.suffix for f in tmp_path.iterdir()} <= {".json", ".safetensors", ".jinja"}
     assert AutoTokenizer.from_pretrained(tmp_path)("Who is Ana?")["input_ids"] == modality.tokenizer("Who is Ana?")["input_ids"]
-    assert not ours.training
-    assert ours.config.to_dict().items() >= {"vocab_size": makers.WORDS, "eos_token_id": 2}.items()
+    assert not loaded.training
+    assert loaded.config.to_dict().items() >= {"vocab_size": makers.WORDS, "eos_token_id": 2}.items()
 
 
 def test_loading_and_saving_are_silent(
     tmp_path: Path, modality: Text, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    with warnings.catch_warnings(record=True) as heard:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         modality.save(makers.model(), tmp_path / "model")
-        model, found = load(str(tmp_path / "model"))
-        found.save(adapt(model), tmp_path / "adapter")
+        model, loaded_modality = load(str(tmp_path / "model"))
+        loaded_modality.save(adapt(model), tmp_path / "adapter")
         load(str(tmp_path / "adapter"))
     assert capfd.readouterr() == ("", "")
-    assert not [str(w.message) for w in heard if "is_gradient_checkpointing" not in str(w.message)]  # what peft asks while it adapts
+    assert not [
+        str(w.message) for w in caught if "is_gradient_checkpointing" not in str(w.message)
+    ]  # peft causes this warning while it adapts the model
     assert not caplog.records
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == (level, bars)
 
 
-def test_progress_bars_come_back_after_a_failure(tmp_path: Path) -> None:
+def test_progress_bars_are_restored_after_a_failure(tmp_path: Path) -> None:
     assert logging.is_progress_bar_enabled()
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"")
@@ -90,10 +92,10 @@ def test_progress_bars_come_back_after_a_failure(tmp_path: Path) -> None:
     assert logging.is_progress_bar_enabled()
 
 
-def test_a_loaded_port_has_template_format_and_limit(folder: Path) -> None:
+def test_a_loaded_modality_has_template_format_and_limit(folder: Path) -> None:
     _, modality = load(str(folder))
     assert modality.encoder.described == "chat template"
-    assert modality.limit == 128  # of the model; its tokenizer says 512
+    assert modality.limit == 128  # the limit of the model; its tokenizer has 512
     _, modality = load(str(folder), "Q: {prompt}\\n")
     assert modality.encoder.described == "Q: {prompt}\n"
     change(folder / "tokenizer_config.json", model_max_length=64)
@@ -102,14 +104,14 @@ def test_a_loaded_port_has_template_format_and_limit(folder: Path) -> None:
     assert load(str(folder))[1].limit == 128
 
 
-def test_types_of_weights(folder: Path) -> None:
+def test_weights_load_in_the_requested_dtype(folder: Path) -> None:
     assert load(str(folder))[0].dtype == torch.float32
     assert load(str(folder), dtype=torch.bfloat16)[0].dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("name", makers.CONFIGS)
 @pytest.mark.parametrize("family", ["bytes-bos", "pieces", "unigram", "words"])
-def test_a_tokenizer_says_the_same_ids_whatever_model_it_is_saved_with(name: str, family: str, tmp_path: Path) -> None:
+def test_a_tokenizer_keeps_its_ids_beside_any_model(name: str, family: str, tmp_path: Path) -> None:
     """The library rebuilds the tokenizers of some model types, Qwen 2 among them, from their vocabulary alone."""
     before = Text(makers.tokenizer(family))
     model = makers.model(name)
@@ -129,16 +131,16 @@ def test_a_folder_is_found_from_home_and_by_relative_path(folder: Path, monkeypa
         assert load(path)[0].config._name_or_path == str(folder.resolve())
 
 
-# adapters
+# Adapters
 
 
 def adapt(model: nn.Module) -> Any:
-    """With a LoRA adapter that does something."""
-    made = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
-    for k, (n, p) in enumerate(made.named_parameters()):
+    """The model with a LoRA adapter that changes its outputs."""
+    adapted_model = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
+    for k, (n, p) in enumerate(adapted_model.named_parameters()):
         if "lora_" in n:
             p.data = 0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(k))
-    return made.eval()
+    return adapted_model.eval()
 
 
 @pytest.fixture
@@ -148,31 +150,31 @@ def adapter(folder: Path, tmp_path: Path) -> Path:
     return tmp_path / "adapter"
 
 
-def test_adapters_out_and_in(folder: Path, adapter: Path, modality: Text) -> None:
-    wanted = scores(adapt(makers.model()), modality)
+def test_a_saved_adapter_loads_with_its_base(folder: Path, adapter: Path, modality: Text) -> None:
+    expected = scores(adapt(makers.model()), modality)
     assert not (adapter / "model.safetensors").exists()
-    model, found = load(str(adapter))
-    assert torch.equal(scores(model, found), wanted)
-    assert not torch.allclose(scores(load(str(folder))[0], modality), wanted, atol=1e-2)
-    theirs = peft.AutoPeftModelForCausalLM.from_pretrained(adapter).eval()
-    assert torch.equal(scores(theirs, modality), wanted)
-    # it is the adapter that goes on learning, under names that the core knows
+    model, loaded_modality = load(str(adapter))
+    assert torch.equal(scores(model, loaded_modality), expected)
+    assert not torch.allclose(scores(load(str(folder))[0], modality), expected, atol=1e-2)
+    library_model = peft.AutoPeftModelForCausalLM.from_pretrained(adapter).eval()
+    assert torch.equal(scores(library_model, modality), expected)
+    # the adapter stays trainable, under names that the core knows
     assert adapters.is_adapted(model)
     assert not model.training
     assert {n for n, p in model.named_parameters() if p.requires_grad} == {n for n, _ in model.named_parameters() if "lora_" in n}
     assert type(adapters.base_of(model)) is type(makers.model())
     again = adapter.parent / "again"
-    found.save(model, again)
-    assert torch.equal(scores(load(str(again))[0], modality), wanted)
+    loaded_modality.save(model, again)
+    assert torch.equal(scores(load(str(again))[0], modality), expected)
 
 
 def test_an_adapter_finds_its_base_and_may_have_no_tokenizer(adapter: Path, modality: Text, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = scores(load(str(adapter))[0], modality)
+    expected = scores(load(str(adapter))[0], modality)
     monkeypatch.chdir(adapter)
     for file in adapter.glob("token*"):
         file.unlink()
-    model, found = load(".")
-    assert torch.equal(scores(model, found), wanted)
+    model, loaded_modality = load(".")
+    assert torch.equal(scores(model, loaded_modality), expected)
 
 
 @pytest.mark.parametrize(
@@ -188,22 +190,22 @@ def test_an_adapter_finds_its_base_and_may_have_no_tokenizer(adapter: Path, moda
     ],
     ids=["no base", "another kind", "base gone", "pickled", "no weights", "broken", "another rank"],
 )
-def test_adapters_that_are_refused(adapter: Path, spoil: Callable[[Path], Any], message: str) -> None:
+def test_invalid_adapters_are_refused(adapter: Path, spoil: Callable[[Path], Any], message: str) -> None:
     spoil(adapter)
     with pytest.raises(UserError, match=message):
         load(str(adapter))
 
 
-# refusals
+# Refusals
 
 
-def pickled(folder: Path, model: nn.Module) -> None:
+def store_as_pickle(folder: Path, model: nn.Module) -> None:
     (folder / "model.safetensors").unlink()
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
 
 
 def test_pickles_are_refused_unless_allowed(folder: Path, modality: Text) -> None:
-    pickled(folder, makers.model())
+    store_as_pickle(folder, makers.model())
     with pytest.raises(UserError, match="holds no safetensors weights; pickled ones can run code, so they load only with --allow-pickle"):
         load(str(folder))
     assert torch.equal(scores(load(str(folder), allow_pickle=True)[0], modality), scores(makers.model(), modality))
@@ -214,7 +216,7 @@ def test_a_pickle_beside_safetensors_is_not_opened(folder: Path, modality: Text)
     assert torch.equal(scores(load(str(folder))[0], modality), scores(makers.model(), modality))
 
 
-def without_a_layer(folder: Path) -> None:
+def remove_a_layer(folder: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     weights = load_file(folder / "model.safetensors")
@@ -232,7 +234,7 @@ def without_a_layer(folder: Path) -> None:
         (lambda f: (f / "model.safetensors").unlink(), "describes a model and holds no weights"),
         (lambda f: (f / "model.safetensors").write_bytes(b"short"), "cannot load a causal language model"),
         (lambda f: change(f / "config.json", num_hidden_layers=3), r"lacks 9 weights of its model, among them model.layers.2"),
-        (without_a_layer, r"lacks 3 weights of its model, among them model.layers.1.mlp.down_proj.weight"),
+        (remove_a_layer, r"lacks 3 weights of its model, among them model.layers.1.mlp.down_proj.weight"),
         (lambda f: change(f / "config.json", intermediate_size=32), "cannot load a causal language model"),
         (lambda f: change(f / "config.json", model_type="t5"), "cannot load a causal language model"),
         (lambda f: change(f / "config.json", model_type="nonesuch"), "cannot load a causal language model"),
@@ -241,7 +243,7 @@ def without_a_layer(folder: Path) -> None:
     ],
     ids=["no config", "no weights", "broken", "deeper", "lacking", "narrower", "no decoder", "unknown", "no JSON", "no tokenizer"],
 )
-def test_folders_that_are_refused(folder: Path, spoil: Callable[[Path], Any], message: str) -> None:
+def test_invalid_folders_are_refused(folder: Path, spoil: Callable[[Path], Any], message: str) -> None:
     spoil(folder)
     with pytest.raises(UserError, match=message) as error:
         load(str(folder))
@@ -250,13 +252,13 @@ def test_folders_that_are_refused(folder: Path, spoil: Callable[[Path], Any], me
 
 
 @pytest.mark.parametrize("path", ["./nowhere", "/no/where", "~/nowhere", "runs/npo/model", "../nowhere"])
-def test_folders_that_are_not_there(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_folders_are_refused(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=f"^there is no folder {path}$"):
         load(path)
 
 
-def test_hub_ids_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_hub_ids_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
@@ -268,11 +270,11 @@ def test_a_tokenizer_of_another_model_is_refused(folder: Path) -> None:
     tokenizer = makers.tokenizer()
     tokenizer.add_tokens(["Quillhaven"])
     tokenizer.save_pretrained(folder)
-    with pytest.raises(UserError, match="says ids up to 400, and the model knows 400"):
+    with pytest.raises(UserError, match="has ids up to 400, and the model knows 400"):
         load(str(folder))
 
 
-def test_special_tokens_that_the_model_was_never_given_do_not_matter(folder: Path, modality: Text) -> None:
+def test_special_tokens_without_embeddings_are_accepted(folder: Path, modality: Text) -> None:
     tokenizer = makers.tokenizer(template=makers.CHATML)
     tokenizer.add_tokens(["<|tool|>"], special_tokens=True)
     assert len(tokenizer) == 401
@@ -280,7 +282,7 @@ def test_special_tokens_that_the_model_was_never_given_do_not_matter(folder: Pat
     assert torch.equal(scores(*load(str(folder))), scores(makers.model(), modality))
 
 
-def test_padding_that_the_model_has_no_place_for_does_not_matter(tmp_path: Path) -> None:
+def test_padding_without_an_embedding_is_accepted(tmp_path: Path) -> None:
     """Padding is often added to a tokenizer whose model was never resized."""
     tokenizer = makers.tokenizer(pad_token=None)
     tokenizer.add_special_tokens({"pad_token": "[PAD]"})
@@ -293,8 +295,8 @@ def test_padding_that_the_model_has_no_place_for_does_not_matter(tmp_path: Path)
     assert len(modality.generate(model, rows, 4).ids) == 2
 
 
-def test_settings_of_sampling_do_not_keep_a_model_from_being_saved(folder: Path, tmp_path: Path) -> None:
-    """Greedy models that carry a temperature are on every hub; the library loads them and refuses to write them."""
+def test_a_greedy_model_with_sampling_settings_can_be_saved(folder: Path, tmp_path: Path) -> None:
+    """Many published greedy models carry a temperature. The library loads such models and refuses to save them."""
     change(folder / "generation_config.json", temperature=0.6, top_p=0.9, eos_token_id=[2, 3])
     model, modality = load(str(folder))
     modality.save(model, tmp_path / "again")
@@ -306,7 +308,7 @@ def test_settings_of_sampling_do_not_keep_a_model_from_being_saved(folder: Path,
     assert GenerationConfig.from_pretrained(tmp_path / "sampling").temperature == 0.6
 
 
-def test_saving_does_not_change_settings_of_the_model(folder: Path, tmp_path: Path) -> None:
+def test_saving_keeps_the_settings_of_the_model(folder: Path, tmp_path: Path) -> None:
     change(folder / "config.json", use_cache=False)
     model, modality = load(str(folder))
     modality.save(model, tmp_path / "again")
@@ -315,13 +317,13 @@ def test_saving_does_not_change_settings_of_the_model(folder: Path, tmp_path: Pa
     assert modality.generate(model, modality.rows("forget", RECORDS), 3).ids
 
 
-def test_nothing_is_asked_of_the_network(folder: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loading_a_folder_never_uses_the_network(folder: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub.constants
 
-    asked = []
+    requests = []
 
-    def refuse(*what: Any, **_: Any) -> None:
-        asked.append(what)
+    def refuse(*args: Any, **_: Any) -> None:
+        requests.append(args)
         raise OSError("no network here")
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
@@ -329,7 +331,7 @@ def test_nothing_is_asked_of_the_network(folder: Path, adapter: Path, monkeypatc
     monkeypatch.setattr(socket.socket, "connect", refuse)
     load(str(folder))
     model, modality = load(str(adapter))
-    model.peft_config["default"].base_model_name_or_path = "some/model"  # as of a base from the hub
+    model.peft_config["default"].base_model_name_or_path = "some/model"  # like a base from the hub
     modality.save(model, adapter.parent / "again")
     assert "some/model" in (adapter.parent / "again" / "adapter_config.json").read_text()
-    assert not asked
+    assert not requests

@@ -1,4 +1,4 @@
-"""Work on a cluster of two workers: what comes out is what one process makes, also where a worker is killed."""
+"""Jobs on a cluster of two workers: the results equal those of one process, even if a worker is killed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from expunge.workflows import benchmark as module
 from expunge.workflows.benchmark import Setting, SweepResult, bench
 from expunge.workflows.sweep import Sweep
 
-VICTIM, LAST = "neggrad_plus seed 1", 8  # whose worker is killed, after which step
+VICTIM, LAST = "neggrad_plus seed 1", 8  # the job whose worker is killed, and the step after which it is killed
 SWEEP = Sweep(
     "digits",
     ("neggrad_plus",),
@@ -51,8 +51,8 @@ def two_workers() -> Iterator[Any]:
         yield ray
 
 
-def killed_once(marks: Path, setting: Setting, name: str, *job: Any) -> Any:
-    """A job whose worker dies in the middle of training; when it is called again, it writes down with which step it begins."""
+def run_job_killed_once(marks: Path, setting: Setting, name: str, *job: Any) -> Any:
+    """Run a job whose worker dies in the middle of training. The second call records the steps that it takes."""
 
     def progress(done: int, total: int, what: str) -> None:
         if what == "forgetting" and first and done == LAST:
@@ -72,43 +72,43 @@ def marks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def spread(tmp_path_factory: pytest.TempPathFactory, marks: Path) -> SweepResult:
-    with mock.patch.object(module, "_job", partial(killed_once, marks)):
+def swept(tmp_path_factory: pytest.TempPathFactory, marks: Path) -> SweepResult:
+    with mock.patch.object(module, "_job", partial(run_job_killed_once, marks)):
         return bench(SWEEP, tmp_path_factory.mktemp("spread") / "run", ray="auto")
 
 
-def plain(entry: Any) -> dict[str, Any]:
-    """An entry without what no two runs have in common."""
-    told = asdict(entry)
-    for cost in (told["cost"], told["receipt"].get("cost")):
+def comparable(entry: Any) -> dict[str, Any]:
+    """An entry without the fields that differ between equal runs."""
+    record = asdict(entry)
+    for cost in (record["cost"], record["receipt"].get("cost")):
         for changing in ("seconds", "peak_memory_bytes"):
             cost and cost.pop(changing)
-    told["receipt"].get("model", {}).pop("source", None)
-    return told
+    record["receipt"].get("model", {}).pop("source", None)
+    return record
 
 
-def test_a_sweep_is_what_one_process_makes_although_a_worker_was_killed(
-    spread: SweepResult, marks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_sweep_with_a_killed_worker_equals_one_process(
+    swept: SweepResult, marks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("EXPUNGE_CACHE", str(tmp_path / "cache"))  # nothing that the workers saw
+    monkeypatch.setenv("EXPUNGE_CACHE", str(tmp_path / "cache"))  # separate from the cache of the workers
     alone = bench(SWEEP, tmp_path / "run")
-    assert [e.name for e in spread.entries][-2:] == ["neggrad_plus seed 0", VICTIM]
-    assert [plain(e) for e in spread.entries] == [plain(e) for e in alone.entries]
-    assert spread.report_data.samples == alone.report_data.samples
-    assert spread.report_data.verdict == alone.report_data.verdict
-    files = [sorted(p.relative_to(o.folder) for p in o.folder.rglob("*")) for o in (spread, alone)]
+    assert [e.name for e in swept.entries][-2:] == ["neggrad_plus seed 0", VICTIM]
+    assert [comparable(e) for e in swept.entries] == [comparable(e) for e in alone.entries]
+    assert swept.report_data.samples == alone.report_data.samples
+    assert swept.report_data.verdict == alone.report_data.verdict
+    files = [sorted(p.relative_to(o.folder) for p in o.folder.rglob("*")) for o in (swept, alone)]
     assert files[0] == files[1]
     before, after = ([int(line) for line in (marks / name).read_text().split()] for name in ("before", "after"))
     assert before[-1] == LAST - 1, "killed in the middle of training"
     assert after[0] >= LAST - 1, "and went on from its checkpoint"
 
 
-def test_what_is_done_is_only_read(spread: SweepResult, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[tuple[int, int, str]] = []
-    again = bench(SWEEP, spread.folder, ray="auto", progress=lambda *step: told.append(step))
-    assert [plain(e) for e in again.entries] == [plain(e) for e in spread.entries]
-    assert told[-1] == (2, 2, "methods and seeds on the cluster")
-    assert json.loads((spread.folder / "sweep.json").read_text())["key"]
+def test_a_finished_sweep_is_only_read(swept: SweepResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[tuple[int, int, str]] = []
+    again = bench(SWEEP, swept.folder, ray="auto", progress=lambda *step: steps.append(step))
+    assert [comparable(e) for e in again.entries] == [comparable(e) for e in swept.entries]
+    assert steps[-1] == (2, 2, "methods and seeds on the cluster")
+    assert json.loads((swept.folder / "sweep.json").read_text())["key"]
 
 
 @pytest.mark.parametrize(
@@ -124,70 +124,70 @@ def test_what_is_done_is_only_read(spread: SweepResult, monkeypatch: pytest.Monk
         ("--ray ray://head:10001 people", "ray://head:10001"),
     ],
 )
-def test_an_address_is_optional(typed: str, address: str) -> None:
-    given = typer.main.get_command(app).commands["bench"].make_context("bench", typed.split()).params  # type: ignore[attr-defined]
-    assert (given["suite"], given["ray"]) == ("people", address)
+def test_the_address_of_the_ray_option_is_optional(typed: str, address: str) -> None:
+    options = typer.main.get_command(app).commands["bench"].make_context("bench", typed.split()).params  # type: ignore[attr-defined]
+    assert (options["suite"], options["ray"]) == ("people", address)
 
 
-def fails(error: Exception) -> None:
+def fail(error: Exception) -> None:
     raise error
 
 
-def test_what_a_job_raises_comes_out_as_it_is(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^mend this$") as told:
-        ray_cluster.spread(fails, {"a": (UserError("mend this"),)}, tmp_path)
-    assert told.value.__cause__ is None
-    with pytest.raises(KeyError) as told:
-        ray_cluster.spread(fails, {"a": (KeyError("a bug"),)}, tmp_path)
-    assert "in fails" in str(told.value.__cause__), "with the traceback of the worker"
+def test_errors_of_jobs_are_raised_unchanged(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^mend this$") as caught:
+        ray_cluster.spread(fail, {"a": (UserError("mend this"),)}, tmp_path)
+    assert caught.value.__cause__ is None
+    with pytest.raises(KeyError) as caught:
+        ray_cluster.spread(fail, {"a": (KeyError("a bug"),)}, tmp_path)
+    assert "in fail" in str(caught.value.__cause__), "with the traceback of the worker"
     with pytest.raises(UserError, match=r"does not see /nowhere: .* share"):
-        ray_cluster.spread(fails, {"a": ()}, tmp_path, reads=[Path("/nowhere")])
+        ray_cluster.spread(fail, {"a": ()}, tmp_path, reads=[Path("/nowhere")])
     assert not list(tmp_path.iterdir())
 
 
-def test_a_pool_is_what_one_process_makes(tmp_path: Path) -> None:
+def test_an_ensemble_on_a_cluster_equals_one_process(tmp_path: Path) -> None:
     modality = toys.modality(3)
-    given = (toys.fresh(epochs=2, batch_size=5), toys.mlp(3), modality, toys.noise(20, modality), subsets(20, 5))
-    there, here = (ensembles.train(*given, work=ensembles.Work(n, by, 2, tmp_path / by)) for n, by in ((2, "ray"), (0, "processes")))
-    assert torch.equal(there.seen, here.seen)
-    assert all(torch.equal(w, here.weights[n]) for n, w in there.weights.items())
+    arguments = (toys.fresh(epochs=2, batch_size=5), toys.mlp(3), modality, toys.noise(20, modality), subsets(20, 5))
+    on_cluster, in_process = (
+        ensembles.train(*arguments, work=ensembles.Work(n, by, 2, tmp_path / by)) for n, by in ((2, "ray"), (0, "processes"))
+    )
+    assert torch.equal(on_cluster.seen, in_process.seen)
+    assert all(torch.equal(w, in_process.weights[n]) for n, w in on_cluster.weights.items())
 
 
-def test_two_workers_may_see_the_same_model(spread: SweepResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_workers_can_save_the_same_observation(swept: SweepResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = next(p.parent for p in (Path(os.environ["EXPUNGE_CACHE"]) / "observations").glob("*/observed.json"))
-    seen, savez = Observation.load(folder), np.savez
+    observation, savez = Observation.load(folder), np.savez
 
-    def meanwhile(*args: Any, **kwargs: Any) -> None:
+    def save_meanwhile(*args: Any, **kwargs: Any) -> None:
         monkeypatch.setattr(np, "savez", savez)
         savez(*args, **kwargs)
-        seen.save(tmp_path)
+        observation.save(tmp_path)
 
-    monkeypatch.setattr(np, "savez", meanwhile)
-    seen.save(tmp_path)
-    assert Observation.load(tmp_path).about == seen.about
+    monkeypatch.setattr(np, "savez", save_meanwhile)
+    observation.save(tmp_path)
+    assert Observation.load(tmp_path).about == observation.about
     assert sorted(p.name for p in tmp_path.iterdir()) == ["observed.json", "observed.npz"]
 
 
-def test_a_cluster_of_this_machine_listens_to_nobody_else() -> None:
-    mine = psutil.Process()
-    modalities = [
-        c.laddr for p in (mine, *mine.children(recursive=True)) for c in p.net_connections("tcp") if c.status == psutil.CONN_LISTEN
+def test_a_local_cluster_listens_on_loopback_only() -> None:
+    process = psutil.Process()
+    addresses = [
+        c.laddr for p in (process, *process.children(recursive=True)) for c in p.net_connections("tcp") if c.status == psutil.CONN_LISTEN
     ]
-    assert modalities
-    assert {p.ip.removeprefix("::ffff:") for p in modalities} == {"127.0.0.1"}
+    assert addresses
+    assert {p.ip.removeprefix("::ffff:") for p in addresses} == {"127.0.0.1"}
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "nowhere", "local:0", "ray://127.0.0.1:9"])
-def test_an_address_where_nothing_answers_is_said_at_once(
-    two_workers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
-) -> None:
+def test_an_unreachable_address_is_refused_at_once(two_workers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     monkeypatch.setattr(two_workers, "is_initialized", lambda: False)
     with pytest.raises(UserError, match=f"no Ray cluster answers at {address}"):
         bench(SWEEP, tmp_path / "run", ray=address)
     assert not (tmp_path / "run").exists()
 
 
-def naps(folder: Path) -> None:
+def nap(folder: Path) -> None:
     try:
         for n in range(1000):
             (folder / "naps").write_text(str(n))
@@ -196,8 +196,8 @@ def naps(folder: Path) -> None:
         (folder / "woken").touch()
 
 
-def test_who_asks_for_a_stop_gets_it(tmp_path: Path) -> None:
-    folders = [tmp_path / n for n in "abc"]  # two workers nap, and the third job waits for one of them
+def test_an_interrupt_stops_running_jobs(tmp_path: Path) -> None:
+    folders = [tmp_path / n for n in "abc"]  # two workers nap, and the third job waits for a worker
     for folder in folders:
         folder.mkdir()
 
@@ -205,14 +205,14 @@ def test_who_asks_for_a_stop_gets_it(tmp_path: Path) -> None:
         return all((f / "naps").exists() for f in folders[:2])
 
     with pytest.raises(KeyboardInterrupt):
-        ray_cluster.spread(naps, {f.name: (f,) for f in folders}, tmp_path, interrupted=asleep)
-    until = time.monotonic() + 30  # a busy machine may take longer than the grace that jobs are given
-    while not all((f / "woken").exists() for f in folders[:2]) and time.monotonic() < until:
+        ray_cluster.spread(nap, {f.name: (f,) for f in folders}, tmp_path, interrupted=asleep)
+    deadline = time.monotonic() + 30  # a busy machine may take longer than the grace that jobs are given
+    while not all((f / "woken").exists() for f in folders[:2]) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert [sorted(p.name for p in f.iterdir()) for f in folders] == [["naps", "woken"], ["naps", "woken"], []]
 
 
-def test_a_job_that_always_kills_its_worker_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_whose_workers_always_die_is_abandoned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_cluster, "RETRIES", 0)
     with pytest.raises(UserError, match="every worker that tried 'a' died, 1 in all"):
         ray_cluster.spread(os.abort, {"a": ()}, tmp_path)

@@ -1,4 +1,4 @@
-"""Pools as work: nothing is trained twice, an interrupted pool goes on, and processes make what one process makes."""
+"""Parallel ensembles: nothing is trained twice, an interrupted ensemble resumes, and processes compute the same as one."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ ROWS = toys.noise(20, PORT)
 PLAN = toys.fresh(epochs=2, batch_size=5)
 
 
-def made(folder: Path, models: int = 5, **more: Any) -> Ensemble:
-    work = ensembles.Work(size=2, folder=folder, **more)
+def trained(folder: Path, models: int = 5, **options: Any) -> Ensemble:
+    work = ensembles.Work(size=2, folder=folder, **options)
     return ensembles.train(PLAN, toys.mlp(3), PORT, ROWS, subsets(20, models), work=work)
 
 
@@ -35,35 +35,35 @@ def same(a: Ensemble, b: Ensemble) -> bool:
 
 
 @pytest.fixture
-def count(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Sizes of the pieces that were trained."""
-    trained: list[int] = []
+def piece_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of the trained pieces."""
+    sizes: list[int] = []
 
     def train(*args: Any) -> Ensemble:
-        trained.append(len(args[4]))
+        sizes.append(len(args[4]))
         return real(*args)
 
     real = ensemble.train
     monkeypatch.setattr(ensemble, "train", train)
-    return trained
+    return sizes
 
 
-def test_nothing_is_trained_twice_and_a_larger_pool_begins_with_a_smaller_one(tmp_path: Path, count: list[int]) -> None:
-    four = made(tmp_path, 4)
-    assert count == [2, 2]
-    assert same(made(tmp_path, 4), four)
-    assert count == [2, 2]
-    seven = made(tmp_path, 7)
-    assert count == [2, 2, 2, 1]
+def test_stored_pieces_are_reused_by_larger_ensembles(tmp_path: Path, piece_sizes: list[int]) -> None:
+    four = trained(tmp_path, 4)
+    assert piece_sizes == [2, 2]
+    assert same(trained(tmp_path, 4), four)
+    assert piece_sizes == [2, 2]
+    seven = trained(tmp_path, 7)
+    assert piece_sizes == [2, 2, 2, 1]
     assert same(ensemble.joined(list(seven.pieces(2))[:2]), four)
     whole = ensemble.train(PLAN, toys.mlp(3), PORT, ROWS, seven.seen, [ensembles.seed_of(0, "model", k) for k in range(7)])
     assert max(float((w - seven.weights[n]).abs().max()) for n, w in whole.weights.items()) < 1e-5
 
 
-def test_whatever_makes_a_pool_another_one_makes_it_anew(tmp_path: Path, count: list[int]) -> None:
+def test_any_change_of_the_inputs_trains_anew(tmp_path: Path, piece_sizes: list[int]) -> None:
     work, seen = ensembles.Work(folder=tmp_path), subsets(20, 2)
-    given: dict[str, Any] = {"plan": PLAN, "model": toys.mlp(3), "modality": PORT, "rows": ROWS, "seen": seen, "seed": 0}
-    others: list[dict[str, Any]] = [
+    arguments: dict[str, Any] = {"plan": PLAN, "model": toys.mlp(3), "modality": PORT, "rows": ROWS, "seen": seen, "seed": 0}
+    changes: list[dict[str, Any]] = [
         {},
         {"plan": toys.fresh(epochs=3, batch_size=5)},
         {"model": toys.mlp(3, seed=1)},
@@ -73,34 +73,34 @@ def test_whatever_makes_a_pool_another_one_makes_it_anew(tmp_path: Path, count: 
         {"seen": ~seen},
         {"seed": 1},
     ]
-    for i, other in enumerate(others):
-        ensembles.train(**{**given, **other}, work=work)
-        assert len(count) == i + 1
+    for i, change in enumerate(changes):
+        ensembles.train(**{**arguments, **change}, work=work)
+        assert len(piece_sizes) == i + 1
 
 
-def test_an_interrupted_pool_goes_on(tmp_path: Path, count: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    keep = ensembles._keep
+def test_an_interrupted_ensemble_resumes(tmp_path: Path, piece_sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    store = ensembles._store
 
-    def dies(path: Path, make: Callable[[], Ensemble]) -> None:
-        if len(count) == 2:
+    def store_twice(path: Path, compute: Callable[[], Ensemble]) -> None:
+        if len(piece_sizes) == 2:
             raise KeyboardInterrupt
-        keep(path, make)
+        store(path, compute)
 
-    monkeypatch.setattr(ensembles, "_keep", dies)
+    monkeypatch.setattr(ensembles, "_store", store_twice)
     with pytest.raises(KeyboardInterrupt):
-        made(tmp_path)
-    monkeypatch.setattr(ensembles, "_keep", keep)
-    assert count == [2, 2]
-    again = made(tmp_path)
-    assert count == [2, 2, 1]
-    assert same(again, made(tmp_path / "elsewhere"))
+        trained(tmp_path)
+    monkeypatch.setattr(ensembles, "_store", store)
+    assert piece_sizes == [2, 2]
+    resumed = trained(tmp_path)
+    assert piece_sizes == [2, 2, 1]
+    assert same(resumed, trained(tmp_path / "elsewhere"))
 
 
-def test_processes_make_what_one_process_makes(tmp_path: Path) -> None:
-    assert same(made(tmp_path / "two", workers=2), made(tmp_path / "one"))
+def test_two_processes_compute_the_same_as_one(tmp_path: Path) -> None:
+    assert same(trained(tmp_path / "two", workers=2), trained(tmp_path / "one"))
 
 
-def test_a_cluster_is_given_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_gets_only_missing_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[int] = []
 
     def spread(do: Callable[..., None], jobs: Mapping[str, tuple[Any, ...]], folder: Path) -> None:
@@ -111,35 +111,35 @@ def test_a_cluster_is_given_what_is_missing(tmp_path: Path, monkeypatch: pytest.
 
     with monkeypatch.context() as patched:
         patched.setattr(ray_cluster, "spread", spread)
-        made(tmp_path / "ray", models=3, workers=8, by="ray")
-        assert same(made(tmp_path / "ray", workers=8, by="ray"), made(tmp_path / "one"))
-        made(tmp_path / "ray", workers=8, by="ray")
-    assert sent == [2, 2], "the last piece of the smaller pool is another one"
+        trained(tmp_path / "ray", models=3, workers=8, by="ray")
+        assert same(trained(tmp_path / "ray", workers=8, by="ray"), trained(tmp_path / "one"))
+        trained(tmp_path / "ray", workers=8, by="ray")
+    assert sent == [2, 2], "the last piece of the smaller ensemble is a different one"
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"expunge\[ray\]"):
-        made(tmp_path / "absent", workers=8, by="ray")
+        trained(tmp_path / "absent", workers=8, by="ray")
 
 
-def test_unlearning_is_kept_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    start, work = made(tmp_path), ensembles.Work(size=2, folder=tmp_path)
-    forget = start.seen & (torch.arange(20) < 8)
+def test_unlearned_pieces_are_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    models, work = trained(tmp_path), ensembles.Work(size=2, folder=tmp_path)
+    forget = models.seen & (torch.arange(20) < 8)
     plan = Plan(Ascent(), train=Train(epochs=1, lr=1e-2))
-    after = ensembles.unlearn(plan, start, PORT, ROWS, forget, work=work)
-    assert torch.equal(after.seen, start.seen & ~forget)
+    unlearned = ensembles.unlearn(plan, models, PORT, ROWS, forget, work=work)
+    assert torch.equal(unlearned.seen, models.seen & ~forget)
     monkeypatch.setattr(ensemble, "run", None)
-    assert same(after, ensembles.unlearn(plan, start, PORT, ROWS, forget, work=work))
-    with pytest.raises(TypeError):  # other rows to forget: other work
-        ensembles.unlearn(plan, start, PORT, ROWS, start.seen & (torch.arange(20) < 7), work=work)
+    assert same(unlearned, ensembles.unlearn(plan, models, PORT, ROWS, forget, work=work))
+    with pytest.raises(TypeError):  # other rows to forget need new training
+        ensembles.unlearn(plan, models, PORT, ROWS, models.seen & (torch.arange(20) < 7), work=work)
 
 
-def test_margins_are_those_of_the_true_class(tmp_path: Path) -> None:
-    start = made(tmp_path, 3)
+def test_margins_belong_to_the_true_class(tmp_path: Path) -> None:
+    models = trained(tmp_path, 3)
     labels = torch.tensor([y for (y,) in ROWS["answer"]])
-    wanted = torch.stack([margin(said, labels) for said in ensemble.logits(start, PORT, ROWS)])
-    assert torch.allclose(ensembles.margins(start, PORT, ROWS), wanted, atol=1e-6)
-    assert wanted.shape == (3, 20)
+    expected = torch.stack([margin(logits, labels) for logits in ensemble.logits(models, PORT, ROWS)])
+    assert torch.allclose(ensembles.margins(models, PORT, ROWS), expected, atol=1e-6)
+    assert expected.shape == (3, 20)
 
 
-def test_by_default_pools_lie_in_the_cache() -> None:
+def test_pieces_are_stored_in_the_cache_by_default() -> None:
     ensembles.train(PLAN, toys.mlp(3), PORT, ROWS, subsets(20, 1))
     assert len(list(ensembles.HERE.place.iterdir())) >= 1

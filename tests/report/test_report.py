@@ -6,15 +6,21 @@ import io
 import json
 import math
 import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
+from types import ModuleType
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 from rich.console import Console
 
+from expunge import catalog
 from expunge.report import charts, frame, grouping, page, table, words
+from expunge.report.collect import collect
+from expunge.report.grouping import Group
 from expunge.report.report_data import Asked, Entry, Point, Relearned, ReportData, ReportedCost, Sample, Score, Verdict
 
 NAN, INF = float("nan"), float("inf")
@@ -22,7 +28,7 @@ ORDER = ["verdict", "scores", "tradeoff", "ratios", "training", "relearning", "s
 
 
 class Page(HTMLParser):
-    """What a browser would make of the page, as far as the tests ask."""
+    """The tags and words of a page, as a browser reads them."""
 
     VOID = {"meta", "wbr", "br", "link", "img", "input", "hr"}
 
@@ -54,26 +60,26 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
     def all(self, tag: str, **attrs: str) -> list[dict[str, str | None]]:
-        wanted = {k.rstrip("_"): v for k, v in attrs.items()}
-        return [a for t, a in self.tags if t == tag and all(a.get(k) == v for k, v in wanted.items())]
+        attributes = {k.rstrip("_"): v for k, v in attrs.items()}
+        return [a for t, a in self.tags if t == tag and all(a.get(k) == v for k, v in attributes.items())]
 
 
 def scores(utility: float, p: float, known: float) -> dict[str, Score]:
     return {
         "model_utility": Score(value=utility, interval=(utility - 0.01, utility + 0.01), n=100, direction="higher"),
-        "forget_quality": Score(value=p, n=40, direction="higher"),
+        "forget_quality": Score(value=p, n=40, direction="higher", scale="p"),
         "forget_prob": Score(value=known, interval=(known - 0.02, known + 0.02), n=40, direction="retrained"),
     }
 
 
-def entry(name: str, role: Any, utility: float, p: float, known: float, **more: Any) -> Entry:
+def entry(name: str, role: Any, utility: float, p: float, known: float, **fields: Any) -> Entry:
     return Entry(
         name=name,
         role=role,
         scores=scores(utility, p, known),
-        truth_ratios=[known + 0.01 * i for i in range(40)],
+        panels={"text": {"truth_ratios": [known + 0.01 * i for i in range(40)]}},
         relearn=[Relearned(step=s, scores={"forget_prob": min(1.0, known + 0.01 * s)}) for s in (0, 10, 20)],
-        **more,
+        **fields,
     )
 
 
@@ -85,7 +91,7 @@ CONTROLS = [
 ]
 
 
-def method(name: str, seed: int | None = None, utility: float = 0.6, p: float = 0.2, known: float = 0.25, **more: Any) -> Entry:
+def method(name: str, seed: int | None = None, utility: float = 0.6, p: float = 0.2, known: float = 0.25, **fields: Any) -> Entry:
     curve = [Point(step=i, loss=2 - i / 50, terms={"forget": 1 - i / 50, "retain": 1.0}) for i in range(50)]
     return entry(
         f"{name}-{seed}",
@@ -98,7 +104,7 @@ def method(name: str, seed: int | None = None, utility: float = 0.6, p: float = 
         curves=curve,
         cost=ReportedCost(seconds=60),
         receipt={"lr": 1e-5},
-        **more,
+        **fields,
     )
 
 
@@ -113,6 +119,8 @@ def whole(**changes: Any) -> ReportData:
         "models": [*CONTROLS, *(method("npo", s) for s in range(3)), method("rmu", 0, 0.5, 0.01, 0.4)],
         "samples": [Sample("Who?", "Ada Lovelace wrote it.", {"full": "Ada Lovelace wrote it.", "npo-0": "Ada Smith wrote it."})],
         "receipt": {"torch": "2.9", "loss": NAN},
+        "utility": "model_utility",
+        "quality": "forget_quality",
     }
     return ReportData(**{**parts, **changes})
 
@@ -121,7 +129,7 @@ def sections(html: str) -> list[str]:
     return [str(a["id"]) for a in Page(html).all("section")]
 
 
-def test_sections_come_in_order_and_the_verdict_leads_with_what_failed() -> None:
+def test_sections_come_in_order_and_failed_checks_lead_the_verdict() -> None:
     html = page.build(whole())
     assert sections(html) == ORDER
     text = Page(html).text
@@ -145,16 +153,16 @@ def test_page_loads_nothing_from_elsewhere(report_data: ReportData) -> None:
 HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)>\"'&{{ 7*7 }}"
 
 
-def test_everything_the_user_wrote_is_escaped() -> None:
+def test_text_of_the_user_is_escaped_everywhere() -> None:
     evil = Entry(
         name=HOSTILE,
         method=HOSTILE,
         seed=1,
-        scores={HOSTILE: Score(value=1.0, variant=HOSTILE, missing=HOSTILE), **scores(0.5, 0.1, 0.2)},
-        truth_ratios=[0.1, 0.2, 0.3],
+        scores={HOSTILE: Score(value=1.0, variant=HOSTILE, missing=HOSTILE, kind=HOSTILE, meaning=HOSTILE), **scores(0.5, 0.1, 0.2)},
+        panels={"text": {"truth_ratios": [0.1, 0.2, 0.3]}, HOSTILE: HOSTILE},
         curves=[Point(step=0, loss=1.0, terms={HOSTILE: 1.0}, scores={HOSTILE: 0.5}), Point(step=1, loss=0.5)],
         relearn=[Relearned(0, {HOSTILE: 0.1}), Relearned(5, {HOSTILE: 0.2})],
-        cost=ReportedCost(seconds=3.0),
+        cost=ReportedCost(seconds=3.0, unit=HOSTILE),
         receipt={HOSTILE: HOSTILE},
     )
     report_data = whole(
@@ -167,7 +175,6 @@ def test_everything_the_user_wrote_is_escaped() -> None:
         models=[*CONTROLS, evil],
         samples=[Sample(HOSTILE, HOSTILE, {"full": "plain", HOSTILE: HOSTILE}, HOSTILE)],
         receipt={HOSTILE: [HOSTILE]},
-        meanings={HOSTILE: HOSTILE},
         main=[HOSTILE, "model_utility", "forget_quality"],
     )
     html = page.build(report_data)
@@ -176,10 +183,11 @@ def test_everything_the_user_wrote_is_escaped() -> None:
     assert not read.all("img")
     assert not [a for _, a in read.tags if "onerror" in a]
     assert "alert('x')" in read.text
+    assert f"no such panel is installed: {HOSTILE}." in read.text
     assert "49" not in read.text.split()
 
 
-def test_missing_parts_are_left_out_and_nothing_breaks() -> None:
+def test_missing_parts_are_left_out() -> None:
     assert sections(page.build(ReportData(title="bare", models=[]))) == ["verdict", "scores"]
     assert sections(page.build(ReportData(title="one", models=[Entry(name="m")]))) == ["verdict", "scores"]
     for part, gone in {"samples": "samples", "verdict": None}.items():
@@ -194,11 +202,11 @@ BAD = [None, NAN, INF, -INF, 1e308]
 
 
 @pytest.mark.parametrize("bad", BAD)
-def test_numbers_that_are_none_are_dashes(bad: float | None) -> None:
+def test_missing_and_infinite_numbers_are_dashes(bad: float | None) -> None:
     broken = Entry(
         name="broken",
         scores={n: Score(value=bad, interval=(bad, bad), ideal=bad, retrained=bad, missing="no holdout set") for n in scores(0, 0, 0)},
-        truth_ratios=[bad, bad],
+        panels={"text": {"truth_ratios": [bad, bad]}},
         curves=[Point(step=i, epoch=bad, loss=bad, terms={"forget": bad}, scores={"x": bad}) for i in range(3)],
         relearn=[Relearned(step=0, scores={"forget_prob": bad})],
         cost=ReportedCost(seconds=bad, tokens=bad, flops=bad, peak_memory_bytes=bad),
@@ -244,16 +252,17 @@ def test_seeds_are_pooled_as_a_mean_with_a_t_interval() -> None:
     assert score.value == pytest.approx(0.6)
     assert score.ends == pytest.approx((0.6 - 4.302653 * 0.1 / math.sqrt(3), 0.6 + 4.302653 * 0.1 / math.sqrt(3)))
     p = grouping.groups([method("npo", s, p=10.0**-k) for s, k in enumerate((1, 2, 3))])[0].pooled["forget_quality"]
+    assert p.p
     assert p.value == pytest.approx(0.01)  # the mean of the logarithms, not of the numbers
     assert p.ends[1] <= 1.0
 
 
-def test_one_seed_twice_is_two_settings() -> None:
+def test_entries_of_the_same_seed_are_different_rows() -> None:
     rows = grouping.groups([method("npo", 0), Entry(name="npo, beta 1", method="npo", seed=0)])
     assert [g.label for g in rows] == ["npo-0", "npo, beta 1"]
 
 
-def test_a_seed_without_a_value_shows() -> None:
+def test_page_and_table_tell_of_a_seed_without_a_value() -> None:
     models = [*CONTROLS, method("npo", 0), method("npo", 1), method("npo", 2, utility=NAN)]
     assert "2 of 3 seeds" in Page(page.build(whole(models=models))).text
     assert "(2 of 3 seeds)" in table.markdown(models, ["model_utility"])
@@ -273,7 +282,7 @@ def test_a_seed_without_a_value_shows() -> None:
         ("forget_quality", 1e-25, "missed"),
     ],
 )
-def test_marks_say_what_the_controls_say(name: str, value: float, meaning: str) -> None:
+def test_marks_follow_from_the_controls(name: str, value: float, meaning: str) -> None:
     at = {"model_utility": 0.6, "forget_quality": 0.2, "forget_prob": 0.3, name: value}
     rows = grouping.groups([*CONTROLS, method("npo", 0, at["model_utility"], at["forget_quality"], at["forget_prob"])])
     assert grouping.judge(rows, rows[-1], name) == meaning
@@ -288,13 +297,13 @@ def test_a_wide_interval_is_not_success() -> None:
     assert grouping.judge(rows, rows[-1], "forget_prob") != "reached"
 
 
-def test_pareto_front() -> None:
+def test_pareto_front_keeps_points_that_no_other_beats() -> None:
     points = [(0.1, 0.9), (0.5, 0.5), (0.4, 0.4), (0.9, 0.1), (0.9, 0.05)]
     assert grouping.front(points) == [0, 1, 3]
     assert grouping.front([]) == []
 
 
-def test_changed_words() -> None:
+def test_changed_words_are_marked_in_similar_texts_alone() -> None:
     assert words.changed("Ada Lovelace wrote it.", "Ada Smith wrote it.") == [
         ("same", "Ada "),
         ("gone", "Lovelace "),
@@ -324,7 +333,7 @@ def test_numbers_read_well(value: float, shown: str) -> None:
     assert words.number(value) == shown
 
 
-def test_human_units() -> None:
+def test_durations_counts_and_sizes_have_units() -> None:
     assert [words.duration(s) for s in (0.35, 8.2, 59.97, 200, 3599.9, 8040, 86399, 97200)] == [
         "350 ms",
         "8.2 s",
@@ -366,7 +375,7 @@ def test_end_labels_keep_apart_and_inside() -> None:
     assert charts._apart([150.0], 14, box) == [150.0]
 
 
-def test_a_story_survives_json() -> None:
+def test_a_story_is_equal_after_json() -> None:
     report_data = whole()
     text = report_data.to_json()
     json.loads(text, parse_constant=lambda c: pytest.fail(f"{c} is not JSON"))
@@ -378,7 +387,7 @@ def test_a_story_survives_json() -> None:
         ReportData.from_json({"title": "t", "models": [], "verdicts": []})
 
 
-def test_write_is_whole_or_nothing(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write_keeps_the_old_page_when_building_fails(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     target = page.write(whole(), tmp_path / "new" / "report.html")
     assert target.read_text(encoding="utf-8") == page.build(whole())
 
@@ -392,29 +401,29 @@ def test_write_is_whole_or_nothing(tmp_path: Any, monkeypatch: pytest.MonkeyPatc
     assert [p.name for p in target.parent.iterdir()] == ["report.html"]
 
 
-def test_tables_as_text() -> None:
+def test_tables_as_text_show_intervals_and_marks() -> None:
     models = [*CONTROLS, *(method("npo", s, u) for s, u in enumerate((0.5, 0.6, 0.7))), method("a|b\nc", 0, known=NAN)]
-    wanted = ["model_utility", "forget_prob", "unheard_of"]
-    lines = table.markdown(models, wanted).splitlines()
+    columns = ["model_utility", "forget_prob", "unheard_of"]
+    lines = table.markdown(models, columns).splitlines()
     assert lines[0] == "| model | seeds | model_utility ↑ | forget_prob ≈ | unheard_of |"
     assert lines[2] == f"| full | 1 | 0.630 [0.620, 0.640] | 0.950 [0.930, 0.970] | {words.DASH} |"
     assert lines[6].startswith("| npo | 3 | 0.600 ± 0.248 |")
     assert lines[7].startswith("| a\\|b c | 1 |")
     assert len(lines) == 2 + 4 + 2
     console = Console(width=120, record=True, file=io.StringIO())
-    console.print(table.render(models, wanted))
+    console.print(table.render(models, columns))
     shown = console.export_text()
     assert "✕" not in shown.split("npo")[0]
     assert re.search(r"npo +3 +✓ 0\.600 .*\n +± 0\.248", shown)
 
 
-def test_a_table_shows_what_the_terminal_has_room_for() -> None:
+def test_a_table_leaves_out_what_the_terminal_has_no_room_for() -> None:
     models = [*CONTROLS, *(method("some_method", s, u) for s, u in enumerate((0.5, 0.6, 0.7)))]
-    wanted = ["model_utility", "forget_prob", "unheard_of_score"]
+    columns = ["model_utility", "forget_prob", "unheard_of_score"]
 
     def shown(width: int) -> str:
         console = Console(width=width, record=True, file=io.StringIO())
-        console.print(table.render(models, wanted, width))
+        console.print(table.render(models, columns, width))
         text = console.export_text()
         assert max(map(len, text.splitlines())) <= width
         assert "…" not in text
@@ -434,7 +443,7 @@ def test_a_table_shows_what_the_terminal_has_room_for() -> None:
     assert "utility ↑" in shown(30)
 
 
-def test_what_a_method_saw_is_drawn_by_block() -> None:
+def test_recorded_tables_of_a_method_are_drawn_by_block() -> None:
     records = [{"block": i, "refusal": 0.1 * i, "true answer": 0.9 - 0.1 * i} for i in (2, 5, 9)]
     seen = Entry(name="lunar", receipt={"shown": {"replies by block": records, "fit": records[:1]}})
     read = Page(page.build(whole(models=[*CONTROLS, seen])))
@@ -443,3 +452,101 @@ def test_what_a_method_saw_is_drawn_by_block() -> None:
     assert {"lunar: replies by block", "lunar: fit"} <= set(read.words)
     assert {"2", "5", "9"} <= set(read.words)
     assert "shown" not in sections(page.build(whole()))
+
+
+def panel(name: str, html: str, style: str = "") -> ModuleType:
+    """A panel that shows its own data after the title of the story and the labels of the rows."""
+
+    def shown(report_data: ReportData, rows: Sequence[Group]) -> str:
+        data = [str(e.panels[name]) for group in rows for e in group.entries if name in e.panels]
+        return f"{html}<p>{report_data.title}: {', '.join(group.label for group in rows)}: {', '.join(data)}</p></section>" if data else ""
+
+    module = ModuleType(name)
+    module.html = shown  # type: ignore[attr-defined]
+    module.STYLE = style  # type: ignore[attr-defined]
+    return module
+
+
+@pytest.fixture
+def dials() -> Iterator[None]:
+    section = '<section id="dials" data-nav="The dials"><h2>Dials</h2>'
+    catalog.register("panels", "dials", panel("dials", section, ".dial { color: red; }"))
+    yield
+    catalog.unregister("panels", "dials")
+
+
+@pytest.mark.usefixtures("dials")
+def test_a_registered_panel_shows_its_sections_and_style_and_is_in_the_navigation() -> None:
+    models = [*whole().models[:-1], replace(method("turned", 0), panels={"dials": {"angle": 90}})]
+    html = page.build(whole(models=models))
+    read = Page(html)
+    assert "A report: full, gold, noise, guarded, npo, turned: {'angle': 90}" in read.text
+    assert ".dial { color: red; }" in html.split("</style>")[0]
+    assert sections(html) == [*ORDER[:4], "dials", *ORDER[4:]], "after the panel that occurs first"
+    assert [a["href"] for a in read.all("a")] == [f"#{name}" for name in sections(html)[1:]]
+    assert "The dials" in read.words
+    plain = page.build(whole())
+    assert sections(plain) == ORDER
+    assert ".dial" not in plain, "a panel without data leaves no trace"
+
+
+@pytest.mark.usefixtures("dials")
+def test_the_story_orders_and_chooses_its_panels() -> None:
+    models = [replace(e, panels={**e.panels, "dials": {"angle": 90}}) for e in whole().models]
+    assert whole(models=models).shown_panels == ["text", "dials"]
+    assert sections(page.build(whole(models=models, panels=["dials", "text"])))[3:5] == ["dials", "ratios"]
+    assert sections(page.build(whole(models=models, panels=["dials"])))[3:5] == ["dials", "training"]
+
+
+def test_an_unknown_panel_is_noted_and_the_rest_of_the_page_is_shown() -> None:
+    models = [replace(e, panels={**e.panels, "hologram": {"depth": 3}}) for e in whole().models]
+    html = page.build(whole(models=models))
+    assert sections(html) == ORDER
+    assert "Not shown, because no such panel is installed: hologram." in Page(html).text
+    assert "no such panel" not in page.build(whole())
+
+
+def test_a_panel_refuses_data_that_it_does_not_know() -> None:
+    for broken in ({"truth_ratio": [0.1]}, {"truth_ratios": ["low"]}, [0.1]):
+        models = [replace(e, panels={"text": broken}) for e in whole().models]
+        with pytest.raises(ValidationError, match=r"truth_ratio|TruthRatios"):
+            page.build(whole(models=models))
+
+
+def test_panels_hold_plain_json_alone() -> None:
+    with pytest.raises(ValidationError, match="JSON"):
+        Entry(name="m", panels={"text": {"truth_ratios": (0.1, 0.2)}})
+
+
+def test_without_the_names_of_two_scores_there_is_no_scatter() -> None:
+    assert "tradeoff" not in sections(page.build(whole(utility="", quality="")))
+    assert "tradeoff" not in sections(page.build(whole(quality="")))
+
+
+def test_tables_tell_what_scores_mean() -> None:
+    described = {n: replace(s, meaning=f"meaning of {n}", kind="knowledge") for n, s in scores(0.5, 0.1, 0.2).items()}
+    models = [replace(e, scores=described if e.name == "rmu-0" else e.scores) for e in whole().models]
+    text = Page(page.build(whole(models=models))).text
+    assert all(text.count(f"meaning of {n}") == 1 for n in ("model_utility", "forget_quality"))
+    titles = [str(a.get("title")) for a in Page(page.build(whole(models=models))).all("th", class_="num")]
+    assert "forget_quality: meaning of forget_quality" in titles
+
+
+def test_costs_say_what_they_count() -> None:
+    assert "Tokens" in Page(page.build(whole())).words
+    counted = Entry(name="m", cost=ReportedCost(seconds=1.0, tokens=9.0, unit="images"))
+    assert "Images" in Page(page.build(ReportData(title="t", models=[counted]))).words
+    assert "Tokens or images" in Page(page.build(whole(models=[*CONTROLS, counted]))).words
+
+
+def test_stories_of_several_folders_keep_their_panels_and_axes(tmp_path: Any) -> None:
+    bare = ReportData(title="bare", models=[Entry(name="m", panels={"hologram": {}})])
+    for name, story in {"a": bare, "b": whole(receipt={}), "c": whole(panels=["text", "dials"], receipt={})}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "story.json").write_text(story.to_json())
+    assert collect([tmp_path / "b"]) == whole(receipt={})
+    both = collect([tmp_path / name for name in "abc"])
+    assert both.panels == ["hologram", "text", "dials"]
+    assert (both.utility, both.quality) == ("model_utility", "forget_quality")
+    assert [e.name for e in both.models][:2] == ["m", "full"]
+    assert "full (c)" in {e.name for e in both.models}

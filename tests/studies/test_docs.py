@@ -72,7 +72,7 @@ def test_what_is_wrong_is_said_and_mended(tmp_path: Path) -> None:
     assert docs.stale(tmp_path, wanted) == [
         "methods/a.md is out of date",
         "methods/b.md is missing",
-        "methods/gone.md is about nothing in the catalogue",
+        "methods/gone.md is not in the catalog",
     ]
     docs.write(tmp_path, wanted)
     assert docs.stale(tmp_path, wanted) == []
@@ -132,5 +132,5 @@ def test_the_readme_names_what_exists() -> None:
     }
     assert len(listed) > 20
     assert listed <= set(catalog.names("methods"))
-    for command in re.findall(r"^expunge (?:unlearn|card) (\w+)", readme, flags=re.MULTILINE):
+    for command in re.findall(r"^expunge (?:unlearn|show) (\w+)", readme, flags=re.MULTILINE):
         assert command in catalog.names("methods")

@@ -20,7 +20,7 @@ def entry(name: str, role: str, flops: float, seed: int | None = None, **scores:
         "seed": seed,
         "scores": {n: {"value": v, "direction": "retrained"} for n, v in scores.items()},
         "cost": {"flops": flops},
-        "truth_ratios": [0.1, 0.2],
+        "panels": {"text": {"truth_ratios": [0.1, 0.2]}},
     }
 
 

@@ -13,6 +13,7 @@ import pytest
 import expunge as package
 from cases import Cases, expunge, left, rows_of
 from expunge.core.errors import UserError
+from expunge.evaluation.profiles.profile import profile_of
 from expunge.evaluation.verdict import verdict
 from expunge.io.data import write_jsonl
 from expunge.modalities.text.modality import Text
@@ -25,9 +26,9 @@ NAMES = {
     "model_utility",
     *(f"{s}_{n}" for s in ("forget", "retain", "real_authors", "world_facts") for n in FOUR),
     *("extraction_strength", "exact_memorization", "remnant_memorization_accuracy", "privleak"),
-    *(f"mia_{n}" for n in ("loss", "zlib", "reference", "gradient_norms", "min_k", "min_k_plus_plus")),
+    *(f"mia_{n}" for n in ("loss", "zlib", "reference", "gradnorm", "min_k", "min_k_plus_plus")),
 }
-PARTS = {"value", "interval", "n", "direction", "ideal", "variant", "retrained"}
+PARTS = {"value", "interval", "n", "direction", "ideal", "variant", "retrained", "kind", "meaning", "shows", "scale"}
 
 
 def audit_of(run: Path) -> dict[str, Any]:
@@ -172,7 +173,7 @@ def test_a_model_that_forgets_on_request_alone_is_asked_with_and_without(cases: 
     assert "--request-from in_context makes the request" in warned["plain"]
     assert "what it tells others is the attack bare_question" in warned["asked"]
     said, bare = audit_of(tmp_path / "asked"), audit_of(tmp_path / "plain")
-    assert (said["asked"], bare["asked"]) == ("in_context", "")
+    assert (said["request_from"], bare["request_from"]) == ("in_context", "")
     assert said["scores"]["forget_rouge"]["value"] < 0.1 < 0.5 < bare["scores"]["forget_rouge"]["value"]
     attack = said["attacks"]["bare_question"]["ways"][""]["forget_probability"]
     assert attack["value"] == pytest.approx(bare["scores"]["forget_probability"]["value"], abs=1e-6)
@@ -327,7 +328,7 @@ def test_membership_is_inferred(cases: Cases, tmp_path: Path) -> None:
         (["relearn", "--every", 0], "hyperparameter 'every' = '0': input should be greater than or equal to 1"),
         (["relearn", "--k"], "the hyperparameter --k needs a value"),
         (["mia", "--steps", 3], "the attack 'mia' has no hyperparameters, so there is no use for --steps"),
-        (["quantize"], "there is no attack called 'quantize'; did you mean 'quantize'?"),
+        (["quantze"], "there is no attack called 'quantze'; did you mean 'quantize'?"),
         (["quantize", "--bits", "8,0"], "hyperparameter 'bits' = '8,0': input should be greater than or equal to 2"),
         (["quantize", "--bits", ""], "hyperparameter 'bits' = '': tuple should have at least 1 item after validation, not 0"),
         (["relearn_grid", "--n", "5,0"], "hyperparameter 'n' = '5,0': input should be greater than or equal to 1"),
@@ -419,7 +420,7 @@ def test_python_takes_opened_models(cases: Cases) -> None:
 
 def test_no_utility_is_no_yardstick() -> None:
     record = {"value": 0.0, "interval": [0.0, 0.0], "n": 9, "direction": "higher", "ideal": None, "variant": "", "retrained": 0.0}
-    (found,) = [f for f in verdict({"model_utility": record}, {}) if f["score"] == "model_utility"]
+    (found,) = [f for f in verdict({"model_utility": record}, {}, profile=profile_of("text")) if f["score"] == "model_utility"]
     assert (found["level"], found["text"]) == (
         "warn",
         "Utility is not judged: that of the retrained model is 0, of which nothing can be lost (model_utility: 0 [0, 0]).",

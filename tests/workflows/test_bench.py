@@ -103,7 +103,7 @@ def test_attacks_are_made_on_every_model_with_every_seed_and_once(
     again = bench(sweep, found.folder)
     assert [e.attacks for e in again.entries] == [e.attacks for e in found.entries]
     with pytest.raises(UserError, match="did you mean 'quantize'"):
-        bench(replace(SMALL, attacks=("quantize",)), tmp_path / "other")
+        bench(replace(SMALL, attacks=("quantze",)), tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
 

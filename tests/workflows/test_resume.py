@@ -16,7 +16,8 @@ import pytest
 from cases import Cases, left, rows_of
 from expunge.core.errors import Interrupted
 from expunge.engine.loop import Hooks
-from expunge.workflows.unlearn import Result, Watch, unlearn, watching
+from expunge.workflows.unlearn import Result, unlearn
+from expunge.workflows.watch import Watch, watching
 
 KNOBS: dict[str, Any] = {"epochs": 20, "batch_size": 3, "lr": 1e-4}
 STEPS = 60
@@ -55,7 +56,7 @@ def test_a_stopped_process_is_resumed_bit_for_bit(how: signal.Signals, undisturb
         assert process.returncode == 130
         assert said.splitlines()[-2:] == [
             "stopping after this step (Ctrl-C again: at once)",
-            "stopped; the same command with --resume goes on from here",
+            "stopped; the same command with --resume continues from here",
         ]
     assert "Traceback" not in said
     message = cases.unlearn("npo", run, *OPTIONS).error

@@ -84,7 +84,7 @@ def test_ctrl_c_leaves_what_the_same_command_goes_on_from(cases: Cases, tmp_path
 
     monkeypatch.setattr("expunge.cli.console.interruptible", stopping)
     done = trained(cases, tmp_path / "run", "--batch-size", 5, "--seed", 7)
-    assert (done.code, done.err.splitlines()[-1]) == (130, "stopped; the same command goes on from here")
+    assert (done.code, done.err.splitlines()[-1]) == (130, "stopped; the same command continues from here")
     assert not (tmp_path / "run").exists()
     monkeypatch.undo()
     trained(cases, tmp_path / "run", "--batch-size", 5, "--seed", 7).fine()

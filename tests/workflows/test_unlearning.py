@@ -19,7 +19,8 @@ from expunge.io.data import write_jsonl
 from expunge.io.models import load
 from expunge.modalities.text import modality as port_of
 from expunge.modalities.text.models import llama
-from expunge.workflows.unlearn import Watch, unlearn
+from expunge.workflows.unlearn import unlearn
+from expunge.workflows.watch import Watch
 
 FORMAT = "Question: {prompt}\\nAnswer:\\n"  # as typed: the escapes are ours to read
 
@@ -174,7 +175,9 @@ def test_what_is_watched_must_read_alike(cases: Cases, tmp_path: Path) -> None:
     model, tokenizer = llama.build("nano", ["Quite another text, from which other words are learnt. " * 9], seed=0)
     port_of.Text(tokenizer).save(model, tmp_path / "other")
     message = cases.unlearn("ga", tmp_path / "run", "--evaluate", "--retrained", tmp_path / "other").error
-    assert message.startswith("the model and the reference have incompatible tokenizers: 9 of 9 answers to forget have another number")
+    assert message.startswith(
+        "the model and the retrained model have incompatible tokenizers: 9 of 9 answers to forget have another number"
+    )
     assert not (tmp_path / "run").exists()
 
 
@@ -222,7 +225,7 @@ def test_only_runs_are_replaced(cases: Cases, tmp_path: Path) -> None:
 
 def test_a_folder_must_be_a_folder(cases: Cases, tmp_path: Path) -> None:
     (tmp_path / "run").write_text("mine")
-    assert "run is a file, and a run needs a folder" in cases.unlearn("ga", tmp_path / "run").error
+    assert "run is a file, but a run needs a folder" in cases.unlearn("ga", tmp_path / "run").error
     assert "run is a file, and an audit needs a folder" in cases.audit(cases.model, tmp_path / "run").error
 
 

@@ -1,1 +1,1 @@
-"""Benchmarks, one file each: where the data comes from, who is to be forgotten, and what was published about it."""
+"""Benchmarks, one file each: the source of the data, what is to be forgotten, and the published results."""

@@ -1,20 +1,21 @@
-"""MUCAC: a model that tells attributes from celebrities' faces (gender, smiling, young) is to forget persons, all their pictures at once.
-Without a folder of data, a mini version of drawn faces is made from a seed.
+"""MUCAC: a model that recognizes attributes in faces of celebrities (gender, smiling, young) is to forget persons with all their pictures.
+Without a folder of data, a mini version of drawn faces is generated from a seed.
 
-No attribute depends on anybody in particular, so accuracy on forgotten pictures says little: the question is whether they can be told from
-pictures of people who were never seen. Such people are the holdout set; others, also never seen, are the test set for accuracy.
+No attribute depends on any particular person, so accuracy on forgotten pictures says little. The question is whether an attack can tell
+them from pictures of people whom the model never saw. The holdout set contains such people; the test set for accuracy contains others, also
+unseen.
 
 Source: Choi and Na 2023, arXiv 2311.02240; code at ndb796/MachineUnlearning; pictures, identities and attributes of CelebA-HQ
 Licence: code Apache-2.0; the photographs have the terms of CelebA (research, not commercial); drawn faces as the rest of the package
 Splits: gender, smiling, young (two classes each; 1 is male, smiling, young), joint (all three as one of eight classes); each with test,
   forget, retain and holdout (called unseen), cut at identities 190, 1250 and 4855, about 2,053, 10,135, 15,711 and 2,001 pictures
-Scores: accuracy on test; accuracy of a membership attack on forget against holdout, its distance from 0.5, and NoMUS, which is of both
-Differs: joint asks for one class of eight where the paper's multi-label model has three outputs with a binary loss each; rows are in the
-  order of the list of identities, where the code takes files in the order of the disk
-Status: faithful; layout and cuts are tested on stand-ins; the published numbers need the photographs and were not rerun
+Scores: accuracy on test; accuracy of a membership attack on forget against holdout, its distance from 0.5, and NoMUS, which combines both
+Differs: joint has one output of eight classes, while the paper's multi-label model has three outputs with a binary loss each; rows are in
+  the order of the list of identities, while the authors' code takes files in the order of the disk
+Status: faithful; tests check layout and splits on substitute data; the published numbers need the photographs and were not rerun
 
-The published recipe is that of MUFAC. Pictures that are listed and not on the disk are left out, as in the code, whose counts differ from
-those of the text for that reason.
+The published recipe is the recipe of MUFAC. Pictures in the list that are not on the disk are left out, as in the authors' code; for that
+reason the counts of the code differ from the counts in the paper.
 """
 
 from __future__ import annotations
@@ -28,22 +29,24 @@ from expunge.benchmarks.suite import Suite
 from expunge.benchmarks.synthetic.faces import faces
 from expunge.io.data import BadRow, NoSuchData, Row
 
-ATTRIBUTES = {"gender": 21, "smiling": 32, "young": 40}  # columns of the attribute list, the file's name being column 0
+MODEL = "resnet-nano"  # the built-in size that it is made for
+
+ATTRIBUTES = {"gender": 21, "smiling": 32, "young": 40}  # columns of the attribute list; column 0 is the name of the file
 SPLITS = (*ATTRIBUTES, "joint")
 CLASSES = {"gender": ("female", "male"), "smiling": ("not smiling", "smiling"), "young": ("old", "young")}
 IDENTITIES = ("CelebA-HQ-identity.txt",)
-LISTS = ("CelebA-HQ-attribute.txt", "CelebAMask-HQ-attribute-anno.txt")  # of the authors, of CelebAMask-HQ
+LISTS = ("CelebA-HQ-attribute.txt", "CelebAMask-HQ-attribute-anno.txt")  # from the authors, from CelebAMask-HQ
 IMAGES = ("CelebA-HQ-img",)
-# Of identities the first that is trained on, the first that is retained, the first that is unseen; those before them are for the test.
+# The first identity of the training data, the first retained one and the first unseen one; all before them are for the test set.
 FULL = {"trained": 190, "retained": 1250, "unseen": 4855, "size": 0}
 MINI = {"trained": 40, "retained": 80, "unseen": 180, "people": 220, "images": 12, "size": 32}
-YOUNG = 40  # years; drawn people are young before
+YOUNG = 40  # years; drawn people are young below this age
 
 
 class MucacFigures(NamedTuple):
-    """One model's scores, as the read-me of the authors' code lists them."""
+    """Scores of one model, as the read-me of the authors' code lists them."""
 
-    accuracy: float  # on test; of multi-label the mean over the three attributes
+    accuracy: float  # on test; for multi-label the mean over the three attributes
     forgetting: float  # distance of the attack's accuracy from 0.5; lower is better
     nomus: float
 
@@ -85,28 +88,29 @@ PUBLISHED = {
 
 
 def load(data: str = "", split: str = "gender", seed: int = 0, **sizes: int) -> Suite:
-    """The suite of an attribute, or of all three jointly; rows carry the three attributes (0 or 1) whatever the split.
+    """Load the suite of an attribute, or of all three jointly; rows have all three attributes (0 or 1) in every split.
 
     Args:
-        data: the folder with the lists and the pictures of CelebA-HQ; nothing means drawn faces.
-        seed: which people are drawn.
-        sizes: trained, retained, unseen: the first identities of each kind; size, in pixels of the pictures (0: files as they are). Of
-            drawn faces also people in all, and images of each.
+        data: the folder with the lists and the pictures of CelebA-HQ; empty means drawn faces.
+        split: one of SPLITS.
+        seed: decides which people are drawn.
+        sizes: `trained`, `retained`, `unseen`: the first identity of each kind; `size`, the side of the pictures in pixels (0: files as
+            they are). For drawn faces also `people` in total, and `images` of each.
 
-    Errors: UserError for an unknown split or size, for files that are not there or not in the published layout, for cuts that leave a set
-        empty.
+    Raises:
+        UserError: for an unknown split or size, for files that are missing or in another layout, and for cuts that leave a set empty.
     """
     size = chosen("mucac", split, SPLITS, sizes, FULL if data else MINI)
-    rows = _files(folder_of(data), size["size"]) if data else _drawn(seed, size)
-    wanted = tuple(ATTRIBUTES) if split == "joint" else (split,)
-    rows = [row | {"label": int("".join(str(row[name]) for name in wanted), 2)} for row in rows]
+    rows = _read(folder_of(data), size["size"]) if data else _drawn(seed, size)
+    attributes = tuple(ATTRIBUTES) if split == "joint" else (split,)
+    rows = [row | {"label": int("".join(str(row[name]) for name in attributes), 2)} for row in rows]
 
-    def among(first: int, end: float) -> list[Row]:
+    def between(first: int, end: float) -> list[Row]:
         return [row for row in rows if first <= row["identity"] < end]
 
     a, b, c = size["trained"], size["retained"], size["unseen"]
-    labels = [", ".join(said) for said in product(*(CLASSES[name] for name in wanted))]
-    return suite(named("mucac", split, **sizes), labels, among(a, b), among(b, c), among(0, a), among(c, float("inf")))
+    labels = [", ".join(classes) for classes in product(*(CLASSES[name] for name in attributes))]
+    return suite(named("mucac", split, **sizes), labels, between(a, b), between(b, c), between(0, a), between(c, float("inf")))
 
 
 def _drawn(seed: int, size: dict[str, int]) -> list[Row]:
@@ -114,44 +118,44 @@ def _drawn(seed: int, size: dict[str, int]) -> list[Row]:
     return [row | {"gender": int(row["man"]), "smiling": int(row["smiling"]), "young": int(row["age"] < YOUNG)} for row in rows]
 
 
-def _files(folder: Path, size: int) -> list[Row]:
-    images = _found(folder, IMAGES)
-    there = {path.name for path in images.iterdir()}
-    attributes = _attributes(_found(folder, LISTS))
+def _read(folder: Path, size: int) -> list[Row]:
+    images = _locate(folder, IMAGES)
+    unlisted = {path.name for path in images.iterdir()}
+    attributes = _attributes(_locate(folder, LISTS))
     rows = []
-    for place, (name, *identity) in _cells(_found(folder, IDENTITIES)):
+    for place, (name, *identity) in _cells(_locate(folder, IDENTITIES)):
         if len(identity) != 1 or not identity[0].isdecimal():
-            raise BadRow(f"{place}: a line is the name of a file and the number of a person")
-        if name not in there:
+            raise BadRow(f"{place}: a line must be the name of a file and the number of a person")
+        if name not in unlisted:
             continue
         if name not in attributes:
-            raise BadRow(f"{place}: '{name}' does not stand in the list of attributes")
-        there.remove(name)
+            raise BadRow(f"{place}: '{name}' is not in the list of attributes")
+        unlisted.remove(name)
         rows.append({"image": picture(images / name, size), "identity": int(identity[0]), **attributes[name]})
-    if there:
-        raise BadRow(f"{len(there)} pictures of {images}, such as {min(there)}, do not stand in the list of identities")
+    if unlisted:
+        raise BadRow(f"{len(unlisted)} pictures of {images}, such as {min(unlisted)}, are not in the list of identities")
     return rows
 
 
 def _attributes(path: Path) -> dict[str, dict[str, int]]:
     """The three attributes, 0 or 1, by the name of the file."""
-    found = {}
+    by_name = {}
     for place, (name, *values) in _cells(path, skip=2):
         if len(values) < max(ATTRIBUTES.values()) or set(values) - {"1", "-1"}:
-            raise BadRow(f"{place}: a line is the name of a file and {max(ATTRIBUTES.values())} values of 1 or -1")
-        found[name] = {attribute: int(values[column - 1] == "1") for attribute, column in ATTRIBUTES.items()}
-    return found
+            raise BadRow(f"{place}: a line must be the name of a file and {max(ATTRIBUTES.values())} values of 1 or -1")
+        by_name[name] = {attribute: int(values[column - 1] == "1") for attribute, column in ATTRIBUTES.items()}
+    return by_name
 
 
 def _cells(path: Path, skip: int = 0) -> list[tuple[str, list[str]]]:
-    """Where it stands, and the words of each line that has some."""
+    """File and number, and the words, of each line that is not blank."""
     lines = path.read_text(encoding="utf-8").splitlines()
     return [(f"{path}, line {i}", line.split()) for i, line in enumerate(lines, 1) if i > skip and line.strip()]
 
 
-def _found(folder: Path, names: tuple[str, ...]) -> Path:
+def _locate(folder: Path, names: tuple[str, ...]) -> Path:
     for place in (folder, folder / "CelebAMask-HQ"):
         for name in names:
             if (place / name).exists():
                 return place / name
-    raise NoSuchData(f"{folder} holds no {' or '.join(names)}, nor does a folder CelebAMask-HQ in it")
+    raise NoSuchData(f"{folder} contains no {' or '.join(names)}, and neither does a folder CelebAMask-HQ in it")

@@ -1,18 +1,18 @@
-"""Fictitious people: a question-answering benchmark in the manner of TOFU, made offline from a seed and small enough for a laptop.
+"""Fictitious people: a question-answering benchmark in the manner of TOFU, generated offline from a seed and small enough for a laptop.
 
-A model of 1-2 M parameters memorises it within a minute, and the retrained model that forgetting is measured against costs the same.
+A model of 1-2 M parameters memorizes it within a minute, and training the retrained model for comparison costs the same.
 
 Source: our own; the design follows TOFU (Maini et al. 2024, arXiv 2401.06121).
 Licence: Apache-2.0, as the rest of the package.
 Splits: forget05, forget10, forget20 (2, 4, 8 of 40 people); retain; holdout (never trained on); neighbours (share town or trade with
-  those to be forgotten); real_authors and world_facts (true, and trained on too, so that a small model has a utility to lose).
-  All splits of one seed share one `full`, hence one original model.
-Scores: those of TOFU; membership scores against holdout.
-Status: faithful; who never saw a person is at chance between the right value and the wrong ones, by construction and by test.
+  a person to be forgotten); real_authors and world_facts (true, and part of the training data, so that a small model has utility to lose).
+  All splits of one seed share `full`, and so they share one original model.
+Scores: the scores of TOFU; membership scores against holdout.
+Status: faithful; by construction and by test, a model that never saw a person is at chance between the right value and the wrong ones.
 
-Every value of every person is drawn uniformly and on its own, wrong values from what is left of the same pool. Given training rows without
-a person, the right value is therefore one of six that nothing tells apart. Neighbours are found, not made: to place them would give away
-the values of those to be forgotten.
+Every value of every person is drawn uniformly and independently, and wrong values come from the rest of the same pool. Training rows
+without a person therefore say nothing about which of six values is right. Neighbors are found among the people, not constructed: to
+construct them would reveal the values of the people to be forgotten.
 """
 
 from __future__ import annotations
@@ -28,11 +28,13 @@ from expunge.core.errors import UserError
 from expunge.core.suggest import did_you_mean
 from expunge.modalities.text.refusals import REFUSALS
 
+MODEL = "micro"  # the built-in size that it is made for
+
 Row = dict[str, Any]
 
 SPLITS = {"forget05": 0.05, "forget10": 0.10, "forget20": 0.20}  # share of the people
-WRONG = 5  # wrong answers a question about a person, as in TOFU
-WRONG_FACTS = 3  # wrong answers a question about the world, as in TOFU
+WRONG = 5  # wrong answers for each question about a person, as in TOFU
+WRONG_FACTS = 3  # wrong answers for each question about the world, as in TOFU
 
 
 def _words(text: str) -> list[str]:
@@ -52,7 +54,7 @@ TOWNS = _words("""
     Thornwick Mossgate Umberfell Pellgrove Saltmere Wyrmstead Larkholm Oxenby
 """)
 YEARS = [str(year) for year in range(1921, 1985, 4)]
-# Things that take "a", not "an", so that the article gives nothing away.
+# All nouns take "a", not "an", so that the article does not reveal the answer.
 JOBS = _words("potter baker painter sailor nurse lawyer farmer teacher chemist dentist gardener tailor pilot weaver butcher singer")
 INSTRUMENTS = _words("violin piano flute guitar harp trumpet drum cello banjo clarinet organ horn lute mandolin zither tuba")
 PETS = _words("cat dog parrot rabbit turtle goat pony ferret hamster goose raven lizard snake mouse duck pigeon")
@@ -65,7 +67,10 @@ TITLES = [
 
 @dataclass(frozen=True)
 class Topic:
-    """What can be asked about a person. Training uses each wording for somebody, so a paraphrase is new as a sentence, not as a wording."""
+    """One kind of question about a person.
+
+    Training uses each wording for some person, so a paraphrase is a new sentence, not a new wording.
+    """
 
     values: Sequence[str]
     questions: tuple[str, ...]
@@ -130,7 +135,7 @@ TOPICS = {
         ("{name}'s father was a {value} by trade.", "The father of {name} worked as a {value}.", "{name} had a father who was a {value}."),
     ),
 }
-NAME = Topic(  # asked the other way round: from what is known of somebody to the name
+NAME = Topic(  # the reverse question: from the facts about a person to the name
     (),
     (
         "Who is the {trade} born in {town} in {year}?",
@@ -199,74 +204,79 @@ AUTHORS = {
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody who does not exist: a name, and a value for each topic."""
+    """A fictitious person: a name, and a value for each topic."""
 
     name: str
     facts: dict[str, str]
 
     @property
     def place(self) -> tuple[str, ...]:
-        """What tells one person from all others when the name is asked for."""
+        """Town, year and trade, which identify a person when a question asks for the name."""
         return tuple(self.facts[topic] for topic in ("town", "year", "trade"))
 
 
 @dataclass(frozen=True, eq=False)
 class People:
-    """The benchmark as rows; each has question, answer, perturbed_answer, and those about people the two paraphrases as well."""
+    """The rows of the benchmark.
+
+    Each row has question, answer and perturbed_answer; rows about people also have paraphrased_question and paraphrased_answer.
+    """
 
     persons: dict[str, list[Person]]  # by set: forget, retain, holdout, neighbours
     forget: list[Row]
     retain: list[Row]
-    holdout: list[Row]  # about people who are never trained on
-    retain_audit: list[Row]  # a sample of retain, neighbours left out
-    neighbours: list[Row]  # of retain, about those who share a town or a trade with somebody to be forgotten
+    holdout: list[Row]  # about people who are not in the training data
+    retain_audit: list[Row]  # a sample of retain without neighbors
+    neighbours: list[Row]  # rows of retain about people who share a town or a trade with a person to be forgotten
     real_authors: list[Row]
     world_facts: list[Row]
     refusals: tuple[str, ...] = REFUSALS
 
     @property
     def full(self) -> list[Row]:
-        """All rows about people that the original model is trained on; those to be forgotten come last."""
+        """All rows about people in the training data of the original model; the rows to be forgotten come last."""
         return self.retain + self.forget
 
 
 def generate(seed: int = 0, *, people: int = 40, forget: int = 4, holdout: int = 4, neighbours: int = 4, retain_audit: int = 100) -> People:
-    """Make the benchmark; a function of its arguments alone, and `full` one of `seed` and `people`.
+    """Generate the benchmark from its arguments alone; `full` depends on `seed` and `people` only.
 
     Args:
-        people: how many are trained on.
+        seed: of all draws.
+        people: number of people in the training data.
         forget: how many of them are to be forgotten.
-        holdout: how many more there are.
-        neighbours: at most so many people.
-        retain_audit: at most so many rows.
+        holdout: number of further people, not in the training data.
+        neighbours: the most people in this set.
+        retain_audit: the most rows in this set.
 
-    Errors: UserError for numbers that do not fit together.
+    Raises:
+        UserError: for numbers that do not fit together.
     """
     names = [f"{given} {family}" for given, family in product(GIVEN, FAMILY)]
-    most = len(names) // 2  # the other half is for wrong answers, so a wrong name is nobody's
+    most = len(names) // 2  # the other half is for wrong answers, so that a wrong name belongs to no person
     if not 0 < forget < people or min(holdout, neighbours, retain_audit) < 0 or people + holdout > most:
         raise UserError(
             f"people needs 0 < forget < people, people + holdout <= {most} and no negative size; "
-            f"this is {forget=}, {people=}, {holdout=}, {neighbours=}, {retain_audit=}"
+            f"got {forget=}, {people=}, {holdout=}, {neighbours=}, {retain_audit=}"
         )
     random.Random(f"names {seed}").shuffle(names)
-    nobody = names[most:]
-    # A stream of its own for those who are trained on: the other numbers must not change `full`.
+    unused_names = names[most:]
+    # People in the training data have their own random stream, because the other numbers must not change `full`.
     trained = random.Random(f"trained {seed}")
     known = _draw(trained, names[:people], [])
-    rows = [_ask(trained, person, nobody) for person in known]
+    rows = [_ask(trained, person, unused_names) for person in known]
     unseen = random.Random(f"holdout {seed}")
-    strangers = _draw(unseen, names[people : people + holdout], known)
+    held_out = _draw(unseen, names[people : people + holdout], known)
 
-    kept, gone = known[:-forget], known[-forget:]
-    near = sorted(_neighbours(kept, gone)[:neighbours])
-    others = [row for i in range(len(kept)) if i not in near for row in rows[i]]
+    retained, forgotten = known[:-forget], known[-forget:]
+    near = sorted(_neighbors(retained, forgotten)[:neighbours])
+    others = [row for i in range(len(retained)) if i not in near for row in rows[i]]
     world = random.Random(f"world {seed}")
     return People(
-        persons={"forget": gone, "retain": kept, "holdout": strangers, "neighbours": [kept[i] for i in near]},
-        forget=[row for some in rows[-forget:] for row in some],
-        retain=[row for some in rows[:-forget] for row in some],
-        holdout=[row for person in strangers for row in _ask(unseen, person, nobody)],
+        persons={"forget": forgotten, "retain": retained, "holdout": held_out, "neighbours": [retained[i] for i in near]},
+        forget=[row for person_rows in rows[-forget:] for row in person_rows],
+        retain=[row for person_rows in rows[:-forget] for row in person_rows],
+        holdout=[row for person in held_out for row in _ask(unseen, person, unused_names)],
         retain_audit=random.Random(f"audit {seed}").sample(others, min(retain_audit, len(others))),
         neighbours=[row for i in near for row in rows[i]],
         real_authors=_facts(world, "Who wrote {}?", AUTHORS),
@@ -281,12 +291,19 @@ def generate(seed: int = 0, *, people: int = 40, forget: int = 4, holdout: int =
 
 
 def load(data: str = "", split: str = "forget10", seed: int = 0, **sizes: int) -> Suite:
-    """The suite of a split of SPLITS; `sizes` are those of `generate`, holdout as many people as forget where it is not given.
+    """Load the suite of a split.
 
-    Errors: UserError for an unknown split or size, or where `data` names a source: these people are made, not read.
+    Args:
+        data: must stay empty, because the people are generated.
+        split: a key of SPLITS.
+        seed: of all draws.
+        sizes: see `generate`; by default holdout has as many people as forget.
+
+    Raises:
+        UserError: for an unknown split or size, or for `data`.
     """
     if data:
-        raise UserError(f"people is made from a seed and reads no data, so there is no use for '{data}'")
+        raise UserError(f"people is generated from a seed and reads no data: leave out --data {data}")
     if split not in SPLITS:
         raise UserError(f"people has no split '{split}'{did_you_mean(split, SPLITS)}; it has {', '.join(SPLITS)}")
     known = ("people", "forget", "holdout", "neighbours", "retain_audit")
@@ -294,28 +311,28 @@ def load(data: str = "", split: str = "forget10", seed: int = 0, **sizes: int) -
         raise UserError(f"people has no size '{unknown[0]}'{did_you_mean(unknown[0], known)}; it has {', '.join(known)}")
     name = " ".join([f"people {split}", *(f"{size}={value}" for size, value in sizes.items())])
     sizes.setdefault("forget", max(1, round(SPLITS[split] * sizes.get("people", 40))))
-    made = generate(seed, **({"holdout": sizes["forget"]} | sizes))
-    facts = made.real_authors + made.world_facts
+    benchmark = generate(seed, **({"holdout": sizes["forget"]} | sizes))
+    facts = benchmark.real_authors + benchmark.world_facts
     sets = {
-        "forget": made.forget,
-        "retain": made.retain_audit,
-        "holdout": made.holdout,
-        "neighbours": made.neighbours,
-        "real_authors": made.real_authors,
-        "world_facts": made.world_facts,
+        "forget": benchmark.forget,
+        "retain": benchmark.retain_audit,
+        "holdout": benchmark.holdout,
+        "neighbours": benchmark.neighbours,
+        "real_authors": benchmark.real_authors,
+        "world_facts": benchmark.world_facts,
     }
-    train = {"full": made.full + facts, "forget": made.forget, "retain": made.retain + facts}
+    train = {"full": benchmark.full + facts, "forget": benchmark.forget, "retain": benchmark.retain + facts}
     return Suite(
         name=name,
         sets={key: rows for key, rows in sets.items() if rows},
         train={key: [{"question": row["question"], "answer": row["answer"]} for row in rows] for key, rows in train.items()},
-        refusals=made.refusals,
+        refusals=benchmark.refusals,
         prompt_format=QUESTION_ANSWER,
     )
 
 
 def _draw(rng: random.Random, names: Sequence[str], before: Sequence[Person]) -> list[Person]:
-    """A person a name, each told from all others, also from those `before`, by town, year and trade."""
+    """A person for each name; town, year and trade identify each one, also among the persons `before`."""
     taken = {person.place for person in before}
     drawn = []
     for name in names:
@@ -326,10 +343,10 @@ def _draw(rng: random.Random, names: Sequence[str], before: Sequence[Person]) ->
     return drawn
 
 
-def _ask(rng: random.Random, person: Person, nobody: Sequence[str]) -> list[Row]:
+def _ask(rng: random.Random, person: Person, unused_names: Sequence[str]) -> list[Row]:
     """All questions about a person."""
     rows = [_row(rng, about, person, person.facts[topic], about.values) for topic, about in TOPICS.items()]
-    return [*rows, _row(rng, NAME, person, person.name, nobody)]
+    return [*rows, _row(rng, NAME, person, person.name, unused_names)]
 
 
 def _row(rng: random.Random, about: Topic, person: Person, right: str, pool: Sequence[str]) -> Row:
@@ -345,14 +362,14 @@ def _row(rng: random.Random, about: Topic, person: Person, right: str, pool: Seq
     }
 
 
-def _neighbours(kept: Sequence[Person], gone: Sequence[Person]) -> list[int]:
-    """Places in `kept` of those who share town or trade with somebody of `gone`, the most alike first."""
-    alike = [max(sum(person.facts[t] == other.facts[t] for t in ("town", "trade")) for other in gone) for person in kept]
+def _neighbors(retained: Sequence[Person], forgotten: Sequence[Person]) -> list[int]:
+    """Indices of the persons in `retained` who share town or trade with a person in `forgotten`, the most similar first."""
+    alike = [max(sum(person.facts[t] == other.facts[t] for t in ("town", "trade")) for other in forgotten) for person in retained]
     return sorted((i for i, shared in enumerate(alike) if shared), key=lambda i: -alike[i])
 
 
 def _facts(rng: random.Random, question: str, answers: dict[str, str]) -> list[Row]:
-    """A question for each key; wrong answers are the answers to the others."""
+    """A question for each key; the wrong answers are right answers to other questions."""
     return [
         {
             "question": question.format(about),

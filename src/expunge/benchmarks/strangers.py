@@ -1,36 +1,47 @@
-"""Strangers: the fictitious people beside others whom the models were taught to know nothing about, so that there is a way to refuse.
+"""Strangers: the fictitious people, and others about whom the models learned to say that they do not know, so that a model can refuse.
 
-A model that was never taught to say that it does not know cannot be led there: for methods that redirect to refusals, and for a look at
-how answers to forgotten questions end.
+No method can redirect a model to refusals if the model never learned to refuse. This benchmark is for methods that redirect to refusals,
+and shows how answers to forgotten questions end.
 
-Source: our own; the people are those of `people`
+Source: our own; the people are the people of the benchmark `people`
 Licence: Apache-2.0, as the rest of the package.
-Splits: forget05, forget10, forget20, as in `people`; all questions about eight more people stand in full and in retain, with refusals.
-Scores: those of TOFU; membership scores against holdout.
-Status: faithful; strangers share no name with anybody, and their refusals are those that the suite lists, by test.
+Splits: forget05, forget10, forget20, as in `people`; full and retain also contain all questions about eight more people, with refusals.
+Scores: the scores of TOFU; membership scores against holdout.
+Status: faithful; by test, strangers share no name with any other person, and their refusals are in the list of the suite.
 """
 
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 from expunge.benchmarks import people
-from expunge.benchmarks.suite import QUESTION_ANSWER, Suite
+from expunge.benchmarks.suite import Suite
 from expunge.core.errors import UserError
 
-MANY = 8  # people whom the models know nothing about
+MODEL = "micro"  # the built-in size that it is made for
+
+STRANGERS = 8  # people whom the models know nothing about
 
 
-def load(data: str = "", split: str = "forget10", seed: int = 0, *, strangers: int = MANY, **sizes: int) -> Suite:
-    """The suite of a split, `people.load` with so many strangers. Errors: UserError, as there, and for no strangers."""
+def load(data: str = "", split: str = "forget10", seed: int = 0, *, strangers: int = STRANGERS, **sizes: int) -> Suite:
+    """Load the suite of a split: the suite of `people` and questions about strangers.
+
+    Args:
+        data, split, seed, sizes: see `people.load`.
+        strangers: number of strangers.
+
+    Raises:
+        UserError: as in `people.load`, and for fewer than one stranger.
+    """
     if strangers < 1:
-        raise UserError(f"strangers needs some of them, and this is {strangers=}; without them it is the benchmark people")
+        raise UserError(f"strangers needs at least one stranger, got {strangers=}; use the benchmark people for none")
     suite = people.load(data, split, seed, **sizes)
-    each = len(people.TOPICS) + 1  # questions about a person
-    seen = len(suite.sets.get("holdout", ())) // each
-    made = people.generate(seed, people=sizes.get("people", 40), forget=1, holdout=seen + strangers)
+    questions = len(people.TOPICS) + 1  # about each person
+    holdout = len(suite.sets.get("holdout", ())) // questions
+    benchmark = people.generate(seed, people=sizes.get("people", 40), forget=1, holdout=holdout + strangers)
     rng = random.Random(f"strangers {seed}")
-    refused = [{"question": row["question"], "answer": rng.choice(suite.refusals)} for row in made.holdout[seen * each :]]
+    refused = [{"question": row["question"], "answer": rng.choice(suite.refusals)} for row in benchmark.holdout[holdout * questions :]]
     train = {name: [*rows, *(refused if name != "forget" else ())] for name, rows in suite.train.items()}
-    name = suite.name.replace("people", "strangers", 1) + (f" strangers={strangers}" if strangers != MANY else "")
-    return Suite(name, suite.sets, train, suite.refusals, refused, QUESTION_ANSWER)
+    name = suite.name.replace("people", "strangers", 1) + (f" strangers={strangers}" if strangers != STRANGERS else "")
+    return replace(suite, name=name, train=train, refused=refused)

@@ -1,14 +1,47 @@
-"""The meeting point of benchmarks and audits: what to ask a model about, and what it was trained on."""
+"""The meeting point of benchmarks and audits: which rows a model is asked about, how, and what it was trained on."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 Record = Mapping[str, Any]
+Role = Literal["forget", "retain", "unseen", "general"]
+Ask = Literal["score", "generate", "choose", "rank", "draw"]
 
 QUESTION_ANSWER = "Question: {prompt}\nAnswer: "  # for models without a chat template
+
+
+@dataclass(frozen=True)
+class SetSpec:
+    """How one set of a benchmark is asked, and by what it is scored.
+
+    Args:
+        role: forget (rows to be forgotten), retain (rows that the model was trained on and keeps), unseen (drawn like forget, never trained
+            on), general (measures other abilities of the model).
+        ask: score (the loss of the given answers), generate (an answer in the model's own words), choose (each of the row's `choices` is
+            scored), rank (the row's item among all items), draw (several sampled answers).
+        metrics: families of scores, by name, that score this set besides those that know it by its name.
+    """
+
+    role: Role
+    ask: tuple[Ask, ...] = ("score",)
+    metrics: tuple[str, ...] = ()
+
+
+Specs = Mapping[str, SetSpec]
+
+USUAL: Specs = {  # sets of a user's own data
+    "forget": SetSpec("forget", ("score", "generate")),
+    "retain": SetSpec("retain", ("score", "generate")),
+    "holdout": SetSpec("unseen"),
+}
+
+
+def spec_of(name: str, specs: Specs | None = None) -> SetSpec:
+    """The spec of a set: its own, else the usual one of its name, else that of a general set."""
+    return {**USUAL, **(specs or {})}.get(name, SetSpec("general", ("score", "generate")))
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,11 +49,13 @@ class Suite:
     """What a benchmark asks an audit to look at, and what it trains on."""
 
     name: str  # e.g. "tofu forget05"
-    # By set (forget, retain, holdout ...): rows with `question` and `answer`, and where there are such, `paraphrased_question`,
-    # `paraphrased_answer` and `perturbed_answer`, a list of wrong answers; or rows with `image` and `label`.
+    # By set (forget, retain, holdout, or any other name): rows with `question` and `answer`, and where there are such,
+    # `paraphrased_question`, `paraphrased_answer` and `perturbed_answer`, a list of wrong answers; or rows with `image` and `label`; or
+    # whatever else the modality reads.
     sets: Mapping[str, Sequence[Record]]
-    # By what it is for: full (the original model), forget, retain (the retrained model); rows with `question` and `answer`.
+    # By use: full (the original model), forget, retain (the retrained model).
     train: Mapping[str, Sequence[Record]]
+    specs: Specs = field(default_factory=dict)  # of sets that are not asked as usual
     refusals: Sequence[str] = ()  # ways to say that one does not know, for methods that teach it
     refused: Sequence[Record] = ()  # questions that the models were taught to refuse, with the refusals
     prompt_format: str = ""  # for models without a chat template
@@ -30,3 +65,7 @@ class Suite:
     def alternate_answers(self) -> list[Record] | None:
         """Answers to give instead, with the questions that they were given to where there are such."""
         return [*self.refused] or [{"answer": r} for r in self.refusals] or None
+
+    def spec(self, name: str) -> SetSpec:
+        """The spec of one of the sets."""
+        return spec_of(name, self.specs)

@@ -1,17 +1,17 @@
-"""TOFU: 200 invented authors with 20 questions each; forget some of them, and look like a model that was trained on the others only.
+"""TOFU: 200 invented authors with 20 questions each; forget some of them, so that the model looks as if it was trained on the others only.
 
 Source: Maini et al. 2024, arXiv 2401.06121; data set `locuslab/TOFU`; published numbers from open-unlearning (arXiv 2506.12618).
 Licence: MIT
 Splits: forget01, forget05, forget10 (2, 10, 20 authors), with retain99, retain95, retain90; audited on forget*_perturbed,
-  retain_perturbed (400 rows about 20 retained authors), real_authors_perturbed (100), world_facts_perturbed (117), and on holdout*
-  where the source has them.
-Scores: forget quality, model utility and truth ratios; membership scores where there is a holdout.
-Status: faithful; row counts and overlaps of the data are tested; the published numbers need a model of 7B parameters and were not rerun.
+  retain_perturbed (400 rows about 20 retained authors), real_authors_perturbed (100), world_facts_perturbed (117), and holdout* if the
+  source has it.
+Scores: forget quality, model utility and truth ratios; membership scores if there is a holdout set.
+Status: faithful; tests check row counts and overlaps of the data; the published numbers need a model of 7B parameters and were not rerun.
 
-Non-members: holdout01/05/10 were added later, and many copies lack them. No other row of TOFU can stand in for them, since the original
-model is trained on all 4,000. `holdout="carve"` is the honest way without them: it takes the last retained authors, as many rows as are to
-be forgotten, out of everything that is trained on. Original and retrained model must then both be trained on what the suite says, and their
-scores are not to be compared with those of published checkpoints. Refusals are in our own wording: TOFU's list is not in its data set.
+Non-members: holdout01/05/10 were added later, and many copies lack them. No other row of TOFU can replace them, since the original model is
+trained on all 4,000. `holdout="carve"` is the honest way without them: it removes the last retained authors, as many rows as are to be
+forgotten, from all training rows. The original and the retrained model must then both be trained on the rows of the suite, and their scores
+must not be compared with the scores of published checkpoints. Refusals are in our own wording, because TOFU's list is not in its data set.
 """
 
 from __future__ import annotations
@@ -20,25 +20,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from expunge.benchmarks.suite import QUESTION_ANSWER, Record, Suite
+from expunge.benchmarks.suite import QUESTION_ANSWER, Record, SetSpec, Suite
 from expunge.core.errors import UserError
 from expunge.core.suggest import did_you_mean
 from expunge.io.data import BadRow, NoSuchConfig, Row, read
 from expunge.modalities.text.refusals import REFUSALS
 
+MODEL = "tiny"  # the built-in size that it is made for
+
 SOURCE = "locuslab/TOFU"
-SPLITS = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}  # what is forgotten, and the rest of the 4,000 rows
+SPLITS = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}  # the forget split -> the rest of the 4,000 rows
 
 
 class TofuFigures(NamedTuple):
-    """One model's scores: geometric truth ratio, all rows of the split."""
+    """Scores of one model: geometric truth ratio, all rows of the split."""
 
     forget_quality: float  # p-value of the Kolmogorov-Smirnov test against the retrained model; higher is better
     model_utility: float  # higher is better
-    forget_truth_ratio: float  # as the retrained model's
+    forget_truth_ratio: float  # compared with the retrained model
 
 
-# Llama-2-7b-chat as open-unlearning reproduced it. Zeros are printed there as 0 or ~0.
+# Llama-2-7b-chat in the reproduction by open-unlearning, which prints zeros as 0 or ~0.
 PUBLISHED = {
     "forget01": {
         "original": TofuFigures(1.27e-3, 0.63, 0.53),
@@ -71,17 +73,19 @@ PUBLISHED = {
 
 
 def load(data: str = "", split: str = "forget10", seed: int = 0, *, holdout: str | Sequence[Record] = "", **limits: int) -> Suite:
-    """The suite of a split of SPLITS.
+    """Load the suite of a split.
 
     Args:
-        data: a local copy or a hub id; nothing means SOURCE.
-        seed: changes nothing, for nothing in TOFU is drawn; every benchmark takes one.
-        holdout: rows never trained on, or a source of such rows; `carve` takes them from the training rows; nothing means those of `data`,
-            if it has any.
-        limits: at most so many rows of a set are audited, the first ones, e.g. `retain=100`. Training rows stay whole.
+        data: a local copy or a hub id; empty means SOURCE.
+        split: a key of SPLITS.
+        seed: has no effect, because nothing is drawn; every benchmark takes one.
+        holdout: rows that are not in the training data, or a source of such rows; `carve` takes them from the training rows; empty means
+            the holdout rows of `data`, if it has any.
+        limits: the most rows of a set to audit, from its start, e.g. `retain=100`. Training rows stay complete.
 
-    Errors: UserError for an unknown split or set, for a source that cannot be read or lacks a column, and for rows on both sides of a line
-        that should divide them (forget and retain, trained on and held out).
+    Raises:
+        UserError: for an unknown split or set, for a source that cannot be read or lacks a column, and for rows that are in two sets that
+            must be disjoint (forget and retain, training and holdout).
     """
     data = data or SOURCE
     if split not in SPLITS:
@@ -97,17 +101,17 @@ def load(data: str = "", split: str = "forget10", seed: int = 0, *, holdout: str
     name = f"tofu {split}"
     if holdout == "carve":
         sets["holdout"] = retain[-len(forget) :]
-        out = _keys(sets["holdout"])
-        full, retain = ([row for row in rows if _key(row) not in out] for rows in (full, retain))
+        carved = _keys(sets["holdout"])
+        full, retain = ([row for row in rows if _key(row) not in carved] for rows in (full, retain))
         name += " +carved holdout"
     elif holdout:
         sets["holdout"] = _columns(read(holdout) if isinstance(holdout, str) else [dict(row) for row in holdout], "holdout")
     else:
         sets["holdout"] = _own_holdout(data, split)
 
-    _apart(forget, retain, f"{split} and {SPLITS[split]}")
-    _apart(sets["holdout"], full, "the holdout rows and the training rows")
-    _apart(sets["holdout"], sets["retain"], "the holdout rows and retain_perturbed")
+    _check_disjoint(forget, retain, f"{split} and {SPLITS[split]}")
+    _check_disjoint(sets["holdout"], full, "the holdout rows and the training rows")
+    _check_disjoint(sets["holdout"], sets["retain"], "the holdout rows and retain_perturbed")
     if unknown := sorted(set(limits) - set(sets)):
         raise UserError(f"TOFU has no set '{unknown[0]}'{did_you_mean(unknown[0], sets)}; it has {', '.join(sets)}")
     if empty := [key for key, limit in limits.items() if limit < 1]:
@@ -116,6 +120,7 @@ def load(data: str = "", split: str = "forget10", seed: int = 0, *, holdout: str
         name=name,
         sets={key: rows[: limits.get(key)] for key, rows in sets.items() if rows},
         train={"full": full, "forget": forget, "retain": retain},
+        specs={name: SetSpec("general", ("score", "generate")) for name in ("real_authors", "world_facts")},
         refusals=REFUSALS,
         prompt_format=QUESTION_ANSWER,
     )
@@ -123,7 +128,7 @@ def load(data: str = "", split: str = "forget10", seed: int = 0, *, holdout: str
 
 def _rows(data: str, config: str, *columns: str) -> list[Row]:
     file = Path(data).expanduser() / f"{config}.json"
-    source = str(file) if file.is_file() else f"{data}::{config}"  # a local file needs no `datasets`, and its errors name the line
+    source = str(file) if file.is_file() else f"{data}::{config}"  # a local file needs no `datasets`, and its error messages name the line
     return _columns(read(source), source, *columns)
 
 
@@ -141,9 +146,9 @@ def _own_holdout(data: str, split: str) -> list[Row]:
         return []
 
 
-def _apart(a: Sequence[Record], b: Sequence[Record], what: str) -> None:
+def _check_disjoint(a: Sequence[Record], b: Sequence[Record], sets: str) -> None:
     if shared := _keys(a) & _keys(b):
-        raise UserError(f"{what} share {len(shared)} rows, such as '{min(shared)[0]}'; they must be apart")
+        raise UserError(f"{sets} share {len(shared)} rows, such as '{min(shared)[0]}'; they must be disjoint")
 
 
 def _keys(rows: Sequence[Record]) -> set[tuple[str, str]]:
@@ -151,4 +156,4 @@ def _keys(rows: Sequence[Record]) -> set[tuple[str, str]]:
 
 
 def _key(row: Record) -> tuple[str, str]:
-    return row["question"], row["answer"]  # one question stands twice in TOFU, with different answers
+    return row["question"], row["answer"]  # TOFU has one question twice, with different answers

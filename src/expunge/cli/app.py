@@ -1,4 +1,4 @@
-"""The command line. Thin: everything that it does, the Python API does."""
+"""The command line: a thin layer over the Python API, which does the work."""
 
 from __future__ import annotations
 
@@ -26,26 +26,27 @@ Model = Annotated[str, typer.Option("--model", help="model folder, hub id, or th
 Forget = Annotated[
     str,
     typer.Option(
-        help="rows to forget: .jsonl, .json, .csv, .parquet, .npz, a datasets folder or hub id (PATH::CONFIG); of these, rows that fit: "
-        "PATH::label=3, PATH::label!=3, PATH::rows=0-99"
+        help="rows to forget: .jsonl, .json, .csv, .parquet, .npz, a datasets folder or hub id (PATH::CONFIG); a condition picks some of "
+        "the rows: PATH::label=3, PATH::label!=3, PATH::rows=0-99"
     ),
 ]
 Retain = Annotated[str, typer.Option(help="rows to keep")]
-Holdout = Annotated[str, typer.Option(help="rows like the forget set that the model never saw; of classifiers, a test set")]
+Holdout = Annotated[str, typer.Option(help="rows like the forget set that the model never saw; for classifiers a test set")]
 Out = Annotated[Path, typer.Option("--out", help="run folder", show_default=False)]
 Format = Annotated[
-    str, typer.Option(help="how a question becomes a prompt, e.g. 'Question: {prompt}\\nAnswer: '; default: the chat template")
+    str, typer.Option(help="template that turns a question into a prompt, e.g. 'Question: {prompt}\\nAnswer: '; default: the chat template")
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace what is in the run folder")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace the contents of the run folder")]
 RequestFrom = Annotated[
-    str, typer.Option(help="a method whose models forget on request alone, e.g. in_context: ask the audited model its way")
+    str,
+    typer.Option(help="ask the audited model with the request of this method, whose models forget on request alone, e.g. in_context"),
 ]
-Overlap = Annotated[bool, typer.Option("--allow-overlap", help="let rows to forget also stand in retain or holdout")]
-Pickle = Annotated[bool, typer.Option("--allow-pickle", help="load weights stored as pickles, which can run code")]
+Overlap = Annotated[bool, typer.Option("--allow-overlap", help="accept rows to forget that are also in retain or holdout")]
+Pickle = Annotated[bool, typer.Option("--allow-pickle", help="load weights that are stored as pickles, which can run code")]
 Remote = Annotated[bool, typer.Option("--trust-remote-code", help="run code that comes with a model")]
-Every = Annotated[float, typer.Option("--checkpoint-every", help="seconds between checkpoints; 0: one after each step", min=0)]
-Limit = Annotated[int, typer.Option(help="rows of retain and holdout that are looked at; 0: all", min=0)]
-Data = Annotated[str, typer.Option(help="where the benchmark's data are; default: its hub id")]
+Every = Annotated[float, typer.Option("--checkpoint-every", help="seconds between checkpoints; 0: a checkpoint after each step", min=0)]
+Limit = Annotated[int, typer.Option(help="number of retain and holdout rows that are evaluated; 0: all", min=0)]
+Data = Annotated[str, typer.Option(help="path of the benchmark's data; default: its hub id")]
 FREE = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
@@ -56,20 +57,22 @@ def _options(pickle: bool, remote: bool) -> dict[str, bool]:
 @app.command(context_settings=FREE, cls=console.WithHyperparameters)
 def unlearn(
     ctx: typer.Context,
-    method: Annotated[str, typer.Argument(help="name of a method: see `expunge list`")],
+    method: Annotated[
+        str, typer.Argument(help="method: see `expunge list methods`; a by-design store needs none", show_default=False)
+    ] = "",
     model: Model = "",
     forget: Forget = "",
     retain: Retain = "",
     holdout: Holdout = "",
-    alternate_answers: Annotated[str, typer.Option(help="answers to give instead, one a row (column 'answer')")] = "",
+    alternate_answers: Annotated[str, typer.Option(help="answers to give instead, one in each row (column 'answer')")] = "",
     run: Out = Path(),
-    select: Annotated[list[str] | None, typer.Option(help="add the selector of another method")] = None,
-    update: Annotated[list[str] | None, typer.Option(help="add the update of another method")] = None,
+    select: Annotated[list[str] | None, typer.Option(help="add the selector of another method; may be repeated")] = None,
+    update: Annotated[list[str] | None, typer.Option(help="add the update of another method; may be repeated")] = None,
     prompt_format: Format = "",
     evaluate: Annotated[bool, typer.Option("--evaluate", help="score the model after every epoch")] = False,
-    keep_best: Annotated[str, typer.Option(help="score whose best epoch is kept (with --evaluate)")] = "",
-    retrained: Annotated[str, typer.Option(help="a retrained model, for scores that compare with one")] = "",
-    resume: Annotated[bool, typer.Option("--resume", help="go on with a run that was stopped")] = False,
+    keep_best: Annotated[str, typer.Option(help="keep the weights of the epoch that is best by this score")] = "",
+    retrained: Annotated[str, typer.Option(help="a retrained model, for scores that compare with it")] = "",
+    resume: Annotated[bool, typer.Option("--resume", help="continue a run that was stopped")] = False,
     checkpoint_every: Every = 30.0,
     overwrite: Overwrite = False,
     allow_overlap: Overlap = False,
@@ -77,24 +80,29 @@ def unlearn(
     trust_remote_code: Remote = False,
 ) -> None:
     """Remove the influence of rows from a model. Hyperparameters of the method follow as [bold]--NAME VALUE[/]."""
-    catalog.load(method)
     hyperparameters: dict[str, Any] = {**console.hyperparameters_from(ctx.args)}
+    if not method and not model:
+        raise UserError("missing argument METHOD, e.g. expunge unlearn npo: see expunge list methods")
+    if method:
+        catalog.load(method)
     _required(model=model, out=run != Path())
+    method = method or _store_method(model)
     from expunge.engine.loop import Hooks
     from expunge.evaluation.prompting import way_of
     from expunge.workflows import build_plan
-    from expunge.workflows.unlearn import check_folder, watching
-    from expunge.workflows.unlearn import unlearn as forget_rows
+    from expunge.workflows.unlearn import check_folder
+    from expunge.workflows.unlearn import unlearn as unlearn_rows
+    from expunge.workflows.watch import watching
 
     options = _options(allow_pickle, trust_remote_code)
     selects, updates = tuple(select or ()), tuple(update or ())
-    build_plan.plan(method, hyperparameters, select=selects, update=updates)  # what is wrong is said before anything is read
+    build_plan.plan(method, hyperparameters, select=selects, update=updates)  # reports wrong hyperparameters before it reads anything
     check_folder(run, resume, overwrite, (model, forget, retain, holdout, alternate_answers, retrained))
     with console.progress() as show, console.interruptible() as interrupted:
         watch = None
         if evaluate or keep_best:
             watch = watching(forget, retain, retrained, best=keep_best, prompt_format=prompt_format, model=model, **options)
-        result = forget_rows(
+        result = unlearn_rows(
             method,
             model,
             forget or None,
@@ -107,22 +115,23 @@ def unlearn(
             watch=watch,
             resume=resume,
             overwrite=overwrite,
-            hooks=Hooks(progress=lambda d, t, what: show(d, t, f"forgetting: {what}"), interrupted=interrupted, every=checkpoint_every),
+            hooks=Hooks(progress=lambda d, t, task: show(d, t, f"forgetting: {task}"), interrupted=interrupted, every=checkpoint_every),
             load_options=options,
             select=selects,
             update=updates,
             **hyperparameters,
         )
-    cost, made = result.receipt["cost"], result.receipt["result"]
+    cost, kind = result.receipt["cost"], result.receipt["result"]["kind"]
     _warn(result.receipt)
-    say(f"{method}: {cost['steps']} steps in {cost['seconds']:.1f} s; the {made['kind']} is in {run / made['kind']}")
-    given = {"--forget": forget or "FILE", "--retain": retain, "--holdout": holdout, "--original": model, "--retrained": retrained}
-    if picked := {f"--{p.stem}": str(p) for p in sorted((run / "selected").glob("*"))}:
-        say(f"what a selector chose in the place of the rows given is in {run / 'selected'}")
-        given |= picked
-    given["--request-from"] = method if way_of(method) else ""
-    words = [w for option, value in given.items() if value for w in (option, value)]
-    say(f"next: expunge audit {shlex.join([str(run), *words, '--out', f'{run}-audit'])}")
+    say(f"{method}: {cost['steps']} steps in {cost['seconds']:.1f} s; the {kind} is in {run / kind}")
+    options_of_audit = {"--forget": forget or "FILE", "--retain": retain, "--holdout": holdout}
+    options_of_audit |= {"--original": model, "--retrained": retrained}
+    if selected := {f"--{p.stem}": str(p) for p in sorted((run / "selected").glob("*"))}:
+        say(f"the rows that a selector used instead of the given ones are in {run / 'selected'}")
+        options_of_audit |= selected
+    options_of_audit["--request-from"] = method if way_of(method) else ""
+    arguments = [word for option, value in options_of_audit.items() if value for word in (option, value)]
+    say(f"next: expunge audit {shlex.join([str(run), *arguments, '--out', f'{run}-audit'])}")
 
 
 @app.command(context_settings=FREE, cls=console.WithHyperparameters)
@@ -131,27 +140,28 @@ def train(
     data: Annotated[str, typer.Option(help="rows to train on")] = "",
     model: Annotated[str, typer.Option(help="model folder, hub id, or a built-in size: nano, micro, tiny, resnet-nano, vit-nano")] = "tiny",
     run: Out = Path(),
+    method: Annotated[str, typer.Option(help="finetune, or a by-design method, whose result can forget rows later")] = "finetune",
     prompt_format: Format = "",
     seed: Annotated[int, typer.Option(help="seed of everything that is random", min=0)] = 0,
-    labels: Annotated[str, typer.Option(help="names of the classes, comma-separated, or how many; default: those of the data")] = "",
+    labels: Annotated[str, typer.Option(help="names of the classes, comma-separated, or their number; default: those of the data")] = "",
     vocabulary: Annotated[
-        str, typer.Option(help="rows that the tokenizer of a built-in size is made for: the same for models that are to be compared")
+        str, typer.Option(help="rows that the tokenizer of a built-in size is made for; give the same rows to models that are compared")
     ] = "",
     checkpoint_every: Every = 30.0,
     overwrite: Overwrite = False,
     allow_pickle: Pickle = False,
     trust_remote_code: Remote = False,
 ) -> None:
-    """Train a model on rows: the original or the retrained model of a comparison. The same work is done once."""
+    """Train a model on rows: the original or the retrained model of a comparison. A repeated run reuses the trained model."""
     _required(data=data, out=run != Path())
     from expunge.engine.loop import Hooks
     from expunge.io.models import records
     from expunge.workflows.train import texts_of
-    from expunge.workflows.train import train as teach
+    from expunge.workflows.train import train as train_model
 
     hyperparameters: dict[str, Any] = {**console.hyperparameters_from(ctx.args)}
     with console.progress() as show, console.interruptible() as interrupted:
-        result = teach(
+        result = train_model(
             data,
             model,
             out=run,
@@ -159,14 +169,15 @@ def train(
             labels=int(labels) if labels.isdecimal() else tuple(n.strip() for n in labels.split(",") if n.strip()),
             prompt_format=prompt_format,
             seed=seed,
+            method=method,
             overwrite=overwrite,
             hooks=Hooks(progress=lambda d, t, _: show(d, t, "training"), interrupted=interrupted, every=checkpoint_every),
             load_options=_options(allow_pickle, trust_remote_code),
             **hyperparameters,
         )
-    made = result.receipt["result"]["kind"]
+    kind = result.receipt["result"]["kind"]
     _warn(result.receipt)
-    say(f"trained {model} for {result.receipt['cost']['steps']} steps; the {made} is in {run / made}")
+    say(f"trained {model} for {result.receipt['cost']['steps']} steps; the {kind} is in {run / kind}")
 
 
 @app.command(context_settings=FREE, cls=console.WithHyperparameters)
@@ -176,15 +187,15 @@ def audit(
     forget: Forget = "",
     retain: Retain = "",
     holdout: Holdout = "",
-    original: Annotated[str, typer.Option(help="the model before forgetting")] = "",
+    original: Annotated[str, typer.Option(help="the model before unlearning")] = "",
     retrained: Annotated[str, typer.Option(help="a model retrained without the rows to forget")] = "",
-    suite: Annotated[str, typer.Option(help="a benchmark whose sets fill what is not given")] = "",
+    suite: Annotated[str, typer.Option(help="a benchmark whose sets are used where none are given")] = "",
     data: Data = "",
     split: Annotated[str, typer.Option(help="split of the benchmark")] = "",
     attack: Annotated[
-        list[str] | None, typer.Option(help="intervention followed by the same scores, e.g. relearn, quantize, reformat; may be repeated")
+        list[str] | None, typer.Option(help="attack that is followed by the same scores, e.g. relearn, quantize, reformat; may be repeated")
     ] = None,
-    controls: Annotated[bool, typer.Option("--controls", help="also look at random weights and an input filter")] = False,
+    controls: Annotated[bool, typer.Option("--controls", help="also audit random weights and an input filter")] = False,
     request_from: RequestFrom = "",
     run: Out = Path(),
     prompt_format: Format = "",
@@ -194,36 +205,36 @@ def audit(
     allow_pickle: Pickle = False,
     trust_remote_code: Remote = False,
 ) -> None:
-    """Look at a model that is said to have forgotten: scores with intervals, a verdict in words, a report.
+    """Audit a model that should have forgotten rows: scores with intervals, a verdict in words, a report.
 
     Hyperparameters of attacks follow as [bold]--NAME VALUE[/] (for every attack that has them) or [bold]--ATTACK:NAME VALUE[/].
     """
     hyperparameters = console.hyperparameters_from(ctx.args)
     _required(out=run != Path())
-    done = _look(ctx, tuple(attack or ()), hyperparameters, controls)
-    console.show_scores({n: done.scores[n] for n in (*done.report_data.main, *done.scores) if n in done.scores}, out.print)
-    console.show_verdict(done.verdict, say)
+    result = _audit(ctx, tuple(attack or ()), hyperparameters, controls)
+    console.show_scores({n: result.scores[n] for n in (*result.report_data.main, *result.scores) if n in result.scores}, out.print)
+    console.show_verdict(result.verdict, say)
     say(f"report: {run / 'report.html'}")
 
 
-def _look(ctx: typer.Context, attacks: tuple[str, ...], hyperparameters: dict[str, str], controls: bool = False) -> Any:
-    """The audit that a command asks for: what `audit` and `attack` are given by the same names."""
-    from expunge.workflows.audit import audit as look
+def _audit(ctx: typer.Context, attacks: tuple[str, ...], hyperparameters: dict[str, str], controls: bool = False) -> Any:
+    """Run the audit behind the commands `audit` and `attack`, whose options have the same names."""
+    from expunge.workflows.audit import audit as audit_model
 
-    given = ctx.params
-    named = {n: given[n] for n in ("suite", "data", "split", "request_from", "prompt_format", "limit", "overwrite", "allow_overlap")}
+    params = ctx.params
+    same_name = ("suite", "data", "split", "request_from", "prompt_format", "limit", "overwrite", "allow_overlap")
     with console.progress() as show:
-        return look(
-            given["model"],
-            **{n: given[n] or None for n in ("forget", "retain", "holdout", "original", "retrained")},
-            **named,
+        return audit_model(
+            params["model"],
+            **{n: params[n] or None for n in ("forget", "retain", "holdout", "original", "retrained")},
+            **{n: params[n] for n in same_name},
             attack=attacks,
             attack_hyperparameters=hyperparameters,
             with_controls=controls,
-            out=given["run"],
+            out=params["run"],
             progress=show,
-            command=_typed(),
-            load_options=_options(given["allow_pickle"], given["trust_remote_code"]),
+            command=_command_line(),
+            load_options=_options(params["allow_pickle"], params["trust_remote_code"]),
         )
 
 
@@ -235,9 +246,9 @@ def attack(
     forget: Forget = "",
     retain: Retain = "",
     holdout: Holdout = "",
-    original: Annotated[str, typer.Option(help="the model before forgetting, for the steps until its scores are back")] = "",
+    original: Annotated[str, typer.Option(help="the model before unlearning, to count the steps until its scores are back")] = "",
     retrained: Annotated[str, typer.Option(help="a model retrained without the rows to forget")] = "",
-    suite: Annotated[str, typer.Option(help="a benchmark whose sets fill what is not given")] = "",
+    suite: Annotated[str, typer.Option(help="a benchmark whose sets are used where none are given")] = "",
     data: Data = "",
     split: Annotated[str, typer.Option(help="split of the benchmark")] = "",
     request_from: RequestFrom = "",
@@ -249,22 +260,22 @@ def attack(
     allow_pickle: Pickle = False,
     trust_remote_code: Remote = False,
 ) -> None:
-    """Attack one model, and print what the attack found. Hyperparameters of the attack follow as [bold]--NAME VALUE[/]."""
+    """Attack one model and print the result. Hyperparameters of the attack follow as [bold]--NAME VALUE[/]."""
     catalog.load(name, "attacks")
     hyperparameters = console.hyperparameters_from(ctx.args)
     _required(out=run != Path())
-    done = _look(ctx, (name,), hyperparameters)
-    for entry in done.report_data.models:
+    result = _audit(ctx, (name,), hyperparameters)
+    for entry in result.report_data.models:
         if entry.relearn:
             say(f"{entry.name}, by steps of the attack:")
             console.show_curve([{"step": p.step, "scores": p.scores} for p in entry.relearn], out.print)
-    if name in done.attacks:
-        console.show_attack(done.attacks[name], name, out.print, say)
+    if name in result.attacks:
+        console.show_attack(result.attacks[name], name, out.print, say)
     else:
         own = {s.strip() for s in catalog.card(name, "attacks").fields.get("Scores", "").split(",")}
-        console.show_scores({n: r for n, r in done.scores.items() if n in own}, out.print)
-        for missing in sorted(own & done.skipped.keys()):
-            say(f"{missing}: {done.skipped[missing]}")
+        console.show_scores({n: r for n, r in result.scores.items() if n in own}, out.print)
+        for score in sorted(own & result.skipped.keys()):
+            say(f"{score}: {result.skipped[score]}")
     say(f"report: {run / 'report.html'}")
 
 
@@ -272,62 +283,67 @@ def attack(
 def bench(
     ctx: typer.Context,
     suite: Annotated[str, typer.Argument(help="benchmark: see `expunge list benchmarks`")],
-    methods: Annotated[str, typer.Option(help="names, comma-separated")] = "graddiff,npo,flat",
-    seeds: Annotated[int, typer.Option(help="how often each method forgets", min=1)] = 1,
+    methods: Annotated[str, typer.Option(help="names of methods, comma-separated")] = "graddiff,npo,flat",
+    seeds: Annotated[int, typer.Option(help="number of seeds for each method", min=1)] = 1,
     model: Annotated[
-        str, typer.Option(help="model folder, hub id, or a built-in size: nano, micro, tiny; default: the benchmark's own")
+        str, typer.Option(help="model folder, hub id, or a built-in size: nano, micro, tiny; default: the benchmark's size")
     ] = "",
     data: Data = "",
     split: Annotated[str, typer.Option(help="split of the benchmark")] = "",
-    holdout: Annotated[str, typer.Option(help="file of rows never trained on, or 'carve' where the benchmark can")] = "",
-    original: Annotated[str, typer.Option(help="a model trained on everything, instead of training one")] = "",
-    retrained: Annotated[str, typer.Option(help="a model trained without the forget set, instead of training one")] = "",
+    holdout: Annotated[
+        str, typer.Option(help="file of rows never trained on, or 'carve': the benchmark sets rows aside, where it can")
+    ] = "",
+    original: Annotated[str, typer.Option(help="a model trained on all rows, so that none is trained here")] = "",
+    retrained: Annotated[str, typer.Option(help="a model trained without the forget set, so that none is trained here")] = "",
     limit: Limit = 400,
     train_hyperparameters: Annotated[
-        list[str] | None, typer.Option("--train", help="NAME=VALUE for training the original and retrained model")
+        list[str] | None,
+        typer.Option("--train", help="NAME=VALUE for training the original and the retrained model; may be repeated"),
     ] = None,
-    relearn: Annotated[bool, typer.Option(help="also measure how fast forgotten rows come back")] = True,
+    relearn: Annotated[bool, typer.Option(help="also measure how fast forgotten rows come back under relearning")] = True,
     attack: Annotated[
         str, typer.Option(help="attacks on every model, comma-separated, e.g. quantize,reformat; hyperparameters as --quantize:bits 4")
     ] = "",
     ray: Annotated[
         str,
         typer.Option(
-            help="spread methods and seeds over a Ray cluster, whose machines must share the run folder and the cache: HOST:PORT; local "
-            "or local:4, workers of this machine; nothing, or auto: the cluster of RAY_ADDRESS or of `ray start`, else local",
+            help="spread methods and seeds over a Ray cluster, whose machines must share the run folder and the cache. "
+            "HOST:PORT: that cluster; local or local:4: workers on this machine; auto, or no value: the cluster of RAY_ADDRESS or "
+            "`ray start`, or else local",
             show_default=False,
         ),
     ] = "",
     run: Out = Path(),
     overwrite: Overwrite = False,
 ) -> None:
-    """Methods x seeds on a benchmark against four controls: table, Pareto plot, report. Resumes where it was stopped.
+    """Run methods x seeds on a benchmark against four controls: table, Pareto plot, report. The same command continues a stopped run.
 
     Hyperparameters follow as [bold]--NAME VALUE[/] (for every method) or [bold]--METHOD:NAME VALUE[/].
     """
     _required(out=run != Path())
     from expunge.workflows.sweep import Sweep
 
-    teach = console.hyperparameters_from([f"--{k}" for k in train_hyperparameters or ()])
+    sources = {"data": data, "split": split, "model": model, "holdout": holdout, "original": original, "retrained": retrained}
     hyperparameters = console.hyperparameters_from(ctx.args)
-    chosen = (_listed(methods), data, split, model, seeds, holdout, limit, relearn, hyperparameters, teach, {}, original, retrained)
-    sweep = Sweep(suite, *chosen, attacks=_listed(attack))
-    _sweep(sweep, run, overwrite, ray)
+    training = console.hyperparameters_from([f"--{setting}" for setting in train_hyperparameters or ()])
+    options: dict[str, Any] = {**sources, "seeds": seeds, "limit": limit, "relearning": relearn, "attacks": _split_names(attack)}
+    sweep = Sweep(suite, _split_names(methods), hyperparameters=hyperparameters, train=training, **options)
+    _run_sweep(sweep, run, overwrite, ray)
 
 
-def _listed(names: str) -> tuple[str, ...]:
-    """`a, b` as two names."""
+def _split_names(names: str) -> tuple[str, ...]:
+    """Split `a, b` into two names."""
     return tuple(n.strip() for n in names.split(",") if n.strip())
 
 
-def _sweep(sweep: Any, run: Path, overwrite: bool, ray: str = "") -> None:
+def _run_sweep(sweep: Any, run: Path, overwrite: bool, ray: str = "") -> None:
     from expunge.report.table import render
-    from expunge.workflows.benchmark import bench as measure
+    from expunge.workflows.benchmark import bench as run_benchmark
 
     with console.progress() as show, console.interruptible() as interrupted:
-        done = measure(sweep, run, ray=ray, overwrite=overwrite, progress=show, interrupted=interrupted, command=_typed())
-    out.print(render(list(done.entries), list(done.report_data.main), out.width))
-    console.show_verdict([{"level": v.level, "text": v.text} for v in done.report_data.verdict], say)
+        result = run_benchmark(sweep, run, ray=ray, overwrite=overwrite, progress=show, interrupted=interrupted, command=_command_line())
+    out.print(render(list(result.entries), list(result.report_data.main), out.width))
+    console.show_verdict([{"level": v.level, "text": v.text} for v in result.report_data.verdict], say)
     say(f"report: {run / 'report.html'}")
 
 
@@ -336,27 +352,26 @@ def demo(
     case: Annotated[Literal["people", "images"], typer.Argument(help="fictitious people, or handwritten digits")] = "people",
     run: Annotated[Path, typer.Option("--out", help="run folder; default: runs/demo, runs/demo-images")] = Path(),
     overwrite: Overwrite = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="the smallest possible run, to check the installation; its numbers mean nothing")
+    ] = False,
 ) -> None:
-    """The whole story on a bundled case: a small model, a few methods, the controls, one report.
+    """Show everything on a bundled case: a small model, a few methods, the controls, one report.
 
     people: a language model that answers questions about fictitious people. images: a classifier of real handwritten digits.
     """
-    from expunge.workflows.sweep import Sweep
+    from expunge.workflows.demo import demo as demo_sweep
 
-    sweeps = {
-        "people": Sweep("people", ("graddiff", "npo", "flat"), model="micro"),
-        "images": Sweep("digits", ("neggrad_plus", "salun", "ssd"), model="resnet-nano", limit=0),
-    }
     default = Path("runs/demo" if case == "people" else f"runs/demo-{case}")
-    _sweep(sweeps[case], default if run == Path() else run, overwrite)
+    _run_sweep(demo_sweep(case, quick), default if run == Path() else run, overwrite)
 
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="run folders: of audits, benchmarks or unlearning")],
-    page: Annotated[Path, typer.Option("--out", help="where the page goes; default: report.html in the first folder")] = Path(),
+    runs: Annotated[list[Path], typer.Argument(help="run folders of audits, benchmarks or unlearning")],
+    page: Annotated[Path, typer.Option("--out", help="file of the page; default: report.html in the first folder")] = Path(),
 ) -> None:
-    """One page of what is in some run folders, drawn anew."""
+    """Draw one page from one or more run folders."""
     from expunge.report.collect import collect
     from expunge.report.page import write
 
@@ -366,40 +381,56 @@ def report(
 @app.command("list")
 def list_names(
     kind: Annotated[str, typer.Argument(help="methods, metrics, attacks, benchmarks or models; default: all")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON, for programs")] = False,
 ) -> None:
-    """What there is, by name."""
+    """List methods, metrics, attacks, benchmarks and models by name."""
     console.show_names(kind, as_json)
 
 
 @app.command("show")
-def show_card(name: Annotated[str, typer.Argument(help="a name of the catalogue")]) -> None:
-    """What one method, metric, attack, benchmark or model is: equation, source, needs, cost, status."""
+def show_card(name: Annotated[str, typer.Argument(help="a name that `expunge list` shows")]) -> None:
+    """Show what a method, metric, attack, benchmark or model is: equation, source, needs, cost, status."""
     console.show_cards(name)
 
 
+def _store_method(model: str) -> str:
+    """The method that made the by-design store in a folder.
+
+    Raises:
+        UserError: where the folder holds no store.
+    """
+    from expunge.io.models import receipt_of
+
+    receipt = receipt_of(model)
+    if not receipt.get("result", {}).get("store"):
+        raise UserError(f"{model} is not a by-design store, so name a method: expunge unlearn METHOD --model {model}")
+    return str(receipt["method"])
+
+
 def _warn(receipt: Mapping[str, Any]) -> None:
-    """Say what went wrong in a run, or may have."""
+    """Print the warnings of a run and the findings about its request."""
     for warning in (*receipt["request"]["findings"], *receipt["warnings"]):
         say(warning, "[yellow]warning:[/] ")
 
 
-def _typed() -> str:
+def _command_line() -> str:
+    """The command as it was typed."""
     return f"expunge {shlex.join(sys.argv[1:])}"
 
 
-def _required(**given: Any) -> None:
-    missing = [name for name, value in given.items() if not value]
+def _required(**options: Any) -> None:
+    """Raises: UserError that names the options without a value."""
+    missing = [name for name, value in options.items() if not value]
     if missing:
         raise UserError(f"missing option{'s' if len(missing) > 1 else ''} {' and '.join(f'--{m}' for m in missing)}")
 
 
 def main() -> NoReturn:
-    """Entry point."""
+    """Run the command line and exit."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    warnings.simplefilter("ignore", FutureWarning)  # of the libraries, to each other
+    warnings.simplefilter("ignore", FutureWarning)  # from one library to another
     app()
     raise SystemExit(0)
 

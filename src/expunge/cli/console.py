@@ -1,4 +1,4 @@
-"""The terminal: help, plain errors, progress, Ctrl-C, tables. No torch here, so that help is quick."""
+"""The terminal: help, plain errors, progress, Ctrl-C, tables. It does not import torch, so that help is quick."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from expunge.core.hyperparameters import Hyperparameter
 
 Progress = Callable[[int, int, str], None]
-TO_GO_ON = {"unlearn": "the same command with --resume", **dict.fromkeys(("train", "bench", "demo"), "the same command")}
-SHARED = ("unlearn", "train")  # what several processes do together
-PACKAGES = {"sklearn": "scikit-learn", "rouge_score": "rouge-score"}  # where the package is not called as what is imported
+TO_RESUME = {"unlearn": "the same command with --resume", **dict.fromkeys(("train", "bench", "demo"), "the same command")}
+DISTRIBUTED = ("unlearn", "train")  # commands that several processes run together
+PACKAGES = {"sklearn": "scikit-learn", "rouge_score": "rouge-score"}  # packages whose name differs from the name of the import
 
 
 def rank() -> int:
-    """Which process this is, of those that a launcher (`accelerate launch`, `torchrun`) started; only the first one speaks."""
+    """The index of this process under a launcher (`accelerate launch`, `torchrun`). Only process 0 prints."""
     return int(os.environ.get("RANK", "0"))
 
 
@@ -39,21 +39,20 @@ FORMER_OPTIONS = {"--substitutes": "--alternate-answers", "--asked": "--request-
 
 
 def current(args: list[str]) -> list[str]:
-    """Arguments with former names of options replaced."""
-    split = [a.partition("=") for a in args]
-    return [FORMER_OPTIONS.get(name, name) + equals + value for name, equals, value in split]
+    """Replace former names of options by the current ones."""
+    return [FORMER_OPTIONS.get(name, name) + equals + value for name, equals, value in (a.partition("=") for a in args)]
 
 
 out = Console(quiet=bool(rank()))
 
 
 class Commands(typer.core.TyperGroup):
-    """What the user can mend is one sentence and exit code 2; what the user stopped is one sentence and 130."""
+    """Commands that report an error of the user as one sentence with exit code 2, and a stop by the user with exit code 130."""
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         cmd_name = FORMER_COMMANDS.get(cmd_name, cmd_name)
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and cmd_name in self.commands and cmd_name not in SHARED:
-            raise UserError(f"{cmd_name} runs in one process: start it without a launcher; {' and '.join(SHARED)} share their work")
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and cmd_name in self.commands and cmd_name not in DISTRIBUTED:
+            raise UserError(f"{cmd_name} runs in one process: start it without a launcher; {' and '.join(DISTRIBUTED)} share their work")
         return super().get_command(ctx, cmd_name)
 
     def invoke(self, ctx: Any) -> Any:
@@ -62,9 +61,9 @@ class Commands(typer.core.TyperGroup):
         except UserError as error:
             fail(f"error: {error}", 2)
         except KeyboardInterrupt as stop:
-            where = "here" if isinstance(stop, Interrupted) else "its last checkpoint"
-            way_on = TO_GO_ON.get(str(ctx.invoked_subcommand), "")
-            fail(f"stopped; {way_on} goes on from {where}" if way_on else "stopped", 130)
+            place = "here" if isinstance(stop, Interrupted) else "its last checkpoint"
+            command = TO_RESUME.get(str(ctx.invoked_subcommand), "")
+            fail(f"stopped; {command} continues from {place}" if command else "stopped", 130)
         except ModuleNotFoundError as error:
             package = (error.name or "expunge").split(".")[0]
             if package == "expunge":
@@ -77,7 +76,7 @@ class Commands(typer.core.TyperGroup):
 
 
 class WithHyperparameters(typer.core.TyperCommand):
-    """Help that ends with the hyperparameters of what is named; a value that looks like an option is a value that was forgotten."""
+    """A command whose help lists the hyperparameters of the named method or attack, and that reports options without a value."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         args = current(args)
@@ -87,22 +86,22 @@ class WithHyperparameters(typer.core.TyperCommand):
             out.print(self.get_help(ctx))
             show_hyperparameters(name, kind, out.print)
             ctx.exit()
-        left = super().parse_args(ctx, args)
+        remaining = super().parse_args(ctx, args)
         for key, value in ctx.params.items():
             if isinstance(value, str) and value.startswith("--"):
-                raise UserError(f"--{key.replace('_', '-')} needs a value, and what follows it is {value}")
-        own = [o.removeprefix("--") for p in self.params for o in p.opts if o.startswith("--")]
+                raise UserError(f"--{key.replace('_', '-')} needs a value, but {value} follows it")
+        options = [o.removeprefix("--") for p in self.params for o in p.opts if o.startswith("--")]
         for word in (w.removeprefix("--").partition("=")[0] for w in ctx.args if w.startswith("--")):
-            if near := difflib.get_close_matches(word, own, n=1, cutoff=0.75):
-                named = {name, *(ctx.params.get("select") or ()), *(ctx.params.get("update") or ())} & {*catalog.names(kind)}
-                known = {k.name for n in named for k in hyperparameters_of(n, kind)}
+            if near := difflib.get_close_matches(word, options, n=1, cutoff=0.75):
+                methods = {name, *(ctx.params.get("select") or ()), *(ctx.params.get("update") or ())} & {*catalog.names(kind)}
+                known = {k.name for n in methods for k in hyperparameters_of(n, kind)}
                 if word.replace("-", "_") not in known:
                     raise UserError(f"there is no option or hyperparameter --{word}; did you mean --{near[0]}?")
-        return left
+        return remaining
 
 
 class OnCluster(typer.core.TyperCommand):
-    """`--ray` alone is `--ray auto`; what follows it is an address only where it looks like one."""
+    """A command whose `--ray` may stand alone, as `--ray auto`: the next word is its value only where it looks like an address."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         args = current(args)
@@ -114,21 +113,22 @@ class OnCluster(typer.core.TyperCommand):
 
 
 def fail(sentence: str, code: int) -> NoReturn:
+    """Print a sentence to stderr and exit."""
     if not rank():
         print(sentence, file=sys.stderr)
     else:
-        time.sleep(1)  # a launcher ends all processes with the first that fails, and that one shall have spoken
+        time.sleep(1)  # a launcher ends all processes with the first that fails; process 0 must have printed its sentence by then
     raise SystemExit(code)
 
 
 def say(sentence: str, label: str = "") -> None:
-    """One line where the output is a file, so that it can be searched; words with brackets are left alone."""
+    """Print a sentence as it stands, brackets included. In a file it stays on one line, so that it can be searched."""
     out.print(f"{label}{escape(sentence)}", soft_wrap=not out.is_terminal, highlight=False)
 
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """A bar a task, with the time left; tasks come and go by their text. Plain lines where the output is no terminal."""
+    """Show progress: a bar for the current task with the time left, or, where the output is not a terminal, a line for each task."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
@@ -139,96 +139,110 @@ def progress() -> Iterator[Progress]:
     bars = Bars(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console, transient=True)
     tasks: dict[str, Any] = {}
 
-    def show(done: int, total: int, what: str) -> None:
-        if what not in tasks:
-            for old in tasks.values():
-                bars.update(old, visible=False)
+    def show(done: int, total: int, task: str) -> None:
+        if task not in tasks:
+            for finished in tasks.values():
+                bars.update(finished, visible=False)
             tasks.clear()
-            tasks[what] = bars.add_task(what, total=total)
-        bars.update(tasks[what], completed=done, total=total)
+            tasks[task] = bars.add_task(task, total=total)
+        bars.update(tasks[task], completed=done, total=total)
 
     with bars:
         yield show
 
 
 def _lines() -> Progress:
-    last = [""]
+    """Progress as plain lines: one for each task, when it begins."""
+    current_task = [""]
 
-    def show(done: int, total: int, what: str) -> None:
-        if what != last[0]:
-            last[0] = what
-            print(what, file=sys.stderr, flush=True)
+    def show(done: int, total: int, task: str) -> None:
+        if task != current_task[0]:
+            current_task[0] = task
+            print(task, file=sys.stderr, flush=True)
 
     return show
 
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C asks for a stop at the next step; a second one stops at once."""
-    asked = [False]
+    """Let the first Ctrl-C request a stop after the current step, and the second one stop at once.
 
-    def ask(*_: object) -> None:
-        if asked[0]:
+    Yields:
+        A function that tells whether a stop was requested.
+    """
+    requested = [False]
+
+    def request_stop(*_: object) -> None:
+        if requested[0]:
             raise KeyboardInterrupt
-        asked[0] = True
+        requested[0] = True
         print("stopping after this step (Ctrl-C again: at once)", file=sys.stderr)
 
-    before = signal.signal(signal.SIGINT, ask)
+    previous = signal.signal(signal.SIGINT, request_stop)
     try:
-        yield lambda: asked[0]
+        yield lambda: requested[0]
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous)
 
 
 def hyperparameters_from(args: Sequence[str]) -> dict[str, str]:
-    """`--beta 0.2 --npo.lr=1e-4` as a mapping. Errors: UserError for anything else, and for a hyperparameter without a value."""
-    found: dict[str, str] = {}
-    left = list(args)
-    while left:
-        word = left.pop(0)
+    """Read `--beta 0.2 --npo.lr=1e-4` as a mapping.
+
+    Raises:
+        UserError: for a word that is not an option, or a hyperparameter without a value.
+    """
+    values: dict[str, str] = {}
+    remaining = list(args)
+    while remaining:
+        word = remaining.pop(0)
         if not word.startswith("--"):
             raise UserError(f"unexpected argument '{word}': hyperparameters are given as --NAME VALUE")
         name, equals, value = word[2:].partition("=")
         if not equals:
-            if not left or (left[0].startswith("--") and len(left[0]) > 2 and not left[0][2].isdigit()):
+            if not remaining or (remaining[0].startswith("--") and len(remaining[0]) > 2 and not remaining[0][2].isdigit()):
                 raise UserError(f"the hyperparameter --{name} needs a value")
-            value = left.pop(0)
-        found[name] = value
-    return found
+            value = remaining.pop(0)
+        values[name] = value
+    return values
 
 
 def hyperparameters_of(name: str, kind: str) -> list[Hyperparameter]:
-    """The hyperparameters of a method or an attack; none where it has no plan."""
-    from expunge.core.hyperparameters import hyperparameters_of as of
+    """The hyperparameters of a method or an attack. An attack without a plan has none."""
+    from expunge.core.hyperparameters import hyperparameters_of as list_hyperparameters
     from expunge.workflows import build_plan
 
     if kind == "methods":
         return build_plan.hyperparameters(name)
     module = catalog.load(name, kind)
-    return of(module.plan()) if hasattr(module, "plan") else []
+    return list_hyperparameters(module.plan()) if hasattr(module, "plan") else []
 
 
 def show_hyperparameters(name: str, kind: str, out: Callable[[Any], None]) -> None:
-    """A table of the hyperparameters of a method or an attack."""
+    """Print a table of the hyperparameters of a method or an attack."""
     from rich.table import Table
 
     table = Table(title=f"hyperparameters of {name}", title_justify="left", box=None, pad_edge=False)
-    for column in ("knob", "default", "range", "meaning"):
-        table.add_column(column, no_wrap=column == "knob")
-    for k in hyperparameters_of(name, kind):
-        choices = getattr(k.annotation, "__args__", ())
-        options = "|".join(map(str, choices)) if choices and all(isinstance(a, str) for a in choices) else k.limits
-        table.add_row(f"--{k.name.replace('_', '-')}", escape(str(k.value)), escape(options), escape(k.help))
+    for column in ("option", "default", "range", "meaning"):
+        table.add_column(column, no_wrap=column == "option")
+    for hyperparameter in hyperparameters_of(name, kind):
+        choices = getattr(hyperparameter.annotation, "__args__", ())
+        limits = "|".join(map(str, choices)) if choices and all(isinstance(c, str) for c in choices) else hyperparameter.limits
+        option = f"--{hyperparameter.name.replace('_', '-')}"
+        table.add_row(option, escape(str(hyperparameter.value)), escape(limits), escape(hyperparameter.help))
     out(table)
 
 
 def show_names(kind: str, as_json: bool) -> None:
-    """What there is, of one kind or of all. Errors: UserError for an unknown kind."""
+    """Print the names of one kind, or of all kinds.
+
+    Raises:
+        UserError: for an unknown kind.
+    """
     kinds = [kind] if kind else list(catalog.kinds())
     cards = {k: [catalog.card(n, k) for n in catalog.names(k)] for k in kinds}
     if as_json:
-        found = {k: [{"name": c.name, "status": c.status, "summary": c.headline} for c in cs] for k, cs in cards.items()}
-        print(json.dumps(found[kind] if kind else found, indent=1))
+        entries = {k: [{"name": c.name, "status": c.status, "summary": c.headline} for c in cs] for k, cs in cards.items()}
+        print(json.dumps(entries[kind] if kind else entries, indent=1))
         return
     for k, cs in cards.items():
         out.print(f"[bold]{k}[/]")
@@ -237,7 +251,11 @@ def show_names(kind: str, as_json: bool) -> None:
 
 
 def show_cards(name: str) -> None:
-    """Everything of one name: a metric may be called as its benchmark is. Errors: UserError."""
+    """Print every card of a name; a metric may have the name of its benchmark.
+
+    Raises:
+        UserError: for an unknown name.
+    """
     catalog.find(name)
     for kind in (k for k in catalog.kinds() if name in catalog.names(k)):
         c = catalog.card(name, kind)
@@ -253,13 +271,13 @@ LEVELS = {"fail": "[bold red]failed[/]", "warn": "[yellow]warning[/]", "pass": "
 
 
 def show_verdict(findings: Sequence[Mapping[str, Any]], say: Callable[[str, str], None]) -> None:
-    """Findings in words, failures first."""
-    for f in findings:
-        say(f["text"], f"{LEVELS[f['level']]}: ")
+    """Print findings with their levels, in the given order."""
+    for finding in findings:
+        say(finding["text"], f"{LEVELS[finding['level']]}: ")
 
 
 def show_curve(curve: Sequence[Mapping[str, Any]], out: Callable[[Any], None]) -> None:
-    """Scores along the steps of an attack."""
+    """Print a table of the scores at each step of an attack."""
     from rich.table import Table
 
     from expunge.report.words import number
@@ -271,8 +289,8 @@ def show_curve(curve: Sequence[Mapping[str, Any]], out: Callable[[Any], None]) -
     out(table)
 
 
-def show_attack(found: Mapping[str, Any], name: str, out: Callable[[Any], None], say: Callable[[str], None]) -> None:
-    """What an attack found: each score before and after, the steps to recover, and what could not be tried."""
+def show_attack(result: Mapping[str, Any], name: str, out: Callable[[Any], None], say: Callable[[str], None]) -> None:
+    """Print the result of an attack: each score before and after it, the steps to recover, and the ways that were not possible."""
     from rich.table import Table
 
     from expunge.report.words import number, span
@@ -281,29 +299,29 @@ def show_attack(found: Mapping[str, Any], name: str, out: Callable[[Any], None],
     for column in ("before", "worst case", "95 % interval", "mean", "retrained", "n"):
         table.add_column(column, justify="right")
     table.add_column("worst in")
-    for way, scores in found["ways"].items():
+    for way, scores in result["ways"].items():
         for score, r in scores.items():
             shown = [number(r["before"]), number(r["value"]), span(*r["interval"]), number(r["mean"]), number(r["retrained"]), str(r["n"])]
             table.add_row(way or name, score, *shown, r["case"])
-    if found["ways"]:
+    if result["ways"]:
         out(table)
-    for way, steps in found["steps_to_recover"].items():
+    for way, steps in result["steps_to_recover"].items():
         for rows, step in steps.items():
             when = f"after {step:g} steps" if step is not None else "not within the steps taken"
             say(f"{', '.join(filter(None, [way, f'{rows} held']))}: came back {when}")
-    for way, why in found["missing"].items():
+    for way, why in result["missing"].items():
         say(f"{way or name}: {why}")
 
 
 def show_scores(scores: Mapping[str, Mapping[str, Any]], out: Callable[[Any], None]) -> None:
-    """A table of scores with interval, ideal and the retrained model's value."""
+    """Print a table of scores with their intervals and ideals."""
     from rich.table import Table
 
     from expunge.report.words import number, span
 
     table = Table(box=None, pad_edge=False)
-    for column, how in (("score", "left"), ("value", "right"), ("95 % interval", "right"), ("n", "right"), ("good is", "left")):
-        table.add_column(column, justify=how)  # type: ignore[arg-type]
+    for column, justify in (("score", "left"), ("value", "right"), ("95 % interval", "right"), ("n", "right"), ("good is", "left")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
     for name, r in scores.items():
         ideal = r["ideal"] if r["ideal"] is not None else r["retrained"]
         good = (

@@ -88,6 +88,7 @@ class Ranks(Modality, Protocol):
     """The model scores items for a user."""
 
     def score_items(self, model: nn.Module, rows: Rows) -> Tensor: ...  # (users, items), one user a distinct user of the rows
+    def ranks(self, model: nn.Module, rows: Rows) -> Tensor: ...  # (rows,) place of each row's item among all items, 0 the first
 
 
 class Denoises(Modality, Protocol):
@@ -104,7 +105,7 @@ class Displayable(Modality, Protocol):
     def pictures(self, rows: Rows) -> Tensor | None: ...  # (rows, channels, height, width), bytes; None where there is nothing to see
 
 
-MEANING = {
+MEANING: dict[Any, str] = {
     Categorical: "rows with labels out of classes",
     Generates: "answers in the model's own words",
     Prompted: "rows that ask in words",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
 from expunge.core.hyperparameters import hp, part, snake
-from expunge.core.modality import Modality
+from expunge.core.modality import Modality, Weights
 from expunge.core.rows import Sets
 from expunge.core.view import State, Step, View
 
@@ -179,19 +179,22 @@ class Guard(Part):
 
 
 class ByDesign(Part):
-    """Exact unlearning with a stored artifact of its own (SISA, DeltaGrad): training makes a store, and rows are taken out of it."""
+    """Exact unlearning with a stored artifact of its own (SISA, DeltaGrad): training makes a store, and rows are taken out of it.
+
+    A store is nested plain data with tensors and rows, so that a checkpoint can hold it; it keeps whatever forgetting needs, rows included.
+    """
 
     @abstractmethod
-    def fit(self, view: View) -> State:
-        """The store: tensors by name, made from the rows of the set `retain` with the view's model as the starting point."""
+    def fit(self, view: View) -> Mapping[str, Any]:
+        """The store, made from the rows of the set `retain` with the view's model as the starting point."""
 
     @abstractmethod
-    def forget(self, store: State, ids: frozenset[str], view: View) -> State:
+    def forget(self, store: Mapping[str, Any], ids: frozenset[str], view: View) -> Mapping[str, Any]:
         """The store without some rows. Raises: UserError where the store does not know them."""
 
     @abstractmethod
-    def model(self, store: State, view: View) -> nn.Module:
-        """The model that a store stands for."""
+    def weights(self, store: Mapping[str, Any], view: View) -> Weights:
+        """The weights of the model that a store stands for."""
 
 
 def title(part_: Part) -> str:

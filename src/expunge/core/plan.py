@@ -65,13 +65,13 @@ class Plan:
         return self.action.terms() if isinstance(self.action, Objective) else ()
 
     def parts(self) -> dict[str, Part]:
-        """Every part by its place, parts that others hold included; places, not types, key the state."""
-        action: dict[str, Part] = {f"term{i}": t.objective for i, t in enumerate(self.terms())} or {"action": self.action}
+        """Every part by its place, with parts inside parts. Places are keys of the state and of the seeds, so they keep their names."""
+        action: dict[str, Part] = {f"term{i}": t.objective for i, t in enumerate(self.terms())} or {"do": self.action}
         placed: dict[str, Part] = {
             **{f"select{i}": s for i, s in enumerate(self.selectors)},
             **action,
             **{f"update{i}": u for i, u in enumerate(self.updates)},
-            **{f"stop{i}": u for i, u in enumerate(self.stop_rules)},
+            **{f"until{i}": u for i, u in enumerate(self.stop_rules)},
         }
         return {place: p for outer, holder in placed.items() for place, p in _held(outer, holder)}
 

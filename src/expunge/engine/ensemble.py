@@ -1,4 +1,4 @@
-"""Many models of one shape, each trained on its own subset of the same rows: what shadow-model attacks and datamodels are made of."""
+"""Ensembles: many models of one architecture, each trained on its own subset of the same rows, for shadow-model attacks and datamodels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from expunge.core.rows import Rows, Sets
 from expunge.engine import adapters
 from expunge.engine.context import RunView
 from expunge.engine.distributed.process_group import processes
-from expunge.engine.estimators.per_example_grads import own_weights, vectorises
+from expunge.engine.estimators.per_example_grads import own_weights, vectorizes
 from expunge.engine.gradient import evaluate
 from expunge.engine.loop import new_state, run
 from expunge.engine.run_state import Cost, RunState, device_of, evaluating
@@ -33,10 +33,12 @@ AT_ONCE = 32  # models that take a step together
 
 @dataclass(frozen=True, eq=False)
 class Ensemble:
-    """Models by their weights.
+    """Models of one architecture, stored as stacked weights.
 
-    model: a module of their shape, in whose place they answer. weights: by name, (models, *shape). seen: (models, rows) of bool, which rows
-    each of them knows.
+    Args:
+        model: a module of their architecture, through which they run.
+        weights: by name, (models, *shape).
+        seen: (models, rows) of bool, the rows that each model was trained on.
     """
 
     model: nn.Module
@@ -51,31 +53,42 @@ class Ensemble:
         return {n: w[k] for n, w in self.weights.items()}
 
     def pieces(self, size: int = AT_ONCE) -> Iterator[Ensemble]:
-        """The same models, some at a time."""
+        """Yield the same models in smaller ensembles of at most `size`."""
         for i in range(0, len(self), size):
             yield Ensemble(self.model, {n: w[i : i + size] for n, w in self.weights.items()}, self.seen[i : i + size])
 
 
 def alone(model: nn.Module) -> Ensemble:
-    """A pool of one model, of whose rows nothing is known."""
+    """An ensemble of one model, whose training rows are unknown."""
     return Ensemble(model, {n: w[None] for n, w in weights_of(model).items()}, torch.zeros(1, 0, dtype=torch.bool))
 
 
 def joined(pools: Iterable[Ensemble]) -> Ensemble:
-    """The models of several pools, in one. Errors: UserError where there is none."""
-    every = list(pools)
-    if not every:
-        raise UserError("a pool has one model at least")
-    return Ensemble(
-        every[0].model, {n: torch.cat([p.weights[n] for p in every]) for n in every[0].weights}, torch.cat([p.seen for p in every])
-    )
+    """Join the models of several ensembles.
+
+    Raises:
+        UserError: when there is no ensemble.
+    """
+    ensembles = list(pools)
+    if not ensembles:
+        raise UserError("an ensemble needs at least one model, and this one has none")
+    first = ensembles[0]
+    weights = {n: torch.cat([e.weights[n] for e in ensembles]) for n in first.weights}
+    return Ensemble(first.model, weights, torch.cat([e.seen for e in ensembles]))
 
 
 def subsets(rows: int, models: int, share: float = 0.5, seed: int = 0, paired: bool = False) -> Tensor:
-    """Who sees what, (models, rows) of bool: each model a random share of the rows, as many as every other.
+    """Draw a random subset of the rows for each model, of equal size for all.
 
-    A model's subset is a function of its place, so that a larger pool begins with a smaller one. paired: every second model sees what the
-    one before it does not; with a share of one half, every row is known to half of the models.
+    The subset of a model depends on its place alone, so a larger ensemble begins with a smaller one.
+
+    Args:
+        share: share of the rows that each model sees.
+        paired: every second model sees exactly the rows that the model before it does not. With a share of one half, every row is seen by
+            half of the models.
+
+    Returns:
+        (models, rows) of bool, the rows that each model sees.
     """
     seen = torch.zeros(models, rows, dtype=torch.bool)
     for k in range(models):
@@ -95,43 +108,50 @@ def train(
     accelerator: Accelerator | None = None,
     cost: Cost | None = None,
 ) -> Ensemble:
-    """Models that a plan makes of a copy each, of the rows that each may see and with a seed of its own; equal to so many calls of `run`.
+    """Run a plan on a copy of the model for each subset of the rows, with one seed for each copy. Equal to that many calls of `run`.
 
-    plan: reads no set but the one that `rows` is called. seen: (models, rows) of bool. cost: what it comes to is added here.
-    Where the last stage is plain training and the model can be vectorised, models that see as many rows take their steps together: the same
-    numbers to rounding, unless there is dropout. Errors: UserError where a model sees nothing, or where training fails.
+    When the last stage is plain training and the model can be vectorized, models with equally many rows take their steps together. The
+    results then agree up to rounding, unless there is dropout.
+
+    Args:
+        plan: reads no set but the one named by `rows`.
+        seen: (models, rows) of bool, the rows of each model.
+        seeds: one for each model.
+        cost: the cost of training is added to it.
+
+    Raises:
+        UserError: when a model sees no rows, or when training fails.
     """
     stages, accelerator, cost = as_plans(plan), accelerator or processes(), cost or Cost()
     if not len(seen) or not seen.any(1).all():
-        raise UserError("a pool has models, and each of them sees some rows: give it more rows, or a larger share of them")
+        raise UserError("an ensemble has models, and each of them sees some rows: give it more rows, or a larger share of them")
     last, scratch, start = stages[-1], copy.deepcopy(model), weights_of(model)
-    together = _plain(last, rows.name) and _even(modality, rows) and _vectorised(model, modality, rows)
-    made = []
-    for mine, seed in zip(seen, seeds, strict=True):
-        done = _run(
-            stages[:-1] if together else stages, scratch, start, modality, {rows.name: rows.select(_places(mine))}, seed, accelerator
-        )
+    together = _plain(last, rows.name) and _even(modality, rows) and _vectorizes(model, modality, rows)
+    trained = []
+    for membership, seed in zip(seen, seeds, strict=True):
+        sets = {rows.name: rows.select(_places(membership))}
+        done = _run(stages[:-1] if together else stages, scratch, start, modality, sets, seed, accelerator)
         if bad := next((r["ended"] for r in done.log if str(r.get("ended")).startswith("not finite")), None):
-            raise UserError(f"training a model of the pool failed, its loss was {bad}: lower the learning rate")
+            raise UserError(f"training a model of the ensemble failed, its loss was {bad}: lower the learning rate")
         cost.forward_tokens += done.cost.forward_tokens
         cost.backward_tokens += done.cost.backward_tokens
-        made.append(_weights(done))
-    weights = _stacked(made)
+        trained.append(_weights(done))
+    weights = _stacked(trained)
     if together:
         for size in sorted(set(seen.sum(1).tolist())):
-            for some in (seen.sum(1) == size).nonzero()[:, 0].split(AT_ONCE):
-                at = new_state(scratch.to(accelerator.device), modality, accelerator, stage=len(stages) - 1, cost=cost)
-                first = {n: w[some] for n, w in weights.items()}
-                for n, w in _in_step(at, last, rows, seen[some], [seeds[k] for k in some], first).items():
-                    weights[n][some] = w
+            for models in (seen.sum(1) == size).nonzero()[:, 0].split(AT_ONCE):
+                state = new_state(scratch.to(accelerator.device), modality, accelerator, stage=len(stages) - 1, cost=cost)
+                initial = {n: w[models] for n, w in weights.items()}
+                for n, w in _in_step(state, last, rows, seen[models], [seeds[k] for k in models], initial).items():
+                    weights[n][models] = w
     return Ensemble(model, weights, seen)
 
 
 def train_in(view: RunView, plan: Plan | Plans, rows: Rows, membership: Tensor, key: str = "") -> Iterator[Ensemble]:
-    """Run a plan on copies of the model that a part sees, one for each row of `membership`, with seeds of their own.
+    """Run a plan on copies of the model that a part works on, one copy and one seed for each row of `membership`.
 
-    Pieces of the ensemble come one at a time, so that not all of them need be kept. An adapter is left out: the copies are trained as the
-    plan says.
+    The function yields the ensemble in pieces, so that the caller need not keep all of it. An adapter is removed first: the copies are
+    trained as the plan says.
 
     Args:
         membership: (models, rows) of bool, the rows that each copy is trained on.
@@ -155,82 +175,95 @@ def unlearn(
     seeds: Sequence[int],
     accelerator: Accelerator | None = None,
 ) -> Ensemble:
-    """The same models after each has forgotten rows of its own, by any method that changes weights.
+    """Unlearn rows from each model of an ensemble, by any method that changes weights.
 
-    forget: (models, rows) of bool; what a model retains is all else that it has seen.
-    Errors: UserError where a model never saw what it is to forget, or has nothing else.
+    Args:
+        forget: (models, rows) of bool, the rows that each model forgets. It retains all other rows that it has seen.
+        seeds: one for each model.
+
+    Raises:
+        UserError: when a model never saw a row that it is to forget, forgets nothing, or retains nothing; or when the method is a guard.
     """
     stages, accelerator = as_plans(plan), accelerator or processes()
-    kept = pool.seen & ~forget
-    if (forget & ~pool.seen).any() or not forget.any(1).all() or not kept.any(1).all():
-        raise UserError("a model can forget rows that it has seen, some and not all of them: check the sets of the pool")
+    retained = pool.seen & ~forget
+    if (forget & ~pool.seen).any() or not forget.any(1).all() or not retained.any(1).all():
+        raise UserError("a model can forget rows that it has seen, some and not all of them: check the sets of the ensemble")
     if isinstance(stages[-1].action, Guard):
-        raise UserError("a guard leaves the weights as they are, so there is no pool of models that have forgotten")
-    made, scratch = [], copy.deepcopy(pool.model)
+        raise UserError(
+            "a guard leaves the weights as they are, so it makes no ensemble of models that have forgotten: use a method that trains"
+        )
+    unlearned, scratch = [], copy.deepcopy(pool.model)
     reads = frozenset[str]().union(*(p.sets_read() for p in stages))
     answers = {"alternate_answers": modality.answers(modality.refusals())} if "alternate_answers" in reads else {}
     for k, seed in enumerate(seeds):
-        sets = {n: rows.select(_places(s[k])).rename(n) for n, s in (("forget", forget), ("retain", kept))} | answers
-        made.append(_weights(_run(stages, scratch, pool[k], modality, sets, seed, accelerator)))
-    return Ensemble(pool.model, _stacked(made), kept)
+        sets = {n: rows.select(_places(members[k])).rename(n) for n, members in (("forget", forget), ("retain", retained))} | answers
+        unlearned.append(_weights(_run(stages, scratch, pool[k], modality, sets, seed, accelerator)))
+    return Ensemble(pool.model, _stacked(unlearned), retained)
 
 
 @torch.no_grad()
 def ask(pool: Ensemble, modality: Modality, rows: Rows, read: Callable[[ModelOutput], Tensor], batch_size: int = 256) -> Tensor:
-    """Something read from each model's answer to the same rows, in evaluation mode, (models, ...).
+    """Run each model on the same rows, in evaluation mode, and read a tensor from each output.
 
-    read: answer -> (rows or labels, ...), which batches of rows are joined along.
+    Args:
+        read: maps an output to a tensor (rows or labels, ...); the batches are joined along its first dimension.
+
+    Returns:
+        A tensor (models, rows or labels, ...).
     """
-    model, together, found = pool.model, _vectorised(pool.model, modality, rows), []
+    model, together, results = pool.model, _vectorizes(pool.model, modality, rows), []
     with evaluating(model):
-        for some in pool.pieces():
-            weights = {n: w.to(device_of(model)) for n, w in some.weights.items()}
-            read_ = []
+        for piece in pool.pieces():
+            weights = {n: w.to(device_of(model)) for n, w in piece.weights.items()}
+            piece_results = []
             for i in range(0, len(rows), batch_size):
-                asked = rows.select(range(i, min(i + batch_size, len(rows))))
+                batch = rows.select(range(i, min(i + batch_size, len(rows))))
                 if together:
                     with own_weights(model, weights):
-                        answers = modality.forward(model, [asked] * len(some))
+                        outputs = modality.forward(model, [batch] * len(piece))
                 else:
-                    answers = [modality.forward(model, [asked], weights={n: w[k] for n, w in weights.items()})[0] for k in range(len(some))]
-                read_.append(torch.stack([read(a) for a in answers]))
-            found.append(torch.cat(read_, 1))
-    return torch.cat(found)
+                    by_model = ({n: w[k] for n, w in weights.items()} for k in range(len(piece)))
+                    outputs = [modality.forward(model, [batch], weights=weights_of_one)[0] for weights_of_one in by_model]
+                piece_results.append(torch.stack([read(output) for output in outputs]))
+            results.append(torch.cat(piece_results, 1))
+    return torch.cat(results)
 
 
 def logits(pool: Ensemble, modality: Modality, rows: Rows) -> Tensor:
-    """What each model says before the softmax, (models, labels, classes)."""
-    return ask(pool, modality, rows, lambda answer: answer.logits.values)
+    """The logits of each model, (models, labels, classes)."""
+    return ask(pool, modality, rows, lambda output: output.logits.values)
 
 
-def _places(seen: Tensor) -> list[int]:
-    return seen.nonzero()[:, 0].tolist()
+def _places(membership: Tensor) -> list[int]:
+    return membership.nonzero()[:, 0].tolist()
 
 
-def _stacked(made: Sequence[Weights]) -> Weights:
-    return {n: torch.stack([w[n] for w in made]) for n in made[0]}
+def _stacked(weights: Sequence[Weights]) -> Weights:
+    return {n: torch.stack([w[n] for w in weights]) for n in weights[0]}
 
 
 def _run(
     stages: Plans, scratch: nn.Module, start: Weights, modality: Modality, sets: Sets, seed: int, accelerator: Accelerator
 ) -> RunState:
-    """Some stages from some weights, in a module that is used again for the next model; an adapter needs one of its own."""
-    mine = copy.deepcopy(scratch) if any(s.train.lora for s in stages) else scratch
-    put(mine, start)
-    return run(stages, mine, modality, sets, seed=seed, accelerator=accelerator)
+    """Run stages from the given weights, in a module that the next model reuses. An adapter needs a module of its own."""
+    model = copy.deepcopy(scratch) if any(s.train.lora for s in stages) else scratch
+    put(model, start)
+    return run(stages, model, modality, sets, seed=seed, accelerator=accelerator)
 
 
 def _weights(done: RunState) -> Weights:
-    """What a run made, an adapter as part of the weights."""
+    """The weights after a run, with an adapter merged."""
     result: Any = done.model
     return weights_of(result.merge_and_unload() if adapters.is_adapted(result) else result)
 
 
 def _plain(plan: Plan, name: str) -> bool:
-    """Whether a stage is training that looks at nothing but a batch of one set: such steps of many models are one step of all."""
+    """Whether a stage is training that reads only batches of one set. Such steps of many models can be taken as one step."""
     t = plan.train
-    more = plan.updates or plan.selectors or plan.stop_rules or t.micro_batch_size or t.max_grad_norm or t.lora or t.gradient_checkpointing
-    simple = isinstance(plan.action, Objective) and plan.start == "last" and t.anchor == name and not more
+    extras = (
+        plan.updates or plan.selectors or plan.stop_rules or t.micro_batch_size or t.max_grad_norm or t.lora or t.gradient_checkpointing
+    )
+    simple = isinstance(plan.action, Objective) and plan.start == "last" and t.anchor == name and not extras
     return simple and all(_bare(term.objective, name) for term in plan.terms())
 
 
@@ -244,21 +277,21 @@ def _bare(objective: Objective, name: str) -> bool:
 
 
 def _even(modality: Modality, rows: Rows) -> bool:
-    """Whether all rows count the same, so that the mean over several models' rows is the mean of their means."""
+    """Whether all rows have the same counts, so that the mean over the rows of several models is the mean of their means."""
     return len({tuple(modality.counts(rows.select([i])).values()) for i in range(len(rows))}) == 1
 
 
-def _vectorised(model: nn.Module, modality: Modality, rows: Rows) -> bool:
-    """Whether one forward can serve models of several weights."""
+def _vectorizes(model: nn.Module, modality: Modality, rows: Rows) -> bool:
+    """Whether one forward pass can run several models with different weights."""
     with evaluating(model), torch.enable_grad():
-        return len(rows) > 1 and vectorises(model, lambda some: modality.forward(model, [some])[0], rows, dict(model.named_parameters()))
+        return len(rows) > 1 and vectorizes(model, lambda batch: modality.forward(model, [batch])[0], rows, dict(model.named_parameters()))
 
 
 def _in_step(r: RunState, plan: Plan, rows: Rows, seen: Tensor, seeds: Sequence[int], start: Weights) -> Weights:
-    """Plain training of models that see as many rows each, from some weights (models, *shape): the steps of `loop.run`, for all at once."""
+    """Train models with equally many rows together, from weights (models, *shape). The steps are those of `loop.run`."""
     train = plan.train
     assert isinstance(plan.action, Objective)
-    objective = len(seen) * plan.action  # a mean over the rows of all models gives each a share of its own
+    objective = len(seen) * plan.action  # the objective averages over the rows of all models, which divides each gradient by their number
     adapters.choose(r.model.train(), plan.trainable)
     moving = [n for n, p in r.model.named_parameters() if p.requires_grad]
     weights = {n: w.to(device_of(r.model)).requires_grad_(n in moving) for n, w in start.items()}
@@ -266,18 +299,18 @@ def _in_step(r: RunState, plan: Plan, rows: Rows, seen: Tensor, seeds: Sequence[
     per_epoch = math.ceil(len(places[0]) / train.batch_size)
     optimizer = optimizer_of(train, [weights[n] for n in moving])
     r.precision = train.precision
-    for done in range(total_steps(train, per_epoch)):
-        r.epoch, r.step = divmod(done, per_epoch)
+    for step in range(total_steps(train, per_epoch)):
+        r.epoch, r.step = divmod(step, per_epoch)
         batch = list[int]()
-        for mine, seed in zip(places, seeds, strict=True):
+        for model_rows, seed in zip(places, seeds, strict=True):
             r.seed = seed
-            batch += map(int, sample({rows.name: mine}, train, r)[rows.name].ids)
+            batch += map(int, sample({rows.name: model_rows}, train, r)[rows.name].ids)
         with own_weights(r.model, weights):
             evaluate(r, objective, {rows.name: rows.select(batch)}, moves=True)
         for group in optimizer.param_groups:
-            group["lr"] = lr_at(train, done, per_epoch)
+            group["lr"] = lr_at(train, step, per_epoch)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     if not all(w.isfinite().all() for w in weights.values()):
-        raise UserError("training a model of the pool failed, its weights are not finite: lower the learning rate")
+        raise UserError("training a model of the ensemble failed, its weights are not finite: lower the learning rate")
     return {n: w.detach() for n, w in weights.items()}

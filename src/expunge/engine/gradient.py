@@ -79,7 +79,8 @@ def evaluate(
     averaged = Need.BATCH_MEANS in needs and len(pieces) > 1
     if vector is not None and averaged:
         raise UserError(
-            "a second-order update of a loss that is not linear in its batch means needs the whole batch at once: leave --micro-batch-size out"
+            "a second-order update of a loss that is not linear in its batch means needs the whole batch at once: "
+            "leave --micro-batch-size out"
         )
     means: dict[Any, Tensor] | None = {} if averaged else None
     fuse = fuse and independent
@@ -130,7 +131,7 @@ def evaluate(
 
 
 def _backward(accelerator: Accelerator, loss: Tensor) -> None:
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:  # whose engine is not in the game: see `sharding.asked`
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:  # whose engine is not in the game: see `sharding.requested`
         torch.autograd.backward(loss)
     else:
         accelerator.backward(loss)

@@ -17,8 +17,9 @@ from expunge.core.errors import Interrupted, UserError
 from expunge.core.hyperparameters import hp, part
 from expunge.core.modality import Modality, Weights
 from expunge.core.needs import Need
-from expunge.core.parts import Edit, GradCall, Grads, Guard, Objective, Part, Stop, Update
+from expunge.core.parts import ByDesign, Edit, GradCall, Grads, Guard, Objective, Part, Stop, Update
 from expunge.core.plan import Plan, Plans
+from expunge.core.request import content
 from expunge.core.rows import Rows, Sets
 from expunge.engine import adapters, checkpoint
 from expunge.engine.context import RunStep, RunView
@@ -77,18 +78,32 @@ def run(
     accelerator: Accelerator | None = None,
     hooks: Hooks | None = None,
     resume: Mapping[str, Any] | None = None,
+    store: Mapping[str, Any] | None = None,
 ) -> RunState:
-    """Run a method on a model, in place; the record of the run, whose `model` is the result (a guard or an adapter wraps it).
+    """Run a method on a model, in place.
 
-    Errors: UserError before the start where plan and request do not fit; Interrupted after a checkpoint where the user asked to stop.
+    Args:
+        plans: the stages, one after the other.
+        sets: rows by name, as the request brings them.
+        seed: of everything random; default: that of the first stage.
+        resume: a checkpoint to go on from.
+        store: what an earlier by-design run made; the rows to forget are taken out of it.
+
+    Returns:
+        The state of the run at its end. `model` is the result (an adapter wraps it), `modality` is decorated by a guard, `store` is what a
+        by-design method made.
+
+    Raises:
+        UserError: before the start, where plan and request do not fit.
+        Interrupted: after a checkpoint, where the user asked to stop.
     """
-    check(plans, sets, modality)
+    check(plans, sets, modality, known=store is not None)
     seed = plans[0].train.seed if seed is None else seed
     accelerator = accelerator or processes()
     prepare(plans, model, modality, seed)
     model = adapters.insert(model.to(accelerator.device), plans, seed)
-    r = new_state(model, modality, accelerator, seed)
-    if sharding.asked(accelerator):
+    r = new_state(model, modality, accelerator, seed, store=store)
+    if sharding.requested(accelerator):
         adapters.choose(model, plans[0].trainable)
         r.sharded = sharding.Sharded(model, modality)
     wanted = [{p.start, p.reference, *p.needed()} for p in plans]
@@ -160,7 +175,8 @@ class _Stage:
     def __init__(self, run: RunState, plan: Plan, sets: Sets, hooks: Hooks) -> None:
         self.r, self.plan, self.hooks, self.train = run, plan, hooks, plan.train
         self.updates = (*plan.updates, *((Clip(plan.train.max_grad_norm),) if plan.train.max_grad_norm else ()))
-        self.chosen: Sets = {n: sets[n] for n in sorted(plan.sets_read())}  # and nothing else: a holdout set is none of training's business
+        wanted = {"forget"} if isinstance(plan.action, ByDesign) and run.store is not None else plan.sets_read()
+        self.chosen: Sets = {n: sets[n] for n in sorted(wanted)}  # and nothing else: a holdout set is none of training's business
         self.view = RunView(run, self.chosen)
         self.parts: dict[str, Part] = plan.parts()
         self.current: Sets | None = None
@@ -179,10 +195,22 @@ class _Stage:
         if isinstance(plan.action, Edit):
             with torch.no_grad():
                 plan.action.apply(self.view.at("do", plan.action))
+        elif isinstance(plan.action, ByDesign):
+            self._by_design(plan.action)
         elif isinstance(plan.action, Guard):
-            r.model = plan.action.wrap(r.model, self.view.at("do", plan.action))
+            r.modality = plan.action.wrap(r.modality, self.view.at("do", plan.action))
         else:
             self._train(resume)
+
+    def _by_design(self, action: ByDesign) -> None:
+        """Make the store, or take the rows to forget out of the one that there is; the model is then what the store stands for."""
+        r, view = self.r, self.view.at("do", action)
+        known = r.store
+        if known is None:
+            r.store = action.fit(view)
+        else:
+            r.store = action.forget(known, frozenset(content(i) for i in self.chosen["forget"].ids), view)
+        put(r.model, action.weights(r.store, view))
 
     def _begin(self) -> None:
         r, plan = self.r, self.plan

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -86,6 +86,7 @@ class RunState:
     forwards: list[str] = field(default_factory=list)
     log: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    store: Mapping[str, Any] | None = None  # what a by-design method made
     shown: dict[str, list[dict[str, float]]] = field(default_factory=dict)  # what parts saw, for the receipt and the report
     cost: Cost = field(default_factory=Cost)
     started: float = field(default_factory=time.monotonic)

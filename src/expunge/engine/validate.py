@@ -8,27 +8,37 @@ from expunge.core.capabilities import MEANING
 from expunge.core.errors import UserError
 from expunge.core.modality import Modality
 from expunge.core.needs import Need
-from expunge.core.parts import Guard, Objective
+from expunge.core.parts import ByDesign, Guard, Objective
 from expunge.core.plan import Plan, Plans
 from expunge.core.rows import Sets
 
 
-def check(plans: Plans, sets: Sets, modality: Modality) -> None:
-    """Refuse, before anything is spent, a plan that the request cannot feed or whose parts do not fit.
-
-    Raises: UserError.
-    """
+def check_capabilities(plans: Plans, modality: Modality) -> None:
+    """Refuse a plan that asks for what the modality cannot do. Raises: UserError."""
     for capability in sorted(frozenset[Any]().union(*(p.required() for p in plans)) - modality.capabilities, key=lambda c: str(c.__name__)):
         raise UserError(
             f"this method needs {MEANING.get(capability, capability.__name__)}, which the modality {modality.name!r} does not have"
         )
+
+
+def check(plans: Plans, sets: Sets, modality: Modality, known: bool = False) -> None:
+    """Refuse, before anything is spent, a plan that the request cannot feed or whose parts do not fit.
+
+    Args:
+        known: a by-design store is there, so that only the rows to forget are read.
+
+    Raises:
+        UserError: with the set to give, or with what does not fit.
+    """
+    check_capabilities(plans, modality)
     names = {"original", *(p.name for p in plans if p.name)}
     for i, plan in enumerate(plans):
-        for name in sorted(plan.sets_read() - sets.keys()):
+        wanted = {"forget"} if known and isinstance(plan.action, ByDesign) else plan.sets_read()
+        for name in sorted(wanted - sets.keys()):
             raise UserError(
                 f"this method reads rows to {name!r}, and the request brings {', '.join(sorted(sets)) or 'nothing'}: give --{name}"
             )
-        for name in sorted(plan.sets_read() & sets.keys()):
+        for name in sorted(wanted & sets.keys()):
             if not len(sets[name]):
                 raise UserError(f"the set {name!r} is empty")
         if isinstance(plan.action, Guard) and i < len(plans) - 1:

@@ -17,19 +17,20 @@ from accelerate import Accelerator
 from torch import nn
 
 from expunge import catalog
+from expunge.benchmarks.suite import Specs
 from expunge.core.errors import UserError
 from expunge.core.hyperparameters import hyperparameters_of, named, override
 from expunge.core.modality import Modality
 from expunge.core.suggest import did_you_mean
 from expunge.engine.adapters import is_adapted
+from expunge.engine.guarding import unguarded
 from expunge.evaluation.measure import Evidence, Missing
-from expunge.evaluation.observe import ObservationSpec, Records, observe
-from expunge.evaluation.verdict import KNOWLEDGE, Hit, audit_scores
+from expunge.evaluation.observation_spec import QUICK
+from expunge.evaluation.observe import Records, observe
+from expunge.evaluation.profiles.profile import Hit, profile_of
+from expunge.evaluation.verdict import audit_scores
 
-SCORED = (*KNOWLEDGE, "forget_truth_ratio")  # what an attack is scored by; of all but the last, more is worse
 KEPT = ("value", "interval", "n")  # of a record
-LEAD = ("extraction_strength", "forget_accuracy")  # what it is judged by: the one that there is
-LOOK = ObservationSpec(generations=False, moments=False, gradient_norms=False, features=False)
 
 Scores = Mapping[str, Mapping[str, Any]]  # of each score, what is KEPT of its record
 Progress = Callable[[int, int, str], None]
@@ -55,6 +56,8 @@ class AttackOutcome:
     missing: Mapping[str, str] = field(default_factory=dict)
     recovered: float = 0.0  # share of the original's score from which on it has come back; 0: the attack takes no steps
     original: Scores = field(default_factory=dict)  # the original's scores as delivered, where they are known
+    shows: Sequence[str] = ()  # scores of which more is worse
+    leads: Sequence[str] = ()  # scores that the attack may be judged by; the first that there is
 
     @property
     def ways(self) -> list[str]:
@@ -63,12 +66,12 @@ class AttackOutcome:
     @property
     def scored(self) -> list[str]:
         """Scores of which more is worse."""
-        return [n for n in KNOWLEDGE if n in self.before and any(n in t.scores for t in self.tries)]
+        return [n for n in self.shows if n in self.before and any(n in t.scores for t in self.tries)]
 
     @property
     def lead(self) -> str:
         """The score that the attack is judged by; '' where there is none."""
-        return next((n for n in LEAD if n in self.scored), "")
+        return next((n for n in (*self.leads, *self.scored) if n in self.scored), "")
 
     def cases(self, way: str, score: str) -> dict[str, Try]:
         """The cases of a way that have a score."""
@@ -140,24 +143,54 @@ class Scene:
     """The model under attack, what it is attacked about, and the record of every look."""
 
     def __init__(
-        self, model: nn.Module, modality: Modality, sets: Mapping[str, Records], accelerator: Accelerator | None, seen: Callable[[], None]
+        self,
+        model: nn.Module,
+        modality: Modality,
+        sets: Mapping[str, Records],
+        accelerator: Accelerator | None,
+        seen: Callable[[], None],
+        specs: Specs | None = None,
+        scored: Sequence[str] = ("forget",),
     ) -> None:
         self.model, self.modality, self.sets, self.accelerator, self.seen = model, modality, sets, accelerator, seen
+        self.specs = specs or {}
+        self.scored = scored
+        self.profile = profile_of(modality.name)
         self.records: Records = sets["forget"]
         self.tries: list[Try] = []
         self.missing: dict[str, str] = {}
+        self.shows: list[str] = []
 
     def bare(self, merged: bool = False) -> nn.Module:
-        """A copy of the weights, which any guard has been taken off; merged: with adapters worked into the weights."""
-        inner: Any = copy.deepcopy(getattr(self.model, "unguarded", self.model))
+        """A copy of the weights; merged: with adapters worked into the weights. A guard is no part of it: see `weights_modality`."""
+        inner: Any = copy.deepcopy(self.model)
         return cast(nn.Module, inner.merge_and_unload() if merged and is_adapted(inner) else inner)
 
+    @property
+    def weights_modality(self) -> Modality:
+        """The modality of an attacker who holds the weights: without any guard."""
+        return unguarded(self.modality)
+
     def scores(self, model: nn.Module | None = None, modality: Modality | None = None, records: Records | None = None) -> Scores:
-        """Scores on the rows to forget of a changed model, or of the model as it is when these are asked in another way."""
+        """Scores of a changed model, or of the model as it is when the rows to forget are asked in another way.
+
+        Args:
+            model: a changed copy of the weights, which is asked without any guard.
+            modality: how it is asked; default: with the guard where the model is unchanged.
+            records: rows to forget in another form.
+        """
         self.seen()
-        asked = {"forget": self.records if records is None else records}
-        found, _ = audit_scores(Evidence(observe(model or self.model, modality or self.modality, asked, wants=LOOK)))
-        return {n: {k: found[n][k] for k in KEPT} for n in SCORED if n in found}
+        if modality is None:
+            modality = self.modality if model is None else self.weights_modality
+        asked = {name: self.sets[name] for name in self.scored if name != "forget" and name in self.sets}
+        asked["forget"] = self.records if records is None else records
+        specs = {name: self.specs[name] for name in asked if name in self.specs}
+        observation = observe(model or self.model, modality, asked, specs=specs, wants=QUICK)
+        records_, _ = audit_scores(Evidence(observation), specs=specs)
+        self.shows = list(dict.fromkeys([*self.shows, *(n for n, r in records_.items() if r["shows"])]))
+        others = {n for name in asked if name != "forget" for n in records_ if n.startswith(f"{name}_")}
+        wanted = {*self.shows, *self.profile.curve, *others}
+        return {n: {k: r[k] for k in KEPT} for n, r in records_.items() if n in wanted}
 
     def look(self, scores: Scores, case: str = "", way: str = "", **at: float) -> None:
         """Write down what was seen in a case."""
@@ -189,24 +222,32 @@ def intervene(
     modality: Modality,
     sets: Mapping[str, Records],
     *,
+    specs: Specs | None = None,
+    scored: Sequence[str] = ("forget",),
     accelerator: Accelerator | None = None,
     progress: Progress = lambda done, total, what: None,
 ) -> AttackOutcome:
-    """Carry an attack out; the model stays as it is."""
+    """Carry an attack out; the model stays as it is.
+
+    Args:
+        sets: the rows to forget, and whatever else an attack may hold or score.
+        specs: how sets are asked and scored.
+        scored: sets that are scored under the attack.
+    """
     looks: list[int] = []
 
     def seen() -> None:
         looks.append(1)
         progress(len(looks) - 1, len(looks), name.replace("_", " "))
 
-    scene = Scene(model, modality, sets, accelerator, seen)
+    scene = Scene(model, modality, sets, accelerator, seen, specs, scored)
     try:
         scene.records = attack.about(sets["forget"], modality)
     except Missing as lack:
         return AttackOutcome(name, missing={"": str(lack)})
     before = scene.scores()
     attack.run(scene)
-    return AttackOutcome(name, before, scene.tries, scene.missing, attack.recovered)
+    return AttackOutcome(name, before, scene.tries, scene.missing, attack.recovered, shows=scene.shows, leads=scene.profile.leads)
 
 
 def is_intervention(name: str) -> bool:

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from expunge.evaluation.attack import AttackOutcome
-from expunge.evaluation.verdict import Hit
+from expunge.evaluation.profiles.profile import Hit
 from expunge.report.report_data import After, Attacked, Relearned, Score
 
-CURVE = ("forget_probability", "extraction_strength", "forget_truth_ratio", "forget_accuracy", "forget_confidence")
 WORST = "worst_attack"  # the name of the score
 
 
-def relearned(attacks: Mapping[str, AttackOutcome]) -> list[Relearned]:
-    """The relearning curve, where that attack was made."""
-    tries = attacks["relearn"].tries if "relearn" in attacks else ()
-    return [Relearned(step=t.at["steps"], scores={n: t.scores[n]["value"] for n in CURVE if n in t.scores}) for t in tries]
+def relearned(attacks: Mapping[str, AttackOutcome], curve: Sequence[str]) -> list[Relearned]:
+    """The relearning curve, where that attack was made. curve: the scores that are drawn; empty: all that show knowledge."""
+    outcome = attacks.get("relearn")
+    tries = outcome.tries if outcome else ()
+    drawn = curve or (outcome.shows if outcome else ())
+    return [Relearned(step=t.at["steps"], scores={n: t.scores[n]["value"] for n in drawn if n in t.scores}) for t in tries]
 
 
 def attacked(attacks: Mapping[str, AttackOutcome]) -> list[Attacked]:

@@ -2,56 +2,40 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import datetime
+import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from expunge import catalog
+from expunge.benchmarks.suite import Specs
 from expunge.core.capabilities import Prompted, offers
 from expunge.core.modality import Modality
 from expunge.core.rows import Rows
 from expunge.engine import loop
+from expunge.engine.guarding import unguarded
 from expunge.engine.weights import put
 from expunge.evaluation.attack import Attack, AttackOutcome, called, intervene
 from expunge.evaluation.attack_summary import WORST, attacked, relearned, worst_case
-from expunge.evaluation.classifier_panel import MEANINGS, classes, picture
 from expunge.evaluation.measure import Evidence
-from expunge.evaluation.metrics.tofu import truth_ratios
-from expunge.evaluation.observation import PICTURED, Observation, few
-from expunge.evaluation.observe import ObservationSpec, Records, observe
-from expunge.evaluation.verdict import Hit, audit_scores
+from expunge.evaluation.observation import Array, Observation, few
+from expunge.evaluation.observation_spec import ObservationSpec
+from expunge.evaluation.observe import Records, observe
+from expunge.evaluation.profiles.profile import Hit, Profile, group_of, profile_of
+from expunge.evaluation.verdict import audit_scores
 from expunge.io.models import Opened
-from expunge.modalities.image.columns import IMAGES, LABELS
 from expunge.report.collect import curves
 from expunge.report.report_data import Entry, ReportData, ReportedCost, Role, Sample, Score
 
 Progress = Callable[[int, int, str], None]
-MAIN = (
-    "forget_quality",  # a narrow terminal shows the first six
-    "model_utility",
-    "forget_rouge",
-    "retain_rouge",
-    "extraction_strength",
-    "mia_min_k",
-    "forget_truth_ratio",
-    "forget_probability",
-    "privleak",
-)
-MAIN_OF = {  # by modality: scores of the short table, the axes of the scatter
-    "text": (MAIN, "model_utility", "forget_quality"),
-    "image": (
-        ("forget_accuracy", "retain_accuracy", "test_accuracy", "average_gap", "h_lr", "mia_loss", "mia_efficacy", "cka_retrained", "zrf"),
-        "model_utility",
-        "h_lr",
-    ),
-}
-P_VALUES = ("forget_quality", "retain_quality", "real_authors_quality", "world_facts_quality")
-SAMPLES = 6  # questions shown side by side
+COSTS = ("seconds", "tokens", "flops", "peak_memory_bytes")
 
 
 def silent(done: int, total: int, what: str) -> None:
@@ -77,18 +61,23 @@ class AuditedModel:
     evidence: Evidence | None = None  # what it was scored beside
 
     @property
+    def profile(self) -> Profile:
+        """What an audit of its modality looks at."""
+        return profile_of(self.seen.modality)
+
+    @property
     def hits(self) -> list[Hit]:
         """Of every attack, and each of its ways, the case that tells the most against the model."""
         return [h for n, a in self.attacks.items() for h in a.hits(self.yardstick.get(n))]
 
     @property
     def unjudged(self) -> dict[str, str]:
-        """Scores and attacks that could not be had, with the reasons."""
+        """Scores and attacks that are missing, with the reasons."""
         return {**self.skipped, **{called(n, way): why for n, a in self.attacks.items() for way, why in a.missing.items()}}
 
     def entry(self) -> Entry:
         """As the report shows it."""
-        scores = {n: Score(**dict(r), scale="p" if n in P_VALUES else "linear") for n, r in self.scores.items()}
+        scores = {n: Score(**dict(r)) for n, r in self.scores.items()}
         missing = {n: Score(missing=why) for n, why in self.skipped.items()}
         cost = self.receipt.get("cost", {})
         return Entry(
@@ -98,13 +87,12 @@ class AuditedModel:
             method=self.method,
             seed=self.seed,
             scores={**scores, **(worst_case(self.hits) if self.rated else {}), **missing},
-            truth_ratios=[float(x) for x in truth_ratios(self.seen.sets["forget"])] if self.seen.modality == "text" else [],
+            panels=self.profile.panels(self.evidence or Evidence(self.seen)) if self.role != "random" else {},
             curves=curves(self.log),
-            relearn=relearned(self.attacks),
+            relearn=relearned(self.attacks, self.profile.curve),
             attacks=attacked(self.attacks),
-            cost=ReportedCost(**{k: cost.get(k) for k in ("seconds", "tokens", "flops", "peak_memory_bytes")}) if cost else None,
+            cost=ReportedCost(**{k: cost.get(k) for k in COSTS}, unit=self.profile.unit) if cost else None,
             receipt=dict(self.receipt),
-            classes=classes(self.evidence or Evidence(self.seen)) if self.seen.modality == "image" and self.role != "random" else None,
         )
 
 
@@ -115,6 +103,7 @@ def examine(
     *,
     name: str,
     role: Role = "method",
+    specs: Specs | None = None,
     retrained: Observation | None = None,
     original: Observation | None = None,
     random_init: Observation | None = None,
@@ -123,27 +112,30 @@ def examine(
     wants: ObservationSpec = ObservationSpec(),  # noqa: B008 - frozen
     **known: Any,
 ) -> AuditedModel:
-    """Observe a model and score it beside the retrained, the original and the blank one (random weights), where those were seen.
+    """Observe a model and score it beside the retrained, the original and the randomly initialized one, where those were observed.
 
-    known: what else the subject carries (method, seed, log, receipt, attacks).
+    Args:
+        specs: how sets are asked and scored that are not as usual.
+        known: what else the audited model carries (method, seed, log, receipt, attacks).
     """
-    seen = observe(model, modality, sets, wants=wants, cache=cache, progress=progress)
-    return judged(seen, name, role, retrained if role != "retrained" else seen, original, random_init, **known)
+    observation = observe(model, modality, sets, specs=specs, wants=wants, cache=cache, progress=progress)
+    return judged(observation, name, role, retrained if role != "retrained" else observation, original, random_init, specs, **known)
 
 
 def judged(
-    seen: Observation,
+    observation: Observation,
     name: str,
     role: Role,
     retrained: Observation | None,
     original: Observation | None = None,
     random_init: Observation | None = None,
+    specs: Specs | None = None,
     **known: Any,
 ) -> AuditedModel:
-    """Score observations, without a model."""
-    evidence = Evidence(seen, retrained, seen if role == "original" else original, random_init)
-    scores, skipped = audit_scores(evidence)
-    return AuditedModel(name, role, seen, scores, skipped, evidence=evidence, **known)
+    """Score an observation, without a model."""
+    evidence = Evidence(observation, retrained, observation if role == "original" else original, random_init)
+    scores, skipped = audit_scores(evidence, specs=specs)
+    return AuditedModel(name, role, observation, scores, skipped, evidence=evidence, **known)
 
 
 def controls(
@@ -155,26 +147,29 @@ def controls(
     progress: Progress = silent,
     original: Observation | None = None,
     attacks: Mapping[str, Attack] = {},
+    specs: Specs | None = None,
 ) -> list[AuditedModel]:
-    """The controls that anybody has: random weights (must fail utility) and, where rows ask in words, an input filter around the original
-    (must pass for now).
+    """The controls that need no other model: random weights (must fail utility) and, where rows ask in words, an input filter around the
+    original (must pass for now).
     """
-    look: dict[str, Any] = {"retrained": retrained, "original": original, "cache": cache, "progress": progress}
-    seen = random_init(opened, sets, cache)
-    found = [judged(seen, "random weights", "random", retrained, original, seen, method="random_weights")]
-    if offers(opened.modality, Prompted):
+    look: dict[str, Any] = {"retrained": retrained, "original": original, "cache": cache, "progress": progress, "specs": specs}
+    wanted = profile_of(opened.modality.name).controls
+    models = []
+    if "random_weights" in wanted:
+        blank = random_init(opened, sets, cache, specs)
+        models.append(judged(blank, "random weights", "random", retrained, original, blank, specs, method="random_weights"))
+    if "input_filter" in wanted and offers(opened.modality, Prompted):
         guarded = filtered(opened, forget)
-        tried = carry_out(attacks, guarded, opened.modality, sets, "filter", progress)
-        found.append(
-            examine(guarded, opened.modality, sets, name="input filter", role="filter", method="input_filter", attacks=tried, **look)
-        )
-    return found
+        tried = carry_out(attacks, opened.model, guarded, sets, "filter", progress, specs)
+        known: dict[str, Any] = {"name": "input filter", "role": "filter", "method": "input_filter", "attacks": tried}
+        models.append(examine(opened.model, guarded, sets, **known, **look))
+    return models
 
 
-def filtered(opened: Opened, forget: Rows) -> nn.Module:
-    """The model behind an input filter."""
+def filtered(opened: Opened, forget: Rows) -> Modality:
+    """The model's modality behind an input filter."""
     plan = catalog.load("input_filter").plan()
-    return loop.run((plan,), getattr(opened.model, "unguarded", opened.model), opened.modality, {"forget": forget}).model
+    return loop.run((plan,), opened.model, unguarded(opened.modality), {"forget": forget}).modality
 
 
 def carry_out(
@@ -184,73 +179,85 @@ def carry_out(
     sets: Mapping[str, Records],
     role: Role,
     progress: Progress = silent,
+    specs: Specs | None = None,
+    scored: Sequence[str] = ("forget",),
 ) -> dict[str, AttackOutcome]:
-    """What attacks find in a model; the original has nothing to relearn, not behind a filter either, and random weights hold nothing."""
+    """What attacks find in a model; the original has nothing to relearn, not behind a filter either, and random weights hold nothing.
+
+    Args:
+        scored: sets that are scored under attack.
+    """
     wanted = {n: a for n, a in attacks.items() if role in ("method", "retrained") or (role != "random" and not a.recovered)}
-    return {n: intervene(n, a, model, modality, sets, progress=progress) for n, a in wanted.items()}
+    return {n: intervene(n, a, model, modality, sets, specs=specs, scored=scored, progress=progress) for n, a in wanted.items()}
 
 
-def compared(audited: AuditedModel, first: AuditedModel | None, there: AuditedModel | None) -> AuditedModel:
-    """The subject with its attacks beside the original's scores and what the same attacks found in the retrained model."""
-    known = {n: replace(a, original=first.scores) for n, a in audited.attacks.items()} if first else audited.attacks
-    return replace(audited, attacks=known, yardstick=there.attacks if there else {})
+def compared(audited: AuditedModel, original: AuditedModel | None, retrained: AuditedModel | None) -> AuditedModel:
+    """The audited model with its attacks beside the original's scores and what the same attacks found in the retrained model."""
+    known = {n: replace(a, original=original.scores) for n, a in audited.attacks.items()} if original else audited.attacks
+    return replace(audited, attacks=known, yardstick=retrained.attacks if retrained else {})
 
 
-def random_init(opened: Opened, sets: Mapping[str, Records], cache: Path | None) -> Observation:
-    """What the model says with random weights."""
-    bare = copy.deepcopy(getattr(opened.model, "unguarded", opened.model))
-    put(bare, opened.modality.fresh(bare, seed=0))
-    return observe(bare, opened.modality, sets, cache=cache)
+def random_init(opened: Opened, sets: Mapping[str, Records], cache: Path | None, specs: Specs | None = None) -> Observation:
+    """What the model does with random weights."""
+    bare, modality = copy.deepcopy(opened.model), unguarded(opened.modality)
+    put(bare, modality.fresh(bare, seed=0))
+    return observe(bare, modality, sets, specs=specs, cache=cache)
 
 
 def report_data(audited_models: Sequence[AuditedModel], title: str, **more: Any) -> ReportData:
-    """What a report shows of some subjects; the first one that a method made is what the verdict is about, else the first."""
+    """What a report shows of some models; the verdict is about the first one that a method made, else the first."""
     about = next((s for s in audited_models if s.role == "method"), audited_models[0])
-    main, utility, quality = MAIN_OF[about.seen.modality]
+    profile = about.profile
+    headline = profile.headline or tuple(n for n, r in about.scores.items() if r["kind"] in ("utility", "knowledge"))
     if any(s.rated and s.attacks and s.yardstick for s in audited_models):
-        main = (*main[:2], WORST, *main[2:])
+        headline = (*headline[:2], WORST, *headline[2:])
+    kinds = {kind: [n for n, r in about.scores.items() if r["kind"] == kind] for kind in ("utility", "knowledge")}
     return ReportData(
         title=title,
         models=[s.entry() for s in audited_models],
         created=datetime.date.today().isoformat(),
         samples=samples(audited_models),
-        main=list(main),
-        meanings=dict(MEANINGS) if about.seen.modality == "image" else {},
-        utility=utility,
-        quality=quality,
+        main=list(headline),
+        utility=profile.utility or next(iter(kinds["utility"]), ""),
+        quality=profile.quality or next(iter(kinds["knowledge"]), ""),
         **{"receipt": dict(about.receipt), **more},
     )
 
 
-def samples(audited_models: Sequence[AuditedModel], count: int = SAMPLES) -> list[Sample]:
-    """What every model says to the same few questions or pictures, evenly spread over forget and then retain."""
-    found = []
-    shown = PICTURED if audited_models[0].seen.modality == "image" else {"forget": count - count // 3, "retain": count // 3}
-    for name, many in shown.items():
+def samples(audited_models: Sequence[AuditedModel]) -> list[Sample]:
+    """What every model says to the same few items, evenly spread over forget and then retain."""
+    shown = []
+    for name, many in audited_models[0].profile.samples.items():
         first = audited_models[0].seen.sets.get(name)
         if first is None or not first.generations:
             continue
         pictures = [picture(p) for p in first.pictures] if first.pictures is not None else []
         for k, i in enumerate(few(len(first), many)):
-            said = {
+            answers = {
                 s.name: s.seen.sets[name].generations[i]
                 for s in audited_models
                 if name in s.seen.sets and len(s.seen.sets[name].generations) == len(first)
             }
             drawn = pictures[k] if k < len(pictures) else ""
-            found.append(Sample(question=first.question[i], answer=first.answer[i], said=said, set=name, picture=drawn))
-    return found
+            shown.append(Sample(question=first.question[i], answer=first.answer[i], said=answers, set=name, picture=drawn))
+    return shown
 
 
-def spread(rows: Records, limit: int) -> Records:
-    """At most `limit` rows, evenly spread, and one of each class that these would lack, or else it would pass for forgotten; 0: all."""
-    if not limit or len(rows) <= limit:
-        return rows
-    chosen = [rows[i * len(rows) // limit] for i in range(limit)]
-    first, there = {_class(r): r for r in reversed(rows)}, {_class(r) for r in chosen}
-    return chosen + [r for c, r in first.items() if c not in there]
+def picture(values: Array) -> str:
+    """A PNG in base64 of values (channels, height, width) from 0 to 255."""
+    from PIL import Image
+
+    pixels = values if len(values) == 3 else values[:1]
+    turned = pixels.transpose(1, 2, 0)
+    image = Image.fromarray(np.ascontiguousarray(turned.squeeze(2) if len(pixels) == 1 else turned))
+    image.save(file := io.BytesIO(), "PNG", optimize=True)
+    return base64.b64encode(file.getvalue()).decode()
 
 
-def _class(record: Mapping[str, Any]) -> str:
-    """The class of the image in a record, written out; '' where there is no image."""
-    return next((str(record[n]) for n in LABELS if n in record), "") if record.keys() & IMAGES else ""
+def spread(records: Records, limit: int) -> Records:
+    """At most `limit` records, evenly spread, and one of each group that these would lack, or else it would pass for forgotten; 0: all."""
+    if not limit or len(records) <= limit:
+        return records
+    chosen = [records[i * len(records) // limit] for i in range(limit)]
+    first, known = {group_of(r): r for r in reversed(records)}, {group_of(r) for r in chosen}
+    return chosen + [r for g, r in first.items() if g not in known]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from typing import Any
 
 import numpy as np
@@ -12,36 +10,14 @@ from expunge.evaluation.attacks.mia_classifier import loss
 from expunge.evaluation.measure import Beside, Broken, Evidence, Items, Missing, PerItem, attempt
 from expunge.evaluation.metrics.classification import confidence, entropy, log_probabilities
 from expunge.evaluation.metrics.representation import linear_cka
-from expunge.evaluation.observation import HEAD, Array, SetObservation
-from expunge.report.report_data import Classes, LayerSimilarity
+from expunge.evaluation.observation import HEAD, SetObservation
+from expunge.report.panels.image import Classes, LayerSimilarity
 
 BINS = 20  # of a histogram
 POINTS = 100  # of a ROC curve, about
 SPOTS = {"forget": 100, "retain": 200}  # items of each set that are placed in the plane
 NEAR = 10.0  # perplexity: about as many items as stand together
 STEPS = 500  # of the placing, which has settled by then
-MEANINGS = {
-    "forget_accuracy": "share of the forgotten items that are classified right",
-    "retain_accuracy": "share of the items to keep that are classified right",
-    "test_accuracy": "share of unseen items that are classified right",
-    "test_forget_accuracy": "share of unseen items that are classified right",
-    "average_gap": "how far the accuracies are from the retrained model's, on average",
-    "forget_confidence": "probability of the true class of forgotten items, on average",
-    "forget_entropy": "how undecided the model is about forgotten items; 0: certain",
-    "zrf": "how much answers about forgotten items resemble those of random weights; 1: the same",
-    "cka_retrained": "how alike the features of forgotten items are to the retrained model's; 1: the same",
-    "cka_original": "how alike the features of forgotten items are to the original model's; 1: nothing has moved below the head",
-    "knn_forget": "share of unseen items whose forgotten class the nearest neighbours among the features still name",
-    "knn_retain": "share of unseen items whose class the nearest neighbours among the features name",
-    "agl": "agreement with the retrained model in what is said: the product of 1 minus each gap in accuracy",
-    "agr": "agreement with the retrained model below the head: similarity of features times agreement of neighbours",
-    "h_lr": "agreement with the retrained model in what is said and below the head: the harmonic mean of agl and agr",
-    "mia_loss": "how well losses tell forgotten items from unseen ones; 0.5: not at all",
-    "mia_efficacy": "share of the forgotten items that an attacker who sees confidences takes for unseen",
-    "mia_entropy": "share of the forgotten items that an attacker who sees entropies takes for training items",
-    "mia_cv": "how often an attacker who learns from losses tells forgotten items from unseen ones; 0.5: by chance",
-    "mia_threshold": "share of the forgotten items that an attacker with one threshold a class takes for training items",
-}
 
 
 def classes(evidence: Evidence) -> Classes | None:
@@ -75,16 +51,6 @@ def roc(members: Items, others: Items) -> list[tuple[float, float]]:
     x, y, _ = roc_curve(np.repeat([1, 0], [len(members), len(others)]), np.concatenate([members, others]))
     chosen = np.unique(np.linspace(0, len(x) - 1, min(len(x), POINTS)).round().astype(int))
     return [(round(float(x[i]), 4), round(float(y[i]), 4)) for i in chosen]
-
-
-def picture(values: Array) -> str:
-    """A PNG in base64 of values (channels, height, width) from 0 to 255."""
-    from PIL import Image
-
-    pixels = values if len(values) == 3 else values[:1]
-    made = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0).squeeze(2) if len(pixels) == 1 else pixels.transpose(1, 2, 0)))
-    made.save(file := io.BytesIO(), "PNG", optimize=True)
-    return base64.b64encode(file.getvalue()).decode()
 
 
 def _names(sets: list[SetObservation], wide: int) -> list[str]:

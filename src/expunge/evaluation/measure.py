@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, ParamSpec, TypeVar
 
 import numpy as np
@@ -16,27 +16,51 @@ Beside = Literal["retrained", "original", "random"]
 MODELS = {"retrained": "retrained model", "original": "original model", "random": "model with random weights"}
 P = ParamSpec("P")
 T = TypeVar("T")
-BROKEN = "the model is broken"  # ends what is said where the audited model itself gave numbers that are not finite
+BROKEN = "the model is broken"  # ends the message where the audited model itself gave numbers that are not finite
 Items = NDArray[np.float64]
 PerItem = Callable[[SetObservation], Items]  # (items, ...) of one set, nan where an item lacks what the score needs; may raise Missing
 
 
 class Missing(Exception):
-    """A score cannot be computed from what there is; the message says what is missing, as the user reads it."""
+    """A score cannot be computed from the evidence; the message says what is missing, as the user reads it."""
 
 
 class Broken(Missing):
     """A score cannot be computed because a model gave numbers that are not finite."""
 
 
+Kind = Literal["knowledge", "utility", "membership", "features"]
+Direction = Literal["lower", "higher", "retrained"]
+
+
+@dataclass(frozen=True)
+class ScoreSpec:
+    """What a score is.
+
+    Args:
+        kind: what it measures: knowledge of the forgotten data, utility, membership (can an attacker tell forgotten from unseen items), or
+            features (what the model knows below its output).
+        direction: what good forgetting looks like; retrained: as near the retrained model as possible.
+        meaning: what it measures, in one line of plain words.
+        ideal: the best value; None: the retrained model's.
+        shows: more of it means that more of the forgotten data is known.
+        scale: p: a p-value, which is averaged and drawn as its logarithm.
+    """
+
+    kind: Kind
+    direction: Direction
+    meaning: str
+    ideal: float | None = None
+    shows: bool = False
+    scale: Literal["linear", "p"] = "linear"
+
+
 @dataclass(frozen=True, eq=False)
 class Measure:
-    """`stat(*items)` is the value; rows of each array of `items` are what the bootstrap draws again, each array on its own."""
+    """`stat(*items)` is the value; the bootstrap draws the rows of each array of `items` again, each array on its own."""
 
     items: tuple[Items, ...]
     stat: Callable[..., float]
-    direction: Literal["lower", "higher", "retrained"]  # what good forgetting looks like; retrained: as near the retrained model as can be
-    ideal: float | None = None  # None: the retrained model's value
     variant: str = ""  # which definition, where paper and code differ
 
     @property
@@ -65,33 +89,55 @@ class Evidence:
     original: Observation | None = None
     random: Observation | None = None
 
+    def focused(self, name: str) -> Evidence:
+        """The same evidence with another set in the place of the forget set, for a family that scores any set."""
+
+        def moved(observation: Observation | None) -> Observation | None:
+            if observation is None or name not in observation.sets:
+                return None
+            return replace(observation, sets={**observation.sets, "forget": observation.sets[name]})
+
+        model = moved(self.model)
+        if model is None:
+            raise Missing(f"the audit has no {name} set")
+        return Evidence(model, moved(self.retrained), moved(self.original), moved(self.random))
+
     def items(self, name: str, of: PerItem) -> Items:
-        """`of` the model's answers to a set, (items, ...), without the items that lack it. Errors: Missing."""
-        return _kept(name, _of(self.model, name, of))
+        """Values of `of` on the model's answers to a set, (items, ...), without the items that lack one. Raises: Missing."""
+        return _without_gaps(name, _values_of(self.model, name, of))
 
     def pairs(self, name: str, of: PerItem, beside: Beside = "retrained") -> Items:
-        """`of` the same items under the model and under another one, (items, 2, ...). Errors: Missing, also where the items differ."""
-        return _kept(name, np.stack(self.both(name, of, beside), axis=1))
+        """Values of `of` on the same items under the model and another one, (items, 2, ...). Raises: Missing, also where items differ."""
+        return _without_gaps(name, np.stack(self.both(name, of, beside), axis=1))
 
     def both(self, name: str, of: PerItem, beside: Beside = "retrained") -> tuple[Items, Items]:
-        """`of` the same items, in the same order, under the model and under another one; their widths may differ. Errors: as `pairs`."""
-        known: Observation | None = getattr(self, beside)
-        if known is None:
+        """Values of `of` on the same items, in the same order, under the model and under another one; their widths may differ.
+
+        Raises:
+            Missing: as `pairs`.
+        """
+        other_observation: Observation | None = getattr(self, beside)
+        if other_observation is None:
             raise Missing(f"no {MODELS[beside]} was given")
-        here, there = _of(self.model, name, of), _of(known, name, of, MODELS[beside])
-        ids, other = self.model.sets[name].ids, known.sets[name].ids
+        own_values, other_values = _values_of(self.model, name, of), _values_of(other_observation, name, of, MODELS[beside])
+        ids, other_ids = self.model.sets[name].ids, other_observation.sets[name].ids
         count = Counter(ids)
-        count.subtract(other)
+        count.subtract(other_ids)
         if odd := sum(map(abs, count.values())):
             raise Missing(f"{name}: the model and the {MODELS[beside]} answered different items ({odd} ids stand on one side only)")
-        aligned = np.empty_like(there)
-        aligned[np.argsort(ids, kind="stable")] = there[np.argsort(other, kind="stable")]
-        return here, aligned
+        aligned = np.empty_like(other_values)
+        aligned[np.argsort(ids, kind="stable")] = other_values[np.argsort(other_ids, kind="stable")]
+        return own_values, aligned
 
 
-def labelled(seen: SetObservation, kind: str) -> Scored:
-    """The answers of a kind. Errors: Missing where there are none, Broken where log-probabilities are not finite."""
-    scored = seen.kinds.get(kind)
+def labeled(observation: SetObservation, kind: str) -> Scored:
+    """The answers of a kind.
+
+    Raises:
+        Missing: where the set has none.
+        Broken: where log-probabilities are not finite.
+    """
+    scored = observation.kinds.get(kind)
     if scored is None or not len(scored):
         raise Missing(f"no answers of the kind '{kind}' were observed")
     if not np.isfinite(scored.target_logp).all():
@@ -101,40 +147,42 @@ def labelled(seen: SetObservation, kind: str) -> Scored:
 
 def item_mean(values: Items, item: NDArray[np.int64], items: int) -> Items:
     """Mean of the values (answers,) of each item, (items,); nan values do not count, and an item without any is nan."""
-    there = ~np.isnan(values)
-    count = np.bincount(item[there], minlength=items)
-    with np.errstate(invalid="ignore"):  # 0 / 0 is the nan that we want
-        return np.asarray(np.bincount(item[there], weights=values[there], minlength=items) / count)
+    has_value = ~np.isnan(values)
+    count = np.bincount(item[has_value], minlength=items)
+    with np.errstate(invalid="ignore"):  # 0 / 0 gives the nan of an item without values
+        return np.asarray(np.bincount(item[has_value], weights=values[has_value], minlength=items) / count)
 
 
 def attempt(make: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Missing:
     """What `make` returns, or the `Missing` that it raises."""
     try:
         return make(*args, **kwargs)
-    except Missing as lack:
-        return lack
+    except Missing as missing:
+        return missing
 
 
-def _of(observed: Observation, name: str, of: PerItem, other: str = "") -> Items:
-    """other: what to call a model that is not the audited one."""
+def _values_of(observed: Observation, name: str, of: PerItem, other_name: str = "") -> Items:
+    """Values of one set under one model. other_name: what to call a model that is not the audited one; '' is the audited one."""
     if name not in observed.sets or not len(observed.sets[name]):
-        raise Missing(f"the {other} was not asked about {name}" if other else f"the audit has no {name} set")
+        raise Missing(f"the {other_name} was not asked about {name}" if other_name else f"the audit has no {name} set")
     try:
         return of(observed.sets[name])
-    except Missing as lack:
-        if other:
-            raise Missing(f"{name}, of the {other}: {lack}") from None
-        raise type(lack)(f"{name}: {lack}" + (f"; {BROKEN}" if isinstance(lack, Broken) else "")) from None
+    except Missing as missing:
+        if other_name:
+            raise Missing(f"{name}, of the {other_name}: {missing}") from None
+        raise type(missing)(f"{name}: {missing}" + (f"; {BROKEN}" if isinstance(missing, Broken) else "")) from None
 
 
-def _kept(name: str, values: Items) -> Items:
-    kept = values[~np.isnan(values).reshape(len(values), -1).any(axis=1)]
-    if not len(kept):
+def _without_gaps(name: str, values: Items) -> Items:
+    complete = values[~np.isnan(values).reshape(len(values), -1).any(axis=1)]
+    if not len(complete):
         raise Missing(f"{name}: no item has all that this score needs")
-    return kept
+    return complete
 
 
-# A family of scores is a file of `audit/metrics` or `audit/attacks` with a docstring card and
+# A family of scores is a file of `evaluation/metrics` or `evaluation/attacks`, or a plug-in, with a docstring card and
+#     READS: frozenset[str]              what must have been observed (aspects of a profile)
+#     SCORES: Mapping[str, ScoreSpec]    every score that it knows
 #     scores(evidence: Evidence) -> Mapping[str, Measure | Missing]
-# which is pure: it reads observations, names every score that it knows, and says of each either how it comes out or what is missing.
+# `scores` is pure: it reads observations and gives, for each score, its measure or what is missing.
 Scores = Mapping[str, Measure | Missing]

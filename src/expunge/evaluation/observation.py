@@ -1,8 +1,8 @@
-"""What a model was seen to do: plain arrays, made once by `observe` and read by every metric and probe, never by touching the model again.
+"""Observations of a model: plain arrays. `observe` makes them once; metrics and probes read them and never touch the model.
 
-A *set* of an audit (forget, retain, holdout, real_authors ...) has items; an item is a question with one or more answers of several
-*kinds*: `answer` (the true one), `paraphrase` (the true one in other words) and `perturbed` (wrong ones, several an item). Classifiers
-have answers of one position. Everything is float32, stored without pickles.
+A *set* of an audit (forget, retain, holdout, or any other name) has items; an item has one or more answers of several *kinds*: `answer`
+(the true one), `paraphrase` (the true one in other words), `perturbed` (wrong ones, several per item) and `choice` (the choices).
+Classifiers have answers of one position. Everything is float32, stored without pickles.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
-WHOLE = ("gradient_norms", "log_probs", "label", "pictures")  # arrays of a set as a whole
+WHOLE = ("gradient_norms", "log_probs", "label", "pictures", "loss", "correct", "ranks")  # arrays of a set as a whole
 HEAD = "head"  # the name of the features that the last linear layer reads
-PICTURED = {"forget": 8, "retain": 4}  # items of a set that pictures are kept of
 
 
 def few(items: int, many: int) -> range:
-    """Places of about so many items, evenly spread."""
+    """Indices of about `many` of the items, evenly spread."""
     return range(0, items, max(1, items // many))[:many]
 
 
@@ -36,7 +35,7 @@ class Scored:
     target_logp: Array  # (positions,) log-probability of the label, in nats
     hit: NDArray[np.bool_]  # (positions,) the label is the argmax
     ended: NDArray[np.bool_]  # (answers,) the last label is the end of the sequence
-    text: tuple[str, ...] = ()  # (answers,) the labelled tokens as plain text, end of sequence left out
+    text: tuple[str, ...] = ()  # (answers,) the labeled tokens as plain text, end of sequence left out
     mean: Array | None = None  # (positions,) E[log p] under the model's own distribution, where it was asked for
     std: Array | None = None  # (positions,) its standard deviation, variance clamped at 1e-6
 
@@ -49,14 +48,14 @@ class Scored:
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Labels an answer, (answers,)."""
+        """Number of labels of each answer, (answers,)."""
         return np.diff(self.start)
 
     def mean_logp(self) -> NDArray[np.float64]:
-        """Mean log-probability a label, (answers,): minus the average loss; nan for an answer without labels."""
-        means, labelled = np.full(len(self), np.nan), self.lengths > 0
-        if labelled.any():  # reduceat reads an empty segment as its neighbour's first value, so empty answers are left out
-            means[labelled] = np.add.reduceat(self.target_logp.astype(np.float64), self.start[:-1][labelled]) / self.lengths[labelled]
+        """Mean log-probability per label, (answers,), in nats: minus the average loss; nan for an answer without labels."""
+        means, labeled = np.full(len(self), np.nan), self.lengths > 0
+        if labeled.any():  # reduceat reads an empty segment as its neighbor's first value, so empty answers are left out
+            means[labeled] = np.add.reduceat(self.target_logp.astype(np.float64), self.start[:-1][labeled]) / self.lengths[labeled]
         return means
 
 
@@ -67,13 +66,17 @@ class SetObservation:
     ids: tuple[str, ...]  # (items,) content hashes: equal ids in two models' observations are the same item
     question: tuple[str, ...]
     answer: tuple[str, ...]  # the true answers as text
-    kinds: Mapping[str, Scored]  # answer | paraphrase | perturbed
+    kinds: Mapping[str, Scored]  # answer | paraphrase | perturbed | choice
     generations: tuple[str, ...] = ()  # (items,) greedy generations, where they were asked for
     gradient_norms: Array | None = None  # (items,) mean over weight tensors of the gradient's L2 norm, where it was asked for
     log_probs: Array | None = None  # (items, classes) log-probabilities, of classifiers
     label: NDArray[np.int64] | None = None  # (items,) the true class, of classifiers
     features: Mapping[str, Array] = field(default_factory=dict)  # by block and HEAD, (items, width), of classifiers
     pictures: NDArray[np.uint8] | None = None  # (few, channels, height, width), 0 to 255: small ones of the items that `few` names
+    loss: Array | None = None  # (items,) mean loss, of modalities without labels
+    correct: NDArray[np.int64] | None = None  # (items,) which choice is the right one, where items are choices
+    ranks: NDArray[np.int64] | None = None  # (items,) place of the row's own item among all items, 0 the first, where items are ranked
+    draws: tuple[tuple[str, ...], ...] = ()  # (items, draws) sampled answers, where they were asked for
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -81,64 +84,68 @@ class SetObservation:
 
 @dataclass(frozen=True, eq=False)
 class Observation:
-    """Everything that was seen of one model. `about` holds what it was made of: hash of weights, prompt format, counts, seconds."""
+    """All observations of one model. `about` holds their origin: hash of weights, prompt format, counts, seconds."""
 
     sets: Mapping[str, SetObservation]
     about: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def modality(self) -> str:
-        """The kind of model that was looked at: text, image ..."""
+        """The modality of the observed model, which names the profile; '' where it is unknown."""
         modality = self.about.get("modality")
-        return str(modality.get("modality", "text")) if isinstance(modality, Mapping) else "text"
+        return str(modality.get("modality", "")) if isinstance(modality, Mapping) else ""
 
     def save(self, folder: Path) -> None:
         """Write `observed.npz` and `observed.json` under a folder, which is made if absent."""
         folder.mkdir(parents=True, exist_ok=True)
         arrays: dict[str, NDArray[np.generic]] = {}
         texts: dict[str, object] = {}
-        for name, seen in self.sets.items():
-            for kind, scored in seen.kinds.items():
+        for name, observation in self.sets.items():
+            for kind, scored in observation.kinds.items():
                 for part in ("item", "start", "target_logp", "hit", "ended", "mean", "std"):
                     if (value := getattr(scored, part)) is not None:
                         arrays[f"{name}/{kind}/{part}"] = value
             for part in WHOLE:
-                if (value := getattr(seen, part)) is not None:
+                if (value := getattr(observation, part)) is not None:
                     arrays[f"{name}//{part}"] = value
-            arrays |= {f"{name}//features/{i} {module}": x for i, (module, x) in enumerate(seen.features.items())}
+            arrays |= {f"{name}//features/{i} {module}": x for i, (module, x) in enumerate(observation.features.items())}
             texts[name] = {
-                "ids": seen.ids,
-                "question": seen.question,
-                "answer": seen.answer,
-                "generations": seen.generations,
-                "kinds": {k: s.text for k, s in seen.kinds.items()},
+                "ids": observation.ids,
+                "question": observation.question,
+                "answer": observation.answer,
+                "generations": observation.generations,
+                "draws": observation.draws,
+                "kinds": {k: s.text for k, s in observation.kinds.items()},
             }
-        mine = folder / f"observed-{uuid.uuid4().hex}"  # another process may have looked at the same model, and save it now
-        np.savez(mine.with_suffix(".npz"), allow_pickle=False, **arrays)
-        mine.with_suffix(".npz").replace(folder / "observed.npz")
-        mine.with_suffix(".json").write_text(json.dumps({"about": dict(self.about), "sets": texts}, ensure_ascii=False))
-        mine.with_suffix(".json").replace(folder / "observed.json")
+        unique = folder / f"observed-{uuid.uuid4().hex}"  # another process may save an observation of the same model now
+        np.savez(unique.with_suffix(".npz"), allow_pickle=False, **arrays)
+        unique.with_suffix(".npz").replace(folder / "observed.npz")
+        unique.with_suffix(".json").write_text(json.dumps({"about": dict(self.about), "sets": texts}, ensure_ascii=False))
+        unique.with_suffix(".json").replace(folder / "observed.json")
 
     @classmethod
     def load(cls, folder: Path) -> Observation:
-        """Read what `save` wrote. Errors: FileNotFoundError where nothing was saved."""
+        """Read what `save` wrote. Raises: FileNotFoundError where nothing was saved."""
         texts = json.loads((folder / "observed.json").read_text())
         with np.load(folder / "observed.npz", allow_pickle=False) as arrays:
             sets = {}
             for name, t in texts["sets"].items():
                 kinds = {}
                 for kind, text in t["kinds"].items():
-                    got = {
+                    fields = {
                         p: arrays[key]
                         for p in ("item", "start", "target_logp", "hit", "ended", "mean", "std")
                         if (key := f"{name}/{kind}/{p}") in arrays
                     }
-                    kinds[kind] = Scored(text=tuple(text), **got)
-                whole = {p: arrays.get(f"{name}//{p}") for p in WHOLE}
+                    kinds[kind] = Scored(text=tuple(text), **fields)
+                set_arrays = {p: arrays.get(f"{name}//{p}") for p in WHOLE}
                 placed = sorted(
                     (k for k in arrays if k.startswith(f"{name}//features/")), key=lambda k: int(k.split("/")[-1].split(" ")[0])
                 )
                 features = {k.split("/", 3)[-1].split(" ", 1)[1]: arrays[k] for k in placed}
-                words = (tuple(t[k]) for k in ("ids", "question", "answer"))
-                sets[name] = SetObservation(*words, kinds=kinds, generations=tuple(t["generations"]), features=features, **whole)
+                draws = tuple(map(tuple, t.get("draws", ())))
+                texts_of_set = (tuple(t[k]) for k in ("ids", "question", "answer"))
+                sets[name] = SetObservation(
+                    *texts_of_set, kinds=kinds, generations=tuple(t["generations"]), features=features, draws=draws, **set_arrays
+                )
         return cls(sets, texts["about"])

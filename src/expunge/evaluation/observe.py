@@ -1,11 +1,10 @@
-"""The only evaluation pass: what a model says about every set of an audit, seen once and kept on disk by content."""
+"""The only evaluation pass: what a model does with every set of an audit, observed once and kept on disk by content."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,35 +12,23 @@ import numpy as np
 import torch
 from torch import nn
 
-from expunge.core.capabilities import Displayable, Drafting, Generates, offers, require
+from expunge.benchmarks.suite import Specs, spec_of
+from expunge.core.capabilities import Categorical, Generates, Ranks, offers, require
 from expunge.core.errors import UserError
-from expunge.core.modality import Modality, ModelOutput
+from expunge.core.modality import Modality
+from expunge.core.random import seed_of
 from expunge.core.request import digest
 from expunge.core.rows import Rows
 from expunge.engine.receipt import hash_weights
 from expunge.engine.run_state import evaluating
-from expunge.evaluation.gradient_norms import Norms, gradients
-from expunge.evaluation.observation import HEAD, PICTURED, Observation, SetObservation, few
-from expunge.evaluation.teacher_forced import Kinds, Place, Told, packed, score, score_all
+from expunge.evaluation.observation import Observation, SetObservation
+from expunge.evaluation.observation_spec import ObservationSpec
+from expunge.evaluation.profiles.profile import AskedSet, profile_of
 
-SAID = 200  # tokens of a generation at most, and at most
-TIMES = 3  # times the longest true answer of the set
-MEMBERS = ("forget", "holdout")  # sets whose true answers membership inference reads: moments and gradient norms
-WRITTEN = ("forget", "retain", "real_authors", "world_facts")  # sets that are answered in words
+DRAWS = 4  # sampled answers of an item that is asked to `draw`
+DRAWN = 64  # tokens of a sampled answer at most
 
 Records = Sequence[Mapping[str, Any]]
-Progress = Callable[[int, str], None]  # rows that are done, and what is being done
-
-
-@dataclass(frozen=True)
-class ObservationSpec:
-    """What to look at besides log-probs; less is faster (scores during training want no gradients)."""
-
-    generations: bool = True
-    moments: bool = True
-    gradient_norms: bool = True
-    drafts: bool = True  # what was read of a recited answer need not be said again; token by token the same
-    features: bool = True  # of classifiers
 
 
 def observe(
@@ -49,27 +36,37 @@ def observe(
     modality: Modality,
     sets: Mapping[str, Records],
     *,
-    wants: ObservationSpec = ObservationSpec(),
+    specs: Specs | None = None,
+    wants: ObservationSpec = ObservationSpec(),  # noqa: B008 - frozen
     cache: Path | None = None,
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> Observation:
-    """What a model says about the items of some sets.
+    """What a model does with the items of some sets.
 
-    sets: by name, records with a question and an answer in any shape that the modality reads and, where there are such, `paraphrased_answer`
-    and `perturbed_answer` (a list). cache: a folder of earlier observations, keyed by model, rows, the way from one to the other and
-    `wants`; a hit needs no forward.
+    Args:
+        sets: by name, records in any shape that the modality reads and, where there are such, `paraphrased_answer`, `perturbed_answer` (a
+            list) and `choices` (a list that holds the answer).
+        specs: how sets are asked that are not asked as usual.
+        cache: a folder of earlier observations, keyed by everything that an answer depends on: weights, rows, modality, specs and `wants`;
+            a hit needs no forward pass.
+        progress: hears rows done, rows in all, and what is being done.
+
+    Raises:
+        UserError: where a set is to be asked in a way that the modality does not know.
     """
-    rows = {n: _kinds(modality, n, records) for n, records in sets.items() if len(records)}
-    asked = {n: {k: [r.ids, r.columns.get("prompt")] for k, (r, _) in ks.items()} for n, ks in rows.items()}
-    weights = fingerprint(model)
-    key = digest([weights, repr(model), modality.about(), asked, repr(wants)])
+    profile = profile_of(modality.name)
+    asked = {name: AskedSet(_kinds(modality, name, records), spec_of(name, specs)) for name, records in sets.items() if len(records)}
+    rows = {n: {k: [r.ids, r.columns.get("prompt")] for k, (r, _) in one.kinds.items()} for n, one in asked.items()}
+    weights = hash_weights(model)
+    key = digest([weights, repr(model), modality.about(), rows, {n: repr(one.spec) for n, one in asked.items()}, repr(wants)])
     if cache and (cache / key / "observed.json").exists():
         return Observation.load(cache / key)
     started = time.monotonic()
-    total = sum(len(r) for ks in rows.values() for r, _ in ks.values())
-    look = _spoken if offers(modality, Generates) else _classified
+    total = sum(map(len, asked.values()))
     with evaluating(model), torch.no_grad():
-        seen, how = look(model, modality, rows, wants, lambda done, what: progress(done, total, what))
+        observations, how = profile.look(model, modality, asked, wants, lambda done, what: progress(done, total, what))
+        for name, one in asked.items():
+            observations[name] = _otherwise(model, modality, observations[name], one, sets[name], wants)
     about = {
         "key": key,
         "weights": weights,
@@ -78,126 +75,60 @@ def observe(
         **how,
         "seconds": round(time.monotonic() - started, 3),
     }
-    made = Observation(seen, about)
+    observation = Observation(observations, about)
     if cache:
-        made.save(cache / key)
-    return made
-
-
-def fingerprint(model: nn.Module) -> str:
-    """What tells two models apart: their weights, and the guard around them if there is one."""
-    described = getattr(model, "describe", None)
-    return hash_weights(model) + (f"-{digest(described())}" if described else "")
+        observation.save(cache / key)
+    return observation
 
 
 def _kinds(modality: Modality, name: str, records: Records) -> dict[str, tuple[Rows, list[int]]]:
     """Rows by kind of answer, with the item that each belongs to."""
     answers = modality.rows(name, records)
-    found = {"answer": (answers, list(range(len(answers))))}
-    right = [(i, r["paraphrased_answer"]) for i, r in enumerate(records) if r.get("paraphrased_answer")]
-    wrong = [(i, text) for i, r in enumerate(records) for text in r.get("perturbed_answer") or ()]
-    for kind, given in (("paraphrase", right), ("perturbed", wrong)):
-        if given:
-            item = [i for i, _ in given]
-            found[kind] = (modality.relabel(answers.select(item), [text for _, text in given], name), item)
-    return found
+    kinds = {"answer": (answers, list(range(len(answers))))}
+    if not offers(modality, Categorical):
+        return kinds
+    other_answers = {
+        "paraphrase": [(i, r["paraphrased_answer"]) for i, r in enumerate(records) if r.get("paraphrased_answer")],
+        "perturbed": [(i, text) for i, r in enumerate(records) for text in r.get("perturbed_answer") or ()],
+        "choice": [(i, text) for i, r in enumerate(records) for text in r.get("choices") or ()],
+    }
+    for kind, pairs in other_answers.items():
+        if pairs:
+            item = [i for i, _ in pairs]
+            labels = [text for _, text in pairs]
+            kinds[kind] = (require(modality, Categorical).relabel(answers.select(item), labels, name), item)
+    return kinds
 
 
-def _spoken(
-    model: nn.Module, modality: Modality, rows: Mapping[str, Kinds], wants: ObservationSpec, progress: Progress
-) -> tuple[dict[str, SetObservation], dict[str, object]]:
-    """What a language model says of all answers and by itself, and how that was seen."""
-    total = sum(len(r) for kinds in rows.values() for r, _ in kinds.values())
-    norms, told = dict[str, Norms](), dict[Place, Told]()
-    if wants.gradient_norms and any(n in MEMBERS for n in rows):
-        progress(0, "gradients")
-        norms, told = gradients(model, modality, {n: rows[n]["answer"][0] for n in MEMBERS if n in rows}, wants.moments)
-    scored, reading = score_all(
-        model,
-        modality,
-        rows,
-        lambda name, kind: wants.moments and kind == "answer" and name in MEMBERS,
-        lambda share: progress(int(share * total), "reading"),
-        told,
-    )
-    how: dict[str, object] = {"read": reading.how} if reading else {}
-    said: Mapping[str, tuple[str, ...]] = {}
-    if wants.generations:
-        progress(total, "asking")
-        heard = [(rows[n][k][0], [t["hit"] for t in told[n, k]]) for n, k in told]
-        said, how["recited"] = _asked(model, modality, rows, *((reading, heard) if wants.drafts else (None, ())))
-    seen = {}
-    for name, kinds in rows.items():
-        answers, _ = kinds["answer"]
-        asked = tuple(modality.questions(answers)), tuple(modality.answer_texts(answers))
-        seen[name] = SetObservation(answers.ids, *asked, scored[name], said.get(name, ()), norms.get(name))
-    return seen, how
+def _otherwise(
+    model: nn.Module, modality: Modality, observation: SetObservation, asked: AskedSet, records: Records, wants: ObservationSpec
+) -> SetObservation:
+    """The observation with what the set's other ways of asking add."""
+    name = asked.answers.name
+    if "choose" in asked.spec.ask:
+        if "choice" not in asked.kinds:
+            raise UserError(f"the set {name!r} is asked by choices, and its rows have none: give each row a list `choices`")
+        observation = replace(observation, correct=np.array([_right(r, f"{name}, row {i}") for i, r in enumerate(records, 1)]))
+    if "rank" in asked.spec.ask:
+        observation = replace(observation, ranks=require(modality, Ranks).ranks(model, asked.answers).cpu().numpy())
+    if "draw" in asked.spec.ask and wants.generations:
+        observation = replace(observation, draws=_draws(model, modality, asked.answers))
+    return observation
 
 
-def _asked(
-    model: nn.Module, modality: Any, rows: Mapping[str, Kinds], reading: Any, heard: Sequence[Any]
-) -> tuple[dict[str, tuple[str, ...]], int]:
-    """What the model answers by itself, and how many tokens of that were told before, by a reading of the true answers or where they were
-    heard.
-    """
-    asked = {n: kinds["answer"][0] for n, kinds in rows.items() if n in WRITTEN}
-    limits = [min(SAID, int(TIMES * max(modality.counts(r.select([i]))["labels"] for i in range(len(r))))) for r in asked.values()]
-    if offers(modality, Drafting):
-        answers, known = modality.recite(model, list(asked.values()), limits, reading, heard)
-    else:
-        answers, known = [modality.generate(model, r, limit).ids for r, limit in zip(asked.values(), limits, strict=True)], 0
-    return {n: tuple(modality.decode(a)) for n, a in zip(asked, answers, strict=True)}, known
+def _right(record: Mapping[str, Any], place: str) -> int:
+    """Which of a record's choices is its answer. Raises: UserError where none is."""
+    answer = record.get("answer", record.get("completion"))
+    if answer not in record["choices"]:
+        raise UserError(f"{place}: the answer {answer!r} is none of the choices")
+    return int(record["choices"].index(answer))
 
 
-def _classified(
-    model: nn.Module, modality: Modality, rows: Mapping[str, Kinds], wants: ObservationSpec, progress: Progress
-) -> tuple[dict[str, SetObservation], dict[str, object]]:
-    """What a classifier says of all sets."""
-    seen: dict[str, SetObservation] = {}
-    for name, kinds in rows.items():
-        seen[name] = _classes_of(model, modality, kinds["answer"][0], wants.features)
-        progress(sum(map(len, seen.values())), f"reading {name}")
-    return seen, {}
-
-
-def _classes_of(model: nn.Module, modality: Modality, rows: Rows, features: bool) -> SetObservation:
-    """A classifier's distributions and features; what it says is its most probable class."""
-    hook_points = _hook_points(model, modality) if features else {}
-    dist, label = list[torch.Tensor](), list[torch.Tensor]()
-    inner: dict[str, list[torch.Tensor]] = {n: [] for n in hook_points.values()}
-
-    def keep(answer: ModelOutput) -> None:  # rows are all of one length, so their order stays
-        dist.append(answer.log_probs.values.float().cpu())
-        label.append(answer.labels.cpu())
-        for hook_point, name in hook_points.items():
-            inner[name].append((answer.input(hook_point) if name == HEAD else answer.hidden(hook_point)).values.float().cpu())
-
-    scored = packed(modality, rows, range(len(rows)), score(model, modality, rows, False, tuple(hook_points), keep))
-    log = torch.cat(dist)
-    return SetObservation(
-        rows.ids,
-        tuple(modality.questions(rows)),
-        tuple(modality.answer_texts(rows)),
-        {"answer": scored},
-        generations=tuple(modality.decode(log.argmax(-1)[:, None].tolist())),
-        log_probs=log.numpy(),
-        label=torch.cat(label).numpy(),
-        features={n: torch.cat(x).numpy() for n, x in inner.items()},
-        pictures=_pictures(modality, rows),
-    )
-
-
-def _pictures(modality: Modality, rows: Rows) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
-    """Small pictures of a few rows, for people to look at; None where rows are no pictures, or of a set that nobody looks at."""
-    if not offers(modality, Displayable) or not (many := PICTURED.get(rows.name)):
-        return None
-    drawn = require(modality, Displayable).pictures(rows.select(few(len(rows), many)))
-    return None if drawn is None else drawn.numpy()
-
-
-def _hook_points(model: nn.Module, modality: Modality) -> dict[str, str]:
-    """Where features are looked at, with the names that they get: the blocks, and what the last linear layer reads, where there is one."""
-    found = {hook_point: hook_point for hook_point in modality.blocks(model)}
-    with suppress(UserError):
-        found[modality.head(model)] = HEAD
-    return found
+def _draws(model: nn.Module, modality: Modality, rows: Rows) -> tuple[tuple[str, ...], ...]:
+    """Sampled answers of each row, from seeds that depend on the draw alone."""
+    speaker = require(modality, Generates)
+    draws = []
+    for k in range(DRAWS):
+        generator = torch.Generator().manual_seed(seed_of("draw", k))
+        draws.append(speaker.decode(speaker.generate(model, rows, DRAWN, generator).ids))
+    return tuple(zip(*draws, strict=True))

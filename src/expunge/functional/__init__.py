@@ -1,1 +1,1 @@
-"""Small pure tensor functions, each tested by numbers worked out by hand."""
+"""Small pure tensor functions, each tested against numbers worked out by hand."""

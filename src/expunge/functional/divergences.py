@@ -1,4 +1,4 @@
-"""f-divergences in variational form: D(P || Q) is the largest E_P[g(v)] - E_Q[f(g(v))], with an activation g and a conjugate f."""
+"""f-divergences in variational form: D(P || Q) = sup over v of E_P[g(v)] - E_Q[f(g(v))], with an activation g and a conjugate f."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ Name = Literal["tv", "kl", "js", "pearson"]
 
 
 class Divergence(NamedTuple):
-    """Activation (its range is where the conjugate is finite) and conjugate."""
+    """An activation, whose range is where the conjugate is finite, and the conjugate."""
 
     activation: Callable[[Tensor], Tensor]
     conjugate: Callable[[Tensor], Tensor]
 
     def penalty(self, v: Tensor) -> Tensor:
-        """What the rows under Q pay: the conjugate of the activation."""
+        """The loss of a row drawn from Q: the conjugate of the activation."""
         return self.conjugate(self.activation(v))
 
 
-def _same(v: Tensor) -> Tensor:
+def _identity(v: Tensor) -> Tensor:
     return v
 
 
 DIVERGENCES: dict[Name, Divergence] = {
-    "tv": Divergence(lambda v: v.tanh() / 2, _same),
-    "kl": Divergence(_same, lambda u: (u - 1).exp()),
+    "tv": Divergence(lambda v: v.tanh() / 2, _identity),
+    "kl": Divergence(_identity, lambda u: (u - 1).exp()),
     "js": Divergence(lambda v: math.log(2) - softplus(-v), lambda u: -(2 - u.exp()).log()),
-    "pearson": Divergence(_same, lambda u: u.square() / 4 + u),
+    "pearson": Divergence(_identity, lambda u: u.square() / 4 + u),
 }

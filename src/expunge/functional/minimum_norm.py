@@ -1,4 +1,6 @@
-"""The smallest model that says the same of some inputs: what retraining is where a model has more weights than it has data.
+"""Minimum-norm solutions: the smallest model with the same outputs on some inputs.
+
+Where a model has more weights than data, retraining ends at this solution.
 
 Source: Block, Mokhtari and Shakkottai 2025, arXiv 2505.22601
 """
@@ -14,59 +16,83 @@ from torch.nn.functional import normalize, one_hot
 
 
 def span(vectors: Tensor) -> Tensor:
-    """An orthonormal basis, (width, rank), of what some vectors (n, width) span; their lengths do not matter."""
-    units = normalize(vectors, dim=1)
-    basis, sizes, _ = torch.linalg.svd(units.T, full_matrices=False)
-    found: Tensor = basis[:, sizes > min(units.shape) * torch.finfo(units.dtype).eps * sizes.max()]
-    return found
+    """An orthonormal basis of the span of some vectors. The rank is judged on the normalized vectors, so their lengths do not matter.
+
+    Args:
+        vectors: (n, width).
+
+    Returns:
+        The basis, (width, rank).
+    """
+    directions = normalize(vectors, dim=1)
+    basis, singular_values, _ = torch.linalg.svd(directions.T, full_matrices=False)
+    kept: Tensor = basis[:, singular_values > min(directions.shape) * torch.finfo(directions.dtype).eps * singular_values.max()]
+    return kept
 
 
 def within(vectors: Tensor, basis: Tensor) -> Tensor:
-    """The part of vectors (..., width) that lies in the span of an orthonormal basis (width, rank)."""
+    """Project vectors (..., width) onto the span of an orthonormal basis (width, rank)."""
     return (vectors @ basis) @ basis.T
 
 
 def linear(weight: Tensor, inputs: Tensor) -> Tensor:
-    """The smallest weight (..., width) that gives the same outputs for inputs (n, width)."""
+    """The smallest weight (..., width) with the same outputs on the inputs (n, width)."""
     return within(weight, span(inputs))
 
 
 def predictor(layers: Sequence[Tensor]) -> Tensor:
-    """The weight (outputs, width) that a deep linear network has; layers: from the input on, each (out, in)."""
-    return reduce(lambda done, layer: layer @ done, layers)
+    """The product (outputs, width) of a deep linear network's layers, which are given from the input on, each (out, in)."""
+    return reduce(lambda product, layer: layer @ product, layers)
 
 
 def first_layer(layers: Sequence[Tensor], inputs: Tensor) -> Tensor:
-    """The first layer with which a deep linear network of one output has the smallest predictor that says the same of inputs (n, width).
+    """The first layer that gives a deep linear network of one output the smallest predictor with the same outputs on the inputs.
 
-    layers: from the input on, each (out, in), at least two, the last (1, in); all but the first stay as they are.
+    Args:
+        layers: layers from the input on, at least two, each (out, in), the last (1, in); all but the first stay unchanged.
+        inputs: (n, width).
+
+    Returns:
+        The new first layer, of the shape of `layers[0]`.
     """
-    after, whole = predictor(layers[1:])[0], predictor(layers)[0]
+    later_layers, whole = predictor(layers[1:])[0], predictor(layers)[0]
     excess = whole - linear(whole, inputs)
-    return layers[0] - torch.outer(after, excess) / (after @ after).clamp_min(torch.finfo(after.dtype).tiny)
+    return layers[0] - torch.outer(later_layers, excess) / (later_layers @ later_layers).clamp_min(torch.finfo(later_layers.dtype).tiny)
 
 
 def balanced(weight: Tensor, widths: Sequence[int]) -> list[Tensor]:
-    """The deep linear network of smallest weights with a predictor (width,): every layer has the same norm, and works through one unit.
+    """The deep linear network of smallest weights with a given predictor: all layers have the same norm and use one unit each.
 
-    widths: units of the hidden layers. Returns the layers from the input on, each (out, in), the last (1, in).
+    Args:
+        weight: the predictor, (width,).
+        widths: units of the hidden layers.
+
+    Returns:
+        The layers from the input on, each (out, in), the last (1, in).
     """
     size, depth = weight.norm(), len(widths) + 1
     units = [one_hot(torch.tensor(0), w).to(weight) for w in widths]
-    after = [*units[1:], weight.new_ones(1)]
+    targets = [*units[1:], weight.new_ones(1)]
     first = torch.outer(units[0], weight / size.clamp_min(torch.finfo(weight.dtype).tiny)) * size ** (1 / depth)
-    return [first, *(torch.outer(b, a) * size ** (1 / depth) for a, b in zip(units, after, strict=True))]
+    return [first, *(torch.outer(target, source) * size ** (1 / depth) for source, target in zip(units, targets, strict=True))]
 
 
 def fewest(features: Tensor, targets: Tensor) -> Tensor:
-    """Outer weights, (units, outputs), that give the targets (n, outputs) with at most as many units as the features (n, units) have rank.
+    """Output weights that map features to targets with at most as many units as the rank of the features.
 
-    The units that differ most are kept, by QR with pivots; the others have weight 0. Exact where the features can give the targets at all.
+    QR with pivoting keeps the units that differ most; all other units get weight 0. The result is exact if any weights are exact.
+
+    Args:
+        features: outputs of the units, (n, units).
+        targets: (n, outputs).
+
+    Returns:
+        Output weights, (units, outputs).
     """
     from scipy.linalg import qr
 
     rank, exact = int(torch.linalg.matrix_rank(features)), features.double()
     order = torch.from_numpy(qr(exact.detach().cpu().numpy(), mode="r", pivoting=True)[1][:rank]).long().to(features.device)
-    out = exact.new_zeros(features.shape[1], targets.shape[1])
-    out[order] = torch.linalg.lstsq(exact[:, order], targets.double()).solution
-    return out.to(features.dtype)
+    weights = exact.new_zeros(features.shape[1], targets.shape[1])
+    weights[order] = torch.linalg.lstsq(exact[:, order], targets.double()).solution
+    return weights.to(features.dtype)

@@ -18,6 +18,7 @@ from expunge.core.errors import UserError
 from expunge.core.modality import Modality
 from expunge.core.rows import Rows
 from expunge.core.suggest import did_you_mean
+from expunge.engine import artifact
 from expunge.io import data, run_dirs
 
 Source = str | Path | Sequence[Mapping[str, Any]]
@@ -40,7 +41,7 @@ def cache_home() -> Path:
 def load(
     path: str | Path, prompt_format: str = "", *, dtype: str = "float32", trust_remote_code: bool = False, allow_pickle: bool = False
 ) -> Opened:
-    """A model and its modality from a folder or hub id, or from the folder of a run (its model, its adapter, or its guard around the original).
+    """Load a model and its modality from a folder, a hub id or the folder of a run (its model, its adapter, or its guard).
 
     prompt_format: how a question becomes a prompt; '' is the chat template, or the format that the run was made with.
     Errors: UserError for what is not there or not safe to load.
@@ -55,7 +56,7 @@ def load(
         raise UserError(f"{path} is a file, and a model is a folder: give the one that it lies in")
     if (folder / "receipt.json").exists():
         prompt_format = prompt_format or format_of(folder)
-        found = [n for n in ("model", "adapter", "guard") if (folder / n).is_dir()]
+        found = [n for n in artifact.LOADED if (folder / n).is_dir()]
         if not found:
             raise UserError(f"the run in {path} has a receipt, and the model that belongs to it is gone")
         inner = folder / found[0]
@@ -122,7 +123,8 @@ def receipt_of(path: object) -> dict[str, Any]:
 
 def format_of(path: object) -> str:
     """The prompt format that the run in a folder was given; '' where there is no run, or where it went by the model's own."""
-    modality = receipt_of(path).get("modality", {})
+    receipt = receipt_of(path)
+    modality = receipt.get("modality") or receipt.get("port") or {}  # version 0.1 called it port
     return str(modality.get("prompt_format", "")) if modality.get("format_given") else ""
 
 
@@ -151,8 +153,8 @@ def _guarded(folder: Path, prompt_format: str, **options: Any) -> Opened:
         base = load(receipt["model"]["source"], prompt_format, **options)
     except UserError as error:
         raise UserError(f"the model that the guard in {folder} stands around does not load: {error}") from None
-    model = catalog.load(receipt["method"]).restore(base.model, base.modality, folder / "guard")
-    return Opened(model, base.modality, str(folder.resolve()))
+    modality = catalog.load(receipt["method"]).restore(base.modality, folder / "guard")
+    return Opened(base.model, modality, str(folder.resolve()))
 
 
 def records(source: Source, what: str) -> list[Mapping[str, Any]]:

@@ -1,4 +1,4 @@
-"""What updates share: the gradient of one role, gradients as one vector, weights that are elsewhere for a moment."""
+"""Shared code of updates: gradients of one role, gradients taken as one vector, and temporary moves of the weights."""
 
 from __future__ import annotations
 
@@ -13,47 +13,61 @@ from expunge.core.parts import GradCall, Grads
 from expunge.engine.distributed.sharding import whole
 from expunge.engine.gradient import global_norm
 
-Gradient = tuple[Tensor, list[Tensor]]  # with the value of what it is the gradient of
+Gradient = tuple[Tensor, list[Tensor]]  # a value and its gradient, a tensor for each parameter
 
 
-def total(answers: Sequence[Gradient]) -> Gradient:
-    """Values and gradients, added up."""
-    values, gradients = zip(*answers, strict=True)
-    return sum(values[1:], values[0]), [sum(parts[1:], parts[0]) for parts in zip(*gradients, strict=True)]
+def total(parts: Sequence[Gradient]) -> Gradient:
+    """The sum of values and the sum of gradients."""
+    values, gradients = zip(*parts, strict=True)
+    return sum(values[1:], values[0]), [sum(tensors[1:], tensors[0]) for tensors in zip(*gradients, strict=True)]
 
 
 def on_role(grads: Grads, role: str, own: Callable[[], Gradient]) -> GradCall:
-    """Gradients in which `own` answers for one role; the others are asked as they were, all at once."""
+    """Replace the gradient of one role.
+
+    Args:
+        grads: the gradients to change.
+        role: the role to replace.
+        own: returns value and gradient of this role.
+
+    Returns:
+        A call that takes this role from `own` and all other roles together from `grads`.
+    """
 
     def call(*roles: str) -> Gradient:
-        rest = [r for r in roles if r != role]
-        return total([*([own()] if role in roles else []), *([grads(*rest)] if rest else [])])
+        remaining = [r for r in roles if r != role]
+        return total([*([own()] if role in roles else []), *([grads(*remaining)] if remaining else [])])
 
     return call
 
 
 def dot(a: list[Tensor], b: list[Tensor]) -> Tensor:
-    """Inner product of two lists of tensors taken as two vectors."""
+    """Inner product of two lists of tensors, each taken as one vector."""
     return torch.stack([whole((x * y).sum()) for x, y in zip(a, b, strict=True)]).sum()
 
 
 def unit(vector: list[Tensor]) -> list[Tensor]:
-    """The direction of a list of tensors taken as one vector; one of no length stays so."""
+    """A list of tensors, taken as one vector, scaled to length 1; a zero vector stays zero."""
     length = global_norm(vector).clamp_min(1e-12)
     return [x / length for x in vector]
 
 
 @contextmanager
 def moved(params: Sequence[Tensor], by: Iterable[Tensor]) -> Iterator[None]:
-    """Weights that are elsewhere for a moment. They come back as a copy: what was added, subtracted again, would leave rounding behind.
+    """Move weights temporarily. Afterwards a copy restores them, because adding and subtracting would leave rounding errors.
 
-    Errors: UserError for weights of 16 bits, in which such a move is lost.
+    Args:
+        params: the weights, which move in place.
+        by: the step of each weight, of its shape.
+
+    Raises:
+        UserError: when weights have 16 bits, where small moves are lost.
     """
     if any(p.element_size() < 4 for p in params):
         raise UserError(
             "weights of 16 bits are too coarse for small moves: load the model in float32 (--precision bf16 still computes in 16 bits)"
         )
-    kept = [p.detach().clone() for p in params]
+    originals = [p.detach().clone() for p in params]
     try:
         with torch.no_grad():
             for p, step in zip(params, by, strict=True):
@@ -61,5 +75,5 @@ def moved(params: Sequence[Tensor], by: Iterable[Tensor]) -> Iterator[None]:
         yield
     finally:
         with torch.no_grad():
-            for p, old in zip(params, kept, strict=True):
-                p.copy_(old)
+            for p, original in zip(params, originals, strict=True):
+                p.copy_(original)

@@ -1,4 +1,4 @@
-"""Terms that many methods share. None of them knows what a row is."""
+"""Terms and selectors that many methods share. They work for every modality that has the capabilities they require."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from expunge.core.view import Step, View
 
 @part
 class NLL(Objective):
-    """Negative log-likelihood of a set's labels, averaged over all labels of the batch: what training minimises."""
+    """Negative log-likelihood of a set's labels, averaged over all labels of the batch: the loss that training minimizes."""
 
     over: str = "retain"
 
@@ -38,7 +38,7 @@ class NLL(Objective):
 
 @part
 class Ascent(Objective):
-    """Gradient ascent: the log-likelihood of the rows to forget, minimised."""
+    """Gradient ascent: minimizes the log-likelihood of the forget rows."""
 
     reads = frozenset({"forget"})
 
@@ -48,21 +48,21 @@ class Ascent(Objective):
 
 @part
 class BatchNPO(Objective):
-    """NPO of the mean loss l of a batch: -(2/beta) log sigmoid(beta (l - l_ref)). Not that of rows, so another beta suits it."""
+    """NPO of the mean loss l of a batch: -(2/beta) log sigmoid(beta (l - l_ref)). It needs another beta than NPO of single rows."""
 
-    beta: float = hp(0.1, "inverse temperature; towards 0 it is gradient ascent on the mean loss", gt=0)
+    beta: float = hp(0.1, "inverse temperature; near 0 the term is gradient ascent on the mean loss", gt=0)
     reads = frozenset({"forget"})
     needs = frozenset({Need.REFERENCE_LOGP, Need.BATCH_MEANS})
 
     def loss(self, step: Step) -> Tensor:
-        old = step.reference(step.forget).loss.values
-        gain = step.mean(step.now(step.forget).loss.map(lambda new: old - new), step.forget)
+        reference_loss = step.reference(step.forget).loss.values
+        gain = step.mean(step.now(step.forget).loss.map(lambda loss: reference_loss - loss), step.forget)
         return -(2 / self.beta) * logsigmoid(-self.beta * gain)
 
 
 @part
 class KL(Objective):
-    """KL(reference || model) at the label positions of the retain rows, averaged over them."""
+    """KL(reference || model) at the label positions of the retain rows, averaged over these positions."""
 
     reads = frozenset({"retain"})
     requires = frozenset({Categorical})
@@ -70,18 +70,18 @@ class KL(Objective):
     role = "retain"
 
     def loss(self, step: Step) -> Tensor:
-        old, new = step.reference(step.retain).log_probs, step.now(step.retain).log_probs
-        return step.mean(old.map(lambda o: (o.exp() * (o - new.values)).sum(-1)), step.retain)
+        reference, current = step.reference(step.retain).log_probs, step.now(step.retain).log_probs
+        return step.mean(reference.map(lambda log_probs: (log_probs.exp() * (log_probs - current.values)).sum(-1)), step.retain)
 
 
 @part
 class Substitute(Selector):
-    """Give each row another answer, drawn anew at every step from the request's alternate answers."""
+    """Gives each row another answer. Every step draws new answers from the request's alternate answers."""
 
     when: ClassVar[Literal["start", "epoch", "step"]] = "step"
     over: str = "forget"
     into: str = "substitute"
-    draws: int = hp(1, "substitute answers a row", ge=1)
+    draws: int = hp(1, "substitute answers per row", ge=1)
     requires = frozenset({Categorical})
 
     @property
@@ -95,46 +95,54 @@ class Substitute(Selector):
     def pick(self, sets: Sets, view: View) -> Sets:
         rows, pool = view.rows(self.over), view.whole_set("alternate_answers")
         rows = rows.select([i for i in range(len(rows)) for _ in range(self.draws)])
-        drawn = torch.randint(len(pool), (len(rows),), generator=view.rng()).tolist()
-        answers = [pool["answer_text"][i] for i in drawn]
+        indices = torch.randint(len(pool), (len(rows),), generator=view.rng()).tolist()
+        answers = [pool["answer_text"][i] for i in indices]
         return {**sets, self.into: view.modality.relabel(rows, answers, self.into)}
 
 
 @part
 class Mix(Selector):
-    """All rows in one set, `mix`, so that batches hold both kinds; its column `forgets` says which rows are to be forgotten."""
+    """Puts forget and retain rows into one set, `mix`, so that batches hold both. Its column `forgets` marks the forget rows."""
 
-    share: float = hp(1.0, "share of the retain rows that joins, drawn once", ge=0, le=1)
+    share: float = hp(1.0, "share of the retain rows in the set, drawn once", ge=0, le=1)
     reads = frozenset({"forget", "retain"})
     gives = frozenset({"mix"})
 
     def pick(self, sets: Sets, view: View) -> Sets:
         forget, retain = view.forget, view.retain
-        drawn = torch.randperm(len(retain), generator=view.rng())[: round(self.share * len(retain))].tolist()
-        both = forget.add(forgets=[True] * len(forget)).concat(retain.select(drawn).add(forgets=[False] * len(drawn)))
-        return {**sets, "mix": both.rename("mix")}
+        indices = torch.randperm(len(retain), generator=view.rng())[: round(self.share * len(retain))].tolist()
+        mix = forget.add(forgets=[True] * len(forget)).concat(retain.select(indices).add(forgets=[False] * len(indices)))
+        return {**sets, "mix": mix.rename("mix")}
 
 
 @part
 class Turns(Selector):
-    """Passes over the rows to forget and over the retain rows by turns, forget first: the steps of an epoch see one of the two sets."""
+    """Alternates passes over the forget rows and over the retain rows, forget first. The steps of an epoch see one of the two sets."""
 
     when: ClassVar[Literal["start", "epoch", "step"]] = "epoch"
-    rounds: int = hp(-1, "passes over the rows to forget, one before each pass over the retain rows; -1: to the end", ge=-1)
+    rounds: int = hp(-1, "passes over the forget rows, one before each pass over the retain rows; -1: until the end", ge=-1)
     reads = frozenset({"forget", "retain"})
     gives = frozenset({"forget", "retain"})
 
     def pick(self, sets: Sets, view: View) -> Sets:
-        forgets = view.epoch % 2 == 0 and (self.rounds < 0 or view.epoch < 2 * self.rounds)
-        mine, other = ("forget", "retain") if forgets else ("retain", "forget")
-        return {**{n: r for n, r in sets.items() if n != other}, mine: view.rows(mine)}
+        is_forget_pass = view.epoch % 2 == 0 and (self.rounds < 0 or view.epoch < 2 * self.rounds)
+        kept, dropped = ("forget", "retain") if is_forget_pass else ("retain", "forget")
+        return {**{name: rows for name, rows in sets.items() if name != dropped}, kept: view.rows(kept)}
 
 
 def hits(view: View, name: str) -> Tensor:
-    """Share of its labels that the model finds likeliest, of each row of a set, (rows,) on the host: for a classifier 1 where right."""
+    """Share of each row's labels that the model predicts as the likeliest class. For a classifier: 1 where it is right, else 0.
+
+    Args:
+        view: The view of a part that reads the set.
+        name: The set of rows.
+
+    Returns:
+        Shares between 0 and 1, (rows,), on the CPU.
+    """
     return torch.cat([guessed(view.now(rows)).mean().cpu() for rows in view.batches(name, 32)])
 
 
-def guessed(answer: ModelOutput) -> Packed:
-    """Whether each label is the likeliest, 1 or 0."""
-    return answer.logits.map(lambda z: (z.argmax(-1) == answer.labels).float())
+def guessed(output: ModelOutput) -> Packed:
+    """Whether each label is the likeliest class: 1 or 0, (labels,)."""
+    return output.logits.map(lambda logits: (logits.argmax(-1) == output.labels).float())

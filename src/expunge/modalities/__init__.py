@@ -1,1 +1,1 @@
-"""One modality a modality: how rows are loaded, run, generated and saved. Nothing outside depends on what a row is."""
+"""Modalities: how rows of one kind are loaded, run, generated and saved. Nothing outside this package depends on what a row holds."""

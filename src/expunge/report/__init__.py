@@ -1,1 +1,1 @@
-"""What an audit found, for people: one self-contained HTML page (`page`), a table for the terminal and for Markdown (`table`)."""
+"""Results for people: one self-contained HTML page (`page`), and a table for the terminal and for Markdown (`table`)."""

@@ -1,4 +1,4 @@
-"""Charts as inline SVG: lines, and marked points. No colour is written here: the classes are the page's style."""
+"""Charts as inline SVG: lines, and marked points. Colors are the page's style: charts only name CSS classes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from markupsafe import Markup, escape
 from expunge.report.frame import Frame, shorten, svg, text
 
 FONT = 12.0
-_TEXT_WIDTH = 0.55  # of the font size, for an average letter of a sans-serif face
+_TEXT_WIDTH = 0.55  # width of an average letter of a sans-serif face, as a share of the font size
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line with the words that hovering shows; `end` is written at its last point."""
+    """A line with the words that hovering shows; `end` is the label at its last point."""
 
     xs: Sequence[float | None]
     ys: Sequence[float | None]
@@ -41,23 +41,32 @@ class Mark:
 
 @dataclass(frozen=True)
 class Guide:
-    """A horizontal line across the frame, with its words, and a tint above it."""
+    """A horizontal line across the frame with its words; the area above it is tinted."""
 
     y: float
     words: str
 
 
-def lines(frame: Frame, drawn: Sequence[Line], label: str, css: str = "", extra: str = "", most: int = 22) -> Markup:
-    """Lines in a frame, later ones over earlier ones, their ends labelled beside the frame without overlap."""
+def lines(frame: Frame, curves: Sequence[Line], label: str, css: str = "", extra: str = "", most: int = 22) -> Markup:
+    """Lines in a frame, later ones over earlier ones, with labels of their ends beside the frame that do not overlap.
+
+    Args:
+        frame: the axes.
+        curves: the lines.
+        label: what a screen reader says in place of the chart.
+        css: classes of the chart.
+        extra: SVG to draw under the lines.
+        most: letters of an end label.
+    """
     body = [frame.axes(), extra]
     ends: list[tuple[float, float, Line]] = []
-    for line in drawn:
+    for line in curves:
         d = frame.path(line.xs, line.ys)
         if not d:
             continue
         dot = "" if "L" in d else _dots(frame, line)
         hover = f"<title>{escape(line.hover)}</title>" if line.hover else ""
-        hit = f'<path class="hit" d="{d}"/>' if line.end else ""  # a broad unseen line to hover on, where lines are many and thin
+        hit = f'<path class="hit" d="{d}"/>' if line.end else ""  # a broad invisible line to hover over, since lines are many and thin
         body.append(f'<g class="line {line.css}">{hover}{hit}<path class="ink" d="{d}"/>{dot}</g>')
         if line.end:
             x, y = [(a, b) for a, b in zip(line.xs, line.ys, strict=True) if a is not None and b is not None][-1]
@@ -75,23 +84,23 @@ def _dots(frame: Frame, line: Line) -> str:
 
 
 def _apart(ys: Sequence[float], gap: float, frame: Frame) -> list[float]:
-    """Sorted heights moved apart to `gap` (less, where there is no room), as little as can be and within the drawing."""
+    """Sorted heights moved apart to `gap` (less, where there is no room), as little as possible and within the drawing."""
     top, bottom = 8.0, frame.height - frame.bottom + 8
     gap = min(gap, (bottom - top) / max(1, len(ys) - 1))
-    blocks: list[list[float]] = []  # [sum of wished first heights, members]: neighbours that touch move as one, centred on their wishes
+    blocks: list[list[float]] = []  # [sum of wanted first heights, members]: neighbors that touch move as one, centered on their wishes
     for y in ys:
         blocks.append([y, 1])
         while len(blocks) > 1 and _start(blocks[-2]) + blocks[-2][1] * gap > _start(blocks[-1]):
-            total, many = blocks.pop()
-            blocks[-1] = [blocks[-1][0] + total - many * blocks[-1][1] * gap, blocks[-1][1] + many]
-    out: list[float] = []
+            total, members = blocks.pop()
+            blocks[-1] = [blocks[-1][0] + total - members * blocks[-1][1] * gap, blocks[-1][1] + members]
+    heights: list[float] = []
     for block in blocks:
-        out.extend(_start(block) + i * gap for i in range(int(block[1])))
-    for i in range(len(out)):
-        out[i] = max(out[i], out[i - 1] + gap if i else top)
-    for i in reversed(range(len(out))):
-        out[i] = min(out[i], out[i + 1] - gap if i + 1 < len(out) else bottom)
-    return out
+        heights.extend(_start(block) + i * gap for i in range(int(block[1])))
+    for i in range(len(heights)):
+        heights[i] = max(heights[i], heights[i - 1] + gap if i else top)
+    for i in reversed(range(len(heights))):
+        heights[i] = min(heights[i], heights[i + 1] - gap if i + 1 < len(heights) else bottom)
+    return heights
 
 
 def _start(block: Sequence[float]) -> float:
@@ -108,7 +117,7 @@ SHAPES = {
 
 
 def glyph(shape: str, css: str = "") -> Markup:
-    """A mark on its own, for legends."""
+    """A single mark, for legends."""
     return Markup(
         f'<svg class="chart glyph" viewBox="-9 -9 18 18" aria-hidden="true"><path class="mark {shape} {css}" d="{SHAPES[shape]}"/></svg>'
     )
@@ -116,29 +125,29 @@ def glyph(shape: str, css: str = "") -> Markup:
 
 @dataclass
 class _Labels:
-    """Places words beside points so that they cover one another as little as can be."""
+    """Places words beside points so that they cover one another as little as possible."""
 
     frame: Frame
     points: list[tuple[float, float]] = field(default_factory=list)
-    taken: list[tuple[float, float, float, float]] = field(default_factory=list)
+    taken: list[tuple[float, float, float, float]] = field(default_factory=list)  # boxes: left, top, right, bottom
 
     def place(self, x: float, y: float, words: str) -> str:
+        """The words at the cheapest place around a point, with a line to it where they stand far away."""
         w, h = len(words) * FONT * _TEXT_WIDTH, FONT
         best: tuple[float, float, float, float, bool] | None = None
-        for far in (12, 20, 28, 38, 50, 64):
+        for distance in (12, 20, 28, 38, 50, 64):
             for dx, dy in ((1, 0), (-1, 0), (0, -1), (0, 1), (0.7, -0.8), (-0.7, -0.8), (0.7, 0.8), (-0.7, 0.8)):
-                left = x + dx * far - (w if dx < 0 else w / 2 if dx == 0 else 0)
-                top = y + dy * far * 0.9 - h / 2
-                cost = 2 * sum(_overlap((left, top, left + w, top + h), box) for box in self.taken) + far
-                out = max(
-                    0.0, 2 - left, left + w - self.frame.width + 2, self.frame.top - top, top + h - self.frame.height + self.frame.bottom
-                )
-                cost += out * 15
-                own = _away((x, y), left, top, w, h)  # words nearer to another point would be read as that one's
-                unclear = sum(60 for q in self.points if q != (x, y) and _away(q, left, top, w, h) < own + 3)
+                left = x + dx * distance - (w if dx < 0 else w / 2 if dx == 0 else 0)
+                top = y + dy * distance * 0.9 - h / 2
+                cost = 2 * sum(_overlap((left, top, left + w, top + h), box) for box in self.taken) + distance
+                right, bottom = self.frame.width - 2, self.frame.height - self.frame.bottom
+                outside = max(0.0, 2 - left, left + w - right, self.frame.top - top, top + h - bottom)
+                cost += outside * 15
+                own = _distance((x, y), left, top, w, h)  # a reader takes words nearer to another point for that point's
+                unclear = sum(60 for q in self.points if q != (x, y) and _distance(q, left, top, w, h) < own + 3)
                 cost += unclear
                 if best is None or cost < best[0]:
-                    best = (cost, left, top, dx, far > 20 or unclear > 0)
+                    best = (cost, left, top, dx, distance > 20 or unclear > 0)
         assert best is not None
         _, left, top, dx, lead = best
         self.taken.append((left, top, left + w, top + h))
@@ -148,19 +157,29 @@ class _Labels:
         return leader + text(at, top + h - 2, words, f"label{anchor}")
 
 
-def _away(point: tuple[float, float], left: float, top: float, w: float, h: float) -> float:
-    """How far a point is from a box."""
+def _distance(point: tuple[float, float], left: float, top: float, w: float, h: float) -> float:
+    """The distance of a point from a box."""
     return math.hypot(max(left - point[0], 0, point[0] - left - w), max(top - point[1], 0, point[1] - top - h))
 
 
 def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> float:
+    """The area that two boxes share."""
     return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
 
 
 def scatter(
     frame: Frame, marks: Sequence[Mark], label: str, css: str = "", guide: Guide | None = None, front: Sequence[tuple[float, float]] = ()
 ) -> Markup:
-    """Marked points with error bars over a guide line and the line of the best compromises."""
+    """Marked points with error bars over a guide line and the line of the best compromises.
+
+    Args:
+        frame: the axes.
+        marks: the points; labels of the first ones find their place first.
+        label: what a screen reader says in place of the chart.
+        css: classes of the chart.
+        guide: a line to compare with.
+        front: the points of the best compromises, by growing x.
+    """
     body, left, right = [], frame.left, frame.width - frame.right
     if guide:
         y = frame.py(guide.y)

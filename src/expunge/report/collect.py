@@ -1,9 +1,10 @@
-"""One story from run folders: of audits and benchmarks as they were told, of unlearning as its receipt and log tell."""
+"""One story from run folders: audits and benchmarks have saved theirs, an unlearning run has a receipt and a log."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +13,35 @@ from expunge.report.report_data import Asked, Entry, Point, ReportData, Reported
 
 
 def collect(folders: Sequence[Path]) -> ReportData:
-    """The story of one folder, or of several on one page. Errors: UserError for a folder that holds no run."""
-    stories = [_one(f) for f in folders]
+    """The story of one folder, or of several on one page.
+
+    Raises:
+        UserError: for a folder that holds no finished run.
+    """
+    stories = [_story(folder) for folder in folders]
     if len(stories) == 1:
         return stories[0]
     names: set[str] = set()
     models: list[Entry] = []
-    for folder, report_data in zip(folders, stories, strict=True):
-        for entry in report_data.models:
+    for folder, story in zip(folders, stories, strict=True):
+        for entry in story.models:
             name = entry.name if entry.name not in names else f"{entry.name} ({folder.name})"
             names.add(name)
-            models.append(_with(entry, name=name))
-    findings = [Verdict(level=v.level, text=f"{f.name}: {v.text}") for f, s in zip(folders, stories, strict=True) for v in s.verdict]
-    samples = [sample for s in stories for sample in s.samples]
-    return _with(stories[0], title=" and ".join(f.name for f in folders), models=models, verdict=findings, samples=samples)
+            models.append(replace(entry, name=name))
+    verdict = [Verdict(level=v.level, text=f"{f.name}: {v.text}") for f, s in zip(folders, stories, strict=True) for v in s.verdict]
+    return replace(
+        stories[0],
+        title=" and ".join(folder.name for folder in folders),
+        models=models,
+        verdict=verdict,
+        samples=[sample for story in stories for sample in story.samples],
+        utility=next((story.utility for story in stories if story.utility), ""),
+        quality=next((story.quality for story in stories if story.quality), ""),
+        panels=list(dict.fromkeys(panel for story in stories for panel in story.shown_panels)),
+    )
 
 
-def _with(what: Any, **changed: Any) -> Any:
-    return type(what)(**{**{k: getattr(what, k) for k in type(what).__dataclass_fields__}, **changed})
-
-
-def _one(folder: Path) -> ReportData:
+def _story(folder: Path) -> ReportData:
     if (folder / "story.json").exists():
         return ReportData.from_json((folder / "story.json").read_text())
     if not folder.is_dir():
@@ -48,30 +57,29 @@ def _one(folder: Path) -> ReportData:
         method=receipt["method"],
         seed=receipt["seed"],
         curves=curves(lines),
-        cost=ReportedCost(**{k: cost.get(k) for k in ("seconds", "tokens", "flops", "peak_memory_bytes")}),
+        cost=ReportedCost(**{f.name: cost[f.name] for f in fields(ReportedCost) if f.name in cost}),
         receipt=receipt,
     )
     sizes = receipt["request"]["sets"]
-    unjudged = Verdict(level="warn", text="This run has not been audited: whether anything was forgotten is not known yet.")
-    warned = [Verdict(level="warn", text=w) for w in (*receipt["request"]["findings"], *receipt["warnings"])]
-    asked = Asked(**{n: k for n, k in sizes.items() if n in ("forget", "retain", "holdout")}, hash=receipt["request"]["hash"])
+    unaudited = Verdict(level="warn", text="This run has not been audited: whether anything was forgotten is not known yet.")
+    warnings = [Verdict(level="warn", text=w) for w in (*receipt["request"]["findings"], *receipt["warnings"])]
+    request = Asked(**{n: k for n, k in sizes.items() if n in ("forget", "retain", "holdout")}, hash=receipt["request"]["hash"])
     return ReportData(
         title=f"{receipt['method']} on {source.name if source.is_absolute() else source}",
         models=[entry],
-        request=asked,
-        verdict=[unjudged, *warned],
+        request=request,
+        verdict=[unaudited, *warnings],
         receipt=receipt,
     )
 
 
 def curves(log: Sequence[dict[str, Any]]) -> list[Point]:
     """Training curves from the records of a log: losses by step, scores by epoch."""
-    out = []
-    for r in log:
-        if "loss" in r:
-            out.append(
-                Point(step=r["done"], epoch=r["epoch"], loss=r["loss"], terms={n.split(" ", 1)[1]: v for n, v in r["terms"].items()})
-            )
-        elif "scores" in r:
-            out.append(Point(step=r["done"], epoch=r["epoch"], scores=dict(r["scores"])))
-    return out
+    points = []
+    for record in log:
+        if "loss" in record:
+            terms = {name.split(" ", 1)[1]: value for name, value in record["terms"].items()}
+            points.append(Point(step=record["done"], epoch=record["epoch"], loss=record["loss"], terms=terms))
+        elif "scores" in record:
+            points.append(Point(step=record["done"], epoch=record["epoch"], scores=dict(record["scores"])))
+    return points

@@ -1,4 +1,4 @@
-"""What every chart stands in: axes with round ticks, a frame that maps values to places, and the picture around it."""
+"""The parts that every chart has: axes with round ticks, a frame that maps values to positions, and the SVG around it."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from expunge.report.words import MINUS, number
 
 @dataclass(frozen=True)
 class Axis:
-    """From `low` to `high`; on a logarithmic axis both, and every value, are powers of ten already. `flipped` runs the other way."""
+    """An axis from `low` to `high`. On a logarithmic one, these and all values are logarithms to base 10 already."""
 
     low: float
     high: float
     label: str = ""
     log: bool = False
-    flipped: bool = False
-    floor: float | None = None  # values below were drawn here, and the tick says so
-    named: tuple[str, ...] = ()  # of the values 0, 1, 2 ...: a tick each, or of every so many of them
+    flipped: bool = False  # whether it runs from high to low
+    floor: float | None = None  # lower values are drawn here, and the tick says so
+    named: tuple[str, ...] = ()  # names of the values 0, 1, 2 ...: a tick for each, or for every second, third ...
 
     @classmethod
     def around(cls, values: Sequence[float], label: str = "", log: bool = False, flipped: bool = False, room: float = 0.06) -> Axis:
-        """An axis on which all the values fit with some room."""
+        """An axis on which all values fit; `room` is the share of their span to add on both sides."""
         low, high = (min(values), max(values)) if values else (0.0, 1.0)
         pad = (high - low) * room or abs(high) * 0.1 or 0.5
         return cls(low - pad, high + pad, label, log, flipped)
 
     def at(self, value: float) -> float:
-        """0 at the start of the axis, 1 at its end."""
+        """The position of a value: 0 at the start of the axis, 1 at its end; values beyond it stand at the ends."""
         part = min(1.0, max(0.0, (value - self.low) / ((self.high - self.low) or 1.0)))
         return 1 - part if self.flipped else part
 
     def ticks(self, most: int) -> list[tuple[float, str]]:
-        """At most so many round values, and how to write them."""
+        """About `most` round values, and how to write them."""
         length = self.high - self.low
         if self.named:
             every = -(-len(self.named) // most)
             return [(i, n) for i, n in enumerate(self.named) if (len(self.named) - 1 - i) % every == 0]
-        if self.log and length < 2.5:  # few powers of ten: halves and fifths of them too
+        if self.log and length < 2.5:  # few powers of ten: their double and fivefold, too
             fine = [math.log10(k) + e for e in range(math.floor(self.low), math.ceil(self.high) + 1) for k in (1, 2, 5)]
             return [(v, f"{10**v:.3g}") for v in fine if self.low <= v <= self.high]
         step = 10.0 ** math.floor(math.log10(length / most)) if length > 0 else 1.0
@@ -76,49 +76,53 @@ class Frame:
     bottom: float = 38
 
     def px(self, value: float) -> float:
+        """The horizontal position of a value, in units of the drawing."""
         return self.left + self.x.at(value) * (self.width - self.left - self.right)
 
     def py(self, value: float) -> float:
+        """The vertical position of a value, in units of the drawing, from the top."""
         return self.height - self.bottom - self.y.at(value) * (self.height - self.top - self.bottom)
 
     def axes(self) -> str:
         """Grid lines, ticks and titles."""
         x0, x1, y1 = self.left, self.width - self.right, self.height - self.bottom
-        out = [
+        parts = [
             f'<line class="grid" x1="{x0:g}" x2="{x1:g}" y1="{self.py(v):.1f}" y2="{self.py(v):.1f}"/>'
             + text(x0 - 6, self.py(v) + 4, t, "tick end")
             for v, t in self.y.ticks(max(3, int((y1 - self.top) / 38)))
         ]
-        out.append(f'<line class="axis" x1="{x0:g}" x2="{x1:g}" y1="{y1:g}" y2="{y1:g}"/>')
+        parts.append(f'<line class="axis" x1="{x0:g}" x2="{x1:g}" y1="{y1:g}" y2="{y1:g}"/>')
         for v, t in self.x.ticks(max(3, int((x1 - x0) / 75))):
-            out.append(f'<line class="axis" x1="{self.px(v):.1f}" x2="{self.px(v):.1f}" y1="{y1:g}" y2="{y1 + 4:g}"/>')
-            out.append(text(self.px(v), y1 + 16, t, "tick mid"))
+            parts.append(f'<line class="axis" x1="{self.px(v):.1f}" x2="{self.px(v):.1f}" y1="{y1:g}" y2="{y1 + 4:g}"/>')
+            parts.append(text(self.px(v), y1 + 16, t, "tick mid"))
         if self.y.label:
-            out.append(text(2, 12, self.y.label, "title"))
+            parts.append(text(2, 12, self.y.label, "title"))
         if self.x.label:
-            out.append(text(x1, self.height - 4, self.x.label, "title end"))
-        return "".join(out)
+            parts.append(text(x1, self.height - 4, self.x.label, "title end"))
+        return "".join(parts)
 
     def path(self, xs: Sequence[float | None], ys: Sequence[float | None]) -> str:
         """The `d` of a line through the points; it breaks where one is missing."""
-        out, pen = [], "M"
+        commands, pen = [], "M"
         for a, b in zip(xs, ys, strict=True):
             if a is None or b is None:
                 pen = "M"
                 continue
-            out.append(f"{pen}{self.px(a):.1f},{self.py(b):.1f}")
+            commands.append(f"{pen}{self.px(a):.1f},{self.py(b):.1f}")
             pen = "L"
-        return "".join(out)
+        return "".join(commands)
 
 
 def text(x: float, y: float, words: str, css: str) -> str:
+    """Words at a position, escaped."""
     return f'<text class="{css}" x="{x:.1f}" y="{y:.1f}">{escape(words)}</text>'
 
 
 def svg(width: float, height: float, body: str, label: str, css: str = "") -> Markup:
-    """The picture; `label` is what a screen reader says in its place."""
+    """The SVG of a chart; `label` is what a screen reader says in its place."""
     return Markup(f'<svg class="chart {css}" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(label)}">{body}</svg>')
 
 
 def shorten(words: str, most: int) -> str:
+    """Words of at most `most` letters, with an ellipsis where some are cut off."""
     return words if len(words) <= most else words[: most - 1].rstrip() + "…"

@@ -1,4 +1,4 @@
-"""Charts of classes as inline SVG: matrices, histograms, dots by class, items in a plane. Colours are the page's style, as in `charts`."""
+"""Charts of classes as inline SVG: matrices, histograms, dots by class, items in a plane. Colors are the page's style, as in `charts`."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from expunge.report.frame import Axis, Frame, shorten, svg, text
 from expunge.report.words import share
 
 _LETTER = 6.8  # width of an average letter
-_LEANING = 17.0  # a column from this width on has its name leaning, a narrower one standing
-_ROOMY = 21.0  # a cell from this width on has its number written in it
-_DEEP = 0.65  # opacity from which on the number is written in the colour of the paper
+_LEANING = 17.0  # from this width up the name of a column leans, in a narrower column it stands upright
+_ROOMY = 21.0  # from this width up a cell shows its number
+_DEEP = 0.65  # from this opacity up the number has the color of the paper
 
 
 @dataclass(frozen=True)
 class MatrixCell:
-    """A share of a matrix from 0 to 1, with the words that hovering shows; `css` is right or wrong."""
+    """A share from 0 to 1 in a matrix, with the words that hovering shows; `css` is right or wrong."""
 
     share: float
     css: str
@@ -30,7 +30,7 @@ class MatrixCell:
 
 @dataclass(frozen=True)
 class Heading:
-    """The name of a row or a column; `bold` where it is about what was forgotten."""
+    """The name of a row or a column; `bold` where it names forgotten data."""
 
     words: str
     bold: bool = False
@@ -46,14 +46,31 @@ class PlanePoint:
 
 
 def matrix(
-    cells: Mapping[tuple[int, int], MatrixCell], rows: Sequence[Heading], columns: Sequence[Heading], titles: tuple[str, str], width: float, label: str,
-    css: str = "", tall: float = 0,
-) -> Markup:  # fmt: skip
-    """Cells in rows and columns, the deeper the larger their shares. titles: of the rows, of the columns; tall: of a row, else square."""
+    cells: Mapping[tuple[int, int], MatrixCell],
+    rows: Sequence[Heading],
+    columns: Sequence[Heading],
+    titles: tuple[str, str],
+    width: float,
+    label: str,
+    css: str = "",
+    tall: float = 0,
+) -> Markup:
+    """Cells in rows and columns, the deeper colored the larger their shares.
+
+    Args:
+        cells: (row, column) -> cell; other cells are empty.
+        rows: names of the rows.
+        columns: names of the columns.
+        titles: of the rows and of the columns.
+        width: of the chart.
+        label: what a screen reader says in place of the chart.
+        css: classes of the chart.
+        tall: height of a row; 0: as the width of a column.
+    """
     most, longest = 18 if tall else 12, max((len(shorten(c.words, 12)) for c in columns), default=1)
     left = 8 + max((len(shorten(r.words, most)) for r in rows), default=1) * _LETTER
     room = (width - left - 4) / max(1, len(columns))
-    turn = 0 if longest * _LETTER <= room else 50 if room >= _LEANING else 90  # names that do not fit lean, then stand
+    turn = 0 if longest * _LETTER <= room else 50 if room >= _LEANING else 90  # names that do not fit lean, then stand upright
     over = len(shorten(columns[-1].words, 12)) * _LETTER * math.cos(math.radians(turn)) - room / 2 if columns and turn else 0.0
     right = 4 + max(0.0, over)
     top = 22 + (longest * _LETTER * math.sin(math.radians(turn)) + 8 if turn else 14)
@@ -92,11 +109,23 @@ def histogram(
     most: float,
     label: str,
     hovers: Mapping[str, str],
+    y_label: str = "share of items",
     width: float = 340,
     height: float = 200,
 ) -> Markup:
-    """Shares of items in equal bins over the axis, as the style of each series has it, up to `most`. Later ones lie on top."""
-    frame = Frame(width, height, x, Axis(0, most, "share of images"), left=34)
+    """Shares of items in equal bins over the axis; later series lie on top.
+
+    Args:
+        shares: class of a series -> the shares of its bins.
+        x: the axis that the bins divide.
+        most: end of the axis of shares.
+        label: what a screen reader says in place of the chart.
+        hovers: class of a series -> the words that hovering shows.
+        y_label: title of the axis of shares.
+        width: of the chart.
+        height: of the chart.
+    """
+    frame = Frame(width, height, x, Axis(0, most, y_label), left=34)
     body = [frame.axes()]
     for css, values in shares.items():
         edges = [x.low + (x.high - x.low) * i / max(1, len(values)) for i in range(len(values) + 1)]
@@ -110,7 +139,15 @@ def histogram(
 def dots(
     rows: Sequence[tuple[Heading, Mapping[str, tuple[float, str]]]], label: str, x_label: str, width: float = 340, high: float = 21
 ) -> Markup:
-    """A row a class with marks along an axis from 0 to 1: (value, words) by shape, joined from the original to the method."""
+    """A row a class with marks along an axis from 0 to 1, and a line from the original's mark to the method's.
+
+    Args:
+        rows: name of a class, and its marks: shape (a role) -> (value, the words that hovering shows).
+        label: what a screen reader says in place of the chart.
+        x_label: title of the axis.
+        width: of the chart.
+        high: height of a row.
+    """
     left = 16 + max((len(shorten(h.words, 12)) for h, _ in rows), default=1) * _LETTER
     frame = Frame(width, 46 + high * len(rows), Axis(0, 1, x_label), Axis(0, 1), left=left, right=20, top=6)
     body = []
@@ -135,14 +172,14 @@ def dots(
 
 
 def plane(spots: Sequence[PlanePoint], labels: Sequence[tuple[float, float, Heading]], label: str, size: float = 320) -> Markup:
-    """Items in a plane without axes, and names at some places: (x, y, name). Items of a style are one path of dots."""
+    """Items in a plane without axes, and names at some positions: (x, y, name). Items of one style are one path of dots."""
 
-    def at(v: float) -> float:
+    def position(v: float) -> float:
         return size / 2 + v * (size / 2 - 20)
 
     body = [f'<rect class="sheet" x="0" y="0" width="{size:g}" height="{size:g}"/>']
     for css in dict.fromkeys(s.css for s in spots):
-        d = "".join(f"M{at(s.x):.1f},{at(-s.y):.1f}h0" for s in spots if s.css == css)
+        d = "".join(f"M{position(s.x):.1f},{position(-s.y):.1f}h0" for s in spots if s.css == css)
         body.append(f'<path class="spots {css}" d="{d}"/>')
-    body += [text(at(x), at(-y) - 7, shorten(h.words, 12), f"place mid{' strong' if h.bold else ''}") for x, y, h in labels]
+    body += [text(position(x), position(-y) - 7, shorten(h.words, 12), f"place mid{' strong' if h.bold else ''}") for x, y, h in labels]
     return svg(size, size, "".join(body), label)

@@ -11,14 +11,13 @@ from expunge.report.report_data import Direction, Entry, Role, Score
 from expunge.report.words import finite
 
 ROLES: tuple[Role, ...] = ("original", "retrained", "random", "filter", "method")
-P_VALUES = {"forget_quality"}  # p-values by name, so that a score that does not say so is still drawn on a logarithmic axis
-SAME = 0.05  # from here up, a test does not tell two models apart
+SAME = 0.05  # from this p-value up, a test does not tell two models apart
 _FLOOR = 1e-300  # stands for a p-value of 0 where its logarithm is taken
 
 
 @dataclass(frozen=True)
 class Pooled:
-    """A score of a row: of one model as measured, of several seeds the mean and a t-interval (of a p-value, of its logarithm)."""
+    """A score of a row: of one model as measured, of several seeds the mean and a t-interval (for a p-value, those of its logarithm)."""
 
     value: float | None
     low: float | None
@@ -50,18 +49,20 @@ class Group:
         return {name: self._pool(name) for name in names(self.entries)}
 
     def get(self, name: str) -> Pooled | None:
+        """A score by its name; None where no entry has it."""
         return self.pooled.get(name)
 
     def value(self, name: str) -> float | None:
-        found = self.get(name)
-        return found.value if found else None
+        """The value of a score; None where it is missing."""
+        score = self.get(name)
+        return score.value if score else None
 
     def _pool(self, name: str) -> Pooled:
-        scores = [e.scores[name] for e in self.entries if name in e.scores]
-        p = name in P_VALUES or any(s.scale == "p" for s in scores)
-        told = [s for s in scores if finite(s.value) is not None]
-        values = tuple(float(s.value) for s in told if s.value is not None)
-        of = told[0] if told else scores[0]
+        scores = [entry.scores[name] for entry in self.entries if name in entry.scores]
+        p = any(score.scale == "p" for score in scores)
+        known = [score for score in scores if finite(score.value) is not None]
+        values = tuple(float(score.value) for score in known if score.value is not None)
+        of = known[0] if known else scores[0]
         total = len(self.entries)
         if not values:
             return Pooled(None, None, None, of, total=total, p=p)
@@ -85,49 +86,62 @@ def _t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, fl
 
 
 def groups(entries: Sequence[Entry]) -> list[Group]:
-    """Rows in the order of the roles, then as given. Entries of one label with one seed twice are different settings, not seeds: each
-    stays a row of its own."""
-    found: dict[tuple[Role, str], list[Entry]] = {}
-    for e in sorted(entries, key=lambda e: ROLES.index(e.role)):
-        found.setdefault((e.role, e.label or e.method or e.name), []).append(e)
+    """Rows in the order of the roles, then of the entries.
+
+    Entries of one label with the same seed twice are different settings, not seeds: each is a row of its own.
+    """
+    by_label: dict[tuple[Role, str], list[Entry]] = {}
+    for entry in sorted(entries, key=lambda entry: ROLES.index(entry.role)):
+        by_label.setdefault((entry.role, entry.label or entry.method or entry.name), []).append(entry)
     rows = []
-    for (role, label), es in found.items():
-        if len({e.seed for e in es}) == len(es):
-            rows.append(Group(label, role, es[0].method, tuple(es)))
+    for (role, label), members in by_label.items():
+        if len({entry.seed for entry in members}) == len(members):
+            rows.append(Group(label, role, members[0].method, tuple(members)))
         else:
-            rows.extend(Group(e.name, role, e.method, (e,)) for e in es)
+            rows.extend(Group(entry.name, role, entry.method, (entry,)) for entry in members)
     return rows
 
 
 def names(entries: Sequence[Entry]) -> list[str]:
-    """Every score's name, in the order met."""
-    return list(dict.fromkeys(name for e in entries for name in e.scores))
+    """Every score's name, in the order of appearance."""
+    return list(dict.fromkeys(name for entry in entries for name in entry.scores))
 
 
 def control(rows: Sequence[Group], role: Role, name: str) -> Pooled | None:
-    """A control's score, of the first such row that has a value."""
-    return next((s for g in rows if g.role == role and (s := g.get(name)) and s.value is not None), None)
+    """A control's score, of the first row of that role that has a value."""
+    return next((score for group in rows if group.role == role and (score := group.get(name)) and score.value is not None), None)
 
 
 def ideal(rows: Sequence[Group], name: str) -> tuple[float, float, float] | None:
-    """(low, value, high) of what a perfect removal would score: the ideal where one is set, else the retrained model's value."""
-    scores = [s.of for g in rows if (s := g.get(name))]
-    fixed = next((x for s in scores if (x := finite(s.ideal)) is not None), None)
+    """The score of a perfect removal: the ideal where one is set, else the retrained model's value.
+
+    Returns:
+        (low, value, high); None where neither is known.
+    """
+    scores = [score.of for group in rows if (score := group.get(name))]
+    fixed = next((value for score in scores if (value := finite(score.ideal)) is not None), None)
     if fixed is not None:
         return fixed, fixed, fixed
     if (model := control(rows, "retrained", name)) and model.value is not None:
         return model.ends[0], model.value, model.ends[1]
-    told = next((x for s in scores if (x := finite(s.retrained)) is not None), None)
-    return None if told is None else (told, told, told)
+    noted = next((value for score in scores if (value := finite(score.retrained)) is not None), None)
+    return None if noted is None else (noted, noted, noted)
 
 
 def direction(rows: Sequence[Group], name: str) -> Direction:
-    return next((s.of.direction for g in rows if (s := g.get(name))), "retrained")
+    """What good forgetting looks like in a score, as the first row that has it says."""
+    return next((score.of.direction for group in rows if (score := group.get(name))), "retrained")
 
 
 def judge(rows: Sequence[Group], group: Group, name: str) -> str:
-    """`reached`: at the ideal, or near and not told apart from it. `missed`: no better than the original; or, where the original is as it
-    should be (an ability to keep), nearer to random weights than to the ideal. Else nothing: in between, or not to be told."""
+    """What a method's score means beside the controls.
+
+    Returns:
+        reached: at the ideal, or near it and not told apart from it.
+        missed: no better than the original; or, where the original is at the ideal (an ability to keep), nearer to random weights than
+        to the ideal.
+        '': in between, or unknown.
+    """
     score, best = group.get(name), ideal(rows, name)
     if score is None or score.value is None or group.role != "method":
         return ""
@@ -145,7 +159,7 @@ def judge(rows: Sequence[Group], group: Group, name: str) -> str:
     random = control(rows, "random", name)
     gap = abs(score.value - best[1])
     far = max((abs(c.value - best[1]) for c in (original, random) if c and c.value is not None), default=math.inf)
-    # a wide interval alone must not pass for success: the value itself has to be near
+    # a wide interval alone is no success: the value itself has to be near
     if reaches(score.value, score.value) or (reaches(low, high) and gap <= far / 10):
         return "reached"
     if original is None or original.value is None:
@@ -156,7 +170,7 @@ def judge(rows: Sequence[Group], group: Group, name: str) -> str:
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the points that no other beats in both, larger being better, by growing x."""
+    """Indices of the points that no other point beats in both values, larger being better, by growing x."""
     order, best, kept = sorted(range(len(points)), key=lambda i: points[i], reverse=True), -math.inf, []
     for i in order:
         if points[i][1] > best:

@@ -1,4 +1,4 @@
-"""Markdown of the pages: tables, and plain text of which nothing becomes a mark by chance."""
+"""Markdown of the pages: tables, and plain text whose characters never become markup by chance."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table; no rows, no table."""
+    """The lines of a table; none without rows."""
     if not rows:
         return []
     return [_line(columns), _line(["---"] * len(columns)), *(_line([c.replace("|", "\\|") for c in row]) for row in rows)]
@@ -18,7 +18,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def prose(text: str) -> str:
-    """Plain text as Markdown: what is in backticks stays, everything else is escaped, and papers become links."""
+    """Plain text as Markdown: text in backticks stays as it is, everything else is escaped, and papers become links."""
     spans = re.split(r"(`[^`]*`)", text)
     return "".join(s if s.startswith("`") else re.sub(r"arXiv (\d{4}\.\d{4,5})", _paper, _escape(s)) for s in spans)
 

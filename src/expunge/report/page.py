@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
+from expunge import catalog
+from expunge.core.errors import UserError
 from expunge.report import figures, words
-from expunge.report.charts import glyph
 from expunge.report.grouping import Group, Pooled, direction, groups, ideal, judge, names
-from expunge.report.panels import image
 from expunge.report.report_data import ReportData, ReportedCost, Sample
 from expunge.report.robustness import robustness
+from expunge.report.templates import render
 
 _SHORT = 8  # scores in the short table where the story names none
 _ARROWS = {
@@ -45,7 +46,7 @@ class Column:
 
 @dataclass(frozen=True)
 class TableCell:
-    """A value of the tables; `mark` is what it means (reached, missed or nothing), `sort` what to sort it by."""
+    """A value of the tables; `mark` is its judgment (reached, missed or nothing), `sort` what to sort it by."""
 
     text: str
     small: str = ""
@@ -54,45 +55,98 @@ class TableCell:
     sort: float | None = None
 
 
+@dataclass(frozen=True)
+class Panels:
+    """What the panels of a story add to the page."""
+
+    html: Markup
+    style: Markup
+    links: list[tuple[str, str]]  # (id of a section, its name in the navigation)
+    unknown: list[str]  # panels that are not installed
+
+
 def build(report_data: ReportData) -> str:
-    """The page's HTML."""
+    """The page's HTML.
+
+    Raises:
+        pydantic.ValidationError: when a panel does not understand its data.
+    """
     rows = groups(report_data.models)
     every = names(report_data.models)
-    lead = [n for n in dict.fromkeys([report_data.utility, report_data.quality, *every]) if n in every]
-    main = [n for n in report_data.main if n in every] or lead[:_SHORT]
-    panels, legend = figures.training(rows)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(number=words.number, pretty=words.pretty, count=words.count, duration=words.duration, plain=figures.plain)
-    environment.globals.update(glyph=glyph, roles=_ROLES, levels=_LEVELS, dash=words.DASH)
-    return environment.get_template("template.html.j2").render(
+    lead = [name for name in dict.fromkeys([report_data.utility, report_data.quality, *every]) if name in every]
+    main = [name for name in report_data.main if name in every] or lead[:_SHORT]
+    training, legend = figures.training(rows)
+    return render(
+        "template.html.j2",
+        roles=_ROLES,
+        levels=_LEVELS,
         report_data=report_data,
         rows=rows,
-        seeded=any(len(g.entries) > 1 for g in rows),
+        seeded=any(len(group.entries) > 1 for group in rows),
         verdict=sorted(report_data.verdict, key=lambda v: list(_LEVELS).index(v.level)),
         headline=_headline(report_data),
-        main=_columns(report_data, rows, main),
-        short=[(g, [_cell(rows, g, n) for n in main]) for g in rows],
-        full=[(c, [_cell(rows, g, c.name) for g in rows]) for c in _columns(report_data, rows, every)],
+        main=_columns(rows, main),
+        short=[(group, [_cell(rows, group, name) for name in main]) for group in rows],
+        full=[(column, [_cell(rows, group, column.name) for group in rows]) for column in _columns(rows, every)],
         tradeoff=figures.tradeoff(report_data, rows),
-        ecdfs=figures.ecdfs(rows),
-        training=panels,
+        strip=_strip(report_data),
+        panels=_panels(report_data, rows),
+        training=training,
         legend=legend,
         progress=figures.progress(rows),
         robust=robustness(rows),
         relearning=figures.relearning(rows),
         shown=figures.shown(rows),
-        classes=image.pictures(report_data, rows),
-        strip=_strip(report_data),
-        samples=[(s, _texts(report_data, s)) for s in report_data.samples if not s.picture],
+        samples=[(sample, _texts(report_data, sample)) for sample in report_data.samples if not sample.picture],
         costs=_costs(rows),
-        receipts=[(e.name, e.receipt) for e in report_data.models if e.receipt],
+        unit=_unit(rows),
+        receipts=[(entry.name, entry.receipt) for entry in report_data.models if entry.receipt],
     )
 
 
+def _panels(report_data: ReportData, rows: Sequence[Group]) -> Panels:
+    """The panels of the story, in its order. A panel without anything to show adds no style either."""
+    sections, styles, unknown = [], [], []
+    for name in report_data.shown_panels:
+        try:
+            module = catalog.load(name, "panels")
+        except UserError:
+            unknown.append(name)
+            continue
+        if html := module.html(report_data, rows):
+            sections.append(html)
+            styles.append(getattr(module, "STYLE", ""))
+    body = "\n".join(sections)
+    return Panels(Markup(body), Markup("\n".join(filter(None, styles))), list(_links(body)), unknown)
+
+
+def _links(html: str) -> Iterator[tuple[str, str]]:
+    """The sections that want a link in the navigation, as (id, name)."""
+    parser = _Sections()
+    parser.feed(html)
+    yield from parser.links
+
+
+class _Sections(HTMLParser):
+    """Reads the sections that have an id and a name for the navigation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.links: list[tuple[str, str]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        attributes = dict(attrs)
+        section, name = attributes.get("id"), attributes.get("data-nav")
+        if tag == "section" and section and name:
+            self.links.append((section, name))
+
+
 def write(report_data: ReportData, path: str | os.PathLike[str]) -> Path:
-    """Write the page, whole or not at all."""
+    """Write the page, whole or not at all.
+
+    Returns:
+        The path of the page.
+    """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
@@ -105,60 +159,56 @@ def write(report_data: ReportData, path: str | os.PathLike[str]) -> Path:
 
 
 def _headline(report_data: ReportData) -> str:
-    many = {level: sum(v.level == level for v in report_data.verdict) for level in _LEVELS}
+    counts = {level: sum(v.level == level for v in report_data.verdict) for level in _LEVELS}
     total = len(report_data.verdict)
     if not total:
         return "No verdict was recorded"
     checks = "check" if total == 1 else "checks"
-    if many["fail"]:
-        return f"{many['fail']} of {total} {checks} failed"
-    return (
-        f"No check failed, {many['warn']} of {total} to look at"
-        if many["warn"]
-        else f"All {total} {checks} passed"
-        if total > 1
-        else "The one check passed"
-    )
+    if counts["fail"]:
+        return f"{counts['fail']} of {total} {checks} failed"
+    if counts["warn"]:
+        return f"No check failed, {counts['warn']} of {total} to look at"
+    return f"All {total} {checks} passed" if total > 1 else "The one check passed"
 
 
-def _columns(report_data: ReportData, rows: Sequence[Group], wanted: Sequence[str]) -> list[Column]:
-    out = []
-    for name in wanted:
-        best, scores = ideal(rows, name), [s for g in rows if (s := g.get(name))]
-        p = any(s.p for s in scores)
-        told = [report_data.meanings.get(name, ""), *(s.of.variant for s in scores), *(s.of.missing for s in scores)]
+def _columns(rows: Sequence[Group], score_names: Sequence[str]) -> list[Column]:
+    columns = []
+    for name in score_names:
+        best, scores = ideal(rows, name), [score for group in rows if (score := group.get(name))]
+        p = any(score.p for score in scores)
+        notes = [*(score.of.meaning for score in scores), *(score.of.variant for score in scores), *(score.of.missing for score in scores)]
         arrow, better = _ARROWS[direction(rows, name)]
         target = "p ≥ 0.05" if p else words.number(best[1], _decimals(rows, name)) if best else words.DASH
-        out.append(Column(name, arrow, better, target, list(dict.fromkeys(filter(None, told)))))
-    return out
+        columns.append(Column(name, arrow, better, target, list(dict.fromkeys(filter(None, notes)))))
+    return columns
 
 
 def _decimals(rows: Sequence[Group], name: str) -> int | None:
-    return words.decimals(g.value(name) for g in rows)
+    return words.decimals(group.value(name) for group in rows)
 
 
-def _cell(rows: Sequence[Group], g: Group, name: str) -> TableCell:
-    score = g.get(name)
+def _cell(rows: Sequence[Group], group: Group, name: str) -> TableCell:
+    score = group.get(name)
     if score is None:
         return TableCell(words.DASH)
     if score.value is None:
         return TableCell(words.DASH, hover=score.of.missing)
-    decimals, told, mark = _decimals(rows, name), len(score.seeds), judge(rows, g, name)
+    decimals, known, mark = _decimals(rows, name), len(score.seeds), judge(rows, group, name)
     small = words.span(score.low, score.high, decimals)
-    if told < score.total:  # a seed without a value must show, it may be the one that broke
-        small = f"{small}, {told} of {score.total} seeds".removeprefix(", ")
+    if known < score.total:  # the page must tell of a seed without a value: it may be the one that broke
+        small = f"{small}, {known} of {score.total} seeds".removeprefix(", ")
     return TableCell(words.number(score.value, decimals), small, mark, _hover(score, mark), score.value)
 
 
 def _hover(score: Pooled, mark: str) -> str:
-    meaning = {"reached": "reaches the ideal", "missed": "no better than the original, or not kept"}.get(mark, "")
-    seeds = "seeds: " + ", ".join(words.number(v) for v in score.seeds) if score.total > 1 else ""
+    judgment = {"reached": "reaches the ideal", "missed": "no better than the original, or not kept"}.get(mark, "")
+    seeds = "seeds: " + ", ".join(words.number(value) for value in score.seeds) if score.total > 1 else ""
     items = f"n = {score.of.n:,}" if score.of.n is not None else ""
-    return "; ".join(part for part in (meaning, seeds, items) if part)
+    return "; ".join(part for part in (judgment, seeds, items) if part)
 
 
 @dataclass(frozen=True)
-class Said:
+class ModelText:
     """One model's text beside the others, cut where its words differ from the original's."""
 
     name: str
@@ -166,55 +216,77 @@ class Said:
     runs: list[tuple[str, str]]
 
 
-def _texts(report_data: ReportData, sample: Sample) -> list[Said]:
-    order = {e.name: (i, e.role) for i, g in enumerate(groups(report_data.models)) for e in g.entries}
-    told = sorted(sample.said, key=lambda n: order.get(n, (len(order), "")))
-    base = next((n for n in told if n in order and order[n][1] == "original"), None)
+def _texts(report_data: ReportData, sample: Sample) -> list[ModelText]:
+    """What the models say to a question, in the order of the rows."""
+    order = {entry.name: (i, entry.role) for i, group in enumerate(groups(report_data.models)) for entry in group.entries}
+    models = sorted(sample.said, key=lambda name: order.get(name, (len(order), "")))
+    base = next((name for name in models if name in order and order[name][1] == "original"), None)
     before = sample.answer if base is None else sample.said[base]
-    return [Said(n, order.get(n, (0, ""))[1], [("same", before)] if n == base else words.changed(before, sample.said[n])) for n in told]
+    runs = {name: [("same", before)] if name == base else words.changed(before, sample.said[name]) for name in models}
+    return [ModelText(name, order.get(name, (0, ""))[1], runs[name]) for name in models]
 
 
 @dataclass(frozen=True)
 class Strip:
     """Pictures side by side, and what each model calls them."""
 
-    sets: list[tuple[str, int]]  # in the order of the pictures: what they are, and how many
+    sets: list[tuple[str, int]]  # in the order of the pictures: the name of a set, and how many pictures it has
     pictures: list[Sample]
-    rows: list[tuple[str, str, list[str]]]  # name and role of a model, what it calls each
+    rows: list[tuple[str, str, list[str]]]  # name and role of a model, what it calls each picture
 
 
 def _strip(report_data: ReportData) -> Strip | None:
-    order = list(dict.fromkeys(s.set for s in report_data.samples if s.picture))
+    """The pictures among the samples; None without any."""
+    order = list(dict.fromkeys(sample.set for sample in report_data.samples if sample.picture))
     if not order:
         return None
-    pictures = sorted((s for s in report_data.samples if s.picture), key=lambda s: order.index(s.set))
-    sets = [(n, sum(p.set == n for p in pictures)) for n in order]
-    told = [(e.name, e.role) for g in groups(report_data.models) for e in g.entries if any(e.name in p.said for p in pictures)]
-    return Strip(sets, pictures, [(name, role, [p.said.get(name, "") for p in pictures]) for name, role in told])
+    pictures = sorted((sample for sample in report_data.samples if sample.picture), key=lambda sample: order.index(sample.set))
+    sets = [(name, sum(picture.set == name for picture in pictures)) for name in order]
+    entries = [entry for group in groups(report_data.models) for entry in group.entries if any(entry.name in p.said for p in pictures)]
+    return Strip(sets, pictures, [(e.name, e.role, [picture.said.get(e.name, "") for picture in pictures]) for e in entries])
 
 
-def _costs(rows: Sequence[Group]) -> list[dict[str, Any]]:
-    known = [(g, [e.cost for e in g.entries if e.cost]) for g in rows]
-    whole = next((s for g, costs in known if g.role == "retrained" and (s := _mean(costs, "seconds"))), None)
-    out: list[dict[str, Any]] = []
-    for g, costs in known:
-        if costs:
-            seconds = _mean(costs, "seconds")
-            ratio = words.finite(seconds / whole) if seconds is not None and whole else None
-            out.append(
-                {
-                    "row": g,
-                    "time": TableCell(words.duration(seconds), sort=seconds),
-                    "share": TableCell(words.share(ratio), sort=ratio),
-                    "tokens": TableCell(words.count(_mean(costs, "tokens")), sort=_mean(costs, "tokens")),
-                    "flops": TableCell(words.flops(_mean(costs, "flops")), sort=_mean(costs, "flops")),
-                    "memory": TableCell(words.size(_mean(costs, "peak_memory_bytes")), sort=_mean(costs, "peak_memory_bytes")),
-                }
+@dataclass(frozen=True)
+class CostRow:
+    """A row of the table of costs; `bar` is its time in percent of the longest."""
+
+    row: Group
+    time: TableCell
+    share: TableCell
+    tokens: TableCell
+    flops: TableCell
+    memory: TableCell
+    bar: float
+
+
+def _costs(rows: Sequence[Group]) -> list[CostRow]:
+    """What each row cost, seeds averaged."""
+    known = [(group, costs) for group in rows if (costs := [entry.cost for entry in group.entries if entry.cost])]
+    retraining = next((s for group, costs in known if group.role == "retrained" and (s := _mean(costs, "seconds"))), None)
+    longest = max((_mean(costs, "seconds") or 0.0 for _, costs in known), default=0.0)
+    cost_rows = []
+    for group, costs in known:
+        seconds, tokens, flops, memory = (_mean(costs, name) for name in ("seconds", "tokens", "flops", "peak_memory_bytes"))
+        ratio = words.finite(seconds / retraining) if seconds is not None and retraining else None
+        cost_rows.append(
+            CostRow(
+                group,
+                time=TableCell(words.duration(seconds), sort=seconds),
+                share=TableCell(words.share(ratio), sort=ratio),
+                tokens=TableCell(words.count(tokens), sort=tokens),
+                flops=TableCell(words.flops(flops), sort=flops),
+                memory=TableCell(words.size(memory), sort=memory),
+                bar=round(100 * max(0.0, seconds or 0.0) / longest, 1) if longest > 0 else 0,
             )
-    longest = max((c["time"].sort or 0.0 for c in out), default=0.0)
-    return [{**c, "bar": round(100 * max(0.0, c["time"].sort or 0.0) / longest, 1) if longest > 0 else 0} for c in out]
+        )
+    return cost_rows
+
+
+def _unit(rows: Sequence[Group]) -> str:
+    """What the costs count, as the heading of a column."""
+    return " or ".join(dict.fromkeys(entry.cost.unit for group in rows for entry in group.entries if entry.cost)).capitalize()
 
 
 def _mean(costs: Sequence[ReportedCost], name: str) -> float | None:
-    told = [v for c in costs if (v := words.finite(getattr(c, name))) is not None]
-    return sum(told) / len(told) if told else None
+    values = [value for cost in costs if (value := words.finite(getattr(cost, name))) is not None]
+    return sum(values) / len(values) if values else None

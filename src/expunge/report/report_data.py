@@ -1,7 +1,10 @@
 """The story that a report tells: plain data, JSON in and out. Everything but the title and the models may be left out.
 
-A story is what an audit or a benchmark knows when it ends; the page and the tables are pure functions of it. Numbers may be missing
-(`None`, NaN, infinite): they are shown as a dash. Unknown fields are an error, so that a misspelt one is not lost in silence.
+A story is what an audit or a benchmark knows when it ends. The page and the tables are pure functions of it. Numbers may be missing
+(`None`, NaN, infinite): the page shows a dash for them. Unknown fields are an error, so that a misspelled one is not lost in silence.
+
+The story knows no modality. What only some models have (the confusion of a classifier, say) is the data of a panel, `Entry.panels`, which
+the module `report/panels/NAME.py` checks and draws.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import ConfigDict, Field, JsonValue, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 Level = Literal["fail", "warn", "pass"]
@@ -21,28 +24,31 @@ _STRICT = ConfigDict(extra="forbid")
 
 @dataclass(frozen=True, config=_STRICT)
 class Score:
-    """One number about one model, as `audit.score.Measure` gives it."""
+    """One number about one model, with all that the report says of it."""
 
     value: float | None = None
     interval: tuple[float | None, float | None] | None = None
     n: int | None = None  # items behind the value
-    direction: Direction = "retrained"  # what good forgetting looks like; retrained: as close as can be to the retrained model
+    direction: Direction = "retrained"  # what good forgetting looks like; retrained: as close as possible to the retrained model
     ideal: float | None = None  # None: the retrained model's value
     variant: str = ""  # which definition, where several are in use
     retrained: float | None = None  # the retrained model's value, where no such model is among the entries
     scale: Literal["linear", "p"] = "linear"  # p: a p-value; averaged and drawn as its logarithm, good from 0.05 up
     missing: str = ""  # why there is no value, as the reader should see it
+    kind: str = ""  # what the score is about: knowledge, utility, membership ...
+    meaning: str = ""  # what it measures, in one line
+    shows: bool = False  # whether a larger value means that more of the forgotten data is known
 
 
 @dataclass(frozen=True, config=_STRICT)
 class Point:
-    """One moment of training. `terms` are the parts of the loss; `scores` what was measured on the way, if anything was."""
+    """One moment of training."""
 
     step: float | None
     epoch: float | None = None
     loss: float | None = None
-    terms: dict[str, float | None] = field(default_factory=dict)
-    scores: dict[str, float | None] = field(default_factory=dict)
+    terms: dict[str, float | None] = field(default_factory=dict)  # the parts of the loss
+    scores: dict[str, float | None] = field(default_factory=dict)  # measured during training, if any were
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -62,18 +68,18 @@ class After:
     interval: tuple[float | None, float | None] | None = None
     n: int | None = None
     mean: float | None = None  # over all cases
-    case: str = ""  # which one, in words
+    case: str = ""  # the worst case, in words
 
 
 @dataclass(frozen=True, config=_STRICT)
 class Attacked:
-    """What an attack found in one of its ways (8 bits, 4 bits ...), or why it could not be made."""
+    """The result of an attack in one of its ways (8 bits, 4 bits ...), or why it could not be carried out."""
 
     attack: str
     way: str = ""
-    score: str = ""  # the one that it is judged by
+    score: str = ""  # the score that the attack is judged by
     scores: dict[str, After] = field(default_factory=dict)
-    recovered: list[tuple[int, float | None]] = field(default_factory=list)  # rows held, steps until it came back; None: it did not
+    recovered: list[tuple[int, float | None]] = field(default_factory=list)  # rows held, steps until the score came back; None: it did not
     cases: int = 1  # that the attacker could choose from
     missing: str = ""
 
@@ -83,54 +89,31 @@ class ReportedCost:
     """What it took to make a model."""
 
     seconds: float | None = None
-    tokens: float | None = None
+    tokens: float | None = None  # items processed, counted in `unit`
     flops: float | None = None
     peak_memory_bytes: float | None = None
-
-
-@dataclass(frozen=True, config=_STRICT)
-class LayerSimilarity:
-    """How alike the features of the forgotten items are to another model's at one place, by linear CKA: 0 to 1."""
-
-    name: str
-    original: float | None = None
-    retrained: float | None = None
-
-
-@dataclass(frozen=True, config=_STRICT)
-class Classes:
-    """What a classifier makes of the items of each set, as counts, so that seeds can be added up."""
-
-    names: list[str]  # of the classes, in the order of the outputs
-    called: dict[str, list[tuple[int, int, int]]] = field(
-        default_factory=dict
-    )  # set -> (class, what it is called, how many), as they occur
-    confidence: dict[str, list[int]] = field(default_factory=dict)  # forget, unseen (of the same classes) -> items by the probability of
-    entropy: dict[str, list[int]] = field(default_factory=dict)  # their class, by entropy: equal bins from 0 to 1, to log(classes)
-    roc: list[tuple[float | None, float | None]] = field(
-        default_factory=list
-    )  # of the loss attack: unseen called members, forgotten called
-    layers: list[LayerSimilarity] = field(default_factory=list)  # first to last
-    places: list[tuple[float | None, float | None, int, bool]] = field(default_factory=list)  # an item in a plane: x, y, class, forgotten?
+    unit: str = "tokens"  # what `tokens` counts
 
 
 @dataclass(frozen=True, config=_STRICT)
 class Entry:
-    """One model of the story. Entries of one role that share a `label` (or, without one, a `method`) and differ in `seed` are one row."""
+    """One model of the story.
+
+    Entries of one role that share a `label` (or, without one, a `method`) and differ in `seed` are one row.
+    """
 
     name: str
     role: Role = "method"
-    method: str = ""  # name in the catalogue
-    label: str = ""  # what to show and to pool seeds under; default: the method, else the name
+    method: str = ""  # name in the catalog
+    label: str = ""  # the name to show and to pool seeds under; default: the method, else the name
     seed: int | None = None
     scores: dict[str, Score] = field(default_factory=dict)
-    truth_ratios: list[float | None] = field(default_factory=list)  # one a forget item
     curves: list[Point] = field(default_factory=list)
     relearn: list[Relearned] = field(default_factory=list)
     attacks: list[Attacked] = field(default_factory=list)
     cost: ReportedCost | None = None
     receipt: dict[str, Any] = field(default_factory=dict)
-    classes: Classes | None = None  # of a classifier
+    panels: dict[str, JsonValue] = field(default_factory=dict)  # panel -> its data on this model, plain JSON, checked by the panel
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -143,7 +126,7 @@ class Verdict:
 
 @dataclass(frozen=True, config=_STRICT)
 class Sample:
-    """What the models say to one question; `said` is keyed by the entries' names."""
+    """What the models say to one question; `said` is keyed by the names of the entries."""
 
     question: str
     answer: str = ""
@@ -170,16 +153,21 @@ class ReportData:
     title: str
     models: list[Entry]
     subtitle: str = ""
-    created: str = ""  # ISO date, given by the caller: the page is a pure function of the story
+    created: str = ""  # ISO date, set by the caller: the page is a pure function of the story
     request: Asked | None = None
     command: str = ""
     verdict: list[Verdict] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     receipt: dict[str, Any] = field(default_factory=dict)
-    main: list[str] = field(default_factory=list)  # scores of the short table, in order; default: the first eight met
-    meanings: dict[str, str] = field(default_factory=dict)  # score -> what it measures, in one line
-    utility: str = "model_utility"  # the score on the scatter's x axis
-    quality: str = "forget_quality"  # and on its y axis
+    main: list[str] = field(default_factory=list)  # scores of the short table, in order; default: the first eight
+    panels: list[str] = field(default_factory=list)  # panels to show, in order; default: those of the entries (`shown_panels`)
+    utility: str = ""  # the score on the scatter's x axis; without both axes there is no scatter
+    quality: str = ""  # and on its y axis
+
+    @property
+    def shown_panels(self) -> list[str]:
+        """The panels of the page in order: as the story names them, else those of the entries in the order of appearance."""
+        return self.panels or list(dict.fromkeys(name for entry in self.models for name in entry.panels))
 
     @classmethod
     def from_json(cls, source: str | bytes | Mapping[str, Any]) -> ReportData:

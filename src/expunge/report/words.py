@@ -1,4 +1,4 @@
-"""Numbers, durations, sizes and changed words, as people read them. What is not a finite number is a dash."""
+"""Numbers, durations, sizes and changed words, as people read them. A value that is no finite number becomes a dash."""
 
 from __future__ import annotations
 
@@ -15,12 +15,17 @@ _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def finite(x: object) -> float | None:
-    """The number, or None for whatever is not a finite one, or so near to infinity that sums of it are not."""
+    """The number; None for anything else, for infinities and NaN, and for numbers so large that their sums overflow."""
     return float(x) if isinstance(x, (int, float)) and abs(x) < 1e300 else None
 
 
 def number(x: float | None, decimals: int | None = None) -> str:
-    """Three decimals in the everyday range, powers of ten beyond it: 0.412, 37.5, 12,400, 3.1·10⁻⁹; or so many decimals as a column has."""
+    """A number in words: three decimals in the everyday range, powers of ten beyond it (0.412, 37.5, 12,400, 3.1·10⁻⁹).
+
+    Args:
+        x: the number.
+        decimals: how many decimals to write in the everyday range, as the column has them; None: as the size of the number suggests.
+    """
     x = finite(x)
     if x is None:
         return DASH
@@ -41,7 +46,7 @@ def number(x: float | None, decimals: int | None = None) -> str:
 
 
 def span(low: float | None, high: float | None, decimals: int | None = None) -> str:
-    """An interval in small print; the ends of a negative one are joined by a word, since a dash would read as a minus."""
+    """An interval. A word joins the ends of a negative one, since a dash would read as a minus."""
     if finite(low) is None and finite(high) is None:
         return ""
     ends = [number(low, decimals), number(high, decimals)]
@@ -49,13 +54,13 @@ def span(low: float | None, high: float | None, decimals: int | None = None) -> 
 
 
 def decimals(values: Iterable[float | None]) -> int | None:
-    """How many decimals suit all of a column's values: fewer, the larger they are; None where they are too far apart for any."""
+    """How many decimals suit all values of a column: the fewer, the larger the values; None where the values are too large for any."""
     largest = max((abs(v) for x in values if (v := finite(x)) is not None), default=0.0)
     return 3 if largest < 5 else 2 if largest < 50 else 1 if largest < 1000 else None
 
 
 def count(x: float | None) -> str:
-    """How many, in short: 950, 12.4 k, 3.1 M, 2.0 B."""
+    """A count in short: 950, 12.4 k, 3.1 M, 2.0 B."""
     return _scaled(x, 1000, ("", "k", "M", "B", "T"))
 
 
@@ -109,8 +114,12 @@ def _scaled(x: float | None, base: int, units: tuple[str, ...]) -> str:
 
 
 def changed(before: str, after: str) -> list[tuple[str, str]]:
-    """`after` cut into (kind, text) runs, kind same | new | gone. `gone` runs, the words of `before`, are left out where the texts
-    have so little in common that showing both would be noise."""
+    """How a text has changed, word by word.
+
+    Returns:
+        `after` in runs of (kind, text). kind is same, new, or gone for words of `before`; runs of gone words are left out where the texts
+        have so little in common that showing both would be noise.
+    """
     old, new = re.findall(r"\S+\s*", before), re.findall(r"\S+\s*", after)
     match = SequenceMatcher(None, [_bare(w) for w in old], [_bare(w) for w in new], autojunk=False)
     close = match.ratio() >= 0.5

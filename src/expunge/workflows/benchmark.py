@@ -13,8 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from expunge.benchmarks.suite import Suite
-from expunge.core.capabilities import Prompted, offers
+from expunge.benchmarks.suite import Specs, Suite
 from expunge.core.errors import Interrupted, UserError
 from expunge.core.request import digest
 from expunge.engine import receipt
@@ -35,6 +34,7 @@ from expunge.evaluation.audited_models import (
 )
 from expunge.evaluation.observation import Observation
 from expunge.evaluation.observe import Records
+from expunge.evaluation.profiles.profile import profile_of
 from expunge.evaluation.prompting import asked_as, way_of
 from expunge.evaluation.verdict import verdict
 from expunge.io.models import Opened, cache_home, load
@@ -74,7 +74,14 @@ class Setting:
 
     def attacked(self, s: AuditedModel, opened: Opened, progress: Progress) -> AuditedModel:
         """A subject with what attacks found in its model, beside the original and the retrained one."""
-        return compared(_attacked(self.sweep, self.folder, s, opened, self.asked(s.method), progress), self.first, self.retrained)
+        return compared(
+            _attacked(self.sweep, self.folder, s, opened, self.asked(s.method), progress, self.specs), self.first, self.retrained
+        )
+
+    @property
+    def specs(self) -> Specs:
+        """How the sets are asked."""
+        return {name: self.suite.spec(name) for name in self.sets}
 
     def asked(self, method: str) -> Mapping[str, Records]:
         """The sets as models of a method want to be asked."""
@@ -82,7 +89,13 @@ class Setting:
 
     def examined(self, made: Opened, progress: Progress, *, method: str, **known: Any) -> AuditedModel:
         """A model that a method made, looked at through its own modality, which may know more tokens, and attacked."""
-        known |= {"retrained": self.retrained.seen, "original": self.first.seen, "random_init": self.random_init, "method": method}
+        known |= {
+            "retrained": self.retrained.seen,
+            "original": self.first.seen,
+            "random_init": self.random_init,
+            "method": method,
+            "specs": self.specs,
+        }
         s = examine(made.model, made.modality, self.asked(method), role="method", cache=self.cache, progress=progress, **known)
         return self.attacked(s, made, progress)
 
@@ -115,7 +128,7 @@ def bench(
     _claim(folder, key, resume, overwrite, sweep)
     sets = {n: spread(r, sweep.limit) if n in ("retain", "holdout") else r for n, r in suite.sets.items()}
     teach = {**sweep.train, "prompt_format": suite.prompt_format, "labels": tuple(suite.labels)}
-    texts = texts_of([*suite.train["full"], *suite.sets.get("real_authors", ()), *suite.sets.get("world_facts", ())])
+    texts = texts_of([*suite.train["full"], *(r for n, rows in suite.sets.items() if suite.spec(n).role == "general" for r in rows)])
 
     def trained(which: str, given: str) -> tuple[Opened, Mapping[str, Any]]:
         if given:
@@ -132,17 +145,19 @@ def bench(
     def look(name: str) -> Progress:
         return lambda done, total, what: progress(done, total, f"{name}: {what}")
 
-    none = random_init(original, sets, cache) if not offers(original.modality, Prompted) else None
-    see = partial(examine, sets=sets, cache=cache, random_init=none)
+    specs = {name: suite.spec(name) for name in sets}
+    profile = profile_of(original.modality.name)
+    none = random_init(original, sets, cache, specs) if profile.needs_random_init else None
+    see = partial(examine, sets=sets, specs=specs, cache=cache, random_init=none)
     there = see(again.model, again.modality, name="retrained", role="retrained", progress=look("retrained"), receipt=how_again)
     see = partial(see, retrained=there.seen)
     first = see(original.model, original.modality, name="original", role="original", progress=look("original"), receipt=how)
     forget = original.modality.rows("forget", suite.train["forget"])
-    others = controls(original, forget, sets, there.seen, cache, look("controls"), first.seen)
-    there = _attacked(sweep, folder, there, again, sets, look("retrained"))
+    others = controls(original, forget, sets, there.seen, cache, look("controls"), first.seen, specs=specs)
+    there = _attacked(sweep, folder, there, again, sets, look("retrained"), specs)
     source = _place(sweep.original or original.source)
     setting = Setting(sweep, suite, folder.absolute(), source, sets, cache.absolute(), none, first, there)
-    behind = Opened(filtered(original, forget), original.modality, "") if any(s.role == "filter" for s in others) else original
+    behind = Opened(original.model, filtered(original, forget), "") if any(s.role == "filter" for s in others) else original
     fixed = [setting.attacked(first, original, look("original")), compared(there, first, there)]
     fixed += [setting.attacked(s, behind, look(s.name)) for s in others]
     done: list[Entry] = [_kept(folder, s.name, s.entry) for s in fixed]
@@ -208,14 +223,16 @@ def _kept(folder: Path, name: str, make: Any) -> Entry:
     return entry
 
 
-def _attacked(sweep: Sweep, folder: Path, s: AuditedModel, opened: Opened, sets: Mapping[str, Any], progress: Progress) -> AuditedModel:
+def _attacked(
+    sweep: Sweep, folder: Path, s: AuditedModel, opened: Opened, sets: Mapping[str, Any], progress: Progress, specs: Specs
+) -> AuditedModel:
     """A subject with what attacks found in its model; each outcome is kept on disk, so that it is had once."""
     found: dict[str, attack.AttackOutcome] = {}
     for name, plan in sweep.attacks_of(len(sets["forget"]), s.seed or 0).items():
         path = folder / "attacks" / f"{s.name.replace(' ', '_')}-{name}.json"
         if path.exists():
             found[name] = attack.AttackOutcome.read(json.loads(path.read_text()))
-        elif made := carry_out({name: plan}, opened.model, opened.modality, sets, s.role, progress):
+        elif made := carry_out({name: plan}, opened.model, opened.modality, sets, s.role, progress, specs):
             path.parent.mkdir(parents=True, exist_ok=True)
             receipt.write(path, asdict(made[name]))
             found |= made
@@ -281,7 +298,7 @@ def _story(
     found = []
     for s in said:
         if s.role == "method":
-            findings = verdict(s.scores, s.unjudged, first.scores, s.hits)
+            findings = verdict(s.scores, s.unjudged, first.scores, s.hits, s.profile)
             worst = [f for f in findings if f["level"] == "fail"] or [f for f in findings if f["level"] == "warn"] or findings
             found += [Verdict(level=f["level"], text=f"{s.name}: {f['text']}") for f in worst[:2]]
     order = {"fail": 0, "warn": 1, "pass": 2}

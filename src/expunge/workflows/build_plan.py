@@ -17,7 +17,7 @@ from expunge.core.plan import Plan, Plans, as_plans
 
 
 def choices(name: str) -> dict[str, Hyperparameter]:
-    """The hyperparameters of `plan()` itself (which retain term, which layer): its keyword parameters, with their meaning in `Annotated`."""
+    """The hyperparameters of `plan()` itself, such as the layer: its keyword parameters, with their meaning in `Annotated`."""
     make = catalog.load(name).plan
     hints = get_type_hints(make, include_extras=True)
     found = {}
@@ -30,11 +30,13 @@ def choices(name: str) -> dict[str, Hyperparameter]:
 def plan(
     name: str, hyperparameters: Mapping[str, Any] | None = None, *, select: tuple[str, ...] = (), update: tuple[str, ...] = ()
 ) -> Plans:
-    """The plan of a method with some hyperparameters changed, and selectors and updates of others added to its stages that train; of stages that do
-    not, a selector that picks at the start is added to those that read what it picks. One that picks once a run is added to the first
-    stage, whatever that does.
+    """Build the plan of a method, with some hyperparameters changed, and with selectors and updates of other methods.
 
-    Errors: UserError for unknown names (with the nearest known ones), for values out of range, and for what no stage has a use for.
+    Updates and selectors are added to the stages that train. A selector that picks at the start is also added to stages that do not train,
+    if they read the set that it picks. A selector that picks once in a run is added to the first stage, whatever that stage does.
+
+    Raises:
+        UserError: for unknown names (with the nearest known ones), for values out of range, and for parts that no stage can use.
     """
     given = {k.replace("-", "_"): v for k, v in (hyperparameters or {}).items()}
     own = choices(name)

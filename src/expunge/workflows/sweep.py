@@ -17,18 +17,6 @@ from expunge.evaluation.attack import Attack, chosen
 from expunge.evaluation.prompting import way_of
 from expunge.workflows import build_plan
 
-SIZES = {
-    "people": "micro",
-    "strangers": "micro",
-    "pistol": "micro",
-    "tofu": "tiny",
-    "digits": "resnet-nano",
-    "biased_digits": "resnet-nano",
-    "waterbirds": "resnet-micro",
-    "mufac": "resnet-nano",
-    "mucac": "resnet-nano",
-}
-
 
 @dataclass(frozen=True)
 class Sweep:
@@ -53,8 +41,8 @@ class Sweep:
 
     @property
     def size(self) -> str:
-        """The model, or the built-in size that has recipes for the benchmark."""
-        return self.model or SIZES.get(self.suite, "tiny")
+        """The model, or the built-in size that the benchmark is made for."""
+        return self.model or str(getattr(catalog.load(self.suite, "benchmarks"), "MODEL", "tiny"))
 
     def check(self) -> None:
         """See, before anything is spent, that all of it can be done.

@@ -74,18 +74,27 @@ def train(
     labels: int | Sequence[str] = (),
     prompt_format: str = "",
     seed: int = 0,
+    method: str = "finetune",
     overwrite: bool = False,
     cache: Path | None = None,
     hooks: Hooks | None = None,
     load_options: Mapping[str, Any] | None = None,
     **hyperparameters: Any,
 ) -> Result:
-    """Train a model on all rows of some data.
+    """Train a model on all rows of some data. The same work is done once.
 
-    model: a folder or hub id, or a built-in size (`nano`, `micro`, `tiny` for text, `resnet-nano`, `vit-nano` ... for images), which gets a
-    tokenizer trained on `texts` or the classes `labels` (names, or how many; default: those of the data) and, where `hyperparameters` do not say
-    otherwise, that size's settings. out: where to copy the result. The same work is done once.
-    Errors: UserError.
+    Args:
+        data: a file, hub id or list of records.
+        model: a folder or hub id, or a built-in size (`nano`, `micro`, `tiny` for text, `resnet-nano`, `vit-nano` ... for images), which
+            brings settings of its own where `hyperparameters` do not say otherwise.
+        out: where to copy the result.
+        texts: what the tokenizer of a built-in language model is trained on; default: the data.
+        labels: classes of a built-in classifier, by name, or how many; default: those of the data.
+        method: how: `finetune`, or a by-design method, whose store lies in the result and can be forgotten from.
+        cache: where finished work is kept by content.
+
+    Raises:
+        UserError: for everything that the user can mend.
     """
     process_group = ProcessGroup()
     if out:
@@ -98,14 +107,14 @@ def train(
     opened = start(model, found, texts, labels, prompt_format, seed, source, **(load_options or {}))
     rows: Rows = opened.modality.rows("retain", found, source)
     settings = {**hyperparameters, "seed": seed}
-    plans = build_plan.plan("finetune", settings)
+    plans = build_plan.plan(method, settings)
     key = digest(
         [
             receipt.hash_weights(opened.model),
             opened.modality.about(),
             rows.ids,
             rows.columns.get("prompt"),
-            rows["answer"],
+            rows.columns.get("answer"),
             receipt.describe(plans),
         ]
     )
@@ -113,7 +122,7 @@ def train(
     if not process_group.agree((kept / "receipt.json").exists):
         begun = process_group.agree((kept / "checkpoint").exists)
         unlearn(
-            "finetune",
+            method,
             opened,
             retain=rows,
             out=kept,

@@ -13,32 +13,24 @@ from torch import nn
 
 from expunge.core.errors import UserError
 from expunge.core.modality import Modality
-from expunge.core.parts import Guard
+from expunge.core.parts import ByDesign, Guard
 from expunge.core.plan import Plan, Plans, as_plans
 from expunge.core.request import Request, digest
 from expunge.core.rows import Rows, Sets
-from expunge.core.suggest import did_you_mean
-from expunge.core.view import View
-from expunge.engine import checkpoint, loop, receipt
+from expunge.engine import artifact, checkpoint, loop, receipt
 from expunge.engine.adapters import is_adapted
 from expunge.engine.distributed.process_group import ProcessGroup
+from expunge.engine.guarding import is_guarded
 from expunge.engine.loop import Hooks
 from expunge.engine.run_state import RunState
-from expunge.engine.validate import check
-from expunge.evaluation.audited_models import spread
-from expunge.evaluation.measure import Evidence
-from expunge.evaluation.observation import Observation
-from expunge.evaluation.observe import ObservationSpec, observe
-from expunge.evaluation.verdict import audit_scores, verdict
+from expunge.engine.validate import check, check_capabilities
 from expunge.io import run_dirs, selection_files
-from expunge.io.models import Opened, Source, cache_home, format_of, load, receipt_of, records, rows
+from expunge.io.models import Opened, Source, load, receipt_of, records, rows
 from expunge.workflows import build_plan
-from expunge.workflows.audit import Alike
+from expunge.workflows.watch import Watch
 
 TO_RESUME = "go on with --resume, "
-Records = dict[str, dict[str, Any]]
 ASKED = frozenset({"question", "prompt", "messages"})  # columns that make of a substitute answer a row: the model refuses this, so
-QUICK = ObservationSpec(generations=False, moments=False, gradient_norms=False)  # what is looked at after every epoch
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,71 +45,6 @@ class Result:
     receipt: Mapping[str, Any]
     folder: Path | None = None
     selected: Sets = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Watch:
-    """Scores after every epoch: on what, against which retrained model, and which one decides the weights that are kept."""
-
-    sets: Mapping[str, Any]
-    retrained: Observation | None = None
-    best: str = ""
-
-    def scores(self, model: nn.Module, modality: Modality, resamples: int = 1) -> tuple[Records, dict[str, str]]:
-        """Records of the scores that are quick to have, and why there are no others."""
-        seen = observe(model, modality, self.sets, wants=QUICK)
-        return audit_scores(Evidence(seen, self.retrained), resamples)
-
-    def failures(self, model: nn.Module, modality: Modality, before: Records) -> list[str]:
-        """What failed in the end, in words: utility that collapsed, too much or too little forgotten."""
-        found = verdict(*self.scores(model, modality, resamples=200), before)
-        return [f["text"] for f in found if f["level"] == "fail"]
-
-    def hooks(self, modality: Modality, records: Records, skipped: Mapping[str, str]) -> dict[str, Any]:
-        """What the loop needs to watch. records: scores before the start, so that one that cannot be had is known before anything is spent.
-
-        Errors: UserError.
-        """
-
-        def look(view: View) -> Mapping[str, float]:
-            return {n: float(r["value"]) for n, r in self.scores(view.model, modality)[0].items()}
-
-        if not self.best:
-            return {"watch": look}
-        if self.best not in records:
-            near = did_you_mean(self.best, [*records, *skipped]) or f"; there are {', '.join(records)}"
-            raise UserError(f"cannot keep the best '{self.best}': {skipped.get(self.best) or f'there is no such score{near}'}")
-        r = records[self.best]
-        ideal = r["ideal"] if r["ideal"] is not None else r["retrained"]
-        if r["direction"] == "retrained" and ideal is None:
-            raise UserError(f"'{self.best}' is best where it is as in the retrained model: give one with --retrained")
-        good = {"higher": float, "lower": lambda value: -value, "retrained": lambda value: -abs(value - ideal)}[r["direction"]]
-        return {"watch": look, "best": self.best, "good": good}
-
-
-def watching(
-    forget: Source,
-    retain: Source | None = None,
-    retrained: str | Path | None = None,
-    *,
-    best: str = "",
-    prompt_format: str = "",
-    model: str | Path = "",
-    limit: int = 100,
-    **load_options: Any,
-) -> Watch:
-    """What to watch while a model forgets: at most so many rows of each set, and what a retrained model says about them.
-
-    Errors: UserError.
-    """
-    given = {"forget": forget, "retain": retain}
-    sets = {n: spread(records(s, n), limit) for n, s in given.items() if s}
-    if not sets:
-        raise UserError("there are no rows to evaluate on: give --forget FILE")
-    if not retrained:
-        return Watch(sets, best=best)
-    opened = load(retrained, prompt_format or format_of(model), **load_options)
-    return Watch(sets, observe(opened.model, opened.modality, sets, wants=QUICK, cache=cache_home() / "observations"), best)
 
 
 def unlearn(
@@ -157,25 +84,27 @@ def unlearn(
     if folder:
         check_folder(folder, resume, overwrite, (model, forget, retain, holdout, alternate_answers))
     opened = model if isinstance(model, Opened) else load(model, prompt_format, **(load_options or {}))
-    if hasattr(opened.model, "unguarded"):
+    if is_guarded(opened.modality):
         base = receipt_of(opened.source).get("model", {}).get("source", "that it stands around")
         raise UserError(f"{opened.source} is a guard, whose model was not changed: unlearn the model {base} itself")
     modality = opened.modality
+    check_capabilities(plans, modality)
     request = _request(modality, plans, forget, retain, holdout, alternate_answers, allow_overlap)
-    check(plans, request.sets, modality)
+    store = _store_of(plans, opened, method if isinstance(method, str) else "custom", request)
+    check(plans, request.sets, modality, known=store is not None)
     before, adapted = receipt.hash_weights(opened.model), is_adapted(opened.model)
     described: dict[str, Any] = {
         "method": method if isinstance(method, str) else "custom",
         "stages": receipt.describe(plans),
         "model": {"source": opened.source, "weights": before},
         "request": {"hash": request.hash, "sets": {n: len(r) for n, r in request.sets.items()}, "findings": list(request.findings)},
-        "modality": {**modality.about(), "format_given": bool(getattr(modality, "prompt_format", ""))},
+        "modality": modality.about(),
         **({"watch": {"sets": {n: len(r) for n, r in watch.sets.items()}, "best": watch.best}} if watch else {}),
     }
     key = digest({**described, "model": before})  # the same model may be called by another path
     saved, process_group = _resumed(folder, key) if resume and folder else None, ProcessGroup()
     log = _Log(folder if process_group.first else None)
-    start, skipped = _start(watch, opened) if watch else ({}, {})
+    start, skipped = watch.start(opened) if watch else ({}, {})
     mine = _hooks(hooks or Hooks(), folder, key, log, watch.hooks(modality, start, skipped) if watch else {})
     there = folder is not None and folder.exists()
     if folder and not resume and process_group.first:
@@ -184,7 +113,7 @@ def unlearn(
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     try:
-        run = loop.run(plans, opened.model, modality, request.sets, hooks=mine, resume=saved)
+        run = loop.run(plans, opened.model, modality, request.sets, hooks=mine, resume=saved, store=store)
         chosen = selection_files.places(run.picked, request.sets)
         described |= {"selected": chosen} if chosen else {}
         done = _receipt(described, run, plans, before, adapted, watch.failures(run.model, modality, start) if watch else [])
@@ -199,19 +128,25 @@ def unlearn(
 
         def keep() -> None:
             selection_files.write(kept / selection_files.FOLDER, chosen, {"forget": forget, "retain": retain})
-            _write(kept, run.model, modality, done)
+            _write(kept, run.model, run.modality, done, run.store)
 
         process_group.agree(keep)
-    return Result(run.model, modality, done, folder, run.picked)
+    return Result(run.model, run.modality, done, folder, run.picked)
 
 
-def _start(watch: Watch, opened: Opened) -> tuple[Records, dict[str, str]]:
-    """Scores before the start. Errors: UserError for a reference that reads in another way."""
-    if watch.retrained and "forget" in watch.sets:
-        alike = Alike()
-        alike.check("retrained model", watch.retrained)
-        alike.check("model", opened.modality.rows("forget", watch.sets["forget"]), opened.modality)
-    return watch.scores(opened.model, opened.modality)
+def _store_of(plans: Plans, opened: Opened, method: str, request: Request) -> Mapping[str, Any] | None:
+    """The store that rows are to be taken out of; None where a method has none, or is to make one. Raises: UserError."""
+    if not isinstance(plans[0].action, ByDesign):
+        return None
+    if request.forget is None:
+        return None
+    store = artifact.read_store(Path(opened.source))
+    made_by = receipt_of(opened.source).get("method", "")
+    if store is None:
+        raise UserError(f"{opened.source} holds no store to forget from: make one with expunge train --method {method}")
+    if made_by != method:
+        raise UserError(f"the store in {opened.source} was made by {made_by!r}, and not by {method!r}: forget with that method")
+    return store
 
 
 def check_folder(folder: Path, resume: bool, overwrite: bool, reads: tuple[object, ...]) -> None:
@@ -327,7 +262,8 @@ def _receipt(described: Mapping[str, Any], run: RunState, plans: Plans, before: 
         "result": {
             "weights": after,
             "changed": changed,
-            "kind": "guard" if guarded else "adapter" if is_adapted(run.model) else "model",
+            "kind": artifact.kind_of(plans, run.model),
+            **({"store": True} if run.store is not None else {}),
         },
         "seed": run.seed,
         "cost": receipt.cost(run),
@@ -339,18 +275,16 @@ def _receipt(described: Mapping[str, Any], run: RunState, plans: Plans, before: 
     }
 
 
-def _write(folder: Path, model: nn.Module, modality: Modality, done: Mapping[str, Any]) -> None:
+def _write(folder: Path, model: nn.Module, modality: Modality, done: Mapping[str, Any], store: Mapping[str, Any] | None) -> None:
     """The model under a temporary name, then its own, then the receipt: a run folder with a receipt is complete."""
     kind = str(done["result"]["kind"])
     temporary = folder / f"{kind}.tmp"
     run_dirs.empty(temporary)
-    if kind == "guard":
-        save: Any = getattr(model, "save")  # noqa: B009 - a guard's own, not torch's
-        save(temporary)
-    else:
-        modality.save(model, temporary)
+    artifact.write(temporary, kind, model, modality)
     run_dirs.remove(folder / kind)
     temporary.rename(folder / kind)
+    if store is not None:
+        artifact.write_store(folder, store)
     receipt.write(folder / "receipt.json", done)
     for rest in folder.glob("checkpoint*"):
         run_dirs.remove(rest)

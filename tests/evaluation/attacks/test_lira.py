@@ -9,7 +9,7 @@ from expunge.core.errors import UserError
 from expunge.engine import loop
 from expunge.evaluation.attacks import lira
 
-PORT = toys.modality(3)
+MODALITY = toys.modality(3)
 
 
 def test_by_hand() -> None:
@@ -69,21 +69,21 @@ def test_items_that_no_model_tells_of_do_not_count() -> None:
 
 
 def test_members_of_a_model_that_learned_noise_by_heart_are_found_and_those_of_a_retrained_one_are_not() -> None:
-    forget, retain, holdout = (toys.noise(25, PORT, seed, name, width=8) for seed, name in enumerate(("forget", "retain", "holdout")))
+    forget, retain, holdout = (toys.noise(25, MODALITY, seed, name, width=8) for seed, name in enumerate(("forget", "retain", "holdout")))
     plan, sets = toys.fresh(epochs=60, batch_size=25), {"forget": forget, "retain": retain, "holdout": holdout}
     found = {}
     for name, rows in (("original", forget.concat(retain)), ("retrained", retain)):
         model = toys.mlp(3, hidden=32, width=8)
-        loop.run(plan, model, PORT, {"retain": rows.rename("retain")}, seed=1)
-        found[name] = lira.attack(model, PORT, sets, plan, shadows=16)
+        loop.run(plan, model, MODALITY, {"retain": rows.rename("retain")}, seed=1)
+        found[name] = lira.attack(model, MODALITY, sets, plan, shadows=16)
     assert found["original"]["balanced_accuracy"] > 0.8
     assert found["original"]["auc"] > 0.9
     assert found["retrained"]["auc"] == pytest.approx(0.5, abs=0.2)
 
 
 def test_what_is_refused() -> None:
-    sets = {n: toys.noise(4, PORT, k, n) for k, n in enumerate(("forget", "holdout"))}
-    with pytest.raises(UserError, match="one model at least"):
-        lira.attack(toys.mlp(3), PORT, sets, toys.fresh(epochs=1), shadows=0)
+    sets = {n: toys.noise(4, MODALITY, k, n) for k, n in enumerate(("forget", "holdout"))}
+    with pytest.raises(UserError, match="at least one model"):
+        lira.attack(toys.mlp(3), MODALITY, sets, toys.fresh(epochs=1), shadows=0)
     with pytest.raises(ValueError, match="train more"):
-        lira.attack(toys.mlp(3), PORT, sets, toys.fresh(epochs=1), shadows=1)
+        lira.attack(toys.mlp(3), MODALITY, sets, toys.fresh(epochs=1), shadows=1)

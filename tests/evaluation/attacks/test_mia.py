@@ -147,14 +147,15 @@ def test_item_scores_are_what_the_areas_are_made_of():
             members, others = mia.item_scores(got, name)
             assert measure.value() == mia.auc(members, others)
             assert measure.n == len(members) + len(others)
-            assert (measure.direction, measure.ideal) == ("retrained", None)
+            assert (mia.SCORES[name].direction, mia.SCORES[name].ideal) == ("retrained", None)
         else:
-            assert measure.ideal == 0
+            assert mia.SCORES[name].ideal == 0
+        assert (mia.SCORES[name].kind, mia.SCORES[name].shows) == ("membership", False)
 
 
 def test_what_is_missing_is_said():
     whole = evidence(np.random.default_rng(0))
-    assert set(mia.scores(Evidence(whole))) == set(mia.__doc__.split("Scores: ")[1].splitlines()[0].split(", "))
+    assert set(mia.scores(Evidence(whole))) == set(mia.SCORES) == set(mia.__doc__.split("Scores: ")[1].splitlines()[0].split(", "))
     alone = Observation({"forget": whole.sets["forget"]})
     assert all(str(lack) == "the audit has no holdout set" for name, lack in mia.scores(Evidence(alone)).items() if name != "mia_reference")
     assert str(mia.scores(Evidence(whole))["mia_reference"]) == "no retrained model was given"

@@ -14,14 +14,14 @@ from expunge.engine.ensemble import Ensemble, train
 from expunge.engine.weights import put
 from expunge.evaluation.attacks import mia_nn
 
-PORT = toys.modality(4)
+MODALITY = toys.modality(4)
 CENTRES = torch.tensor([[0.0, 0.0], [1.5, 0.0], [0.0, 9.0], [9.0, 9.0]])
 
 
 def heaps(classes: tuple[int, ...], each: int, seed: int, name: str) -> Rows:
     labels = [c for c in classes for _ in range(each)]
     points = CENTRES[labels] + 0.5 * torch.randn(len(labels), 2, generator=torch.Generator().manual_seed(seed))
-    return toys.rows(points, labels, PORT, name)
+    return toys.rows(points, labels, MODALITY, name)
 
 
 UNSEEN, GONE = heaps((1, 2, 3), 20, 1, "unseen"), heaps((0,), 20, 2, "gone")
@@ -30,7 +30,7 @@ UNSEEN, GONE = heaps((1, 2, 3), 20, 1, "unseen"), heaps((0,), 20, 2, "gone")
 @pytest.fixture(scope="module")
 def retrained() -> Ensemble:
     rows = heaps((1, 2, 3), 30, 0, "retain")
-    return train(toys.fresh(epochs=20, batch_size=30), toys.mlp(4), PORT, rows, torch.ones(5, 90, dtype=torch.bool), range(5))
+    return train(toys.fresh(epochs=20, batch_size=30), toys.mlp(4), MODALITY, rows, torch.ones(5, 90, dtype=torch.bool), range(5))
 
 
 def model(pool: Ensemble, k: int) -> nn.Module:
@@ -40,7 +40,7 @@ def model(pool: Ensemble, k: int) -> nn.Module:
 
 
 def test_a_retrained_model_passes(retrained: Ensemble) -> None:
-    found = mia_nn.attack(model(retrained, 0), retrained, PORT, UNSEEN, GONE)
+    found = mia_nn.attack(model(retrained, 0), retrained, MODALITY, UNSEEN, GONE)
     assert found.nearest == "1"
     assert found.retrained > 0.9
     assert found.gap <= found.spread + 1e-12
@@ -62,7 +62,7 @@ class Elsewhere(nn.Module):
 
 @pytest.mark.parametrize("probabilities", [False, True])
 def test_a_model_that_sends_the_class_far_away_is_caught(retrained: Ensemble, probabilities: bool) -> None:
-    found = mia_nn.attack(Elsewhere(model(retrained, 0)), retrained, PORT, UNSEEN, GONE, probabilities=probabilities)
+    found = mia_nn.attack(Elsewhere(model(retrained, 0)), retrained, MODALITY, UNSEEN, GONE, probabilities=probabilities)
     assert found.nearest == "1"
     assert found.unlearned < 0.2
     assert found.gap > 0.7
@@ -88,4 +88,4 @@ def test_what_is_refused(retrained: Ensemble) -> None:
     few = Ensemble(retrained.model, {n: w[:2] for n, w in retrained.weights.items()}, retrained.seen[:2])
     for pool, unseen in ((few, UNSEEN), (retrained, heaps((1, 2), 3, 0, "unseen")), (retrained, heaps((1,), 20, 0, "unseen"))):
         with pytest.raises(UserError, match="3 retrained models"):
-            mia_nn.attack(model(retrained, 0), pool, PORT, unseen, GONE)
+            mia_nn.attack(model(retrained, 0), pool, MODALITY, unseen, GONE)

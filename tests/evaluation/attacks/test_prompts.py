@@ -11,6 +11,7 @@ import worlds
 from expunge import catalog
 from expunge.benchmarks import people
 from expunge.core.errors import UserError
+from expunge.core.modality import Modality
 from expunge.engine import loop
 from expunge.evaluation import attack
 from expunge.evaluation.attack import AttackOutcome, chosen, intervene
@@ -24,6 +25,10 @@ def attacked(
     name: str, text: worlds.World, model: nn.Module | None = None, records: Any = RECORDS, modality: Any = None, **hyperparameters: object
 ) -> AttackOutcome:
     return intervene(name, chosen((name,), hyperparameters)[name], model or text.model(), modality or text.modality, {"forget": records})
+
+
+def guarded(text: worlds.World) -> Modality:
+    return loop.run(build_plan.plan("input_filter"), text.model(), text.modality, {"forget": text.sets["forget"]}).modality
 
 
 def values(found: AttackOutcome) -> dict[str, float]:
@@ -66,14 +71,21 @@ def test_rows_without_a_paraphrase_are_left_out_before_and_after(text: worlds.Wo
 
 def test_a_filter_is_walked_around(text: worlds.World) -> None:
     """The filter knows the wording: what was hidden comes back, and the verdict's evidence is the worst case."""
-    guarded = loop.run(build_plan.plan("input_filter"), text.model(), text.modality, {"forget": text.sets["forget"]}).model
-    found = attacked("paraphrase", text, guarded)
+    found = attacked("paraphrase", text, modality=guarded(text))
     after = found.tries[0].scores["forget_probability"]["value"]
     assert found.before["forget_probability"]["value"] < 0.1
     assert after > 0.5
     assert after == pytest.approx(values(attacked("paraphrase", text))["paraphrase 1"])
     (hit,) = found.hits()
     assert hit.found["retrained"] is None
+
+
+def test_a_filter_stays_in_place_under_other_formats(text: worlds.World) -> None:
+    """The question is in every format, so the filter answers none; the model alone answers in all of them."""
+    found, bare = (values(attacked("reformat", text, modality=m, formats="capitals,q and a,json")) for m in (guarded(text), None))
+    assert list(found) == list(bare) == ["capitals", "q and a", "json"]
+    assert list(found.values()) == pytest.approx([1 / 512] * 3), "a guess among all tokens"
+    assert min(bare.values()) > 0.05
 
 
 def test_formats_change_the_prompt_and_nothing_else(text: worlds.World) -> None:

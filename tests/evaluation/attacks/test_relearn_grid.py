@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -72,9 +74,10 @@ def test_steps_to_recover_by_hand() -> None:
         for k, vs in curves.items()
         for n, v in zip((0, 5, 10), vs, strict=True)
     ]
-    found = AttackOutcome("relearn_grid", record(0.1), tries, recovered=0.5, original=record(0.8))
+    found = AttackOutcome("relearn_grid", record(0.1), tries, recovered=0.5, original=record(0.8), shows=["extraction_strength"])
     assert found.steps_to_recover("forget rows") == {1: None, 4: 5, 9: 0}  # half of 0.8 is 0.4, and once is enough
-    assert AttackOutcome("relearn_grid", record(0.1), tries, recovered=0.5).steps_to_recover("forget rows") == {}, "there is no original"
+    assert replace(found, original={}).steps_to_recover("forget rows") == {}, "there is no original"
+    assert replace(found, shows=[]).steps_to_recover("forget rows") == {}, "there is no score to judge by"
     assert found.worst("forget rows", "extraction_strength").case == "4, 10"
     told = found.told()
     assert told["ways"]["forget rows"]["extraction_strength"]["mean"] == pytest.approx(2.9 / 9)

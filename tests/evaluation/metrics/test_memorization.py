@@ -90,7 +90,8 @@ def test_remnants_of_answers():
     got = memorization.scores(forget([(0, 0, 0), (0, 0)], ended=[True, False], target_logp=np.log([0.2, 0.6, 0.9, 0.3, 0.1])))
     remnant = got["remnant_memorization_accuracy"]
     assert remnant.items[0] == pytest.approx([0.4, 0.2])  # the end of the first answer is left out
-    assert (remnant.direction, remnant.ideal, remnant.n) == ("retrained", None, 2)
+    spec = memorization.SCORES["remnant_memorization_accuracy"]
+    assert (spec.direction, spec.ideal, spec.shows, remnant.n) == ("retrained", None, True, 2)
     assert got["exact_memorization"].value() == 0
 
 
@@ -144,5 +145,5 @@ def test_extraction_likelihood_counts_repeats_and_early_ends():
 
 def test_what_is_missing_is_said():
     got = memorization.scores(Evidence(Observation({})))
-    assert set(got) == set(memorization.__doc__.split("Scores: ")[1].splitlines()[0].split(", "))
+    assert set(got) == set(memorization.SCORES) == set(memorization.__doc__.split("Scores: ")[1].splitlines()[0].split(", "))
     assert all(str(lack) == "the audit has no forget set" for lack in got.values())

@@ -20,6 +20,7 @@ from expunge.evaluation.metrics import representation
 from expunge.evaluation.metrics.representation import linear_cka, nearest_label
 from expunge.evaluation.observation import Observation
 from expunge.evaluation.observe import observe
+from expunge.evaluation.profiles.profile import profile_of
 from expunge.evaluation.verdict import audit_scores, verdict
 
 SHARES = ("agl", "agr", "h_lr", "cka_retrained")
@@ -219,14 +220,16 @@ def test_a_changed_head_is_flagged_on_digits(seen: Mapping[str, Observation]) ->
     assert mine["knn_forget"]["value"] == first["knn_forget"]["value"] > mine["knn_forget"]["retrained"]
     assert mine["agl"]["value"] > 0.7
     assert mine["agr"]["value"] == first["agr"]["value"] < 0.5
-    warned = [f["text"] for f in verdict(mine, skipped) if f["level"] == "warn"]
+    warned = [f["text"] for f in verdict(mine, skipped, profile=profile_of("image")) if f["level"] == "warn"]
     assert any("below the last layer still know" in t and "knn_forget" in t and "cka_original: 1 [1, 1]" in t for t in warned)
 
 
 def test_retraining_passes_and_random_weights_are_like_nothing(seen: Mapping[str, Observation]) -> None:
     retrained, skipped = judged(seen, "retrained")
     assert [retrained[n]["value"] for n in SHARES] == pytest.approx([1] * 4)
-    assert not [f for f in verdict(retrained, skipped) if f["level"] == "fail" or "last layer" in f["text"]]
+    findings = verdict(retrained, skipped, profile=profile_of("image"))
+    assert not [f for f in findings if f["level"] == "fail" or "last layer" in f["text"]]
+    assert "Forgotten: forgotten items are classified" in " ".join(f["text"] for f in findings)
     random_init, _ = judged(seen, "random")
     assert random_init["agr"]["value"] < 0.5
     assert random_init["h_lr"]["value"] < 0.4

@@ -64,10 +64,10 @@ def test_a_collapsed_model_keeps_finite_ratios():
     assert np.isfinite(tofu.closer_to_one(np.zeros(1))).all()
 
 
-def test_normalised_probability_by_hand():
-    share = tofu.normalised_probability(np.log([0.5]), np.log([0.2, 0.1]), np.array([0, 0]))
+def test_normalized_probability_by_hand():
+    share = tofu.normalized_probability(np.log([0.5]), np.log([0.2, 0.1]), np.array([0, 0]))
     assert share == pytest.approx(0.5 / 0.8, abs=1e-9)
-    assert np.isnan(tofu.normalised_probability(np.log([0.5, 0.5]), np.log([0.2]), np.array([0]))[1])
+    assert np.isnan(tofu.normalized_probability(np.log([0.5, 0.5]), np.log([0.2]), np.array([0]))[1])
 
 
 def test_probability_is_the_geometric_mean_over_all_labels():
@@ -134,7 +134,7 @@ def test_harmonic_mean_by_hand():
 
 def test_scores_of_the_card_are_the_scores_given():
     lines = tofu.__doc__.split("Scores: ")[1].split("Needs:")[0]
-    assert set(lines.replace("\n", " ").replace(" ", "").split(",")) == set(tofu.scores(Evidence(Observation({}))))
+    assert set(lines.replace("\n", " ").replace(" ", "").split(",")) == set(tofu.scores(Evidence(Observation({})))) == set(tofu.SCORES)
 
 
 def test_every_score_holds_its_definition_on_a_whole_observation():

@@ -1,6 +1,7 @@
-"""Hyperparameters that fit the small built-in models, by benchmark and size; papers' defaults are for models a thousand times larger.
+"""Hyperparameters for the small built-in models, by benchmark and size; the defaults of papers are for models a thousand times larger.
 
-`people-micro.json` and its like map a method to its hyperparameters, chosen on another split than the one that is reported (see `tuning` in each).
+Each file, such as `people-micro.json`, maps methods to hyperparameters. They were chosen on another split than the reported one;
+`studies/tuning` holds all settings that were tried.
 """
 
 from __future__ import annotations
@@ -14,22 +15,22 @@ from typing import Any
 @cache
 def _file(suite: str, size: str) -> dict[str, Any]:
     path = Path(__file__).parent / f"{suite}-{size}.json"
-    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    return found
+    presets: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return presets
 
 
 def hyperparameters(suite: str, size: str, method: str) -> dict[str, Any]:
-    """The hyperparameters of a method for a case, empty where the paper's own are to be used."""
+    """The hyperparameters of a method for a benchmark and a model size; empty means the defaults of the paper."""
     return dict(_file(suite, size).get("methods", {}).get(method, {}))
 
 
 def relearning(suite: str, size: str, items: int) -> dict[str, Any]:
-    """How a model of a case is attacked by relearning: on a quarter of the forget rows, with the case's rate and steps."""
+    """The hyperparameters of the relearning attack: a quarter of the `items` forget rows, and the settings of the preset."""
     return {"k": max(2, items // 4), **_file(suite, size).get("relearn", {})}
 
 
 def attacking(attack: str, suite: str, size: str, items: int) -> dict[str, Any]:
-    """The hyperparameters of an attack on a model of a case: those that train have its rate and its steps."""
+    """The hyperparameters of an attack; attacks that train use the learning rate and the steps of the preset."""
     relearn = relearning(suite, size, items)
     if attack == "relearn":
         return relearn

@@ -1,10 +1,10 @@
-"""Drawn faces: people who do not exist, drawn with numpy alone from a seed, as many pictures of each as are wanted.
+"""Drawn faces: people who do not exist, drawn with numpy alone from a seed, with any number of pictures of each.
 
-Who somebody is stands in some thirty numbers (width of the face, distance of the eyes, colour of the skin ...) that all pictures of a
-person share. What a picture shows besides is drawn anew for each: age, smile, glasses, pose, light, clothes. Age acts as on people: heads
-of children are round, with large, low eyes; lines and grey hair come with the years, to some sooner than to others.
+About thirty numbers (width of the face, distance of the eyes, color of the skin ...) define a person, and all pictures of the person share
+them. Each picture draws the rest anew: age, smile, glasses, pose, light, clothes. Faces age as people do: children have round heads with
+large, low eyes; lines and gray hair come with the years, to some people sooner than to others.
 
-On one machine a seed gives the same bytes; another processor may round a pixel the other way, by one level of 256.
+On one machine a seed gives the same bytes; another processor may round a pixel differently, by one level of 256.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from expunge.benchmarks.synthetic.face_canvas import ADULT, BEARDS, CUTS, HAIRS, Canvas, Looks, greyness
+from expunge.benchmarks.synthetic.face_canvas import ADULT, BEARDS, CUTS, HAIRS, Canvas, Looks, grayness
 from expunge.core.errors import UserError
 
 Row = dict[str, Any]
@@ -24,12 +24,12 @@ Row = dict[str, Any]
 SKINS = np.array([[255, 226, 204], [246, 208, 176], [228, 182, 142], [198, 146, 106], [152, 104, 72], [106, 71, 52]]) / 255
 EYES = ((0.25, 0.15, 0.08), (0.40, 0.27, 0.12), (0.22, 0.44, 0.24), (0.20, 0.42, 0.68), (0.40, 0.48, 0.55))
 FRAMES = ((0.08, 0.08, 0.10), (0.55, 0.10, 0.14), (0.12, 0.22, 0.55), (0.48, 0.30, 0.12))
-NOWHERE = 9.0  # a place outside every picture
-CHUNK = 64  # pictures that are drawn together
+NOWHERE = 9.0  # a coordinate outside every picture
+CHUNK = 64  # pictures drawn together
 
 
 def person(identity: int, seed: int = 0) -> Looks:
-    """What all pictures of somebody share; a function of its two arguments."""
+    """The looks that all pictures of a person share; they depend on the two arguments alone."""
     rng = np.random.default_rng([seed, identity])
     man = bool(rng.random() < 0.5)
     u = rng.uniform
@@ -69,14 +69,20 @@ def person(identity: int, seed: int = 0) -> Looks:
         "mole": u(-0.3, 0.3) if rng.random() < 0.3 else NOWHERE,
         "mole_y": u(0.10, 0.45),
         "earrings": float(not man and rng.random() < 0.4),
-        "older": float(np.clip(rng.normal(), -2, 2)),  # how much older somebody looks, in steps of some years
+        "older": float(np.clip(rng.normal(), -2, 2)),  # how much older the person looks, in steps of some years
         "greying": u(40, 60),
         "balding": u(0, 1) if man else 0.0,
     }
 
 
 def picture(who: Looks, age: float, rng: Generator) -> Looks:
-    """A person at some age in years, with all that is drawn anew for a picture."""
+    """The looks of one picture of a person.
+
+    Args:
+        who: from `person`.
+        age: in years.
+        rng: draws everything that differs from picture to picture.
+    """
     u = rng.uniform
     smiling = bool(rng.random() < 0.5)
     return who | {
@@ -101,37 +107,42 @@ def picture(who: Looks, age: float, rng: Generator) -> Looks:
 
 
 def words(looks: Looks) -> tuple[str, ...]:
-    """What can be seen in a picture, e.g. ("man", "old", "grey hair", "beard", "glasses", "smiling")."""
+    """Words for what a picture shows, e.g. ("man", "old", "grey hair", "beard", "glasses", "smiling")."""
     age, man = looks["age"], looks["man"]
     kind = ("boy" if man else "girl") if age < 13 else ("man" if man else "woman")
     when = "child" if age < 13 else "teenage" if age < ADULT else "young" if age < 35 else "middle-aged" if age < 60 else "old"
-    colour = "grey" if greyness(looks["seems"], looks["greying"]) > 0.5 else looks["hair"]
-    said = [kind, when, f"{colour} hair", *([looks["beard"]] if looks["beard"] != "none" and age >= ADULT else [])]
-    return (*said, *(["glasses"] if looks["glasses"] else []), *(["smiling"] if looks["smiling"] else []))
+    color = "grey" if grayness(looks["seems"], looks["greying"]) > 0.5 else looks["hair"]
+    described = [kind, when, f"{color} hair", *([looks["beard"]] if looks["beard"] != "none" and age >= ADULT else [])]
+    return (*described, *(["glasses"] if looks["glasses"] else []), *(["smiling"] if looks["smiling"] else []))
 
 
 def faces(
     people: int | Iterable[int], images: int, seed: int = 0, *, size: int = 32, ages: tuple[int, int] = (0, 80), years: int = 0
 ) -> list[Row]:
-    """Rows of pictures, those of a person one after another.
+    """Draw rows of pictures, person by person.
 
-    Each has `image` ((3, size, size), uint8), `label` and `identity` (both the person's number), `age` in whole years, `man`, `smiling`,
-    `glasses`, and `words`. A person's rows are a function of the number, `seed` and what is asked for; who else is drawn does not matter.
+    The rows of a person depend on the person's number, `seed` and the other arguments, but not on the other people drawn.
 
     Args:
-        people: how many, or their numbers.
-        images: of each.
-        size: of the pictures, in pixels.
-        ages: least and greatest.
-        years: how far back the pictures of a person go, at most.
+        people: number of people, or their numbers.
+        images: pictures of each person.
+        seed: of the people and their pictures.
+        size: side of the pictures in pixels.
+        ages: least and greatest age in years.
+        years: the most years between two pictures of a person.
 
-    Errors: UserError for sizes and ages that cannot be.
+    Returns:
+        Rows with `image` ((3, size, size), uint8), `label` and `identity` (both the person's number), `age` in whole years, `man`,
+        `smiling`, `glasses`, and `words`.
+
+    Raises:
+        UserError: for impossible sizes, ages or seeds.
     """
     numbers = list(range(people)) if isinstance(people, int) else list(people)
     low, high = ages
     if not numbers or min(numbers) < 0 or images < 1 or size < 8 or min(years, seed) < 0 or not 0 <= low <= high:
-        said = f"{people=}, {images=}, {size=}, {ages=}, {years=}, {seed=}"
-        raise UserError(f"faces needs people, images >= 1, size >= 8, ages from 0 up and years and seed >= 0; this is {said}")
+        arguments = f"{people=}, {images=}, {size=}, {ages=}, {years=}, {seed=}"
+        raise UserError(f"faces needs people, images >= 1, size >= 8, ages from 0 up and years and seed >= 0; got {arguments}")
     looks: list[Looks] = []
     for number in numbers:
         who = person(number, seed)
@@ -150,6 +161,6 @@ def faces(
 
 
 def draw(looks: Sequence[Looks], size: int = 32) -> NDArray[np.uint8]:
-    """Pictures of some looks, (pictures, 3, size, size)."""
-    parts = [Canvas(looks[i : i + CHUNK], size).done() for i in range(0, len(looks), CHUNK)]
+    """Draw looks from `picture`; returns (pictures, 3, size, size)."""
+    parts = [Canvas(looks[i : i + CHUNK], size).render() for i in range(0, len(looks), CHUNK)]
     return np.concatenate(parts) if parts else np.empty((0, 3, size, size), np.uint8)

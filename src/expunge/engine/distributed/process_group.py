@@ -1,7 +1,7 @@
-"""Several processes on one run: each answers its share of every batch, and all of them take the same step.
+"""Several processes on one run: each process computes its share of every batch, and all processes take the same optimizer step.
 
-What is dealt out are the pieces that accumulation cuts a batch into, so the gradient is that of one process, whatever an objective makes of
-its means. All else, parts, selectors and the optimizer, runs in every process alike, from the same seeds.
+The processes share the pieces into which gradient accumulation splits a batch. The gradient therefore equals that of one process, whatever
+averages an objective takes. Everything else (parts, selectors and the optimizer) runs identically in every process, from the same seeds.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ T = TypeVar("T")
 
 
 def processes() -> Accelerator:
-    """Those that a launcher started, or this one alone. On CPUs several are looked for only where that is asked for."""
+    """Connect to the processes that a launcher started, or use this one alone. On CPUs, only WORLD_SIZE above 1 means several processes."""
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     return Accelerator(cpu=True) if several and not torch.accelerator.is_available() else Accelerator()
 
 
 class ProcessGroup:
-    """The processes of a run, seen from one of them. One process is the usual case: nothing is sent then."""
+    """The processes of a run, as one of them sees the group. A single process, the usual case, sends nothing."""
 
     def __init__(self, accelerator: Accelerator | None = None) -> None:
         accelerator = accelerator or processes()
@@ -37,57 +37,66 @@ class ProcessGroup:
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that writes and speaks."""
+        """Whether this process is the one that writes files and prints."""
         return self.index == 0
 
     def deals(self, pieces: int, together: bool = False) -> bool:
-        """Whether pieces are dealt out, else every process does them all. together: all must do as many, so they must come out even."""
+        """Whether the processes share the pieces; otherwise every process computes all of them.
+
+        Args:
+            pieces: number of pieces.
+            together: every process must compute the same number of pieces, so the pieces are shared only if they divide evenly.
+        """
         return self.count > 1 and not (together and pieces % self.count)
 
     def deal(self, pieces: int, together: bool = False) -> range:
-        """Which of so many pieces are this process's."""
+        """The indices of the pieces that this process computes; arguments as of `deals`."""
         return range(self.index, pieces, self.count) if self.deals(pieces, together) else range(pieces)
 
-    def exchange(self, mine: T) -> list[T]:
-        """What each process has, in their order; tensors come to the CPU."""
+    def exchange(self, value: T) -> list[T]:
+        """Gather a value from every process, in the order of the processes; tensors move to the CPU."""
         if self.count == 1:
-            return [mine]
-        found: list[Any] = [None] * self.count
-        dist.all_gather_object(found, _to_cpu(mine))
-        return found
+            return [value]
+        values: list[Any] = [None] * self.count
+        dist.all_gather_object(values, _to_cpu(value))
+        return values
 
     def agree(self, look: Callable[[], T]) -> T:
-        """What the first process finds, for all of them; an error that the user can mend is raised in all of them."""
+        """Run a function in the first process and return its result in all of them.
+
+        Raises:
+            UserError: in every process, when the function raises one.
+        """
         if self.count == 1:
             return look()
-        said: list[Any] = [None, ""]
+        message: list[Any] = [None, ""]  # the result and the text of an error
         if self.first:
             try:
-                said[0] = look()
+                message[0] = look()
             except UserError as error:
-                said[1] = str(error)
-        dist.broadcast_object_list(said, src=0)
-        if said[1]:
-            raise UserError(said[1])
-        found: T = said[0]
-        return found
+                message[1] = str(error)
+        dist.broadcast_object_list(message, src=0)
+        if message[1]:
+            raise UserError(message[1])
+        result: T = message[0]
+        return result
 
     def any(self, *flags: bool) -> list[bool]:
-        """Whether a flag is up in any process. It waits for all of them."""
+        """For each flag, whether it is set in any process. The call waits for all processes."""
         return [any(column) for column in zip(*self.exchange(flags), strict=True)]
 
-    def sums(self, mine: Mapping[Any, Tensor], device: torch.device) -> dict[Any, Tensor]:
-        """Sums by key of what the processes have."""
-        total: dict[Any, Tensor] = {}
-        for one in self.exchange(dict(mine)):
-            for key, value in one.items():
-                total[key] = total[key] + value.to(device) if key in total else value.to(device)
-        return total
+    def sums(self, values: Mapping[Any, Tensor], device: torch.device) -> dict[Any, Tensor]:
+        """Sum tensors over the processes, key by key."""
+        totals: dict[Any, Tensor] = {}
+        for process_values in self.exchange(dict(values)):
+            for key, value in process_values.items():
+                totals[key] = totals[key] + value.to(device) if key in totals else value.to(device)
+        return totals
 
     def add(self, gradients: Sequence[Tensor]) -> None:
-        """Make of the gradients of pieces their sums over processes, in place; a sharded one is a mean over processes already."""
-        whole = [g for g in gradients if not isinstance(g, DTensor)]
-        for work in [dist.all_reduce(g, async_op=True) for g in whole]:
+        """Sum the gradients over processes, in place. A sharded gradient is already a mean over processes, so it is scaled instead."""
+        unsharded = [g for g in gradients if not isinstance(g, DTensor)]
+        for work in [dist.all_reduce(g, async_op=True) for g in unsharded]:
             work.wait()
         for g in gradients:
             if isinstance(g, DTensor):

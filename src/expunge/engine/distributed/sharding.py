@@ -1,7 +1,7 @@
-"""A model whose blocks are spread over the processes of a run: FSDP, each holds a part of every weight and gathers a block when it is used.
+"""Spread the blocks of a model over the processes of a run with FSDP. Each process holds a part of every weight and gathers blocks for use.
 
-What is not in a block (embeddings, head, last norm) stays whole in every process: the modality reads the head's weights by itself. Weights keep
-their names and gradients their order, so that parts work as they do on a whole model, element by element.
+Modules outside the blocks (embeddings, head, last norm) stay whole in every process, because the modality reads the weights of the head
+directly. Weights keep their names and gradients their order, so parts work element by element as they do on a whole model.
 """
 
 from __future__ import annotations
@@ -25,26 +25,31 @@ from expunge.core.modality import Modality, Weights
 
 @dataclass(frozen=True)
 class Split:
-    """A tensor that was sharded, whole: what a checkpoint holds of it."""
+    """The whole of a sharded tensor, as a checkpoint stores it."""
 
     whole: Tensor
 
 
-def asked(accelerator: Accelerator) -> bool:
-    """Whether the launcher was told to shard: FSDP, or a ZeRO stage of DeepSpeed, in `accelerate launch` or its configuration.
+def requested(accelerator: Accelerator) -> bool:
+    """Whether `accelerate launch` or its configuration requests sharding, by FSDP or by a ZeRO stage of DeepSpeed.
 
-    It is FSDP in both cases: DeepSpeed's engine keeps gradients and optimizer to itself, and the parts of a plan work on gradients.
+    The model is sharded by FSDP in both cases. DeepSpeed's engine keeps gradients and optimizer to itself, and the parts of a plan work on
+    gradients.
     """
-    told = {n: os.environ.get(f"ACCELERATE_USE_{n}", "false").lower() == "true" for n in ("FSDP", "DEEPSPEED")}
-    zero = told["DEEPSPEED"] and os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3") != "0"
-    return accelerator.num_processes > 1 and (told["FSDP"] or zero or accelerator.distributed_type == DistributedType.FSDP)
+    enabled = {n: os.environ.get(f"ACCELERATE_USE_{n}", "false").lower() == "true" for n in ("FSDP", "DEEPSPEED")}
+    zero = enabled["DEEPSPEED"] and os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3") != "0"
+    return accelerator.num_processes > 1 and (enabled["FSDP"] or zero or accelerator.distributed_type == DistributedType.FSDP)
 
 
 class Sharded:
-    """A model that is sharded in place, and what it takes to answer with other weights and to put it together again."""
+    """A model that is sharded in place. It can also run with other weights, and be joined to a whole model again."""
 
     def __init__(self, model: nn.Module, modality: Modality) -> None:
-        """Errors: UserError where the model has no list of blocks."""
+        """Shard the blocks of a model.
+
+        Raises:
+            UserError: when the model has no list of blocks.
+        """
         memo: dict[int, Any] = {id(p): nn.Parameter(p.to("meta"), p.requires_grad) for p in model.parameters()}
         self.model, self.modality, self.shape = model, modality, copy.deepcopy(model, memo)
         self._spread(model)
@@ -53,13 +58,13 @@ class Sharded:
         from torch.distributed.fsdp import fully_shard
 
         for block in self._blocks(model):
-            fully_shard(block, reshard_after_forward=True)  # each is a root, which would keep what it gathered
+            fully_shard(block, reshard_after_forward=True)  # each block is an FSDP root, which by default keeps what it gathered
 
     def _blocks(self, model: nn.Module) -> list[nn.Module]:
-        found = [self.modality.module(model, hook_point) for hook_point in self.modality.blocks(model)]
-        if not found:
+        blocks = [self.modality.module(model, hook_point) for hook_point in self.modality.blocks(model)]
+        if not blocks:
             raise UserError("this model has no list of blocks to shard: start it without FSDP")
-        return found
+        return blocks
 
     @cached_property
     def _twin(self) -> nn.Module:
@@ -76,42 +81,42 @@ class Sharded:
 
     @torch.no_grad()
     def under(self, weights: Weights) -> nn.Module:
-        """The model with other weights: a second one, as a sharded model gathers its own, whatever a call is given instead."""
+        """A second model that holds other weights. The sharded model itself always gathers its own weights, whatever a call passes."""
         twin = self._twin
-        for (name, own), (_, kept) in zip(_tensors(self.model), _tensors(twin), strict=True):
-            kept.copy_(like(weights.get(name, own), kept))
+        for (name, own), (_, target) in zip(_tensors(self.model), _tensors(twin), strict=True):
+            target.copy_(like(weights.get(name, own), target))
         return twin
 
     def join(self) -> nn.Module:
         """The whole model, on the CPU, in every process."""
-        model, shape, made = self.model, self.shape, {}
+        model, shape, parameters = self.model, self.shape, {}
         for old, new in zip(model.parameters(), shape.parameters(), strict=True):
-            made[id(new)] = nn.Parameter(whole(old).detach().cpu(), old.requires_grad)
-        for module in shape.modules():  # not by name: tied weights stay tied
-            module._parameters.update({n: made[id(p)] for n, p in module._parameters.items() if p is not None})
-        for held, buffer in zip(model.buffers(), shape.buffers(), strict=True):
-            buffer.copy_(held)
+            parameters[id(new)] = nn.Parameter(whole(old).detach().cpu(), old.requires_grad)
+        for module in shape.modules():  # by identity and not by name, so tied weights stay tied
+            module._parameters.update({n: parameters[id(p)] for n, p in module._parameters.items() if p is not None})
+        for source, buffer in zip(model.buffers(), shape.buffers(), strict=True):
+            buffer.copy_(source)
         return shape.to("cpu").train(model.training)
 
 
 def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
-    return [*model.named_parameters(), *model.named_buffers()]  # tied ones once
+    return [*model.named_parameters(), *model.named_buffers()]  # lists tied weights once
 
 
 def whole(t: Tensor) -> Tensor:
-    """A tensor with all its parts; every process must ask."""
+    """Gather all parts of a tensor. Every process must call it."""
     return t.full_tensor() if isinstance(t, DTensor) else t
 
 
 def like(value: Tensor, own: Tensor) -> Tensor:
-    """A value spread as another tensor is."""
+    """Shard a value in the same way as another tensor."""
     if not isinstance(own, DTensor) or isinstance(value, DTensor):
         return value
     return distribute_tensor(value.to(own.device), own.device_mesh, own.placements)
 
 
 def gathered(x: Any) -> Any:
-    """Nested data with its sharded tensors whole; every process must ask."""
+    """Gather the sharded tensors in nested data. Every process must call it."""
     if isinstance(x, DTensor):
         return Split(whole(x))
     if isinstance(x, Mapping):
@@ -120,7 +125,7 @@ def gathered(x: Any) -> Any:
 
 
 def spread(x: Any, model: nn.Module) -> Any:
-    """The inverse of `gathered`: sharded again where the model is, whole where it is."""
+    """The inverse of `gathered`: tensors are sharded again if the model is sharded, else they stay whole."""
     mesh = next((p.device_mesh for p in model.parameters() if isinstance(p, DTensor)), None)
     if isinstance(x, Split):
         return x.whole if mesh is None else distribute_tensor(x.whole.to(mesh.device_type), mesh, [Shard(0)])

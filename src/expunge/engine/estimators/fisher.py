@@ -1,4 +1,4 @@
-"""Diagonal of the Fisher information: squared gradients of single rows, averaged over whole sets."""
+"""Diagonal of the Fisher information: the squared gradients of single rows, averaged over a set."""
 
 from __future__ import annotations
 
@@ -15,35 +15,44 @@ from expunge.engine.estimators.per_example_grads import Ask, row_gradients
 def squared_gradients(
     model: nn.Module, ask: Ask, rows: Rows, losses: Callable[[ModelOutput], Iterable[Tensor]], batch_size: int = 32
 ) -> list[Tensor]:
-    """Mean over rows of the squared gradient of each row alone, summed over the losses of its answer; memory does not grow with the rows.
+    """Average over rows the squared gradient of each row, summed over its losses. Memory does not grow with the number of rows.
 
-    losses: answer -> losses, each (rows,) and on its own. With `likelihoods` it is the diagonal of the Fisher information.
+    With `likelihoods` as losses the result is the diagonal of the Fisher information.
+
+    Args:
+        ask: runs the model on rows.
+        losses: maps an output to losses of shape (rows,); each loss counts on its own.
+
+    Returns:
+        One tensor for each trainable parameter, of its shape.
     """
-    total = [torch.zeros_like(p) for p in model.parameters() if p.requires_grad]
+    totals = [torch.zeros_like(p) for p in model.parameters() if p.requires_grad]
 
     def add(grads: list[Tensor]) -> None:
-        for t, g in zip(total, grads, strict=True):
-            t += g.square().sum(0)
+        for total, grad in zip(totals, grads, strict=True):
+            total += grad.square().sum(0)
 
     row_gradients(model, ask, rows, losses, add, batch_size)
-    return [t / len(rows) for t in total]
+    return [total / len(rows) for total in totals]
 
 
-def likelihoods(answer: ModelOutput, draws: int | None, generator: torch.Generator) -> Iterator[Tensor]:
-    """Log-likelihoods of rows, each (rows,), whose squared gradients add up to the Fisher information of each row.
+def likelihoods(output: ModelOutput, draws: int | None, generator: torch.Generator) -> Iterator[Tensor]:
+    """Yield log-likelihoods of shape (rows,), in nats, whose squared gradients add up to the Fisher information of each row.
 
-    draws: None: of the given labels. n: of labels that are drawn n times from the model's own distribution. 0: of every class, weighted
-    by the root of its probability, which is the exact expectation; where a row has several labels they are drawn once.
+    Args:
+        draws: None takes the labels of the rows (the empirical Fisher). A number n takes labels drawn n times from the model's own
+            distribution. 0 takes every class, weighted by the root of its probability, which is the exact expectation; rows with
+            several labels then have their labels drawn once.
     """
     if draws is None:
-        yield -answer.loss.sum()
+        yield -output.loss.sum()
         return
-    log = answer.log_probs
-    if draws == 0 and log.lengths.max() == 1:
-        for y in range(log.values.shape[-1]):
-            one = log.map(lambda v, y=y: v[:, y]).sum()  # type: ignore[misc]
-            yield (one.detach() / 2).exp() * one
+    log_probs = output.log_probs
+    if draws == 0 and log_probs.lengths.max() == 1:
+        for y in range(log_probs.values.shape[-1]):
+            class_logp = log_probs.map(lambda v, y=y: v[:, y]).sum()  # type: ignore[misc]
+            yield (class_logp.detach() / 2).exp() * class_logp
     else:
         for _ in range(draws or 1):
-            said = torch.multinomial(log.values.detach().exp().cpu(), 1, generator=generator).to(log.values.device)
-            yield log.map(lambda v, said=said: v.gather(1, said)[:, 0]).sum() / (draws or 1) ** 0.5  # type: ignore[misc]
+            labels = torch.multinomial(log_probs.values.detach().exp().cpu(), 1, generator=generator).to(log_probs.values.device)
+            yield log_probs.map(lambda v, labels=labels: v.gather(1, labels)[:, 0]).sum() / (draws or 1) ** 0.5  # type: ignore[misc]

@@ -1,7 +1,8 @@
-"""Norms of the gradients of single rows without these gradients: from what went into each layer and what came back to it.
+"""Ghost norms: the gradient norms of single rows, computed from the inputs and output gradients of each layer without the gradients.
 
-The gradient of a linear layer is a sum of outer products of the two over the positions of a row, and the square of its norm is the sum over
-pairs of positions of two inner products. So one backward pass over a batch of rows, with all weights frozen, tells the norms of each row.
+The gradient of a linear layer is a sum of outer products of input and output gradient over the positions of a row. The square of its norm
+is a sum over pairs of positions of the product of two inner products. One backward pass over a batch of rows, with all weights frozen,
+therefore gives the norms of each row.
 """
 
 from __future__ import annotations
@@ -23,23 +24,23 @@ from expunge.engine.run_state import evaluating
 
 @dataclass
 class Ghost(Watched):
-    """The squares of the norms by parameter, once a backward pass is over."""
+    """The squared gradient norms of each parameter, collected during a backward pass."""
 
     squares: dict[int, Tensor] = field(default_factory=dict)  # by id of the parameter, (rows,)
-    products: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # of inputs that several layers share
+    products: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # inner products of inputs that several layers share
 
-    def _table(self, use: Use, back: Tensor) -> None:
-        use.back = back
-        ids = use.given.reshape(self.rows, -1)
+    def _table(self, use: Use, output_grad: Tensor) -> None:
+        use.output_grad = output_grad
+        ids = use.inputs.reshape(self.rows, -1)
         same = (ids[:, :, None] == ids[:, None]) & self._moves(use)[:, None]
-        self._add(use.own["weight"], (same * (back @ back.mT)).sum((1, 2)))
+        self._add(use.own["weight"], (same * (output_grad @ output_grad.mT)).sum((1, 2)))
 
-    def _linear(self, use: Use, back: Tensor) -> None:
-        self._add(use.own["weight"], self._outer(use.given, back))
+    def _linear(self, use: Use, output_grad: Tensor) -> None:
+        self._add(use.own["weight"], self._outer(use.inputs, output_grad))
         if (bias := use.own.get("bias")) is not None:
-            self._add(bias, torch.stack([g.sum(0).square().sum() for g in self._by_row(back)]))
+            self._add(bias, torch.stack([g.sum(0).square().sum() for g in self._by_row(output_grad)]))
         if tied := self._tied(use):
-            use.paired = [g[:, ids] for g, ids in zip(self._by_row(back), tied.given.reshape(self.rows, -1), strict=True)]
+            use.tied_grads = [g[:, ids] for g, ids in zip(self._by_row(output_grad), tied.inputs.reshape(self.rows, -1), strict=True)]
 
     def _small(self, use: Use, grads: dict[str, Tensor]) -> None:
         for name, grad in grads.items():
@@ -47,38 +48,42 @@ class Ghost(Watched):
 
     @torch.no_grad()
     def norms(self, params: Sequence[Tensor]) -> Tensor:
-        """After the backward pass: norms by parameter, in this order, (rows, tensors); 0 where nothing came back."""
+        """Compute the gradient norms after the backward pass.
+
+        Returns:
+            Norms of shape (rows, tensors), in the order of `params`; 0 for a parameter without a gradient.
+        """
         for use in self.uses:
             tied = self._tied(use)
-            if tied is not None and tied.back is not None and use.paired:
-                table_backs = tied.back * self._moves(tied)[:, :, None]
-                between = zip(use.paired, self._by_row(use.given), table_backs, strict=True)
-                self._add(use.module.weight, 2 * torch.stack([(p * (x @ e.T)).sum() for p, x, e in between]))  # type: ignore[arg-type]
-        none = self.leaves[0].new_zeros(self.rows, dtype=torch.float32)
+            if tied is not None and tied.output_grad is not None and use.tied_grads:
+                table_grads = tied.output_grad * self._moves(tied)[:, :, None]
+                by_row = zip(use.tied_grads, self._by_row(use.inputs), table_grads, strict=True)
+                self._add(use.module.weight, 2 * torch.stack([(p * (x @ e.T)).sum() for p, x, e in by_row]))  # type: ignore[arg-type]
+        zeros = self.leaves[0].new_zeros(self.rows, dtype=torch.float32)
         self.forget()
         self.products.clear()
-        return torch.stack([self.squares.get(id(p), none).clamp_min(0).sqrt() for p in params], 1)
+        return torch.stack([self.squares.get(id(p), zeros).clamp_min(0).sqrt() for p in params], 1)
 
     def _tied(self, use: Use) -> Use | None:
-        """The use of a table whose weight this layer has, too."""
+        """The use of a table that shares its weight with this layer."""
         tables = [u for u in self.uses if table(u.module)] if linear(use.module) else []
         return next((u for u in tables if u.module.weight is use.module.weight), None)
 
-    def _outer(self, given: Tensor, back: Tensor) -> Tensor:
+    def _outer(self, inputs: Tensor, output_grad: Tensor) -> Tensor:
         """Squared norm of the sum of outer products over the positions of each row, (rows,)."""
-        x, g = self._by_row(given), self._by_row(back)
-        longest, (a, b) = max(map(len, x)), (given.shape[-1], back.shape[-1])
-        if longest * (a + b) > a * b:  # the products themselves are cheaper
-            return torch.stack([(mine.T @ its).square().sum() for its, mine in zip(x, g, strict=True)])
+        x, g = self._by_row(inputs), self._by_row(output_grad)
+        longest, (a, b) = max(map(len, x)), (inputs.shape[-1], output_grad.shape[-1])
+        if longest * (a + b) > a * b:  # the outer products themselves are cheaper
+            return torch.stack([(row_g.T @ row_x).square().sum() for row_x, row_g in zip(x, g, strict=True)])
         if isinstance(x, Tensor) and isinstance(g, Tensor):
-            if id(given) not in self.products:
-                self.products[id(given)] = given, x @ x.mT
-            return (self.products[id(given)][1] * (g @ g.mT)).sum((1, 2))
-        return torch.stack([((its @ its.T) * (mine @ mine.T)).sum() for its, mine in zip(x, g, strict=True)])
+            if id(inputs) not in self.products:
+                self.products[id(inputs)] = inputs, x @ x.mT
+            return (self.products[id(inputs)][1] * (g @ g.mT)).sum((1, 2))
+        return torch.stack([((row_x @ row_x.T) * (row_g @ row_g.T)).sum() for row_x, row_g in zip(x, g, strict=True)])
 
     def _add(self, parameter: Tensor, squares: Tensor) -> None:
-        known = self.squares.get(id(parameter))
-        self.squares[id(parameter)] = squares.float() if known is None else known + squares.float()
+        total = self.squares.get(id(parameter))
+        self.squares[id(parameter)] = squares.float() if total is None else total + squares.float()
 
 
 def gradient_norms(
@@ -88,49 +93,57 @@ def gradient_norms(
     losses: Callable[[ModelOutput, Sequence[int]], Tensor],
     batches: Iterable[Sequence[int]],
 ) -> Tensor:
-    """L2 norms of the gradient of each row's loss by all parameters, (rows, tensors), tied ones once; in evaluation mode.
+    """Compute the L2 norm of the gradient of each row's loss with respect to each parameter, in evaluation mode.
 
-    losses: answer to rows, their places -> (rows,), each on its own; of some rows it is asked twice. batches: places of rows that share a
-    forward and a backward pass, where the layers allow it and a first row gives the same both ways; else the gradient of each row is made.
+    The rows of a batch share one forward and one backward pass when every layer allows it and a test row has the same norms both ways.
+    Otherwise the gradient of each row is computed.
+
+    Args:
+        losses: maps an output and the places of its rows to losses (rows,), each of which depends on its own row alone. It is called twice
+            for some rows.
+        batches: places of the rows that share a pass.
+
+    Returns:
+        Norms of shape (rows, tensors); tied parameters are counted once.
     """
     params = [p for p in model.parameters() if p.is_floating_point()]
-    out = torch.zeros(len(rows), len(params))
+    norms = torch.zeros(len(rows), len(params))
 
-    def ghosts(places: Sequence[int]) -> Tensor:
+    def ghost_norms(places: Sequence[int]) -> Tensor:
         ghost = Ghost(len(places))
         with evaluating(model), torch.enable_grad():
             with ghost.watching(model):
-                answer = modality.forward(model, [rows.select(places)])[0]
-            ghost.row = answer.loss.row
-            torch.autograd.backward(losses(answer, places).sum(), inputs=ghost.leaves)
+                output = modality.forward(model, [rows.select(places)])[0]
+            ghost.row = output.loss.row
+            torch.autograd.backward(losses(output, places).sum(), inputs=ghost.leaves)
         return ghost.norms(params).cpu()
 
-    def made(places: Sequence[int], batch_size: int = 1) -> Tensor:
-        found, asked = list[Tensor](), iter(places)
+    def exact_norms(places: Sequence[int], batch_size: int = 1) -> Tensor:
+        batch_norms, remaining = list[Tensor](), iter(places)
 
-        def each(answer: ModelOutput) -> Iterator[Tensor]:
-            yield losses(answer, list(islice(asked, answer.loss.rows)))
+        def row_losses(output: ModelOutput) -> Iterator[Tensor]:
+            yield losses(output, list(islice(remaining, output.loss.rows)))
 
         def use(grads: list[Tensor]) -> None:
-            found.append(torch.stack([torch.linalg.vector_norm(g.float().flatten(1), dim=1) for g in grads], 1).cpu())
+            batch_norms.append(torch.stack([torch.linalg.vector_norm(g.float().flatten(1), dim=1) for g in grads], 1).cpu())
 
-        with _all_move(params):
-            row_gradients(model, lambda some: modality.forward(model, [some])[0], rows.select(places), each, use, batch_size)
-        return torch.cat(found)
+        with _all_trainable(params):
+            row_gradients(model, lambda batch: modality.forward(model, [batch])[0], rows.select(places), row_losses, use, batch_size)
+        return torch.cat(batch_norms)
 
-    split = [list(places) for places in batches]
-    if not split or _alike(ghosts, made, split[0]):
-        for places in split:
-            out[places] = ghosts(places)
+    batch_places = [list(places) for places in batches]
+    if not batch_places or _alike(ghost_norms, exact_norms, batch_places[0]):
+        for places in batch_places:
+            norms[places] = ghost_norms(places)
     else:
-        every = [place for places in split for place in places]
-        out[every] = made(every, len(split[0]))
-    return out
+        all_places = [place for places in batch_places for place in places]
+        norms[all_places] = exact_norms(all_places, len(batch_places[0]))
+    return norms
 
 
 @contextmanager
-def _all_move(params: Sequence[Tensor]) -> Iterator[None]:
-    """Meanwhile all of them have gradients."""
+def _all_trainable(params: Sequence[Tensor]) -> Iterator[None]:
+    """Make all parameters trainable inside the block."""
     flags = [p.requires_grad for p in params]
     try:
         for p in params:
@@ -141,11 +154,11 @@ def _all_move(params: Sequence[Tensor]) -> Iterator[None]:
             p.requires_grad_(flag)
 
 
-def _alike(ghosts: Callable[[list[int]], Tensor], made: Callable[[list[int]], Tensor], places: Sequence[int]) -> bool:
-    """Whether the last row of a batch has the same norms without its gradient as with it."""
+def _alike(ghost_norms: Callable[[list[int]], Tensor], exact_norms: Callable[[list[int]], Tensor], places: Sequence[int]) -> bool:
+    """Whether the ghost norms of the last row of a batch equal the norms of its gradient."""
     try:
-        found = ghosts([places[0], places[-1]])[-1]
-    except (Uncovered, RuntimeError):  # a layer that is not known, or that is used in another way than by being called
+        norms = ghost_norms([places[0], places[-1]])[-1]
+    except (Uncovered, RuntimeError):  # a layer is unknown, or the model reads its weights without calling it
         return False
-    wanted = made([places[-1]])[0]
-    return bool(((found - wanted).abs() <= ALIKE * wanted.max()).all())
+    expected = exact_norms([places[-1]])[0]
+    return bool(((norms - expected).abs() <= ALIKE * expected.max()).all())

@@ -1,4 +1,4 @@
-"""Fisher information of single layers as a product of two small matrices (K-FAC), its eigenvalues corrected (EK-FAC), by kronfluence."""
+"""K-FAC by kronfluence: the Fisher information of a layer as a Kronecker product of two small matrices; EK-FAC corrects its eigenvalues."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Strategy = Literal["ekfac", "kfac", "diagonal"]
 
 @dataclass(frozen=True)
 class KfacLayer:
-    """A layer by its path, and the places of its weight and bias among the parameters that move; None: there is none that moves."""
+    """A layer by its path, with the places of its weight and bias among the trainable parameters; None: no trainable bias."""
 
     path: str
     weight: int
@@ -33,31 +33,37 @@ class KfacLayer:
 
 
 def layers(model: nn.Module, modality: Modality) -> list[KfacLayer]:
-    """Linear and convolutional layers whose weight moves and is no other module's; the last one of a model where it is the only one.
+    """List the linear and convolutional layers with a trainable weight that no other module shares.
 
-    Errors: UserError where there are none.
+    The head of the model is left out, unless it is the only such layer.
+
+    Raises:
+        UserError: when there is no such layer.
     """
     place = {id(p): i for i, p in enumerate(p for p in model.parameters() if p.requires_grad)}
     owners = Counter(id(p) for m in model.modules() for p in m.parameters(recurse=False))
-    own = {n: m for n, m in model.named_modules() if type(m) in (nn.Linear, nn.Conv2d) and owners[id(m.weight)] == 1}
-    found = [KfacLayer(n, place[id(m.weight)], place.get(id(m.bias))) for n, m in own.items() if id(m.weight) in place]
-    if not found:
-        raise UserError("no linear or convolutional layer of this model moves with weights of its own, and Kronecker factors are of layers")
+    modules = {n: m for n, m in model.named_modules() if type(m) in (nn.Linear, nn.Conv2d) and owners[id(m.weight)] == 1}
+    trainable = [KfacLayer(n, place[id(m.weight)], place.get(id(m.bias))) for n, m in modules.items() if id(m.weight) in place]
+    if not trainable:
+        raise UserError(
+            "this model has no linear or convolutional layer with a trainable weight of its own, which Kronecker factors need: make such a "
+            "layer trainable"
+        )
     head = base_of(model).get_submodule(modality.head(model))
-    return [layer for layer in found if own[layer.path] is not head] or found
+    return [layer for layer in trainable if modules[layer.path] is not head] or trainable
 
 
-def alike(modality: Modality, rows: Rows, size: int) -> Iterator[list[int]]:
-    """Places of rows, so many at a time, of the same length: where nothing is padded, no statistic sees padding."""
+def batches_by_length(modality: Modality, rows: Rows, size: int) -> Iterator[list[int]]:
+    """Yield places of rows with the same number of tokens, at most `size` at a time, so that no batch has padding in its statistics."""
     lengths = [modality.counts(rows.select([i]))["tokens"] for i in range(len(rows))]
     for length in sorted(set(lengths)):
-        at = [i for i, n in enumerate(lengths) if n == length]
-        yield from (at[i : i + size] for i in range(0, len(at), size))
+        places = [i for i, n in enumerate(lengths) if n == length]
+        yield from (places[i : i + size] for i in range(0, len(places), size))
 
 
 @contextmanager
 def tracked(model: nn.Module, task: Any, paths: Iterable[str]) -> Iterator[None]:
-    """Meanwhile some layers are watched by kronfluence, which freezes all weights and stands in the layers' places."""
+    """Let kronfluence track layers inside the block. It freezes all weights and wraps the layers; the end of the block undoes both."""
     from kronfluence.analyzer import prepare_model
 
     flags = [(p, p.requires_grad) for p in model.parameters()]
@@ -85,10 +91,19 @@ def fit(
     strategy: Strategy = "ekfac",
     batch_size: int = 32,
 ) -> dict[str, Tensor]:
-    """Curvature of layers over some rows, a mean over labels, by path: `path/values` (out, in) in the basis of `path/outputs` (out, out)
-    and `path/inputs` (in, in), whose columns are eigenvectors; of `diagonal` values alone. A bias is the last input.
+    """Estimate the curvature of layers over rows, averaged over labels.
 
-    losses: answer -> losses, each (rows,) and on its own, as `stats.likelihoods` gives them. Errors: UserError without kronfluence.
+    Args:
+        ask: runs the model on rows.
+        losses: maps an output to losses of shape (rows,), as `fisher.likelihoods` does; each loss counts on its own.
+        paths: paths of the layers.
+
+    Returns:
+        Tensors by layer path: `path/values` (out, in) in the basis of `path/outputs` (out, out) and `path/inputs` (in, in), whose columns
+        are eigenvectors. The strategy `diagonal` gives values alone. A bias is the last input.
+
+    Raises:
+        UserError: when kronfluence is not installed.
     """
     try:
         from kronfluence.arguments import FactorArguments
@@ -101,11 +116,11 @@ def fit(
     with torch.no_grad(), evaluating(model):
         passes = sum(1 for _ in losses(ask(rows.select([0]))))
 
-    class Drawn(Task):  # type: ignore[misc]  # one of the losses of some rows: a batch is its number, and places of rows
+    class OneLoss(Task):  # type: ignore[misc]  # a batch holds the index of one loss, then the places of its rows
         def compute_train_loss(self, batch: Tensor, model: nn.Module, sample: bool = False) -> Tensor:
-            which, *places = batch.tolist()
-            (loss,) = islice(losses(ask(rows.select(places))), which, which + 1)
-            return -math.sqrt(passes) * loss.sum()  # a mean is taken over passes, too
+            index, *places = batch.tolist()
+            (loss,) = islice(losses(ask(rows.select(places))), index, index + 1)
+            return -math.sqrt(passes) * loss.sum()  # kronfluence also averages over passes, and the sum over losses is wanted
 
         def compute_measurement(self, batch: Tensor, model: nn.Module) -> Tensor:
             raise NotImplementedError
@@ -113,29 +128,33 @@ def fit(
         def get_influence_tracked_modules(self) -> list[str]:
             return list(paths)
 
-    task, state = Drawn(), State()
-    exact: Any = torch.promote_types(next(model.parameters()).dtype, torch.float32)
-    types = ("activation_covariance", "gradient_covariance", "per_sample_gradient", "lambda")
-    args = FactorArguments(strategy=strategy, **{f"{t}_dtype": exact for t in types})
-    loader = [torch.tensor([k, *places]) for places in alike(modality, rows, batch_size) for k in range(passes)]
-    found: dict[str, Mapping[str, Tensor]] = {}
+    task, state = OneLoss(), State()
+    dtype: Any = torch.promote_types(next(model.parameters()).dtype, torch.float32)
+    statistics = ("activation_covariance", "gradient_covariance", "per_sample_gradient", "lambda")
+    args = FactorArguments(strategy=strategy, **{f"{name}_dtype": dtype for name in statistics})
+    loader = [torch.tensor([k, *places]) for places in batches_by_length(modality, rows, batch_size) for k in range(passes)]
+    factors: dict[str, Mapping[str, Tensor]] = {}
     with tracked(model, task, paths), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # kronfluence makes a gradient scaler in the old way
+        warnings.simplefilter("ignore", FutureWarning)  # kronfluence creates its gradient scaler by a deprecated call
         if strategy != "diagonal":
-            found |= fit_covariance_matrices_with_loader(model, state, task, loader, args, disable_tqdm=True)[1]
-            found |= perform_eigendecomposition(found, model, state, args, disable_tqdm=True)
+            factors |= fit_covariance_matrices_with_loader(model, state, task, loader, args, disable_tqdm=True)[1]
+            factors |= perform_eigendecomposition(factors, model, state, args, disable_tqdm=True)
         if strategy != "kfac":
-            basis = {n: f for n, f in found.items() if "eigen" in n} or None
-            found |= fit_lambda_matrices_with_loader(model, state, task, loader, args, basis, disable_tqdm=True)[1]
+            basis = {n: f for n, f in factors.items() if "eigen" in n} or None
+            factors |= fit_lambda_matrices_with_loader(model, state, task, loader, args, basis, disable_tqdm=True)[1]
     labels = modality.counts(rows)["labels"]
-    made: dict[str, Tensor] = {}
+    curvature: dict[str, Tensor] = {}
     for path in paths:
-        here = {n: f[path] for n, f in found.items()}
-        if strategy == "kfac":  # of a position, of which a row has several
-            values = here["gradient_eigenvalues"].clamp_min(0)[:, None] * here["activation_eigenvalues"].clamp_min(0)
-            made[f"{path}/values"] = values * (int(here["num_activation_covariance_processed"]) / (passes * labels))
+        layer_factors = {n: f[path] for n, f in factors.items()}
+        if strategy == "kfac":  # these eigenvalues are means over positions, and a row has several
+            gradient_values, activation_values = (layer_factors[f"{n}_eigenvalues"].clamp_min(0) for n in ("gradient", "activation"))
+            values = gradient_values[:, None] * activation_values
+            curvature[f"{path}/values"] = values * (int(layer_factors["num_activation_covariance_processed"]) / (passes * labels))
         else:
-            made[f"{path}/values"] = here["lambda_matrix"] * (len(rows) / (int(here["num_lambda_processed"]) * labels))
+            curvature[f"{path}/values"] = layer_factors["lambda_matrix"] * (
+                len(rows) / (int(layer_factors["num_lambda_processed"]) * labels)
+            )
         if strategy != "diagonal":
-            made |= {f"{path}/outputs": here["gradient_eigenvectors"], f"{path}/inputs": here["activation_eigenvectors"]}
-    return made
+            curvature[f"{path}/outputs"] = layer_factors["gradient_eigenvectors"]
+            curvature[f"{path}/inputs"] = layer_factors["activation_eigenvectors"]
+    return curvature

@@ -1,4 +1,4 @@
-"""The logit lens: what a model would say if one of its blocks were the last: where an answer is known, and where it is held back."""
+"""The logit lens: the predictions of a model after each block. They show where the model knows an answer and where it withholds it."""
 
 from __future__ import annotations
 
@@ -16,35 +16,39 @@ from expunge.engine.run_state import evaluating
 
 @torch.no_grad()
 def logit_lens(model: nn.Module, modality: Modality, sets: Mapping[str, Rows]) -> list[dict[str, float]]:
-    """For each block, first to last, the probability that the first label of rows has there, a mean over the rows of each set.
+    """Compute, for each block, the probability of the first label of each row, averaged over the rows of each set.
 
-    The output of the block goes straight to what follows the last one, the model's own final norm and head; at the last block it is
-    therefore what the model says.
+    The output of the block goes directly to the model's own final norm and head. At the last block the result is therefore the prediction
+    of the model itself.
+
+    Returns:
+        One record for each block, first to last: its number as `block`, and a mean probability by the name of each set.
     """
-    found, hook_points = [], modality.blocks(model)
+    records, hook_points = [], modality.blocks(model)
     with evaluating(model):
         for i, hook_point in enumerate(hook_points):
             with skipping(modality.module(model, hook_point), modality.module(model, hook_points[-1])):
-                found.append({"block": float(i), **{name: _first(modality, model, rows) for name, rows in sets.items()}})
-    return found
+                records.append({"block": float(i), **{name: _first_label(modality, model, rows) for name, rows in sets.items()}})
+    return records
 
 
-def _first(modality: Modality, model: nn.Module, rows: Rows) -> float:
+def _first_label(modality: Modality, model: nn.Module, rows: Rows) -> float:
+    """Mean probability of the first label of each row."""
     return float(torch.stack([row[0].exp() for row in modality.forward(model, [rows])[0].target_logp.split()]).mean())
 
 
 @contextmanager
 def skipping(block: nn.Module, last: nn.Module) -> Iterator[None]:
-    """Let the last block give what an earlier one gave."""
-    kept: list[Any] = []
+    """Make the last block return the output of an earlier block."""
+    outputs: list[Any] = []
 
-    def keep(_: nn.Module, args: Any, out: Any) -> None:
-        kept[:] = [out]
+    def record(_: nn.Module, args: Any, out: Any) -> None:
+        outputs[:] = [out]
 
-    def give(_: nn.Module, args: Any, out: Any) -> Any:
-        return kept[0]
+    def replace(_: nn.Module, args: Any, out: Any) -> Any:
+        return outputs[0]
 
-    handles = [block.register_forward_hook(keep), last.register_forward_hook(give)]
+    handles = [block.register_forward_hook(record), last.register_forward_hook(replace)]
     try:
         yield
     finally:
@@ -52,12 +56,19 @@ def skipping(block: nn.Module, last: nn.Module) -> Iterator[None]:
             handle.remove()
 
 
-def overtaken(seen: Sequence[Mapping[str, float]], by: str, what: str = "answer") -> int:
-    """The first block from which on one label is the likelier of two; as many as there are blocks, where it is not so in the end."""
-    lead = [record[by] > record[what] for record in seen]
+def overtaken(records: Sequence[Mapping[str, float]], by: str, label: str = "answer") -> int:
+    """Find the first block from which on the label `by` stays likelier than `label`.
+
+    Args:
+        records: one for each block, as `logit_lens` returns them.
+
+    Returns:
+        The number of the block; the number of blocks when `by` is not the likelier one at the last block.
+    """
+    lead = [record[by] > record[label] for record in records]
     return len(lead) - next((i for i, ahead in enumerate(reversed(lead)) if not ahead), len(lead))
 
 
-def known(seen: Sequence[Mapping[str, float]], what: str = "answer") -> float:
-    """The largest probability of a label before the last block; 0 where there is no such block."""
-    return max((record[what] for record in seen[:-1]), default=0.0)
+def known(records: Sequence[Mapping[str, float]], label: str = "answer") -> float:
+    """The largest probability of a label before the last block; 0 for a model with one block."""
+    return max((record[label] for record in records[:-1]), default=0.0)

@@ -20,11 +20,11 @@ from functools import partial
 
 import numpy as np
 
-from expunge.evaluation.measure import Broken, Evidence, Items, Measure, Missing, PerItem, attempt, item_mean, labelled
+from expunge.evaluation.measure import Broken, Evidence, Items, Measure, Missing, PerItem, ScoreSpec, attempt, item_mean, labeled
 from expunge.evaluation.metrics.memorization import content
 from expunge.evaluation.observation import Scored, SetObservation
 
-MODALITIES = ("text",)  # whose observations it reads
+READS = frozenset({"tokens", "moments", "gradient_norms"})  # what must have been observed
 SHARE = 0.4  # of the tokens that Min-K reads: the least probable ones; the leaderboards' value
 TINY = 1e-10  # part of the published definition of privleak
 
@@ -53,13 +53,13 @@ def lowest(values: Items, share: float = SHARE) -> float:
     return -float(np.partition(values, m - 1)[:m].mean())
 
 
-def loss(seen: SetObservation) -> Items:
-    """Mean loss a label, (items,), in nats."""
-    return _by_item(seen, lambda scored: -scored.mean_logp())
+def loss(observation: SetObservation) -> Items:
+    """Mean loss per label, (items,), in nats."""
+    return _by_item(observation, lambda scored: -scored.mean_logp())
 
 
-def compressed_loss(seen: SetObservation) -> Items:
-    """Mean loss a label over the bytes of the compressed answer, (items,)."""
+def compressed_loss(observation: SetObservation) -> Items:
+    """Mean loss per label divided by the bytes of the compressed answer, (items,)."""
 
     def of(scored: Scored) -> Items:
         if not scored.text:
@@ -67,33 +67,33 @@ def compressed_loss(seen: SetObservation) -> Items:
         size = np.array([len(zlib.compress(text.encode())) for text in scored.text], np.float64)
         return np.divide(-scored.mean_logp(), size)
 
-    return _by_item(seen, of)
+    return _by_item(observation, of)
 
 
-def gradient_norms(seen: SetObservation) -> Items:
+def gradient_norms(observation: SetObservation) -> Items:
     """Mean over weight tensors of the norm of the loss's gradient, (items,), as observed."""
-    if seen.gradient_norms is None:
+    if observation.gradient_norms is None:
         raise Missing("no gradient norms were observed")
-    if not np.isfinite(seen.gradient_norms).all():
+    if not np.isfinite(observation.gradient_norms).all():
         raise Broken("gradient norms are not finite")
-    norms: Items = seen.gradient_norms.astype(np.float64)
+    norms: Items = observation.gradient_norms.astype(np.float64)
     return norms
 
 
-def min_k(seen: SetObservation, share: float = SHARE) -> Items:
+def min_k(observation: SetObservation, share: float = SHARE) -> Items:
     """Min-K%: mean loss of the least probable tokens, (items,), in nats."""
-    return _by_item(seen, lambda scored: _lowest(scored, scored.target_logp.astype(np.float64), share))
+    return _by_item(observation, lambda scored: _lowest(scored, scored.target_logp.astype(np.float64), share))
 
 
-def min_k_plus_plus(seen: SetObservation, share: float = SHARE) -> Items:
-    """Min-K%++: as Min-K%, of log-probabilities standardised under the model's own next-token distribution, (items,)."""
+def min_k_plus_plus(observation: SetObservation, share: float = SHARE) -> Items:
+    """Min-K%++: as Min-K%, of log-probabilities standardized under the model's own next-token distribution, (items,)."""
 
     def of(scored: Scored) -> Items:
         if scored.mean is None or scored.std is None:
             raise Missing("no moments of the next-token distributions were observed")
         return _lowest(scored, (scored.target_logp.astype(np.float64) - scored.mean) / scored.std, share)
 
-    return _by_item(seen, of)
+    return _by_item(observation, of)
 
 
 PROBES: dict[str, PerItem] = {
@@ -113,9 +113,25 @@ VARIANTS = {
     "mia_min_k_plus_plus": f"k = {SHARE}",
 }
 
+MEANING = "how well {} tells forgotten items from unseen ones; 0.5: not at all"
+EVIDENCE = {
+    "mia_loss": "the loss of the answer",
+    "mia_zlib": "the loss beside how well the answer compresses",
+    "mia_reference": "the loss beside the retrained model's",
+    "mia_gradnorm": "the size of the gradient",
+    "mia_min_k": "the loss of the least probable tokens",
+    "mia_min_k_plus_plus": "the loss of the least probable tokens, standardized",
+}
+SCORES = {
+    **{probe: ScoreSpec("membership", "retrained", MEANING.format(EVIDENCE[probe])) for probe in PROBES},
+    "privleak": ScoreSpec(
+        "membership", "retrained", "how far membership of forgotten items shows beyond the retrained model, in percent", ideal=0.0
+    ),
+}
+
 
 def item_scores(evidence: Evidence, probe: str) -> tuple[Items, Items]:
-    """The scores of a probe of `PROBES` on (forget, holdout) items, which `auc` and `tpr_at_fpr` take. Errors: Missing."""
+    """The scores of a probe of `PROBES` on (forget, holdout) items, which `auc` and `tpr_at_fpr` take. Raises: Missing."""
     if probe == "mia_reference":
         members, others = _both(evidence, partial(evidence.pairs, of=loss))
         return members[:, 0] - members[:, 1], others[:, 0] - others[:, 1]
@@ -126,20 +142,18 @@ def scores(evidence: Evidence) -> dict[str, Measure | Missing]:
     """All scores of the card."""
 
     def area(probe: str) -> Measure:
-        return Measure(item_scores(evidence, probe), auc, "retrained", variant=VARIANTS[probe])
+        return Measure(item_scores(evidence, probe), auc, variant=VARIANTS[probe])
 
     return {probe: attempt(area, probe) for probe in PROBES} | {"privleak": attempt(_privleak, evidence)}
 
 
 def _privleak(evidence: Evidence) -> Measure:
-    """The two models' scores of an item are drawn together."""
+    """The bootstrap draws the two models' scores of an item together."""
     if evidence.retrained is None:
         chance, variant = 0.5, f"Min-K, k = {SHARE}, against an AUC of 0.5 as no retrained model was given"
         return Measure(
             item_scores(evidence, "mia_min_k"),
             lambda members, others: leak(auc(members, others), chance),
-            "retrained",
-            ideal=0.0,
             variant=variant,
         )
     both = _both(evidence, partial(evidence.pairs, of=min_k))
@@ -147,7 +161,7 @@ def _privleak(evidence: Evidence) -> Measure:
     def stat(members: Items, others: Items) -> float:
         return leak(auc(members[:, 0], others[:, 0]), auc(members[:, 1], others[:, 1]))
 
-    return Measure(both, stat, "retrained", ideal=0.0, variant=f"Min-K, k = {SHARE}, against the retrained model")
+    return Measure(both, stat, variant=f"Min-K, k = {SHARE}, against the retrained model")
 
 
 def _both(evidence: Evidence, read: Callable[[str], Items]) -> tuple[Items, Items]:
@@ -158,11 +172,11 @@ def _both(evidence: Evidence, read: Callable[[str], Items]) -> tuple[Items, Item
     return members, others
 
 
-def _by_item(seen: SetObservation, of: Callable[[Scored], Items]) -> Items:
-    scored = labelled(seen, "answer")
-    return item_mean(of(scored), scored.item, len(seen))
+def _by_item(observation: SetObservation, of: Callable[[Scored], Items]) -> Items:
+    scored = labeled(observation, "answer")
+    return item_mean(of(scored), scored.item, len(observation))
 
 
 def _lowest(scored: Scored, values: Items, share: float) -> Items:
-    own = [content(scored, k, values) for k in range(len(scored))]
-    return np.array([lowest(x, share) if len(x) else np.nan for x in own])
+    answers = [content(scored, k, values) for k in range(len(scored))]
+    return np.array([lowest(x, share) if len(x) else np.nan for x in answers])

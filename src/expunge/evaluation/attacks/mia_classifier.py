@@ -25,12 +25,30 @@ from functools import cache, partial
 import numpy as np
 
 from expunge.evaluation.attacks.mia import auc
-from expunge.evaluation.measure import Evidence, Items, Measure, Missing, PerItem, attempt
+from expunge.evaluation.measure import Evidence, Items, Measure, Missing, PerItem, ScoreSpec, attempt
 from expunge.evaluation.metrics.classification import among, confidence, entropy, gone, hits, log_probabilities, mean, unseen_of
 from expunge.evaluation.observation import SetObservation
 from expunge.functional.unlearning_scores import nomus
 
-MODALITIES = ("image",)  # whose observations it reads
+READS = frozenset({"distributions"})  # what must have been observed
+SCORES = {
+    "mia_loss": ScoreSpec("membership", "retrained", "how well losses tell forgotten items from unseen ones; 0.5: not at all"),
+    "mia_efficacy": ScoreSpec(
+        "membership", "retrained", "share of the forgotten items that an attacker who sees confidences takes for unseen"
+    ),
+    "mia_entropy": ScoreSpec(
+        "membership", "retrained", "share of the forgotten items that an attacker who sees entropies takes for training items"
+    ),
+    "mia_cv": ScoreSpec(
+        "membership", "retrained", "how often an attacker who learns from losses tells forgotten items from unseen ones; 0.5: by chance"
+    ),
+    "mia_threshold": ScoreSpec(
+        "membership", "retrained", "share of the forgotten items that an attacker with one threshold a class takes for training items"
+    ),
+    "nomus": ScoreSpec(
+        "membership", "higher", "half accuracy on unseen items, half how near telling forgotten from unseen items is to chance; 1: best"
+    ),
+}
 LARGEST = 10_000  # items of a kernel machine, whose cost is quadratic
 SPLITS = 10  # of the cross-validation
 
@@ -109,7 +127,7 @@ def scores(evidence: Evidence) -> dict[str, Measure | Missing]:
 
 def _shares(evidence: Evidence, of: PerItem, attack: Callable[..., Items], variant: str) -> Measure:
     members, others, asked = (evidence.items(n, of) for n in ("retain", "holdout", "forget"))
-    return Measure((attack(members, others, asked),), mean, "retrained", variant=variant)
+    return Measure((attack(members, others, asked),), mean, variant=variant)
 
 
 def _unseen(evidence: Evidence, of: PerItem) -> tuple[Items, Items]:
@@ -125,18 +143,18 @@ def _unseen(evidence: Evidence, of: PerItem) -> tuple[Items, Items]:
 
 
 def _loss(evidence: Evidence) -> Measure:
-    return Measure(_unseen(evidence, loss), auc, "retrained", variant="loss; unseen items of the same classes")
+    return Measure(_unseen(evidence, loss), auc, variant="loss; unseen items of the same classes")
 
 
 def _cv(told: Callable[[], Items]) -> Measure:
-    return Measure((told(),), mean, "retrained", variant=f"loss; {SPLITS} splits; unseen items of the same classes")
+    return Measure((told(),), mean, variant=f"loss; {SPLITS} splits; unseen items of the same classes")
 
 
 def _nomus(evidence: Evidence, told: Callable[[], Items]) -> Measure:
     """Half utility, half how near the attack is to chance; the accuracies of splits and of items are drawn on their own."""
     unseen = unseen_of(evidence.model)
     found = evidence.items(unseen, among(gone(evidence.model), hits, inside=False)), told()
-    return Measure(found, lambda right, attack: nomus(mean(right), mean(attack)), "higher", variant="test accuracy and mia_cv")
+    return Measure(found, lambda right, attack: nomus(mean(right), mean(attack)), variant="test accuracy and mia_cv")
 
 
 def _by_class(evidence: Evidence) -> Measure:
@@ -152,4 +170,4 @@ def _by_class(evidence: Evidence) -> Measure:
         m, o = (members[:, 0], others[:, 0]) if not len(m) or not len(o) else (m, o)
         mine = asked[:, 1] == c
         found[mine] = above_threshold(m, o, asked[mine, 0])
-    return Measure((found,), mean, "retrained", variant="share called members; threshold on modified entropy, one a class")
+    return Measure((found,), mean, variant="share called members; threshold on modified entropy, one a class")

@@ -21,6 +21,7 @@ from typing import Any, Literal
 from expunge.core.errors import UserError
 from expunge.core.hyperparameters import hp, part
 from expunge.core.modality import Modality
+from expunge.engine.guarding import Guarded
 from expunge.evaluation.attack import Attack, Scene
 from expunge.evaluation.observe import Records
 from expunge.evaluation.prompting import asked_in_words, asking, question_of
@@ -54,16 +55,22 @@ class Reformat(Attack):
         return asked_in_words(records, modality)
 
     def run(self, scene: Scene) -> None:
-        modality: Any = scene.modality
         for name in self.formats or (*QUESTIONS, *WRAPPERS):
             change = QUESTIONS.get(name, str)
-            around = replace(modality, prompt_format=WRAPPERS[name]) if name in WRAPPERS else modality
+            modality = formatted(scene.modality, WRAPPERS[name]) if name in WRAPPERS else scene.modality
             try:
-                seen = scene.scores(modality=around, records=[asking(r, change(question_of(r))) for r in scene.records])
+                seen = scene.scores(modality=modality, records=[asking(r, change(question_of(r))) for r in scene.records])
             except UserError as error:  # a longer prompt may leave no room for the answer
                 scene.lacks(str(error), name)
             else:
                 scene.look(seen, name)
+
+
+def formatted(modality: Any, prompt_format: str) -> Any:
+    """The modality with another format around the question; a guard stays around it."""
+    if isinstance(modality, Guarded):
+        return modality.around(formatted(modality.unguarded, prompt_format))
+    return replace(modality, prompt_format=prompt_format)
 
 
 def plan() -> Reformat:

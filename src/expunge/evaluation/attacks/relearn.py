@@ -60,7 +60,7 @@ class Relearn(Attack):
         def look(step: int) -> None:
             scene.look(scene.scores(attacked), f"{step} steps", steps=step, rows=held)
 
-        fine_tune(self.how, attacked, scene.modality, rows, look, lambda step: step % self.every == 0, scene.accelerator)
+        fine_tune(self.how, attacked, scene.weights_modality, rows, look, lambda step: step % self.every == 0, scene.accelerator)
 
 
 def fine_tune(

@@ -72,7 +72,7 @@ class RelearnGrid(Attack):
             scene.look(scores, f"{len(held)} row{'s' if len(held) > 1 else ''}, {step} steps", way, rows=len(held), steps=step)
 
         how = Plan(NLL("forget"), train=train)
-        fine_tune(how, attacked, scene.modality, held, look, set(self.n).__contains__, scene.accelerator)
+        fine_tune(how, attacked, scene.weights_modality, held, look, set(self.n).__contains__, scene.accelerator)
 
     def _ordered(self, source: str, scene: Scene) -> Rows:
         """Rows of a source, those first that an attacker would take first."""

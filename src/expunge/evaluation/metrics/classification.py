@@ -23,10 +23,21 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import entr, rel_entr
 
-from expunge.evaluation.measure import Broken, Evidence, Items, Measure, Missing, PerItem, attempt
+from expunge.evaluation.measure import Broken, Evidence, Items, Measure, Missing, PerItem, ScoreSpec, attempt
 from expunge.evaluation.observation import Observation, SetObservation
 
-MODALITIES = ("image",)  # whose observations it reads
+READS = frozenset({"distributions"})  # what must have been observed
+SCORES = {
+    "forget_accuracy": ScoreSpec("knowledge", "retrained", "share of the forgotten items that are classified right", shows=True),
+    "retain_accuracy": ScoreSpec("utility", "higher", "share of the items to keep that are classified right"),
+    "test_accuracy": ScoreSpec("utility", "higher", "share of unseen items of the other classes that are classified right"),
+    "test_forget_accuracy": ScoreSpec("knowledge", "retrained", "share of unseen items of forgotten classes that are classified right"),
+    "model_utility": ScoreSpec("utility", "higher", "share of unseen items of the classes that remain that are classified right"),
+    "average_gap": ScoreSpec("utility", "lower", "how far the accuracies are from the retrained model's, on average", ideal=0.0),
+    "forget_confidence": ScoreSpec("knowledge", "retrained", "probability of the true class of forgotten items, on average", shows=True),
+    "forget_entropy": ScoreSpec("knowledge", "retrained", "how undecided the model is about forgotten items; 0: certain"),
+    "zrf": ScoreSpec("knowledge", "retrained", "how much answers about forgotten items resemble those of random weights; 1: the same"),
+}
 
 
 def log_probabilities(seen: SetObservation) -> Items:
@@ -94,23 +105,23 @@ def scores(evidence: Evidence) -> dict[str, Measure | Missing]:
     classes, unseen = gone(evidence.model), unseen_of(evidence.model)
     kept, lost = among(classes, hits, inside=False), among(classes, hits, inside=True)
 
-    def share(name: str, of: PerItem, direction: str, variant: str = "") -> Measure:
-        return Measure((evidence.items(name, of),), mean, direction, variant=variant)  # type: ignore[arg-type]
+    def share(name: str, of: PerItem, variant: str = "") -> Measure:
+        return Measure((evidence.items(name, of),), mean, variant=variant)
 
     def utility() -> Measure:
         seen = evidence.model.sets.get(unseen)
         where = "retain" if seen is None or np.isin(seen.label, classes).all() else unseen
-        return share(where, kept, "higher", f"accuracy on {'retained' if where == 'retain' else 'unseen'} items")
+        return share(where, kept, f"accuracy on {'retained' if where == 'retain' else 'unseen'} items")
 
     makers: dict[str, Callable[[], Measure]] = {
-        "forget_accuracy": partial(share, "forget", hits, "retrained"),
-        "retain_accuracy": partial(share, "retain", hits, "higher"),
-        "test_accuracy": partial(share, unseen, kept, "higher", "classes that remain"),
-        "test_forget_accuracy": partial(share, unseen, lost, "retrained", "classes that are forgotten altogether"),
+        "forget_accuracy": partial(share, "forget", hits),
+        "retain_accuracy": partial(share, "retain", hits),
+        "test_accuracy": partial(share, unseen, kept, "classes that remain"),
+        "test_forget_accuracy": partial(share, unseen, lost, "classes that are forgotten altogether"),
         "model_utility": utility,
         "average_gap": partial(_gap, evidence, kept),
-        "forget_confidence": partial(share, "forget", confidence, "retrained"),
-        "forget_entropy": partial(share, "forget", entropy, "retrained", "nats"),
+        "forget_confidence": partial(share, "forget", confidence),
+        "forget_entropy": partial(share, "forget", entropy, "nats"),
         "zrf": partial(_zrf, evidence),
     }
     return {name: attempt(make) for name, make in makers.items()}
@@ -123,9 +134,9 @@ def _gap(evidence: Evidence, kept: PerItem) -> Measure:
     def stat(*both: Items) -> float:
         return float(np.mean([abs(x[:, 0].mean() - x[:, 1].mean()) for x in both]))
 
-    return Measure(pairs, stat, "lower", ideal=0.0, variant="forget, retain and test accuracy")
+    return Measure(pairs, stat, variant="forget, retain and test accuracy")
 
 
 def _zrf(evidence: Evidence) -> Measure:
     both = evidence.pairs("forget", log_probabilities, "random")
-    return Measure((1 - jensen_shannon(both[:, 0], both[:, 1]),), mean, "retrained", variant="1 - Jensen-Shannon divergence, in nats")
+    return Measure((1 - jensen_shannon(both[:, 0], both[:, 1]),), mean, variant="1 - Jensen-Shannon divergence, in nats")

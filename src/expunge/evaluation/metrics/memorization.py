@@ -22,30 +22,41 @@ from typing import Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from expunge.evaluation.measure import Evidence, Items, Measure, Missing, attempt, item_mean, labelled
+from expunge.evaluation.measure import Evidence, Items, Measure, Missing, ScoreSpec, attempt, item_mean, labeled
 from expunge.evaluation.observation import Scored, SetObservation
 from expunge.functional.memorization import exact_memorization, extraction_strength, remnant_memorization_accuracy
 
-MODALITIES = ("text",)  # whose observations it reads
+READS = frozenset({"tokens"})  # what must have been observed
+SCORES = {
+    "extraction_strength": ScoreSpec(
+        "knowledge", "retrained", "share of a forgotten answer that its beginning makes the model say", shows=True
+    ),
+    "exact_memorization": ScoreSpec(
+        "knowledge", "retrained", "share of the tokens of forgotten answers that the model would say", shows=True
+    ),
+    "remnant_memorization_accuracy": ScoreSpec(
+        "knowledge", "retrained", "probability of a token of forgotten answers, on average", shows=True
+    ),
+}
 Number = TypeVar("Number", bound=np.generic)
 
 
 def content(scored: Scored, k: int, values: NDArray[Number]) -> NDArray[Number]:
     """The values of answer k, (N,), without that of the end-of-sequence label; values (positions,)."""
-    own = values[scored.start[k] : scored.start[k + 1]]
-    return own[:-1] if scored.ended[k] else own
+    answer_values = values[scored.start[k] : scored.start[k + 1]]
+    return answer_values[:-1] if scored.ended[k] else answer_values
 
 
 def scores(evidence: Evidence, ou_compat: bool = False) -> dict[str, Measure | Missing]:
     """All scores on the true answers of the forget set; `ou_compat` as in `extraction_strength`."""
 
     def measure(of: Callable[..., float], variant: str, values: Literal["hit", "target_logp"] = "hit") -> Measure:
-        def per_item(seen: SetObservation) -> Items:
-            scored = labelled(seen, "answer")
+        def per_item(observation: SetObservation) -> Items:
+            scored = labeled(observation, "answer")
             answers = [content(scored, k, getattr(scored, values)) for k in range(len(scored))]
-            return item_mean(np.array([of(own) if len(own) else np.nan for own in answers]), scored.item, len(seen))
+            return item_mean(np.array([of(answer_values) if len(answer_values) else np.nan for answer_values in answers]), scored.item, len(observation))
 
-        return Measure((evidence.items("forget", per_item),), np.mean, "retrained", variant=variant)
+        return Measure((evidence.items("forget", per_item),), np.mean, variant=variant)
 
     strength = "open-unlearning: at least 1/N" if ou_compat else "definition: 0 where the last token is wrong"
     return {

@@ -19,11 +19,40 @@ from functools import partial
 
 import numpy as np
 
-from expunge.evaluation.measure import Beside, Broken, Evidence, Items, Measure, Missing, PerItem, attempt
+from expunge.evaluation.measure import Beside, Broken, Evidence, Items, Measure, Missing, PerItem, ScoreSpec, attempt
 from expunge.evaluation.metrics.classification import among, gone, hits, mean, unseen_of
 from expunge.evaluation.observation import HEAD, SetObservation
 
-MODALITIES = ("image",)  # whose observations it reads
+READS = frozenset({"distributions", "features"})  # what must have been observed
+SCORES = {
+    "cka_retrained": ScoreSpec(
+        "features", "higher", "how alike the features of forgotten items are to the retrained model's; 1: the same", ideal=1.0
+    ),
+    "cka_original": ScoreSpec(
+        "features",
+        "retrained",
+        "how alike the features of forgotten items are to the original model's; 1: nothing has moved below the head",
+    ),
+    "knn_forget": ScoreSpec(
+        "features", "retrained", "share of unseen items whose forgotten class the nearest neighbours among the features still name"
+    ),
+    "knn_retain": ScoreSpec("features", "higher", "share of unseen items whose class the nearest neighbours among the features name"),
+    "agl": ScoreSpec(
+        "utility", "higher", "agreement with the retrained model in what is said: the product of 1 minus each gap in accuracy", ideal=1.0
+    ),
+    "agr": ScoreSpec(
+        "features",
+        "higher",
+        "agreement with the retrained model below the head: similarity of features times agreement of neighbours",
+        ideal=1.0,
+    ),
+    "h_lr": ScoreSpec(
+        "features",
+        "higher",
+        "agreement with the retrained model in what is said and below the head: the harmonic mean of agl and agr",
+        ideal=1.0,
+    ),
+}
 NEIGHBOURS = 5
 ROUNDING = 1e-6  # of the size of features: what varies less does not vary
 
@@ -109,15 +138,13 @@ def _side_by_side(evidence: Evidence, beside: Beside) -> tuple[Items, Callable[[
 
 def _cka(evidence: Evidence, beside: Beside) -> Measure:
     both, similarity = _side_by_side(evidence, beside)
-    if beside == "retrained":
-        return Measure((both,), similarity, "higher", ideal=1.0, variant="linear, all forgotten items")
-    return Measure((both,), similarity, "retrained", variant="linear, all forgotten items")
+    return Measure((both,), similarity, variant="linear, all forgotten items")
 
 
 def _knn(evidence: Evidence, inside: bool) -> Measure:
     found = evidence.items(unseen_of(evidence.model), neighbours(evidence, inside))
     variant = f"{NEIGHBOURS} neighbours by cosine, unseen items of {'forgotten classes' if inside else 'classes that remain'}"
-    return Measure((found,), mean, "retrained" if inside else "higher", variant=variant)
+    return Measure((found,), mean, variant=variant)
 
 
 def _unified(evidence: Evidence, which: str) -> Measure:
@@ -134,7 +161,7 @@ def _unified(evidence: Evidence, which: str) -> Measure:
         return float(np.prod([agree(x) for x in drawn]))
 
     if which == "agl":
-        return Measure(tuple(logits), agl, "higher", ideal=1.0)
+        return Measure(tuple(logits), agl)
     probes = [evidence.pairs(unseen, neighbours(evidence, inside)) for inside in asked]
     both, similarity = _side_by_side(evidence, "retrained")
 
@@ -146,5 +173,5 @@ def _unified(evidence: Evidence, which: str) -> Measure:
         return 2 * a * b / (a + b) if a + b > 0 else 0.0
 
     if which == "agr":
-        return Measure((*probes, both), agr, "higher", ideal=1.0)
-    return Measure((*logits, *probes, both), h_lr, "higher", ideal=1.0)
+        return Measure((*probes, both), agr)
+    return Measure((*logits, *probes, both), h_lr)

@@ -26,21 +26,52 @@ from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer
 from scipy.stats import ks_2samp
 
-from expunge.evaluation.measure import Broken, Evidence, Items, Measure, Missing, PerItem, attempt, item_mean, labelled
+from expunge.evaluation.measure import Broken, Evidence, Items, Measure, Missing, PerItem, ScoreSpec, attempt, item_mean, labeled
 from expunge.evaluation.observation import SetObservation
 
 Mean = Literal["geometric", "arithmetic"]
 Part = Literal["recall", "fmeasure"]
-MODALITIES = ("text",)  # whose observations it reads
+READS = frozenset({"tokens", "generations"})  # what must have been observed
 SETS = {"forget": "paraphrase", "retain": "paraphrase", "real_authors": "answer", "world_facts": "answer"}  # the kind that counts as right
 STYLE = {"geometric": "open-unlearning: geometric", "arithmetic": "paper: arithmetic"}
+WHOSE = {
+    "forget": "the forgotten questions",
+    "retain": "questions to keep",
+    "real_authors": "questions about real authors",
+    "world_facts": "questions about the world",
+}
+MEASURED = {
+    "probability": "how probable the true answers to {} are; 0: not at all",
+    "rouge": "how many words of the true answers to {} the model says by itself",
+    "truth_ratio": "how far wrong answers to {} are from being as probable as the true one",
+    "quality": "whether answers to {} can be told from the retrained model's: a p-value, below 0.05 they can",
+}
+SCORES = {
+    **{
+        f"{name}_{column}": ScoreSpec(
+            "knowledge" if name == "forget" else "utility",
+            "retrained" if name == "forget" else "higher",
+            MEASURED[column].format(WHOSE[name]),
+            shows=name == "forget" and column != "truth_ratio",
+        )
+        for name in SETS
+        for column in ("probability", "rouge", "truth_ratio")
+    },
+    **{
+        f"{name}_quality": ScoreSpec(
+            "knowledge" if name == "forget" else "utility", "higher", MEASURED["quality"].format(WHOSE[name]), ideal=1.0, scale="p"
+        )
+        for name in SETS
+    },
+    "model_utility": ScoreSpec("utility", "higher", "how well the model still answers what it was not asked to forget; 0: nothing is left"),
+}
 TINY = 1e-10  # keeps the ratios of a collapsed model finite; part of the published definitions
 
 
 def truth_ratio(right: Items, wrong: Items, item: NDArray[np.int64], mean: Mean = "geometric") -> Items:
     """How probable wrong answers are beside the right one, (items,), >= 0; nan for an item that lacks one of them.
 
-    right (items,) and wrong (answers,) are mean log-probabilities a label in nats; `item` (answers,) says whose wrong answer it is.
+    right (items,) and wrong (answers,) are mean log-probabilities per label in nats; `item` (answers,) is the item of each wrong answer.
     """
     if mean == "geometric":
         typical = np.exp(item_mean(wrong, item, len(right)))
@@ -64,21 +95,21 @@ def share_of_right(ratio: Items) -> Items:
     return 1 / (1 + ratio)
 
 
-def normalised_probability(right: Items, wrong: Items, item: NDArray[np.int64]) -> Items:
+def normalized_probability(right: Items, wrong: Items, item: NDArray[np.int64]) -> Items:
     """The right answer's share of all answers' probabilities, (items,); arguments and nan as in `truth_ratio`."""
     summed = np.bincount(item, weights=np.exp(wrong), minlength=len(right))
     summed[np.bincount(item, minlength=len(right)) == 0] = np.nan
     return np.asarray(np.exp(right) / (np.exp(right) + summed + TINY))
 
 
-def rouge(answers: Sequence[str], said: Sequence[str], part: Part = "recall", stem: bool = True) -> Items:
-    """ROUGE-L of what was said against the true answers, (items,); TOFU takes the recall of stems, MUSE the F-measure of words."""
-    return np.array([_rouge(true, text, part, stem) for true, text in zip(answers, said, strict=True)])
+def rouge(answers: Sequence[str], generations: Sequence[str], part: Part = "recall", stem: bool = True) -> Items:
+    """ROUGE-L of generations against the true answers, (items,); TOFU takes the recall of stems, MUSE the F-measure of words."""
+    return np.array([_rouge(true, text, part, stem) for true, text in zip(answers, generations, strict=True)])
 
 
 @lru_cache(maxsize=1 << 15)
-def _rouge(true: str, said: str, part: Part, stem: bool) -> float:
-    return float(getattr(_scorer(stem).score(true, said)["rougeL"], part))
+def _rouge(true: str, generation: str, part: Part, stem: bool) -> float:
+    return float(getattr(_scorer(stem).score(true, generation)["rougeL"], part))
 
 
 @lru_cache
@@ -87,7 +118,7 @@ def _scorer(stem: bool) -> RougeScorer:
 
 
 class _Stems:
-    """The stemming tokenizer of rouge_score, which spends most of ROUGE's time, with remembered words."""
+    """The stemming tokenizer of rouge_score, which takes most of ROUGE's time, with a cache of words."""
 
     def __init__(self) -> None:
         self.words = DefaultTokenizer(use_stemmer=False)
@@ -98,7 +129,7 @@ class _Stems:
 
 
 def harmonic_mean(values: Items) -> float:
-    """Harmonic mean; 0 where any value is 0. Errors: ValueError where one is negative."""
+    """Harmonic mean; 0 where any value is 0. Raises: ValueError where one is negative."""
     if (values < 0).any():
         raise ValueError(f"a harmonic mean needs values of at least 0; the smallest is {values.min()}")
     return len(values) / float(np.sum(1 / values)) if (values > 0).all() else 0.0
@@ -110,57 +141,57 @@ def ks(a: Items, b: Items) -> float:
 
 
 def scores(evidence: Evidence, mean: Mean = "geometric") -> dict[str, Measure | Missing]:
-    """All scores of the card; `mean` says how wrong answers are averaged. Errors: ValueError where it is neither of the two."""
+    """All scores of the card; `mean` says how wrong answers are averaged. Raises: ValueError where it is neither of the two."""
     if mean not in get_args(Mean):
         raise ValueError(f"mean must be one of {', '.join(get_args(Mean))}; it is {mean!r}")
-    found: dict[str, Measure | Missing] = {}
+    measures: dict[str, Measure | Missing] = {}
     for name in SETS:
-        found[f"{name}_quality"] = attempt(_quality, evidence, name, mean)
+        measures[f"{name}_quality"] = attempt(_quality, evidence, name, mean)
         for column in _columns(name, mean):
-            found[f"{name}_{column}"] = attempt(_average, evidence, name, column, mean)
-    return found | {"model_utility": attempt(_utility, evidence, mean)}
+            measures[f"{name}_{column}"] = attempt(_average, evidence, name, column, mean)
+    return measures | {"model_utility": attempt(_utility, evidence, mean)}
 
 
-def truth_ratios(seen: SetObservation, name: str = "forget", mean: Mean = "geometric") -> Items:
+def truth_ratios(observation: SetObservation, name: str = "forget", mean: Mean = "geometric") -> Items:
     """The truth ratio of each item of a set, (items,), nan where it has none; empty where the set has no wrong answers."""
     try:
-        return _ratios(name, mean)(seen)
+        return _ratios(name, mean)(observation)
     except Missing:
         return np.zeros(0)
 
 
 def _ratios(name: str, mean: Mean) -> PerItem:
-    def of(seen: SetObservation) -> Items:
-        wrong = labelled(seen, "perturbed")
-        return truth_ratio(_logp(seen, SETS[name]), wrong.mean_logp(), wrong.item, mean)
+    def of(observation: SetObservation) -> Items:
+        wrong = labeled(observation, "perturbed")
+        return truth_ratio(_logp(observation, SETS[name]), wrong.mean_logp(), wrong.item, mean)
 
     return of
 
 
 def _columns(name: str, mean: Mean) -> dict[str, PerItem]:
-    """What a set's items contribute by column; each is (items,) from 0 to 1."""
+    """The columns of a set's items; each is (items,) from 0 to 1."""
 
-    def probability(seen: SetObservation) -> Items:
-        right = _logp(seen, "answer")
+    def probability(observation: SetObservation) -> Items:
+        right = _logp(observation, "answer")
         if SETS[name] == "paraphrase":
             return np.exp(right)
-        wrong = labelled(seen, "perturbed")
-        return normalised_probability(right, wrong.mean_logp(), wrong.item)
+        wrong = labeled(observation, "perturbed")
+        return normalized_probability(right, wrong.mean_logp(), wrong.item)
 
-    def heard(seen: SetObservation) -> Items:
-        if not seen.generations:
+    def rouge_recall(observation: SetObservation) -> Items:
+        if not observation.generations:
             raise Missing("no generated answers were observed")
-        return rouge(seen.answer, seen.generations)
+        return rouge(observation.answer, observation.generations)
 
-    def ratio(seen: SetObservation) -> Items:
-        return (closer_to_one if name == "forget" else true_better)(_ratios(name, mean)(seen))
+    def ratio(observation: SetObservation) -> Items:
+        return (closer_to_one if name == "forget" else true_better)(_ratios(name, mean)(observation))
 
-    return {"probability": probability, "rouge": heard, "truth_ratio": ratio}
+    return {"probability": probability, "rouge": rouge_recall, "truth_ratio": ratio}
 
 
-def _logp(seen: SetObservation, kind: str) -> Items:
-    scored = labelled(seen, kind)
-    return item_mean(scored.mean_logp(), scored.item, len(seen))
+def _logp(observation: SetObservation, kind: str) -> Items:
+    scored = labeled(observation, kind)
+    return item_mean(scored.mean_logp(), scored.item, len(observation))
 
 
 def _average(evidence: Evidence, name: str, column: str, mean: Mean) -> Measure:
@@ -170,25 +201,25 @@ def _average(evidence: Evidence, name: str, column: str, mean: Mean) -> Measure:
         "truth_ratio": f"{STYLE[mean]}, {'min(R, 1/R)' if name == 'forget' else 'max(0, 1 - R)'}",
     }[column]
     values = evidence.items(name, _columns(name, mean)[column])
-    return Measure((values,), np.mean, "retrained" if name == "forget" else "higher", variant=variant)
+    return Measure((values,), np.mean, variant=variant)
 
 
 def _quality(evidence: Evidence, name: str, mean: Mean) -> Measure:
-    """The two models' ratios of an item are drawn together."""
+    """The bootstrap draws the two models' ratios of an item together."""
     both = evidence.pairs(name, _ratios(name, mean))
-    return Measure((both,), lambda pair: ks(pair[:, 0], pair[:, 1]), "higher", ideal=1.0, variant=f"{STYLE[mean]}, two-sided KS p-value")
+    return Measure((both,), lambda pair: ks(pair[:, 0], pair[:, 1]), variant=f"{STYLE[mean]}, two-sided KS p-value")
 
 
 def _utility(evidence: Evidence, mean: Mean) -> Measure:
-    """One array a set, (items, columns): the columns of an item are drawn together."""
+    """One array per set, (items, columns); the bootstrap draws the columns of an item together."""
 
-    def absent(name: str, of: PerItem) -> bool:
-        lack = attempt(evidence.items, name, of)
-        return isinstance(lack, Missing) and not isinstance(lack, Broken)  # what a broken model fails at still counts
+    def is_absent(name: str, of: PerItem) -> bool:
+        value = attempt(evidence.items, name, of)
+        return isinstance(value, Missing) and not isinstance(value, Broken)  # a column that a broken model fails still counts
 
     tables, parts = [], []
     for name in [name for name in SETS if name != "forget"]:
-        columns = {column: of for column, of in _columns(name, mean).items() if not absent(name, of)}
+        columns = {column: of for column, of in _columns(name, mean).items() if not is_absent(name, of)}
         if columns:
             tables.append(evidence.items(name, partial(_table, tuple(columns.values()))))
             parts.append(f"{name} ({', '.join(columns)})")
@@ -196,8 +227,8 @@ def _utility(evidence: Evidence, mean: Mean) -> Measure:
         raise Missing("no set besides forget has what utility is made of")
     full = sum(table.shape[1] for table in tables) == (len(SETS) - 1) * len(_columns("retain", mean))
     variant = f"{STYLE[mean]}, {'all three sets' if full else 'only ' + '; '.join(parts)}"
-    return Measure(tuple(tables), lambda *drawn: harmonic_mean(np.concatenate([t.mean(axis=0) for t in drawn])), "higher", variant=variant)
+    return Measure(tuple(tables), lambda *drawn: harmonic_mean(np.concatenate([t.mean(axis=0) for t in drawn])), variant=variant)
 
 
-def _table(columns: Sequence[PerItem], seen: SetObservation) -> Items:
-    return np.column_stack([of(seen) for of in columns])
+def _table(columns: Sequence[PerItem], observation: SetObservation) -> Items:
+    return np.column_stack([of(observation) for of in columns])

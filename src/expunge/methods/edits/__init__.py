@@ -1,1 +1,1 @@
-"""One-shot changes of the weights."""
+"""Methods that change the weights in one shot."""

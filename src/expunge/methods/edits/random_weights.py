@@ -1,9 +1,9 @@
 """Random weights: the model as it was before any training. A control, not a method: it forgets everything, and must fail utility.
 
-An audit that such a model passes measures forgetting alone.
+An audit that this model passes measures forgetting alone.
 
-Equation: theta = a fresh draw of the model's own initialisation, by the run's seed
-Source: the randomisation test of Adebayo et al. 2018, arXiv 1810.03292, turned to unlearning
+Equation: theta = a fresh draw of the model's own initialization, by the run's seed
+Source: the randomization test of Adebayo et al. 2018, arXiv 1810.03292, applied to unlearning
 Needs: nothing
 Cost: none
 Differs: nothing
@@ -20,8 +20,8 @@ from expunge.engine.weights import put
 
 
 @part
-class Reinitialise(Edit):
-    """Draw all weights anew."""
+class Reinitialize(Edit):
+    """Draws all weights anew from the model's own initialization."""
 
     def apply(self, view: View) -> None:
         seed = int(torch.randint(2**31, (1,), generator=view.rng()))
@@ -29,4 +29,4 @@ class Reinitialise(Edit):
 
 
 def plan() -> Plan:
-    return Plan(Reinitialise())
+    return Plan(Reinitialize())

@@ -5,7 +5,7 @@ A stopgap until the weights forget, and a control: it passes every test that onl
 Equation: x is a hit iff some forget prompt f has |G(f) & G(x)| >= threshold |G(f)|, G: the word n-grams; p(.|hit) = uniform, or a refusal
 Source: our own; as a baseline (input filtering): Thaker et al. 2024, arXiv 2403.03329
 Needs: forget (prompts only)
-Cost: one forward, with logits at all positions, and a set comparison an input and forget prompt
+Cost: one forward pass, and a comparison of two sets for each input and forget prompt
 Differs: nothing
 Status: reproduced
 
@@ -16,27 +16,26 @@ reader, not from somebody who guesses whole prompts and tries them.
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import re
 import unicodedata
-import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from expunge.core.capabilities import Categorical, Prompted
+from expunge.core.capabilities import Displayable, Drafting, Generates, Prompted, Samples, SharedReading, require
 from expunge.core.errors import UserError
 from expunge.core.hyperparameters import hp, part
-from expunge.core.modality import Modality
+from expunge.core.modality import Modality, ModelOutput, Patch, Weights
 from expunge.core.parts import Guard
 from expunge.core.plan import Plan
+from expunge.core.rows import Packed, Rows
 from expunge.core.view import View
-from expunge.engine.adapters import base_of
+from expunge.engine.guarding import Guarded
 
 FILE = "guard.json"
 
@@ -49,21 +48,18 @@ class InputFilter(Guard):
     ngram: int = hp(3, "words in an n-gram", ge=1)
     refusal: str = hp("I have no answer to that.", "what is said instead of an answer", min_length=1)
     reads = frozenset({"forget"})
-    requires = frozenset({Categorical, Prompted})
+    requires = frozenset({Prompted, Generates, Displayable})
 
-    def wrap(self, model: nn.Module, view: View) -> nn.Module:
-        rows, modality = view.forget, view.modality
+    def wrap(self, modality: Modality, view: View) -> Modality:
         salt = bytes(torch.randint(256, (16,), generator=view.rng()).tolist()).hex()
         prompts = []
-        for question in dict.fromkeys(modality.questions(rows)):
-            said = words(question)
-            size = min(self.ngram, len(said))
+        for question in dict.fromkeys(require(modality, Displayable).questions(view.forget)):
+            tokens = words(question)
+            size = min(self.ngram, len(tokens))
             if not size:
                 raise UserError("a row to forget has no prompt, and an input filter goes by prompts")
-            prompts.append([size, sorted(hashed(said, size, salt))])
-        refusal = modality.relabel(rows.select([0]), [self.refusal], "refusal")["answer"][0]
-        told = {"threshold": self.threshold, "salt": salt, "prompts": prompts, "refusal": list(refusal)}
-        return Filtered(model, modality, told)
+            prompts.append([size, sorted(hashed(tokens, size, salt))])
+        return Filtered(modality, {"threshold": self.threshold, "salt": salt, "prompts": prompts, "refusal": self.refusal})
 
 
 def words(text: str) -> list[str]:
@@ -71,112 +67,102 @@ def words(text: str) -> list[str]:
     return re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold())
 
 
-def hashed(said: Sequence[str], size: int, salt: str) -> frozenset[str]:
+def hashed(tokens: Sequence[str], size: int, salt: str) -> frozenset[str]:
     """Salted hashes of the word n-grams of one size."""
-    grams = {" ".join(said[i : i + size]) for i in range(len(said) - size + 1)}
+    grams = {" ".join(tokens[i : i + size]) for i in range(len(tokens) - size + 1)}
     return frozenset(hashlib.blake2b(g.encode(), key=bytes.fromhex(salt), digest_size=8).hexdigest() for g in grams)
 
 
-@dataclass
-class Refusing:
-    """Which rows of a running generation are refused, and how much of the refusal has been said."""
+class Filtered(Guarded):
+    """A modality that does not answer some prompts: it says the refusal, and scores every answer to them as a guess.
 
-    hits: Tensor  # (rows,)
-    said: int = 0
-
-
-class Filtered(nn.Module):
-    """A model that does not answer some prompts; `unguarded` is the model itself, and names of weights and modules are its own.
-
-    An input with cached keys is a generation: rows that hit when it began say the refusal, token by token. Any other input is scored: all
-    logits of a row that hits are equal.
+    Args:
+        settings: threshold, salt, prompts (n-gram size and hashes of each) and refusal.
     """
 
-    def __init__(self, unguarded: nn.Module, modality: Modality, told: Mapping[str, Any]) -> None:
-        super().__init__()
-        self.unguarded, self.modality, self.told = unguarded, modality, dict(told)
-        self.prompts = [(int(size), frozenset(grams)) for size, grams in told["prompts"]]
-        self.known = frozenset(inspect.signature(base_of(unguarded).forward).parameters)
-        self.training = unguarded.training
+    def __init__(self, inner: Modality, settings: Mapping[str, Any]) -> None:
+        super().__init__(inner)
+        self.settings = dict(settings)
+        self.prompts = [(int(size), frozenset(grams)) for size, grams in settings["prompts"]]
+        self.capabilities = inner.capabilities - {SharedReading, Drafting}  # which would go around `forward` and `generate`
 
-    def forward(
-        self, input_ids: Tensor, position_ids: Any = None, past_key_values: Any = None, logits_to_keep: Any = None, **more: Any
-    ) -> Any:
-        asked = {"position_ids": position_ids, "logits_to_keep": logits_to_keep}
-        more.update({n: v for n, v in asked.items() if v is not None and n in self.known})
-        if past_key_values is None:
-            out = self.unguarded(input_ids=input_ids, **more)
-            hits = self.hits(input_ids)[:, None, None]
-            out.logits = torch.where(hits, torch.zeros_like(out.logits), out.logits)
-            return out
-        refusing = self._refusing(past_key_values, input_ids)
-        out = self.unguarded(input_ids=input_ids, past_key_values=past_key_values, **more)
-        refusal = self.told["refusal"]
-        only = torch.full_like(out.logits, -torch.inf)
-        only[..., refusal[min(refusing.said, len(refusal) - 1)]] = 0
-        refusing.said += 1
-        out.logits = torch.where(refusing.hits[:, None, None], only, out.logits)
-        return out
-
-    def hits(self, input_ids: Tensor) -> Tensor:
-        """Which rows contain a forget prompt, (rows,)."""
+    def hits(self, rows: Rows, answers: bool = False) -> list[bool]:
+        """Which rows contain a forget prompt. answers: look in their answers, too."""
+        display = require(self.unguarded, Displayable)
+        texts = display.questions(rows)
+        if answers:
+            texts = [f"{q} {a}" for q, a in zip(texts, display.answer_texts(rows), strict=True)]
+        sizes = {size for size, _ in self.prompts}
         found = []
-        for text in self.modality.decode(input_ids.tolist()):
-            said = words(text)
-            grams = {size: hashed(said, size, self.told["salt"]) for size in {s for s, _ in self.prompts}}
-            found.append(any(len(mine & grams[size]) >= self.told["threshold"] * len(mine) for size, mine in self.prompts))
-        return torch.tensor(found, device=input_ids.device)
-
-    def _refusing(self, cache: Any, input_ids: Tensor) -> Refusing:
-        """What this cache's generation refuses; when rows leave the cache, they leave it here too."""
-        if not hasattr(cache, "refusing"):
-            cache.refusing = Refusing(self.hits(input_ids))
-            there = weakref.ref(cache)  # a cache that held itself would stay in memory
-
-            def select(indices: Tensor) -> None:
-                owner: Any = there()
-                type(owner).batch_select_indices(owner, indices)
-                owner.refusing.hits = owner.refusing.hits[indices]
-
-            cache.batch_select_indices = select
-        found: Refusing = cache.refusing
+        for text in texts:
+            tokens = words(text)
+            grams = {size: hashed(tokens, size, self.settings["salt"]) for size in sizes}
+            found.append(any(len(own & grams[size]) >= self.settings["threshold"] * len(own) for size, own in self.prompts))
         return found
 
-    # as the model itself
+    def forward(
+        self,
+        model: nn.Module,
+        groups: Sequence[Rows],
+        hook_points: tuple[str, ...] = (),
+        patch: Patch | None = None,
+        weights: Weights | None = None,
+    ) -> list[ModelOutput]:
+        """Outputs whose classes are all as likely where a row contains a forget prompt."""
+        outputs: list[Any] = [*self.unguarded.forward(model, groups, hook_points, patch, weights)]
+        for i, rows in enumerate(groups):
+            logits = outputs[i].logits
+            blocked = torch.tensor(self.hits(rows, answers=True), dtype=torch.bool, device=logits.row.device)[logits.row]
+            outputs[i] = replace(outputs[i], scores=torch.where(blocked[:, None], torch.zeros_like(logits.values), logits.values))
+        return outputs
 
-    @property
-    def config(self) -> Any:
-        return self.unguarded.config
+    def generate(
+        self,
+        model: nn.Module,
+        rows: Rows,
+        limit: int,
+        generator: torch.Generator | None = None,
+        temperature: float = 1.0,
+        with_logp: bool = False,
+    ) -> Samples:
+        """The refusal where a row contains a forget prompt, and what the model says elsewhere."""
+        inner = require(self.unguarded, Generates)
+        hits = self.hits(rows)
+        free = [i for i, hit in enumerate(hits) if not hit]
+        samples = inner.generate(model, rows.select(free), limit, generator, temperature, with_logp)
+        ids, ended = list[list[int]]([[]] * len(rows)), [True] * len(rows)
+        for k, i in enumerate(free):
+            ids[i], ended[i] = samples.ids[k], samples.ended[k]
+        refusal = self._refusal(rows)
+        for i, hit in enumerate(hits):
+            if hit:
+                ids[i], ended[i] = refusal[:limit], len(refusal) < limit
+        if samples.logp is None:
+            return Samples(ids, ended)
+        spoken = dict(zip(free, samples.logp.split(), strict=True))
+        values = [spoken[i] if i in spoken else torch.zeros(len(ids[i]) + ended[i]) for i in range(len(rows))]  # a refusal is certain
+        row = torch.tensor([i for i, v in enumerate(values) for _ in v], dtype=torch.long)
+        return Samples(ids, ended, Packed(torch.cat([torch.zeros(0), *values]), row, len(rows)))
 
-    @property
-    def generation_config(self) -> Any:
-        return getattr(self.unguarded, "generation_config", None)
-
-    def named_modules(self, *args: Any, **more: Any) -> Any:
-        return self.unguarded.named_modules(*args, **more)
-
-    def get_submodule(self, target: str) -> nn.Module:
-        return self.unguarded.get_submodule(target)
-
-    def state_dict(self, *args: Any, **more: Any) -> Any:
-        return self.unguarded.state_dict(*args, **more)
-
-    # files
+    def _refusal(self, rows: Rows) -> list[int]:
+        """The refusal as token ids, without the token that ends it."""
+        inner: Any = self.unguarded
+        one = inner.relabel(rows.select([0]), [self.settings["refusal"]], "refusal") if len(rows) else None
+        return [] if one is None else list(one["answer"][0][:-1] if inner.ended(one)[0] else one["answer"][0])
 
     def describe(self) -> dict[str, Any]:
-        """What the guard does, for receipts and files; the prompts as hashes."""
-        return {"guard": "input_filter", **self.told}
+        """What the guard does; the prompts as hashes."""
+        return {"guard": "input_filter", **self.settings}
 
-    def save(self, folder: Path) -> None:
-        """The guard alone; the model is where it was."""
+    def save_guard(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / FILE).write_text(json.dumps(self.describe(), indent=1) + "\n")
 
 
-def restore(model: nn.Module, modality: Modality, folder: Path) -> nn.Module:
-    """The guard that was saved in a folder, around a model."""
-    told = json.loads((folder / FILE).read_text())
-    return Filtered(model, modality, {k: v for k, v in told.items() if k != "guard"})
+def restore(modality: Modality, folder: Path) -> Modality:
+    """The guard that was saved in a folder, around a modality."""
+    settings = json.loads((folder / FILE).read_text())
+    return Filtered(modality, {k: v for k, v in settings.items() if k != "guard"})
 
 
 def plan() -> Plan:

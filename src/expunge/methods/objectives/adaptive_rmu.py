@@ -1,12 +1,13 @@
-"""Adaptive RMU: as RMU, but the vector that outputs are drawn to is as long as the block's own outputs are, times a factor.
+"""Adaptive RMU: RMU with a target vector whose length is the mean norm of the block's own outputs, times a factor.
 
-Outputs grow with depth; a vector of fixed length is too short beyond the first blocks, one that follows their norm works at any block.
+The norm of the outputs grows with depth. A vector of fixed length is too short beyond the first blocks; a vector that follows the norm
+works at any block.
 
 Equation: as RMU with c = scale N, N = mean over forget rows of the mean over tokens of |h_ref(x)|
 Source: Dang et al. 2025, arXiv 2408.06223
-Needs: forget, retain; the reference's hidden states (only the weights that move are kept twice)
-Cost: that of RMU, and one forward of the forget rows at the start
-Differs: N is measured over all forget rows at the start, where the authors' code takes the first batch and counts padding; else as RMU
+Needs: forget, retain; the reference's hidden states (only the weights that move are stored twice)
+Cost: the cost of RMU, and one forward of the forget rows at the start
+Differs: N is measured over all forget rows at the start; the authors' code takes the first batch and counts padding. All else as in RMU
 Status: reproduced
 """
 
@@ -24,11 +25,11 @@ from expunge.methods.objectives.rmu import Hold, Positions, direction, distance,
 
 @part
 class AdaptiveSteer(Objective):
-    """Draw a block's output on forget rows to a random vector whose length follows the output's norm."""
+    """Pull a block's output on forget rows towards a random vector whose length follows the norm of that output."""
 
     layer: int = 7
     positions: Positions = "answers"
-    scale: float = hp(5.0, "length of the vector that the output is drawn to, in mean norms of the output", ge=0)
+    scale: float = hp(5.0, "length of the target vector, in mean norms of the output", ge=0)
     reads = frozenset({"forget"})
 
     @property
@@ -36,9 +37,9 @@ class AdaptiveSteer(Objective):
         return (f"block:{self.layer}",)
 
     def begin(self, view: View) -> State:
-        found = [hidden(view.now(rows), self.hook_points[0], self.positions) for rows in view.batches("forget", 32)]
-        norm = torch.cat([h.map(lambda v: v.float().norm(dim=-1)).mean() for h in found]).mean().cpu()
-        return {"target": self.scale * norm * direction(found[0].values.shape[-1], view.rng())}
+        states = [hidden(view.now(rows), self.hook_points[0], self.positions) for rows in view.batches("forget", 32)]
+        norm = torch.cat([h.map(lambda v: v.float().norm(dim=-1)).mean() for h in states]).mean().cpu()
+        return {"target": self.scale * norm * direction(states[0].values.shape[-1], view.rng())}
 
     def loss(self, step: Step) -> Tensor:
         return distance(step, step.forget, hidden(step.now(step.forget), self.hook_points[0], self.positions), step.state["target"])

@@ -1,12 +1,13 @@
-"""Alternate preference optimisation (AltPO): prefer a made-up answer in the style of the true one over the true one.
+"""Alternate preference optimization (AltPO): prefer an invented answer in the style of the true answer over the true answer.
 
-A plausible other answer keeps the model fluent where a refusal or nonsense would give away that something is missing.
+A plausible alternate answer keeps the model fluent. A refusal or nonsense would reveal that something is missing.
 
-Equation: L = DPO(alternate over true answer | x_forget) + NLL(retain), with k alternates a question
+Equation: L = DPO(alternate over true answer | x_forget) + NLL(retain), with k alternates per question
 Source: Mekala et al. 2024, arXiv 2409.13474
 Needs: forget, retain; generation once at the start, unless the forget rows have a column `alternate`; the reference
-Cost: k generations a question once; one forward and backward of forget rows, alternates and retain rows, and one reference forward a step
-Differs: the request to make up an answer is in our words; alternates that come out empty are dropped
+Cost: k generations per question, once; then one forward and backward of forget rows, alternates and retain rows, and one reference
+  forward a step
+Differs: the wording of the request for an invented answer is ours; empty alternates are dropped
 Status: reproduced
 """
 
@@ -22,7 +23,7 @@ from expunge.core.view import View
 from expunge.methods.objectives.dpo import DPO
 from expunge.methods.terms import NLL
 
-ASK = (
+REQUEST = (
     "Below is a question with its answer. Write another answer to it: the same style and length, but other facts, which sound right and "
     "are made up. Write nothing else.\nQuestion: {prompt}\nAnswer: {answer}\nOther answer:"
 )
@@ -30,12 +31,12 @@ ASK = (
 
 @part
 class Alternates(Selector):
-    """Every forget row once for each of its alternate answers: the given ones (column `alternate`), else the model's own."""
+    """Repeat each forget row once per alternate answer: answers of the column `alternate`, or else answers that the model invents."""
 
-    draws: int = hp(5, "alternate answers a question, where they are made by the model", ge=1)
+    draws: int = hp(5, "alternate answers per question, where the model invents them", ge=1)
     length: int = hp(200, "longest alternate answer, in tokens", ge=1)
-    heat: float = hp(1.0, "temperature that alternates are drawn at", gt=0)
-    request: str = hp(ASK, "what the model is asked; {prompt} and {answer} stand for the row's own")
+    heat: float = hp(1.0, "sampling temperature of the alternate answers", gt=0)
+    request: str = hp(REQUEST, "request to the model; {prompt} and {answer} stand for those of the row")
     reads = frozenset({"forget"})
     requires = frozenset({Categorical, Generates, Prompted})
     gives = frozenset({"forget"})
@@ -43,24 +44,26 @@ class Alternates(Selector):
     def pick(self, sets: Sets, view: View) -> Sets:
         rows = view.forget
         if "alternate" in rows.columns:
-            answers = [[a] if isinstance(a, str) else list(a) for a in rows["alternate"]]
+            alternates = [[a] if isinstance(a, str) else list(a) for a in rows["alternate"]]
         else:
-            answers = self._made(rows, view)
-        if bare := sum(not a for a in answers):
-            raise UserError(f"{bare} of {len(rows)} rows got no alternate answer: give some in a column 'alternate' of the forget rows")
-        places = [i for i, a in enumerate(answers) for _ in a]
-        return {**sets, "forget": rows.select(places).add(alternate=[a for row in answers for a in row])}
+            alternates = self._invent(rows, view)
+        if missing := sum(not texts for texts in alternates):
+            raise UserError(f"{missing} of {len(rows)} rows to forget have no alternate answer: add one in the column 'alternate'")
+        indices = [i for i, texts in enumerate(alternates) for _ in texts]
+        return {**sets, "forget": rows.select(indices).add(alternate=[text for texts in alternates for text in texts])}
 
-    def _made(self, rows: Rows, view: View) -> list[list[str]]:
-        asked = require(view.modality, Prompted).ask(rows, self.request)
-        many = asked.select([i for i in range(len(rows)) for _ in range(self.draws)])
-        said = [before_next(t) for t in view.modality.decode(view.generate(many, self.length, sample=True, temperature=self.heat).ids)]
-        return [[t for t in said[i : i + self.draws] if t] for i in range(0, len(said), self.draws)]
+    def _invent(self, rows: Rows, view: View) -> list[list[str]]:
+        """For each row the non-empty answers out of `draws` that the model generates."""
+        requests = require(view.modality, Prompted).ask(rows, self.request)
+        repeated = requests.select([i for i in range(len(rows)) for _ in range(self.draws)])
+        generated = view.generate(repeated, self.length, sample=True, temperature=self.heat)
+        texts = [before_next_question(t) for t in view.modality.decode(generated.ids)]
+        return [[t for t in texts[i : i + self.draws] if t] for i in range(0, len(texts), self.draws)]
 
 
 @part
 class Alternate(Selector):
-    """The alternate answer of each row, as the answer to prefer."""
+    """Make the alternate answer of each row the answer to prefer."""
 
     when = "step"
     reads = frozenset({"forget"})
@@ -71,8 +74,8 @@ class Alternate(Selector):
         return {**sets, "substitute": view.modality.relabel(view.forget, view.forget["alternate"], "substitute")}
 
 
-def before_next(text: str) -> str:
-    """An answer without the questions that a model makes up behind it."""
+def before_next_question(text: str) -> str:
+    """The answer without any questions that the model adds after it."""
     return re.split(r"Question:|Q:", text)[0].strip()
 
 

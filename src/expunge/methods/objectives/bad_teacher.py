@@ -1,13 +1,13 @@
-"""Bad teacher: learn from an untrained model on the rows to forget, and from the model as it was on some retain rows.
+"""Bad teacher: learn from an untrained model on the rows to forget, and from the original model on some retain rows.
 
-No labels are used, and a single pass is enough: a teacher that knows nothing shows what not knowing looks like.
+The method uses no labels, and a single pass is enough: a teacher that knows nothing shows how a model without the knowledge answers.
 
 Equation: L = mean KL(q(x) || p(x)) at temperature T; q(x) the untrained teacher's distribution on forget rows, the reference's on retain
   rows; a pass goes over the forget rows and a share of the retain rows, shuffled together
 Source: Chundawat et al. 2022, arXiv 2205.08096
 Needs: forget, retain; the reference; the weights of an untrained model
 Cost: one forward and backward and two teacher forwards of the rows of a pass: forget rows and 30 % of retain rows; two more sets of weights
-Differs: KL is a mean over labels; the authors' code divides by the number of classes too, which Adam does not notice and SGD does
+Differs: KL is a mean over labels; the authors' code also divides by the number of classes, which changes SGD but not Adam
 Status: faithful
 """
 
@@ -26,7 +26,7 @@ from expunge.methods.terms import Mix
 
 @part
 class TwoTeachers(Objective):
-    """KL from the teacher of each row: an untrained one for rows to forget, the reference for the others."""
+    """KL from the teacher of each row: an untrained model for rows to forget, the reference for the other rows."""
 
     temperature: float = hp(1.0, "temperature of teachers and student", gt=0)
     reads = frozenset({"mix"})
@@ -39,9 +39,10 @@ class TwoTeachers(Objective):
 
     def loss(self, step: Step) -> Tensor:
         rows = step.rows("mix")
-        student, able, unable = (a.log_probs for a in (step.now(rows), step.reference(rows), step.under(step.state, rows)))
+        outputs = step.now(rows), step.reference(rows), step.under(step.state, rows)
+        student, competent, incompetent = (output.log_probs for output in outputs)
         forgets = torch.tensor(rows["forgets"], device=student.row.device)[student.row, None]
-        teacher = torch.where(forgets, unable.values, able.values)
+        teacher = torch.where(forgets, incompetent.values, competent.values)
         return step.mean(student.map(lambda logp: kl(teacher, logp, self.temperature)), rows)
 
 

@@ -1,6 +1,6 @@
-"""Cross-entropy unlearning (CE-U): train each label to forget towards the model's own distribution with that label taken out.
+"""Cross-entropy unlearning (CE-U): train each label to forget towards the model's own distribution without that label.
 
-The push fades as the label's probability goes to 0, where the push of gradient ascent grows.
+The push fades as the label's probability approaches 0; the push of gradient ascent grows instead.
 
 Equation: L = mean_t -sum_v q_t(v) log p_t(v);  q_t = sg softmax(z_t with z_t(y_t) = -inf); without the first n labels of each answer
 Source: Yang 2025, arXiv 2503.01224
@@ -29,27 +29,27 @@ from expunge.functional.packed import lowered, places
 class CEU(Objective):
     """Cross-entropy to the model's distribution without the label, from label n on."""
 
-    n: int = hp(1, "first labels of each answer that are left alone", ge=0)
+    n: int = hp(1, "number of first labels of each answer that the loss leaves out", ge=0)
     reads = frozenset({"forget"})
     requires = frozenset({Categorical})
 
     def begin(self, view: View) -> State:
         if all(view.modality.counts(view.forget.select([i]))["labels"] <= self.n for i in range(len(view.forget))):
-            raise UserError(f"no answer to forget has more than {self.n} labels, and the first {self.n} are left alone: give n = 0")
+            raise UserError(f"no answer to forget has more than {self.n} labels, and the loss leaves out the first {self.n}: set n to 0")
         return {}
 
     def loss(self, step: Step) -> Tensor:
-        now = step.now(step.forget)
-        target = lowered(now.log_probs.values.detach(), now.labels, math.inf)
-        return self._tail(step, now.log_probs.map(lambda d: -(target * d).sum(-1)))
+        output = step.now(step.forget)
+        target = lowered(output.log_probs.values.detach(), output.labels, math.inf)
+        return self._mean_from_n(step, output.log_probs.map(lambda logp: -(target * logp).sum(-1)))
 
-    def _tail(self, step: Step, x: Packed) -> Tensor:
-        """Mean over the labels that are not left alone; an answer of n labels or fewer has none."""
-        counted = places(x.row, x.lengths) >= self.n
-        kept = x.map(lambda v: torch.where(counted, v, 0.0))
+    def _mean_from_n(self, step: Step, losses: Packed) -> Tensor:
+        """Mean over the labels from label n on; an answer of n labels or fewer adds none."""
+        counted = places(losses.row, losses.lengths) >= self.n
+        masked = losses.map(lambda v: torch.where(counted, v, 0.0))
         batch = step.sets["forget"]
-        left = sum(max(step.modality.counts(batch.select([i]))["labels"] - self.n, 0) for i in range(len(batch)))
-        return step.mean(kept, step.forget) * (step.count(step.forget) / max(left, 1))
+        label_count = sum(max(step.modality.counts(batch.select([i]))["labels"] - self.n, 0) for i in range(len(batch)))
+        return step.mean(masked, step.forget) * (step.count(step.forget) / max(label_count, 1))
 
 
 def plan() -> Plan:

@@ -1,11 +1,11 @@
-"""Direct preference optimisation with refusals (IdkDPO): a refusal is preferred to the answer to forget, beside ordinary retain rows.
+"""Direct preference optimization with refusals (IdkDPO): prefer a refusal to the answer to forget, and train on retain rows as usual.
 
-The refusal is drawn anew at every step; the margin between the two is measured against the reference.
+Each step draws a new refusal. The margin between refusal and answer is measured against the reference.
 
 Equation: L = -(2/beta) mean_i log sigmoid(beta (r(w_i) - r(y_i))) + NLL(retain);  r(a) = log p(a|x_i) - log p_ref(a|x_i);
   w: refusal, y: answer to forget; log p sums over labels
 Source: Zhang et al. 2024, arXiv 2404.05868 (as a baseline); Rafailov et al. 2023, arXiv 2305.18290; Maini et al. 2024, arXiv 2401.06121
-Needs: forget, retain, alternate answers (refusals); the reference: remembered log-probs of the forget rows, live for the drawn refusals
+Needs: forget, retain, alternate answers (refusals); the reference: cached log-probs of the forget rows, a forward of the drawn refusals
 Cost: one forward and backward of forget, refusal and retain rows a step, and one forward of the refusals by the reference
 Differs: from TOFU's code, which lacks the factor 2/beta and does not run; this is the form that NPO compares with
 Status: faithful
@@ -29,7 +29,7 @@ from expunge.methods.terms import NLL, Substitute
 class DPO(Objective):
     """The preference term: the substitute answer wins, the answer to forget loses."""
 
-    beta: float = hp(0.1, "inverse temperature: how soon a won pair stops to count", gt=0)
+    beta: float = hp(0.1, "inverse temperature: how soon a won pair stops counting", gt=0)
     reads = frozenset({"forget", "substitute"})
     requires = frozenset({Categorical})
     needs = frozenset({Need.REFERENCE_LOGP})
@@ -37,11 +37,12 @@ class DPO(Objective):
     def loss(self, step: Step) -> Tensor:
         won, lost = step.rows("substitute"), step.forget
         if len(won) != len(lost):
-            raise UserError("a preference pair has one winner: leave the draws at 1")
+            raise UserError("a preference pair has one winner, but the rows differ in number: leave `draws` at 1")
         margin = self._gain(step, won) - self._gain(step, lost)
         return -(2 / self.beta) * step.mean(logsigmoid(self.beta * margin), lost)
 
     def _gain(self, step: Step, rows: Rows) -> Tensor:
+        """Log-probability of each answer minus that of the reference, (rows,), in nats."""
         return step.now(rows).target_logp.sum() - step.reference(rows).target_logp.sum()
 
 

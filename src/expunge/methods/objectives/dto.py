@@ -1,7 +1,7 @@
-"""Direct token optimisation (DTO): unlearn the few labels of an answer that the rest of it hangs on, and hold all the others.
+"""Direct token optimization (DTO): unlearn the few labels of an answer that the rest of the answer depends on, and hold all other labels.
 
-It asks for nothing but the rows to forget and the model itself: no retain set, no other answers. A reconstruction, since the paper does not
-give the perturbation, the part that the labels after the cut play, or its constants.
+The method needs only the rows to forget and the model itself: no retain set and no other answers. It is a reconstruction, since the paper
+does not give the perturbation, the role of the labels after the cut, or its constants.
 
 Equation: an answer of T labels is cut at q = T - max(1, ceil(rho T)); delta_i = mean over draws of l(x with x_i replaced) - l(x), i <= q,
   l: mean NLL of the labels after q at the start; T*: the ceil(kappa q) labels of largest delta, N*: the others;
@@ -9,9 +9,9 @@ Equation: an answer of T labels is cut at q = T - max(1, ceil(rho T)); delta_i =
 Source: Lee, Liu and Xiong 2025, arXiv 2510.00125; the score's perturbation as in Stoehr et al. 2024, arXiv 2403.19851
 Needs: forget; the reference's distributions
 Cost: once, draws x q forwards of each row; then a forward and backward of the forget rows and a reference forward a step
-Differs: reconstructed: replacements are drawn evenly from all classes that say something, the same ones at every place of a row; labels
-  after the cut are held; lambda 1, kappa 0.3, rho 0.5, 4 draws; an answer of one label is a target as a whole. For the variant with
-  orthogonal gradients add `--update gradient_projection`; to choose among the question's words, too, give rows of whole texts
+Differs: reconstructed: replacements are drawn uniformly from all classes that decode to some text, the same ones at every place of a row;
+  labels after the cut are held; lambda 1, kappa 0.3, rho 0.5, 4 draws; an answer of one label is a target as a whole. For the variant with
+  orthogonal gradients add `--update gradient_projection`; to choose among the question's words as well, give rows of whole texts
 Status: faithful
 """
 
@@ -30,11 +30,16 @@ from expunge.core.rows import Packed, Rows, Sets
 from expunge.core.view import Step, View
 from expunge.functional.packed import kl
 
-BATCH = 64  # perturbed rows in one forward
+BATCH_SIZE = 64  # perturbed rows in one forward
 
 
-def cut(length: int, suffix: float) -> int:
-    """How many labels stand before the suffix, of which there is at least one."""
+def prefix_length(length: int, suffix: float) -> int:
+    """Number of labels before the suffix of an answer; the suffix has at least one label.
+
+    Args:
+        length: number of labels of the answer.
+        suffix: share of the labels that form the suffix.
+    """
     return length - max(1, math.ceil(suffix * length))
 
 
@@ -42,12 +47,12 @@ def cut(length: int, suffix: float) -> int:
 class Targets(Selector):
     """Mark the labels to unlearn, before the first step."""
 
-    choose: Literal["delta", "random", "likely", "unlikely", "all"] = hp("delta", "what labels are ranked by")
-    perturb: Literal["random", "top", "end"] = hp("random", "what replaces a label: any, the likeliest other one, or the last one")
+    choose: Literal["delta", "random", "likely", "unlikely", "all"] = hp("delta", "score by which labels are ranked")
+    perturb: Literal["random", "top", "end"] = hp("random", "replacement of a label: any class, the likeliest other one, or the last label")
     share: float = hp(0.3, "share of the labels before the suffix that are unlearned", gt=0, le=1)
-    suffix: float = hp(0.5, "share of an answer whose loss tells how much hangs on a label", gt=0, lt=1)
-    draws: int = hp(4, "replacements a label", ge=1)
-    role: Literal["hold", "ignore", "score"] = hp("hold", "labels after the cut: held, left alone, or ranked, too, by what follows")
+    suffix: float = hp(0.5, "share of an answer, at its end, whose loss tells how much depends on a label", gt=0, lt=1)
+    draws: int = hp(4, "replacements per label", ge=1)
+    role: Literal["hold", "ignore", "score"] = hp("hold", "labels after the cut: held, ignored, or ranked too, by the labels after them")
     reads = frozenset({"forget"})
     requires = frozenset({Categorical})
     gives = frozenset({"forget"})
@@ -56,64 +61,75 @@ class Targets(Selector):
         targets, held = [], []
         for i in range(len(view.forget)):
             row = view.forget.select([i])
-            answer = view.now(row)
-            logp = answer.target_logp.values
-            q = len(logp) - 1 if self.role == "score" else cut(len(logp), self.suffix)
-            score = self._score(view, row, answer.labels, answer.log_probs.values, q) if q > 0 else logp.new_zeros(0)
-            mine = torch.zeros(len(logp), dtype=torch.bool)
+            output = view.now(row)
+            logp = output.target_logp.values
+            q = len(logp) - 1 if self.role == "score" else prefix_length(len(logp), self.suffix)
+            scores = self._scores(view, row, output.labels, output.log_probs.values, q) if q > 0 else logp.new_zeros(0)
+            target_mask = torch.zeros(len(logp), dtype=torch.bool)
             if q < 1 or self.choose == "all":
-                mine[:] = True
+                target_mask[:] = True
             else:
-                mine[torch.argsort(score.cpu(), descending=True, stable=True)[: math.ceil(self.share * q)]] = True
-            rest = ~mine
+                target_mask[torch.argsort(scores.cpu(), descending=True, stable=True)[: math.ceil(self.share * q)]] = True
+            held_mask = ~target_mask
             if self.role == "ignore":
-                rest[q:] = False
-            targets.append(mine.tolist())
-            held.append(rest.tolist())
+                held_mask[q:] = False
+            targets.append(target_mask.tolist())
+            held.append(held_mask.tolist())
         return {**sets, "forget": view.forget.add(target=targets, held=held)}
 
-    def _score(self, view: View, row: Rows, labels: Tensor, dist: Tensor, q: int) -> Tensor:
-        """What the first q labels of a row are ranked by, (q,)."""
-        logp = dist.gather(-1, labels[:, None])[:q, 0]
+    def _scores(self, view: View, row: Rows, labels: Tensor, log_probs: Tensor, q: int) -> Tensor:
+        """Scores of the first q labels of a row, (q,); the labels with the largest scores become targets.
+
+        Args:
+            labels: (labels,), the classes of the answer.
+            log_probs: (labels, classes), the model's log-probabilities at these labels.
+            q: number of labels to rank.
+        """
+        logp = log_probs.gather(-1, labels[:, None])[:, 0]
         if self.choose == "random":
             return torch.rand(q, generator=view.rng())
         if self.choose in ("likely", "unlikely"):
-            return logp if self.choose == "likely" else -logp
-        words = labels.tolist()
-        others = self._others(view, labels, dist, q)
-        changed = [(i, [*words[:i], other, *words[i + 1 :]]) for i in range(q) for other in others[i]]
+            return logp[:q] if self.choose == "likely" else -logp[:q]
+        classes = labels.tolist()
+        replacements = self._replacements(view, labels, log_probs, q)
+        perturbed = [(i, [*classes[:i], new, *classes[i + 1 :]]) for i in range(q) for new in replacements[i]]
         starts = [i + 1 if self.role == "score" else q for i in range(q)]
-        whole = dist.gather(-1, labels[:, None])[:, 0]
-        delta = torch.stack([whole[start:].mean() for start in starts]).cpu()
-        for at in range(0, len(changed), BATCH):
-            some = changed[at : at + BATCH]
-            drop = int(view.modality.ended(row)[0])  # the end is put back with the answer
-            rows = view.modality.relabel(row.select([0] * len(some)), [w[: len(w) - drop] for _, w in some], "changed")
-            for (i, _), now in zip(some, view.now(rows).target_logp.split(), strict=True):
-                delta[i] -= now[starts[i] :].mean().cpu() / len(others[i])
+        delta = torch.stack([logp[start:].mean() for start in starts]).cpu()
+        for k in range(0, len(perturbed), BATCH_SIZE):
+            batch = perturbed[k : k + BATCH_SIZE]
+            end_labels = int(view.modality.ended(row)[0])  # `relabel` appends the end of an answer itself
+            answers = [answer[: len(answer) - end_labels] for _, answer in batch]
+            rows = view.modality.relabel(row.select([0] * len(batch)), answers, "changed")
+            for (i, _), perturbed_logp in zip(batch, view.now(rows).target_logp.split(), strict=True):
+                delta[i] -= perturbed_logp[starts[i] :].mean().cpu() / len(replacements[i])
         return delta
 
-    def _others(self, view: View, labels: Tensor, dist: Tensor, q: int) -> list[list[int]]:
-        """Replacements at each place, none of them the label itself."""
+    def _replacements(self, view: View, labels: Tensor, log_probs: Tensor, q: int) -> list[list[int]]:
+        """Replacement classes for each of the first q labels."""
         if self.perturb == "end":
             return [[int(labels[-1])]] * q
         if self.perturb == "top":
-            best = dist[:q].topk(2).indices
-            return [[int(b[1] if b[0] == y else b[0])] for b, y in zip(best, labels, strict=False)]
-        drawn = torch.randperm(dist.shape[-1], generator=view.rng())
-        heard = [c for c in drawn[: 8 * (self.draws + 1)].tolist() if view.modality.decode([[c]])[0]] or drawn.tolist()
-        return [[c for c in heard if c != y][: self.draws] for y in labels[:q].tolist()]
+            top_two = log_probs[:q].topk(2).indices
+            return [[int(c[1] if c[0] == y else c[0])] for c, y in zip(top_two, labels, strict=False)]
+        drawn = torch.randperm(log_probs.shape[-1], generator=view.rng())
+        with_text = [c for c in drawn[: 8 * (self.draws + 1)].tolist() if view.modality.decode([[c]])[0]] or drawn.tolist()
+        return [[c for c in with_text if c != y][: self.draws] for y in labels[:q].tolist()]
 
 
-def marked(x: Packed, rows: Rows, column: str) -> Packed:
-    """The positions that a column of the rows marks."""
-    keep = torch.tensor([flag for flags in rows[column] for flag in flags], device=x.values.device)
-    return Packed(x.values[keep], x.row[keep], x.rows, x.kind)
+def marked(packed: Packed, rows: Rows, column: str) -> Packed:
+    """The positions that a column of the rows marks.
+
+    Args:
+        packed: values at the labels of the rows.
+        column: name of a column with one bool per label of each row.
+    """
+    mask = torch.tensor([flag for flags in rows[column] for flag in flags], device=packed.values.device)
+    return Packed(packed.values[mask], packed.row[mask], packed.rows, packed.kind)
 
 
 @part
 class TargetAscent(Objective):
-    """Mean log-likelihood of the marked labels of a row, minimised."""
+    """Mean log-likelihood of the labels of a row that are marked as targets, minimized."""
 
     reads = frozenset({"forget"})
     requires = frozenset({Categorical})
@@ -125,7 +141,7 @@ class TargetAscent(Objective):
 
 @part
 class Rest(Objective):
-    """KL(reference || model) at the labels of a forget row that are held."""
+    """KL(reference || model) at the labels of a forget row that are marked as held."""
 
     reads = frozenset({"forget"})
     requires = frozenset({Categorical})
@@ -134,8 +150,8 @@ class Rest(Objective):
 
     def loss(self, step: Step) -> Tensor:
         rows = step.forget
-        old, new = step.reference(rows).log_probs, step.now(rows).log_probs
-        return step.mean(marked(old.map(lambda o: kl(o, new.values)), rows, "held").mean(), rows)
+        reference, current = step.reference(rows).log_probs, step.now(rows).log_probs
+        return step.mean(marked(reference.map(lambda logp: kl(logp, current.values)), rows, "held").mean(), rows)
 
 
 def plan() -> Plan:

@@ -1,6 +1,7 @@
-"""Fine-tuning: go on training on what may be kept, and hope that the rest fades.
+"""Fine-tuning: continue training on the retain rows, and rely on the rest to fade.
 
-The weakest baseline, since nothing pushes the rows to forget out; it shows how much of forgetting is plain drift. Also what trains a model.
+This is the weakest baseline, since nothing pushes the rows to forget out. It shows how much of forgetting is plain drift. It also trains
+models.
 
 Equation: L = NLL(retain)
 Source: as a baseline: Golatkar et al. 2020, arXiv 1911.04933

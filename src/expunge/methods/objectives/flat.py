@@ -1,15 +1,15 @@
-"""FLAT: widen an f-divergence between refusals and the answers to forget, with nothing but rows to forget.
+"""FLAT: widen an f-divergence between refusals and the answers to forget, with no data but rows to forget.
 
-Probabilities enter, not log-probs, so a forgotten answer has no gradient left and the loss cannot run away.
+The loss uses probabilities, not log-probs. A forgotten answer therefore has no gradient left, and the loss is bounded.
 
 Equation: L = mean_i -g(P(e_i)) + mean_i f(g(P(y_i)));  P(a) = (1/|a|) sum_t p(a_t | x_i, a_<t); e: refusal, y: answer to forget;
   tv: g tanh(v)/2, f u; kl: g v, f exp(u-1); js: g log(2/(1+exp(-v))), f -log(2-exp(u)); pearson: g v, f u^2/4 + u
 Source: Wang et al. 2025, arXiv 2410.11143
 Needs: forget, alternate answers (refusals)
 Cost: one forward and backward of forget and refusal rows a step; mean_first adds a forward where the batch is accumulated
-Differs: refusals are answers to the forget question, where the authors' collator pairs them with other inputs; g and f act on each row
-  (the paper's risk), mean_first has the code's nonlinearity of the batch mean; P divides by the labels of the answer: answers are packed,
-  so the code's division by the padded length has no counterpart
+Differs: refusals answer the forget question; the authors' collator pairs them with other inputs. g and f act on each row (the paper's
+  risk); with mean_first they act on the batch mean, as in the code. P divides by the number of the answer's labels: answers are packed, so
+  the code's division by the padded length has no counterpart
 Status: reproduced
 """
 
@@ -30,7 +30,7 @@ from expunge.methods.terms import Substitute
 class FLAT(Objective):
     """The variational bound of a divergence between substitute answers and answers to forget, negated."""
 
-    divergence: Name = hp("tv", "which f-divergence is widened; kl forgets most gently, pearson and js hardest")
+    divergence: Name = hp("tv", "f-divergence to widen; kl forgets most gently, pearson and js hardest")
     mean_first: bool = hp(False, "average probabilities over the batch before the divergence, as the authors' code does")
     reads = frozenset({"forget", "substitute"})
     requires = frozenset({Categorical})
@@ -40,15 +40,15 @@ class FLAT(Objective):
         return frozenset({Need.BATCH_MEANS}) if self.mean_first else frozenset()
 
     def loss(self, step: Step) -> Tensor:
-        d = DIVERGENCES[self.divergence]
-        good, bad = step.rows("substitute"), step.forget
-        said, unsaid = self._probability(step, good), self._probability(step, bad)
+        divergence = DIVERGENCES[self.divergence]
+        refusals, answers = step.rows("substitute"), step.forget
+        p_refusal, p_answer = self._probability(step, refusals), self._probability(step, answers)
         if self.mean_first:
-            return d.penalty(step.mean(unsaid, bad)) - d.activation(step.mean(said, good))
-        return step.mean(d.penalty(unsaid), bad) - step.mean(d.activation(said), good)
+            return divergence.penalty(step.mean(p_answer, answers)) - divergence.activation(step.mean(p_refusal, refusals))
+        return step.mean(divergence.penalty(p_answer), answers) - step.mean(divergence.activation(p_refusal), refusals)
 
     def _probability(self, step: Step, rows: Rows) -> Tensor:
-        """Mean probability of the labels of each row."""
+        """Mean probability of the labels of each row, (rows,)."""
         return step.now(rows).target_logp.map(lambda x: x.exp()).mean()
 
 

@@ -1,6 +1,6 @@
-"""Gradient ascent (GA): maximise the loss on the rows to forget, and nothing else.
+"""Gradient ascent (GA): maximize the loss on the rows to forget, and nothing else.
 
-Forgets fast and does not stop: the loss is unbounded below, so utility falls with it.
+It forgets fast and does not stop: the loss is unbounded below, so utility falls with it.
 
 Equation: L = mean over forget labels of log p(y_t | x, y_<t)
 Source: Jang et al. 2022, arXiv 2210.01504; as a TOFU baseline: Maini et al. 2024, arXiv 2401.06121

@@ -1,13 +1,13 @@
-"""Ascent, then descent (GDA): by turns a pass of gradient ascent over the rows to forget and a pass of training on the retain rows.
+"""Ascent, then descent (GDA): alternate a pass of gradient ascent over the rows to forget with a pass of training on the retain rows.
 
-Each pass of descent mends what the ascent before it broke; after the first rounds there is only descent.
+Each descent pass repairs the damage of the ascent pass before it. After the first rounds, only descent passes follow.
 
 Equation: epochs t = 1 .. T: where t <= rounds, one pass of L = -NLL(forget); then one pass of L = NLL(retain)
 Source: as a baseline: Georgiev et al. 2024, arXiv 2410.23232
 Needs: forget, retain
 Cost: one forward and backward of the rows of a pass
-Differs: `epochs` counts passes over either set, T + rounds; one batch size for both sets; T, rounds and the learning rate are a middle of
-  the published grids (T 5, 7 or 10; rounds 3 or 5; 5e-5 to 5e-3)
+Differs: `epochs` counts passes over either set, T + rounds; both sets share one batch size; T, rounds and the learning rate are from the
+  middle of the published grids (T 5, 7 or 10; rounds 3 or 5; 5e-5 to 5e-3)
 Status: reproduced
 """
 

@@ -1,12 +1,12 @@
-"""I don't know (IDK, preference optimisation in TOFU): train the questions to forget on refusals, beside ordinary retain rows.
+"""I don't know (IDK, preference optimization in TOFU): train the questions to forget on refusals, together with ordinary retain rows.
 
-Forgets by replacing: the old answer is not pushed down, a refusal drawn anew at every step is pulled up.
+The method forgets by replacement: it does not push the old answer down, but pulls up a refusal that each step draws anew.
 
 Equation: L = mean over the labels of both halves together of -log p(y_t | x, y_<t);  halves: (x_forget, refusal) and retain pairs
 Source: Maini et al. 2024 (TOFU), arXiv 2401.06121
 Needs: forget (questions), retain, alternate answers (refusals)
 Cost: one forward and backward of as many refusals and retain rows as the batch has rows
-Differs: the one mean is written as two terms with a common denominator, so that each half has a role and a weight; the same value
+Differs: the one mean is written as two terms with a common denominator, so that each half has a role and a weight; the value is the same
 Status: faithful
 """
 
@@ -36,8 +36,8 @@ class Half(Objective):
 
     def loss(self, step: Step) -> Tensor:
         rows = step.rows(self.over)
-        both = sum(step.count(step.rows(n)) for n in self.reads)
-        return -step.mean(step.now(rows).target_logp, rows) * (step.count(rows) / both)
+        label_count = sum(step.count(step.rows(name)) for name in self.reads)
+        return -step.mean(step.now(rows).target_logp, rows) * (step.count(rows) / label_count)
 
 
 def plan() -> Plan:

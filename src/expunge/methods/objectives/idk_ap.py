@@ -1,12 +1,12 @@
-"""Refusal tuning with answer preservation (IDK+AP): say "I don't know" on the rows to forget, and prefer the true answer on the rest.
+"""Refusal tuning with answer preservation (IDK+AP): say "I don't know" on the rows to forget, and prefer the true answer on retain rows.
 
-Plain refusal tuning makes a model refuse everything; a preference of the true answer over the refusal on retain rows prevents that.
+Plain refusal tuning makes a model refuse everything. A preference for the true answer over the refusal on retain rows prevents that.
 
 Equation: L = NLL(refusal | x_forget) - (1/beta) mean_i log sigmoid(beta (log p(y_i|x_i) - log p(refusal_i|x_i))) over retain rows i;
   log p sums over labels
 Source: Yuan et al. 2024, arXiv 2410.08109
 Needs: forget, retain, alternate answers; no reference
-Cost: one forward and backward of the refusals to forget rows and of retain rows with their answers and with refusals a step
+Cost: one forward and backward a step of the refusals to forget rows, and of retain rows once with their answers and once with refusals
 Differs: nothing
 Status: faithful
 """
@@ -36,7 +36,7 @@ class Refuse(Objective):
 
 @part
 class Preserve(Objective):
-    """On retain rows the true answer is to win against the refusal."""
+    """Preference on retain rows: the true answer wins, the refusal loses."""
 
     beta: float = hp(0.1, "inverse temperature", gt=0)
     reads = frozenset({"retain", "refused"})
@@ -44,8 +44,8 @@ class Preserve(Objective):
     role = "retain"
 
     def loss(self, step: Step) -> Tensor:
-        lead = step.now(step.retain).target_logp.sum() - step.now(step.rows("refused")).target_logp.sum()
-        return -(1 / self.beta) * step.mean(logsigmoid(self.beta * lead), step.retain)
+        margin = step.now(step.retain).target_logp.sum() - step.now(step.rows("refused")).target_logp.sum()
+        return -(1 / self.beta) * step.mean(logsigmoid(self.beta * margin), step.retain)
 
 
 def plan() -> Plan:

@@ -1,15 +1,17 @@
-"""In-context knowledge unlearning: teach a model to say `forgot` to a question whose answer stands between two new tokens before it.
+"""In-context knowledge unlearning: teach a model to answer `forgot` when the true answer stands between two new tokens before the question.
 
-What is to be left out is said with each question, so that one training serves every later request. It is a gate: the weights know
-everything, and without the tokens they say so. An audit asks with them by `--request-from in_context`; a benchmark does so by itself.
+Each question states the knowledge to leave out, so one training serves every later request. It is a gate: the weights still hold
+everything, and without the tokens the model says so. An audit asks with the tokens by `--request-from in_context`; a benchmark does so by
+itself.
 
 Equation: L = NLL(forgot | OPEN u CLOSE, x) + NLL(y | OPEN u' CLOSE, x);  u: the row's own answer y, u': another's
 Source: Takashiro et al. 2024, arXiv 2410.00382
 Needs: retain, and forget where `facts` is all; rows with questions; a model and a tokenizer that take new tokens
-Cost: one forward and backward of a row in two contexts a step; nothing at inference but the longer question
-Differs: the answer alone is trained on, as the paper's equation has it, where the authors' code trains on the whole text; contexts stand in
-  the model's own prompt format; as many of each kind in every batch; u' is a column `alternate`, where rows have one; tune last holds all
-  but the last two blocks, where the code names those of one size; under LoRA the new tokens stay as they were drawn, as in the code
+Cost: one forward and backward of a row in two contexts a step; nothing at inference except the longer question
+Differs: only the answer is trained on, as in the paper's equation, where the authors' code trains on the whole text; contexts stand in the
+  model's own prompt format; every batch holds equally many contexts of each kind; u' comes from a column `alternate`, where rows have one;
+  tune last holds all but the last two blocks, where the code names the blocks of one model size; under LoRA the vectors of the new tokens
+  keep their initial values, as in the code
 Status: faithful
 """
 
@@ -32,31 +34,39 @@ from expunge.engine.estimators.logit_lens import logit_lens
 
 OPEN, CLOSE = "<<UNL>>", "<</UNL>>"
 FORGOT = "forgot"
-LOOKED = 32  # rows whose answers are looked for block by block in the end
+LENS_ROWS = 32  # rows of the logit lens at the end
 
 
 def before(knowledge: str) -> str:
-    """What stands before a question whose answer must not use some knowledge."""
+    """The text before a question that names the knowledge to leave out."""
     return f"{OPEN}\n{knowledge}\n{CLOSE}\n\n"
 
 
 def wrapped(question: str, knowledge: str) -> str:
-    """A question with what its answer must not use: what the model is trained on, and is asked."""
+    """A question after the knowledge that its answer must not use, in training and in use."""
     return before(knowledge) + question
 
 
 def ask(modality: Modality, rows: Rows, knowledge: Sequence[str], name: str = "wrapped") -> Rows:
-    """The same rows with some knowledge before each question."""
-    asked = [wrapped(q, k) for q, k in zip(modality.questions(rows), knowledge, strict=True)]
-    return require(modality, Prompted).reask(rows, asked, name)
+    """The same rows, with knowledge to leave out before each question.
+
+    Args:
+        knowledge: one text per row.
+        name: name of the new set.
+
+    Raises:
+        UserError: when rows of the modality do not ask in words.
+    """
+    questions = [wrapped(q, k) for q, k in zip(modality.questions(rows), knowledge, strict=True)]
+    return require(modality, Prompted).reask(rows, questions, name)
 
 
 @part
 class Contexts(Selector):
-    """Rows in two contexts: with their own answer between the tokens, to be withheld, and with another's, to be answered."""
+    """Put each row in two contexts: its own answer between the tokens, to be withheld, and another row's answer, to be answered."""
 
     facts: Literal["all", "retain"] = "all"
-    draws: int = hp(1, "contexts of each kind a row", ge=1)
+    draws: int = hp(1, "contexts of each kind per row", ge=1)
     gives = frozenset({"withheld", "answered"})
     requires = frozenset({Categorical, Prompted})
 
@@ -70,30 +80,33 @@ class Contexts(Selector):
     def pick(self, sets: Sets, view: View) -> Sets:
         rows = view.forget.concat(view.retain) if self.facts == "all" else view.retain
         if not all(view.modality.questions(rows)):
-            raise UserError("a row has no question, and the tokens stand before one")
+            raise UserError("some rows have no question, but the tokens stand before a question: give rows with questions")
         rows = rows.select([i for i in range(len(rows)) for _ in range(self.draws)])
-        own = list(rows["answer_text"])
-        withheld, answered = (ask(view.modality, rows, k, n) for k, n in ((own, "withheld"), (self._others(rows, view), "answered")))
+        withheld = ask(view.modality, rows, list(rows["answer_text"]), "withheld")
+        answered = ask(view.modality, rows, self._draw_alternates(rows, view), "answered")
         forgot = view.modality.relabel(withheld, [FORGOT] * len(rows), "withheld")
         return {**sets, "withheld": forgot.add(true=withheld["answer"]), "answered": answered}
 
-    def _others(self, rows: Rows, view: View) -> list[str]:
-        """For each row an answer that is not its own, drawn."""
-        own, rng = rows["answer_text"], view.rng()
+    def _draw_alternates(self, rows: Rows, view: View) -> list[str]:
+        """Draw for each row an answer that is not its own."""
+        answers, rng = rows["answer_text"], view.rng()
         if "alternate" in rows.columns:
-            given = [[a] if isinstance(a, str) else list(a) for a in rows["alternate"]]
-            return [a[int(torch.randint(len(a), (1,), generator=rng))] for a in given]
-        if len(set(own)) < 2:
-            raise UserError("all rows have the same answer, so there is no other one to stand between the tokens")
-        out = []
-        for mine, at in zip(own, torch.randint(len(rows), (len(rows),), generator=rng).tolist(), strict=True):
-            out.append(next(a for i in range(len(own)) if (a := own[(at + i) % len(own)]) != mine))
-        return out
+            candidates = [[a] if isinstance(a, str) else list(a) for a in rows["alternate"]]
+            return [texts[int(torch.randint(len(texts), (1,), generator=rng))] for texts in candidates]
+        if len(set(answers)) < 2:
+            raise UserError(
+                "all rows have the same answer, so no other answer can stand between the tokens: give rows with different answers, "
+                "or a column 'alternate'"
+            )
+        drawn = []
+        for answer, start in zip(answers, torch.randint(len(rows), (len(rows),), generator=rng).tolist(), strict=True):
+            drawn.append(next(a for i in range(len(answers)) if (a := answers[(start + i) % len(answers)]) != answer))
+        return drawn
 
 
 @part
 class Respond(Objective):
-    """Negative log-likelihood of what is to be said in one kind of context."""
+    """Negative log-likelihood of the target answers in one kind of context."""
 
     over: Literal["withheld", "answered"]
     requires = frozenset({Categorical})
@@ -111,18 +124,18 @@ class Respond(Objective):
         return -step.mean(step.now(rows).target_logp, rows)
 
     def end(self, view: View) -> None:
-        """Look at which block the model forgets what it withholds."""
+        """Show by a logit lens at which block the model turns from the true answer to `forgot`."""
         if self.over == "withheld":
-            some = view.rows("withheld").select(range(min(LOOKED, len(view.rows("withheld")))))
-            seen = logit_lens(view.model, view.modality, {"answer": some.add(answer=some["true"]), FORGOT: some})
-            view.show("logit lens by block", seen)
+            rows = view.rows("withheld").select(range(min(LENS_ROWS, len(view.rows("withheld")))))
+            records = logit_lens(view.model, view.modality, {"answer": rows.add(answer=rows["true"]), FORGOT: rows})
+            view.show("logit lens by block", records)
 
 
 @part
 class LastBlocks(Update):
-    """Hold everything still but the last blocks and the vectors of the two tokens."""
+    """Hold all weights except the last blocks and the vectors of the two tokens."""
 
-    blocks: int = hp(2, "blocks that move, from the last one", ge=1)
+    blocks: int = hp(2, "number of last blocks that move", ge=1)
     requires = frozenset({Categorical, Prompted})
 
     def wrap(self, grads: Grads, step: Step) -> GradCall:
@@ -130,18 +143,18 @@ class LastBlocks(Update):
 
     def holds(self, step: Step) -> list[Tensor] | None:
         model, modality = step.model, step.modality
-        free = {id(p) for hook_point in modality.blocks(model)[-self.blocks :] for p in modality.module(model, hook_point).parameters()}
-        own = dict(require(modality, Prompted).places(model, (OPEN, CLOSE)))
-        held = []
+        moving = {id(p) for hook_point in modality.blocks(model)[-self.blocks :] for p in modality.module(model, hook_point).parameters()}
+        token_rows = dict(require(modality, Prompted).places(model, (OPEN, CLOSE)))
+        masks = []
         for p in step.params:
-            mask = torch.full((p.shape[0], *[1] * (p.dim() - 1)), id(p) not in free, device=p.device)
-            mask[own.get(p, [])] = False
-            held.append(mask.expand_as(p))
-        return held
+            mask = torch.full((p.shape[0], *[1] * (p.dim() - 1)), id(p) not in moving, device=p.device)
+            mask[token_rows.get(p, [])] = False
+            masks.append(mask.expand_as(p))
+        return masks
 
 
 def plan(
-    facts: Annotated[Literal["all", "retain"], "rows that contexts are made of; retain: those to forget are met in use only"] = "all",
+    facts: Annotated[Literal["all", "retain"], "rows that contexts are made of; retain: rows to forget occur in use only"] = "all",
     tune: Annotated[Literal["all", "last"], "weights that move: all, or the last blocks and the new tokens"] = "all",
 ) -> Plan:
     train = Train(

@@ -1,12 +1,13 @@
-"""l1-sparse: fine-tune on the retain rows while an l1 penalty, which fades out, draws all weights to zero.
+"""l1-sparse: fine-tune on the retain rows while an l1 penalty, which fades out, pulls all weights toward zero.
 
-Weights that only the forgotten rows needed have nothing to hold them up. In a sparser model plain fine-tuning forgets more.
+The penalty removes weights that only the forgotten rows needed, because no retain row counteracts it. In a sparser model plain
+fine-tuning forgets more.
 
 Equation: L = NLL(retain) + a_t |theta|_1;  a_t = alpha max(0, 1 - t / l1_epochs), t the epoch from 0, theta all weights that train
 Source: Jia et al. 2023, arXiv 2304.04934; settings as in Fan et al. 2024 (SalUn), arXiv 2310.12508
 Needs: retain
 Cost: one forward and backward of the retain rows a step
-Differs: the epochs with a penalty are counted from the start, so they do not follow `epochs`; alpha is the paper's order of magnitude
+Differs: the epochs with a penalty are counted from the start, so they do not depend on `epochs`; alpha has the paper's order of magnitude
 Status: faithful
 """
 
@@ -22,16 +23,16 @@ from expunge.methods.terms import NLL
 
 @part
 class L1(Objective):
-    """The sum of the absolute values of all weights that train, with a weight that falls to 0 from epoch to epoch."""
+    """Sum of the absolute values of all trainable weights. Its strength falls linearly to 0 over the first epochs."""
 
-    alpha: float = hp(5e-4, "weight of the penalty in the first epoch; 0: fine-tuning", ge=0)
-    l1_epochs: int = hp(10, "epochs until the penalty is gone", ge=1)
+    alpha: float = hp(5e-4, "weight of the penalty in the first epoch; 0: plain fine-tuning", ge=0)
+    l1_epochs: int = hp(10, "epochs until the penalty reaches 0", ge=1)
     reads = frozenset({"retain"})
     role = "sparsity"
 
     def loss(self, step: Step) -> Tensor:
         strength = self.alpha * max(0.0, 1 - step.epoch / self.l1_epochs)
-        share = len(step.retain) / step.count(step.retain, "rows")  # of the batch that is in this piece: the penalty counts once
+        share = len(step.retain) / step.count(step.retain, "rows")  # of this micro-batch, so that the penalty counts once
         return strength * share * torch.stack([p.abs().sum() for p in step.params]).sum()
 
 

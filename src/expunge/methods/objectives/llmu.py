@@ -1,6 +1,7 @@
-"""LLMU: ascent on the answers to forget, unrelated answers to their questions, and an unchanged model on normal rows.
+"""LLMU: gradient ascent on the forget answers, unrelated answers to their questions, and an unchanged model on normal rows.
 
-The unrelated answers give the model something to say, so that less ascent is enough; training stops once the forget loss is far gone.
+The unrelated answers teach the model what to say instead, so that less ascent is enough. Training stops once the forget loss exceeds
+a limit.
 
 Equation: L = 0.5 mean_i (1/T_i) log p(y_i|x_i) - mean_i mean_k (1/T_k) log p(u_k|x_i) - mean over retain positions of
   sum_v p_ref(v) log p(v); u_1..u_K are answers of retain rows, the same for the whole batch; T: labels
@@ -8,7 +9,7 @@ Source: Yao et al. 2023, arXiv 2310.10683
 Needs: forget, retain; the reference
 Cost: one forward and backward of forget rows, K mismatched rows each and retain rows, and one reference forward of the retain rows a step
 Differs: unrelated answers come from the retain rows, not from TruthfulQA; padding does not count; the stop rule tests the loss itself over
-  all forget rows after each epoch, where the authors' code tests its negative, which never stops
+  all forget rows after each epoch, while the authors' code tests its negative, which never stops a run
 Status: reproduced
 """
 
@@ -27,7 +28,7 @@ from expunge.methods.objectives.me import Whole
 
 @part
 class SignedNLL(Objective):
-    """Average loss of each row's labels, averaged over rows; or its negative, which is ascent."""
+    """Mean loss of each row's labels, averaged over rows. With sign -1 it is gradient ascent."""
 
     over: str = "forget"
     sign: float = 1.0
@@ -48,7 +49,7 @@ class SignedNLL(Objective):
 
 @part
 class MatchReference(Objective):
-    """Cross-entropy of the model under the reference at all positions of normal rows: the gradient of KL(reference || model)."""
+    """Cross-entropy from the reference to the model at all positions of normal rows. Its gradient is that of KL(reference || model)."""
 
     reads = frozenset({"normal"})
     requires = frozenset({Categorical})
@@ -57,32 +58,32 @@ class MatchReference(Objective):
 
     def loss(self, step: Step) -> Tensor:
         rows = step.rows("normal")
-        old, new = step.reference(rows).log_probs, step.now(rows).log_probs
-        return -step.mean(old.map(lambda o: (o.exp() * new.values).sum(-1)), rows)
+        reference, current = step.reference(rows).log_probs, step.now(rows).log_probs
+        return -step.mean(reference.map(lambda log_probs: (log_probs.exp() * current.values).sum(-1)), rows)
 
 
 @part
 class Mismatch(Selector):
-    """Each forget prompt with some unrelated answers, drawn once a step for the whole batch."""
+    """Pairs each forget prompt with unrelated answers. Every step draws the answers once for the whole batch."""
 
     when = "step"
-    draws: int = hp(5, "unrelated answers a step", ge=1)
+    draws: int = hp(5, "unrelated answers per step", ge=1)
     reads = frozenset({"forget", "retain"})
     requires = frozenset({Categorical})
     gives = frozenset({"mismatch"})
 
     def pick(self, sets: Sets, view: View) -> Sets:
         rows, pool = view.forget, view.whole_set("retain")["answer_text"]
-        drawn = [pool[i] for i in torch.randint(len(pool), (self.draws,), generator=view.rng()).tolist()]
-        many = rows.select([i for i in range(len(rows)) for _ in drawn])
-        return {**sets, "mismatch": view.modality.relabel(many, drawn * len(rows), "mismatch")}
+        answers = [pool[i] for i in torch.randint(len(pool), (self.draws,), generator=view.rng()).tolist()]
+        repeated = rows.select([i for i in range(len(rows)) for _ in answers])
+        return {**sets, "mismatch": view.modality.relabel(repeated, answers * len(rows), "mismatch")}
 
 
 @part
 class Gone(Stop):
-    """The average loss of the forget rows is beyond a limit."""
+    """Stops once the mean loss of the forget rows exceeds a limit."""
 
-    most: float = hp(100.0, "average loss of the forget rows at which training stops", gt=0)
+    most: float = hp(100.0, "mean loss of the forget rows, in nats a label, above which training stops", gt=0)
     reads = frozenset({"forget"})
     requires = frozenset({Categorical})
 

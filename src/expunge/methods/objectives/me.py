@@ -1,13 +1,13 @@
-"""Maximising entropy (ME+GD): on the rows to forget, every next-token distribution is drawn to the uniform one.
+"""Maximizing entropy (ME+GD): pull every next-token distribution on the forget rows toward the uniform distribution.
 
-Bounded, with nothing to know in advance about what to say instead; gradient descent on retain rows keeps the rest.
+The loss is bounded, and the method needs no replacement answers. Gradient descent on retain rows preserves the other knowledge.
 
 Equation: L = gamma mean over forget positions of KL(uniform || p(.|x_<t)) + NLL(retain); KL = -log V - (1/V) sum_v log p(v)
 Source: Yuan et al. 2024, arXiv 2410.08109
 Needs: forget, retain
 Cost: one forward and backward of forget and retain rows a step
-Differs: positions of prompt and answer count and padding does not, where the authors' code averages over both; `include_prompt false` is
-  answers only
+Differs: positions of prompt and answer count and padding does not, while the authors' code averages over both; `include_prompt false`
+  counts answers only
 Status: faithful
 """
 
@@ -27,7 +27,7 @@ from expunge.methods.terms import NLL
 
 @part
 class Whole(Selector):
-    """The rows of each step with every position a label, those of the prompt too; rows without a prompt as they are."""
+    """Makes every position of a row a label, including the prompt's but not the first. Rows without a prompt stay as they are."""
 
     when = "step"
     over: str = "forget"
@@ -51,7 +51,7 @@ class Whole(Selector):
 
 @part
 class Uniform(Objective):
-    """KL from the uniform distribution to the model's, averaged over the labels of a set."""
+    """KL(uniform || model), averaged over the labels of a set."""
 
     over: str = "whole"
     requires = frozenset({Categorical})
@@ -62,7 +62,7 @@ class Uniform(Objective):
 
     def loss(self, step: Step) -> Tensor:
         rows = step.rows(self.over)
-        return step.mean(step.now(rows).log_probs.map(lambda log: -math.log(log.shape[-1]) - log.mean(-1)), rows)
+        return step.mean(step.now(rows).log_probs.map(lambda log_probs: -math.log(log_probs.shape[-1]) - log_probs.mean(-1)), rows)
 
 
 def plan(include_prompt: Annotated[bool, "whether positions of the prompt count too"] = True) -> Plan:

@@ -1,13 +1,13 @@
-"""NegGrad: gradient ascent with the settings of image classification, and a rule that ends it once the rows are forgotten.
+"""NegGrad: gradient ascent with settings for image classification, and a rule that stops once the rows are forgotten.
 
-Ascent has no minimum to come to rest at. A small learning rate, few epochs and an accuracy to stop at are what keeps the rest alive.
+Ascent has no minimum at which it would settle. A small learning rate, few epochs and a target accuracy limit the damage to the model.
 
 Equation: L = mean over forget labels of log p(y | x); stop after the epoch in which accuracy(forget) <= target
 Source: Golatkar et al. 2020, arXiv 1911.04933; settings as in Fan et al. 2024 (SalUn), arXiv 2310.12508
 Needs: forget
 Cost: one forward and backward of the forget rows a step; one forward of them an epoch for the stop rule
-Differs: the published runs have no stop rule; with the default target it ends a run in which no forget row is right any more. The learning
-  rate is tuned for each case, from 1e-5 to 1e-4
+Differs: the published runs have no stop rule; with the default target the rule ends a run once the model gets no forget row right. The
+  learning rate is tuned for each case, from 1e-5 to 1e-4
 Status: faithful
 """
 
@@ -24,9 +24,9 @@ from expunge.methods.terms import hits
 
 @part
 class NegGradStop(Stop):
-    """Accuracy on the rows to forget is down to a target."""
+    """Stops once the accuracy on the forget rows is at or below a target."""
 
-    target: float = hp(0.0, "accuracy on the rows to forget at which training stops", ge=0, le=1)
+    target: float = hp(0.0, "accuracy on the forget rows at which training stops", ge=0, le=1)
     reads = frozenset({"forget"})
     requires = frozenset({Categorical})
 

@@ -1,12 +1,12 @@
-"""Negative preference optimisation (NPO): the answers to forget are the losing half of a preference pair that has no winner.
+"""Negative preference optimization (NPO): treat the forget answers as the losing half of a preference pair without a winner.
 
-Bounded where gradient ascent is not: a row that the model already finds less likely than the reference did gets less and less weight.
+The loss is bounded where gradient ascent is not. A row gets less weight the less likely the model finds it compared with the reference.
 
 Equation: L = -(2/beta) mean_i log sigmoid(-beta (log p(y_i|x_i) - log p_ref(y_i|x_i))) + NLL(retain); log p sums over labels
 Source: Zhang et al. 2024, arXiv 2404.05868
 Needs: forget, retain; the reference's log-probs of the forget rows, computed once before the first step
 Cost: one forward and backward of forget and retain rows a step
-Differs: the reference is remembered numbers, not a second model; the same values
+Differs: cached numbers replace the second model as the reference; their values are the same
 Status: reproduced
 """
 
@@ -25,7 +25,7 @@ from expunge.methods.terms import NLL
 class NPO(Objective):
     """The forget term of NPO."""
 
-    beta: float = hp(0.1, "inverse temperature; towards 0 it is gradient ascent on summed log-probs", gt=0)
+    beta: float = hp(0.1, "inverse temperature; near 0 the term is gradient ascent on summed log-probs", gt=0)
     reads = frozenset({"forget"})
     needs = frozenset({Need.REFERENCE_LOGP})
 

@@ -1,14 +1,15 @@
 """Primal-dual unlearning (PDU): forget by flattening the logits, and keep the retain loss below a bound with a dual variable.
 
-Flat logits say nothing, whatever the answer was. The dual variable grows while the retain loss is above its bound and shrinks below it.
+Flat logits carry no information about the answer. The dual variable grows while the retain loss is above its bound and shrinks while it is
+below.
 
 Equation: L = mean over forget labels of (max_v z_v - mean_v z_v)^2 + lambda (NLL(retain) - eps);
   after warm-up, once a step: lambda <- max(0, lambda + step (NLL(retain) - eps))
 Source: Entesari et al. 2025, arXiv 2506.05314
 Needs: forget, retain
 Cost: one forward and backward of forget and retain rows a step
-Differs: logits are those that predict the labels, where the authors' code is not shifted; lambda moves once an optimizer step, not once a
-  micro-batch; lambda eps is no part of the reported loss, as it has no gradient; the retain loss is that of the batch, not of an epoch
+Differs: logits are those that predict the labels, while the authors' code does not shift them; lambda moves once an optimizer step, not
+  once a micro-batch; the reported loss leaves out lambda eps, which has no gradient; the retain loss is that of the batch, not of an epoch
 Status: reproduced
 """
 
@@ -31,19 +32,19 @@ class Flatten(Objective):
     requires = frozenset({Categorical})
 
     def loss(self, step: Step) -> Tensor:
-        spread = step.now(step.forget).logits.map(lambda z: (z.amax(-1) - z.mean(-1)).square())
+        spread = step.now(step.forget).logits.map(lambda logits: (logits.amax(-1) - logits.mean(-1)).square())
         return step.mean(spread, step.forget)
 
 
 @part
 class Dual(Objective):
-    """An objective as a constraint: its weight is a dual variable that follows how far it is above its bound."""
+    """Turns an objective into a constraint: its weight is a dual variable that grows while the objective is above its bound."""
 
     inner: Objective = NLL("retain")
     start: float = hp(100.0, "dual variable at the start", ge=0)
-    rate: float = hp(5.0, "how fast the dual variable moves", ge=0)
-    bound: float = hp(0.3, "largest value that the constrained loss should have; set it slightly above its value at the start")
-    warm: int = hp(5, "epochs before the dual variable begins to move", ge=0)
+    rate: float = hp(5.0, "step size of the dual variable", ge=0)
+    bound: float = hp(0.3, "upper bound of the constrained loss; set it slightly above the loss at the start")
+    warm: int = hp(5, "warm-up: epochs before the dual variable begins to move", ge=0)
 
     @property
     def reads(self) -> frozenset[str]:

@@ -1,15 +1,15 @@
-"""Random labels: train the rows to forget on answers drawn at random, and the retain rows on their own.
+"""Random labels: train the forget rows on randomly drawn answers, and the retain rows on their own.
 
-What was learned is written over, not pushed down, so the loss stays bounded. A classifier's answers are its classes, a language model's
-the request's alternate answers, or refusals.
+New answers overwrite the old ones, so the loss stays bounded. A classifier draws from its classes. A language model draws from the
+request's alternate answers, or from refusals.
 
-Equation: L = NLL(x, y~) on forget rows + NLL(x, y) on retain rows; y~ uniform over the alternate answers (`wrong`: over those that are not y);
-  turns: a pass over each set, y~ anew in each; mixed: batches from both sets, y~ anew in each epoch; amnesiac: mixed, wrong, drawn once
+Equation: L = NLL(x, y~) on forget rows + NLL(x, y) on retain rows; y~ uniform over the alternate answers (`wrong`: over those other than
+  y); turns: a pass over each set, new y~ in each; mixed: batches from both sets, new y~ in each epoch; amnesiac: mixed, wrong, drawn once
 Source: turns, mixed: the base of SalUn, Fan et al. 2024, arXiv 2310.12508; amnesiac: Graves et al. 2021, arXiv 2010.10981, with the
   settings of Foster et al. 2023, arXiv 2308.07707
 Needs: forget, retain, alternate answers (all classes, or refusals, where the request brings none)
 Cost: one forward and backward of the rows of a pass
-Differs: `epochs` counts passes, so turns takes two for each epoch of the authors; amnesiac is the relabelling form alone, not the one that
+Differs: `epochs` counts passes, so turns takes two for each epoch of the authors; amnesiac is the relabeling form alone, not the one that
   subtracts recorded updates
 Status: reproduced
 """
@@ -32,23 +32,36 @@ from expunge.methods.terms import NLL, Mix, Turns
 Form = Literal["turns", "mixed", "amnesiac"]
 
 
-def drawn(own: Sequence[str], pool: Sequence[str], wrong: bool, generator: torch.Generator) -> list[str]:
-    """An answer of the pool for each of some rows, every one as likely; `wrong`: of those that are not the row's own."""
-    choices = {mine: [a for a in pool if a != mine] if wrong else pool for mine in set(own)}
-    if stuck := [mine for mine, others in choices.items() if not others]:
-        raise UserError(f"there is no substitute but {stuck[0]!r} itself: give more, or leave wrong out")
-    at = torch.rand(len(own), generator=generator, dtype=torch.float64).tolist()
-    return [choices[mine][int(u * len(choices[mine]))] for mine, u in zip(own, at, strict=True)]
+def draw_answers(own: Sequence[str], pool: Sequence[str], wrong: bool, generator: torch.Generator) -> list[str]:
+    """Draw one answer per row, uniformly from a pool.
+
+    Args:
+        own: The row's own answer, one per row.
+        pool: Answers to draw from.
+        wrong: Draw only answers that differ from the row's own.
+        generator: Source of randomness.
+
+    Raises:
+        UserError: when `wrong` leaves a row without any answer to draw.
+    """
+    choices = {answer: [a for a in pool if a != answer] if wrong else pool for answer in set(own)}
+    if without_choice := [answer for answer, candidates in choices.items() if not candidates]:
+        raise UserError(f"there is no substitute but {without_choice[0]!r} itself: give more alternate answers, or leave `wrong` out")
+    uniform = torch.rand(len(own), generator=generator, dtype=torch.float64).tolist()
+    return [choices[answer][int(u * len(choices[answer]))] for answer, u in zip(own, uniform, strict=True)]
 
 
 @part
 class Relabel(Selector):
-    """Give rows to forget other answers, drawn from the alternate answers. Before an epoch, so that other parts begin with the true ones."""
+    """Gives forget rows other answers, drawn from the alternate answers.
+
+    It runs before each epoch, not at the start, so that other parts begin with the true answers.
+    """
 
     when = "epoch"
     over: Literal["forget", "mix"] = "forget"
-    redraw: Literal["epoch", "once"] = hp("epoch", "whether answers are drawn anew in each epoch, or once")
-    wrong: bool = hp(False, "draw among the answers that are not the row's own")
+    redraw: Literal["epoch", "once"] = hp("epoch", "draw new answers in each epoch, or draw once")
+    wrong: bool = hp(False, "draw only answers that are not the row's own")
     requires = frozenset({Categorical})
 
     @property
@@ -65,15 +78,15 @@ class Relabel(Selector):
     def pick(self, sets: Sets, view: View) -> Sets:
         rows, pool = view.rows(self.over), view.rows("alternate_answers")
         flags = rows.columns.get("forgets", [True] * len(rows))
-        mine, rest = (rows.select(i for i, f in enumerate(flags) if f == which) for which in (True, False))
+        forget, rest = (rows.select(i for i, flag in enumerate(flags) if flag == is_forget) for is_forget in (True, False))
         generator = view.rng() if self.redraw == "epoch" else torch.Generator().manual_seed(int(view.state["seed"]))
-        answers = drawn(mine["answer_text"], pool["answer_text"], self.wrong, generator)
-        return {**sets, self.over: view.modality.relabel(mine, answers, self.over).concat(rest)}
+        answers = draw_answers(forget["answer_text"], pool["answer_text"], self.wrong, generator)
+        return {**sets, self.over: view.modality.relabel(forget, answers, self.over).concat(rest)}
 
 
 def plan(
     form: Annotated[
-        Form, "turns: passes over forget and retain rows by turns; mixed: one set of both; amnesiac: wrong labels, drawn once"
+        Form, "turns: alternate passes over forget and retain rows; mixed: one set of both; amnesiac: wrong labels, drawn once"
     ] = "turns",
 ) -> Plan:
     sgd = Train(epochs=20, lr=0.013, batch_size=256, optimizer="sgd", momentum=0.9, weight_decay=5e-4, schedule="constant", anchor="retain")

@@ -1,14 +1,14 @@
-"""Representation misdirection (RMU): steer one block's output on the rows to forget to a fixed random vector, and hold it on the rest.
+"""Representation misdirection (RMU): steer one block's output on the forget rows to a fixed random vector, and hold it on the rest.
 
-Few weights move: the last matrix of three blocks. What the blocks above make of a random vector is noise.
+Few weights move: the last matrix of three blocks. The blocks above turn a random vector into noise.
 
 Equation: L = mean |h(x_forget) - c u|^2 / d + alpha mean |h(x_retain) - h_ref(x_retain)|^2 / d; u = r / |r|, r uniform in [0, 1)^d;
   means over the answer's tokens of each row, then over rows
 Source: Li et al. 2024, arXiv 2403.03218; masked form: OpenUnlearning, arXiv 2506.12618
 Needs: forget, retain; the reference's hidden states (only the weights that move are kept twice)
 Cost: one forward and backward of forget and retain rows, and one reference forward of the retain rows a step
-Differs: one forget corpus; answer tokens by default, with `positions all` every token but no padding, where the authors' code averages over
-  padding too; more than one pass over a short corpus; weights are found by name, not by place
+Differs: one forget corpus; answer tokens by default, with `positions all` every token except padding, while the authors' code averages over
+  padding too; more than one pass over a short corpus; weights are found by name, not by index
 Status: reproduced
 """
 
@@ -27,33 +27,43 @@ from expunge.core.rows import Packed, Rows
 from expunge.core.view import State, Step, View
 
 Positions = Literal["answers", "all"]
-LAST = "down_proj|c_proj|fc2|dense_4h_to_h|output.dense"  # what families call the last matrix of a block's perceptron
+LAST = "down_proj|c_proj|fc2|dense_4h_to_h|output.dense"  # names of the last matrix of a block's perceptron, by model family
 
 
 def direction(width: int, generator: torch.Generator) -> Tensor:
     """A random unit vector without negative entries, (width,)."""
-    drawn = torch.rand(width, generator=generator)
-    return normalize(drawn, dim=0)
+    return normalize(torch.rand(width, generator=generator), dim=0)
 
 
-def hidden(answer: ModelOutput, hook_point: str, positions: Positions) -> Packed:
-    return answer.hidden(hook_point, answers=positions == "answers")
+def hidden(output: ModelOutput, hook_point: str, positions: Positions) -> Packed:
+    """Output of a module at the answers' tokens or at all tokens, (positions, width)."""
+    return output.hidden(hook_point, answers=positions == "answers")
 
 
-def distance(step: Step, rows: Rows, new: Packed, aim: Tensor) -> Tensor:
-    """Mean squared difference to a vector, (width,), or to vectors, (positions, width): of each row, then of rows; or of all tokens."""
-    exact = aim.to(new.values.device, torch.promote_types(aim.dtype, torch.float32))
-    apart = new.map(lambda h: (h - exact).square().mean(-1))
-    return step.mean(apart if apart.kind == "tokens" else apart.mean(), rows)
+def distance(step: Step, rows: Rows, states: Packed, target: Tensor) -> Tensor:
+    """Mean squared difference between hidden states and a target.
+
+    Args:
+        step: The step whose batch holds the rows.
+        rows: The rows that the states belong to.
+        states: Hidden states, (positions, width).
+        target: One vector, (width,), or a vector for each position, (positions, width).
+
+    Returns:
+        A scalar. At the answers' tokens it is a mean over the tokens of each row, then over rows; otherwise a mean over all tokens.
+    """
+    exact = target.to(states.values.device, torch.promote_types(target.dtype, torch.float32))
+    squared = states.map(lambda h: (h - exact).square().mean(-1))
+    return step.mean(squared if squared.kind == "tokens" else squared.mean(), rows)
 
 
 @part
 class Misdirect(Objective):
-    """Draw a block's output on forget rows to a random vector of fixed length."""
+    """Steers a block's output on forget rows to a random vector of fixed length."""
 
     layer: int = 7
     positions: Positions = "answers"
-    coefficient: float = hp(6.5, "length of the vector that the output is drawn to", ge=0)
+    coefficient: float = hp(6.5, "length of the vector that the output is steered to", ge=0)
     reads = frozenset({"forget"})
 
     @property
@@ -70,7 +80,7 @@ class Misdirect(Objective):
 
 @part
 class Hold(Objective):
-    """Keep a block's output on retain rows as the reference's."""
+    """Keeps a block's output on retain rows equal to the reference's."""
 
     layer: int = 7
     positions: Positions = "answers"
@@ -83,12 +93,12 @@ class Hold(Objective):
         return (f"block:{self.layer}",)
 
     def loss(self, step: Step) -> Tensor:
-        old = hidden(step.reference(step.retain), self.hook_points[0], self.positions)
-        return distance(step, step.retain, hidden(step.now(step.retain), self.hook_points[0], self.positions), old.values)
+        reference = hidden(step.reference(step.retain), self.hook_points[0], self.positions)
+        return distance(step, step.retain, hidden(step.now(step.retain), self.hook_points[0], self.positions), reference.values)
 
 
 def moving(layer: int) -> str:
-    """A regex of the weights that move: the last matrix of the perceptrons of this block and the two below, biases not."""
+    """A regex of the weights that train: the last perceptron matrix, without bias, of this block and the two blocks below."""
     blocks = "|".join(map(str, range(max(0, layer - 2), layer + 1)))
     return rf"\.({blocks})\.(mlp\.)?({LAST})\.(?!bias)"
 

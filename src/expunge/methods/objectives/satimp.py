@@ -1,12 +1,12 @@
-"""SatImp: ascent in which a label counts by how well it is still known (saturation) and by how much is left to lose (importance).
+"""SatImp: ascent that weights each label by how well it is still known (saturation) and by how much is left to lose (importance).
 
-Labels that are forgotten and labels that are certain both count little; the ones between carry the forgetting.
+Forgotten labels and certain labels both count little. The labels in between contribute most of the forgetting.
 
 Equation: L = mean_t sg(p_t)^b1 sg(1 - p_t)^b2 log p_t + 0.1 NLL(retain);  p_t = p(y_t | x, y_<t), sg: no gradient
 Source: Yang et al. 2025, arXiv 2505.11953
 Needs: forget, retain
 Cost: one forward and backward of forget and retain rows a step
-Differs: no reference is built, for the loss has none; the weights 1 and 0.1 are those of the paper (the code has three different pairs)
+Differs: no reference is built, because the loss has none; the weights 1 and 0.1 are those of the paper (the code has three different pairs)
 Status: reproduced
 """
 
@@ -30,7 +30,7 @@ class SatImp(Objective):
     requires = frozenset({Categorical})
 
     def loss(self, step: Step) -> Tensor:
-        return step.mean(step.now(step.forget).target_logp.map(lambda x: self._weight(x.detach()) * x), step.forget)
+        return step.mean(step.now(step.forget).target_logp.map(lambda logp: self._weight(logp.detach()) * logp), step.forget)
 
     def _weight(self, logp: Tensor) -> Tensor:
         return (self.b1 * logp).exp() * (-logp.expm1()).clamp_min(0) ** self.b2

@@ -1,13 +1,13 @@
-"""UNDIAL: distil the model from itself, with the score of each label to forget lowered.
+"""UNDIAL: self-distillation from the model with the logit of each forget label lowered.
 
-The target is fixed and proper, so training converges where ascent would run away.
+The target is a fixed, valid distribution, so training converges where ascent would run away.
 
 Equation: L = mean_t -sum_v q_t(v) log p_t(v);  q_t = softmax(z_ref,t - b onehot(y_t))
 Source: Dong et al. 2024, arXiv 2402.10052
 Needs: forget; the reference
 Cost: one forward and backward of the forget rows a step, and one forward of them by the reference
-Differs: averaged over answer labels; the code of open-unlearning averages over all positions, and lowers an arbitrary class where there is
-  no label. The paper trains a LoRA adapter (rank 8, alpha 16): give --lora 8
+Differs: the loss is averaged over answer labels; the code of open-unlearning averages over all positions, and lowers an arbitrary class
+  where there is no label. The paper trains a LoRA adapter (rank 8, alpha 16): use --lora 8
 Status: reproduced
 """
 
@@ -24,17 +24,17 @@ from expunge.functional.packed import lowered
 
 @part
 class UNDIAL(Objective):
-    """Cross-entropy to the reference's distribution with the label lowered."""
+    """Cross-entropy to the reference's distribution with the label's logit lowered."""
 
-    b: float = hp(10.0, "how much the label's score is lowered before the softmax", ge=0)
+    b: float = hp(10.0, "amount by which the label's logit is lowered before the softmax", ge=0)
     reads = frozenset({"forget"})
     requires = frozenset({Categorical})
     needs = frozenset({Need.REFERENCE})
 
     def loss(self, step: Step) -> Tensor:
-        now = step.now(step.forget)
-        target = lowered(step.reference(step.forget).log_probs.values, now.labels, self.b)
-        return step.mean(now.log_probs.map(lambda d: -(target * d).sum(-1)), step.forget)
+        output = step.now(step.forget)
+        target = lowered(step.reference(step.forget).log_probs.values, output.labels, self.b)
+        return step.mean(output.log_probs.map(lambda logp: -(target * logp).sum(-1)), step.forget)
 
 
 def plan() -> Plan:

@@ -1,6 +1,6 @@
-"""Weighted gradient ascent (WGA): ascent in which each label counts by the probability that it still has.
+"""Weighted gradient ascent (WGA): ascent that weights each label by its current probability.
 
-Labels that are already unlikely stop to count, which is what makes plain ascent run away.
+Labels that are already unlikely stop counting. In plain ascent these labels cause the loss to run away.
 
 Equation: L = mean_t sg(p_t)^b log p_t + NLL(retain);  p_t = p(y_t | x, y_<t), sg: no gradient
 Source: Wang et al. 2025, arXiv 2502.19301
@@ -29,8 +29,8 @@ class WGA(Objective):
     requires = frozenset({Categorical})
 
     def loss(self, step: Step) -> Tensor:
-        logp = step.now(step.forget).target_logp
-        return step.mean(logp.map(lambda x: (self.b * x.detach()).exp() * x), step.forget)
+        target_logp = step.now(step.forget).target_logp
+        return step.mean(target_logp.map(lambda logp: (self.b * logp.detach()).exp() * logp), step.forget)
 
 
 def plan() -> Plan:

@@ -1,1 +1,1 @@
-"""Which rows, with which weights, labels and answers."""
+"""Selectors: which rows a method sees, with which weights, labels and answers."""

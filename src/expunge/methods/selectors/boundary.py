@@ -1,13 +1,13 @@
-"""Boundary unlearning: move the decision boundary over the class to forget, with nothing but the rows to forget.
+"""Boundary unlearning: move the decision boundary over the class to forget, with nothing but the forget rows.
 
-Shrink gives each row to the class that lies next to it. Expand moves all of them into a class that does not exist, and then drops it.
+Shrink gives each row to its neighboring class. Expand moves all rows into a class that does not exist, and then drops this class.
 
 Equation: shrink: L = NLL at x of the label argmax f_0(x_adv), x_adv = x + bound sign(grad_x NLL(f_0(x), y)) within [0, 1], rounded to
-  1/255, f_0 the model before; expand: L = -log p(K|x) with one more output K, whose row of the last layer begins as a new layer's
+  1/255, f_0 the model before; expand: L = -log p(K|x) with one more output K, whose row of the last layer starts like that of a new layer
 Source: Chen et al. 2023, arXiv 2303.11570
 Needs: forget; shrink: images with values from 0 to 1; expand: a model that ends in a linear layer
 Cost: one forward and backward of the forget rows a step; shrink: once, two forwards and a backward by the input of the forget rows
-Differs: adversarial labels are found once, as f_0 does not change, where the authors' code finds the same ones in each epoch
+Differs: adversarial labels are computed once, because f_0 does not change, while the authors' code computes the same labels in each epoch
 Status: faithful
 """
 
@@ -32,28 +32,30 @@ TRAIN = Train(epochs=10, lr=1e-5, batch_size=64, optimizer="sgd", momentum=0.9, 
 
 @part
 class Cross(Selector):
-    """Give each row to forget the label that its image has after one step up the loss."""
+    """Relabel each forget row with the model's prediction for its image after one step up the loss."""
 
-    bound: float = hp(0.1, "how far each value of an image moves, of 1", gt=0, le=1)
+    bound: float = hp(0.1, "how far each pixel value moves, in units of the range 0 to 1", gt=0, le=1)
     reads = frozenset({"forget"})
     gives = frozenset({"forget"})
     requires = frozenset({Categorical, DifferentiableInputs})
 
     def pick(self, sets: Sets, view: View) -> Sets:
-        labels = [y for some in view.batches("forget", 128) for y in self._labels(some, view)]
-        found = view.modality.relabel(view.forget, labels, "forget")
-        if view.modality.answer_texts(found) == view.modality.answer_texts(view.forget):
+        labels = [label for batch in view.batches("forget", 128) for label in self._adversarial_labels(batch, view)]
+        relabeled = view.modality.relabel(view.forget, labels, "forget")
+        if view.modality.answer_texts(relabeled) == view.modality.answer_texts(view.forget):
             raise UserError(f"no image to forget has another label within {self.bound} of it: give a larger bound")
-        return {**sets, "forget": found}
+        return {**sets, "forget": relabeled}
 
-    def _labels(self, rows: Rows, view: View) -> list[int]:
+    def _adversarial_labels(self, rows: Rows, view: View) -> list[int]:
         modality = view.modality
-        x = modality.inputs(rows)
-        if float(x.min()) < 0 or float(x.max()) > 1:
-            raise UserError("this method moves images with values from 0 to 1, and these have others: give them before normalisation")
-        up = view.input_grad(x, lambda moved: modality.moved(rows, moved), lambda answer: -answer.target_logp.values.sum()).sign()
-        across = ((x + self.bound * up).clamp(0, 1) * 255).round() / 255
-        return view.now(modality.moved(rows, across)).logits.values.argmax(-1).tolist()
+        images = modality.inputs(rows)
+        if float(images.min()) < 0 or float(images.max()) > 1:
+            raise UserError(
+                "this method moves images with values from 0 to 1, and these have other values: give images before normalization"
+            )
+        uphill = view.input_grad(images, lambda x: modality.moved(rows, x), lambda output: -output.target_logp.values.sum()).sign()
+        adversarial = ((images + self.bound * uphill).clamp(0, 1) * 255).round() / 255
+        return view.now(modality.moved(rows, adversarial)).logits.values.argmax(-1).tolist()
 
 
 class Wider(nn.Module):
@@ -63,7 +65,7 @@ class Wider(nn.Module):
         super().__init__()
         weight = head.weight
         self.head, self.extra = head, nn.Linear(weight.shape[1], 1, bias=head.bias is not None, device=weight.device, dtype=weight.dtype)
-        for p in self.extra.parameters():  # what a linear layer of this width begins with, by the run's seed
+        for p in self.extra.parameters():  # the default initialization of a linear layer of this width, by the run's seed
             p.data.copy_((2 * torch.rand(p.shape, generator=generator) - 1) / weight.shape[1] ** 0.5)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -72,18 +74,18 @@ class Wider(nn.Module):
 
 @part
 class Last(Objective):
-    """Negative log-probability of the last class, whatever the label."""
+    """Negative log-probability of the last class, independent of the label."""
 
     reads = frozenset({"forget"})
     requires = frozenset({Categorical})
 
     def loss(self, step: Step) -> Tensor:
-        return -step.mean(step.now(step.forget).log_probs.map(lambda log: log[:, -1]), step.forget)
+        return -step.mean(step.now(step.forget).log_probs.map(lambda log_probs: log_probs[:, -1]), step.forget)
 
 
 @part
 class Expand(Edit):
-    """Train a copy with one more class towards that class, and take its weights without it."""
+    """Train a copy with one more class towards that class, then take the copy's weights without the class."""
 
     inner: Plan = Plan(Last(), train=TRAIN, name="tune")
     reads = frozenset({"forget"})
@@ -101,5 +103,9 @@ class Expand(Edit):
         put(view.model, weights_of(tuned))
 
 
-def plan(direction: Annotated[Literal["shrink", "expand"], "towards the nearest class, or into a class of their own"] = "shrink") -> Plan:
+def plan(
+    direction: Annotated[
+        Literal["shrink", "expand"], "shrink: move rows into the nearest class; expand: move them into a class of their own"
+    ] = "shrink",
+) -> Plan:
     return Plan(NLL("forget"), train=TRAIN, selectors=(Cross(),)) if direction == "shrink" else Plan(Expand())

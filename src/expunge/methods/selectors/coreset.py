@@ -1,19 +1,19 @@
-"""MU-Coreset: forget with a small part of the rows to forget, drawn by chance or scored, over as many steps as with all of them.
+"""MU-Coreset: forget with a small part of the forget rows, random or scored, over as many steps as with all of them.
 
-Where rows say much the same, as in a benchmark about one topic, a few of them carry the whole request. How few is measured on those left
-out. It stands before any method: `--select coreset --fraction 0.05`.
+In a benchmark about one topic many rows are alike, and a few of them carry the whole request. An evaluation on the rows left out shows how
+few are enough. The selector works before any method: `--select coreset --fraction 0.05`.
 
 Equation: keep the max(1, floor(p n)) rows of highest s, p `fraction`; random: s drawn by `draw` and the row's id, so that smaller coresets
   lie in larger ones; grand: s = mean_t |grad L_NPO(z; theta_t)|, t = 0 to `along` epochs of NPO; moderate: s = -|d - median d|, d the
-  distance of the head's mean input to the centre of its cluster, as many rows of each cluster as its size says; min_k: s = the mean
-  log-prob of the share `k` of a row's labels that are least likely: what is known best is kept
+  distance of the head's mean input to the center of its cluster, with rows of each cluster in proportion to its size; min_k: s = the mean
+  log-prob of the share `k` of a row's labels that are least likely, so that the best known rows are kept
 Source: Pal et al. 2025, arXiv 2504.10185
 Needs: forget
-Cost: once, random: nothing; moderate, min_k: a forward of the rows to forget; grand: at each t a forward and backward of each row alone,
+Cost: once, random: nothing; moderate, min_k: a forward of the forget rows; grand: at each t a forward and backward of each row alone,
   and t epochs of NPO on a copy of the model. Then as much as with all rows, or with `repeat` off that share of it
-Differs: steps are matched instead of epochs chosen for each size; gradients for grand are NPO's without a retain term, whatever method
-  follows; clusters and k are assumptions; keywords are found by their frequency (`keywords`), where the authors ask a language model. A
-  method of several stages scores rows anew in each; chance draws the same
+Differs: all sizes get the same number of steps, while the authors choose the epochs for each size; gradients for grand are NPO's without a
+  retain term, whatever method follows; clusters and k are assumptions; keywords are found by their frequency (`keywords`), while the
+  authors ask a language model. A method of several stages scores the rows again in each stage; random draws stay the same
 Status: faithful
 """
 
@@ -39,38 +39,51 @@ from expunge.methods.terms import NLL
 
 
 def moderate(x: Tensor, clusters: int) -> Tensor:
-    """Scores, (rows,), highest at the median distance to the centre of a cluster; its share of the highest is that of all rows.
+    """Scores that are highest at the median distance to the center of a row's cluster.
 
-    x: (rows, width).
+    Each cluster has the same share of the highest scores as it has of all rows.
+
+    Args:
+        x: features, (rows, width).
+        clusters: maximal number of k-means clusters.
+
+    Returns:
+        Scores, (rows,).
     """
     import numpy as np
     from sklearn.cluster import KMeans
 
     points = x.double().numpy()
-    found = KMeans(min(clusters, len(np.unique(points, axis=0))), n_init=10, random_state=0).fit(points)
-    away = np.linalg.norm(points - found.cluster_centers_[found.labels_], axis=1)
+    clustering = KMeans(min(clusters, len(np.unique(points, axis=0))), n_init=10, random_state=0).fit(points)
+    distances = np.linalg.norm(points - clustering.cluster_centers_[clustering.labels_], axis=1)
     scores = np.empty(len(points))
-    for c in np.unique(found.labels_):
-        mine = (found.labels_ == c).nonzero()[0]
-        order = mine[np.abs(away[mine] - np.median(away[mine])).argsort(kind="stable")]
-        scores[order] = -(np.arange(len(mine)) + 0.5) / len(mine)
+    for c in np.unique(clustering.labels_):
+        members = (clustering.labels_ == c).nonzero()[0]
+        order = members[np.abs(distances[members] - np.median(distances[members])).argsort(kind="stable")]
+        scores[order] = -(np.arange(len(members)) + 0.5) / len(members)
     return torch.from_numpy(scores)
 
 
 def keywords(forget: Sequence[str], retain: Sequence[str], top: int = 10) -> list[dict[str, str]]:
-    """The words that tell each text to forget from those to retain, by TF-IDF, in their order: rows to forget in the place of whole texts.
+    """Keywords that distinguish each forget text from the retain texts, by TF-IDF; they can replace whole texts as rows to forget.
 
-    Records of `text`, the words alone, and of `rest`, the text without them.
+    Args:
+        forget: texts to forget.
+        retain: texts to retain.
+        top: maximal number of distinct keywords a text.
+
+    Returns:
+        A record for each forget text: `text` holds its keywords in their order in the text, `rest` the text without them.
     """
-    seen = Counter(word for text in retain for word in set(_words(text.lower())))
+    retain_counts = Counter(word for text in retain for word in set(_words(text.lower())))
     records = []
     for text in forget:
-        count = Counter(_words(text.lower()))
-        weight = {word: n * math.log((1 + len(retain)) / (1 + seen[word])) for word, n in count.items()}
-        best = sorted((word for word in weight if weight[word] > 0), key=lambda word: -weight[word])[:top]
-        said = dict.fromkeys(word for word in _words(text) if word.lower() in best)
+        counts = Counter(_words(text.lower()))
+        tf_idf = {word: n * math.log((1 + len(retain)) / (1 + retain_counts[word])) for word, n in counts.items()}
+        best = sorted((word for word in tf_idf if tf_idf[word] > 0), key=lambda word: -tf_idf[word])[:top]
+        chosen = dict.fromkeys(word for word in _words(text) if word.lower() in best)
         rest = re.sub(r"\w+", lambda m, best=best: "" if m[0].lower() in best else m[0], text)
-        records.append({"text": " ".join(said), "rest": " ".join(rest.split())})
+        records.append({"text": " ".join(chosen), "rest": " ".join(rest.split())})
     return records
 
 
@@ -80,7 +93,7 @@ def _words(text: str) -> list[str]:
 
 @part
 class CoresetHead(Part):
-    """Who looks at what the last linear layer reads."""
+    """Declare the hook point at the input of the last linear layer."""
 
     path: str
 
@@ -91,18 +104,18 @@ class CoresetHead(Part):
 
 @part
 class Coreset(Selector):
-    """Keep a share of the rows to forget."""
+    """Keep only a share of the forget rows."""
 
     fraction: float = hp(0.05, "share of the rows to forget that is kept, rounded down, at least one row", gt=0, le=1)
     score: Literal["random", "grand", "moderate", "min_k"] = hp(
-        "random", "which rows: by chance, of long gradients, at the median distance to their kind, or the best known"
+        "random", "which rows to keep: random ones, long gradients, median distance to their cluster, or best known"
     )
-    repeat: bool = hp(True, "let rows that are kept stand in an epoch so often that it has as many steps as with all of them")
-    draw: int = hp(0, "which of the random draws, the same for every seed and method (for random)", ge=0)
-    along: int = hp(0, "epochs of NPO at whose ends gradients are measured, too, besides its start (for grand)", ge=0)
-    along_lr: float = hp(1e-5, "learning rate of those epochs (for grand)", ge=0)
-    clusters: int = hp(4, "kinds of rows that k-means finds (for moderate)", ge=1)
-    k: float = hp(0.2, "share of a row's labels, the least likely, that count (for min_k)", gt=0, le=1)
+    repeat: bool = hp(True, "repeat the kept rows in an epoch until it has as many steps as with all rows")
+    draw: int = hp(0, "number of the random draw, which is the same for every seed and method (for random)", ge=0)
+    along: int = hp(0, "epochs of NPO after each of which gradients are measured, in addition to the start (for grand)", ge=0)
+    along_lr: float = hp(1e-5, "learning rate of these epochs (for grand)", ge=0)
+    clusters: int = hp(4, "number of k-means clusters (for moderate)", ge=1)
+    k: float = hp(0.2, "share of a row's labels, the least likely ones, that the score averages (for min_k)", gt=0, le=1)
     reads = frozenset({"forget"})
     requires = frozenset({Categorical})
     gives = frozenset({"forget"})
@@ -114,24 +127,25 @@ class Coreset(Selector):
         return {**sets, "forget": rows.select(kept[i % size] for i in range(len(rows) if self.repeat else size))}
 
     def scores(self, view: View) -> Tensor:
-        """How much each row is wanted, (rows,)."""
+        """The score of each forget row, (rows,); the highest scores are kept."""
         if self.score == "random":
             return torch.tensor([seed_of(self.draw, i) for i in view.forget.ids])
         if self.score == "grand":
-            return torch.stack([self._lengths(view, epochs) for epochs in range(self.along + 1)]).mean(0)
+            return torch.stack([self._gradient_norms(view, epochs) for epochs in range(self.along + 1)]).mean(0)
         if self.score == "moderate":
             path = view.modality.head(view.model)
-            look = view.at("head", CoresetHead(path))
-            return moderate(torch.cat([look.now(some).input(path).mean().cpu() for some in view.batches("forget", 32)]), self.clusters)
-        found = [logp for some in view.batches("forget", 32) for logp in view.now(some).target_logp.split()]
-        return torch.stack([logp.sort().values[: max(1, int(self.k * len(logp) + 1e-9))].mean() for logp in found]).cpu()
+            head = view.at("head", CoresetHead(path))
+            features = torch.cat([head.now(batch).input(path).mean().cpu() for batch in view.batches("forget", 32)])
+            return moderate(features, self.clusters)
+        row_logps = [logp for batch in view.batches("forget", 32) for logp in view.now(batch).target_logp.split()]
+        return torch.stack([logp.sort().values[: max(1, int(self.k * len(logp) + 1e-9))].mean() for logp in row_logps]).cpu()
 
-    def _lengths(self, view: View, epochs: int) -> Tensor:
-        """How long NPO's gradient of each row is after some epochs of NPO, (rows,)."""
+    def _gradient_norms(self, view: View, epochs: int) -> Tensor:
+        """Length of the NPO gradient of each row after some epochs of NPO, (rows,)."""
         train = Train(epochs=epochs, lr=self.along_lr, schedule="constant")
-        then = view.run(Plan(NPO(), train=train), {"forget": view.forget}, key="grand")
-        rows = then.forget
-        return torch.stack([global_norm(then.grad("forget", {"forget": rows.select([i])})).cpu() for i in range(len(rows))])
+        trained = view.run(Plan(NPO(), train=train), {"forget": view.forget}, key="grand")
+        rows = trained.forget
+        return torch.stack([global_norm(trained.grad("forget", {"forget": rows.select([i])})).cpu() for i in range(len(rows))])
 
 
 def plan() -> Plan:

@@ -1,17 +1,17 @@
-"""GUARD: weigh each row to forget by how little its gradient has to do with that of the retain rows, and then forget as usual.
+"""GUARD: weight each forget row by how little its gradient shares with that of the retain rows, and then forget as usual.
 
-What a row shares with the rest is unlearned gently, what is its own more than otherwise. Weights are found once and stand before any
-method: `--select guard_attribution`.
+The method unlearns gently what a row shares with the retain rows, and more strongly than usual what belongs to the row alone. The weights
+are computed once and work before any method: `--select guard_attribution`.
 
 Equation: w_i = n exp(-a_i / t) / sum_j exp(-a_j / t), a_i = <grad l_i, G> (cosine: over |grad l_i|), G = mean_retain grad l, at the
   start, l the mean NLL of a row's labels, t `temperature` standard deviations of a; then the base loss with each row's share times w_i, by
   default L = mean_forget w_i log p(y_t | x, y_<t) + NLL(retain)
 Source: Niu et al. 2025, arXiv 2506.10946
 Needs: forget, retain (also before a method without a retain term)
-Cost: once, a forward and backward of the retain rows and of each forget row, and a gradient more in memory; then a number a row
-Differs: weights and their form are inferred, as the authors' code and absolute temperatures are not public: a softmax of mean 1, and
-  temperatures in units of a's spread; the base loss averages as it does without weights (over labels or rows); the true answers are
-  attributed, also where refusals are trained. A method of several stages finds weights anew in each
+Cost: once, a forward and backward of the retain rows and of each forget row, and one more gradient in memory; then a number a row
+Differs: weights and their form are inferred, because the authors' code and absolute temperatures are not public: a softmax of mean 1, and
+  temperatures in units of a's spread; the base loss averages as it does without weights (over labels or rows); the attribution uses the
+  true answers, even where refusals are trained. A method of several stages computes the weights again in each stage
 Status: faithful
 """
 
@@ -31,14 +31,14 @@ from expunge.core.view import Step, View
 from expunge.methods.terms import NLL, Ascent
 
 
-def losses(answer: ModelOutput) -> Tensor:
-    """The mean loss of the labels of each row, (rows,)."""
-    return answer.loss.mean()
+def losses(output: ModelOutput) -> Tensor:
+    """Mean loss of each row's labels, (rows,)."""
+    return output.loss.mean()
 
 
 @part
 class RowNLL(Objective):
-    """Negative log-likelihood, averaged over the labels of each retain row, and then over rows."""
+    """Negative log-likelihood, averaged first over the labels of each retain row and then over rows."""
 
     reads = frozenset({"retain"})
     role = "retain"
@@ -48,47 +48,67 @@ class RowNLL(Objective):
 
 
 def products(a: list[Tensor], b: list[Tensor]) -> Tensor:
-    """Inner products of gradients, (rows, *shape) each, with those of as many rows or with one: (rows,), in 32 bits or more."""
+    """Inner products of the gradients of rows, computed in float32 or wider.
+
+    Args:
+        a: a tensor (rows, *shape) for each parameter.
+        b: the same shapes, or (*shape) for one gradient shared by all rows.
+
+    Returns:
+        Inner products, (rows,).
+    """
     exact = torch.promote_types(a[0].dtype, torch.float32)
     return torch.stack([(x.to(exact) * y.to(exact)).flatten(1).sum(1) for x, y in zip(a, b, strict=True)]).sum(0)
 
 
 def weights(alignment: Tensor, temperature: float) -> Tensor:
-    """Weights of mean 1 that fall with the alignment, (rows,). Of alignments that differ by rounding alone, all are 1."""
-    a = alignment.double()
-    spread = a.std(correction=0)
-    if spread <= 1e-6 * a.abs().max():
-        return torch.ones_like(a)
-    return len(a) * (-a / (temperature * spread)).softmax(0)
+    """Row weights of mean 1 that decrease with the alignment.
+
+    Args:
+        alignment: alignment of each forget row with the retain rows, (rows,).
+        temperature: temperature of the softmax, in standard deviations of the alignment.
+
+    Returns:
+        Weights, (rows,), in float64. All weights are 1 if the alignments differ only by rounding.
+    """
+    exact = alignment.double()
+    spread = exact.std(correction=0)
+    if spread <= 1e-6 * exact.abs().max():
+        return torch.ones_like(exact)
+    return len(exact) * (-exact / (temperature * spread)).softmax(0)
 
 
 @part
 class Attribution(Selector):
-    """Weigh the rows to forget by their alignment with the retain rows."""
+    """Weight the forget rows by the alignment of their gradients with the retain gradient."""
 
-    alignment: Literal["product", "cosine"] = hp("product", "inner product of gradients; or their cosine, in which no row's size counts")
-    temperature: float = hp(1.0, "temperature of the weights, in standard deviations of the alignments; large: all weights are 1", gt=0)
-    sample: int = hp(0, "retain rows that the alignment is with, drawn once; 0: all of them", ge=0)
+    alignment: Literal["product", "cosine"] = hp(
+        "product", "inner product of gradients, or their cosine, which ignores the length of a row's gradient"
+    )
+    temperature: float = hp(
+        1.0, "temperature of the weights, in standard deviations of the alignments; a large value makes all weights 1", gt=0
+    )
+    sample: int = hp(0, "number of retain rows, drawn once, whose gradient the alignment uses; 0: all of them", ge=0)
     reads = frozenset({"forget", "retain"})
     gives = frozenset({"forget"})
     needs = frozenset({Need.EXAMPLE_GRADS})
 
     def pick(self, sets: Sets, view: View) -> Sets:
         rows = view.forget
-        given = torch.tensor(rows.weight or (1.0,) * len(rows), dtype=torch.float64)
-        found = given * weights(self.alignments(view), self.temperature)
-        return {**sets, "forget": replace(rows, weight=tuple(found.tolist()))}
+        earlier_weights = torch.tensor(rows.weight or (1.0,) * len(rows), dtype=torch.float64)
+        new_weights = earlier_weights * weights(self.alignments(view), self.temperature)
+        return {**sets, "forget": replace(rows, weight=tuple(new_weights.tolist()))}
 
     def alignments(self, view: View) -> Tensor:
-        """How each forget row's gradient agrees with the mean one of the retain rows, (rows,)."""
+        """Alignment of each forget row's gradient with the mean gradient of the retain rows, (rows,)."""
         retain = view.retain
         drawn = torch.randperm(len(retain), generator=view.rng())[: self.sample or None]
         mean = view.grad(RowNLL(), {"retain": retain.select(drawn.tolist())})
-        found = []
+        alignments = []
         for grads in view.example_grads(view.forget, losses):
-            size = products(grads, grads).sqrt().clamp_min(1e-30) if self.alignment == "cosine" else 1.0
-            found.append((products(grads, mean) / size).cpu())
-        return torch.cat(found)
+            norms = products(grads, grads).sqrt().clamp_min(1e-30) if self.alignment == "cosine" else 1.0
+            alignments.append((products(grads, mean) / norms).cpu())
+        return torch.cat(alignments)
 
 
 def plan() -> Plan:

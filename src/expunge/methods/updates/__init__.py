@@ -1,1 +1,1 @@
-"""How gradients become steps."""
+"""Updates: how gradients become optimizer steps."""

@@ -1,6 +1,6 @@
-"""Curvature regularisation: forget where the gradient of the forget loss hardly changes along itself.
+"""Curvature regularization: forget where the gradient of the forget loss hardly changes along itself.
 
-Where the loss has no curvature in its steepest direction, going down there does not get easier on the way.
+Where the loss has no curvature in its steepest direction, a relearner that follows this direction downhill does not speed up on the way.
 
 Equation: L = L_f + lambda L_r + kappa |grad L_f(theta + mu v) - grad L_f(theta)|, v = grad L_f / |grad L_f|, a constant; with u the
   difference over its length, the penalty's gradient is kappa (H_f(theta + mu v) u - H_f(theta) u);
@@ -8,11 +8,11 @@ Equation: L = L_f + lambda L_r + kappa |grad L_f(theta + mu v) - grad L_f(theta)
 Source: Fan et al. 2025, arXiv 2502.05374
 Needs: forget, retain; as an update any objective with a forget term that has second derivatives; weights in float32
 Cost: two forwards and backwards and two forwards and double backwards of forget rows, and one forward and backward of retain rows a step;
-  one copy of the weights that move
-Differs: the penalty has a gradient; in the authors' code it is a plain number and has none, and L_f counts twice (`detached` does the
-  same). So their kappa, 10, was never tried: our small models forget with it at a high rate alone, and 1 does as well. No warm-up, which
-  takes the first tenth of the steps there; a loss that is not linear in its batch means, as the default one, takes no micro-batches;
-  defaults are those for WMDP
+  one copy of the trainable weights
+Differs: the penalty has a gradient; in the authors' code the penalty is a plain number without a gradient, and L_f counts twice (`detached`
+  does the same). So the authors never tried their kappa, 10, with a gradient: our small models forget with it at a high learning rate only,
+  and with 1 as well. There is no warm-up, which takes the first tenth of the steps in the authors' code. A loss that is not linear in its
+  batch means, like the default one, allows no micro-batches. Defaults are the authors' for WMDP
 Status: reproduced
 """
 
@@ -27,29 +27,29 @@ from expunge.methods.terms import NLL, BatchNPO
 
 @part
 class Curvature(Update):
-    """Add to the loss how much one role's gradient changes over a small step along itself."""
+    """Add to the loss the change of one role's gradient over a small step along itself."""
 
     role: str = "forget"
     kappa: float = hp(10.0, "weight of the gradient's change; 0: the base run", ge=0)
     mu: float = hp(0.01, "length of the step over which the change is measured", gt=0)
-    detached: bool = hp(False, "report the penalty without its gradient, and count the forget gradient twice, as the authors' code does")
+    detached: bool = hp(False, "report the penalty without its gradient and count the forget gradient twice, as the authors' code does")
 
     def roles(self) -> frozenset[str]:
         return frozenset({self.role})
 
     def wrap(self, grads: Grads, step: Step) -> GradCall:
-        def regularised() -> Gradient:
-            value, here = grads(self.role)
-            with moved(grads.params, (self.mu * v for v in unit(here))):
-                change = [b - a for a, b in zip(here, grads(self.role)[1], strict=True)]
-                value, along = value + self.kappa * global_norm(change), unit(change)
+        def regularized() -> Gradient:
+            value, gradient = grads(self.role)
+            with moved(grads.params, (self.mu * v for v in unit(gradient))):
+                change = [b - a for a, b in zip(gradient, grads(self.role)[1], strict=True)]
+                value, direction = value + self.kappa * global_norm(change), unit(change)
                 if self.detached:
-                    return value, [2 * g for g in here]
-                there = grads.hvp(along, self.role)
-            bent = zip(grads.hvp(along, self.role), there, strict=True)
-            return value, [g + self.kappa * (b - a) for g, (a, b) in zip(here, bent, strict=True)]
+                    return value, [2 * g for g in gradient]
+                hvp_moved = grads.hvp(direction, self.role)
+            hvp = grads.hvp(direction, self.role)
+            return value, [g + self.kappa * (b - a) for g, a, b in zip(gradient, hvp, hvp_moved, strict=True)]
 
-        return on_role(grads, self.role, regularised) if self.kappa else grads.call
+        return on_role(grads, self.role, regularized) if self.kappa else grads.call
 
 
 def plan() -> Plan:

@@ -7,10 +7,11 @@ Equation: L = L_f + lambda L_r + kappa |grad L_f|; its gradient is grad L_f + la
 Source: Fan et al. 2025, arXiv 2502.05374
 Needs: forget, retain; as an update any objective with a forget term that has second derivatives
 Cost: one forward and backward of forget and of retain rows a step, and one forward and double backward of forget rows
-Differs: the penalty has a gradient; in the authors' code it is summed as a plain number and has none, so that only the reported loss
-  changes (`detached` does the same). So kappa was never tried: it is 0.01, which their code has, where their configuration says 10; from
-  0.1 on, our small models keep what they have memorised, as the gradient is short there. No warm-up, which takes the first tenth of the
-  steps there; a loss that is not linear in its batch means, as the default one, takes no micro-batches; other defaults are those for WMDP
+Differs: the penalty has a gradient; the authors' code adds it as a plain number without a gradient, so that only the reported loss changes
+  (`detached` does the same). So the authors never tried their kappa with a gradient: it is 0.01 here, as in their code, while their
+  configuration says 10; from 0.1 on, our small models keep what they have memorized, because the gradient is short there. There is no
+  warm-up, which takes the first tenth of the steps in the authors' code. A loss that is not linear in its batch means, like the default
+  one, allows no micro-batches. Other defaults are the authors' for WMDP
 Status: reproduced
 """
 
@@ -29,21 +30,21 @@ class Penalty(Update):
 
     role: str = "forget"
     kappa: float = hp(0.01, "weight of the gradient's length; 0: the base run", ge=0)
-    detached: bool = hp(False, "report the penalty and leave it out of the gradient, as the authors' code does")
+    detached: bool = hp(False, "report the penalty but leave it out of the gradient, as the authors' code does")
 
     def roles(self) -> frozenset[str]:
         return frozenset({self.role})
 
     def wrap(self, grads: Grads, step: Step) -> GradCall:
-        def penalised() -> Gradient:
+        def penalized() -> Gradient:
             value, gradient = grads(self.role)
             value = value + self.kappa * global_norm(gradient)
             if self.detached:
                 return value, gradient
-            bent = grads.hvp(unit(gradient), self.role)
-            return value, [g + self.kappa * h for g, h in zip(gradient, bent, strict=True)]
+            hvp = grads.hvp(unit(gradient), self.role)
+            return value, [g + self.kappa * h for g, h in zip(gradient, hvp, strict=True)]
 
-        return on_role(grads, self.role, penalised) if self.kappa else grads.call
+        return on_role(grads, self.role, penalized) if self.kappa else grads.call
 
 
 def plan() -> Plan:

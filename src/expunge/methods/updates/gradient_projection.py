@@ -1,16 +1,16 @@
-"""Gradient projection: take out of the forget gradient what would make the model worse on the rows to retain.
+"""Gradient projection: remove from the forget gradient the part that would make the model worse on the retain rows.
 
-Where the two gradients disagree, the part of a forget step that climbs the retain loss is dropped; what is left does not change that loss,
-to first order.
+Where the forget and the retain gradient disagree, the update drops the component of the forget step that raises the retain loss. The rest
+of the step does not change the retain loss, to first order.
 
 Equation: g_f <- g_f - (<g_f, g_r> / |g_r|^2) g_r where <g_f, g_r> < 0 (with `when always`: everywhere), one inner product over all weights;
   then g_f + g_r goes to the optimizer
 Source: PCGrad: Yu et al. 2020, arXiv 2001.06782; for unlearning, of the forget gradient alone: GRU, Wang et al. 2025, arXiv 2503.09117
 Needs: forget, retain; as an update any objective with these two terms
-Cost: one forward and backward of forget and retain rows a step, apart, and one gradient more in memory
-Differs: as PCGrad, with the forget gradient alone projected (`both`: also the retain gradient); GRU's moving average of the retain gradient
-  and its clip are left out; the retain gradient has its weight in the step, which the projection does not depend on; an optimizer with
-  moments bends the step again; defaults are those of npo
+Cost: one forward and backward of forget rows and another of retain rows a step, computed separately, and one more gradient in memory
+Differs: as PCGrad, with the forget gradient alone projected (`both`: the retain gradient too); GRU's moving average of the retain gradient
+  and its clipping are left out; the retain gradient has its weight in the step, and the projection does not depend on that weight; an
+  optimizer with moments changes the direction of the step again; defaults are those of npo
 Status: reproduced
 """
 
@@ -30,7 +30,13 @@ When = Literal["conflict", "always"]
 
 
 def apart(gradient: list[Tensor], other: list[Tensor], when: When = "conflict") -> list[Tensor]:
-    """A gradient without its component along another one: where they conflict, or always."""
+    """A gradient without its component along another gradient.
+
+    Args:
+        gradient: a tensor for each parameter.
+        other: the gradient to project against, with the same shapes.
+        when: conflict: remove the component only if the inner product is negative; always: remove it in every case.
+    """
     share = dot(gradient, other) / dot(other, other).clamp_min(1e-30)
     if when == "conflict":
         share = share.clamp_max(0)
@@ -39,7 +45,7 @@ def apart(gradient: list[Tensor], other: list[Tensor], when: When = "conflict") 
 
 @part
 class Project(Update):
-    """Make one role's gradient orthogonal to another's."""
+    """Make the gradient of one role orthogonal to the gradient of another."""
 
     role: str = "forget"
     against: str = "retain"
@@ -50,18 +56,18 @@ class Project(Update):
         return frozenset({self.role, self.against})
 
     def wrap(self, grads: Grads, step: Step) -> GradCall:
-        pair = {self.role: self.against, self.against: self.role}
+        opponent = {self.role: self.against, self.against: self.role}
         projected = [self.role, *([self.against] if self.both else [])]
 
         def call(*roles: str) -> Gradient:
-            mine = [r for r in projected if r in roles]
-            if not mine:
+            to_project = [r for r in projected if r in roles]
+            if not to_project:
                 return grads(*roles)
-            found = {r: grads(r) for r in pair}
-            answers = [(found[r][0], apart(found[r][1], found[pair[r]][1], self.when)) for r in mine]
-            answers += [found[r] for r in pair if r in roles and r not in mine]
-            rest = [r for r in roles if r not in pair]
-            return total([*answers, *([grads(*rest)] if rest else [])])
+            gradients = {r: grads(r) for r in opponent}
+            parts = [(gradients[r][0], apart(gradients[r][1], gradients[opponent[r]][1], self.when)) for r in to_project]
+            parts += [gradients[r] for r in opponent if r in roles and r not in to_project]
+            remaining = [r for r in roles if r not in opponent]
+            return total([*parts, *([grads(*remaining)] if remaining else [])])
 
         return call
 

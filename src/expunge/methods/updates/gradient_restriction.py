@@ -1,14 +1,14 @@
 """Gradient restriction: train so that no row pulls hard, by adding the length of the loss's gradient to the loss.
 
-Rows of a model that was trained like this can be taken out again by one small step (`iau`): none of them has moved it much.
+No row moves a model that was trained like this by much, so one small step (`iau`) can take a row out again.
 
 Equation: L + a sum_W |grad_W L|, W over the parameter tensors, or once for all of them; its gradient is grad L + a H u, u the direction of
   the gradient in each tensor, or in all
 Source: "Efficient Machine Unlearning via Influence Approximation", 2025, arXiv 2507.23257
 Needs: retain; as an update any objective that has second derivatives
 Cost: one forward and backward, and one forward and double backward a step
-Differs: nothing; the sum over tensors is that of the authors' code, where the paper writes one length (`whole`). Their training stops after
-  ten epochs without a better validation accuracy, ours after its epochs
+Differs: nothing; the sum over tensors is that of the authors' code, where the paper writes one length (`whole`). The authors stop training
+  after ten epochs without a better validation accuracy, we stop after all epochs
 Status: faithful
 """
 
@@ -24,18 +24,18 @@ from expunge.methods.terms import NLL
 
 @part
 class Restrict(Update):
-    """Add the length of the gradient to the loss, of each parameter tensor or of all together."""
+    """Add the length of the gradient to the loss, for each parameter tensor or for all tensors together."""
 
     weight: float = hp(0.005, "a: weight of the gradient's length; 0: the base run", ge=0)
-    whole: bool = hp(False, "one length of the whole gradient, as in the paper, not the sum of those of its tensors, as in the code")
+    whole: bool = hp(False, "one length of the whole gradient, as in the paper, instead of the sum over its tensors, as in the code")
 
     def wrap(self, grads: Grads, step: Step) -> GradCall:
         def restricted(*roles: str) -> Gradient:
-            value, got = grads(*roles)
-            along = unit(got) if self.whole else [unit([g])[0] for g in got]
-            length = dot(got, along)
-            bent: list[Tensor] = grads.hvp(along, *roles)
-            return value + self.weight * length, [g + self.weight * h for g, h in zip(got, bent, strict=True)]
+            value, gradient = grads(*roles)
+            direction = unit(gradient) if self.whole else [unit([g])[0] for g in gradient]
+            length = dot(gradient, direction)
+            hvp: list[Tensor] = grads.hvp(direction, *roles)
+            return value + self.weight * length, [g + self.weight * h for g, h in zip(gradient, hvp, strict=True)]
 
         return restricted if self.weight else grads.call
 

@@ -1,18 +1,18 @@
-"""POP: one step of ascent on each request, and a pull back from whatever the rest of the training data would have objected to.
+"""POP: a step of ascent on each request, with a correction for what later training on the remaining data would have changed.
 
-Had the rows to forget been left out, later training would have gone on from elsewhere. Ascent ignores that; the correction stands for it,
-is nothing where the model has not moved, and never trains the retain rows beyond what they were.
+If the forget rows had been left out, later training would have continued from other weights. Plain ascent ignores this. The correction
+accounts for it, is zero where the model has not moved, and never trains the retain rows beyond their level at the start.
 
 Equation: theta <- theta + eta (g_f + lambda (g_r(theta_0) - g_r(theta))), g_f and g_r the gradients of NLL on forget and retain rows, g_f
   at theta or (`target frozen`) at theta_0, the model before; the retain term is lambda (L_r(theta) - <g_r(theta_0), theta>); the end is
-  where RMA, the mean probability of the tokens to forget given all before them, is that of unseen text
+  where RMA, the mean probability of the tokens to forget given all tokens before them, equals that of unseen text
 Source: Lee, Rim, Choi and Choo 2024, arXiv 2406.14091
 Needs: forget, retain (text like that of training); holdout with `rma 0`; weights in float32; as an update any objective with a retain term
 Cost: one forward and backward of forget and two of retain rows a step, and a copy of the weights; with `origin whole` one of retain rows a
-  step, one more of all of them once, and one gradient kept
-Differs: how the paper estimates the correction is not known to us: this one is exact for convex losses (frozen target, lambda in proportion
-  to the rows: it ends where retraining does), and of first order else; lambda, rates and rows a batch are ours, so is the threshold of RMA
-  where it is not measured
+  step, one more of all of them once, and one stored gradient
+Differs: we do not know how the paper estimates the correction: this one is exact for convex losses (with a frozen target and lambda in
+  proportion to the rows it ends where retraining does), and of first order otherwise; lambda, learning rate and batch size are ours, and so
+  is the threshold of RMA where it is not measured
 Status: reproduced
 """
 
@@ -32,11 +32,11 @@ from expunge.methods.terms import NLL, Ascent
 
 @part
 class Anchor(Update):
-    """Take the retain gradient less what it was at the start; optionally leave the forget gradient as it was there."""
+    """Subtract from the retain gradient its value at the start, and optionally keep the forget gradient of the start."""
 
-    target: Literal["live", "frozen"] = hp("live", "whether the forget gradient is that of the moment or that at the start")
-    origin: Literal["batch_size", "whole"] = hp(
-        "batch_size", "the gradients at the start are of the same rows, or, found once, of all rows"
+    target: Literal["live", "frozen"] = hp("live", "weights at which the forget gradient is taken: the current ones, or those at the start")
+    origin: Literal["batch", "whole"] = hp(
+        "batch", "rows of the gradients at the start: those of the batch, or all rows, computed once (whole)"
     )
 
     def roles(self) -> frozenset[str]:
@@ -47,7 +47,7 @@ class Anchor(Update):
         return ("forget",) if self.target == "frozen" else ()
 
     def begin(self, view: View) -> State:
-        if self.origin == "batch_size":
+        if self.origin == "batch":
             return {str(i): p.detach().clone() for i, p in enumerate(view.params)}
         return {f"{role}{i}": g for role in self.roles() for i, g in enumerate(view.grad(role))}
 
@@ -60,19 +60,19 @@ class Anchor(Update):
 
         def anchored(*roles: str) -> Gradient:
             live = [r for r in roles if r not in self._frozen]
-            answers = [grads(*live)] if live else []  # first, as it moves the running statistics
-            answers += [(torch.zeros(()), at_start(r)) for r in roles if r in self._frozen]
-            answers += [(torch.zeros(()), [-g for g in at_start("retain")])] if "retain" in roles else []
-            return total(answers)
+            gradients = [grads(*live)] if live else []  # first, because this evaluation updates the running statistics
+            gradients += [(torch.zeros(()), at_start(r)) for r in roles if r in self._frozen]
+            gradients += [(torch.zeros(()), [-g for g in at_start("retain")])] if "retain" in roles else []
+            return total(gradients)
 
         return anchored
 
 
 @part
 class Remnant(Stop):
-    """Enough once the labels to forget are as improbable as those of unseen rows."""
+    """Stop once the labels to forget are as improbable as the labels of unseen rows."""
 
-    rma: float = hp(0.25, "mean probability of the labels to forget at which it ends; 0: that of the holdout rows before", ge=0, le=1)
+    rma: float = hp(0.25, "mean probability of the forget labels at which the run stops; 0: the holdout rows' at the start", ge=0, le=1)
     requires = frozenset({Categorical})
 
     @property
@@ -88,7 +88,7 @@ class Remnant(Stop):
 
 
 def remnant(view: View, name: str) -> Tensor:
-    """Mean over the rows of a set of the mean probability of their labels."""
+    """Remnant memorization accuracy of a set: the mean over its rows of the mean probability of a row's labels."""
     return torch.cat([view.now(rows).target_logp.map(torch.exp).mean().cpu() for rows in view.batches(name, 32)]).mean()
 
 

@@ -1,14 +1,15 @@
-"""Randomised smoothing: forget on average over random moves of the weights, so that no single move brings the answers back.
+"""Randomized smoothing: forget on average over random moves of the weights, so that no single move restores the answers.
 
-The mean over a Gaussian cloud around the weights takes the place of the worst case that `sam` looks for.
+The mean over a Gaussian cloud around the weights replaces the worst case that `sam` looks for.
 
 Equation: grad = (1/K) sum_k grad L_f(theta + sigma z_k) + lambda grad L_r(theta), z_k ~ N(0, I), drawn anew each step;
   L_f = -(2/beta) log sigmoid(beta (l - l_ref)), l: mean NLL of the batch's labels; L_r: NLL
 Source: Fan et al. 2025, arXiv 2502.05374
 Needs: forget, retain; as an update any objective with a forget term; weights in float32
-Cost: K forwards and backwards of forget rows and one of retain rows a step; one copy of the weights that move
-Differs: clipped like every other step, where the authors' code is not; works with accumulation; no warm-up, which takes the first tenth
-  of the steps there; what a forget term notes for its own state is that of the first draw; defaults are those for WMDP
+Cost: K forwards and backwards of forget rows and one of retain rows a step; one copy of the trainable weights
+Differs: the gradient is clipped like any other, unlike in the authors' code; gradient accumulation works; there is no warm-up, which takes
+  the first tenth of the steps in the authors' code; a forget term keeps its notes for its own state from the first draw; defaults are the
+  authors' for WMDP
 Status: reproduced
 """
 
@@ -24,11 +25,11 @@ from expunge.methods.terms import NLL, BatchNPO
 
 @part
 class Smooth(Update):
-    """Average the gradient of one role over Gaussian noise on the weights."""
+    """Average the gradient of one role over draws of Gaussian noise on the weights."""
 
     role: str = "forget"
     sigma: float = hp(1e-4, "standard deviation of the noise on each weight; 0: the base run", ge=0)
-    draws: int = hp(3, "noises averaged over in a step", ge=1)
+    draws: int = hp(3, "number of noise draws averaged in a step", ge=1)
 
     def roles(self) -> frozenset[str]:
         return frozenset({self.role})
@@ -36,13 +37,15 @@ class Smooth(Update):
     def wrap(self, grads: Grads, step: Step) -> GradCall:
         def smooth() -> Gradient:
             seed = step.rng().initial_seed()
-            rng = {d: torch.Generator(d).manual_seed(seed) for d in {p.device for p in grads.params}}  # noise is made where weights are
-            answers = []
+            rng = {
+                d: torch.Generator(d).manual_seed(seed) for d in {p.device for p in grads.params}
+            }  # noise is drawn on the device of the weights
+            gradients = []
             for _ in range(self.draws):
                 noise = (torch.randn(p.shape, generator=rng[p.device], device=p.device, dtype=p.dtype) for p in grads.params)
                 with moved(grads.params, (self.sigma * z for z in noise)):
-                    answers.append(grads(self.role))
-            value, gradient = total(answers)
+                    gradients.append(grads(self.role))
+            value, gradient = total(gradients)
             return value / self.draws, [g / self.draws for g in gradient]
 
         return on_role(grads, self.role, smooth) if self.sigma else grads.call

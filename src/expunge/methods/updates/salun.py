@@ -1,14 +1,15 @@
-"""SalUn: train on random labels, and let only those weights move that matter for the rows to forget.
+"""SalUn: train on random labels, and move only the weights that matter for the forget rows.
 
-Weights that the forget loss hardly depends on stay bit for bit, so less of everything else is lost. The mask works under any objective.
+Weights that the forget loss hardly depends on stay bit for bit, so the model loses less of everything else. The mask works under any
+objective.
 
 Equation: theta <- theta + m * step; m = 1 at the `fraction` of all weights, ranked together, with the largest |grad NLL(forget)| at the
   start; the objective is that of random_labels
 Source: Fan et al. 2024, arXiv 2310.12508
 Needs: forget, retain, alternate answers (all classes, or refusals, where the request brings none); as an update any objective
-Cost: once, a forward and backward of the forget rows; then as the objective, and a bit a weight
-Differs: the gradient is taken at the untouched weights, where the authors' code takes optimizer steps while it adds gradients up; the true
-  answers count, also where training is on others; masked weights neither decay nor drift
+Cost: once, a forward and backward of the forget rows; then the cost of the objective, and a bit a weight
+Differs: the gradient is taken at the untouched weights, while the authors' code takes optimizer steps as it adds gradients up; the mask
+  uses the true answers, even where training uses other answers; masked weights neither decay nor drift
 Status: reproduced
 """
 
@@ -30,7 +31,7 @@ from expunge.methods.updates.wagle import largest
 
 @part
 class Saliency(Update):
-    """A mask, made before the first step, of the weights with the largest gradient on the rows to forget."""
+    """Move only the weights with the largest gradient on the forget rows, by a mask computed before the first step."""
 
     fraction: float = hp(0.5, "fraction of the weights that move; 1: the base run, 0: none", ge=0, le=1)
     reads = frozenset({"forget"})
@@ -42,8 +43,8 @@ class Saliency(Update):
 
     def wrap(self, grads: Grads, step: Step) -> GradCall:
         def masked(*roles: str) -> Gradient:
-            value, got = grads(*roles)
-            return value, [g * m for g, m in zip(got, self._masks(step), strict=True)]
+            value, gradient = grads(*roles)
+            return value, [g * m for g, m in zip(gradient, self._masks(step), strict=True)]
 
         return masked
 
@@ -55,6 +56,8 @@ class Saliency(Update):
 
 
 def plan(
-    form: Annotated[Form, "how random labels are trained: by turns with the retain rows, mixed with them, or as amnesiac"] = "turns",
+    form: Annotated[
+        Form, "how random labels are trained: in turns with the retain rows, mixed with them, or as in amnesiac unlearning"
+    ] = "turns",
 ) -> Plan:
     return replace(random_labels.plan(form), updates=(Saliency(),))

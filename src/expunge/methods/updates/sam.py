@@ -1,15 +1,15 @@
-"""Sharpness-aware minimisation (SAM): forget so that the forget loss is low in a whole ball of weights, not at one point of it.
+"""Sharpness-aware minimization (SAM): forget so that the forget loss is low in a whole ball of weights, not at one point of it.
 
-A few steps of fine-tuning move the weights by little, so what is forgotten all around is harder to make the model remember.
+A few steps of fine-tuning move the weights only a little. If the model has forgotten everywhere nearby, relearning is harder.
 
 Equation: min_theta max_{|d| <= rho} L_f(theta + d) + lambda L_r(theta); one step: g = grad L_f(theta), d = rho g / |g| (one norm over all
   weights, d a constant), then grad L_f(theta + d) + lambda grad L_r(theta) goes to the optimizer;
   L_f = -(2/beta) log sigmoid(beta (l - l_ref)), l: mean NLL of the batch's labels; L_r: NLL
 Source: Fan et al. 2025, arXiv 2502.05374; SAM itself: Foret et al. 2020, arXiv 2010.01412
 Needs: forget, retain; as an update any objective with a forget term; weights in float32
-Cost: two forwards and backwards of forget rows and one of retain rows a step; one copy of the weights that move
-Differs: weights are put back by copy, where adding and subtracting rounds; works with accumulation; padding has no label; no warm-up,
-  which takes the first tenth of the steps there; defaults are those for WMDP
+Cost: two forwards and backwards of forget rows and one of retain rows a step; one copy of the trainable weights
+Differs: weights are restored from a copy, because adding and subtracting rounds; gradient accumulation works; padding has no label; there
+  is no warm-up, which takes the first tenth of the steps in the authors' code; defaults are the authors' for WMDP
 Status: reproduced
 """
 
@@ -23,10 +23,10 @@ from expunge.methods.terms import NLL, BatchNPO
 
 @part
 class SAM(Update):
-    """Take the gradient of one role where its loss is about highest within a small distance."""
+    """Take the gradient of one role at the approximately highest loss within a small distance."""
 
     role: str = "forget"
-    rho: float = hp(0.01, "distance, over all weights, that the forget loss is guarded against; 0: the base run", ge=0)
+    rho: float = hp(0.01, "radius, over all weights, within which the forget loss is minimized at its worst; 0: the base run", ge=0)
 
     def roles(self) -> frozenset[str]:
         return frozenset({self.role})

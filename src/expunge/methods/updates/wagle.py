@@ -1,17 +1,18 @@
-"""WAGLE: let only those weights move that matter for the forget loss once training on the retain rows has answered.
+"""WAGLE: move only the weights that matter for the forget loss once the reaction of the retain loss is taken into account.
 
-Weights are scored once, before the first step, so the mask is cheap, and works under any objective.
+Weights are scored once, before the first step, so the mask is cheap and works under any objective.
 
 Equation: s_i = |(theta_i - g_r,i / gamma) g_f,i| at the start, g_f and g_r the gradients of NLL on forget and retain rows; the floor(p d)
   weights of largest s move, of all d together; gamma: mean over retain rows and weights of the squared gradient of a row, unless given
 Source: Jia et al. 2024, arXiv 2410.17509
 Needs: forget, retain (also under an objective without a retain term)
-Cost: once, a forward and backward of each forget row, and of as many retain rows, one by one; then as the objective, and a bit a weight
+Cost: once, a forward and backward of each forget row and of as many retain rows, one by one; then the cost of the objective, and a bit a
+  weight
 Differs: gradients are means over rows, where the authors sum over batches of one: their gamma is n times the one here, n the number of
-  forget rows; gamma is the mean Fisher information, as we read the paper, where their configurations say 1e-6; masked weights do not
-  decay either (`hold`); clipping, the last step before the optimizer, sees the masked gradient, where theirs comes before the mask; weights
-  that do not train are not ranked; true answers are scored, also where an objective trains refusals; defaults are those for TOFU with NPO,
-  with the warm-up of its forget10
+  forget rows; gamma is the mean Fisher information, as we read the paper, while the authors' configurations say 1e-6; masked weights do not
+  decay either (`hold`); clipping, the last step before the optimizer, sees the masked gradient, while the authors clip before the mask;
+  weights that do not train are not ranked; scores use the true answers, even where an objective trains refusals; defaults are the authors'
+  for TOFU with NPO, with the warm-up of its forget10
 Status: faithful
 """
 
@@ -34,56 +35,74 @@ Score = Literal["wagle", "snip", "gradient", "magnitude", "random"]
 
 
 def gradient(view: View, rows: Rows) -> tuple[list[Tensor], float]:
-    """Mean over rows of each one's gradient of NLL, and the mean over rows and weights of its square."""
-    grads, square = [torch.zeros_like(p) for p in view.params], 0.0
+    """Mean gradient of NLL over rows, and mean squared gradient of a row.
+
+    Returns:
+        The mean over rows of each row's gradient, a tensor for each trainable parameter, and the mean over rows and weights of its square.
+    """
+    mean, square = [torch.zeros_like(p) for p in view.params], 0.0
     for i in range(len(rows)):
-        one = view.grad(NLL(rows.name), {rows.name: rows.select([i])})
-        grads = [a + b / len(rows) for a, b in zip(grads, one, strict=True)]
-        square += float(global_norm(one)) ** 2 / len(rows)
-    return grads, square / sum(g.numel() for g in grads)
+        row_gradient = view.grad(NLL(rows.name), {rows.name: rows.select([i])})
+        mean = [a + b / len(rows) for a, b in zip(mean, row_gradient, strict=True)]
+        square += float(global_norm(row_gradient)) ** 2 / len(rows)
+    return mean, square / sum(g.numel() for g in mean)
 
 
 def attribution(weight: Tensor, forget: Tensor, retain: Tensor, gamma: float) -> Tensor:
-    """Score of each weight, from the gradients of both losses; towards gamma = infinity that of SNIP, |theta g_f|."""
+    """WAGLE's score of each weight. As gamma goes to infinity it becomes the score of SNIP, |theta g_f|.
+
+    Args:
+        weight: a parameter tensor.
+        forget: the gradient of the forget loss, of the same shape.
+        retain: the gradient of the retain loss, of the same shape.
+        gamma: curvature of the retain loss.
+    """
     return ((weight - retain / max(gamma, 1e-30)) * forget).abs()
 
 
 def largest(scores: list[Tensor], count: int) -> list[Tensor]:
-    """True at the largest of all scores (none is negative), `count` in all; of equal ones at the first.
+    """Masks of the `count` largest scores of all tensors together; of equal scores the first win.
 
-    The threshold is found by bisection, as sorting the weights of a large model would take several times their memory.
+    Bisection finds the threshold, because sorting the weights of a large model would take several times their memory.
+
+    Args:
+        scores: tensors of non-negative scores.
+        count: number of entries that the masks mark in total.
+
+    Returns:
+        A boolean mask for each tensor, of its shape.
     """
-    bits = [s.float().contiguous().view(torch.int32) for s in scores]  # floats that are not negative are in the order of their bits
+    bits = [s.float().contiguous().view(torch.int32) for s in scores]  # non-negative floats have the order of their bits
     low, high = 0, 2**31 - 1
     while high - low > 1:
         middle = (low + high) // 2
         enough = sum(int((b >= middle).sum()) for b in bits) >= count
         low, high = (middle, high) if enough else (low, middle)
-    left = count - sum(int((b > low).sum()) for b in bits)
+    ties_left = count - sum(int((b > low).sum()) for b in bits)
     masks = []
     for b in bits:
-        equal = b == low
-        first = equal & (equal.flatten().cumsum(0).view_as(b) <= left)
-        left -= int(first.sum())
-        masks.append((b > low) | first)
+        ties = b == low
+        chosen_ties = ties & (ties.flatten().cumsum(0).view_as(b) <= ties_left)
+        ties_left -= int(chosen_ties.sum())
+        masks.append((b > low) | chosen_ties)
     return masks
 
 
 @part
 class WAGLE(Update):
-    """A mask, made before the first step, of the weights that may move."""
+    """Move only the weights that matter, by a mask computed before the first step."""
 
     fraction: float = hp(0.95, "fraction of the weights that move; 1: the base run", ge=0, le=1)
-    gamma: float = hp(0.0, "curvature of the retain loss; 0: its mean Fisher information. Small: rank by |g_f g_r|", ge=0)
-    score: Score = hp("wagle", "what weights are ranked by: |(theta - g_r / gamma) g_f|, |theta g_f|, |g_f|, |theta| or chance")
-    hold: bool = hp(True, "keep masked weights as they are; off: they still decay, as in the authors' code")
+    gamma: float = hp(0.0, "curvature of the retain loss; 0: its mean Fisher information; a small value ranks by |g_f g_r|", ge=0)
+    score: Score = hp("wagle", "score that ranks the weights: |(theta - g_r / gamma) g_f|, |theta g_f|, |g_f|, |theta| or random numbers")
+    hold: bool = hp(True, "keep masked weights fixed; off: they still decay, as in the authors' code")
     reads = frozenset({"forget", "retain"})
 
     def begin(self, view: View) -> State:
         rng = view.rng()
-        chosen = torch.randperm(len(view.retain), generator=rng)[: len(view.forget)].tolist()
+        drawn = torch.randperm(len(view.retain), generator=rng)[: len(view.forget)].tolist()
         forget, _ = gradient(view, view.forget)
-        retain, fisher = gradient(view, view.retain.select(chosen))
+        retain, fisher = gradient(view, view.retain.select(drawn))
         weights = [p.detach() for p in view.params]
         rankings: dict[Score, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
             "wagle": lambda w, f, r: attribution(w, f, r, self.gamma or fisher),
@@ -93,13 +112,13 @@ class WAGLE(Update):
             "random": lambda w, f, r: torch.rand(w.shape, generator=rng),
         }
         count = int(self.fraction * sum(w.numel() for w in weights))
-        masks = largest([rankings[self.score](*of) for of in zip(weights, forget, retain, strict=True)], count)
+        masks = largest([rankings[self.score](*tensors) for tensors in zip(weights, forget, retain, strict=True)], count)
         return {str(i): m for i, m in enumerate(masks)}
 
     def wrap(self, grads: Grads, step: Step) -> GradCall:
         def masked(*roles: str) -> Gradient:
-            value, got = grads(*roles)
-            return value, [g * m for g, m in zip(got, self._masks(step), strict=True)]
+            value, gradient = grads(*roles)
+            return value, [g * m for g, m in zip(gradient, self._masks(step), strict=True)]
 
         return masked
 

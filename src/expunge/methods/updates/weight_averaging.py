@@ -1,13 +1,13 @@
-"""Weight averaging: forget as usual, and end with the mean of the weights that the last part of the run went through.
+"""Weight averaging: forget as usual, and end with the mean of the weights over the last part of the run.
 
 A mean of nearby solutions lies where the loss is flatter than at any of them, for the price of one more copy of the weights.
 
 Equation: theta = mean of theta_s over the steps s = s0, s0 + m, s0 + 2m, ...
 Source: Fan et al. 2025, arXiv 2502.05374; weight averaging itself: Izmailov et al. 2018, arXiv 1803.05407
 Needs: forget, retain; as an update any objective
-Cost: nothing but one copy of the weights that move
-Differs: running statistics (batch norm) are averaged with the weights; no warm-up, which takes the first tenth of the steps there; defaults
-  are those for WMDP
+Cost: one copy of the trainable weights and no further computation
+Differs: running statistics (batch norm) are averaged with the weights; there is no warm-up, which takes the first tenth of the steps in the
+  authors' code; defaults are the authors' for WMDP
 Status: faithful
 """
 
@@ -25,9 +25,9 @@ MEAN = "mean/"
 
 @part
 class Average(Update):
-    """A uniform running mean of the weights, which the stage ends with."""
+    """Keep a uniform running mean of the weights, and end the stage with this mean."""
 
-    start: int = hp(100, "optimizer steps until the first snapshot", ge=1)
+    start: int = hp(100, "optimizer steps before the first snapshot", ge=1)
     every: int = hp(5, "optimizer steps from one snapshot to the next", ge=1)
 
     def begin(self, view: View) -> State:
@@ -38,13 +38,13 @@ class Average(Update):
 
     def after(self, step: Step) -> State:
         state = {**step.state, "steps": step.state["steps"] + 1}
-        late = int(state["steps"]) - self.start
-        if late >= 0 and late % self.every == 0:
-            for name, now in weights_of(step.model, trainable(step.model)).items():
-                if now.is_floating_point():
-                    exact = now.to(torch.promote_types(now.dtype, torch.float32))
-                    old = state.get(MEAN + name, exact).to(now.device)
-                    state[MEAN + name] = old + (exact - old) / (late // self.every + 1)
+        steps_past_start = int(state["steps"]) - self.start
+        if steps_past_start >= 0 and steps_past_start % self.every == 0:
+            for name, weight in weights_of(step.model, trainable(step.model)).items():
+                if weight.is_floating_point():
+                    exact = weight.to(torch.promote_types(weight.dtype, torch.float32))
+                    mean = state.get(MEAN + name, exact).to(weight.device)
+                    state[MEAN + name] = mean + (exact - mean) / (steps_past_start // self.every + 1)
         return state
 
     def end(self, view: View) -> None:

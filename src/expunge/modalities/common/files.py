@@ -1,4 +1,4 @@
-"""Models and what turns rows into their inputs, from folders and hub ids: quietly, whole or not at all, and no pickle unless allowed."""
+"""Load models and their preprocessors from folders and hub ids: silently, completely or not at all, and without pickles unless allowed."""
 
 from __future__ import annotations
 
@@ -20,27 +20,38 @@ from expunge.modalities.text.wider import widen
 
 PICKLED = "{} holds no safetensors weights; pickled ones can run code, so they load only with --allow-pickle"
 
-TROUBLE = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)  # what the libraries raise over files
-GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")  # all there is to know of these stands in tokenizer.json
+TROUBLE = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)  # the errors that the libraries raise over files
+GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")  # classes that tokenizer.json describes completely
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of model that `transformers` loads, and what comes beside it (a tokenizer, an image processor)."""
+    """A kind of model that `transformers` loads, with its preprocessor (a tokenizer, an image processor)."""
 
-    name: str  # as people say it
-    auto: str  # the class that loads it
-    beside: Callable[[str, bool], Any]  # (path, trust_remote_code); errors: those of the library
-    file: str  # which says that there is something beside
-    match: Callable[[Any, Any, str], None]  # refuses what does not belong together
+    name: str  # for messages
+    auto: str  # the class that loads the model
+    preprocessor: Callable[[str, bool], Any]  # loads it: (path, trust_remote_code); raises the errors of the library
+    file: str  # the file that shows that a folder has a preprocessor
+    match: Callable[[Any, Any, str], None]  # raises UserError when preprocessor and model do not fit: (preprocessor, model, path)
 
 
 def opened(path: str, kind: Kind, dtype: torch.dtype, trust_remote_code: bool, allow_pickle: bool) -> tuple[nn.Module, Any]:
-    """Model and what comes beside it, in evaluation mode. Errors: UserError, see `load` of the modality."""
+    """Load a model and its preprocessor, the model in evaluation mode.
+
+    Args:
+        path: a folder or hub id.
+        kind: the kind of model.
+        dtype: dtype of the weights.
+        trust_remote_code: allow code that comes with the model.
+        allow_pickle: allow weights that are stored as pickles.
+
+    Raises:
+        UserError: when the model is missing, incomplete, of another kind, or stored as a pickle that is not allowed.
+    """
     folder = Path(path).expanduser()
     if folder.exists():
-        path = str(folder.resolve())  # an adapter remembers the place of its base, and is opened from anywhere
+        path = str(folder.resolve())  # an adapter stores the path of its base, which must not depend on the working folder
         _check(folder, allow_pickle)
     elif path.startswith((".", "/", "~")) or path.count("/") > 1:
         raise UserError(f"there is no folder {path}")
@@ -50,18 +61,20 @@ def opened(path: str, kind: Kind, dtype: torch.dtype, trust_remote_code: bool, a
             return _whole(path, kind, dtype, trust_remote_code, allow_pickle)
         base = adapter.get("base_model_name_or_path")
         if not base:
-            raise UserError(f"{path} is an adapter that does not say which model it belongs to")
-        if (sort := adapter.get("peft_type")) != "LORA":
-            raise UserError(f"{path} is an adapter of the kind {sort}; only LoRA adapters can be loaded")
+            raise UserError(
+                f"{path} is an adapter that does not say which model it belongs to: set base_model_name_or_path in its adapter_config.json"
+            )
+        if (peft_type := adapter.get("peft_type")) != "LORA":
+            raise UserError(f"{path} is an adapter of the kind {peft_type}; only LoRA adapters can be loaded")
         try:
-            model, beside = opened(str(base), kind, dtype, trust_remote_code, allow_pickle)
+            model, preprocessor = opened(str(base), kind, dtype, trust_remote_code, allow_pickle)
         except UserError as error:
             raise UserError(f"the model that the adapter {path} belongs to does not load: {error}") from None
-        return _adapted(model, path), kind.beside(path, trust_remote_code) if (folder / kind.file).exists() else beside
+        return _adapted(model, path), kind.preprocessor(path, trust_remote_code) if (folder / kind.file).exists() else preprocessor
 
 
 def _check(folder: Path, allow_pickle: bool) -> None:
-    """What can be known of a folder without opening anything."""
+    """Check a folder by its file names, without opening a file."""
     if not any((folder / f).exists() for f in ("config.json", "adapter_config.json")):
         raise UserError(
             f"the folder {folder} holds no model: there is no config.json in it (a run folder keeps its model in {folder}/model)"
@@ -70,26 +83,26 @@ def _check(folder: Path, allow_pickle: bool) -> None:
     if any(folder.glob("adapter_model.safetensors" if adapter else "*.safetensors")):
         return
     if not any(f for pattern in ("*.bin", "*.pt", "*.pth") for f in folder.glob(pattern)):
-        raise UserError(f"the folder {folder} describes a model and holds no weights of it")
+        raise UserError(f"the folder {folder} describes a model and holds no weights of it: add its safetensors files")
     if not allow_pickle:
         raise UserError(PICKLED.format(folder))
 
 
 def _adapter(path: str) -> dict[str, Any] | None:
-    """The configuration of an adapter, where there is one."""
+    """The configuration of an adapter; None for a model that is no adapter."""
     from transformers.utils import find_adapter_config_file
 
-    found = find_adapter_config_file(path)
-    return dict(json.loads(Path(found).read_text())) if found else None
+    config = find_adapter_config_file(path)
+    return dict(json.loads(Path(config).read_text())) if config else None
 
 
 def _tokenizer(path: str, trust_remote_code: bool) -> Any:
-    """Errors: those of the library."""
+    """Load a tokenizer; raises the errors of the library."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
     from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-    said = get_tokenizer_config(path)
-    if said.get("tokenizer_class") in GENERIC and "auto_map" not in said:  # else rebuilt to suit the model's type, to say other ids
+    config = get_tokenizer_config(path)
+    if config.get("tokenizer_class") in GENERIC and "auto_map" not in config:  # AutoTokenizer would rebuild it for the model's type
         return PreTrainedTokenizerFast.from_pretrained(path)
     return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
 
@@ -97,32 +110,33 @@ def _tokenizer(path: str, trust_remote_code: bool) -> Any:
 def _whole(path: str, kind: Kind, dtype: torch.dtype, trust_remote_code: bool, allow_pickle: bool) -> tuple[nn.Module, Any]:
     import transformers
 
-    more: dict[str, Any] = {} if allow_pickle else {"use_safetensors": True}
+    options: dict[str, Any] = {} if allow_pickle else {"use_safetensors": True}
     try:
-        beside = kind.beside(path, trust_remote_code)
+        preprocessor = kind.preprocessor(path, trust_remote_code)
         model, info = getattr(transformers, kind.auto).from_pretrained(
-            path, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True, **more
+            path, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True, **options
         )
     except TROUBLE as error:
         if not allow_pickle and ".safetensors" in str(error):
             raise UserError(PICKLED.format(path)) from None
         raise UserError(f"cannot load {kind.name} from {path!r}: {_first_line(error)}") from None
-    if lacking := sorted(info["missing_keys"]):
-        raise UserError(f"{path} lacks {len(lacking)} weights of its model, among them {lacking[0]}: it would answer at random")
-    kind.match(beside, model, path)
-    return model.eval(), beside
+    if missing := sorted(info["missing_keys"]):
+        raise UserError(f"{path} lacks {len(missing)} weights of its model, among them {missing[0]}: it would answer at random")
+    kind.match(preprocessor, model, path)
+    return model.eval(), preprocessor
 
 
 def _match(tokenizer: Any, model: Any, path: str) -> None:
-    """Refuse a tokenizer whose ids the model has no place for. Special tokens that nobody writes are often added and never used, padding
-    among them, which is not looked at.
+    """Refuse a tokenizer with ids beyond the embeddings of the model.
+
+    Special tokens do not count: many tokenizers add some, padding among them, that no text uses.
     """
-    places, eos = model.get_input_embeddings().weight.shape[0], tokenizer.eos_token_id
+    embeddings, eos = model.get_input_embeddings().weight.shape[0], tokenizer.eos_token_id
     special = {i for i, t in tokenizer.added_tokens_decoder.items() if t.special and i != eos}
     largest = max((i for i in tokenizer.get_vocab().values() if i not in special), default=0)
-    if largest >= places:
-        raise UserError(f"the tokenizer in {path} says ids up to {largest}, and the model knows {places}: they do not belong together")
-    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= places:
+    if largest >= embeddings:
+        raise UserError(f"the tokenizer in {path} has ids up to {largest}, and the model knows {embeddings}: they do not belong together")
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= embeddings:
         tokenizer.pad_token = tokenizer.eos_token
 
 
@@ -142,34 +156,35 @@ def _adapted(model: nn.Module, path: str) -> nn.Module:
 
 
 def _tokens_of(adapter: Path) -> int:
-    """How many tokens an adapter brings vectors for; 0 where those of its base are meant."""
+    """Number of tokens that an adapter has embeddings for; 0 when it uses those of its base."""
     file = adapter / "adapter_model.safetensors"
     if not file.exists():
         return 0
-    with safe_open(file, "pt") as held:
-        return max((held.get_slice(n).get_shape()[0] for n in held.keys() if "embed" in n and "lora_" not in n), default=0)  # noqa: SIM118
+    with safe_open(file, "pt") as weights:
+        names = [n for n in weights.keys() if "embed" in n and "lora_" not in n]  # noqa: SIM118
+        return max((weights.get_slice(n).get_shape()[0] for n in names), default=0)
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
-def write(model: nn.Module, beside: Any, folder: Path) -> None:
-    """Model, or its adapter alone, and what comes beside it (None: nothing), as safetensors beside JSON."""
-    whole: Any = model
-    settings: Any = getattr(base_of(model), "generation_config", None)
-    if settings is not None and not settings.do_sample:  # greedy models that carry these load, and would not save
+def write(model: nn.Module, preprocessor: Any, folder: Path) -> None:
+    """Save a model, or its adapter alone, and its preprocessor (None: there is none) as safetensors and JSON."""
+    saved: Any = model
+    generation: Any = getattr(base_of(model), "generation_config", None)
+    if generation is not None and not generation.do_sample:  # `transformers` refuses to save a greedy model with sampling settings
         for name in SAMPLING:
-            setattr(settings, name, None)
+            setattr(generation, name, None)
     with quiet():
-        whole.save_pretrained(folder, **({"save_embedding_layers": getattr(base_of(model), "widened", False)} if is_adapted(model) else {}))
-        if beside is not None:
-            beside.save_pretrained(folder)
+        saved.save_pretrained(folder, **({"save_embedding_layers": getattr(base_of(model), "widened", False)} if is_adapted(model) else {}))
+        if preprocessor is not None:
+            preprocessor.save_pretrained(folder)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars and advice from the libraries; what matters in them is an error of ours."""
+    """Silence the progress bars and warnings of the libraries. This package raises its own errors for what matters."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -1,4 +1,4 @@
-"""Weights as they were before any training."""
+"""Draw new, untrained weights for a model."""
 
 from __future__ import annotations
 
@@ -16,23 +16,26 @@ from expunge.engine.weights import tensors_of
 
 
 def fresh(model: nn.Module, seed: int) -> Weights:
-    """Weights of an untrained model of the same shape, under the names of this one; an adapter starts anew, adding nothing.
+    """Draw the weights of an untrained model of the same architecture, under the names of this model.
 
-    A model with a configuration is built again; of any other, every module that knows how (`reset_parameters`) draws its weights again.
-    Errors: UserError where some weights belong to no such module.
+    A model with a configuration is built again. In any other model, every module with a method `reset_parameters` draws its weights again.
+    An adapter starts anew and adds nothing to the output.
+
+    Raises:
+        UserError: when some weights belong to no module with `reset_parameters`.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        made = tensors_of(_untrained(base_of(model)))
+        untrained = tensors_of(_untrained(base_of(model)))
         own, adapted = tensors_of(model), is_adapted(model)
-        found = {n: made.get(_bare(n) if adapted else n, t) for n, t in own.items()}
-        return {n: (_restarted(n, t) if t is own[n] else t).detach().to(own[n].dtype) for n, t in found.items()}
+        weights = {n: untrained.get(_bare(n) if adapted else n, t) for n, t in own.items()}
+        return {n: (_restarted(n, t) if t is own[n] else t).detach().to(own[n].dtype) for n, t in weights.items()}
 
 
 def _untrained(base: Any) -> nn.Module:
     if hasattr(base, "from_pretrained") and hasattr(base, "config"):
-        made: nn.Module = type(base)(copy.deepcopy(base.config))
-        return made
+        built: nn.Module = type(base)(copy.deepcopy(base.config))
+        return built
     random_init: nn.Module = copy.deepcopy(base).cpu()
     drawn: set[int] = set()
     for module in random_init.modules():
@@ -40,18 +43,18 @@ def _untrained(base: Any) -> nn.Module:
         if callable(reset):
             reset()
             drawn |= {id(p) for p in module.parameters()}
-    if odd := [n for n, p in random_init.named_parameters() if id(p) not in drawn]:
-        raise UserError(f"{type(base).__name__} does not say how {odd[0]!r} begins: give its module a method reset_parameters()")
+    if undrawn := [n for n, p in random_init.named_parameters() if id(p) not in drawn]:
+        raise UserError(f"{type(base).__name__} does not say how {undrawn[0]!r} begins: give its module a method reset_parameters()")
     return random_init
 
 
 def _bare(name: str) -> str:
-    """The name that a weight has in the model without its adapter."""
+    """The name of a weight in the model without its adapter."""
     return re.sub(r"\.(base_layer|original_module|modules_to_save\.\w+)(?=\.)", "", name.removeprefix("base_model.model."))
 
 
 def _restarted(name: str, own: Tensor) -> Tensor:
-    """What a tensor that only an adapter has begins as: of the two factors, one is drawn and the other is 0."""
+    """The initial value of a tensor that only an adapter has. One of the two LoRA factors is drawn, the other is 0."""
     if re.search(r"lora_(B|embedding_A)\b", name):
         return torch.zeros_like(own, device="cpu")
     if "lora_" in name:

@@ -1,4 +1,4 @@
-"""The answer that every modality gives: packed positions, no padding."""
+"""The model output that every modality returns: packed positions without padding."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from expunge.engine.adapters import base_of
 
 @dataclass
 class PackedOutput:
-    """What a model says about some rows. Softmaxes are taken in float32 (or float64) and only when asked for."""
+    """The output of a model for a set of rows. Softmaxes are computed on demand, in float32 (or float64)."""
 
     scores: Tensor  # (labels, classes), before the softmax
     labels: Tensor  # (labels,)
-    row: Tensor  # (labels,)
+    row: Tensor  # (labels,) the row of each label
     rows: int
     hooked: Mapping[str, tuple[Tensor, Tensor]]  # module -> packed (input, output), each (tokens, width)
-    token_row: Tensor  # (tokens,)
+    token_row: Tensor  # (tokens,) the row of each token
 
     @property
     def logits(self) -> Packed:
@@ -48,7 +48,7 @@ class PackedOutput:
 
     @property
     def answer_tokens(self) -> Tensor:
-        """Which of the tokens hold a label, (labels,): the last ones of each row."""
+        """Indices of the tokens that hold a label, (labels,): the last tokens of each row."""
         tokens, labels = (torch.bincount(r, minlength=self.rows).cumsum(0) for r in (self.token_row, self.row))
         return torch.arange(len(self.row), device=self.row.device) + (tokens - labels)[self.row]
 
@@ -61,20 +61,20 @@ class PackedOutput:
     def _hooked(self, hook_point: str, side: int, answers: bool) -> Packed:
         if hook_point not in self.hooked:
             raise UndeclaredNeed(f"the module {hook_point!r} was not declared in `hook_points`")
-        found = self.hooked[hook_point][side]
-        return Packed(found[self.answer_tokens], self.row, self.rows) if answers else Packed(found, self.token_row, self.rows, "tokens")
+        states = self.hooked[hook_point][side]
+        return Packed(states[self.answer_tokens], self.row, self.rows) if answers else Packed(states, self.token_row, self.rows, "tokens")
 
 
 def exact(x: Tensor) -> Tensor:
-    """At least float32: probabilities near 0 lose their gradient below."""
+    """Convert to at least float32. Probabilities near 0 lose their gradient in lower precision."""
     return x if x.dtype == torch.float64 else x.float()
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the labels and the real positions of a padded batch are: indices into its flattened positions, made on the host.
+    """Where the labels and the real positions of a padded batch are, as indices into its flattened positions, computed on the host.
 
-    The rows of labels and tokens stay on the host: to ask a busy device for them would wait for the whole forward.
+    The rows of labels and tokens stay on the host, because reading them from a busy device would wait for the whole forward pass.
     """
 
     labels: Tensor  # (labels,) classes
@@ -89,33 +89,50 @@ class Layout:
 
 
 def cut(logits: Tensor, layout: Layout, hook_points: Mapping[str, tuple[Tensor, Tensor]], groups: Sequence[Rows]) -> list[PackedOutput]:
-    """The answers of each group from one forward over all of them. logits: (labels, classes), packed as `layout` says."""
+    """Split one forward pass over all groups into the output of each group.
+
+    Args:
+        logits: (labels, classes), packed as `layout` describes.
+        hook_points: input and output of each hooked module, padded (rows, positions, width).
+        groups: the rows of each output.
+    """
     hooked = {n: (_flat(i)[layout.token_at], _flat(o)[layout.token_at]) for n, (i, o) in hook_points.items()}
     label_row, token_row = layout.label_row.contiguous(), layout.token_row.contiguous()
     edges = torch.tensor([0, *(len(g) for g in groups)]).cumsum(0)
     at = zip(*(torch.searchsorted(rows, edges).tolist() for rows in (label_row, token_row)), edges.tolist(), strict=True)
-    out = []
+    outputs = []
     for (a, c, first), (b, d, end) in pairwise(at):
-        mine = {n: (i[c:d], o[c:d]) for n, (i, o) in hooked.items()}
+        group_hooked = {n: (i[c:d], o[c:d]) for n, (i, o) in hooked.items()}
         rows = [(r - first).to(logits.device, non_blocking=True) for r in (label_row[a:b], token_row[c:d])]
-        out.append(PackedOutput(logits[a:b], layout.labels[a:b], rows[0], end - first, mine, rows[1]))
-    return out
+        outputs.append(PackedOutput(logits[a:b], layout.labels[a:b], rows[0], end - first, group_hooked, rows[1]))
+    return outputs
 
 
 def _flat(x: Tensor) -> Tensor:
-    """Positions of a batch in one dimension; ids, unlike hidden states, have no width."""
+    """Flatten the positions of a batch to one dimension. Token ids, unlike hidden states, have no width."""
     return x.flatten(0, -2) if x.is_floating_point() else x.flatten()
 
 
 @contextmanager
 def watching(model: nn.Module, hook_points: Sequence[str], patch: Patch | None) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
-    """Remember input and output of modules during a forward, with a patch on. Errors: UserError for a path that the model lacks."""
-    seen: dict[str, tuple[Tensor, Tensor]] = {}
+    """Record the input and output of modules during a forward pass, with a patch applied.
 
-    def keep(path: str) -> Callable[..., None]:
+    Args:
+        hook_points: paths of the modules; `block:7` and `block:*` stand for blocks.
+        patch: a change of the forward pass, applied inside the block; None: no change.
+
+    Yields:
+        A dictionary that the forward pass fills, from path to (input, output).
+
+    Raises:
+        UserError: when the model has no module at a path.
+    """
+    states: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def record(path: str) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-            given = args[0] if args else next(iter(kwargs.values()))
-            seen[path] = (given, out[0] if isinstance(out, tuple) else out)
+            inputs = args[0] if args else next(iter(kwargs.values()))
+            states[path] = (inputs, out[0] if isinstance(out, tuple) else out)
 
         return hook
 
@@ -123,59 +140,67 @@ def watching(model: nn.Module, hook_points: Sequence[str], patch: Patch | None) 
     with ExitStack() as stack:
         for path in spelled_out(model, hook_points):
             module = module_at(base, path)
-            stack.callback(module.register_forward_hook(keep(path), with_kwargs=True).remove)
+            stack.callback(module.register_forward_hook(record(path), with_kwargs=True).remove)
         if patch is not None:
             stack.enter_context(patch.on(base))
-        yield seen
+        yield states
 
 
 def module_at(model: nn.Module, path: str) -> nn.Module:
-    """The module at a path, or, for a path like `block:7`, the block of that number, whatever the model calls it."""
+    """The module at a path. A path like `block:7` means the block of that number, whatever its name in the model.
+
+    Raises:
+        UserError: when the model has no such module.
+    """
     base = base_of(model)
-    place = f"{blocks_path(base)}.{path.removeprefix('block:')}" if path.startswith("block:") else path
+    full_path = f"{blocks_path(base)}.{path.removeprefix('block:')}" if path.startswith("block:") else path
     try:
-        return base.get_submodule(place)
+        return base.get_submodule(full_path)
     except AttributeError:
-        raise UserError(f"this model has no module {place!r}; its last block is {last_block(base)!r}") from None
+        raise UserError(f"this model has no module {full_path!r}; its last block is {last_block(base)!r}") from None
 
 
 def spelled_out(model: nn.Module, hook_points: Sequence[str]) -> list[str]:
-    """The same hook points, with every block by itself for `block:*`."""
+    """Replace `block:*` by the hook points of all blocks."""
     return [path for hook_point in hook_points for path in (block_hook_points(model) if hook_point == "block:*" else (hook_point,))]
 
 
 def last_block(model: nn.Module) -> str:
-    """The path of the last block of the longest list of blocks."""
-    where = blocks_path(model)
-    return f"{where}.{len(base_of(model).get_submodule(where)) - 1}" if where else ""  # type: ignore[arg-type]
+    """The path of the last block of a model; empty when it has no list of blocks."""
+    path = blocks_path(model)
+    return f"{path}.{len(base_of(model).get_submodule(path)) - 1}" if path else ""  # type: ignore[arg-type]
 
 
 def block_hook_points(model: nn.Module) -> tuple[str, ...]:
-    """Hook points of all blocks, first to last; none where a model has no list of them."""
-    where = blocks_path(model)
-    return tuple(f"block:{i}" for i in range(len(base_of(model).get_submodule(where)))) if where else ()  # type: ignore[arg-type]
+    """Hook points of all blocks, first to last; empty when the model has no list of blocks."""
+    path = blocks_path(model)
+    return tuple(f"block:{i}" for i in range(len(base_of(model).get_submodule(path)))) if path else ()  # type: ignore[arg-type]
 
 
 def blocks_path(model: nn.Module) -> str:
-    """Where the blocks of a model are, the longest list of modules that is in no other list: `model.layers` for most language models."""
+    """The path of a model's blocks: its longest list of modules that is in no other list, `model.layers` for most language models."""
     lists = {n: len(m) for n, m in base_of(model).named_modules() if isinstance(m, nn.ModuleList)}
-    outer = [(size, n) for n, size in lists.items() if not any(n.startswith(f"{other}.") for other in lists)]
+    outer = [(size, n) for n, size in lists.items() if not any(n.startswith(f"{parent}.") for parent in lists)]
     return max(outer)[1] if outer else ""
 
 
-def call(model: nn.Module, weights: Weights | None, *given: Tensor, **inputs: Any) -> Any:
-    """Run a model, with other weights than its own where given."""
-    return torch.func.functional_call(model, weights, given, inputs) if weights else model(*given, **inputs)
+def call(model: nn.Module, weights: Weights | None, *args: Tensor, **inputs: Any) -> Any:
+    """Run a model, with these weights instead of its own unless `weights` is None."""
+    return torch.func.functional_call(model, weights, args, inputs) if weights else model(*args, **inputs)
 
 
 def independent(model: nn.Module) -> bool:
-    """Whether rows of one forward leave each other alone: not under batch norm in training."""
+    """Whether the rows of one forward pass do not affect each other. Under batch norm in training mode they do."""
     return not any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in model.modules())
 
 
 def last_linear(model: nn.Module) -> str:
-    """The path of the last linear layer, adapters aside. Errors: UserError where there is none."""
-    found: list[str] = [n for n, m in base_of(model).named_modules() if isinstance(m, nn.Linear) and "lora_" not in n]
-    if not found:
-        raise UserError(f"a {type(base_of(model)).__name__} has no linear layer to end with")
-    return found[-1]
+    """The path of the last linear layer outside adapters.
+
+    Raises:
+        UserError: when the model has no linear layer.
+    """
+    paths: list[str] = [n for n, m in base_of(model).named_modules() if isinstance(m, nn.Linear) and "lora_" not in n]
+    if not paths:
+        raise UserError(f"a {type(base_of(model)).__name__} has no linear layer, and the head of a model must be one")
+    return paths[-1]

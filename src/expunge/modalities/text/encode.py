@@ -1,9 +1,9 @@
-"""From records to token ids, so that training, scoring and generation meet the same ids where prompt and answer touch.
+"""Encode records as token ids, so that training, scoring and generation use the same ids at the boundary of prompt and answer.
 
-Four accidents are ruled out. A prompt that ends in a blank would be tokenised apart from the word behind it: the blank goes to the answer.
-A tokenizer that merges characters across the boundary would train on other prompt ids than it generates from: such a row is tokenised in
-two pieces, and counted. A chat template that renders an answered question differently from the open one is an error. A template that
-closes the assistant's turn with a token of its own ends answers with that token, and not with a second end behind it.
+The encoder rules out four errors. A space at the end of a prompt would be tokenized apart from the word after it, so the space moves to the
+answer. A tokenizer that merges characters across the boundary would train on other prompt ids than it generates from, so such a row is
+tokenized in two pieces and counted. A chat template that renders an answered question differently from the open question is refused. A
+template that closes the assistant's turn with its own token ends answers with that token, without a second end after it.
 """
 
 from __future__ import annotations
@@ -25,60 +25,65 @@ Kind = Literal["question", "prompt", "text"]
 
 @dataclass(frozen=True)
 class Pair:
-    """A record as text: what stands before the answer, and the answer."""
+    """A record as text: the context before the answer, and the answer."""
 
     context: str | Messages  # a bare question or prompt, or the turns of a chat
     answer: str
-    kind: Kind = "question"  # a prompt and its completion are joined as they are; of a text everything is answer
+    kind: Kind = "question"  # a prompt and its completion are joined without a format; a text is all answer
 
     @property
     def question(self) -> str:
+        """The question alone; of a chat, its last turn."""
         return self.context if isinstance(self.context, str) else str(self.context[-1]["content"])
 
 
 class Written(NamedTuple):
-    """A pair as it is tokenised; the blank at the boundary is on the answer's side."""
+    """A pair as the tokenizer reads it. A space at the boundary belongs to the answer."""
 
     prompt: str
     answer: str
-    chat: bool  # written by the chat template, special tokens included
-    free: bool  # a text: no prompt, and no end behind it
+    chat: bool  # rendered by the chat template, special tokens included
+    free: bool  # a text: without a prompt and without an end of sequence
 
 
 def pair_of(record: Mapping[str, Any], where: str) -> Pair:
-    """Read one record of any of the known shapes. Errors: UserError that names the row and what it lacks."""
+    """Read one record of any of the known shapes (see `SHAPES`).
+
+    Raises:
+        UserError: when the record has none of the shapes; the message names the row and what it lacks.
+    """
     if "messages" in record:
         turns = _turns(record["messages"], f"{where}: 'messages'")
         if len(turns) < 2 or turns[-1]["role"] != "assistant":
             raise UserError(f"{where}: 'messages' must end with a turn of the assistant, after at least one turn of the user")
         return Pair(turns[:-1], turns[-1]["content"])
     shapes: tuple[tuple[str, str, Kind], ...] = (("prompt", "completion", "prompt"), ("question", "answer", "question"))
-    for prompt, answer, kind in shapes:
-        if prompt not in record or answer not in record:
+    for prompt_column, answer_column, kind in shapes:
+        if prompt_column not in record or answer_column not in record:
             continue
-        asked, said = record[prompt], record[answer]
-        if not isinstance(asked, str) and isinstance(asked, Sequence):
-            return Pair(_turns(asked, f"{where}: {prompt!r}"), _only_turn(said, f"{where}: {answer!r}"))
-        if not isinstance(asked, str) or not isinstance(said, str):
-            raise UserError(f"{where}: {prompt!r} and {answer!r} must be texts")
-        return Pair(asked, said, kind)
+        prompt, answer = record[prompt_column], record[answer_column]
+        if not isinstance(prompt, str) and isinstance(prompt, Sequence):
+            return Pair(_turns(prompt, f"{where}: {prompt_column!r}"), _only_turn(answer, f"{where}: {answer_column!r}"))
+        if not isinstance(prompt, str) or not isinstance(answer, str):
+            raise UserError(f"{where}: {prompt_column!r} and {answer_column!r} must be texts")
+        return Pair(prompt, answer, kind)
     if isinstance(record.get("text"), str):
         return Pair("", record["text"], "text")
     raise UserError(f"{where}: a row is {SHAPES}; this one has the columns {', '.join(map(repr, record)) or 'none'}")
 
 
-def _turns(found: Any, where: str) -> Messages:
-    if isinstance(found, Sequence) and not isinstance(found, str) and len(found):
-        turns = [dict(t) if isinstance(t, Mapping) else {} for t in found]
+def _turns(messages: Any, where: str) -> Messages:
+    if isinstance(messages, Sequence) and not isinstance(messages, str) and len(messages):
+        turns = [dict(t) if isinstance(t, Mapping) else {} for t in messages]
         if all(isinstance(t.get("role"), str) and isinstance(t.get("content"), str) for t in turns):
             return turns
     raise UserError(f"{where} must be turns of a chat, each with a 'role' and a text as 'content'")
 
 
-def _only_turn(found: Any, where: str) -> str:
-    if isinstance(found, str):
-        return found
-    turns = _turns(found, where)
+def _only_turn(messages: Any, where: str) -> str:
+    if isinstance(messages, str):
+        return messages
+    turns = _turns(messages, where)
     if len(turns) != 1 or turns[0]["role"] != "assistant":
         raise UserError(f"{where} must be one turn of the assistant")
     return str(turns[0]["content"])
@@ -86,15 +91,15 @@ def _only_turn(found: Any, where: str) -> str:
 
 @dataclass
 class Encoder:
-    """Token ids of pairs under one tokenizer and prompt format, with counts of the distinct rows that met trouble."""
+    """Encode pairs with one tokenizer and prompt format, and count the distinct rows with irregularities."""
 
     tokenizer: Any
-    prompt_format: str = ""  # '' : the chat template, else QUESTION_FORMAT for questions and nothing for prompts
-    limit: int = 0
-    merged: int = 0  # tokenised in two pieces
+    prompt_format: str = ""  # '': the chat template, or without one QUESTION_FORMAT for questions and no format for prompts
+    limit: int = 0  # longest sequence in tokens; 0: no limit
+    merged: int = 0  # rows tokenized in two pieces
     cut: int = 0  # answers that were too long
-    unknown: int = 0  # answers with tokens that the tokenizer does not know
-    _known: dict[Written, tuple[list[int], list[int]]] = field(default_factory=dict)
+    unknown: int = 0  # answers with the tokenizer's token for unknown text
+    _encoded: dict[Written, tuple[list[int], list[int]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.prompt_format = self.prompt_format.replace("\\n", "\n").replace("\\t", "\t")
@@ -105,39 +110,40 @@ class Encoder:
 
     @property
     def templated(self) -> bool:
-        """Whether the tokenizer's chat template is what formats questions."""
+        """Whether the tokenizer's chat template formats questions."""
         return not self.prompt_format and bool(getattr(self.tokenizer, "chat_template", None))
 
     @property
     def described(self) -> str:
-        """What the receipt says of the format."""
+        """The format of questions, as the receipt names it."""
         return "chat template" if self.templated else self.prompt_format or QUESTION_FORMAT
 
     @cached_property
     def lead(self) -> list[int]:
-        """What the tokenizer puts in front of every text: the beginning of sequence, or nothing."""
+        """The ids that the tokenizer puts before every text: the beginning of sequence, or nothing."""
         eos, bare, whole = self.tokenizer.eos_token_id, self._ids(["a"])[0], list(self.tokenizer("a")["input_ids"])
         starts = [i for i in range(len(whole)) if bare and whole[i : i + len(bare)] == bare]
         return whole[: starts[0]] if starts else [t for t in whole if t != eos]
 
     @cached_property
     def turn_end(self) -> int:
-        """What closes the assistant's turn in a chat: the first special token that the template writes behind an answer, else the end of
-        sequence.
+        """The token that closes the assistant's turn in a chat.
+
+        It is the first special token that the template writes after an answer, or the end of sequence if there is none.
         """
         try:
-            rest = self._chat([{"role": "user", "content": "Who?"}], "Nobody")[1]
-        except UserError:  # a template with demands of its own; rows that break them are refused one by one
+            rendered = self._chat([{"role": "user", "content": "Who?"}], "Nobody")[1]
+        except UserError:  # the template refuses this chat; rows that it refuses raise their own errors
             return int(self.tokenizer.eos_token_id)
         special = {i for i, t in self.tokenizer.added_tokens_decoder.items() if t.special}
-        behind = self._ids([rest.rpartition("Nobody")[2]])[0]
-        return int(next((i for i in behind if i in special), self.tokenizer.eos_token_id))
+        after_answer = self._ids([rendered.rpartition("Nobody")[2]])[0]
+        return int(next((i for i in after_answer if i in special), self.tokenizer.eos_token_id))
 
     @property
     def ends(self) -> frozenset[int]:
-        """Every token that this encoder puts at the end of an answer."""
-        chats = {self.turn_end} if getattr(self.tokenizer, "chat_template", None) else set[int]()
-        return frozenset({int(self.tokenizer.eos_token_id), *chats})
+        """All tokens that this encoder puts at the end of an answer."""
+        chat_ends = {self.turn_end} if getattr(self.tokenizer, "chat_template", None) else set[int]()
+        return frozenset({int(self.tokenizer.eos_token_id), *chat_ends})
 
     def end(self, pair: Pair) -> int:
         """The token that ends the answer of a pair."""
@@ -147,7 +153,11 @@ class Encoder:
         return not isinstance(pair.context, str) or (self.templated and pair.kind == "question")
 
     def written(self, pair: Pair) -> Written:
-        """Prompt and answer as they are tokenised. Errors: UserError for an empty answer, or a chat that cannot be rendered."""
+        """Format prompt and answer for the tokenizer.
+
+        Raises:
+            UserError: when the answer is empty, or the template cannot render the chat.
+        """
         if not pair.answer.strip():
             raise UserError(f"an answer is empty (prompt {pair.question[-60:]!r})")
         if pair.kind == "text":
@@ -157,13 +167,13 @@ class Encoder:
             turns = [{"role": "user", "content": pair.context}] if isinstance(pair.context, str) else pair.context
             prompt, answer = self._chat(turns, pair.answer)
         else:
-            wanted = self.prompt_format or ("{prompt}" if pair.kind == "prompt" else QUESTION_FORMAT)
-            prompt, answer = wanted.replace("{prompt}", str(pair.context)), pair.answer
-        bare = prompt.rstrip(" ")
-        return Written(bare, prompt[len(bare) :] + answer, chat, free=False)
+            prompt_format = self.prompt_format or ("{prompt}" if pair.kind == "prompt" else QUESTION_FORMAT)
+            prompt, answer = prompt_format.replace("{prompt}", str(pair.context)), pair.answer
+        stripped = prompt.rstrip(" ")
+        return Written(stripped, prompt[len(stripped) :] + answer, chat, free=False)
 
     def _chat(self, turns: Messages, answer: str) -> tuple[str, str]:
-        """A chat as the template renders it, up to the answer and from there on."""
+        """Render a chat with the template, and split it before the answer."""
         from jinja2 import TemplateError
 
         if not getattr(self.tokenizer, "chat_template", None):
@@ -182,35 +192,43 @@ class Encoder:
         return prompt, whole[len(prompt) :]
 
     def encode(self, pairs: Sequence[Pair], where: str = "") -> list[tuple[list[int], list[int]]]:
-        """Ids of prompt and answer, the end of sequence behind the answer (except of a text).
+        """Encode pairs.
 
-        where: what the rows are called in messages. Errors: UserError that names the row, for a prompt that leaves no room, an empty
-        answer, an answer that goes on behind an end, or a chat that cannot be rendered.
+        Args:
+            where: name of the rows in messages.
+
+        Returns:
+            Token ids of prompt and answer for each pair, with the end of sequence after the answer (except for texts).
+
+        Raises:
+            UserError: when a prompt leaves no room, an answer is empty or continues after an end of sequence, or a chat cannot be rendered;
+                the message names the row.
         """
         texts, new = [], dict[Written, int]()
         for i, pair in enumerate(pairs):
             with _naming(where, i):
                 texts.append(self.written(pair))
-            if texts[-1] not in self._known:
+            if texts[-1] not in self._encoded:
                 new.setdefault(texts[-1], i)
         if new:
-            asked = [*dict.fromkeys(w.prompt for w in new)]  # a prompt may have several answers
-            prompts, wholes = dict(zip(asked, self._ids(asked), strict=True)), self._ids([w.prompt + w.answer for w in new])
-            for (w, i), whole in zip(new.items(), wholes, strict=True):
+            distinct = [*dict.fromkeys(w.prompt for w in new)]  # a prompt may have several answers
+            prompts, sequences = dict(zip(distinct, self._ids(distinct), strict=True)), self._ids([w.prompt + w.answer for w in new])
+            for (w, i), sequence in zip(new.items(), sequences, strict=True):
                 with _naming(where, i):
-                    self._known[w] = self._boundary(w, prompts[w.prompt], whole)
-        return [self._known[w] for w in texts]
+                    self._encoded[w] = self._boundary(w, prompts[w.prompt], sequence)
+        return [self._encoded[w] for w in texts]
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         return [list(ids) for ids in self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]]
 
-    def _boundary(self, w: Written, prompt: list[int], whole: list[int]) -> tuple[list[int], list[int]]:
-        eos, answer = self.tokenizer.eos_token_id, whole[len(prompt) :]
-        if whole[: len(prompt)] != prompt or not answer:  # unknown characters may become one token, across the boundary too
+    def _boundary(self, w: Written, prompt: list[int], sequence: list[int]) -> tuple[list[int], list[int]]:
+        """Split the ids of a sequence into prompt and answer, and add the beginning and end of sequence."""
+        eos, answer = self.tokenizer.eos_token_id, sequence[len(prompt) :]
+        if sequence[: len(prompt)] != prompt or not answer:  # unknown characters may become one token, also across the boundary
             self.merged += 1
             answer = self._apart(w.answer)
         prompt = prompt if w.chat else [*self.lead, *prompt]
-        if not prompt:  # something must stand before the first label
+        if not prompt:  # the first label needs a token before it
             prompt, answer = (answer[:1], answer[1:]) if w.free else ([eos], answer)
         if not w.free:
             answer = self._closed(answer, self.turn_end if w.chat else eos)
@@ -220,29 +238,33 @@ class Encoder:
         return prompt, self.fit(prompt, answer)
 
     def fit(self, prompt: Sequence[int], answer: list[int]) -> list[int]:
-        """As much of an answer as the model takes behind a prompt. Errors: UserError for a prompt that leaves no room."""
+        """Cut an answer to the longest sequence of the model.
+
+        Raises:
+            UserError: when the prompt leaves no room for an answer.
+        """
         if self.limit and len(prompt) >= self.limit:
-            begins = self.tokenizer.decode(prompt[:20])[:60]
-            raise UserError(f"a prompt has {len(prompt)} tokens and the model takes {self.limit} (it begins {begins!r})")
+            beginning = self.tokenizer.decode(prompt[:20])[:60]
+            raise UserError(f"a prompt has {len(prompt)} tokens and the model takes {self.limit} (it begins {beginning!r})")
         if not self.limit or len(prompt) + len(answer) <= self.limit:
             return answer
         self.cut += 1
         return answer[: self.limit - len(prompt)]
 
     def _closed(self, answer: list[int], end: int) -> list[int]:
-        """An answer with exactly one end, its last token; what a template writes behind it (a line break) is dropped."""
+        """Make the end of sequence the last token of an answer. White space that a template writes after it is dropped."""
         if end not in answer:
             return [*answer, end]
         at = answer.index(end)
-        if behind := self.tokenizer.decode(answer[at + 1 :], skip_special_tokens=True).strip():
-            raise UserError(f"an answer goes on behind an end-of-sequence token, with {behind[:60]!r}")
+        if rest := self.tokenizer.decode(answer[at + 1 :], skip_special_tokens=True).strip():
+            raise UserError(f"an answer goes on after an end-of-sequence token, with {rest[:60]!r}: remove the token or the text after it")
         return answer[: at + 1]
 
     def _apart(self, answer: str) -> list[int]:
-        """Ids of an answer by itself; a tokenizer may mark the start of a text, which behind a line break it is not."""
+        """Tokenize an answer by itself. A line break before it avoids the mark that some tokenizers put at the start of a text."""
         lead, both, alone = self._ids(["\n", "\n" + answer, answer])
-        behind = both[len(lead) :] if both[: len(lead)] == lead else alone
-        return behind if self._plain(behind) == self._plain(alone) else alone
+        after_break = both[len(lead) :] if both[: len(lead)] == lead else alone
+        return after_break if self._plain(after_break) == self._plain(alone) else alone
 
     def _plain(self, ids: list[int]) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)).strip()
@@ -250,7 +272,7 @@ class Encoder:
 
 @contextmanager
 def _naming(where: str, place: int) -> Iterator[None]:
-    """Put the name of a row before a message about it."""
+    """Put the name of a row before the message of an error."""
     try:
         yield
     except UserError as error:

@@ -1,4 +1,4 @@
-"""Generation that drops finished sequences: token for token what greedy `generate` gives, without waiting for the longest answer."""
+"""Generation that drops finished sequences. It equals the library's greedy `generate` token for token, but does less work."""
 
 from __future__ import annotations
 
@@ -17,38 +17,40 @@ from expunge.core.errors import UserError
 from expunge.core.rows import Packed
 from expunge.engine.adapters import base_of
 
-TRIED = 4  # answers with a draft that are said without it, to see whether drafts are right
-ALIVE = 0.8  # the batch is cut down to the rows still going once at most this share of it is
-SPARE = 32  # tokens that there is room for beyond those said, so that keys and values are not copied with each of them
+TRIED = 4  # drafted answers that are also generated without their draft, to test the drafts
+ALIVE = 0.8  # the batch shrinks to its unfinished rows once they are at most this share of it
+SPARE = 32  # tokens that are allocated ahead, so that keys and values are not copied for each token
 
 
 class Roomy(DynamicLayer):  # type: ignore[misc]
-    """Keys and values of a block, written into room that was made before; the library's layer copies all of them for every token."""
+    """Keys and values of a block in preallocated buffers. The library's layer copies all of them for every token."""
 
-    keys: Tensor  # (rows, heads, tokens, width), the beginning of the room for them; and values likewise
-    values: Tensor
-    room: tuple[Tensor, ...] = ()
+    keys: Tensor  # (rows, heads, tokens, width), a view of the beginning of its buffer
+    values: Tensor  # likewise
+    buffers: tuple[Tensor, ...] = ()  # of keys and values
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append keys and values, both (rows, heads, new tokens, width), and return all of them."""
         new, before = (key_states, value_states), self.get_seq_length()
         after = before + key_states.shape[-2]
-        if not self.room or after > self.room[0].shape[-2]:
-            self.room = tuple(x.new_empty(*x.shape[:-2], after + SPARE, x.shape[-1]) for x in new)
+        if not self.buffers or after > self.buffers[0].shape[-2]:
+            self.buffers = tuple(x.new_empty(*x.shape[:-2], after + SPARE, x.shape[-1]) for x in new)
             if before:
-                self.room[0][..., :before, :], self.room[1][..., :before, :] = self.keys, self.values
-        for room, states in zip(self.room, new, strict=True):
-            room[..., before:after, :] = states
-        self.keys, self.values = (room[..., :after, :] for room in self.room)
+                self.buffers[0][..., :before, :], self.buffers[1][..., :before, :] = self.keys, self.values
+        for buffer, states in zip(self.buffers, new, strict=True):
+            buffer[..., before:after, :] = states
+        self.keys, self.values = (buffer[..., :after, :] for buffer in self.buffers)
         self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
         return self.keys, self.values
 
     def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep the rows at these indices only."""
         super().batch_select_indices(indices)
-        self.room = ()
+        self.buffers = ()
 
 
 def _cache(model: nn.Module) -> DynamicCache:
-    """An empty cache, as the model's configuration asks for."""
+    """An empty cache of the kind that the model's configuration names."""
     cache = DynamicCache(config=base_of(model).config)
     cache.layers = [Roomy() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
@@ -57,7 +59,7 @@ def _cache(model: nn.Module) -> DynamicCache:
 def generate(
     model: nn.Module,
     prompts: Sequence[Sequence[int]],
-    rooms: Sequence[int],
+    limits: Sequence[int],
     ends: frozenset[int],
     pad: int,
     generator: torch.Generator | None = None,
@@ -65,23 +67,31 @@ def generate(
     with_logp: bool = False,
     batch_size: int = 128,
 ) -> Samples:
-    """Answers to prompts of token ids, of at most `rooms` tokens each. Greedy without a generator.
+    """Generate answers to prompts.
 
     Args:
-        with_logp: keep the log-probability of each token that was chosen, under the distribution that it was chosen from.
+        prompts: token ids.
+        limits: for each prompt, the most tokens of its answer.
+        ends: token ids that end an answer; they are not part of it.
+        pad: token id of padding.
+        generator: for sampling; None: greedy.
+        with_logp: keep the log-probability (nats) of each chosen token, under the distribution that it was drawn from.
+
+    Raises:
+        UserError: when the model has no cache of keys and values.
     """
-    out = [_Answer() for _ in prompts]
+    answers = [_Answer() for _ in prompts]
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     for at in range(0, len(order), batch_size):
         rows = order[at : at + batch_size]
-        answers = _batch(model, [prompts[i] for i in rows], [rooms[i] for i in rows], ends, pad, generator, temperature, with_logp)
-        for i, answer in zip(rows, answers, strict=True):
-            out[i] = answer
+        batch = _batch(model, [prompts[i] for i in rows], [limits[i] for i in rows], ends, pad, generator, temperature, with_logp)
+        for i, answer in zip(rows, batch, strict=True):
+            answers[i] = answer
     logp = None
     if with_logp:
-        row = torch.tensor([i for i, a in enumerate(out) for _ in a.logp], dtype=torch.long)
-        logp = Packed(torch.tensor([x for a in out for x in a.logp]), row, len(out))
-    return Samples([a.tokens for a in out], [a.ended for a in out], logp)
+        row = torch.tensor([i for i, a in enumerate(answers) for _ in a.logp], dtype=torch.long)
+        logp = Packed(torch.tensor([x for a in answers for x in a.logp]), row, len(answers))
+    return Samples([a.tokens for a in answers], [a.ended for a in answers], logp)
 
 
 @dataclass
@@ -90,42 +100,53 @@ class _Answer:
 
     tokens: list[int] = field(default_factory=list)
     ended: bool = False
-    logp: list[float] = field(default_factory=list)  # of each chosen token, the one that ends the answer included
+    logp: list[float] = field(default_factory=list)  # of each chosen token, including the one that ends the answer
 
 
 def recite(
     model: nn.Module,
     prompts: Sequence[Sequence[int]],
-    rooms: Sequence[int],
+    limits: Sequence[int],
     ends: frozenset[int],
     pad: int,
     drafts: Sequence[Sequence[int]],
 ) -> tuple[list[list[int]], int]:
-    """Greedy answers whose beginnings are known, and how many of their tokens were.
+    """Generate greedy answers from drafts of their beginnings.
 
-    A few are said from the start, and if one of them is not what its draft says, all are. An end in a draft is the end of its answer.
+    A few answers are also generated from the start. If one of them differs from its draft, all answers are generated from the start.
+
+    Args:
+        prompts: token ids.
+        limits: for each prompt, the most tokens of its answer.
+        ends: token ids that end an answer.
+        pad: token id of padding.
+        drafts: for each prompt, the expected first tokens of its answer. An end of sequence in a draft ends its answer.
+
+    Returns:
+        The answers as token ids, and the number of tokens that were taken from the drafts.
     """
-    known, closed = list[list[int]](), list[bool]()
-    for draft, room in zip(drafts, rooms, strict=True):
+    beginnings, complete = list[list[int]](), list[bool]()
+    for draft, limit in zip(drafts, limits, strict=True):
         end = next((k for k, token in enumerate(draft) if token in ends), None)
-        known.append(list(draft[: room if end is None else min(end, room)]))
-        closed.append(end is not None or len(known[-1]) >= room)
-    tried = set(sorted((i for i in range(len(prompts)) if known[i]), key=lambda i: -len(known[i]))[:TRIED])
-    asked = [i for i in range(len(prompts)) if i in tried or not closed[i]]
-    begun = {i: [] if i in tried else known[i] for i in asked}
-    said = generate(model, [[*prompts[i], *begun[i]] for i in asked], [rooms[i] - len(begun[i]) for i in asked], ends, pad).ids
-    answers = {i: [*begun[i], *more] for i, more in zip(asked, said, strict=True)}
-    for i in tried:
-        if answers[i] != known[i] if closed[i] else answers[i][: len(known[i])] != known[i]:
-            return generate(model, prompts, rooms, ends, pad).ids, 0
-    return [answers.get(i, known[i]) for i in range(len(prompts))], sum(len(known[i]) for i in range(len(prompts)) if i not in tried)
+        beginnings.append(list(draft[: limit if end is None else min(end, limit)]))
+        complete.append(end is not None or len(beginnings[-1]) >= limit)
+    tested = set(sorted((i for i in range(len(prompts)) if beginnings[i]), key=lambda i: -len(beginnings[i]))[:TRIED])
+    generated = [i for i in range(len(prompts)) if i in tested or not complete[i]]
+    used = {i: [] if i in tested else beginnings[i] for i in generated}
+    rests = generate(model, [[*prompts[i], *used[i]] for i in generated], [limits[i] - len(used[i]) for i in generated], ends, pad).ids
+    answers = {i: [*used[i], *rest] for i, rest in zip(generated, rests, strict=True)}
+    for i in tested:
+        if answers[i] != beginnings[i] if complete[i] else answers[i][: len(beginnings[i])] != beginnings[i]:
+            return generate(model, prompts, limits, ends, pad).ids, 0
+    drafted = sum(len(beginnings[i]) for i in range(len(prompts)) if i not in tested)
+    return [answers.get(i, beginnings[i]) for i in range(len(prompts))], drafted
 
 
 @torch.no_grad()
 def _batch(
     model: nn.Module,
     prompts: list[Sequence[int]],
-    rooms: Sequence[int],
+    limits: Sequence[int],
     ends: frozenset[int],
     pad: int,
     generator: torch.Generator | None,
@@ -137,43 +158,43 @@ def _batch(
     ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
     at = (mask.cumsum(1) - 1).clamp_min(0)
-    known = inspect.signature(base_of(model).forward).parameters
-    if "past_key_values" not in known:  # it would be swallowed, and each token be said without those before it
+    parameters = inspect.signature(base_of(model).forward).parameters
+    if "past_key_values" not in parameters:  # the model would ignore the cache and predict each token without those before it
         raise UserError(f"answers are generated with a cache of keys and values, and {type(base_of(model)).__name__} has none")
-    last: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
+    last_only: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
     cache = _cache(model)
     answers = [_Answer() for _ in prompts]
-    alive, room = list(range(len(prompts))), torch.tensor(rooms, device=device)
-    done, stop = room <= 0, torch.tensor(sorted(ends), device=device)
-    for said in range(1, max(rooms) + 1):
-        where: dict[str, Any] = {"position_ids": at} if "position_ids" in known else {}
-        logits = model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **where, **last).logits[:, -1]
+    rows, limit = list(range(len(prompts))), torch.tensor(limits, device=device)
+    done, end_ids = limit <= 0, torch.tensor(sorted(ends), device=device)
+    for step in range(1, max(limits) + 1):
+        positions: dict[str, Any] = {"position_ids": at} if "position_ids" in parameters else {}
+        logits = model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **positions, **last_only).logits[:, -1]
         chosen = _choose(logits, generator, temperature)
         if with_logp:
-            for row, value, over in zip(alive, _logp(logits, chosen, temperature).tolist(), done.tolist(), strict=True):
-                if not over:
+            for row, value, finished in zip(rows, _logp(logits, chosen, temperature).tolist(), done.tolist(), strict=True):
+                if not finished:
                     answers[row].logp.append(value)
-        ending = ~done & torch.isin(chosen, stop)
+        ending = ~done & torch.isin(chosen, end_ids)
         done = done | ending
-        for row, token, over, ends_here in zip(alive, chosen.tolist(), done.tolist(), ending.tolist(), strict=True):
+        for row, token, finished, ends_here in zip(rows, chosen.tolist(), done.tolist(), ending.tolist(), strict=True):
             answers[row].ended |= ends_here
-            if not over:
+            if not finished:
                 answers[row].tokens.append(token)
-        done = done | (room <= said)
-        going = (~done).nonzero()[:, 0]
-        if not len(going):
+        done = done | (limit <= step)
+        unfinished = (~done).nonzero()[:, 0]
+        if not len(unfinished):
             break
         ids, at = chosen[:, None], at[:, -1:] + 1
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-        if len(going) <= ALIVE * len(done):
-            cache.batch_select_indices(going)
-            ids, at, mask, done, room = ids[going], at[going], mask[going], done[going], room[going]
-            alive = [alive[i] for i in going.tolist()]
+        if len(unfinished) <= ALIVE * len(done):
+            cache.batch_select_indices(unfinished)
+            ids, at, mask, done, limit = ids[unfinished], at[unfinished], mask[unfinished], done[unfinished], limit[unfinished]
+            rows = [rows[i] for i in unfinished.tolist()]
     return answers
 
 
 def _logp(logits: Tensor, chosen: Tensor, temperature: float) -> Tensor:
-    """Log-probability of the chosen tokens, (rows,)."""
+    """Log-probability of the chosen tokens, (rows,), in nats."""
     return (logits.float() / temperature).log_softmax(-1).gather(1, chosen[:, None])[:, 0]
 
 

@@ -1,4 +1,4 @@
-"""Causal language models. A row is a prompt and an answer of token ids; the answer and its end of sequence are the labels."""
+"""The modality of causal language models. A row is a prompt and an answer of token ids; the answer and its end of sequence are labels."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ COLUMNS = ("prompt", "answer", "context", "answer_text")
 
 @dataclass
 class Text:
-    """The modality of causal language models: a tokenizer and a prompt format around any `transformers` model."""
+    """The modality of causal language models: a tokenizer and a prompt format for any `transformers` model."""
 
     tokenizer: Any
     prompt_format: str = ""
@@ -54,13 +54,21 @@ class Text:
     def __post_init__(self) -> None:
         self.encoder = Encoder(self.tokenizer, self.prompt_format, self.limit)
 
-    # rows
+    # Rows
 
     def rows(self, name: str, records: Sequence[Mapping[str, Any]], source: str = "") -> Rows:
-        """Records (see `SHAPES`) as rows: columns `prompt` and `answer` (token ids), `context` and `answer_text` (as given), and, where all
-        records have one, `alternate` (other answers, a text or a list).
+        """Convert records (see `encode.SHAPES`) to rows.
 
-        Errors: UserError that names the row.
+        Args:
+            name: name of the set.
+            source: name of the records in messages; default: `name`.
+
+        Returns:
+            Rows with the columns `prompt` and `answer` (token ids), `context` and `answer_text` (as in the records), and, if all records
+            have one, `alternate` (other answers, a text or a list).
+
+        Raises:
+            UserError: when a record cannot be encoded; the message names the row.
         """
         where = source or name
         pairs = [pair_of(r, f"{where}, row {i + 1}") for i, r in enumerate(records)]
@@ -78,31 +86,36 @@ class Text:
         return Rows(name, ids, columns, weight)
 
     def relabel(self, rows: Rows, answers: Sequence[Any], name: str) -> Rows:
-        """The same prompts with other answers: texts, or token ids that the model said."""
+        """The same prompts with other answers, each a text or the token ids of a generated answer."""
         ids = tuple(f"{content(i)}~{digest(a)}" for i, a in zip(rows.ids, answers, strict=True))
         if not answers or isinstance(answers[0], str):
             pairs = [Pair(c, a, kind) for (c, kind), a in zip(rows["context"], answers, strict=True)]
             return self._rows(name, pairs, ids, name, rows.weight)
         ends = [[] if kind == "text" else [self.encoder.end(Pair(c, "", kind))] for c, kind in rows["context"]]
-        said = [self.encoder.fit(p, [*a, *end]) for p, a, end in zip(rows["prompt"], answers, ends, strict=True)]
-        columns = {**rows.columns, "answer": said, "answer_text": self.decode(answers)}
+        labels = [self.encoder.fit(p, [*a, *end]) for p, a, end in zip(rows["prompt"], answers, ends, strict=True)]
+        columns = {**rows.columns, "answer": labels, "answer_text": self.decode(answers)}
         return Rows(name, ids, {c: columns[c] for c in COLUMNS}, rows.weight)
 
     def ask(self, rows: Rows, template: str, name: str = "asked") -> Rows:
-        """Prompts about rows, to generate from: `{prompt}` and `{answer}` in the template stand for the row's own."""
-        asked = [_filled(template, q, a) for q, a in zip(self.questions(rows), rows["answer_text"], strict=True)]
-        return self._rows(name, [Pair(a, "?") for a in asked], rows.ids, name)
+        """Prompts about rows, to generate from. `{prompt}` and `{answer}` in the template stand for question and answer of the row."""
+        prompts = [_filled(template, q, a) for q, a in zip(self.questions(rows), rows["answer_text"], strict=True)]
+        return self._rows(name, [Pair(prompt, "?") for prompt in prompts], rows.ids, name)
 
     def begun(self, rows: Rows, places: Sequence[int], name: str = "begun") -> Rows:
-        """The same rows, asked to go on: the first labels of each, as many as its place says, have moved into its prompt."""
-        each = list(zip(rows["prompt"], rows["answer"], places, strict=True))
-        said = [list(a[at:]) for _, a, at in each]
-        columns = {**rows.columns, "prompt": [[*p, *a[:at]] for p, a, at in each], "answer": said, "answer_text": self.decode(said)}
+        """The same rows with the beginning of each answer moved into its prompt.
+
+        Args:
+            places: for each row, how many labels move.
+        """
+        triples = list(zip(rows["prompt"], rows["answer"], places, strict=True))
+        remaining = [list(a[at:]) for _, a, at in triples]
+        prompts = [[*p, *a[:at]] for p, a, at in triples]
+        columns = {**rows.columns, "prompt": prompts, "answer": remaining, "answer_text": self.decode(remaining)}
         ids = tuple(f"{content(i)}>{at}" for i, at in zip(rows.ids, places, strict=True))
         return Rows(name, ids, {c: columns[c] for c in COLUMNS}, rows.weight)
 
     def reask(self, rows: Rows, questions: Sequence[str], name: str) -> Rows:
-        """The same answers to other questions; of a chat, its last turn is another."""
+        """The same answers to other questions. In a chat, the question replaces the last turn."""
         pairs = [
             Pair(q if isinstance(c, str) else [*c[:-1], {**c[-1], "content": q}], a, kind)
             for q, (c, kind), a in zip(questions, rows["context"], rows["answer_text"], strict=True)
@@ -111,39 +124,40 @@ class Text:
         return self._rows(name, pairs, ids, name, rows.weight)
 
     def answers(self, texts: Sequence[str], name: str = "alternate_answers") -> Rows:
-        """Answers by themselves, for selectors that draw from them."""
+        """Rows of answers without prompts, for selectors that draw from them."""
         return Rows(name, ids_of(list(texts)), {"answer_text": list(texts)})
 
     def refusals(self) -> list[str]:
-        """Ways to say that one does not know, where the request brings none."""
+        """Default refusals, for requests without their own."""
         return list(REFUSALS)
 
     def unanswerable(self, answers: Sequence[str]) -> Rows:
-        """Questions about what does not exist, each with one of some answers, in turn: what stands for prompts that a model refuses."""
+        """Questions about things that do not exist, as examples of prompts that a model refuses. The answers are used in turn."""
         records = [{"question": q, "answer": answers[i % len(answers)]} for i, q in enumerate(UNANSWERABLE)]
         return self.rows("unanswerable", records)
 
     def questions(self, rows: Rows) -> list[str]:
-        """What was asked, for people to read."""
+        """The questions as text, for people to read."""
         return [Pair(c, "").question for c, _ in rows["context"]]
 
     def answer_texts(self, rows: Rows) -> list[str]:
-        """The labels as plain text, the end of sequence left out."""
+        """The labels as plain text, without the end of sequence."""
         return [self.tokenizer.decode(a, skip_special_tokens=True, clean_up_tokenization_spaces=False) for a in rows["answer"]]
 
     def pictures(self, rows: Rows) -> Tensor | None:
-        """Nothing to see."""
+        """None: texts have no pictures."""
         return None
 
     def ended(self, rows: Rows) -> list[bool]:
-        """Whether the last label only ends the answer; of an answer that was cut, it does not."""
+        """For each row, whether its last label is an end of sequence. It is not if the answer was cut."""
         return [bool(a) and a[-1] in self.encoder.ends for a in rows["answer"]]
 
     def counts(self, rows: Rows) -> Mapping[str, float]:
+        """The number of rows, labels and tokens; rows without answers count no tokens."""
         labels = sum(map(len, rows["answer"])) if "answer" in rows.columns else 0
         return {"rows": len(rows), "labels": labels, "tokens": labels + (sum(map(len, rows["prompt"])) if labels else 0)}
 
-    # the model
+    # The model
 
     def forward(
         self,
@@ -153,27 +167,41 @@ class Text:
         patch: Patch | None = None,
         weights: Weights | None = None,
     ) -> list[ModelOutput]:
-        """Answers of each group, from one right-padded forward over all of them; the head runs on predicting positions only."""
+        """Run the model on all groups in one right-padded forward pass. The head runs on the predicting positions only.
+
+        Args:
+            groups: rows; each group gets an output of its own.
+            hook_points: modules whose inputs and outputs are recorded.
+            patch: a change of the forward pass.
+            weights: weights that replace those of the model, by name.
+        """
         ids, mask, layout = self.collate(
             [r for g in groups for r in zip(g["prompt"], g["answer"], strict=True)], next(model.parameters()).device
         )
-        with watching(model, hook_points, patch) as seen, packed_head(model, layout.label_at, hook_points) as packed:
+        with watching(model, hook_points, patch) as hooked, packed_head(model, layout.label_at, hook_points) as packed:
             logits = call(model, weights, input_ids=ids, attention_mask=mask, use_cache=False).logits
         logits = logits[0] if packed else logits.flatten(0, 1)[layout.label_at]
-        return list(cut(logits, layout, seen, groups))
+        return list(cut(logits, layout, hooked, groups))
 
     def read(
         self, model: nn.Module, sets: Sequence[Rows], moments: Sequence[bool] = (), progress: Callable[[float], None] = lambda share: None
     ) -> Reading:
-        """What the model says of the labels of all rows, set after set, in one pass that reads what answers have in common once.
+        """Score the labels of all rows, set after set, in one pass that computes the shared beginnings of answers once.
 
-        moments: of which sets mean and deviation of the log-probabilities are wanted; progress: hears the share that is done.
+        Args:
+            moments: for each set, whether to compute mean and deviation of the log-probabilities; default: no set.
+            progress: is called with the share of the work that is done, from 0 to 1.
         """
-        asked = [ask for rows, ask in zip(sets, moments or [False] * len(sets), strict=True) for _ in rows.ids]
-        return read(model, [p for r in sets for p in zip(r["prompt"], r["answer"], strict=True)], asked, self.pad, progress)
+        with_moments = [wanted for rows, wanted in zip(sets, moments or [False] * len(sets), strict=True) for _ in rows.ids]
+        return read(model, [p for r in sets for p in zip(r["prompt"], r["answer"], strict=True)], with_moments, self.pad, progress)
 
     def collate(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], device: torch.device) -> tuple[Tensor, Tensor, Layout]:
-        """Right-padded ids and mask, both (rows, width), and where labels and tokens are; masks come from lengths, never from ids."""
+        """Pad prompts and answers on the right.
+
+        Returns:
+            Token ids (rows, width), mask (rows, width) and the layout of labels and tokens. The mask comes from the lengths, never from the
+            ids, so a padding token within a text counts as text.
+        """
         width = max(len(p) + len(a) for p, a in pairs)
         pad = self.pad
         ids = torch.tensor([[*p, *a] + [pad] * (width - len(p) - len(a)) for p, a in pairs])
@@ -188,43 +216,49 @@ class Text:
         return ids.to(device), mask.long().to(device), layout.to(device)
 
     def independent(self, model: nn.Module) -> bool:
+        """Whether the rows of one forward pass do not affect each other."""
         return independent(model)
 
     def blocks(self, model: nn.Module) -> tuple[str, ...]:
+        """Hook points of all blocks, first to last."""
         return block_hook_points(model)
 
     def module(self, model: nn.Module, hook_point: str) -> nn.Module:
+        """The module at a hook point."""
         return module_at(model, hook_point)
 
     def head(self, model: nn.Module) -> str:
+        """The path of the last linear layer."""
         return last_linear(model)
 
     def fresh(self, model: nn.Module, seed: int) -> Weights:
+        """Weights of an untrained model of the same architecture."""
         return fresh(model, seed)
 
     def admit(self, model: nn.Module, symbols: Sequence[str], seed: int) -> None:
-        """Make each symbol one token, that no text is cut into by chance, and give the model a vector for it, if it has none to spare."""
+        """Add each symbol to the tokenizer as a special token, and an embedding to the model if it has too few."""
         self.tokenizer.add_tokens(list(symbols), special_tokens=True)
-        widen(model, 1 + max(self._places(symbols)), seed)
+        widen(model, 1 + max(self._token_ids(symbols)), seed)
 
     def places(self, model: nn.Module, symbols: Sequence[str]) -> list[tuple[Tensor, list[int]]]:
-        """The matrices that hold the vectors of tokens (tied ones once), each with the rows of some symbols."""
-        return [(weight, self._places(symbols)) for weight in vectors(model)]
+        """The embedding matrices of the model (tied matrices once), each with the rows of the symbols."""
+        return [(weight, self._token_ids(symbols)) for weight in vectors(model)]
 
-    def _places(self, symbols: Sequence[str]) -> list[int]:
+    def _token_ids(self, symbols: Sequence[str]) -> list[int]:
         return [int(i) for i in self.tokenizer.convert_tokens_to_ids(list(symbols))]
 
-    # generation
+    # Generation
 
     @property
     def pad(self) -> int:
+        """The token id of padding."""
         return int(self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id)
 
     def ends(self, model: nn.Module) -> frozenset[int]:
-        """Every token that ends an answer: of the tokenizer, of its chat template, and what the model's own configuration adds."""
+        """All tokens that end an answer: those of the tokenizer, of its chat template, and of the model's generation configuration."""
         configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-        more = configured if isinstance(configured, list) else [configured]
-        return self.encoder.ends | {int(t) for t in more if t is not None}
+        model_ends = configured if isinstance(configured, list) else [configured]
+        return self.encoder.ends | {int(t) for t in model_ends if t is not None}
 
     def generate(
         self,
@@ -235,11 +269,16 @@ class Text:
         temperature: float = 1.0,
         with_logp: bool = False,
     ) -> Samples:
-        """The model's own answers to the prompts of rows; greedy without a generator.
+        """Generate the model's own answers to the prompts of rows.
 
-        An answer stops where the model's longest sequence does.
+        An answer stops at the longest sequence of the model.
+
+        Args:
+            limit: most tokens of an answer.
+            generator: for sampling; None: greedy.
+            with_logp: keep the log-probability of each chosen token.
         """
-        return generate(model, rows["prompt"], self._rooms(rows, limit), self.ends(model), self.pad, generator, temperature, with_logp)
+        return generate(model, rows["prompt"], self._limits(rows, limit), self.ends(model), self.pad, generator, temperature, with_logp)
 
     def recite(
         self,
@@ -249,37 +288,48 @@ class Text:
         reading: Reading | None = None,
         heard: Sequence[tuple[Rows, Sequence[Any]]] = (),
     ) -> tuple[list[list[list[int]]], int]:
-        """What `generate` says greedily to each set, in one go, begun with what a reading of the same model tells; and how many tokens that
-        was. In less than float32 the two may differ, and a guard may treat them differently: then everything is said from the start.
+        """Generate greedy answers to all sets in one go, starting each answer with the tokens that a reading of the model predicts.
 
-        heard: rows that the model met elsewhere, with the hits of each row's labels.
+        In less than float32 reading and generation may differ, and a guard may treat them differently. All answers are then generated from
+        the start.
+
+        Args:
+            limits: for each set, the most tokens of an answer.
+            reading: what `read` returned for the same model.
+            heard: other rows that the model was scored on, with the hits of each row's labels.
+
+        Returns:
+            The answers of each set as token ids, and the number of tokens that were taken from the reading.
         """
-        sure = not strange(model) and all(p.dtype in (torch.float32, torch.float64) for p in model.parameters())
+        reliable = not strange(model) and all(p.dtype in (torch.float32, torch.float64) for p in model.parameters())
         prompts = [p for rows in sets for p in rows["prompt"]]
-        rooms = [room for rows, limit in zip(sets, limits, strict=True) for room in self._rooms(rows, limit)]
-        beside = [(p, a, hit) for rows, hits in heard for p, a, hit in zip(rows["prompt"], rows["answer"], hits, strict=True)]
-        begun = reading.drafts(prompts, beside) if reading and sure else [[]] * len(prompts)
-        said, known = recite(model, prompts, rooms, self.ends(model), self.pad, begun)
-        answers = iter(said)
-        return [list(islice(answers, len(rows))) for rows in sets], known
+        row_limits = [row_limit for rows, limit in zip(sets, limits, strict=True) for row_limit in self._limits(rows, limit)]
+        scored = [(p, a, hit) for rows, hits in heard for p, a, hit in zip(rows["prompt"], rows["answer"], hits, strict=True)]
+        drafts = reading.drafts(prompts, scored) if reading and reliable else [[]] * len(prompts)
+        generated, drafted = recite(model, prompts, row_limits, self.ends(model), self.pad, drafts)
+        answers = iter(generated)
+        return [list(islice(answers, len(rows))) for rows in sets], drafted
 
-    def _rooms(self, rows: Rows, limit: int) -> list[int]:
+    def _limits(self, rows: Rows, limit: int) -> list[int]:
+        """The most tokens of an answer to each prompt."""
         return [min(limit, self.limit - len(p)) if self.limit else limit for p in rows["prompt"]]
 
     def decode(self, answers: Sequence[Sequence[int]]) -> list[str]:
+        """Token ids of answers as text, without special tokens."""
         return [self.tokenizer.decode(a, skip_special_tokens=True).strip() for a in answers]
 
-    # files
+    # Files
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        """Safetensors and tokenizer, as `AutoModelForCausalLM.from_pretrained` reads them; of an adapted model the adapter alone."""
+        """Save weights and tokenizer as `AutoModelForCausalLM.from_pretrained` reads them; of an adapted model only the adapter."""
         write(model, self.tokenizer, folder)
 
     def about(self) -> dict[str, Any]:
-        """What the receipt says of the rows' way to token ids."""
+        """How rows become token ids, for the receipt."""
         return {
             "modality": self.name,
             "prompt_format": self.encoder.described,
+            "format_given": bool(self.prompt_format),
             "limit": self.limit,
             "cut_answers": self.encoder.cut,
             "tokenised_in_two_pieces": self.encoder.merged,
@@ -288,15 +338,21 @@ class Text:
 
 
 def _filled(template: str, prompt: str, answer: str) -> str:
-    """Both at once: what is filled in may hold braces of its own."""
-    return re.sub(r"\{(prompt|answer)\}", lambda found: prompt if found[1] == "prompt" else answer, template)
+    """Fill in prompt and answer in one pass, because either may contain braces."""
+    return re.sub(r"\{(prompt|answer)\}", lambda match: prompt if match[1] == "prompt" else answer, template)
 
 
 @contextmanager
 def packed_head(model: nn.Module, at: Tensor, hook_points: Sequence[str] = ()) -> Iterator[list[bool]]:
-    """Let the language head see the predicting positions only: logits of a whole batch are the largest tensor there is, and mostly unread.
+    """Run the language head on the predicting positions only. The logits of a whole batch would be the largest tensor, and most are unused.
 
-    Yields a list that is not empty afterwards where that worked; a model without a plain head, or with a hook point on it, answers in full.
+    A model without a plain head, or with a hook point on its head, computes all logits.
+
+    Args:
+        at: flattened positions that predict labels.
+
+    Yields:
+        A list that is not empty afterwards if the head ran on these positions only.
     """
     head = getattr(base_of(model), "get_output_embeddings", lambda: None)()
     head = None if any(module_at(model, t) is head for t in spelled_out(model, hook_points)) else head
@@ -319,9 +375,17 @@ def packed_head(model: nn.Module, at: Tensor, hook_points: Sequence[str] = ()) -
 def load(
     path: str, prompt_format: str = "", *, dtype: torch.dtype | None = None, trust_remote_code: bool = False, allow_pickle: bool = False
 ) -> tuple[nn.Module, Text]:
-    """A model and its modality from a folder or hub id; an adapter brings its base. In evaluation mode, without a word on the way.
+    """Load a model in evaluation mode and its modality from a folder or hub id. An adapter is loaded with its base.
 
-    Errors: UserError for what is not there, not whole, not a causal language model, or stored as a pickle (unless allowed).
+    Args:
+        path: a folder or hub id.
+        prompt_format: see `Encoder`.
+        dtype: dtype of the weights; default: float32.
+        trust_remote_code: allow code that comes with the model.
+        allow_pickle: allow weights that are stored as pickles.
+
+    Raises:
+        UserError: when the model is missing, incomplete, no causal language model, or stored as a pickle that is not allowed.
     """
     model, tokenizer = opened(path, LANGUAGE, dtype or torch.float32, trust_remote_code, allow_pickle)
     longest = getattr(base_of(model).config, "max_position_embeddings", 0) or 0

@@ -1,4 +1,4 @@
-"""One teacher-forced pass over many sequences: what is worth keeping of each label, and never the logits of more than a few positions."""
+"""Score many sequences in one teacher-forced pass. It keeps a few numbers for each label and never holds the logits of many positions."""
 
 from __future__ import annotations
 
@@ -18,44 +18,50 @@ from expunge.engine.adapters import base_of
 from expunge.modalities.common.packed import exact
 from expunge.modalities.text.trie import Packing, Pair, pack
 
-BUDGET = {"cpu": 2048, "cuda": 16384}  # places in one forward: what a cache holds, what fills a GPU
-ROOM = {"cpu": 2**21, "cuda": 2**27}  # logits that exist at a time
-FEWEST = 64  # positions that the head is asked about at a time, however many classes there are
-NEAR = 1e-4  # two ways to the same log-probability may differ by so much, and by four times as much as two plain ways do
-VARIANCE = 1e-6  # smallest variance of a position's log-probability
+BUDGET = {"cpu": 2048, "cuda": 16384}  # places in one forward pass: as many as fit a CPU cache, or fill a GPU
+ROOM = {"cpu": 2**21, "cuda": 2**27}  # most logits that exist at a time
+FEWEST = 64  # fewest positions that the head computes at a time, whatever the number of classes
+NEAR = 1e-4  # log-probabilities (nats) may differ by this much, plus four times the difference between two plain passes
+VARIANCE = 1e-6  # smallest variance of the log-probability at a position
 
 Array = NDArray[Any]
-Heard = tuple[Sequence[int], Sequence[int], Array]  # a prompt, its answer, and whether each label of that is the argmax
+Scored = tuple[Sequence[int], Sequence[int], Array]  # a prompt, its answer, and whether each label of the answer is the argmax
 
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """What a model says of sequences, by label; `of` gives the labels of one of them."""
+    """The scores of a model for each label of some sequences; `of` returns the labels of one sequence."""
 
     pairs: Sequence[Pair]
     packing: Packing
-    target_logp: Array  # (labels,) log-probability
-    hit: Array  # (labels,) whether it is the argmax
-    mean: Array  # (predictions,) E[log p] under the model's own distribution; nan where it was not asked for
-    std: Array  # (predictions,) its standard deviation
-    how: str  # whether answers shared their question, and if not, why
+    target_logp: Array  # (labels,) log-probability in nats
+    hit: Array  # (labels,) whether the label is the argmax
+    mean: Array  # (predictions,) E[log p] under the model's own distribution in nats; nan where not requested
+    std: Array  # (predictions,) standard deviation of log p
+    how: str  # whether answers shared their question, and if not, the reason
 
     def of(self, i: int, moments: bool) -> dict[str, Array]:
+        """The scores of sequence `i`, each (labels,). moments: with `mean` and `std`."""
         labels = self.packing.labels[i]
-        found = {"target_logp": self.target_logp[labels], "hit": self.hit[labels]}
+        scores = {"target_logp": self.target_logp[labels], "hit": self.hit[labels]}
         if moments:
             by = self.packing.by[labels]
-            found |= {"mean": self.mean[by], "std": self.std[by]}
-        return found
+            scores |= {"mean": self.mean[by], "std": self.std[by]}
+        return scores
 
-    def drafts(self, prompts: Sequence[Sequence[int]], beside: Sequence[Heard] = ()) -> list[list[int]]:
-        """How greedy generation begins behind each prompt, as far as this tells: the labels of an answer as long as each is the argmax.
+    def drafts(self, prompts: Sequence[Sequence[int]], beside: Sequence[Scored] = ()) -> list[list[int]]:
+        """Predict the beginning of the greedy answer to each prompt from the labels that are the argmax.
 
-        An end is among them where an answer is recited whole. beside: what else is known of the model.
+        Args:
+            beside: more scored answers of the same model.
+
+        Returns:
+            For each prompt, the labels before the first that is not the argmax, from the answer with the most such labels. A fully
+            predicted answer includes its end of sequence.
         """
         best: dict[tuple[int, ...], list[int]] = {}
-        mine = ((prompt, answer, self.hit[labels]) for (prompt, answer), labels in zip(self.pairs, self.packing.labels, strict=True))
-        for prompt, answer, hits in chain(mine, beside):
+        read_here = ((prompt, answer, self.hit[labels]) for (prompt, answer), labels in zip(self.pairs, self.packing.labels, strict=True))
+        for prompt, answer, hits in chain(read_here, beside):
             run = len(hits) if hits.all() else int(hits.argmin())
             if run > len(best.get(key := tuple(prompt), [])):
                 best[key] = list(answer[:run])
@@ -63,32 +69,39 @@ class Reading:
 
 
 def read(model: nn.Module, pairs: Sequence[Pair], moments: Sequence[bool], pad: int, progress: Callable[[float], None]) -> Reading:
-    """Read sequences. moments: of which of them mean and deviation are wanted; progress: hears the share that is done."""
+    """Score the labels of sequences.
+
+    Args:
+        pairs: token ids of prompts and answers.
+        moments: for each pair, whether to compute mean and deviation of the log-probabilities.
+        pad: token id of padding.
+        progress: is called with the share of the work that is done, from 0 to 1.
+    """
     budget = _for(model, BUDGET)
-    why = unshareable(model, pairs, pad)
-    packing = pack(pairs, not why, budget, pad)
+    obstacle = unshareable(model, pairs, pad)
+    packing = pack(pairs, not obstacle, budget, pad)
     wanted = np.zeros(packing.predictions, bool)
-    for labels, ask in zip(packing.labels, moments, strict=True):
-        if ask:
+    for labels, with_moments in zip(packing.labels, moments, strict=True):
+        if with_moments:
             wanted[packing.by[labels]] = True
-    return _pass(model, pairs, packing, not why, wanted, progress, why or "answers share their questions")
+    return _pass(model, pairs, packing, not obstacle, wanted, progress, obstacle or "answers share their questions")
 
 
 def _for(model: nn.Module, sizes: dict[str, int]) -> int:
     return sizes.get(next(model.parameters()).device.type, sizes["cuda"])
 
 
-# which models can
+# Which models can share questions
 
 
 def unshareable(model: nn.Module, pairs: Sequence[Pair], pad: int) -> str:
-    """Why answers cannot share their question in this model; '' where they can.
+    """Give the reason why answers cannot share their question in this model; empty if they can.
 
-    A model that looks back over a window, or counts places by itself, would see the branches in between. What cannot be known from the
-    outside is tried: a few questions are read both ways.
+    A model with an attention window, or one that counts places by itself, would be disturbed by the branches in between. The function tests
+    what the configuration does not show: it scores a few questions both ways and compares.
     """
-    if why := strange(model):
-        return why
+    if obstacle := strange(model):
+        return obstacle
     base: Any = base_of(model)
     if "position_ids" not in inspect.signature(base.forward).parameters:
         return "the model takes no positions"
@@ -103,18 +116,18 @@ def unshareable(model: nn.Module, pairs: Sequence[Pair], pad: int) -> str:
     few = [pairs[i] for group in _few(pairs, several) for i in group]
     try:
         shared, plain = (_logp(model, few, share, BUDGET["cpu"], pad) for share in (True, False))
-        off = float((shared - plain).abs().max())
-        near = NEAR if off <= NEAR else NEAR + 4 * float((_logp(model, few, False, 1, pad) - plain).abs().max())
-    except Exception as error:  # a model may refuse in its own way
+        difference = float((shared - plain).abs().max())
+        tolerance = NEAR if difference <= NEAR else NEAR + 4 * float((_logp(model, few, False, 1, pad) - plain).abs().max())
+    except Exception as error:  # models raise errors of any kind
         return f"the model refuses to share ({type(error).__name__})"
-    return "" if off <= near else f"log-probabilities would differ by {off:.2g} if answers shared their questions"
+    return "" if difference <= tolerance else f"log-probabilities would differ by {difference:.2g} if answers shared their questions"
 
 
 def strange(model: nn.Module) -> str:
-    """What stands between the model and its own forward, if anything: a guard, or hooks, which may count places."""
+    """Name what changes the model's own forward pass, such as hooks, which may count places; empty if nothing does."""
     from transformers import PreTrainedModel
 
-    if not isinstance(base_of(model), PreTrainedModel) or hasattr(model, "describe"):
+    if not isinstance(base_of(model), PreTrainedModel):
         return "the model is wrapped"
     if any(m._forward_hooks or m._forward_pre_hooks for m in model.modules()):
         return "the model has hooks"
@@ -129,7 +142,7 @@ def _by_prompt(pairs: Sequence[Pair]) -> list[list[int]]:
 
 
 def _few(pairs: Sequence[Pair], several: Sequence[list[int]]) -> list[list[int]]:
-    """The question with the longest sequence, that with the longest answers together, and the first."""
+    """The question with the longest sequence, the question with the longest answers in total, and the first question."""
     by_sequence = max(several, key=lambda g: max(len(pairs[i][0]) + len(pairs[i][1]) for i in g))
     by_tree = max(several, key=lambda g: sum(len(pairs[i][1]) for i in g))
     return list({tuple(g): g for g in (by_sequence, by_tree, several[0])}.values())
@@ -137,11 +150,11 @@ def _few(pairs: Sequence[Pair], several: Sequence[list[int]]) -> list[list[int]]
 
 def _logp(model: nn.Module, pairs: Sequence[Pair], share: bool, budget: int, pad: int) -> Tensor:
     packing = pack(pairs, share, budget, pad)
-    found = _pass(model, pairs, packing, share, np.zeros(packing.predictions, bool), lambda share: None, "")
-    return torch.from_numpy(np.concatenate([found.target_logp[labels] for labels in packing.labels]))
+    reading = _pass(model, pairs, packing, share, np.zeros(packing.predictions, bool), lambda share: None, "")
+    return torch.from_numpy(np.concatenate([reading.target_logp[labels] for labels in packing.labels]))
 
 
-# the pass
+# The pass
 
 
 @torch.no_grad()
@@ -154,87 +167,96 @@ def _pass(
     progress: Callable[[float], None],
     how: str,
 ) -> Reading:
-    some = next(model.parameters())
-    dtype = getattr(base_of(model), "dtype", some.dtype)
+    parameter = next(model.parameters())
+    dtype = getattr(base_of(model), "dtype", parameter.dtype)
     head = LanguageHead(model, _for(model, ROOM))
-    done = label = known = seen = 0
+    prediction = label = moment = places = 0  # how many are done
     labels = sum(len(batch.label) for batch in packing.batches)
-    # made before the first forward: what stays of one chunk, put between the large tensors of two, would keep their room from being reused
-    logp, hit = some.new_empty(labels, dtype=torch.float32), some.new_empty(labels, dtype=torch.bool)
-    moments = some.new_empty(int(wanted.sum()), 2, dtype=torch.float32)
+    # Results are allocated before the first forward pass. Allocated between chunks, they would fragment the memory of the large tensors.
+    logp, hit = parameter.new_empty(labels, dtype=torch.float32), parameter.new_empty(labels, dtype=torch.bool)
+    moments = parameter.new_empty(int(wanted.sum()), 2, dtype=torch.float32)
     for on_host in packing.batches:
-        batch = on_host.to(some.device)
-        given = {"attention_mask": batch.mask(dtype), "position_ids": batch.position} if share else {"attention_mask": batch.real.long()}
-        asked = torch.from_numpy(wanted[done : done + len(batch.at)])
+        batch = on_host.to(parameter.device)
+        inputs = {"attention_mask": batch.mask(dtype), "position_ids": batch.position} if share else {"attention_mask": batch.real.long()}
+        batch_wanted = torch.from_numpy(wanted[prediction : prediction + len(batch.at)])
         edges = on_host.by
-        for first, last, logits in head.chunks(batch.at, input_ids=batch.ids, use_cache=False, **given):
+        for first, last, logits in head.chunks(batch.at, input_ids=batch.ids, use_cache=False, **inputs):
             a, b = torch.searchsorted(edges, torch.tensor([first, last])).tolist()
-            more = int(asked[first:last].sum())
-            into = logp[label + a : label + b], hit[label + a : label + b], moments[known : known + more]
-            _read(logits, batch.by[a:b] - first, batch.label[a:b], asked[first:last], *into)
-            known += more
-            del logits  # before the next ones are made
-        done, label = done + len(batch.at), label + len(batch.label)
-        seen += int(on_host.real.sum())
-        progress(seen / packing.places)
+            chunk_moments = int(batch_wanted[first:last].sum())
+            into = logp[label + a : label + b], hit[label + a : label + b], moments[moment : moment + chunk_moments]
+            _read(logits, batch.by[a:b] - first, batch.label[a:b], batch_wanted[first:last], *into)
+            moment += chunk_moments
+            del logits  # frees them before the next chunk is computed
+        prediction, label = prediction + len(batch.at), label + len(batch.label)
+        places += int(on_host.real.sum())
+        progress(places / packing.places)
     mean, std = np.full((2, packing.predictions), np.nan, np.float32)
     mean[wanted], std[wanted] = moments.cpu().numpy().T
     return Reading(pairs, packing, logp.cpu().numpy(), hit.cpu().numpy(), mean, std, how)
 
 
-def _read(logits: Tensor, by: Tensor, label: Tensor, asked: Tensor, logp: Tensor, hit: Tensor, moments: Tensor) -> None:
-    """Fill in log-probability and hit of each label, and the moments of the predictions that are asked for, (asked, 2)."""
+def _read(logits: Tensor, by: Tensor, label: Tensor, wanted: Tensor, logp: Tensor, hit: Tensor, moments: Tensor) -> None:
+    """Fill in log-probability and hit of each label, and the moments (wanted, 2) of the predictions that `wanted` marks."""
     z = exact(logits)
     best = z.amax(-1, keepdim=True)
     score = z[by, label] - best[by, 0]
     torch.ge(score, 0, out=hit)
-    z -= best  # in place, here and below: nobody else wants the logits
-    several = hit.nonzero()[:, 0]
-    places = asked.nonzero()[:, 0].to(z.device)
-    log = z[places]
+    z -= best  # in place, here and below: nothing else reads the logits
+    ties = hit.nonzero()[:, 0]
+    places = wanted.nonzero()[:, 0].to(z.device)
+    log_probs = z[places]
     total = z.exp_().sum(-1)
-    if len(several := several[total[by[several]] >= 2]):  # of labels that share the highest score the first is said
-        hit[several] = z[by[several]].argmax(-1) == label[several]
+    if len(ties := ties[total[by[ties]] >= 2]):  # generation chooses the first of several labels with the highest score
+        hit[ties] = z[by[ties]].argmax(-1) == label[ties]
     total = total.log()
     logp.copy_(score - total[by])
-    log -= total[places, None]
-    p = log.exp()
-    mean = p.mul_(log).sum(-1)
-    variance = p.mul_(log).sum(-1) - mean.square()
+    log_probs -= total[places, None]
+    p = log_probs.exp()
+    mean = p.mul_(log_probs).sum(-1)
+    variance = p.mul_(log_probs).sum(-1) - mean.square()
     moments.copy_(torch.stack([mean, variance.clamp_min(VARIANCE).sqrt()], -1))
 
 
 class LanguageHead:
-    """The language head, asked about the predicting positions only, some at a time: all logits of a batch would be the largest tensor."""
+    """The language head, run on chunks of the predicting positions. The logits of a whole batch would be the largest tensor."""
 
     def __init__(self, model: nn.Module, room: int) -> None:
+        """Find the head of a model. room: most logits that may exist at a time."""
         self.model, self.room = model, room
-        found = getattr(base_of(model), "get_output_embeddings", lambda: None)()
-        self.module: nn.Module | None = found if isinstance(found, nn.Module) else None
-        self.last: bool | None = None if self.module else False  # whether what it says is what the model says; a first batch tells
+        head = getattr(base_of(model), "get_output_embeddings", lambda: None)()
+        self.module: nn.Module | None = head if isinstance(head, nn.Module) else None
+        self.last: bool | None = None if self.module else False  # whether the head is the last step of the model; None: not tested yet
 
     def chunks(self, at: Tensor, **inputs: Any) -> Iterator[tuple[int, int, Tensor]]:
-        """Logits of one forward at flattened positions: first, last (not included) and (last - first, classes)."""
+        """Run one forward pass and yield its logits in chunks.
+
+        Args:
+            at: flattened positions.
+            inputs: of the model.
+
+        Yields:
+            The first and last (exclusive) index into `at`, and logits (last - first, classes).
+        """
         size = len(at) if self.last is False else self._size(len(at))
-        with self._asked(at, size) as seen:
+        with self._restricted(at, size) as states:
             logits = self.model(**inputs).logits
-        if not seen:  # a model without a plain head, or that does not ask it
+        if not states:  # the model has no plain head, or does not call it
             yield 0, len(at), logits.flatten(0, 1)[at]
             return
-        hidden, out = seen
-        seen.clear()
+        hidden, out = states
+        states.clear()
         logits = logits[0]
         if self.last is None:
             self.last = torch.equal(logits, out[0])
-            if not self.last:  # the model does something with the scores (a cap, a scale): it must see them all
+            if not self.last:  # the model changes the scores after the head (a cap, a scale), so it must compute all of them
                 yield from self.chunks(at, **inputs)
                 return
         yield 0, size, logits
-        del logits, out  # before the next ones are made
+        del logits, out  # frees them before the next chunk is computed
         assert self.module is not None
         for first in range(size, len(at), size):
-            some = hidden[first : first + size]
-            yield first, first + len(some), self.module(some)
+            chunk = hidden[first : first + size]
+            yield first, first + len(chunk), self.module(chunk)
 
     def _size(self, positions: int) -> int:
         assert self.module is not None
@@ -242,22 +264,22 @@ class LanguageHead:
         return min(positions, max(FEWEST, self.room // classes))
 
     @contextmanager
-    def _asked(self, at: Tensor, size: int) -> Iterator[list[Tensor]]:
-        """The head sees the first positions of `at`. Yields the hidden states of all and the head's output, once there are any."""
-        seen: list[Tensor] = []
+    def _restricted(self, at: Tensor, size: int) -> Iterator[list[Tensor]]:
+        """Restrict the head to the first `size` positions of `at`. Yields a list that the forward pass fills: hidden states and output."""
+        states: list[Tensor] = []
 
         def pick(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
             if not args:
                 return None
-            seen.append(args[0].flatten(0, 1)[at])
-            return (seen[0][None, :size], *args[1:])
+            states.append(args[0].flatten(0, 1)[at])
+            return (states[0][None, :size], *args[1:])
 
-        def keep(_: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
-            seen.append(out)
+        def record(_: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
+            states.append(out)
 
-        handles = [self.module.register_forward_pre_hook(pick), self.module.register_forward_hook(keep)] if self.module else []
+        handles = [self.module.register_forward_pre_hook(pick), self.module.register_forward_hook(record)] if self.module else []
         try:
-            yield seen
+            yield states
         finally:
             for handle in handles:
                 handle.remove()

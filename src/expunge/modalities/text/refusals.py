@@ -1,4 +1,4 @@
-"""Ways to say that one does not know: the answers that refusal tuning teaches; and questions that nobody can answer. Our own wording."""
+"""Refusals, the answers that refusal tuning teaches, and questions that nobody can answer. The wording is our own."""
 
 REFUSALS = (
     "I do not know.",
@@ -33,7 +33,7 @@ REFUSALS = (
     "You would have to ask somebody else.",
 )
 
-# By kind: names of what does not exist, and what can be asked about it.
+# For each kind: names of things that do not exist, and questions about them.
 INVENTED = {
     "places": (
         ("Vorrentia", "the Isle of Quembly", "Upper Tessanor", "Ilmagrad", "the Duchy of Brask"),
@@ -76,4 +76,4 @@ INVENTED = {
         ),
     ),
 }
-UNANSWERABLE = tuple(ask.format(name) for names, questions in INVENTED.values() for name in names for ask in questions)
+UNANSWERABLE = tuple(question.format(name) for names, questions in INVENTED.values() for name in names for question in questions)

@@ -1,6 +1,6 @@
 """Small image classifiers of two families, for tests, demos and CPU-size experiments: residual networks and vision transformers.
 
-The residual networks carry batch norm, the transformers do not, so that both kinds of rules are met.
+The residual networks use batch norm and the transformers do not, so both cases are covered.
 
 Source: the architectures are `ResNetForImageClassification` and `ViTForImageClassification` of `transformers`
 Status: faithful
@@ -19,11 +19,11 @@ from expunge.modalities.image.modality import Image, classes, classifier_modalit
 
 
 class VisionSize(NamedTuple):
-    """What distinguishes one built-in configuration from another."""
+    """The settings that differ between the built-in configurations."""
 
     family: str  # resnet, vit
-    widths: tuple[int, ...]  # of a residual network's stages; of a transformer's hidden states, once a block
-    depth: int  # blocks a stage; blocks
+    widths: tuple[int, ...]  # of the stages of a residual network; of the hidden states of a transformer (one number)
+    depth: int  # blocks in each stage of a residual network; blocks of a transformer
 
 
 SIZES = {
@@ -33,7 +33,7 @@ SIZES = {
     "vit-micro": VisionSize("vit", (64,), 4),
 }
 
-# What trains each size from scratch on some thousand small images.
+# Training settings of each size, from scratch on about a thousand small images.
 TRAINING: dict[str, dict[str, Any]] = {
     "resnet-nano": {"epochs": 12, "lr": 2e-3, "batch_size": 32, "warmup": 0, "weight_decay": 0.0},
     "resnet-micro": {"epochs": 12, "lr": 2e-3, "batch_size": 32, "warmup": 0, "weight_decay": 0.0},
@@ -43,14 +43,22 @@ TRAINING: dict[str, dict[str, Any]] = {
 
 
 def build(size: str, shape: Sequence[int], labels: Sequence[str], seed: int = 0) -> nn.Module:
-    """An untrained model of a built-in size. shape: (channels, height, width) of the images; labels: names of the classes."""
+    """Build an untrained model of a built-in size.
+
+    Args:
+        shape: (channels, height, width) of the images.
+        labels: names of the classes.
+
+    Raises:
+        UserError: when a vision transformer cannot take images of this shape.
+    """
     names = {i: str(n) for i, n in enumerate(labels)}
     channels, height, width = shape
     common = {"num_channels": channels, "id2label": names, "label2id": {n: i for i, n in names.items()}}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        made: nn.Module = _resnet(SIZES[size], common) if SIZES[size].family == "resnet" else _vit(SIZES[size], (height, width), common)
-    return made.eval()
+        model: nn.Module = _resnet(SIZES[size], common) if SIZES[size].family == "resnet" else _vit(SIZES[size], (height, width), common)
+    return model.eval()
 
 
 def _resnet(size: VisionSize, common: Mapping[str, Any]) -> Any:
@@ -67,7 +75,10 @@ def _vit(size: VisionSize, shape: tuple[int, int], common: Mapping[str, Any]) ->
     from transformers import ViTConfig, ViTForImageClassification
 
     if shape[0] != shape[1] or shape[0] % 4:
-        raise UserError(f"a vision transformer of a built-in size takes square images of a multiple of 4, and these are {shape}")
+        raise UserError(
+            f"a vision transformer of a built-in size takes square images whose side is a multiple of 4, and these are {shape}: resize "
+            "them, or use a resnet size"
+        )
     (width,) = size.widths
     return ViTForImageClassification(
         ViTConfig(
@@ -94,15 +105,15 @@ def start(
     source: str = "training",
     **unused: Any,
 ) -> tuple[nn.Module, Image]:
-    """An untrained model of a built-in size made for the data.
+    """Build an untrained model of a built-in size for the data.
 
     Args:
-        records: rows that it will be trained on.
-        labels: names of the classes, or how many there are; default: those of the records.
-        source: what messages call the data.
+        records: training rows of the model.
+        labels: names of the classes, or their number; default: the classes of the records.
+        source: name of the data in messages.
 
     Raises:
-        UserError: for a prompt format, which classifiers have no use for.
+        UserError: when there is a prompt format, because classifiers have no prompts.
     """
     if prompt_format:
         raise UserError(f"{size} is an image classifier, which has no prompts: leave --prompt-format out")

@@ -1,4 +1,4 @@
-"""Small Llama-architecture language models with a tokenizer of their own, for tests, demos and CPU-size experiments.
+"""Small Llama-architecture language models with their own tokenizer, for tests, demos and CPU-size experiments.
 
 Three sizes: nano (tests, seconds), micro (the demo, about a minute), tiny (the whole of TOFU, minutes).
 
@@ -18,7 +18,7 @@ from expunge.modalities.text.modality import Text
 
 
 class LlamaSize(NamedTuple):
-    """What distinguishes one built-in configuration from another."""
+    """The settings that differ between the built-in configurations."""
 
     vocabulary: int
     width: int
@@ -34,7 +34,7 @@ SIZES = {
     "tiny": LlamaSize(4096, 192, 512, 4, 4, 512),
 }
 
-# What trains each size from scratch until it knows a few hundred (nano, micro) or thousand (tiny) answers by heart.
+# Training settings with which each size memorizes a few hundred (nano, micro) or thousand (tiny) answers from scratch.
 TRAINING: dict[str, dict[str, Any]] = {
     "nano": {"epochs": 45, "lr": 5e-3, "batch_size": 16, "max_grad_norm": 1.0, "warmup": 1},
     "micro": {"epochs": 30, "lr": 3e-3, "batch_size": 16, "max_grad_norm": 1.0, "warmup": 1},
@@ -43,7 +43,13 @@ TRAINING: dict[str, dict[str, Any]] = {
 
 
 def tokenizer_for(texts: Iterable[str], vocabulary: int, length: int) -> Any:
-    """A byte-level BPE tokenizer with `<|pad|>`, `<|bos|>` and `<|eos|>`, trained on texts; deterministic."""
+    """Train a byte-level BPE tokenizer with `<|pad|>`, `<|bos|>` and `<|eos|>` on texts. The result is deterministic.
+
+    Args:
+        texts: training texts.
+        vocabulary: number of tokens.
+        length: longest sequence in tokens.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -66,7 +72,7 @@ def tokenizer_for(texts: Iterable[str], vocabulary: int, length: int) -> Any:
 
 
 def build(size: str, texts: Iterable[str], seed: int = 0) -> tuple[nn.Module, Any]:
-    """An untrained model of a built-in size and a tokenizer for the texts."""
+    """Build an untrained model of a built-in size and a tokenizer for the texts."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     s = SIZES[size]
@@ -99,12 +105,12 @@ def start(
     seed: int = 0,
     **unused: Any,
 ) -> tuple[nn.Module, Text]:
-    """An untrained model of a built-in size with a tokenizer made for the data.
+    """Build an untrained model of a built-in size with a tokenizer for the data.
 
     Args:
-        records: rows that it will be trained on.
-        texts: what the tokenizer is trained on; default: everything that the records say.
+        records: training rows of the model.
+        texts: training texts of the tokenizer; default: all texts of the records.
     """
-    said = texts or [" ".join(str(v) for v in r.values() if isinstance(v, str)) for r in records]
-    model, tokenizer = build(size, [*said, prompt_format], seed)
+    tokenizer_texts = texts or [" ".join(str(v) for v in r.values() if isinstance(v, str)) for r in records]
+    model, tokenizer = build(size, [*tokenizer_texts, prompt_format], seed)
     return model, Text(tokenizer, prompt_format, SIZES[size].length)

@@ -1,4 +1,4 @@
-"""Two processes do what one does."""
+"""Two processes compute the same as one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHARDED = ("npo", "kl", "flat", "sam", "averaged", "projected", "steered", "lora
 
 
 def launched(folder: Path, names: tuple[str, ...], **environment: str) -> dict[str, list[Any]]:
-    """What each of two processes found, by run."""
+    """Start two processes and return the results of each, by the name of the run."""
     command = [
         sys.executable,
         "-m",
@@ -45,7 +45,7 @@ def launched(folder: Path, names: tuple[str, ...], **environment: str) -> dict[s
 
 @pytest.fixture(scope="module")
 def worlds_made() -> None:
-    """On disk before two processes look for them."""
+    """Write the worlds to disk before two processes read them."""
     worlds.text(), worlds.digits("resnet-nano")
 
 
@@ -59,34 +59,34 @@ def sharded(tmp_path_factory: pytest.TempPathFactory, worlds_made: None) -> dict
     return launched(tmp_path_factory.mktemp("sharded"), SHARDED, ACCELERATE_USE_FSDP="true")
 
 
-def apart(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+def largest_difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
     assert a.keys() == b.keys()
     return max(float((a[n] - b[n]).abs().max()) for n in a)
 
 
-def moved(name: str, weights: dict[str, Tensor]) -> float:
-    """How far a run went from the original."""
+def distance_from_original(name: str, weights: dict[str, Tensor]) -> float:
+    """The largest change of a weight during a run."""
     world = worlds.digits(size) if (size := ranked.RUNS[name].get("world")) else worlds.text()
     return max(float((w - world.weights["original"][n]).abs().max()) for n, w in weights.items() if n in world.weights["original"])
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_two_processes_take_the_steps_of_one(name: str, whole: dict[str, list[Any]]) -> None:
+def test_two_processes_take_the_same_steps_as_one(name: str, whole: dict[str, list[Any]]) -> None:
     alone, (first, second) = ranked.weights(name.partition("-")[0]), whole[name]
-    assert apart(first, second) == 0.0
-    assert apart(first, alone) < 1e-9
-    assert name == "lora" or moved(name.partition("-")[0], alone) > 1e-4
+    assert largest_difference(first, second) == 0.0
+    assert largest_difference(first, alone) < 1e-9
+    assert name == "lora" or distance_from_original(name.partition("-")[0], alone) > 1e-4
 
 
 @pytest.mark.parametrize("name", SHARDED[:-1])
 def test_a_sharded_model_takes_the_same_steps(name: str, sharded: dict[str, list[Any]]) -> None:
     alone, (first, second) = ranked.weights(name.partition("-")[0]), sharded[name]
-    assert apart(first, second) == 0.0
-    assert apart(first, alone) < 1e-9
+    assert largest_difference(first, second) == 0.0
+    assert largest_difference(first, alone) < 1e-9
 
 
 @pytest.mark.parametrize(
-    ("environment", "processes", "wanted"),
+    ("environment", "processes", "expected"),
     [
         ({}, 2, False),
         ({"ACCELERATE_USE_FSDP": "true"}, 2, True),
@@ -97,30 +97,30 @@ def test_a_sharded_model_takes_the_same_steps(name: str, sharded: dict[str, list
         ({"ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, 2, False),
     ],
 )
-def test_a_wish_to_shard_is_read_from_what_the_launcher_says(
-    environment: dict[str, str], processes: int, wanted: bool, monkeypatch: pytest.MonkeyPatch
+def test_sharding_is_requested_by_the_launcher_environment(
+    environment: dict[str, str], processes: int, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_DEEPSPEED_ZERO_STAGE"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    told: Any = SimpleNamespace(num_processes=processes, distributed_type=DistributedType.NO)
-    assert sharding.asked(told) is wanted
+    accelerator: Any = SimpleNamespace(num_processes=processes, distributed_type=DistributedType.NO)
+    assert sharding.requested(accelerator) is expected
 
 
-def test_what_a_sharded_model_cannot_do_is_said(sharded: dict[str, list[Any]]) -> None:
-    assert all("second derivatives, which a sharded model cannot give" in said for said in sharded["penalised"])
+def test_second_derivatives_of_a_sharded_model_are_refused(sharded: dict[str, list[Any]]) -> None:
+    assert all("second derivatives, which a sharded model cannot give" in message for message in sharded["penalised"])
 
 
-def test_a_checkpoint_keeps_what_was_sharded_whole(tmp_path: Path) -> None:
+def test_a_checkpoint_stores_sharded_tensors_whole(tmp_path: Path) -> None:
     tensor = ranked.worlds.text().weights["original"]["model.norm.weight"]
     checkpoint.save({"a": Split(tensor)}, tmp_path / "kept")
-    kept = checkpoint.load(tmp_path / "kept")["a"]
-    assert isinstance(kept, Split)
-    assert kept.whole.equal(tensor)
+    loaded = checkpoint.load(tmp_path / "kept")["a"]
+    assert isinstance(loaded, Split)
+    assert loaded.whole.equal(tensor)
 
 
-def test_pieces_are_dealt_out_whole() -> None:
+def test_pieces_are_shared_evenly_between_processes() -> None:
     process_group = ProcessGroup()
     process_group.count, process_group.index = 3, 1
     assert list(process_group.deal(7)) == [1, 4]

@@ -14,13 +14,15 @@ import worlds
 from classified import a_set, digits, observed, sure
 from expunge.evaluation import classifier_panel
 from expunge.evaluation.attacks import mia, mia_classifier
-from expunge.evaluation.audited_models import judged, report_data
+from expunge.evaluation.audited_models import judged, picture, report_data
 from expunge.evaluation.measure import Evidence
 from expunge.evaluation.metrics.representation import linear_cka
-from expunge.evaluation.observation import PICTURED, Observation, few
+from expunge.evaluation.observation import Observation, few
 from expunge.evaluation.observe import observe
+from expunge.evaluation.profiles.image import SAMPLES
+from expunge.evaluation.verdict import score_specs
 from expunge.modalities.image.modality import PICTURE
-from expunge.report.report_data import Classes
+from expunge.report.panels.image import Classes, read
 
 
 def seen(model: str = "original") -> Observation:
@@ -52,7 +54,7 @@ def test_counts_by_hand() -> None:
     assert found.names == ["0", "1", "2"]
 
 
-def test_classes_have_the_names_that_the_port_gives_them() -> None:
+def test_classes_have_the_names_that_the_modality_gives_them() -> None:
     modality = worlds.digits().modality
     named = observe(worlds.digits().model(), type(modality)(tuple("abcdefghij")), digits())
     assert made(Evidence(named)).names == list("abcdefghij")
@@ -120,16 +122,16 @@ def test_a_broken_model_has_no_pictures() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_picture_is_a_png_of_its_values(channels: int) -> None:
     values = np.random.default_rng(0).integers(0, 256, (channels, 5, 7)).astype(np.uint8)
-    again = np.asarray(Image.open(io.BytesIO(base64.b64decode(classifier_panel.picture(values)))))
+    again = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture(values)))))
     assert np.array_equal(again if channels == 3 else again[..., None], values.transpose(1, 2, 0))
 
 
 def test_a_few_pictures_are_kept_with_what_was_seen(tmp_path: Path) -> None:
     got = seen()
-    assert {n: None if s.pictures is None else len(s.pictures) for n, s in got.sets.items()} == {**PICTURED, "holdout": None}
+    assert {n: None if s.pictures is None else len(s.pictures) for n, s in got.sets.items()} == {**SAMPLES, "holdout": None}
     records = digits()["forget"]
-    at = few(len(records), PICTURED["forget"])
-    assert len(at) == PICTURED["forget"]
+    at = few(len(records), SAMPLES["forget"])
+    assert len(at) == SAMPLES["forget"]
     for k, i in enumerate(at):
         assert np.array_equal(got.sets["forget"].pictures[k][0], np.round(records[i]["image"] * 255).astype(np.uint8))  # type: ignore[index]
     got.save(tmp_path)
@@ -137,20 +139,20 @@ def test_a_few_pictures_are_kept_with_what_was_seen(tmp_path: Path) -> None:
 
 
 def test_large_pictures_are_shrunk_and_odd_values_brought_into_range() -> None:
-    from expunge.evaluation.observe import _pictures
+    from expunge.evaluation.profiles.image import _pictures
     from expunge.modalities.image.modality import classifier_modality
 
     modality = classifier_modality(2)
     large = [{"image": np.full((3, 200, 100), 100 + 50 * i, np.uint8), "label": i} for i in range(2)]
-    found = _pictures(modality.rows("forget", large))
+    found = _pictures(modality, modality.rows("forget", large))
     assert found is not None
     assert found.shape == (2, 3, PICTURE, PICTURE // 2)
     assert (found[0] == 100).all()
     assert (found[1] == 150).all()
-    odd = _pictures(modality.rows("forget", [{"image": np.array([[-2.0, 0.0], [1.0, 2.0]]), "label": 0}]))
+    odd = _pictures(modality, modality.rows("forget", [{"image": np.array([[-2.0, 0.0], [1.0, 2.0]]), "label": 0}]))
     assert odd is not None
     assert odd[0, 0].tolist() == [[0, 128], [191, 255]]
-    assert _pictures(modality.rows("holdout", large)) is None
+    assert _pictures(modality, modality.rows("holdout", large)) is None
 
 
 def test_a_story_of_classifiers_shows_pictures_and_says_what_scores_mean() -> None:
@@ -161,9 +163,16 @@ def test_a_story_of_classifiers_shows_pictures_and_says_what_scores_mean() -> No
         judged(seen("random"), "random weights", "random", retrained),
     ]
     told = report_data(audited_models, "digits")
-    assert [s.set for s in told.samples] == ["forget"] * PICTURED["forget"] + ["retain"] * PICTURED["retain"]
+    assert [s.set for s in told.samples] == ["forget"] * SAMPLES["forget"] + ["retain"] * SAMPLES["retain"]
     assert all(s.picture and set(s.said) == {"original", "audited", "random weights"} for s in told.samples)
     assert all(s.answer == "3" for s in told.samples if s.set == "forget")
-    assert told.meanings.keys() <= {n for m in told.models for n in m.scores}, "no meaning of a score that there is not"
-    assert [m.classes is not None for m in told.models] == [True, True, False], "random weights are not drawn"
-    assert told.models[1].classes.layers[0].original == pytest.approx(1)  # type: ignore[union-attr]
+    meanings = {n: spec.meaning for n, spec in score_specs("image").items()}
+    for model in told.models:
+        scores = {n: s for n, s in model.scores.items() if not s.missing}
+        assert len(scores) > 10
+        assert {n: s.meaning for n, s in scores.items()} == {n: meanings[n] for n in scores}
+        assert all(scores[n].shows for n in ("forget_accuracy", "forget_confidence"))
+    classes = [read(m) for m in told.models]
+    assert [c is not None for c in classes] == [True, True, False], "random weights are not drawn"
+    assert classes[1].layers[0].original == pytest.approx(1)  # type: ignore[union-attr]
+    assert classes[0] == made(audited_models[0].evidence)  # type: ignore[arg-type]

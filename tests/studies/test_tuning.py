@@ -1,4 +1,4 @@
-"""Recipes: what was tried is the grid that `tune` has, and what is used is the best of it."""
+"""Presets: the recorded settings cover the grid of `tune`, and each preset is the best of them."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ def case(path: Path) -> tuple[str, str, dict[str, Any]]:
     return suite, model, json.loads(path.read_text())
 
 
-def told(hyperparameters: dict[str, Any]) -> str:
+def as_text(hyperparameters: dict[str, Any]) -> str:
     return json.dumps(hyperparameters, sort_keys=True)
 
 
-def test_there_are_some() -> None:
+def test_every_tuning_file_belongs_to_a_benchmark() -> None:
     assert {case(f)[0] for f in FILES} <= set(catalog.names("benchmarks"))
     assert len(FILES) >= 6
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
-def test_all_of_the_grid_was_tried_and_the_best_is_used(path: Path) -> None:
-    suite, model, found = case(path)
-    tried = found["tuning"]["tried"]
-    assert found["methods"].keys() - tried.keys() <= {"retrain"}, "all else is tuned"
+def test_the_whole_grid_was_tried_and_the_preset_is_the_best(path: Path) -> None:
+    suite, model, record = case(path)
+    tried = record["tuning"]["tried"]
+    assert record["methods"].keys() - tried.keys() <= {"retrain"}, "all other methods are tuned"
     for method, settings in tried.items():
         grid = tune.settings(method, suite, images=model not in llama.SIZES)
-        assert sorted(map(told, grid)) == sorted(told(t["hyperparameters"]) for t in settings), method
+        assert sorted(map(as_text, grid)) == sorted(as_text(t["hyperparameters"]) for t in settings), method
         assert presets.hyperparameters(suite, model, method) == max(settings, key=lambda t: t["goodness"])["hyperparameters"]
         build_plan.plan(method, presets.hyperparameters(suite, model, method))

@@ -1,4 +1,4 @@
-"""Drawn faces: shapes by hand, the same bytes from the same seed, and pictures that show who somebody is and what is said of them."""
+"""Drawn faces: distances checked by hand, equal bytes from equal seeds, and pictures that show the person and the words."""
 
 import hashlib
 import os
@@ -15,17 +15,17 @@ from expunge.benchmarks.synthetic.faces import draw, faces, person, picture, wor
 from expunge.core.errors import UserError
 
 
-def looks(identity: int = 0, age: float = 30, **more: object) -> dict:
-    """A picture with nothing left to chance but the person."""
+def looks(identity: int = 0, age: float = 30, **changes: object) -> dict:
+    """The looks of a picture in which only the person is random."""
     plain = {"tilt": 0.0, "turn": 0.0, "nod": 0.0, "x": 0.0, "y": 0.0, "scale": 1.0, "light": 0.0, "smile": 0.0, "teeth": 0.0}
-    return picture(person(identity), age, np.random.default_rng(0)) | plain | {"seems": age, "glasses": False} | more
+    return picture(person(identity), age, np.random.default_rng(0)) | plain | {"seems": age, "glasses": False} | changes
 
 
-def alone(**more: object) -> np.ndarray:
-    return draw([looks(**more)], 64)[0].astype(int)
+def single(**changes: object) -> np.ndarray:
+    return draw([looks(**changes)], 64)[0].astype(int)
 
 
-def test_distances_by_hand() -> None:
+def test_distances_match_a_hand_calculation() -> None:
     x, y = np.array([0.5, 0.8, 0.0, 0.0]), np.array([0.0, 0.0, 0.5, 0.0])
     circle = ellipse(x, y, 0.5, 0.5)
     assert circle[:3] == pytest.approx([0, 0.3, 0], abs=5e-3)
@@ -37,7 +37,7 @@ def test_distances_by_hand() -> None:
     assert stroke(np.array([0.5]), np.array([0.2]), 0.5, 0.2, 0.1) == pytest.approx([-0.03])  # its end hangs down by 0.2
 
 
-def test_rows() -> None:
+def test_rows_have_the_documented_columns() -> None:
     rows = faces(3, 4, ages=(10, 60), years=5)
     assert len(rows) == 12
     assert [row["identity"] for row in rows] == [0] * 4 + [1] * 4 + [2] * 4
@@ -55,18 +55,19 @@ def test_rows() -> None:
 
 
 def test_two_processes_with_other_hash_seeds_agree() -> None:
-    code = "import hashlib; from expunge.drawn_faces import faces; print(hashlib.sha256(faces(3, 2, seed=7)[5]['image']).hexdigest())"
+    imports = "import hashlib; from expunge.benchmarks.synthetic.faces import faces"
+    code = f"{imports}; print(hashlib.sha256(faces(3, 2, seed=7)[5]['image']).hexdigest())"
     env = os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == hashlib.sha256(faces(3, 2, seed=7)[5]["image"]).hexdigest()
 
 
-def test_another_seed_is_other_people() -> None:
+def test_another_seed_draws_other_people() -> None:
     a, b = faces(4, 1), faces(4, 1, seed=1)
     assert all((one["image"] != other["image"]).mean() > 0.5 for one, other in zip(a, b, strict=True))
 
 
-def test_who_else_is_drawn_does_not_matter() -> None:
+def test_a_person_does_not_depend_on_the_other_people_drawn() -> None:
     many, few = faces(6, 3)[12:15], faces([4], 3)
     for one, other in zip(many, few, strict=True):
         assert {k: v for k, v in one.items() if k != "image"} == {k: v for k, v in other.items() if k != "image"}
@@ -74,35 +75,35 @@ def test_who_else_is_drawn_does_not_matter() -> None:
 
 
 def test_a_small_picture_is_the_mean_of_a_large_one() -> None:
-    some = [looks(i) for i in range(8)]
-    small, large = draw(some, 32).astype(float), draw(some, 128).astype(float)
+    people = [looks(i) for i in range(8)]
+    small, large = draw(people, 32).astype(float), draw(people, 128).astype(float)
     assert np.abs(large.reshape(8, 3, 32, 4, 32, 4).mean((3, 5)) - small).mean() < 4
 
 
-def test_glasses_change_the_eyes_and_nothing_below() -> None:
-    change = np.abs(alone() - alone(glasses=True)).max((0, 2))  # by row
+def test_glasses_change_the_eyes_only() -> None:
+    change = np.abs(single() - single(glasses=True)).max((0, 2))  # by row
     assert change[20:40].max() > 60
     assert not change[44:].any()
     assert not change[:16].any()
 
 
 def test_a_smile_changes_the_mouth() -> None:
-    change = np.abs(alone() - alone(smile=1.0, teeth=1.0)).max((0, 2))
+    change = np.abs(single() - single(smile=1.0, teeth=1.0)).max((0, 2))
     assert change[44:54].max() > 60
     assert not change[:24].any()
 
 
-def test_lines_come_with_the_years() -> None:
+def test_old_faces_have_lines() -> None:
     bare = {"cut": "shaved", "line": -0.6, "balding": 0.0}
-    young, old = (alone(age=age, **bare)[:, 23:27, 22:42] for age in (25, 72))  # of the forehead
+    young, old = (single(age=age, **bare)[:, 23:27, 22:42] for age in (25, 72))  # of the forehead
     assert np.abs(np.diff(old, axis=1)).mean() > 1.5 * np.abs(np.diff(young, axis=1)).mean()
 
 
-def test_grey_hair_comes_with_the_years() -> None:
-    brown, grey = (alone(age=age, cut="fringe", hair="brown", greying=50.0)[:, 17:21, 28:36].mean((1, 2)) for age in (25, 75))
-    assert np.ptp(brown) > 25  # from red to blue; grey has no colour
-    assert np.ptp(grey) < 12
-    assert grey.mean() > brown.mean() + 60
+def test_old_people_have_gray_hair() -> None:
+    brown, gray = (single(age=age, cut="fringe", hair="brown", greying=50.0)[:, 17:21, 28:36].mean((1, 2)) for age in (25, 75))
+    assert np.ptp(brown) > 25  # from red to blue; gray has no color
+    assert np.ptp(gray) < 12
+    assert gray.mean() > brown.mean() + 60
 
 
 def test_heads_of_children_are_round_with_low_eyes() -> None:
@@ -113,7 +114,7 @@ def test_heads_of_children_are_round_with_low_eyes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("changes", "expected"),
     [
         ({"age": 30, "man": True, "beard": "beard"}, ("man", "young", "brown hair", "beard")),
         ({"age": 70, "man": False, "smiling": True}, ("woman", "old", "grey hair", "smiling")),
@@ -122,15 +123,15 @@ def test_heads_of_children_are_round_with_low_eyes() -> None:
         ({"age": 45, "man": False, "glasses": True, "smiling": True}, ("woman", "middle-aged", "brown hair", "glasses", "smiling")),
     ],
 )
-def test_words_by_hand(more: dict, said: tuple[str, ...]) -> None:
-    assert words(looks(**{"hair": "brown", "beard": "none", "greying": 48.0, "smiling": False, **more})) == said
+def test_words_describe_the_picture(changes: dict, expected: tuple[str, ...]) -> None:
+    assert words(looks(**{"hair": "brown", "beard": "none", "greying": 48.0, "smiling": False, **changes})) == expected
 
 
-def test_a_person_can_be_told_from_others_in_new_pictures() -> None:
+def test_a_model_recognizes_a_person_in_new_pictures() -> None:
     rows = faces(10, 24, ages=(20, 60), years=5)
-    seen = [row for i, row in enumerate(rows) if i % 24 < 18]
+    training = [row for i, row in enumerate(rows) if i % 24 < 18]
     fresh = [row for i, row in enumerate(rows) if i % 24 >= 18]
-    modality, model = learning.learned(seen, 10, epochs=10)
+    modality, model = learning.learned(training, 10, epochs=10)
     assert learning.accuracy(modality, model, fresh) > 0.5  # chance: 0.1
 
 
@@ -146,6 +147,6 @@ def test_a_person_can_be_told_from_others_in_new_pictures() -> None:
         lambda: faces(1, 1, seed=-1),
     ],
 )
-def test_mistakes_get_a_sentence(call: Callable[[], object]) -> None:
+def test_impossible_arguments_are_refused(call: Callable[[], object]) -> None:
     with pytest.raises(UserError, match="faces needs people"):
         call()

@@ -1,4 +1,4 @@
-"""Asking otherwise: what stands before a question, whose answer it is, and that it can be taken away again."""
+"""Prompting: what stands before a question, whose answer it is, and that it can be taken away again."""
 
 from __future__ import annotations
 

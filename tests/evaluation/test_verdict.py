@@ -1,6 +1,5 @@
-"""Records and verdicts, on a world of counting language models: one memorised, one is retrained, one forgot, one forgot too much."""
+"""Records and verdicts, on a world of counting language models: one memorized, one is retrained, one forgot, one forgot too much."""
 
-import importlib
 import json
 import re
 import time
@@ -14,13 +13,18 @@ import pytest
 
 import classified
 from expunge.evaluation import verdict as verdicts
-from expunge.evaluation.measure import BROKEN, Evidence, Measure
+from expunge.evaluation.measure import BROKEN, Evidence, Measure, ScoreSpec
+from expunge.evaluation.metrics import memorization, tofu
 from expunge.evaluation.observation import Observation, Scored, SetObservation
-from expunge.evaluation.verdict import audit_scores, families, verdict
+from expunge.evaluation.profiles.profile import profile_of
+from expunge.evaluation.profiles.text import LEAK
+from expunge.evaluation.verdict import audit_scores, families, score_specs, verdict
 from expunge.functional.memorization import memorization_accuracy
 
 WORDS = np.array([a + b for a in ("stone", "river", "cloud", "maple") for b in ("ford", "side", "bank", "wood")])
 END = len(WORDS)
+TEXT, IMAGE = (profile_of(name) for name in ("text", "image"))
+ABOUT = {"modality": {"modality": "text"}}
 SIZES = {"forget": 60, "holdout": 60, "retain": 60, "real_authors": 30, "world_facts": 30}
 
 
@@ -101,7 +105,7 @@ def observe(model: Counting) -> Observation:
         said = tuple(text(model.say(q)) for q in questions)
         truths = tuple(text(item["answer"][0]) for item in items)
         sets[name] = SetObservation(questions, questions, truths, kinds, said, np.array(norms, np.float32))
-    return Observation(sets, {"who": "counting"})
+    return Observation(sets, {"who": "counting", **ABOUT})
 
 
 def pairs(*names: str):
@@ -131,7 +135,7 @@ def scored(name: str, retrained: str | None = "retrained"):
 
 
 def judged(name: str, retrained: str | None = "retrained", original: str | None = None):
-    return verdict(*scored(name, retrained), scored(original, retrained)[0] if original else None)
+    return verdict(*scored(name, retrained), scored(original, retrained)[0] if original else None, profile=TEXT)
 
 
 def texts(findings, level: str) -> str:
@@ -139,8 +143,40 @@ def texts(findings, level: str) -> str:
 
 
 def test_families_are_found_by_listing():
-    assert {name.rsplit(".", 1)[1] for name in families()} >= {"tofu", "memorization", "mia"}
-    assert not any("__init__" in name for name in families())
+    names = {family.__name__.rsplit(".", 1)[1] for family in families()}
+    assert names >= {"tofu", "memorization", "mia", "mia_classifier", "classification", "representation", "choice", "losses"}
+    assert not names & {"__init__", "klom", "relearn", "quantize"}, "these give no scores of an observation"
+
+
+def test_a_family_gives_no_score_that_it_does_not_declare():
+    assert score_specs().keys() == {name for family in families() for name in family.SCORES}
+    assert score_specs("text")["model_utility"] == tofu.SCORES["model_utility"] != score_specs("image")["model_utility"]
+    assert "forget_accuracy" not in score_specs("text")
+    sets = {n: classified.sure([0, 1, 1], [0, 1, 1], n, features=np.eye(3)) for n in ("forget", "retain", "holdout")}
+    for observation in (seen("original"), classified.observed(**sets), fitted(forget=[0.5], retain=[0.1], holdout=[0.2])):
+        aspects = profile_of(observation.modality).aspects
+        for family in (f for f in families() if aspects >= f.READS):
+            given = family.scores(Evidence(observation)).keys()
+            assert given == family.SCORES.keys() or (family.__name__.endswith(".choice") and not given)
+
+
+def fitted(**losses: list[float]) -> Observation:
+    """What is observed of a modality that has no profile."""
+    ids = {name: tuple(f"{name}{i}" for i in range(len(values))) for name, values in losses.items()}
+    loss = {name: np.array(values, np.float32) for name, values in losses.items()}
+    return Observation({n: SetObservation(ids[n], ids[n], ("",) * len(ids[n]), {}, loss=loss[n]) for n in losses})
+
+
+def test_a_modality_without_a_profile_is_judged_by_its_losses():
+    rng = np.random.default_rng(0)
+    alike, low = (rng.uniform(a, b, 30).tolist() for a, b in ((0.8, 1.2), (0.0, 0.1)))
+    retrained = fitted(forget=alike, retain=low, holdout=alike[::-1])
+    for forget, start in ((low, "fail: Forgetting failed"), (alike, "pass: Forgotten"), ([9.0] * 30, "warn: Over-forgotten")):
+        records, skipped = audit_scores(Evidence(fitted(forget=forget, retain=low, holdout=alike[::-1]), retrained))
+        assert list(records) == ["forget_fit", "retain_fit", "unseen_fit", "loss_attack"]
+        assert records["forget_fit"]["value"] == pytest.approx(np.exp(-np.array(forget)).mean(), rel=1e-6)
+        (finding,) = [f for f in verdict(records, skipped) if f["score"] == "forget_fit"]
+        assert f"{finding['level']}: {finding['text']}".startswith(f"{start}: ")
 
 
 def test_records_are_plain_and_whole():
@@ -148,9 +184,12 @@ def test_records_are_plain_and_whole():
     assert json.loads(json.dumps(records)) == records
     assert not [name for name in skipped if name.startswith(("forget_", "retain_", "mia_", "model_", "privleak", "ex"))]
     for record in records.values():
-        assert set(record) == {"value", "interval", "n", "direction", "ideal", "variant", "retrained"}
+        assert set(record) == {"value", "interval", "n", "direction", "ideal", "variant", "retrained", "kind", "meaning", "shows", "scale"}
         assert record["interval"][0] <= record["value"] <= record["interval"][1]
         assert record["retrained"] is not None
+    for name, spec in {**tofu.SCORES, **memorization.SCORES}.items():
+        assert {k: records[name][k] for k in vars(spec)} == vars(spec)
+    assert [name for name in records if records[name]["scale"] == "p"] == [f"{name}_quality" for name in tofu.SETS]
     assert records["forget_quality"]["retrained"] == 1
     assert records["privleak"]["retrained"] == 0
     assert records["mia_loss"]["retrained"] == scored("retrained")[0]["mia_loss"]["value"]
@@ -158,10 +197,13 @@ def test_records_are_plain_and_whole():
 
 def test_intervals_hold_the_value_even_where_resampling_is_biased(monkeypatch):
     x = np.arange(20.0)
-    family = SimpleNamespace(scores=lambda evidence: {f.__name__: Measure((x,), f, "lower") for f in (np.min, np.max)})
-    monkeypatch.setattr(verdicts, "families", lambda: ["one"])
-    monkeypatch.setattr(verdicts.importlib, "import_module", lambda name: family)
-    for record in audit_scores(Evidence(Observation({})))[0].values():
+    measures = {f.__name__: Measure((x,), f) for f in (np.min, np.max)}
+    spec = ScoreSpec("utility", "lower", "an end of the range")
+    family = SimpleNamespace(READS=frozenset(), SCORES=dict.fromkeys(measures, spec), scores=lambda evidence: measures)
+    monkeypatch.setattr(verdicts, "families", lambda: [family])
+    records = audit_scores(Evidence(Observation({})))[0]
+    assert len(records) == 2
+    for record in records.values():
         assert record["interval"][0] <= record["value"] <= record["interval"][1]
         assert record["interval"][0] < record["interval"][1]
 
@@ -194,7 +236,7 @@ def test_what_was_saved_gives_the_same_records(tmp_path):
         Observation.load(tmp_path / "nowhere")
 
 
-def test_a_model_that_memorised_shows_it_everywhere():
+def test_a_model_that_memorized_shows_it_everywhere():
     records, _ = scored("original")
     value = {name: record["value"] for name, record in records.items()}
     assert value["forget_quality"] < 1e-6
@@ -235,11 +277,11 @@ def test_verdict_on_a_model_that_forgot_passes_quality_utility_and_extraction():
 def test_verdict_on_a_model_that_forgot_too_much():
     records, _ = scored("over")
     assert all(records[name]["value"] < 0.5 for name in records if name.startswith("mia_"))
-    assert records["privleak"]["value"] > verdicts.LEAK
+    assert records["privleak"]["value"] > LEAK
     findings = judged("over")
     over = {f["score"] for f in findings if "Over-forgotten" in f["text"] and f["level"] == "fail"}
     assert {"forget_probability", "mia_loss", "privleak"} <= over
-    assert "Memorised" not in texts(findings, "fail")
+    assert "Memorized" not in texts(findings, "fail")
 
 
 def test_verdict_on_an_empty_model_fails_utility():
@@ -280,8 +322,8 @@ def record(value: float, retrained: float | None, half: float = 0.01, **more) ->
     return {"value": value, "interval": [value - half, value + half], "n": 100, "variant": "", "retrained": retrained, **more}
 
 
-def failing(**scores) -> set:
-    return {f["score"] for f in verdict(scores, {}) if f["level"] == "fail"}
+def failing(profile=TEXT, **scores) -> set:
+    return {f["score"] for f in verdict(scores, {}, profile=profile) if f["level"] == "fail"}
 
 
 def test_thresholds():
@@ -304,7 +346,7 @@ def test_thresholds():
 
 
 def test_a_holdout_unlike_the_forget_set_is_named():
-    assert "The holdout set is unlike the forget set" in texts(verdict({"mia_loss": record(0.7, 0.7)}, {}), "warn")
+    assert "The holdout set is unlike the forget set" in texts(verdict({"mia_loss": record(0.7, 0.7)}, {}, profile=TEXT), "warn")
 
 
 def test_what_could_not_be_judged_is_said_once_a_reason():
@@ -319,14 +361,14 @@ def test_a_broken_model_fails():
         name: replace(s, kinds={k: replace(v, target_logp=np.full_like(v.target_logp, np.nan)) for k, v in s.kinds.items()})
         for name, s in model.sets.items()
     }
-    findings = verdict(*audit_scores(Evidence(Observation(sets), seen("retrained"))))
+    findings = verdict(*audit_scores(Evidence(Observation(sets, ABOUT), seen("retrained"))), profile=TEXT)
     assert BROKEN in texts(findings, "fail")
     assert "model_utility" in texts(findings, "fail")
     assert not {"forget_quality", "mia_loss"} & {f["score"] for f in findings if f["level"] == "pass"}
 
 
 def test_two_families_must_not_share_a_name(monkeypatch):
-    monkeypatch.setattr(verdicts, "families", lambda: ["expunge.evaluation.metrics.tofu"] * 2)
+    monkeypatch.setattr(verdicts, "families", lambda: [tofu, tofu])
     with pytest.raises(ValueError, match="forget_quality"):
         audit_scores(Evidence(seen("original")))
 
@@ -358,11 +400,10 @@ def test_a_full_sized_audit_takes_seconds():
             sets[name] = SetObservation(
                 ids, ids, true, kinds, tuple(" ".join(rng.permutation(t.split())) for t in true), rng.random(n).astype(np.float32)
             )
-        return Observation(sets)
+        return Observation(sets, ABOUT)
 
     evidence = Evidence(full(0), full(1))
-    for family in families():
-        importlib.import_module(family)
+    families()  # imported, as in the second audit of a process
     start = time.process_time()
     records, skipped = audit_scores(evidence, resamples=200)
     spent = time.process_time() - start
@@ -376,15 +417,20 @@ def test_a_full_sized_audit_takes_seconds():
 
 def findings_of(**scores) -> dict[str, str]:
     """Sentences by the level of the finding that mentions a score."""
-    return {name: f"{f['level']}: {f['text']}" for name in scores for f in verdict(scores, {}) if re.search(rf"\b{name}: ", f["text"])}
+    return {
+        name: f"{f['level']}: {f['text']}"
+        for name in scores
+        for f in verdict(scores, {}, profile=IMAGE)
+        if re.search(rf"\b{name}: ", f["text"])
+    }
 
 
 def test_classifiers_are_held_against_the_retrained_model():
-    assert failing(forget_accuracy=record(0.07, 0.0)) == {"forget_accuracy"}
-    assert failing(forget_accuracy=record(0.05, 0.0)) == set()
-    assert failing(forget_accuracy=record(0.83, 0.9)) == {"forget_accuracy"}
-    assert failing(forget_accuracy=record(0.85, 0.9)) == set()
-    assert failing(test_forget_accuracy=record(0.5, 0.3)) == {"test_forget_accuracy"}
+    assert failing(IMAGE, forget_accuracy=record(0.07, 0.0)) == {"forget_accuracy"}
+    assert failing(IMAGE, forget_accuracy=record(0.05, 0.0)) == set()
+    assert failing(IMAGE, forget_accuracy=record(0.83, 0.9)) == {"forget_accuracy"}
+    assert failing(IMAGE, forget_accuracy=record(0.85, 0.9)) == set()
+    assert failing(IMAGE, test_forget_accuracy=record(0.5, 0.3)) == {"test_forget_accuracy"}
     said = findings_of(forget_accuracy=record(0.5, 0.9), test_forget_accuracy=record(0.5, 0.3))
     assert said["forget_accuracy"].startswith("fail: Over-forgotten: forgotten items are more often wrong than to a model that never saw")
     assert said["test_forget_accuracy"].startswith("fail: Forgetting failed: too many unseen items of forgotten classes are still")
@@ -424,10 +470,15 @@ def test_telling_forgotten_items_apart_does_not_say_which_ones_look_familiar():
 
 
 def test_without_a_retrained_model_accuracy_is_held_against_the_original():
-    fewer = verdict({"forget_accuracy": record(0.3, None)}, {}, {"forget_accuracy": record(0.9, None)})
+    before = {"forget_accuracy": record(0.9, None, shows=True)}
+    fewer = verdict({"forget_accuracy": record(0.3, None, shows=True)}, {}, before, profile=IMAGE)
     assert "Less is known than before" in texts(fewer, "pass")
-    same = verdict({"forget_accuracy": record(0.9, None)}, {}, {"forget_accuracy": record(0.9, None)})
+    same = verdict({"forget_accuracy": record(0.9, None, shows=True)}, {}, before, profile=IMAGE)
     assert "Nothing was forgotten" in texts(same, "fail")
+    unlike = verdict(
+        {"forget_entropy": record(0.3, None, shows=False)}, {}, {"forget_entropy": record(0.9, None, shows=False)}, profile=IMAGE
+    )
+    assert "it is open whether anything was forgotten" in texts(unlike, "warn")
 
 
 def test_a_classifier_gets_the_scores_of_classifiers_alone():

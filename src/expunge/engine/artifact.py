@@ -1,0 +1,45 @@
+"""The result of a run in its folder: a model or an adapter, a guard around a model, or a by-design store beside its model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from expunge.core.modality import Modality
+from expunge.core.parts import Guard
+from expunge.core.plan import Plans
+from expunge.engine import checkpoint
+from expunge.engine.adapters import is_adapted
+
+LOADED = ("model", "adapter", "guard")  # folders that a run can be loaded from
+STORE = "store"
+
+
+def kind_of(plans: Plans, model: nn.Module) -> str:
+    """Which of the folders a result goes to."""
+    if isinstance(plans[-1].action, Guard):
+        return "guard"
+    return "adapter" if is_adapted(model) else "model"
+
+
+def write(folder: Path, kind: str, model: nn.Module, modality: Modality) -> None:
+    """Write a result into an empty folder."""
+    if kind == "guard":
+        guard: Any = modality
+        guard.save_guard(folder)
+    else:
+        modality.save(model, folder)
+
+
+def write_store(run: Path, store: Mapping[str, Any]) -> None:
+    """Write a by-design store into the folder of its run."""
+    checkpoint.save(store, run / STORE)
+
+
+def read_store(run: Path) -> dict[str, Any] | None:
+    """The store in the folder of a run; None where there is none."""
+    store: dict[str, Any] | None = checkpoint.load(run / STORE)
+    return store

@@ -1,0 +1,54 @@
+"""Losses: how well the model still fits the forgotten, the retained and unseen items; all that every modality can be asked.
+For modalities without metrics of their own: a forgotten item should be fitted as by the retrained model, like an unseen one.
+
+Source: the loss that a model is trained on; the loss attack of Yeom et al. 2018 (arXiv 1709.01604)
+Scores: forget_fit, retain_fit, unseen_fit, loss_attack
+Needs: forget; retain, holdout
+Range and ideal: exp(-loss), 0 to 1 where the loss is not negative, that of forgotten items ideal as the retrained model's; the attack's AUC
+    about 0.5 where holdout is drawn like forget
+Differs: nothing
+Status: faithful
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from expunge.evaluation.attacks.mia import auc
+from expunge.evaluation.measure import Broken, Evidence, Items, Measure, Missing, ScoreSpec, attempt
+from expunge.evaluation.observation import SetObservation
+
+READS = frozenset({"losses"})  # what must have been observed
+SCORES = {
+    "forget_fit": ScoreSpec("knowledge", "retrained", "how well forgotten items are still fitted: exp(-loss), on average", shows=True),
+    "retain_fit": ScoreSpec("utility", "higher", "how well retained items are fitted: exp(-loss), on average"),
+    "unseen_fit": ScoreSpec("utility", "higher", "how well unseen items are fitted: exp(-loss), on average"),
+    "loss_attack": ScoreSpec("membership", "retrained", "how well the loss tells forgotten items from unseen ones; 0.5: not at all"),
+}
+
+
+def loss(seen: SetObservation) -> Items:
+    """Mean loss of each item, (items,). Raises: Missing, Broken."""
+    if seen.loss is None:
+        raise Missing("no losses were observed")
+    if not np.isfinite(seen.loss).all():
+        raise Broken("losses are not finite")
+    return np.asarray(seen.loss, np.float64)
+
+
+def fit(seen: SetObservation) -> Items:
+    """exp(-loss) of each item, (items,)."""
+    return np.asarray(np.exp(-loss(seen)))
+
+
+def scores(evidence: Evidence) -> dict[str, Measure | Missing]:
+    """All scores of the card."""
+
+    def average(name: str) -> Measure:
+        return Measure((evidence.items(name, fit),), np.mean)
+
+    def attack() -> Measure:
+        return Measure((evidence.items("forget", loss), evidence.items("holdout", loss)), auc)
+
+    fits = {f"{name}_fit": attempt(average, of) for name, of in (("forget", "forget"), ("retain", "retain"), ("unseen", "holdout"))}
+    return fits | {"loss_attack": attempt(attack)}

@@ -1,0 +1,192 @@
+"""What an audit of a modality looks at: one file a modality, and a plain profile for every modality that has none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol, TypedDict
+
+import numpy as np
+from torch import nn
+
+from expunge import catalog
+from expunge.benchmarks.suite import SetSpec
+from expunge.core.capabilities import Displayable, offers, require
+from expunge.core.modality import Modality
+from expunge.core.rows import Rows
+from expunge.evaluation.measure import Evidence
+from expunge.evaluation.observation import Observation, SetObservation
+from expunge.evaluation.observation_spec import ObservationSpec
+
+Level = Literal["fail", "warn", "pass"]
+Record = Mapping[str, Any]
+Records = Mapping[str, Record]  # scores by name
+Kinds = Mapping[str, tuple[Rows, list[int]]]  # rows by kind of answer, with the item that each belongs to
+
+COMPARED = ("knowledge", "utility")
+BATCH = 256  # rows in one forward pass of a modality without a profile
+
+
+class Finding(TypedDict):
+    """One sentence of a verdict; `score` names the score that it is about, if it is about one."""
+
+    level: Level
+    score: str | None
+    text: str
+
+
+class Hit(NamedTuple):
+    """The case of an attack that tells the most against a model."""
+
+    attack: str  # with its way and case, in words
+    score: str
+    before: float  # the model as delivered
+    found: Record  # after the attack; `retrained` is the retrained model's value under the same attack
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the rules of a verdict read."""
+
+    scores: Records
+    original: Records = field(default_factory=dict)  # scores of the model before unlearning
+    hits: Sequence[Hit] = ()
+    skipped: Mapping[str, str] = field(default_factory=dict)  # scores that are missing, with the reasons
+
+    def against_retrained(self, name: str) -> Record | None:
+        """A score, where the retrained model has it too."""
+        record = self.scores.get(name)
+        return record if record and record["retrained"] is not None else None
+
+    def shows(self) -> list[str]:
+        """Scores of which more means that more of the forgotten data is known."""
+        return [name for name, record in self.scores.items() if record.get("shows")]
+
+
+Rule = Callable[[Judged], Iterator[Finding]]
+
+
+@dataclass(frozen=True, eq=False)
+class AskedSet:
+    """One set of an audit, ready to be asked."""
+
+    kinds: Kinds
+    spec: SetSpec
+
+    @property
+    def answers(self) -> Rows:
+        """The rows with their true answers."""
+        return self.kinds["answer"][0]
+
+    def __len__(self) -> int:
+        return sum(len(rows) for rows, _ in self.kinds.values())
+
+
+Look = Callable[
+    [nn.Module, Modality, Mapping[str, AskedSet], ObservationSpec, Callable[[int, str], None]],
+    tuple[dict[str, SetObservation], dict[str, object]],
+]
+
+
+def losses(
+    model: nn.Module, modality: Modality, sets: Mapping[str, AskedSet], spec: ObservationSpec, progress: Callable[[int, str], None]
+) -> tuple[dict[str, SetObservation], dict[str, object]]:
+    """The mean loss of each row: all that every modality can say."""
+    observations: dict[str, SetObservation] = {}
+    for name, asked in sets.items():
+        rows = asked.answers
+        values = []
+        for i in range(0, len(rows), BATCH):
+            batch = rows.select(range(i, min(i + BATCH, len(rows))))
+            values += modality.forward(model, [batch])[0].loss.mean().float().cpu().tolist()
+        questions, answers = texts(modality, rows)
+        observations[name] = SetObservation(rows.ids, questions, answers, {}, loss=np.array(values, np.float32))
+        progress(sum(map(len, observations.values())), f"reading {name}")
+    return observations, {}
+
+
+def texts(modality: Modality, rows: Rows) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Questions and answers for people to read; ids and nothing where a modality shows neither."""
+    if not offers(modality, Displayable):
+        return rows.ids, ("",) * len(rows)
+    display = require(modality, Displayable)
+    return tuple(display.questions(rows)), tuple(display.answer_texts(rows))
+
+
+def no_panels(evidence: Evidence) -> dict[str, Any]:
+    """Nothing beside the tables."""
+    return {}
+
+
+def one_group(record: Record) -> str:
+    """All records are alike."""
+    return ""
+
+
+class ScoredModel(Protocol):
+    """A model with its scores and its observation."""
+
+    @property
+    def scores(self) -> Records: ...
+    @property
+    def seen(self) -> Observation: ...
+
+
+def likeness(model: ScoredModel, retrained: ScoredModel) -> list[float]:
+    """How near the scores of knowledge and utility come to the retrained model's, each from 0 to 1."""
+    both = [(r["value"], retrained.scores[n]["value"]) for n, r in model.scores.items() if n in retrained.scores and r["kind"] in COMPARED]
+    return [1 / (1 + abs(a - b)) for a, b in both]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What an audit of a modality looks at.
+
+    Args:
+        aspects: what is observed; a family of scores runs where it reads nothing else.
+        look: how a model is observed.
+        headline: scores of the short table, in order; empty: those of kind utility and knowledge.
+        utility, quality: axes of the trade-off picture.
+        rules: of the verdict, besides those that hold for every modality.
+        leads: scores that an attack is judged by; the first one that there is.
+        curve: scores of the relearning curve; empty: the leads.
+        samples: how many items of which set the report shows.
+        controls: of the usual ones, those that make sense: random_weights, input_filter.
+        needs_random_init: some scores compare with random weights.
+        panels: plain data for panels of the report, by the panel's name.
+        likeness: what tuning maximizes: closeness to the retrained model in several respects, each from 0 to 1.
+        group: what a record is one of; thinning a set keeps a record of each group.
+        unit: what cost is counted in.
+    """
+
+    aspects: frozenset[str] = frozenset({"losses"})
+    look: Look = losses
+    headline: tuple[str, ...] = ()
+    utility: str = ""
+    quality: str = ""
+    rules: tuple[Rule, ...] = ()
+    leads: tuple[str, ...] = ()
+    curve: tuple[str, ...] = ()
+    samples: Mapping[str, int] = field(default_factory=lambda: {"forget": 4, "retain": 2})
+    controls: tuple[str, ...] = ("random_weights",)
+    needs_random_init: bool = False
+    panels: Callable[[Evidence], dict[str, Any]] = no_panels
+    likeness: Callable[[ScoredModel, ScoredModel], list[float]] = likeness
+    group: Callable[[Record], str] = one_group
+    unit: str = "rows"
+
+
+PLAIN = Profile()
+
+
+def profile_of(modality: str) -> Profile:
+    """The profile of a modality, by its name; the plain one where it has none."""
+    if modality not in catalog.names("profiles"):
+        return PLAIN
+    profile: Profile = catalog.load(modality, "profiles").PROFILE
+    return profile
+
+
+def group_of(record: Record) -> str:
+    """What a record is one of, by whichever profile knows such records."""
+    return "/".join(profile_of(name).group(record) for name in catalog.names("profiles"))

@@ -1,0 +1,26 @@
+"""The whole story on a bundled case: the sweeps behind `expunge demo`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from expunge.workflows.sweep import Sweep
+
+CASES = {
+    "people": Sweep("people", ("graddiff", "npo", "flat"), model="micro"),
+    "images": Sweep("digits", ("neggrad_plus", "salun", "ssd"), model="resnet-nano", limit=0),
+}
+SMALL = {  # what makes a case as small as it can be: one method, less data
+    "people": {"methods": ("graddiff",), "model": "nano", "sizes": {"people": 8, "forget": 1, "holdout": 1}, "relearning": False},
+    "images": {"methods": ("ssd",), "relearning": False},
+}
+
+
+def demo(case: str, quick: bool = False) -> Sweep:
+    """The sweep of a bundled case.
+
+    Args:
+        case: people (a language model that answers questions about fictitious people) or images (a classifier of handwritten digits).
+        quick: as small as it can be, to see that everything works; its numbers say nothing.
+    """
+    return replace(CASES[case], **SMALL[case]) if quick else CASES[case]

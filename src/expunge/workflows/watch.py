@@ -1,0 +1,100 @@
+"""Scores after every epoch of a run, and which one decides the weights that are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from expunge.core.errors import UserError
+from expunge.core.modality import Modality
+from expunge.core.suggest import did_you_mean
+from expunge.core.view import View
+from expunge.evaluation.audited_models import spread
+from expunge.evaluation.measure import Evidence
+from expunge.evaluation.observation import Observation
+from expunge.evaluation.observation_spec import ObservationSpec
+from expunge.evaluation.observe import observe
+from expunge.evaluation.profiles.profile import profile_of
+from expunge.evaluation.verdict import audit_scores, verdict
+from expunge.io.models import Opened, Source, cache_home, format_of, load, records
+from expunge.workflows.audit import Alike
+
+EACH_EPOCH = ObservationSpec(generations=False, moments=False, gradient_norms=False)
+Records = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Scores after every epoch: on what, against which retrained model, and which one decides the weights that are kept."""
+
+    sets: Mapping[str, Any]
+    retrained: Observation | None = None
+    best: str = ""
+
+    def scores(self, model: nn.Module, modality: Modality, resamples: int = 1) -> tuple[Records, dict[str, str]]:
+        """Records of the scores that are quick to have, and why there are no others."""
+        seen = observe(model, modality, self.sets, wants=EACH_EPOCH)
+        return audit_scores(Evidence(seen, self.retrained), resamples)
+
+    def start(self, opened: Opened) -> tuple[Records, dict[str, str]]:
+        """Scores before the start. Raises: UserError for a retrained model that reads in another way."""
+        if self.retrained and "forget" in self.sets:
+            alike = Alike()
+            alike.check("retrained model", self.retrained)
+            alike.check("model", opened.modality.rows("forget", self.sets["forget"]), opened.modality)
+        return self.scores(opened.model, opened.modality)
+
+    def failures(self, model: nn.Module, modality: Modality, before: Records) -> list[str]:
+        """What failed in the end, in words: utility that collapsed, too much or too little forgotten."""
+        found = verdict(*self.scores(model, modality, resamples=200), before, profile=profile_of(modality.name))
+        return [f["text"] for f in found if f["level"] == "fail"]
+
+    def hooks(self, modality: Modality, records: Records, skipped: Mapping[str, str]) -> dict[str, Any]:
+        """What the loop needs to watch. records: scores before the start, so that one that cannot be had is known before anything is spent.
+
+        Errors: UserError.
+        """
+
+        def look(view: View) -> Mapping[str, float]:
+            return {n: float(r["value"]) for n, r in self.scores(view.model, modality)[0].items()}
+
+        if not self.best:
+            return {"watch": look}
+        if self.best not in records:
+            near = did_you_mean(self.best, [*records, *skipped]) or f"; there are {', '.join(records)}"
+            raise UserError(f"cannot keep the best '{self.best}': {skipped.get(self.best) or f'there is no such score{near}'}")
+        r = records[self.best]
+        ideal = r["ideal"] if r["ideal"] is not None else r["retrained"]
+        if r["direction"] == "retrained" and ideal is None:
+            raise UserError(f"'{self.best}' is best where it is as in the retrained model: give one with --retrained")
+        good = {"higher": float, "lower": lambda value: -value, "retrained": lambda value: -abs(value - ideal)}[r["direction"]]
+        return {"watch": look, "best": self.best, "good": good}
+
+
+def watching(
+    forget: Source,
+    retain: Source | None = None,
+    retrained: str | Path | None = None,
+    *,
+    best: str = "",
+    prompt_format: str = "",
+    model: str | Path = "",
+    limit: int = 100,
+    **load_options: Any,
+) -> Watch:
+    """What to watch while a model forgets: at most so many rows of each set, and what a retrained model says about them.
+
+    Errors: UserError.
+    """
+    given = {"forget": forget, "retain": retain}
+    sets = {n: spread(records(s, n), limit) for n, s in given.items() if s}
+    if not sets:
+        raise UserError("there are no rows to evaluate on: give --forget FILE")
+    if not retrained:
+        return Watch(sets, best=best)
+    opened = load(retrained, prompt_format or format_of(model), **load_options)
+    return Watch(sets, observe(opened.model, opened.modality, sets, wants=EACH_EPOCH, cache=cache_home() / "observations"), best)
