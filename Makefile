@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: setup demo test check docs reproduce clean
+.PHONY: setup demo test test-slow check docs reproduce clean
 
 setup: $(VENV)/.ready
 
@@ -18,7 +18,10 @@ demo: setup
 	$(BIN)/expunge demo
 
 test: setup
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-slow: setup
+	$(BIN)/python -m pytest -n 2 -m slow
 
 check: setup
 	$(BIN)/ruff check .

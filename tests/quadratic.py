@@ -13,7 +13,7 @@ from expunge.core.parts import Grads, Update
 from expunge.core.view import State
 from expunge.engine import loop
 from expunge.engine.context import RunStep
-from tables import Port, Table
+from tables import Table, TableModality
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Bowls:
         state: that of every update.
         """
         states = {f"/update{i}": state or {} for i in range(len(updates))}
-        run, grads = loop.new_state(self.model, Port(), worlds.accelerator(), step=step, state=states), self.grads
+        run, grads = loop.new_state(self.model, TableModality(), worlds.accelerator(), step=step, state=states), self.grads
         for i, update in enumerate(updates):
             grads = Grads(update.wrap(grads, RunStep(run, {}, {}).at(f"update{i}", update)), grads.hvp, grads.params, grads.roles)
         value, (gradient,) = grads(*roles)

@@ -1,4 +1,4 @@
-"""Least squares in 64 bits: a model that is one vector of weights, for which retraining is a linear solve."""
+"""Least squares in float64: the model is one vector of weights, and retraining is a linear solve."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from expunge.modalities.common.packed import call
 
 
 class Linear(nn.Module):
-    """What a row's design says of its targets, (rows, targets)."""
+    """A linear model: the predictions are the design times the weights, (rows, targets)."""
 
     def __init__(self, theta: Tensor) -> None:
         super().__init__()
@@ -28,10 +28,10 @@ class Linear(nn.Module):
 
 @dataclass
 class Fit:
-    """The answer: minus half the squared error of each row is its log-probability."""
+    """The model output: a row's log-probability is minus half its squared error."""
 
     error: Tensor  # (rows, targets)
-    said: Tensor | None = None  # (rows, targets)
+    predictions: Tensor | None = None  # (rows, targets)
 
     @property
     def loss(self) -> Packed:
@@ -43,13 +43,13 @@ class Fit:
 
     @property
     def logits(self) -> Packed:
-        assert self.said is not None
-        return Packed(self.said, torch.arange(len(self.said)), len(self.said))
+        assert self.predictions is not None
+        return Packed(self.predictions, torch.arange(len(self.predictions)), len(self.predictions))
 
 
 @dataclass
-class Port:
-    """A row is a design, (targets, weights), and targets, (targets,)."""
+class SquaresModality:
+    """A row has a design, (targets, weights), and targets, (targets,)."""
 
     name: str = "squares"
     capabilities: frozenset[Any] = frozenset({Categorical, Generates, Prompted, DifferentiableInputs})
@@ -62,8 +62,8 @@ class Port:
         patch: Patch | None = None,
         weights: Weights | None = None,
     ) -> list[ModelOutput]:
-        said = [call(model, weights, torch.stack(list(g["x"]))) for g in groups]
-        return [Fit(out - torch.stack(list(g["y"])), out) for g, out in zip(groups, said, strict=True)]
+        predictions = [call(model, weights, torch.stack(list(g["x"]))) for g in groups]
+        return [Fit(p - torch.stack(list(g["y"])), p) for g, p in zip(groups, predictions, strict=True)]
 
     def counts(self, rows: Rows) -> Mapping[str, float]:
         return {"rows": len(rows), "labels": len(rows), "tokens": len(rows)}
@@ -73,15 +73,16 @@ class Port:
 
 
 def rows(name: str, x: Tensor, y: Tensor) -> Rows:
-    """x: (rows, weights) or (rows, targets, weights); y: (rows,) or (rows, targets)."""
+    """Rows from designs x, (rows, weights) or (rows, targets, weights), and targets y, (rows,) or (rows, targets)."""
     x, y = (x[:, None], y[:, None]) if x.dim() == 2 else (x, y)
     return Rows(name, tuple(f"{name}{i}" for i in range(len(x))), {"x": list(x.double()), "y": list(y.double())})
 
 
-def points(name: str, centres: Tensor) -> Rows:
-    """Rows whose least squares solution is the mean of these points, (rows, weights)."""
-    return rows(name, torch.eye(centres.shape[1]).expand(len(centres), -1, -1), centres)
+def points(name: str, centers: Tensor) -> Rows:
+    """Rows whose least squares solution is the mean of the centers, (rows, weights)."""
+    return rows(name, torch.eye(centers.shape[1]).expand(len(centers), -1, -1), centers)
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
+    """Standard normal numbers in float64."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

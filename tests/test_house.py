@@ -17,15 +17,16 @@ from expunge import Sweep, bench, catalog
 from expunge.core.hyperparameters import part
 from expunge.core.modality import Weights
 from expunge.core.parts import ByDesign
-from expunge.core.plan import Plan, Train
+from expunge.core.plan import Plan, Train, as_plans
 from expunge.core.request import content
 from expunge.core.rows import Rows
 from expunge.core.view import View
-from expunge.engine import artifact
+from expunge.engine import artifact, loop
 from expunge.engine.weights import weights_of
 from expunge.io.data import write_jsonl
 from expunge.io.models import load
 from expunge.methods.terms import NLL
+from expunge.workflows import build_plan
 
 
 @pytest.fixture(autouse=True)
@@ -147,3 +148,27 @@ def test_a_store_that_is_none_is_named(files: Path, tmp_path: Path, halves: str)
         in expunge("unlearn", halves, "--model", files / "original", *words).error
     )
     assert "is not a by-design store, so name a method" in expunge("unlearn", "--model", files / "original", *words).error
+
+
+def test_an_attack_scores_a_set_of_any_name(files: Path, tmp_path: Path) -> None:
+    words = ("--suite", "waves", "--attacked-set", "edges", "--steps", 4, "--lr", 1e-2)
+    expunge("attack", "relearn", files / "original", *words, "--out", tmp_path / "run").fine()
+    tries = json.loads((tmp_path / "run" / "audit.json").read_text())["attacks"]["relearn"]["tries"]
+    assert all({"forget_fit", "edges_fit"} <= t["scores"].keys() for t in tries)
+    refused = expunge("attack", "relearn", files / "original", "--suite", "waves", "--attacked-set", "edge", "--out", tmp_path / "no").error
+    assert refused == "there is no set 'edge' to be scored under attack; did you mean 'edges'?"
+
+
+PLAIN = [  # those that name parameters of transformers to train say so in a sentence
+    n for n in catalog.names("methods") if not any(p.required() or p.trainable != ".*" for p in as_plans(catalog.load(n).plan()))
+]
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_method_that_requires_nothing_runs_where_rows_have_a_loss_and_nothing_else(name: str) -> None:
+    suite, modality = toy_modality._benchmark().load(), toy_modality.Curves()
+    sets = {n: modality.rows(n, suite.sets[n]) for n in ("forget", "retain")}
+    model = toy_modality._made(8, seed=0)
+    known = {k.name for k in build_plan.hyperparameters(name)}
+    few = {"epochs": 1, "steps": 2, "batch_size": 4, "lr": 1e-3, "samples": 4}
+    loop.run(build_plan.plan(name, {k: v for k, v in few.items() if k in known}), model, modality, sets)

@@ -1,4 +1,4 @@
-"""Points in the plane as images of two pixels, and perceptrons that learn them in a moment: for what takes many models."""
+"""Points in the plane as images of two pixels, and perceptrons that learn them quickly, for tests with many models."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ from expunge.workflows.build_plan import plan
 
 
 def rows(points: Tensor, labels: Sequence[int], modality: Image, name: str = "retain") -> Rows:
-    """points: (rows, 2)."""
+    """Rows from points, (rows, 2), and labels."""
     return modality.rows(name, [{"image": p.view(1, 1, -1).numpy(), "label": int(y)} for p, y in zip(points.float(), labels, strict=True)])
 
 
 def noise(n: int, modality: Image, seed: int = 0, name: str = "retain", width: int = 2) -> Rows:
-    """Points and labels that have nothing to do with each other: whoever knows a label has seen it."""
+    """Random points with independent random labels: a model can know a label only by memorizing it."""
     g = torch.Generator().manual_seed(seed)
     return rows(torch.randn(n, width, generator=g), torch.randint(len(modality.labels), (n,), generator=g).tolist(), modality, name)
 
 
 def modality(classes: int) -> Image:
+    """An image modality with numbered classes."""
     return Image(tuple(map(str, range(classes))))
 
 
 def mlp(classes: int, hidden: int = 16, width: int = 2, norm: bool = False, seed: int = 0) -> nn.Module:
+    """A perceptron with one hidden layer, and batch norm if asked for."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         middle = [nn.BatchNorm1d(hidden)] if norm else []
@@ -36,5 +38,5 @@ def mlp(classes: int, hidden: int = 16, width: int = 2, norm: bool = False, seed
 
 
 def fresh(**train: object) -> Plans:
-    """Training from fresh weights on the set `retain`."""
+    """A plan that trains new weights on the set `retain`."""
     return plan("retrain", {"lr": 2e-2, "warmup": 0, "weight_decay": 0.0, **train})

@@ -1,4 +1,4 @@
-"""Requests: overlap and duplicates are found; the hash is of the rows."""
+"""Requests: overlap and duplicates are detected, and the hash depends on the rows alone."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def test_overlap_is_counted_and_refused_unless_allowed() -> None:
     assert any("allowed" in f for f in Request(forget, retain, overlap=True).findings)
 
 
-def test_holdout_must_not_hold_what_is_forgotten() -> None:
+def test_rows_of_both_holdout_and_forget_are_refused() -> None:
     with pytest.raises(UserError, match=r"1 of 1 rows of 'holdout'"):
         Request(rows("forget", "a"), holdout=rows("holdout", "a"))
 
 
-def test_duplicates_are_found_and_keep_ids_apart() -> None:
+def test_duplicates_are_reported_and_get_distinct_ids() -> None:
     request = Request(rows("forget", "a", "a", "b"))
     assert request.findings == ("1 of 3 rows of 'forget' repeat another row of it",)
     assert len(set(request.sets["forget"].ids)) == 3
@@ -37,13 +37,13 @@ def test_empty_sets_are_refused() -> None:
         Request(rows("forget"))
 
 
-def test_the_hash_is_of_the_rows_and_their_order() -> None:
+def test_the_hash_depends_on_the_sets_their_rows_and_the_order() -> None:
     assert Request(rows("forget", "a", "b")).hash == Request(rows("forget", "a", "b")).hash
     assert Request(rows("forget", "a", "b")).hash != Request(rows("forget", "b", "a")).hash
     assert Request(rows("forget", "a")).hash != Request(retain=rows("retain", "a")).hash
 
 
-def test_ids_are_of_the_content_alone(text: worlds.World) -> None:
+def test_ids_depend_on_the_content_alone(text: worlds.World) -> None:
     records = [{"question": "Who?", "answer": "Me."}]
-    one, other = text.modality.rows("forget", records), text.modality.rows("retain", records)
-    assert one.ids == other.ids
+    forget, retain = text.modality.rows("forget", records), text.modality.rows("retain", records)
+    assert forget.ids == retain.ids

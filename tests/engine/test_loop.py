@@ -1,4 +1,4 @@
-"""The loop: exact accumulation, schedules, clipping, stops, keep-best, precision, what goes wrong."""
+"""The loop: exact accumulation, schedules, clipping, stop rules, best epochs, precision and failures."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from expunge.workflows import build_plan
 FAST = Train(epochs=2, batch_size=4, lr=1e-3)
 
 
-def run(plan: Plan, world: worlds.World, **more: object) -> tuple[RunState, torch.nn.Module]:
+def run(plan: Plan, world: worlds.World, **options: object) -> tuple[RunState, torch.nn.Module]:
     model = world.model()
-    return loop.run((plan,), model, world.modality, world.sets, **more), model  # type: ignore[arg-type]
+    return loop.run((plan,), model, world.modality, world.sets, **options), model  # type: ignore[arg-type]
 
 
 @part
-class Sneaky(Objective):
-    """Reads retain without saying so."""
+class ReadsUndeclaredSet(Objective):
+    """Reads retain without declaring it."""
 
     reads = frozenset({"forget"})
 
@@ -46,8 +46,8 @@ class Sneaky(Objective):
 
 
 @part
-class Asks(Objective):
-    """Asks for distributions of a reference of which only log-probs are kept."""
+class ReadsUndeclaredReference(Objective):
+    """Asks for the distributions of a reference model whose losses alone are cached."""
 
     reads = frozenset({"forget"})
     needs = frozenset({Need.REFERENCE_LOGP})
@@ -56,14 +56,14 @@ class Asks(Objective):
         return step.reference(step.forget).log_probs.values.sum()
 
 
-@pytest.mark.parametrize("objective", [Sneaky() + NLL("retain"), Asks()], ids=["set", "reference"])
-def test_touching_what_was_not_declared_raises(text: worlds.World, objective: Objective) -> None:
+@pytest.mark.parametrize("objective", [ReadsUndeclaredSet() + NLL("retain"), ReadsUndeclaredReference()], ids=["set", "reference"])
+def test_undeclared_reads_raise(text: worlds.World, objective: Objective) -> None:
     with pytest.raises(UndeclaredNeed, match=r"declar"):
         run(Plan(objective, train=FAST), text)
 
 
-def test_averaging_means_of_micro_batches_would_be_wrong(text: worlds.World) -> None:
-    """The oracle of the conformance suite can fail: labels differ between rows."""
+def test_averaging_the_means_of_micro_batches_gives_a_different_gradient(text: worlds.World) -> None:
+    """This shows that the conformance suite can detect the error: the number of labels differs between rows."""
     r = loop.new_state(text.model().double(), text.modality, worlds.accelerator())
     batch = {"forget": text.sets["forget"].select(range(8))}
     whole = evaluate(r, NLL("forget"), batch)[1]
@@ -85,8 +85,8 @@ class Squared(Objective):
 
 
 @pytest.mark.parametrize("micro_batch_size", [0, 4, 3])
-def test_value_terms_and_notes_are_those_of_the_whole_batch(text: worlds.World, micro_batch_size: int) -> None:
-    """By hand: a mean over all labels, and its square."""
+def test_value_terms_and_notes_equal_those_of_the_whole_batch(text: worlds.World, micro_batch_size: int) -> None:
+    """The expected values are computed by hand: a mean over all labels, and its square."""
     r, rows = loop.new_state(text.model().double(), text.modality, worlds.accelerator()), text.sets["forget"].select(range(8))
     with torch.no_grad():
         mean = float(text.modality.forward(r.model, [rows])[0].target_logp.values.mean())
@@ -101,7 +101,7 @@ def test_value_terms_and_notes_are_those_of_the_whole_batch(text: worlds.World, 
     assert float(noted) == pytest.approx(mean, rel=1e-9)
 
 
-def test_pieces_keep_sets_of_one_term_together_and_pairs_aligned(text: worlds.World) -> None:
+def test_micro_batches_keep_the_sets_of_a_term_together_and_pairs_aligned(text: worlds.World) -> None:
     forget = text.sets["forget"].select(range(3))
     three = forget.select([i for i in range(3) for _ in range(3)]).rename("substitute")
     batch = {"forget": forget, "substitute": three}
@@ -112,30 +112,30 @@ def test_pieces_keep_sets_of_one_term_together_and_pairs_aligned(text: worlds.Wo
     assert sum(len(p["substitute"]) for p in schedule.split({"forget": forget.select([0]), "substitute": three}, 2)) == 9
 
 
-def test_one_forward_a_step_for_two_sets(text: worlds.World) -> None:
+def test_a_step_runs_two_sets_in_one_forward_pass(text: worlds.World) -> None:
     r, _ = run(Plan(Ascent() + NLL(), train=FAST), text)
     assert r.forwards == ["now"] * r.cost.steps
     r, _ = run(Plan(Ascent() + KL(), train=FAST), text)
     assert (r.forwards.count("now"), r.forwards.count("reference")) == (r.cost.steps, r.cost.steps)
 
 
-def test_the_reference_costs_what_trains(text: worlds.World) -> None:
+def test_the_run_keeps_only_the_trainable_part_of_the_reference(text: worlds.World) -> None:
     r, model = run(Plan(Ascent() + KL(), train=FAST, trainable=r"layers\.1\.mlp"), text)
-    kept = sum(t.numel() for t in r.models["reference"].values())
-    assert kept == sum(p.numel() for n, p in model.named_parameters() if "layers.1.mlp" in n)
+    reference_size = sum(t.numel() for t in r.models["reference"].values())
+    assert reference_size == sum(p.numel() for n, p in model.named_parameters() if "layers.1.mlp" in n)
 
 
-def test_the_reference_is_the_start_and_has_no_dropout(text: worlds.World) -> None:
-    seen: list[Tensor] = []
+def test_the_reference_has_the_initial_weights_and_no_dropout(text: worlds.World) -> None:
+    reference_sums: list[Tensor] = []
 
     @part
-    class Spy(Objective):
+    class RecordsReference(Objective):
         reads = frozenset({"forget"})
         needs = frozenset({Need.REFERENCE})
 
         def loss(self, step: RunStep) -> Tensor:
             rows = step.forget
-            seen.append(step.reference(rows).target_logp.values.sum())
+            reference_sums.append(step.reference(rows).target_logp.values.sum())
             return step.mean(step.now(rows).target_logp, rows)
 
     model = text.model()
@@ -143,12 +143,12 @@ def test_the_reference_is_the_start_and_has_no_dropout(text: worlds.World) -> No
         layer.self_attn.attention_dropout = 0.5
     forget = text.sets["forget"]
     expected = text.modality.forward(text.model(), [forget])[0].target_logp.values.sum().detach()
-    loop.run((Plan(Spy(), train=Train(epochs=3, batch_size=len(forget), lr=1e-2)),), model, text.modality, text.sets)
-    assert len(seen) == 3
-    assert all(float(s) == pytest.approx(float(expected), abs=1e-3) for s in seen)
+    loop.run((Plan(RecordsReference(), train=Train(epochs=3, batch_size=len(forget), lr=1e-2)),), model, text.modality, text.sets)
+    assert len(reference_sums) == 3
+    assert all(float(s) == pytest.approx(float(expected), abs=1e-3) for s in reference_sums)
 
 
-def test_learning_rate_by_hand() -> None:
+def test_learning_rates_match_hand_computed_ones() -> None:
     linear = Train(lr=1.0, epochs=4, warmup=1)
     assert [round(lr_at(linear, i, per_epoch=2), 4) for i in range(8)] == [0.3333, 0.6667, 1.0, 0.8333, 0.6667, 0.5, 0.3333, 0.1667]
     assert lr_at(Train(lr=1.0, schedule="constant"), 3, 2) == 1.0
@@ -167,7 +167,7 @@ def test_clipping_is_the_last_update(text: worlds.World) -> None:
     assert all(x["grad_norm"] <= 0.0101 for x in r.log if "loss" in x)
 
 
-def test_state_moves_once_a_step_by_what_after_returns(text: worlds.World) -> None:
+def test_after_sets_the_state_once_per_step(text: worlds.World) -> None:
     @part
     class Counting(Objective):
         reads = frozenset({"forget"})
@@ -182,19 +182,19 @@ def test_state_moves_once_a_step_by_what_after_returns(text: worlds.World) -> No
             return value
 
         def after(self, step: RunStep) -> State:
-            self_seen.append(float(step.noted("value")))
+            noted_values.append(float(step.noted("value")))
             return {"n": step.state["n"] + 1}
 
-    self_seen: list[float] = []
+    noted_values: list[float] = []
     r, _ = run(Plan(Counting() + Counting(), train=replace(FAST, batch_size=9, micro_batch_size=2)), text)
     assert [float(r.state[f"/term{i}"]["n"]) for i in range(2)] == [2.0, 2.0]
-    first = self_seen[:2]
-    self_seen.clear()
+    in_pieces = noted_values[:2]
+    noted_values.clear()
     run(Plan(Counting() + Counting(), train=replace(FAST, batch_size=9)), text)
-    assert first == pytest.approx(self_seen[:2], abs=1e-6), "a note is the mean of the logical batch"
+    assert in_pieces == pytest.approx(noted_values[:2], abs=1e-6), "a note is the mean of the logical batch"
 
 
-def test_parts_that_others_hold_have_a_state_of_their_own(text: worlds.World) -> None:
+def test_nested_parts_have_their_own_state(text: worlds.World) -> None:
     @part
     class Inner(Objective):
         reads = frozenset({"forget"})
@@ -220,24 +220,24 @@ def test_parts_that_others_hold_have_a_state_of_their_own(text: worlds.World) ->
     assert {place: float(s["n"]) for place, s in r.state.items() if s} == {"/term0/inner": 2.0, "/term1/inner": 2.0}
 
 
-def test_notes_are_of_the_untouched_weights(text: worlds.World) -> None:
+def test_notes_come_from_the_first_evaluation_of_a_step(text: worlds.World) -> None:
     @part
     class Twice(Update):
-        """Evaluates once more at moved weights."""
+        """Evaluates a second time, at changed weights."""
 
         def wrap(self, grads: Grads, step: RunStep):  # type: ignore[no-untyped-def]
             def call(*roles: str) -> tuple[Tensor, list[Tensor]]:
                 grads(*roles)
-                kept = weights_of(step.model)
+                weights = weights_of(step.model)
                 for p in step.params:
                     p.data.add_(0.1)
-                out = grads(*roles)
-                put(step.model, kept)
-                return out
+                evaluation = grads(*roles)
+                put(step.model, weights)
+                return evaluation
 
             return call
 
-    seen: list[float] = []
+    noted_values: list[float] = []
 
     @part
     class Noting(Objective):
@@ -249,13 +249,13 @@ def test_notes_are_of_the_untouched_weights(text: worlds.World) -> None:
             return value
 
         def after(self, step: RunStep) -> State:
-            seen.append(float(step.noted("value")))
+            noted_values.append(float(step.noted("value")))
             return {}
 
     train = replace(FAST, epochs=1, batch_size=9)
     run(Plan(Noting(), train=train), text)
     run(Plan(Noting(), train=train, updates=(Twice(),)), text)
-    assert seen[0] == pytest.approx(seen[1], abs=1e-6)
+    assert noted_values[0] == pytest.approx(noted_values[1], abs=1e-6)
 
 
 def test_held_weights_do_not_move_under_decay_and_momentum(text: worlds.World) -> None:
@@ -276,24 +276,24 @@ def test_held_weights_do_not_move_under_decay_and_momentum(text: worlds.World) -
     assert not worlds.same(before, worlds.tensors(model))
 
 
-def test_a_stop_rule_is_asked_before_the_first_epoch(text: worlds.World) -> None:
+def test_a_stop_rule_ends_the_run_after_an_epoch(text: worlds.World) -> None:
     @part
-    class Now(Stop):
+    class AfterOneEpoch(Stop):
         reads = frozenset({"forget"})
 
         def stop(self, view: RunView) -> str | None:
             return "enough" if view.epoch >= 1 else None
 
-    r, _ = run(Plan(Ascent(), train=FAST, stop_rules=(Now(),)), text)
+    r, _ = run(Plan(Ascent(), train=FAST, stop_rules=(AfterOneEpoch(),)), text)
     assert (r.log[-1]["ended"], r.log[-1]["epoch"]) == ("enough", 1)
 
 
-def test_steps_bound_the_run(text: worlds.World) -> None:
+def test_the_steps_setting_limits_the_run(text: worlds.World) -> None:
     r, _ = run(Plan(Ascent(), train=replace(FAST, steps=3, epochs=10)), text)
     assert r.cost.steps == 3
 
 
-def test_an_epoch_selector_starts_from_the_start_sets_and_an_empty_anchor_ends(text: worlds.World) -> None:
+def test_an_epoch_selector_gets_the_start_sets_and_an_empty_anchor_ends_the_run(text: worlds.World) -> None:
     sizes: list[int] = []
 
     @part
@@ -312,31 +312,31 @@ def test_an_epoch_selector_starts_from_the_start_sets_and_an_empty_anchor_ends(t
 
 
 def test_the_best_epoch_is_kept(text: worlds.World) -> None:
-    scores, kept = iter([1.0, 3.0, 2.0]), []
+    scores, weights_by_epoch = iter([1.0, 3.0, 2.0]), []
 
     def watch(view: RunView) -> dict[str, float]:
-        kept.append(weights_of(view.model))
+        weights_by_epoch.append(weights_of(view.model))
         return {"score": next(scores)}
 
     r, model = run(Plan(Ascent(), train=replace(FAST, epochs=3)), text, hooks=Hooks(watch=watch, best="score"))
-    assert all(torch.equal(kept[1][n], t) for n, t in weights_of(model).items())
+    assert all(torch.equal(weights_by_epoch[1][n], t) for n, t in weights_of(model).items())
     assert "epoch 2" in r.warnings[0]
 
 
-def test_a_loss_that_is_not_finite_stops_at_the_last_good_weights(text: worlds.World) -> None:
+def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_finite_weights(text: worlds.World) -> None:
     r, model = run(Plan(Ascent(), train=Train(epochs=400, batch_size=9, lr=1e30, schedule="constant", optimizer="sgd")), text)
     assert "not finite" in r.warnings[0]
     assert r.log[-1]["ended"].startswith("not finite at epoch")
     assert all(torch.isfinite(t).all() for t in weights_of(model).values())
 
 
-def test_an_interrupt_saves_and_raises(text: worlds.World) -> None:
-    saved: list[dict] = []
+def test_an_interrupt_saves_a_checkpoint_and_raises(text: worlds.World) -> None:
+    checkpoints: list[dict] = []
     steps = iter(range(100))
-    hooks = Hooks(save=saved.append, every=1e9, interrupted=lambda: next(steps) == 2)
+    hooks = Hooks(save=checkpoints.append, every=1e9, interrupted=lambda: next(steps) == 2)
     with pytest.raises(Interrupted):
         run(Plan(Ascent(), train=replace(FAST, epochs=5)), text, hooks=hooks)
-    assert [s["done"] for s in saved] == [0, 2]
+    assert [s["done"] for s in checkpoints] == [0, 2]
 
 
 def test_bf16_trains_in_mixed_precision_and_keeps_float32_weights(text: worlds.World) -> None:
@@ -347,12 +347,13 @@ def test_bf16_trains_in_mixed_precision_and_keeps_float32_weights(text: worlds.W
     assert r.log[0]["loss"] == pytest.approx(exact.log[0]["loss"], abs=0.02)
 
 
-def test_gradient_checkpointing_changes_no_number(text: worlds.World) -> None:
-    ends = [worlds.tensors(run(Plan(Ascent() + NLL(), train=replace(FAST, gradient_checkpointing=c)), text)[1]) for c in (False, True)]
-    assert worlds.far(*ends) < 1e-6
+def test_gradient_checkpointing_does_not_change_the_weights(text: worlds.World) -> None:
+    plans = [Plan(Ascent() + NLL(), train=replace(FAST, gradient_checkpointing=c)) for c in (False, True)]
+    plain, checkpointed = [worlds.tensors(run(plan, text)[1]) for plan in plans]
+    assert worlds.far(plain, checkpointed) < 1e-6
 
 
-def test_stages_start_from_and_refer_to_the_model_that_they_name(text: worlds.World) -> None:
+def test_a_stage_starts_from_the_model_that_it_names(text: worlds.World) -> None:
     first = Plan(NLL("forget"), train=FAST, name="teacher")
     second = Plan(Ascent(), train=replace(FAST, epochs=0, steps=0), start="original")
     model = text.model()
@@ -362,21 +363,21 @@ def test_stages_start_from_and_refer_to_the_model_that_they_name(text: worlds.Wo
 
 
 @pytest.mark.parametrize(
-    ("plan", "said"),
+    ("plan", "message"),
     [
         (Plan(NLL("elsewhere"), train=FAST), "give --elsewhere"),
         (Plan(Ascent(), train=FAST, start="teacher"), "model of 'teacher'"),
         (Plan(Ascent(), train=FAST, trainable="nothing here"), "no parameter of this model matches"),
     ],
 )
-def test_plans_that_cannot_run_are_refused_before_the_start(text: worlds.World, plan: Plan, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_plans_that_cannot_run_are_refused_before_the_start(text: worlds.World, plan: Plan, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         run(plan, text)
 
 
-def test_an_update_on_a_role_that_no_term_has_is_refused(text: worlds.World) -> None:
+def test_an_update_for_a_role_without_a_term_is_refused(text: worlds.World) -> None:
     @part
-    class On(Update):
+    class OnForget(Update):
         def wrap(self, grads: Grads, step: RunStep):  # type: ignore[no-untyped-def]
             return grads.call
 
@@ -384,14 +385,14 @@ def test_an_update_on_a_role_that_no_term_has_is_refused(text: worlds.World) -> 
             return frozenset({"forget"})
 
     with pytest.raises(UserError, match="acts on the 'forget' term, and this objective has retain"):
-        run(Plan(NLL(), train=replace(FAST, anchor="retain"), updates=(On(),)), text)
+        run(Plan(NLL(), train=replace(FAST, anchor="retain"), updates=(OnForget(),)), text)
 
 
 def test_substitutes_are_drawn_anew_each_step_from_the_whole_pool(text: worlds.World) -> None:
     drawn: list[tuple[str, ...]] = []
 
     @part
-    class Look(Objective):
+    class RecordsSubstitutes(Objective):
         reads = frozenset({"substitute"})
 
         def loss(self, step: RunStep) -> Tensor:
@@ -399,12 +400,12 @@ def test_substitutes_are_drawn_anew_each_step_from_the_whole_pool(text: worlds.W
             drawn.append(tuple(rows["answer_text"]))
             return -step.mean(step.now(rows).target_logp, rows)
 
-    run(Plan(Look(), train=replace(FAST, epochs=6), selectors=(Substitute(),)), text)
+    run(Plan(RecordsSubstitutes(), train=replace(FAST, epochs=6), selectors=(Substitute(),)), text)
     assert len(set(drawn)) > 1
     assert {a for step in drawn for a in step} == set(text.sets["alternate_answers"]["answer_text"])
 
 
-def test_more_of_the_model_is_counted_as_cost(text: worlds.World) -> None:
+def test_cost_counts_forward_and_backward_tokens(text: worlds.World) -> None:
     r, _ = run(Plan(Ascent(), train=replace(FAST, epochs=1, batch_size=9)), text)
     tokens = text.modality.counts(text.sets["forget"])["tokens"]
     assert (r.cost.forward_tokens, r.cost.backward_tokens) == (tokens, tokens)
@@ -412,7 +413,7 @@ def test_more_of_the_model_is_counted_as_cost(text: worlds.World) -> None:
     assert math.isfinite(r.cost.seconds)
 
 
-def test_knobs_of_the_command_line_reach_the_run(text: worlds.World) -> None:
+def test_command_line_hyperparameters_reach_the_run(text: worlds.World) -> None:
     (plan,) = build_plan.plan("ga", {"lr": "0.001", "epochs": "1", "batch_size": "3"})
     r, _ = run(plan, text)
     assert r.cost.steps == 3

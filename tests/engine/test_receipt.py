@@ -1,4 +1,4 @@
-"""Files of plain data."""
+"""JSON files of a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DATA = {"command": "expunge", "none": [], "entries": [{"a": [1, 2.5]}, {"b": {"c
 
 
 @pytest.mark.parametrize("deep", [True, False])
-def test_what_is_written_is_read_again(deep: bool, tmp_path: Path) -> None:
+def test_written_data_is_valid_json(deep: bool, tmp_path: Path) -> None:
     receipt.write(tmp_path / "new" / "file.json", DATA, deep)
     assert json.loads((tmp_path / "new" / "file.json").read_text()) == DATA
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["file.json"]

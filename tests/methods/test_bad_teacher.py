@@ -21,7 +21,7 @@ def value_and_gradient(
     temperature: float, mix: Rows, student: torch.Tensor, competent: torch.Tensor, incompetent: torch.Tensor, micro_batch_size: int = 0
 ) -> tuple[float, torch.Tensor]:
     """Loss and its gradient by the student's table."""
-    run = loop.new_state(tables.Table(student), tables.Port(), worlds.accelerator(), models={"reference": {"scores": competent}})
+    run = loop.new_state(tables.Table(student), tables.TableModality(), worlds.accelerator(), models={"reference": {"scores": competent}})
     run.state = {"/term0": {"scores": incompetent}}
     value, grads = evaluate(run, TwoTeachers(temperature), {"mix": mix}, micro_batch_size)
     return float(value), grads[0]

@@ -35,7 +35,7 @@ def scores(model: nn.Module, modality: Any, rows: Rows, **hyperparameters: Any) 
 
 
 def kept(rows: Rows, model: nn.Module | None = None, modality: Any = None, **hyperparameters: Any) -> Rows:
-    part, view = part_and_view(model or nn.Linear(1, 1), modality or squares.Port(), rows, **hyperparameters)
+    part, view = part_and_view(model or nn.Linear(1, 1), modality or squares.SquaresModality(), rows, **hyperparameters)
     return part.pick(view.sets, view)["forget"]
 
 
@@ -59,12 +59,12 @@ def test_grand_scores_along_a_run_use_npo_weights() -> None:
     theta, rows, lr = squares.random(2, seed=2), numbered(5), 0.3
     model = squares.Linear(theta)
     trained = copy.deepcopy(model)
-    loop.run((Plan(NPO(), train=Train(epochs=1, lr=lr, schedule="constant")),), trained, squares.Port(), {"forget": rows})
+    loop.run((Plan(NPO(), train=Train(epochs=1, lr=lr, schedule="constant")),), trained, squares.SquaresModality(), {"forget": rows})
     x, y = torch.stack(list(rows["x"]))[:, 0], torch.stack(list(rows["y"]))[:, 0]
     residuals_before, residuals_after = (x @ t - y for t in (theta, trained.theta.detach()))
     weight = 2 * (0.1 * (residuals_before.square() - residuals_after.square()) / 2).sigmoid()
     expected = (residuals_before.abs() + weight * residuals_after.abs()) / 2 * x.norm(dim=1)
-    assert torch.allclose(scores(model, squares.Port(), rows, score="grand", along=1, along_lr=lr), expected, atol=1e-5)
+    assert torch.allclose(scores(model, squares.SquaresModality(), rows, score="grand", along=1, along_lr=lr), expected, atol=1e-5)
     assert torch.equal(model.theta.detach(), theta.double())
 
 
@@ -73,12 +73,12 @@ def test_min_k_scores_match_hand_values() -> None:
     logps = tables.logps(table, rows)
     settings = {"k": 0.4, "score": "min_k"}  # keeps one, one and two of three, one and five labels
     expected = [float(logp.sort().values[:n].mean()) for logp, n in zip(logps, (1, 1, 2), strict=True)]
-    assert scores(tables.Table(table), tables.Port(), rows, **settings).tolist() == pytest.approx(expected)
-    assert scores(tables.Table(table), tables.Port(), rows, **{**settings, "k": 1.0}).tolist() == pytest.approx(
+    assert scores(tables.Table(table), tables.TableModality(), rows, **settings).tolist() == pytest.approx(expected)
+    assert scores(tables.Table(table), tables.TableModality(), rows, **{**settings, "k": 1.0}).tolist() == pytest.approx(
         [float(v.mean()) for v in logps]
     )
     best = expected.index(max(expected))
-    assert set(kept(rows, tables.Table(table), tables.Port(), **settings).ids) == {rows.ids[best]}
+    assert set(kept(rows, tables.Table(table), tables.TableModality(), **settings).ids) == {rows.ids[best]}
 
 
 def test_moderate_prefers_the_median_distance() -> None:
@@ -109,7 +109,7 @@ def test_random_coresets_are_nested_and_independent_of_the_seed() -> None:
         sets = [set(kept(rows, fraction=p).ids) for p in (0.001, 0.01, 0.05, 0.29, 1.0)]
         assert [len(s) for s in sets] == [1, 1, 5, 29, 100]
         assert all(a <= b for a, b in pairwise(sets))
-        part, view = part_and_view(nn.Linear(1, 1), squares.Port(), rows)
+        part, view = part_and_view(nn.Linear(1, 1), squares.SquaresModality(), rows)
         view._run.seed = view._run.stage = seed
         runs.append(part.pick(view.sets, view)["forget"].ids)
     assert runs[0] == runs[1]

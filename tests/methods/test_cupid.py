@@ -28,7 +28,7 @@ from expunge.workflows import build_plan
 from quadratic import Bowls, spd, vector
 
 
-class Curves(tables.Port):
+class Curves(tables.TableModality):
     """Each row holds the curvatures a of its loss 1/2 sum_j a_j w_j^2."""
 
     def forward(self, model: nn.Module, groups: Sequence[Rows], hook_points: Any = (), patch: Any = None, weights: Any = None) -> list[Any]:
@@ -85,7 +85,7 @@ def test_fisher_curvature_uses_mean_squared_gradients() -> None:
 def routed(mask: Tensor, *roles: str, all_roles: Sequence[str] = ("causal", "forget", "retain")) -> tuple[Bowls, Tensor]:
     """The routed gradient under a mask, where each role has its own bowl."""
     bowls = Bowls(vector(0), {r: spd(i) for i, r in enumerate(all_roles)}, {r: vector(i + 9) for i, r in enumerate(all_roles)})
-    run = loop.new_state(bowls.model, tables.Port(), worlds.accelerator(), state={"/update0": {"0": mask}})
+    run = loop.new_state(bowls.model, tables.TableModality(), worlds.accelerator(), state={"/update0": {"0": mask}})
     grads = Grads(bowls.grads.call, bowls.grads.hvp, bowls.grads.params, frozenset(all_roles))
     call = Route().wrap(grads, RunStep(run, {}, {}).at("update0", Route()))
     return bowls, call(*(roles or all_roles))[1][0]
@@ -124,7 +124,7 @@ def test_other_terms_pass_through_and_helpers_are_not_summed() -> None:
 
 def test_zero_causal_gradient_projects_nothing() -> None:
     bowls = Bowls(vector(0), {"forget": spd(1), "causal": spd(2)}, {"causal": vector(0)})
-    run = loop.new_state(bowls.model, tables.Port(), worlds.accelerator(), state={"/update0": {"0": NONE}})
+    run = loop.new_state(bowls.model, tables.TableModality(), worlds.accelerator(), state={"/update0": {"0": NONE}})
     call = Route().wrap(bowls.grads, RunStep(run, {}, {}).at("update0", Route()))
     assert torch.equal(call("forget")[1][0], bowls.gradient("forget"))
 

@@ -16,7 +16,7 @@ from expunge.methods.objectives.dto import Rest, TargetAscent, Targets, marked, 
 from expunge.workflows import build_plan
 
 
-class Triggered(tables.Port):
+class Triggered(tables.TableModality):
     """Classes 0 to 3. Class 0 has probability 0.9 where the label at `place` is `intact`, else 0.1."""
 
     def __init__(self, place: int, intact: int) -> None:

@@ -26,7 +26,7 @@ def value_and_gradient(
 ) -> tuple[float, Tensor, RunState]:
     """Value of the forget term in a state, its gradient by the table, and the run."""
     sets = {n: r for n, r in tables.batch().items() if n in part.reads}
-    run = loop.new_state(tables.Table(table), tables.Port(), worlds.accelerator(), models={"reference": {"scores": reference}})
+    run = loop.new_state(tables.Table(table), tables.TableModality(), worlds.accelerator(), models={"reference": {"scores": reference}})
     run.reference_loss = loop.cache_reference(run, sets, frozenset({"forget"}), run.models["reference"])
     run.state = {"/term0": state}
     value, grads = evaluate(run, part, sets, micro_batch_size)

@@ -37,7 +37,7 @@ def ascended(theta: Tensor, sets: Sets, *selectors: Attribution, **train) -> tup
     """The weights after gradient ascent on all forget rows, and the row sets of the run."""
     model = squares.Linear(theta)
     settings = Train(**{"epochs": 1, "batch_size": 99, "optimizer": "sgd", "schedule": "constant", **train})
-    run = loop.run((Plan(Ascent(), train=settings, selectors=selectors),), model, squares.Port(), sets)
+    run = loop.run((Plan(Ascent(), train=settings, selectors=selectors),), model, squares.SquaresModality(), sets)
     return model.theta.detach(), run.sets
 
 

@@ -16,7 +16,12 @@ from expunge.workflows import build_plan
 
 def theta_after(theta: Tensor, forget: Rows, retain: Rows, **hyperparameters) -> Tensor:
     model = squares.Linear(theta)
-    loop.run(build_plan.plan("iau", {"optimizer": "sgd", **hyperparameters}), model, squares.Port(), {"forget": forget, "retain": retain})
+    loop.run(
+        build_plan.plan("iau", {"optimizer": "sgd", **hyperparameters}),
+        model,
+        squares.SquaresModality(),
+        {"forget": forget, "retain": retain},
+    )
     return model.theta.detach()
 
 

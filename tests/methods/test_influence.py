@@ -28,7 +28,7 @@ def regression(forget: int = 4, retain: int = 30, width: int = 6) -> tuple[Tenso
 
 def unlearned(theta: Tensor, sets: Sets, **hyperparameters) -> Tensor:
     model = squares.Linear(theta)
-    loop.run(build_plan.plan("influence", hyperparameters), model, squares.Port(), sets)
+    loop.run(build_plan.plan("influence", hyperparameters), model, squares.SquaresModality(), sets)
     return model.theta.detach()
 
 

@@ -46,7 +46,7 @@ def scores(records: list[Any], key: str = "score") -> dict[str, Any]:
 def test_sensitivity_is_the_mean_absolute_gradient() -> None:
     """Residual r = 3 * 2 + 1 - 9 = -2 at x = 2: |r x| = 4 and |r| = 2; a second batch of r = 1 at x = 0: 0 and 1."""
     rows = squares.rows("buffer", torch.tensor([[2.0], [0.0]]), torch.tensor([9.0, 0.0]))
-    run = loop.new_state(Line(3.0, 1.0), squares.Port(), worlds.accelerator(), sets={"buffer": rows})
+    run = loop.new_state(Line(3.0, 1.0), squares.SquaresModality(), worlds.accelerator(), sets={"buffer": rows})
     single_batch = sensitivity(RunView(run, {"buffer": rows}), rows.select([0]))
     assert scores(single_batch) == {"a": pytest.approx(4.0), "b": pytest.approx(2.0)}
     assert scores(single_batch, "share") == {"a": 1.0, "b": pytest.approx(0.5)}

@@ -53,7 +53,7 @@ def test_precondition_matches_hand_values() -> None:
 def test_one_step_equals_retraining_on_least_squares() -> None:
     """The step uses the curvature of the retain rows, the forget gradient and the ratio of their row counts."""
 
-    class Squares(squares.Port):
+    class Squares(squares.SquaresModality):
         def head(self, model: nn.Module) -> str:
             return "0"
 

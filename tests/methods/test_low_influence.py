@@ -94,7 +94,7 @@ def test_influence_matches_leave_one_out_retraining() -> None:
 
 def change_of(theta: Tensor, rows: Rows) -> Tensor:
     """Length of the weight change that each row causes, with little damping, (rows,)."""
-    view = view_of(squares.Linear(theta), squares.Port(), {"forget": rows}, LowInfluence())
+    view = view_of(squares.Linear(theta), squares.SquaresModality(), {"forget": rows}, LowInfluence())
     flat = torch.cat([*gradients(view, rows)])
     return change(flat, 1e-5)(flat).norm(dim=1)
 
@@ -105,7 +105,7 @@ def test_row_without_residual_has_zero_influence() -> None:
     solution = torch.linalg.lstsq(x[keep], y[keep, None]).solution[:, 0]
     y[7] = x[7] @ solution
     assert torch.allclose(torch.linalg.lstsq(x, y[:, None]).solution[:, 0], solution, atol=1e-10)
-    view = view_of(squares.Linear(solution), squares.Port(), {"forget": squares.rows("forget", x, y)}, LowInfluence())
+    view = view_of(squares.Linear(solution), squares.SquaresModality(), {"forget": squares.rows("forget", x, y)}, LowInfluence())
     gradient_norms = torch.cat([*gradients(view, view.forget)]).norm(dim=1)
     assert float(gradient_norms[7]) < 1e-12 < float(gradient_norms.sort().values[1])
 

@@ -18,7 +18,7 @@ from expunge.engine import loop
 from expunge.engine.context import RunView
 from expunge.methods.updates.minnorm_og import Exact, gradients, shrink, top
 from expunge.workflows import build_plan
-from squares import Linear, Port, random
+from squares import Linear, SquaresModality, random
 
 
 def sets(x: Tensor, y: Tensor) -> Sets:
@@ -30,13 +30,15 @@ def flat(model: nn.Module) -> Tensor:
 
 
 def view(model: nn.Module, row_sets: Sets, part: Any = None, modality: Any = None) -> RunView:
-    return RunView(loop.new_state(model, modality or Port(), worlds.accelerator(), sets=row_sets), row_sets).at("part", part or Exact())
+    return RunView(loop.new_state(model, modality or SquaresModality(), worlds.accelerator(), sets=row_sets), row_sets).at(
+        "part", part or Exact()
+    )
 
 
 def test_exact_form_equals_retraining_of_a_linear_model() -> None:
     x, theta = random(8, 20), random(20, seed=1)  # interpolates the 8 retain rows and any others
     model = Linear(theta)
-    loop.run(build_plan.plan("minnorm_og", {"form": "exact"}), model, Port(), sets(x, x @ theta))
+    loop.run(build_plan.plan("minnorm_og", {"form": "exact"}), model, SquaresModality(), sets(x, x @ theta))
     assert torch.allclose(model.theta, torch.linalg.pinv(x) @ (x @ theta), atol=1e-12)
     assert float((model.theta - theta).detach().norm()) > 1
 
@@ -60,7 +62,7 @@ def test_one_full_shrinking_with_all_rows_equals_the_exact_form() -> None:
     x, theta = random(8, 20), random(20, seed=1)
     hyperparameters = {"strength": 1, "descent": 0, "samples": 8, "epochs": 1, "lr": 0.0, "batch_size": 8}
     model = Linear(theta)
-    loop.run(build_plan.plan("minnorm_og", hyperparameters), model, Port(), sets(x, x @ theta))
+    loop.run(build_plan.plan("minnorm_og", hyperparameters), model, SquaresModality(), sets(x, x @ theta))
     assert torch.allclose(model.theta, torch.linalg.pinv(x) @ (x @ theta), atol=1e-12)
 
 
@@ -106,7 +108,7 @@ def test_shrinking_follows_its_schedule(hyperparameters: dict[str, int], shrinki
     model = Linear(theta)
     settings = {"strength": 0.5, "gamma": 0.8, "epochs": 6, "batch_size": 1, "lr": 0.0, **hyperparameters}
     hooks = loop.Hooks(log=lambda r: third_weight.__setitem__(r["epoch"] + 1, float(model.theta[2].detach())) if "loss" in r else None)
-    loop.run(build_plan.plan("minnorm_og", settings), model, Port(), sets(x, x @ theta.double()), hooks=hooks)
+    loop.run(build_plan.plan("minnorm_og", settings), model, SquaresModality(), sets(x, x @ theta.double()), hooks=hooks)
     expected, shrinkings = 8.0, 0
     for epoch in range(1, 7):
         for _ in range(2 * (epoch in shrinking_epochs)):
@@ -169,7 +171,7 @@ def test_shrinking_repairs_a_poisoned_perceptron_where_training_is_stuck() -> No
         plan = build_plan.plan("minnorm_og", {"epochs": 40, "descent": 20, "every": 2, "strength": 0.3})[0]
         for name, variant in {"trained": replace(plan, updates=()), "shrunk": plan}.items():
             model = copy.deepcopy(start)
-            loop.run((variant,), model, Port(), training_sets)
+            loop.run((variant,), model, SquaresModality(), training_sets)
             errors[name].append(worst_error(model))
     assert errors["trained"] == pytest.approx(errors["before"], rel=1e-2)
     assert all(a < 0.5 * b for a, b in zip(errors["shrunk"], errors["trained"], strict=True))

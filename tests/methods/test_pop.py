@@ -55,7 +55,7 @@ def regression(forget: int = 3, retain: int = 27, width: int = 4) -> tuple[Sets,
 def fitted(theta: Tensor, sets: Sets, **hyperparameters: Any) -> Tensor:
     model = squares.Linear(theta)
     hyperparameters = {"retain_weight": 9, "lr": 0.13, "epochs": 120, "batch_size": 27, **WHOLE, **hyperparameters}
-    loop.run(build_plan.plan("pop", hyperparameters), model, squares.Port(), sets)
+    loop.run(build_plan.plan("pop", hyperparameters), model, squares.SquaresModality(), sets)
     return model.theta.detach()
 
 

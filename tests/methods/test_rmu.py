@@ -37,7 +37,7 @@ class Linear(nn.Module):
         return self.layers[0](x)
 
 
-class Port:
+class VectorModality:
     """A row is the vectors of its tokens; the last `labels` of them hold the answer."""
 
     name = "vectors"
@@ -67,7 +67,7 @@ def vectors(name: str, *tokens: Tensor, labels: Sequence[int]) -> Rows:
 
 def steered(model: nn.Module, sets: Sets, part: Misdirect) -> tuple[float, Tensor, Tensor]:
     """Value, gradient and target of the forget term."""
-    run = loop.new_state(model, Port(), worlds.accelerator())
+    run = loop.new_state(model, VectorModality(), worlds.accelerator())
     run.state = {"/term0": part.begin(RunView(run, sets).at("term0", part))}
     value, grads = evaluate(run, part, sets)
     return float(value), grads[0], run.state["/term0"]["target"].double()
@@ -112,7 +112,7 @@ def test_a_linear_block_learns_the_vector_and_preserves_retain_outputs() -> None
     before = model.layers[0].mlp.down_proj.weight.detach().clone()
     sets = {"forget": vectors("forget", eye[:1], labels=[1]), "retain": vectors("retain", eye[1:2], labels=[1])}
     hyperparameters = {"layer": 0, "retain_weight": 1, "lr": 0.5, "optimizer": "sgd", "steps": 60}
-    run = loop.run(build_plan.plan("rmu", hyperparameters), model, Port(), sets)
+    run = loop.run(build_plan.plan("rmu", hyperparameters), model, VectorModality(), sets)
     after = model.layers[0].mlp.down_proj.weight.detach()
     assert torch.allclose(after[:, 0], run.state["/term0"]["target"].double(), atol=1e-6)
     assert torch.allclose(after[:, 1:], before[:, 1:], atol=1e-12)

@@ -29,7 +29,7 @@ def theta_after(theta: list[float], forget: list[list[float]], retain: list[list
     for name, gradients in (("forget", forget), ("retain", retain)):
         x = torch.tensor(gradients, dtype=torch.float64)
         sets[name] = squares.rows(name, x, x @ model.theta.detach() - 1)
-    loop.run(build_plan.plan("ssd", hyperparameters), model, squares.Port(), sets)
+    loop.run(build_plan.plan("ssd", hyperparameters), model, squares.SquaresModality(), sets)
     return model.theta.detach()
 
 

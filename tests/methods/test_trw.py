@@ -84,7 +84,7 @@ def value_and_gradient(scores: Tensor, reference: Tensor, rows: Rows) -> tuple[f
     units = directions(torch.randn(6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64), 3)
     model = tables.Table(scores)
     run = loop.new_state(
-        model, tables.Port(), worlds.accelerator(), models={"reference": {"scores": reference}}, state={"/term0": {"units": units}}
+        model, tables.TableModality(), worlds.accelerator(), models={"reference": {"scores": reference}}, state={"/term0": {"units": units}}
     )
     value, grads = evaluate(run, Tilt(), {"forget": rows})
     return float(value), grads[0]

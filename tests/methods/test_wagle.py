@@ -69,7 +69,7 @@ def test_mask_matches_hand_values(gamma: float) -> None:
     shared_scores = (table.detach() * forget - forget.square() / (gamma or float(torch.stack(rows["forget"]).square().mean()))).abs()
     for row_sets, expected in ((sets, scores), (shared, shared_scores)):
         plan = Plan(Ascent(), train=Train(epochs=0), updates=(WAGLE(fraction=0.03, gamma=gamma),))
-        run = loop.run((plan,), tables.Table(table.detach()), tables.Port(), row_sets)
+        run = loop.run((plan,), tables.Table(table.detach()), tables.TableModality(), row_sets)
         (mask,) = run.state["/update0"].values()
         count = int(0.03 * expected.numel())
         assert set(mask.flatten().nonzero().flatten().tolist()) == set(expected.flatten().topk(count).indices.tolist())

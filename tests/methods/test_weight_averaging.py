@@ -59,7 +59,7 @@ def test_paper_settings_average_six_snapshots() -> None:
     model = tables.Table(table)
     train = Train(epochs=0, steps=125, batch_size=1, lr=0.01, optimizer="sgd", schedule="constant")
     hooks = Hooks(save=lambda state: history.append(state["weights"]["scores"]), every=0)
-    loop.run((Plan(Ascent(), train=train, updates=plan.updates),), model, tables.Port(), sets, hooks=hooks)
+    loop.run((Plan(Ascent(), train=train, updates=plan.updates),), model, tables.TableModality(), sets, hooks=hooks)
     assert len(history) == 126
     assert torch.allclose(model.scores, torch.stack([history[s] for s in (100, 105, 110, 115, 120, 125)]).mean(0), atol=1e-12)
 

@@ -70,12 +70,12 @@ def test_projection_keeps_order_and_sum(scale: float) -> None:
 
 def test_rows_of_lowest_loss_are_worst_without_unlearning() -> None:
     model, sets = table()
-    selection = selected_sets(WorstCase(**AT_REST), model, tables.Port(), sets)
+    selection = selected_sets(WorstCase(**AT_REST), model, tables.TableModality(), sets)
     assert prompts(selection["forget"]) == {0, 1}
     assert prompts(selection["retain"]) == {2, 3, 4, 5}
     assert (selection["forget"].name, selection["retain"].name, selection["forget"].weight) == ("forget", "retain", ())
-    assert prompts(selected_sets(WorstCase(**AT_REST, easiest=True), model, tables.Port(), sets)["forget"]) == {4, 5}
-    assert prompts(selected_sets(WorstCase(**AT_REST, size=3), model, tables.Port(), sets)["forget"]) == {0, 1, 2}
+    assert prompts(selected_sets(WorstCase(**AT_REST, easiest=True), model, tables.TableModality(), sets)["forget"]) == {4, 5}
+    assert prompts(selected_sets(WorstCase(**AT_REST, size=3), model, tables.TableModality(), sets)["forget"]) == {0, 1, 2}
 
 
 def test_small_steps_keep_the_random_start_and_gamma_leaves_it() -> None:
@@ -83,20 +83,20 @@ def test_small_steps_keep_the_random_start_and_gamma_leaves_it() -> None:
     model, sets = table()
     nn.init.zeros_(model.scores)
     settings = {"inner": 0, "outer": 1, "outer_lr": 0.25}
-    starts = [prompts(selected_sets(WorstCase(**settings), model, tables.Port(), sets, seed)["forget"]) for seed in range(8)]
+    starts = [prompts(selected_sets(WorstCase(**settings), model, tables.TableModality(), sets, seed)["forget"]) for seed in range(8)]
     assert len({tuple(s) for s in starts}) > 3
     w = torch.tensor([1.0, 1, 0, 0, 0, 0]).double()
     assert project(w - 0.25 * 2 * w, 2).tolist() == pytest.approx([2 / 3, 2 / 3, 1 / 6, 1 / 6, 1 / 6, 1 / 6])
     for seed, start in enumerate(starts):
-        assert prompts(selected_sets(WorstCase(**settings, gamma=1), model, tables.Port(), sets, seed)["forget"]) == start
-        assert not prompts(selected_sets(WorstCase(**settings, gamma=3), model, tables.Port(), sets, seed)["forget"]) & start
+        assert prompts(selected_sets(WorstCase(**settings, gamma=1), model, tables.TableModality(), sets, seed)["forget"]) == start
+        assert not prompts(selected_sets(WorstCase(**settings, gamma=3), model, tables.TableModality(), sets, seed)["forget"]) & start
 
 
 def test_losses_after_a_signed_step_match_hand_values() -> None:
     """Forgotten rows, w = 1, give no gradient; every other score moves by one step of inner_lr, however small its weight."""
     model, sets = table()
     part, rows = WorstCase(inner=1, inner_lr=0.25), sets["forget"].concat(sets["retain"])
-    view, w = view_of(part, model, tables.Port(), sets), torch.tensor([1.0, 0, 0, 0.999, 0, 0]).double()
+    view, w = view_of(part, model, tables.TableModality(), sets), torch.tensor([1.0, 0, 0, 0.999, 0, 0]).double()
     losses = part._losses(view, rows, torch.arange(6), w, "round 0")
     moved = torch.where(w == 1, 0.0, 0.5)  # the label's score rises by 1/4, and the other score falls by 1/4
     assert losses.tolist() == pytest.approx(nn.functional.softplus(torch.tensor([5, 4, 0, 1, 2, 3]) - moved).tolist())

@@ -196,6 +196,9 @@ def audit(
         list[str] | None, typer.Option(help="attack that is followed by the same scores, e.g. relearn, quantize, reformat; may be repeated")
     ] = None,
     controls: Annotated[bool, typer.Option("--controls", help="also audit random weights and an input filter")] = False,
+    attacked_set: Annotated[
+        list[str] | None, typer.Option(help="a set of the benchmark that is also scored under attack; may be repeated")
+    ] = None,
     request_from: RequestFrom = "",
     run: Out = Path(),
     prompt_format: Format = "",
@@ -229,6 +232,7 @@ def _audit(ctx: typer.Context, attacks: tuple[str, ...], hyperparameters: dict[s
             **{n: params[n] or None for n in ("forget", "retain", "holdout", "original", "retrained")},
             **{n: params[n] for n in same_name},
             attack=attacks,
+            attacked_sets=tuple(params["attacked_set"] or ()),
             attack_hyperparameters=hyperparameters,
             with_controls=controls,
             out=params["run"],
@@ -251,6 +255,9 @@ def attack(
     suite: Annotated[str, typer.Option(help="a benchmark whose sets are used where none are given")] = "",
     data: Data = "",
     split: Annotated[str, typer.Option(help="split of the benchmark")] = "",
+    attacked_set: Annotated[
+        list[str] | None, typer.Option(help="a set of the benchmark that is also scored under attack; may be repeated")
+    ] = None,
     request_from: RequestFrom = "",
     run: Out = Path(),
     prompt_format: Format = "",

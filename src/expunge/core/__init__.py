@@ -1,1 +1,1 @@
-"""The algebra of parts and the one loop that runs it. Knows no method, metric or modality by name."""
+"""Parts, plans and the protocols between them. This package knows no method, metric or modality by name."""

@@ -1,4 +1,4 @@
-"""What some modalities can do and others cannot. A part names what it `requires`; code asks for a capability, never for a name."""
+"""Capabilities: what only some modalities can do. A part declares what it `requires`; code checks capabilities, never names."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from expunge.core.rows import Packed, Rows
 
 
 class Categorical(Modality, Protocol):
-    """Rows have labels out of classes: outputs have `target_logp`, `logits`, `log_probs` and `labels`."""
+    """Rows have class labels: outputs have `target_logp`, `logits`, `log_probs` and `labels`."""
 
     def relabel(self, rows: Rows, answers: Sequence[Any], name: str) -> Rows: ...  # the same rows with other labels
-    def answers(self, texts: Sequence[Any], name: str = "alternate_answers") -> Rows: ...  # answers by themselves, one a row
-    def refusals(self) -> list[str]: ...  # ways to say that one does not know, where the request brings none
-    def ended(self, rows: Rows) -> list[bool]: ...  # whether the last label only ends the answer
+    def answers(self, texts: Sequence[Any], name: str = "alternate_answers") -> Rows: ...  # answers without questions, one per row
+    def refusals(self) -> list[str]: ...  # default refusals, for a request without any
+    def ended(self, rows: Rows) -> list[bool]: ...  # whether each row's last label is an end token
 
 
 @dataclass(frozen=True)
 class Samples:
-    """What a model generated for some rows."""
+    """The answers that a model generated for some rows."""
 
-    ids: list[list[int]]  # of each row, the tokens of its answer; the token that ends it is left out
-    ended: list[bool] = field(default_factory=list)  # whether the model ended the answer by itself, before the limit
-    logp: Packed | None = None  # log-probability of each sampled token, the ending one included; None where it was not asked for
+    ids: list[list[int]]  # tokens of each row's answer, without the end token
+    ended: list[bool] = field(default_factory=list)  # whether the model ended the answer before the token limit
+    logp: Packed | None = None  # log-probability of each sampled token, end token included; None unless requested
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
 class Generates(Categorical, Protocol):
-    """The model answers in its own words."""
+    """The model generates answers as text."""
 
     def generate(
         self,
@@ -46,31 +46,31 @@ class Generates(Categorical, Protocol):
         generator: torch.Generator | None = None,
         temperature: float = 1.0,
         with_logp: bool = False,
-    ) -> Samples: ...  # greedy without a generator; at most `limit` tokens a row
+    ) -> Samples: ...  # greedy without a generator; at most `limit` tokens per row
     def decode(self, answers: Sequence[Sequence[int]]) -> list[str]: ...
 
 
 class Prompted(Categorical, Protocol):
-    """Rows ask in words."""
+    """Rows contain questions as text."""
 
-    def ask(self, rows: Rows, template: str) -> Rows: ...  # the same rows in a request of its own, with {question} and {answer}
+    def ask(self, rows: Rows, template: str) -> Rows: ...  # the same rows in a template with {question} and {answer}
     def reask(self, rows: Rows, questions: Sequence[str], name: str) -> Rows: ...  # the same answers to other questions
-    def begun(self, rows: Rows, places: Sequence[int], name: str = "begun") -> Rows: ...  # answers that are given up to a place
-    def unanswerable(self, answers: Sequence[str]) -> Rows: ...  # questions about what does not exist
-    def admit(self, model: nn.Module, symbols: Sequence[str], seed: int) -> None: ...  # make symbols tokens
-    def places(self, model: nn.Module, symbols: Sequence[str]) -> list[tuple[Tensor, list[int]]]: ...  # matrices of tokens, with their rows
+    def begun(self, rows: Rows, places: Sequence[int], name: str = "begun") -> Rows: ...  # rows with answers prefilled up to a position
+    def unanswerable(self, answers: Sequence[str]) -> Rows: ...  # questions about things that do not exist
+    def admit(self, model: nn.Module, symbols: Sequence[str], seed: int) -> None: ...  # add symbols to the vocabulary as tokens
+    def places(self, model: nn.Module, symbols: Sequence[str]) -> list[tuple[Tensor, list[int]]]: ...  # token matrices, with symbol rows
 
 
 class SharedReading(Categorical, Protocol):
-    """What answers of many rows have in common is read once."""
+    """The model reads a prefix that many rows share only once."""
 
     def read(
         self, model: nn.Module, sets: Sequence[Rows], moments: Sequence[bool] = (), progress: Callable[[float], None] = lambda share: None
-    ) -> Any: ...  # `.of(i, moments)` is what the model says of row i, over all sets; `.how` says in words how it was read
+    ) -> Any: ...  # `.of(i, moments)` is the output for row i, counted over all sets; `.how` describes the reading in words
 
 
 class Drafting(Generates, Protocol):
-    """Greedy generation starts from what a reading already proved, token for token equal to `generate`."""
+    """Greedy generation starts from the tokens that a reading already confirmed. The result equals that of `generate`, token for token."""
 
     def recite(
         self, model: nn.Module, sets: Sequence[Rows], limits: Sequence[int], reading: Any, heard: Sequence[Any]
@@ -78,31 +78,31 @@ class Drafting(Generates, Protocol):
 
 
 class DifferentiableInputs(Modality, Protocol):
-    """The input of a row is numbers that can be moved."""
+    """The input of a row is a tensor that can be changed by a gradient."""
 
     def inputs(self, rows: Rows) -> Tensor: ...  # (rows, ...)
-    def moved(self, rows: Rows, x: Tensor, normalized: bool = False) -> Rows: ...  # the same rows with other inputs; a gradient passes
+    def moved(self, rows: Rows, x: Tensor, normalized: bool = False) -> Rows: ...  # the same rows with other inputs; gradients flow through
 
 
 class Ranks(Modality, Protocol):
     """The model scores items for a user."""
 
-    def score_items(self, model: nn.Module, rows: Rows) -> Tensor: ...  # (users, items), one user a distinct user of the rows
-    def ranks(self, model: nn.Module, rows: Rows) -> Tensor: ...  # (rows,) place of each row's item among all items, 0 the first
+    def score_items(self, model: nn.Module, rows: Rows) -> Tensor: ...  # (users, items), one line for each distinct user of the rows
+    def ranks(self, model: nn.Module, rows: Rows) -> Tensor: ...  # (rows,) rank of each row's item among all items; 0 is the best
 
 
 class Denoises(Modality, Protocol):
-    """The loss of a row is how well noise is removed from it."""
+    """The loss of a row is the error of removing noise from it."""
 
     def denoise(self, model: nn.Module, rows: Rows, steps: int, generator: torch.Generator) -> Tensor: ...  # (rows, ...)
 
 
 class Displayable(Modality, Protocol):
-    """People can look at rows and answers."""
+    """Rows and answers can be shown to people."""
 
     def questions(self, rows: Rows) -> list[str]: ...
     def answer_texts(self, rows: Rows) -> list[str]: ...
-    def pictures(self, rows: Rows) -> Tensor | None: ...  # (rows, channels, height, width), bytes; None where there is nothing to see
+    def pictures(self, rows: Rows) -> Tensor | None: ...  # (rows, channels, height, width), bytes; None without pictures
 
 
 MEANING: dict[Any, str] = {
@@ -123,7 +123,11 @@ def offers(modality: Modality, capability: type) -> bool:
 
 
 def require(modality: Modality, capability: type[C]) -> C:
-    """The modality, as one that has a capability. Raises: UserError where it has not."""
+    """The modality, typed as one that has the capability.
+
+    Raises:
+        UserError: if the modality lacks the capability.
+    """
     if capability not in modality.capabilities:
         raise UserError(f"this needs {MEANING.get(capability, capability.__name__)}, which the modality {modality.name!r} does not have")
     return cast(C, modality)

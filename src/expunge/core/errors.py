@@ -1,13 +1,13 @@
-"""The two ways in which things go wrong: the user can mend it, or a part broke its promise."""
+"""Errors: the user can fix the input, a part broke its declaration, or the user interrupted the run."""
 
 
 class UserError(ValueError):
-    """Something that the user can mend; the message is a clear sentence, shown without a traceback."""
+    """An error that the user can fix. The message is a clear sentence, shown without a traceback."""
 
 
 class UndeclaredNeed(AttributeError):
-    """A part touched something that it did not declare in `reads`, `needs` or `hook points`."""
+    """A part used something that it did not declare in `reads`, `requires`, `needs` or `hook_points`."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """The user asked to stop; the run folder holds a checkpoint from which `--resume` goes on."""
+    """The user interrupted the run. The run folder holds a checkpoint from which `--resume` continues."""

@@ -1,8 +1,8 @@
-"""Hyperparameters: validated frozen fields, written once; the command line, receipts and cards derive from them.
+"""Hyperparameters: validated frozen fields, declared once. The command line, receipts and cards derive from them.
 
-A part is a frozen dataclass whose described fields are hyperparameters. A plan is a tree of parts: `hyperparameters_of` lists all of them,
-and `override` returns the same tree with some of them changed, by plain name (`beta`) or, where two parts share one, by qualified name
-(`sam.rho`).
+A part is a frozen dataclass. Its fields with a description are hyperparameters. A plan is a tree of parts: `hyperparameters_of` lists all
+hyperparameters, and `override` returns the same tree with some of them changed, by plain name (`beta`) or, if two parts share a name, by
+qualified name (`sam.rho`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from expunge.core.errors import UserError
 from expunge.core.suggest import did_you_mean
 
 T = TypeVar("T")
-FORMER = {  # names of version 0.1, understood for one more release
+FORMER = {  # names of version 0.1, accepted for one more release
     "batch": "batch_size",
     "micro": "micro_batch_size",
     "decay": "weight_decay",
@@ -38,7 +38,7 @@ def hp(default: Any, help: str, **limits: Any) -> Any:
 
 @dataclass_transform(frozen_default=True)
 def part(cls: type[T]) -> type[T]:
-    """Make a class a frozen, validated dataclass: what every part of a plan is."""
+    """Make a class a frozen, validated dataclass, as every part of a plan is."""
     config = pydantic.ConfigDict(arbitrary_types_allowed=True, extra="forbid")
     return cast(type[T], pydantic.dataclasses.dataclass(frozen=True, config=config)(cls))
 
@@ -50,7 +50,7 @@ def snake(name: str) -> str:
 
 @dataclass(frozen=True)
 class Hyperparameter:
-    """One hyperparameter at its place in a tree: where it is, what it is called, what it means and what it is set to."""
+    """One hyperparameter of a tree: its path, its owner and name, its value, and its meaning."""
 
     path: tuple[str | int, ...]
     owner: str
@@ -70,7 +70,7 @@ def _is_node(value: Any) -> bool:
 
 
 def _walk(node: Any, path: tuple[str | int, ...], stage: str, idle: frozenset[str] = frozenset()) -> Iterator[Hyperparameter]:
-    """idle: fields that are no hyperparameters here, since nothing reads them."""
+    """Yield the hyperparameters below a node. Fields in `idle` are left out, since nothing reads them."""
     if isinstance(node, tuple):
         for i, item in enumerate(node):
             yield from _walk(item, (*path, i), stage if path else f"stage{i + 1}")
@@ -78,7 +78,7 @@ def _walk(node: Any, path: tuple[str | int, ...], stage: str, idle: frozenset[st
     if not _is_node(node):
         return
     kind = type(node)
-    if getattr(kind, "stage_owner", False):  # a plan: its name, if any, is what its settings are called by
+    if getattr(kind, "stage_owner", False):  # a plan: its name, if it has one, qualifies its settings
         stage = node.name or stage
     owner = stage if getattr(kind, "stage_owner", False) or getattr(kind, "stage_settings", False) else snake(kind.__name__)
     alias = getattr(node, "alias", None)
@@ -95,45 +95,48 @@ def _walk(node: Any, path: tuple[str | int, ...], stage: str, idle: frozenset[st
 
 def _limits(field: Any) -> str:
     signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
-    found = [f"{s} {getattr(m, n)}" for m in field.metadata for n, s in signs.items() if getattr(m, n, None) is not None]
-    return ", ".join(found)
+    limits = [f"{s} {getattr(m, n)}" for m in field.metadata for n, s in signs.items() if getattr(m, n, None) is not None]
+    return ", ".join(limits)
 
 
 def hyperparameters_of(tree: Any) -> list[Hyperparameter]:
-    """Every hyperparameter of a plan, a tuple of plans or a part, in reading order; qualified names are unique."""
-    seen: dict[tuple[str, str], set[tuple[str | int, ...]]] = {}
-    out = []
+    """All hyperparameters of a plan, a tuple of plans or a part, in the order of declaration. Qualified names are unique."""
+    paths_of: dict[tuple[str, str], set[tuple[str | int, ...]]] = {}
+    hyperparameters = []
     for k in _walk(tree, (), "plan"):
-        places = seen.setdefault((k.owner, k.name), set())
-        places.add(k.path)
-        out.append(k if len(places) == 1 else dataclasses.replace(k, owner=f"{k.owner}{len(places)}"))
-    return out
+        paths = paths_of.setdefault((k.owner, k.name), set())
+        paths.add(k.path)
+        hyperparameters.append(k if len(paths) == 1 else dataclasses.replace(k, owner=f"{k.owner}{len(paths)}"))
+    return hyperparameters
 
 
 def named(hyperparameters: Iterable[Hyperparameter], name: str) -> list[Hyperparameter]:
-    """The hyperparameters that a name means, plain or qualified, with dashes or underscores; a former name where no current one fits."""
-    known, wanted = list(hyperparameters), name.replace("-", "_")
-    hits = [k for k in known if wanted in (k.name, k.qualified)]
-    owner, dot, last = wanted.rpartition(".")
-    return hits or ([k for k in known if owner + dot + FORMER[last] in (k.name, k.qualified)] if last in FORMER else [])
+    """The hyperparameters of a plain or qualified name, with dashes or underscores; of a former name if no current one matches."""
+    known, name = list(hyperparameters), name.replace("-", "_")
+    matches = [k for k in known if name in (k.name, k.qualified)]
+    owner, dot, last = name.rpartition(".")
+    return matches or ([k for k in known if owner + dot + FORMER[last] in (k.name, k.qualified)] if last in FORMER else [])
 
 
 def override(tree: T, values: Mapping[str, Any]) -> T:
     """The same tree with some hyperparameters changed. Strings are converted to the field's type; commas separate several values.
 
-    The plain name of a training setting (`lr`) changes it in every stage; any other name that stands more than once must be qualified.
-    Errors: UserError for an unknown name (with the nearest known ones), an ambiguous one, or a value out of range.
+    The plain name of a training setting (`lr`) changes it in every stage. Any other name that occurs more than once must be qualified.
+
+    Raises:
+        UserError: for an unknown name (with the nearest known names), an ambiguous name, or a value out of range.
     """
     for name, value in values.items():
         known = hyperparameters_of(tree)
-        wanted, hits = name.replace("-", "_"), named(known, name)
-        if not hits:
-            raise UserError(f"there is no hyperparameter '{name}' here{did_you_mean(wanted, [k.name for k in known])}")
-        if len(hits) > 1 and not all(k.path[-2:-1] == ("train",) for k in hits):
-            raise UserError(f"'{name}' is a hyperparameter of more than one part: say {' or '.join(sorted({k.qualified for k in hits}))}")
-        for hit in hits:
-            several = isinstance(value, str) and get_origin(hit.annotation) is tuple
-            tree = _replaced(tree, hit.path, [v for v in value.split(",") if v.strip()] if several else value, wanted)
+        underscored, matches = name.replace("-", "_"), named(known, name)
+        if not matches:
+            raise UserError(f"there is no hyperparameter '{name}' here{did_you_mean(underscored, [k.name for k in known])}")
+        if len(matches) > 1 and not all(k.path[-2:-1] == ("train",) for k in matches):
+            choices = " or ".join(sorted({k.qualified for k in matches}))
+            raise UserError(f"'{name}' is a hyperparameter of more than one part: say {choices}")
+        for match in matches:
+            several = isinstance(value, str) and get_origin(match.annotation) is tuple
+            tree = _replaced(tree, match.path, [v for v in value.split(",") if v.strip()] if several else value, underscored)
     return tree
 
 
@@ -145,5 +148,5 @@ def _replaced(node: Any, path: tuple[str | int, ...], value: Any, name: str) -> 
     try:
         return dataclasses.replace(node, **{head: new})
     except pydantic.ValidationError as error:
-        first, said = error.errors()[0], ",".join(value) if isinstance(value, list) and all(isinstance(v, str) for v in value) else value
-        raise UserError(f"hyperparameter '{name}' = {said!r}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
+        first, shown = error.errors()[0], ",".join(value) if isinstance(value, list) and all(isinstance(v, str) for v in value) else value
+        raise UserError(f"hyperparameter '{name}' = {shown!r}: {first['msg'][0].lower()}{first['msg'][1:]}") from None

@@ -1,4 +1,4 @@
-"""The nouns of every method. Nothing here knows a method, a metric or a modality by name."""
+"""The kinds of parts that methods are made of. Nothing here knows a method, a metric or a modality by name."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ GradCall = Callable[..., tuple[Tensor, list[Tensor]]]  # (*roles) -> value, grad
 
 
 class Part(ABC):
-    """What every piece of a plan is: `begin` makes its state at the untouched weights, `after` moves it, in between nobody can."""
+    """The base of every part of a plan. `begin` makes its state at the initial weights, `after` replaces it; nothing else changes it."""
 
     @property
     def reads(self) -> frozenset[str]:
-        """Sets of rows that it looks at: forget, retain, or what a selector gives."""
+        """Sets of rows that the part reads: forget, retain, or a set that a selector gives."""
         return frozenset()
 
     @property
@@ -33,7 +33,7 @@ class Part(ABC):
 
     @property
     def needs(self) -> frozenset[str]:
-        """What it uses that costs: a `Need`, or the name of an earlier stage whose model it asks."""
+        """What the part uses at a cost: a `Need`, or the name of an earlier stage whose model it evaluates."""
         return frozenset()
 
     @property
@@ -42,17 +42,17 @@ class Part(ABC):
         return ()
 
     def prepare(self, model: nn.Module, modality: Modality, seed: int) -> None:
-        """Give the model the shape that the part works on (vectors for new tokens): before anything else, in a resumed run too."""
+        """Give the model the shape that the part needs (vectors for new tokens). This runs before anything else, also in a resumed run."""
 
     def begin(self, view: View) -> State:
         return {}
 
     def after(self, step: Step) -> State:
-        """The next state; once an optimizer step. Returns, never mutates."""
+        """The next state, once per optimizer step. Returns a new state and never mutates the old one."""
         return step.state
 
     def end(self, view: View) -> None:
-        """The stage is over: the last chance to set the weights (averaging)."""
+        """Called after the last step of the stage: the last chance to set the weights (averaging)."""
 
 
 class Objective(Part):
@@ -60,12 +60,12 @@ class Objective(Part):
 
     @property
     def role(self) -> str:
-        """The name by which updates ask for its gradient: forget, retain, or its own word."""
+        """The name by which updates ask for its gradient: forget, retain, or a name of its own."""
         return "forget"
 
     @abstractmethod
     def loss(self, step: Step) -> Tensor:
-        """A scalar; pure. Rows are averaged by `step.mean` and by nothing else."""
+        """The loss as a scalar, without side effects. Only `step.mean` may average over rows."""
 
     def terms(self) -> tuple[Term, ...]:
         return (Term(1.0, self),)
@@ -85,7 +85,7 @@ def _times(a: Weight, b: Weight) -> Weight:
 
 @part
 class Term:
-    """An objective with its weight, which the command line calls by the term's role: `forget_weight`, `retain_weight` ..."""
+    """An objective with its weight. The command line names the weight by the role: `forget_weight`, `retain_weight` ..."""
 
     weight: float | Callable[[int], float] = hp(1.0, "weight of this term in the loss")
     objective: Objective = None  # type: ignore[assignment]  # always given; a default must follow a default
@@ -112,7 +112,7 @@ class Sum(Objective):
 
 @dataclass(frozen=True)
 class Grads:
-    """`grads()` is the gradient of all present terms, `grads("forget")` that of one role. Each call is one fresh evaluation."""
+    """`grads()` is the gradient of all present terms, `grads("forget")` that of one role. Each call evaluates the model anew."""
 
     call: GradCall
     hvp: Callable[..., list[Tensor]]
@@ -124,32 +124,32 @@ class Grads:
 
 
 class Update(Part):
-    """Another way of getting from gradients to steps."""
+    """A change of the gradients on their way to the optimizer."""
 
     @abstractmethod
     def wrap(self, grads: Grads, step: Step) -> GradCall:
-        """A new way to get gradients. The first update of a plan is next to the loss, the last one next to the optimizer."""
+        """A wrapped gradient function. The first update of a plan is next to the loss, the last one next to the optimizer."""
 
     def holds(self, step: Step) -> list[Tensor] | None:
-        """True where the optimizer must leave a weight alone in this step, decay and momentum included."""
+        """Masks, one per parameter: True where the optimizer must not change a weight in this step, not even by decay or momentum."""
         return None
 
     def roles(self) -> frozenset[str]:
-        """Roles that it asks for by name; the run refuses to start where the objective has none of that name."""
+        """Roles that the update asks for by name. The run refuses to start if the objective lacks one of them."""
         return frozenset()
 
 
 class Selector(Part):
-    """Which rows, with which weights, labels and answers. An epoch selector is given the start sets, never its last pick.
+    """A choice of rows, with their weights, labels and answers. An epoch selector gets the sets of the stage's start, never its last pick.
 
-    A selector of `run` picks before the first stage; its sets replace those of the request in all stages.
+    A selector with `when = "run"` picks before the first stage. Its sets replace those of the request in all stages.
     """
 
     when: ClassVar[Literal["run", "start", "epoch", "step"]] = "start"
 
     @property
     def gives(self) -> frozenset[str]:
-        """Names of the sets that it makes or changes."""
+        """Names of the sets that the selector makes or changes."""
         return frozenset()
 
     @abstractmethod
@@ -157,31 +157,31 @@ class Selector(Part):
 
 
 class Stop(Part):
-    """A reason to end the stage, asked before the first epoch and after each."""
+    """A rule that ends the stage. The loop evaluates it before the first epoch and after each epoch."""
 
     @abstractmethod
     def stop(self, view: View) -> str | None: ...
 
 
 class Edit(Part):
-    """A one-shot change of the weights, over whole sets."""
+    """A direct change of the weights in one pass, computed from whole sets."""
 
     @abstractmethod
     def apply(self, view: View) -> None: ...
 
 
 class Guard(Part):
-    """A decorator of the modality at inference time; the weights stay as they are. Always the last stage."""
+    """A decorator of the modality at inference time. The weights do not change. A guard is always the last stage."""
 
     @abstractmethod
     def wrap(self, modality: Modality, view: View) -> Modality:
-        """The guarded modality: its `generate` and `forward` answer in the guard's way; `unguarded` is the modality given."""
+        """The guarded modality: its `generate` and `forward` apply the guard; `unguarded` is the original modality."""
 
 
 class ByDesign(Part):
-    """Exact unlearning with a stored artifact of its own (SISA, DeltaGrad): training makes a store, and rows are taken out of it.
+    """Exact unlearning with a stored artifact (SISA, DeltaGrad): training makes a store, and forgetting removes rows from it.
 
-    A store is nested plain data with tensors and rows, so that a checkpoint can hold it; it keeps whatever forgetting needs, rows included.
+    A store is nested plain data with tensors and rows, so that a checkpoint can hold it. It keeps all that forgetting needs, rows included.
     """
 
     @abstractmethod
@@ -190,11 +190,11 @@ class ByDesign(Part):
 
     @abstractmethod
     def forget(self, store: Mapping[str, Any], ids: frozenset[str], view: View) -> Mapping[str, Any]:
-        """The store without some rows. Raises: UserError where the store does not know them."""
+        """The store without some rows. Raises: UserError if the store does not contain them."""
 
     @abstractmethod
     def weights(self, store: Mapping[str, Any], view: View) -> Weights:
-        """The weights of the model that a store stands for."""
+        """The weights of the model that a store represents."""
 
 
 def title(part_: Part) -> str:

@@ -1,4 +1,4 @@
-"""A plan: one stage of a method, and how it is trained."""
+"""A plan: one stage of a method, with its training settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from expunge.core.parts import ByDesign, Edit, Guard, Objective, Part, Selector,
 
 @part
 class Train:
-    """How a stage is trained."""
+    """The training settings of a stage."""
 
     stage_settings: ClassVar[bool] = True
 
@@ -42,7 +42,7 @@ class Train:
 
 @part
 class Plan:
-    """One stage: what to do, on which rows, how. A method is a Plan or a tuple of Plans."""
+    """One stage: its action, its rows and its training settings. A method is a Plan or a tuple of Plans."""
 
     stage_owner: ClassVar[bool] = True
 
@@ -58,14 +58,14 @@ class Plan:
 
     @property
     def idle(self) -> frozenset[str]:
-        """Settings of `train` that change nothing: an edit or a guard has a seed and no steps."""
+        """Settings of `train` that have no effect: an edit or a guard has a seed but no steps."""
         return frozenset() if isinstance(self.action, Objective) else frozenset(Train.__dataclass_fields__) - {"seed"}
 
     def terms(self) -> tuple[Term, ...]:
         return self.action.terms() if isinstance(self.action, Objective) else ()
 
     def parts(self) -> dict[str, Part]:
-        """Every part by its place, with parts inside parts. Places are keys of the state and of the seeds, so they keep their names."""
+        """All parts by place, nested parts included. Places are keys of the state and of the seeds, so their names must not change."""
         action: dict[str, Part] = {f"term{i}": t.objective for i, t in enumerate(self.terms())} or {"do": self.action}
         placed: dict[str, Part] = {
             **{f"select{i}": s for i, s in enumerate(self.selectors)},
@@ -76,23 +76,23 @@ class Plan:
         return {place: p for outer, holder in placed.items() for place, p in _held(outer, holder)}
 
     def required(self) -> frozenset[Any]:
-        """The capabilities that all parts require."""
+        """The capabilities that the parts require together."""
         return frozenset[Any]().union(*(p.requires for p in self.parts().values()))
 
     def needed(self) -> frozenset[str]:
-        """The needs of all parts."""
+        """The needs of all parts together."""
         return frozenset[str]().union(*(p.needs for p in self.parts().values()))
 
     def sets_read(self) -> frozenset[str]:
-        """Sets that the request must bring: what is read and no selector gives."""
+        """Sets that the request must provide: those that parts read and no selector gives."""
         reads = frozenset[str]().union(*(p.reads for p in self.parts().values()))
         anchor = {self.train.anchor} if isinstance(self.action, Objective) else frozenset[str]()
-        given = frozenset[str]().union(*(s.gives - s.reads for s in self.selectors))
-        return (reads | anchor) - given
+        selected = frozenset[str]().union(*(s.gives - s.reads for s in self.selectors))
+        return (reads | anchor) - selected
 
 
 def _held(place: str, holder: Part) -> Iterator[tuple[str, Part]]:
-    """A part, and the parts in its fields, by the names of those fields."""
+    """Yield a part and the parts in its fields; a nested place ends with the name of its field."""
     yield place, holder
     for name, value in vars(holder).items():
         if isinstance(value, Part) and not isinstance(value, Sum):

@@ -1,4 +1,4 @@
-"""Randomness is a function of the place where it is used, so no generator has a state to save."""
+"""Seeds: each one is a function of the place where it is used, so no generator has a state to save."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import hashlib
 
 
 def seed_of(*place: object) -> int:
-    """A seed for a place in a run: seed, stage, epoch, step, part."""
+    """A 56-bit seed for a place in a run, such as (seed, stage, epoch, step, part)."""
     return int.from_bytes(hashlib.sha256(repr(place).encode()).digest()[:7], "big")

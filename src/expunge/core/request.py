@@ -1,4 +1,4 @@
-"""What was asked: which rows to forget, and what may be used for it."""
+"""The request: the rows to forget, and the data that a method may use to forget them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from expunge.core.rows import Rows, Sets
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """Rows by set. `forget` and `retain` are trained on; `holdout` was never seen by the model and is only audited; `alternate_answers` are
-    answers to give instead, one a row.
+    """Rows by set. Methods train on `forget` and `retain`. The model never saw `holdout`, which only audits use. `alternate_answers` are
+    answers to give instead, one per row.
 
-    Errors: UserError where forget is empty, or where a row to forget also stands in retain or holdout (unless `overlap` allows it).
+    Raises:
+        UserError: if a set is empty, or if a row of forget is also in retain or holdout (unless `overlap` allows it).
     """
 
     forget: Rows | None = None
@@ -28,26 +29,26 @@ class Request:
     findings: tuple[str, ...] = field(init=False, default=())
 
     def __post_init__(self) -> None:
-        found = []
+        findings = []
         for name, rows in self.sets.items():
             if not len(rows):
                 raise UserError(f"the set {name!r} is empty")
             if (
-                twice := sum(Counter(map(content, rows.ids)).values()) - len({content(i) for i in rows.ids})
+                repeats := sum(Counter(map(content, rows.ids)).values()) - len({content(i) for i in rows.ids})
             ) and name != "alternate_answers":
-                found.append(f"{twice} of {len(rows)} rows of {name!r} repeat another row of it")
-        mine = {content(i) for i in self.forget.ids} if self.forget else set()
+                findings.append(f"{repeats} of {len(rows)} rows of {name!r} repeat another row of it")
+        to_forget = {content(i) for i in self.forget.ids} if self.forget else set()
         for name in ("retain", "holdout"):
-            other = self.sets.get(name)
-            if other is None or not (both := sum(content(i) in mine for i in other.ids)):
+            kept = self.sets.get(name)
+            if kept is None or not (overlap := sum(content(i) in to_forget for i in kept.ids)):
                 continue
             if not self.overlap:
                 raise UserError(
-                    f"{both} of {len(other)} rows of {name!r} also stand in 'forget': what is kept would teach what is forgotten. "
+                    f"{overlap} of {len(kept)} rows of {name!r} also stand in 'forget': the kept rows would teach the forgotten ones. "
                     f"Take them out, or allow it with --allow-overlap"
                 )
-            found.append(f"{both} of {len(other)} rows of {name!r} also stand in 'forget' (allowed by request)")
-        object.__setattr__(self, "findings", tuple(found))
+            findings.append(f"{overlap} of {len(kept)} rows of {name!r} also stand in 'forget' (allowed by request)")
+        object.__setattr__(self, "findings", tuple(findings))
 
     @property
     def sets(self) -> Sets:
@@ -56,31 +57,31 @@ class Request:
 
     @property
     def hash(self) -> str:
-        """The same for the same rows in the same order."""
+        """A hash that is equal for the same rows in the same order."""
         return digest({n: r.ids for n, r in self.sets.items()})
 
 
 def content(row_id: str) -> str:
-    """Ids are content hashes; the second copy of a row has `#2` behind it."""
+    """The content hash in a row's id: the second copy of a row has the id of the first with `#2` after it."""
     return row_id.split("#", 1)[0]
 
 
-def digest(what: object) -> str:
-    """Sixteen hex digits of SHA-256 over canonical JSON; arrays and images count by their bytes."""
-    return hashlib.sha256(json.dumps(what, sort_keys=True, ensure_ascii=False, default=_said).encode()).hexdigest()[:16]
+def digest(value: object) -> str:
+    """Sixteen hex digits of SHA-256 over canonical JSON; arrays and images are hashed by their bytes."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False, default=_as_text).encode()).hexdigest()[:16]
 
 
-def _said(what: Any) -> str:
-    """What JSON has no word for: written out, an array is cut short."""
-    return hashlib.sha256(what.tobytes()).hexdigest() if hasattr(what, "tobytes") else str(what)
+def _as_text(value: Any) -> str:
+    """A value that JSON cannot express, as text. Arrays are hashed, since `str` would abbreviate them."""
+    return hashlib.sha256(value.tobytes()).hexdigest() if hasattr(value, "tobytes") else str(value)
 
 
 def ids_of(contents: list[object]) -> tuple[str, ...]:
-    """Content hashes, the copies of a row numbered."""
-    seen: Counter[str] = Counter()
-    out = []
+    """Ids of rows: content hashes, with repeated rows numbered."""
+    copies: Counter[str] = Counter()
+    ids = []
     for c in contents:
         h = digest(c)
-        seen[h] += 1
-        out.append(h if seen[h] == 1 else f"{h}#{seen[h]}")
-    return tuple(out)
+        copies[h] += 1
+        ids.append(h if copies[h] == 1 else f"{h}#{copies[h]}")
+    return tuple(ids)

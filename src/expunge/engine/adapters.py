@@ -1,4 +1,4 @@
-"""LoRA adapters, for any module with linear layers: put in once, before the first stage, so that names never change."""
+"""LoRA adapters for any module with linear layers. They are inserted once, before the first stage, so that names never change."""
 
 from __future__ import annotations
 
@@ -14,11 +14,21 @@ from expunge.core.plan import Plans
 
 
 def insert(model: nn.Module, plans: Plans, seed: int) -> nn.Module:
-    """The model with the adapter that the plans ask for, or the model itself. Errors: UserError where stages disagree or nothing trains."""
-    process_group = {p.train.lora for p in plans if isinstance(p.action, Objective)}
-    if not process_group - {0} or is_adapted(model):
+    """Insert the adapter that the plans ask for.
+
+    Args:
+        seed: seed of the adapter's initial weights.
+
+    Returns:
+        The adapted model, or the model itself if no plan asks for an adapter or it already has one.
+
+    Raises:
+        UserError: if stages ask for different ranks, or if a stage does not train.
+    """
+    lora_ranks = {p.train.lora for p in plans if isinstance(p.action, Objective)}
+    if not lora_ranks - {0} or is_adapted(model):
         return model
-    if len(process_group) > 1 or len(plans) > len([p for p in plans if isinstance(p.action, Objective)]):
+    if len(lora_ranks) > 1 or len(plans) > len([p for p in plans if isinstance(p.action, Objective)]):
         raise UserError("LoRA works for methods that train in every stage; this one also edits weights directly, so leave --lora out")
     import peft
 
@@ -38,32 +48,44 @@ def insert(model: nn.Module, plans: Plans, seed: int) -> nn.Module:
 
 
 def is_adapted(model: nn.Module) -> bool:
+    """Whether the model has LoRA adapters."""
     return any("lora_" in n for n, _ in model.named_parameters())
 
 
 def base_of(model: nn.Module) -> nn.Module:
-    """The module whose paths are those of the bare model: hook points and patches are named in it."""
-    inner = getattr(model, "get_base_model", None)
-    return inner() if inner and is_adapted(model) else model
+    """The model without the adapter's wrapper. Hook points and patches are named by paths in it."""
+    get_base_model = getattr(model, "get_base_model", None)
+    return get_base_model() if get_base_model and is_adapted(model) else model
 
 
-def choose(model: nn.Module, trains: str) -> None:
-    """Let move what a stage trains: the parameters whose name matches, or, where there are adapters, theirs."""
+def choose(model: nn.Module, trainable: str) -> None:
+    """Make the parameters trainable whose name matches, and freeze all others. If there are adapters, only theirs can be trainable.
+
+    Args:
+        trainable: regex on the names of the bare model.
+
+    Raises:
+        UserError: if no parameter matches.
+    """
     adapted = is_adapted(model)
     for name, p in model.named_parameters():
         bare = name.replace("base_model.model.", "", 1) if adapted else name
-        p.requires_grad_(p.is_floating_point() and bool(re.search(trains, bare)) and (not adapted or "lora_" in name))
+        p.requires_grad_(p.is_floating_point() and bool(re.search(trainable, bare)) and (not adapted or "lora_" in name))
     if not any(p.requires_grad for p in model.parameters()):
-        raise UserError(f"no parameter of this model matches {trains!r}, so nothing would train")
+        raise UserError(f"no parameter of this model matches {trainable!r}, so nothing would train: change --trainable")
 
 
 def recompute(model: nn.Module) -> None:
-    """Gradient checkpointing, where the model knows it. Errors: UserError where it does not."""
-    newer = getattr(model, "activation_checkpointing_enable", None)
-    enable: Any = newer or getattr(model, "gradient_checkpointing_enable", None)
+    """Switch gradient checkpointing on.
+
+    Raises:
+        UserError: if the model does not support it.
+    """
+    enable_activation = getattr(model, "activation_checkpointing_enable", None)
+    enable: Any = enable_activation or getattr(model, "gradient_checkpointing_enable", None)
     if enable is None:
         raise UserError(f"{type(model).__name__} has no gradient checkpointing: leave --gradient-checkpointing out")
     enable()
-    if is_adapted(model):  # the first block's input has no gradient of its own
+    if is_adapted(model):  # the input of the first block needs a gradient, and no frozen weight gives it one
         base: Any = base_of(model)
         base.enable_input_require_grads()

@@ -1,4 +1,4 @@
-"""The result of a run in its folder: a model or an adapter, a guard around a model, or a by-design store beside its model."""
+"""The result of a run in its folder: a model, an adapter, a guard around a model, or a by-design store beside its model."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from expunge.core.plan import Plans
 from expunge.engine import checkpoint
 from expunge.engine.adapters import is_adapted
 
-LOADED = ("model", "adapter", "guard")  # folders that a run can be loaded from
+LOADED = ("model", "adapter", "guard")  # names of the folders that a result can be loaded from
 STORE = "store"
 
 
 def kind_of(plans: Plans, model: nn.Module) -> str:
-    """Which of the folders a result goes to."""
+    """The name of the folder for a result: `guard`, `adapter` or `model`."""
     if isinstance(plans[-1].action, Guard):
         return "guard"
     return "adapter" if is_adapted(model) else "model"
 
 
 def write(folder: Path, kind: str, model: nn.Module, modality: Modality) -> None:
-    """Write a result into an empty folder."""
+    """Write a result of the given kind into an empty folder."""
     if kind == "guard":
         guard: Any = modality
         guard.save_guard(folder)
@@ -40,6 +40,6 @@ def write_store(run: Path, store: Mapping[str, Any]) -> None:
 
 
 def read_store(run: Path) -> dict[str, Any] | None:
-    """The store in the folder of a run; None where there is none."""
+    """The by-design store in the folder of a run, or None if it has none."""
     store: dict[str, Any] | None = checkpoint.load(run / STORE)
     return store

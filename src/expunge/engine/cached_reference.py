@@ -1,4 +1,4 @@
-"""What a run keeps of a reference instead of a second model."""
+"""Cached losses of the reference model, which replace a second model in memory."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from expunge.core.rows import Packed
 
 @dataclass
 class CachedReference:
-    """Losses of the positions that count, by row: all of the reference that most methods ask for."""
+    """The reference model's losses at the counted positions of each row. Most methods need nothing else of the reference."""
 
-    losses: list[Tensor]
+    losses: list[Tensor]  # for each row, (positions,) in nats
 
     @property
     def loss(self) -> Packed:
-        sizes = torch.tensor([len(r) for r in self.losses])
-        row = torch.arange(len(sizes)).repeat_interleave(sizes)
+        lengths = torch.tensor([len(losses) for losses in self.losses])
+        row = torch.arange(len(lengths)).repeat_interleave(lengths)
         values = torch.cat(self.losses)
-        return Packed(values, row.to(values.device), len(sizes))
+        return Packed(values, row.to(values.device), len(lengths))
 
     @property
     def target_logp(self) -> Packed:
         return self.loss.map(torch.neg)
 
     def __getattr__(self, name: str) -> Any:
-        raise UndeclaredNeed(f"the run keeps only losses of the reference; declare Need.REFERENCE to ask for {name!r}")
+        raise UndeclaredNeed(f"the run keeps only the losses of the reference; declare Need.REFERENCE to ask for {name!r}")

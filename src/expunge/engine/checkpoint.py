@@ -1,4 +1,4 @@
-"""Nested plain data with tensors, to and from a folder: safetensors beside JSON, no pickles, written whole or not at all."""
+"""Write nested plain data with tensors to a folder and read it back: safetensors and JSON without pickles, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ from expunge.engine.distributed.sharding import Split
 
 
 def save(data: Any, folder: Path) -> None:
-    """Write under a temporary name, then swap, so that a kill leaves the old or the new checkpoint."""
+    """Write data to a folder. It writes under a temporary name and then renames, so a killed process leaves the old or the new checkpoint.
+
+    Raises:
+        TypeError: if the data holds anything but plain data, tensors and rows.
+    """
     tensors: dict[int, tuple[str, Tensor]] = {}
     skeleton = _pack(data, tensors)
     new, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
@@ -36,15 +40,22 @@ def save(data: Any, folder: Path) -> None:
 
 
 def load(folder: Path) -> Any:
-    """What was saved, or None where there is nothing. A kill between the two renames of `save` leaves `.old`, which then counts."""
-    place = next((p for p in (folder, folder.with_name(folder.name + ".old")) if (p / "data.json").exists()), None)
-    if place is None:
+    """Read what `save` wrote.
+
+    A process killed between the two renames of `save` leaves a folder `.old`, which is then read instead.
+
+    Returns:
+        The data, with tensors on the CPU, or None if nothing was saved.
+    """
+    candidates = (folder, folder.with_name(folder.name + ".old"))
+    source = next((p for p in candidates if (p / "data.json").exists()), None)
+    if source is None:
         return None
-    return _unpack(json.loads((place / "data.json").read_text()), load_file(place / "tensors.safetensors"))
+    return _unpack(json.loads((source / "data.json").read_text()), load_file(source / "tensors.safetensors"))
 
 
 def _pack(x: Any, tensors: dict[int, tuple[str, Tensor]]) -> Any:
-    """tensors: filled with name and tensor by identity, as the same image may stand in many rows."""
+    """Nested data as JSON. `tensors` is filled with the name and tensor of each identity, since many rows may share one image."""
     if isinstance(x, Tensor):
         name, _ = tensors.setdefault(id(x), (str(len(tensors)), x))
         return {"$tensor": name}
@@ -81,7 +92,7 @@ def _unpack(x: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def to_device(x: Any, device: torch.device) -> Any:
-    """The same nested data with its tensors on a device."""
+    """The same nested data with its tensors moved to a device."""
     if isinstance(x, Tensor):
         return x.to(device)
     if isinstance(x, dict):

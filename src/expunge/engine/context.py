@@ -1,4 +1,4 @@
-"""What a part sees: `RunView` (whole sets, no gradient) and `RunStep` (one micro-batch of one gradient evaluation)."""
+"""A run as parts see it: `RunView` (whole sets, no gradient) and `RunStep` (one micro-batch of one gradient evaluation)."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from expunge.engine.estimators.per_example_grads import ROOM, input_gradient, ro
 from expunge.engine.run_state import RunState, device_of, evaluating
 from expunge.engine.weights import put
 
-EVERY_CAPABILITY = frozenset({DifferentiableInputs, Generates})  # those that a view asks for on behalf of a part
+EVERY_CAPABILITY = frozenset({DifferentiableInputs, Generates})  # the capabilities that a view uses on behalf of a part
 
 
 class RunView:
-    """Whole sets, evaluation mode, no gradient; cut to what the part that looks has declared."""
+    """Whole sets, evaluation mode, no gradient; restricted to what the part declares."""
 
     def __init__(self, run: RunState, sets: Sets, place: str = "", part: Part | None = None) -> None:
         self._run, self.sets, self.place = run, sets, place
@@ -39,7 +39,7 @@ class RunView:
         self._hook_points = part.hook_points if part else ()
 
     def at(self, name: str, part: Part) -> Self:
-        """The same view as an inner part sees it: with its own place, state and permissions."""
+        """The same view for an inner part, with the part's own place, state and permissions."""
         inner = copy.copy(self)
         inner.place = f"{self.place}/{name}"
         inner._reads, inner._needs, inner._hook_points = part.reads, part.needs, part.hook_points
@@ -60,17 +60,17 @@ class RunView:
 
     @property
     def epochs(self) -> int:
-        """How many epochs this stage will have, unless something stops it."""
+        """The number of epochs of this stage, unless something stops it."""
         return self._run.epochs
 
     @property
     def done(self) -> int:
-        """Optimizer steps of this stage so far; in `after`, the one that was just made included."""
+        """Optimizer steps of this stage so far; in `after`, the current one included."""
         return self._run.done
 
     @property
     def total(self) -> int:
-        """How many optimizer steps this stage will have, if all epochs are as long as the first and nothing stops it."""
+        """Optimizer steps of this stage in all, if all epochs are as long as the first and nothing stops it."""
         return self._run.total
 
     @property
@@ -79,7 +79,7 @@ class RunView:
 
     @property
     def params(self) -> list[Tensor]:
-        """The parameters that move in this stage, in the order of every list of gradients."""
+        """The trainable parameters of this stage, in the order of every list of gradients."""
         return [p for p in self.model.parameters() if p.requires_grad]
 
     @property
@@ -91,13 +91,17 @@ class RunView:
         return self.rows("retain")
 
     def rows(self, name: str) -> Rows:
-        """A set. Errors: UndeclaredNeed unless this very part reads it."""
+        """The rows of a set.
+
+        Raises:
+            UndeclaredNeed: if this part does not declare the set.
+        """
         if name not in self._reads:
             raise UndeclaredNeed(f"{self.place} read the set {name!r} without declaring it in `reads`")
         return self._rows(name)
 
     def whole_set(self, name: str) -> Rows:
-        """The whole set of the epoch, for selectors that a step shows only its batch of it."""
+        """The whole set of the epoch. A step shows only its batch of the set, and some selectors need all of it."""
         self.rows(name)
         return self._run.sets[name]
 
@@ -113,137 +117,156 @@ class RunView:
             raise UndeclaredNeed(f"{self.place} used {capability.__name__} without declaring it in `requires`")
 
     def warn(self, text: str) -> None:
-        """Put a sentence among the warnings of the run: said at its end and kept in the receipt."""
+        """Add a sentence to the warnings of the run, which are shown at its end and kept in the receipt."""
         self._run.warnings.append(text)
 
     def show(self, name: str, records: Sequence[Mapping[str, float]]) -> None:
-        """Put what was seen among the results of the run: kept in the receipt, drawn in the report over the first number of a record."""
+        """Add results to the run. The receipt keeps them, and the report plots them over the first number of each record."""
         self._run.shown[name] = [dict(r) for r in records]
 
     def rng(self) -> torch.Generator:
-        """A generator that is a function of seed, stage, epoch, step and place."""
+        """A generator seeded by the seed, stage, epoch, step and place."""
         r = self._run
         return torch.Generator().manual_seed(seed_of(r.seed, r.stage, r.epoch, r.step, self.place))
 
     def now(self, rows: Rows, patch: Patch | None = None) -> ModelOutput:
-        """What the model says about some rows."""
+        """The model's output for some rows."""
         return self.look(rows, patch)
 
     @torch.no_grad()
     def look(self, rows: Rows, patch: Patch | None = None) -> ModelOutput:
-        """The same, also in the middle of a step: in evaluation mode, without a gradient, about any rows."""
+        """The model's output for any rows, in evaluation mode and without a gradient, also within a step."""
         with evaluating(self.model):
             return self._run.forward([rows], self._hook_points, patch, why="view")[0]
 
     @torch.no_grad()
     def under(self, weights: Weights, rows: Rows) -> ModelOutput:
-        """What the model says with other weights than its own: those of a teacher that a part keeps in its state."""
+        """The model's output with other weights, such as those of a teacher in a part's state."""
         with evaluating(self.model):
             return self._run.forward(
                 [rows], self._hook_points, None, {n: w.to(device_of(self.model)) for n, w in weights.items()}, why="under"
             )[0]
 
     def other(self, stage: str) -> Callable[[Rows], ModelOutput]:
-        """The same question to the weights that an earlier stage left."""
+        """A function from rows to the output of the model that an earlier stage left."""
         self._check(stage)
         return lambda rows: self._frozen(stage, rows)
 
     @torch.no_grad()
     def _frozen(self, name: str, rows: Rows) -> ModelOutput:
-        key, memo = (name, rows.name, rows.ids, self._hook_points), self._run.memo  # frozen weights: one answer serves the whole step
+        key, memo = (name, rows.name, rows.ids, self._hook_points), self._run.memo  # frozen weights: one output serves the whole step
         if key not in memo:
             with evaluating(self.model):
                 memo[key] = self._run.forward([rows], self._hook_points, None, self._run.models[name], why=name)[0]
         return memo[key]
 
     def reference(self, rows: Rows) -> ModelOutput:
-        """The reference's answer: remembered numbers where those were declared and exist, else live."""
+        """The reference model's output: cached losses if the part declared only those and they exist, otherwise a live evaluation."""
         if Need.REFERENCE in self._needs:
             return self._frozen("reference", rows)
         self._check(Need.REFERENCE_LOGP)
-        known = self._run.reference_loss
-        if rows.ids and f"{rows.name}/{rows.ids[0]}" not in known:
+        losses = self._run.reference_loss
+        if rows.ids and f"{rows.name}/{rows.ids[0]}" not in losses:
             return self._frozen("reference", rows)
-        return CachedReference([known[f"{rows.name}/{i}"] for i in rows.ids])
+        return CachedReference([losses[f"{rows.name}/{i}"] for i in rows.ids])
 
     def generate(self, rows: Rows, limit: int, sample: bool = False, temperature: float = 1.0, with_logp: bool = False) -> Samples:
-        """Answers that the model gives by itself, at most `limit` tokens; greedy unless `sample`."""
+        """Answers that the model generates, at most `limit` tokens each; greedy unless `sample` is set."""
         self._check_capability(Generates)
         with evaluating(self.model), torch.no_grad():
             modality = require(self.modality, Generates)
             return modality.generate(self.model, rows, limit, self.rng() if sample else None, temperature, with_logp)
 
     def batches(self, name: str, size: int) -> Iterator[Rows]:
+        """Yield the rows of a set in order, `size` at a time."""
         rows = self.rows(name)
         for i in range(0, len(rows), size):
             yield rows.select(range(i, min(i + size, len(rows))))
 
     def grad(
-        self, what: Objective | str, sets: Sets | None = None, batch_size: int = 32, vector: list[Tensor] | None = None
+        self, target: Objective | str, sets: Sets | None = None, batch_size: int = 32, vector: list[Tensor] | None = None
     ) -> list[Tensor]:
-        """Gradient over whole sets at the weights of this moment, of an objective or (a string) of the plan's own terms of a role.
+        """The gradient over whole sets at the current weights.
 
-        vector: what the Hessian is multiplied by, where that product is wanted instead.
+        Args:
+            target: an objective, or the role of terms of the plan's own objective.
+            sets: sets to evaluate on; default: those of this view.
+            vector: if given, the result is the Hessian's product with this vector instead of the gradient.
+
+        Returns:
+            One tensor for each parameter, in the order of `params`.
         """
-        if isinstance(what, str):
+        if isinstance(target, str):
             assert self._run.objective is not None
-            objective, roles = self._run.objective, (what,)
+            objective, roles = self._run.objective, (target,)
         else:
-            objective, roles = what, None
-        wanted = frozenset[str]().union(*(t.objective.reads for t in objective.terms()))
+            objective, roles = target, None
+        names_read = frozenset[str]().union(*(t.objective.reads for t in objective.terms()))
         with evaluating(self.model):
-            whole = sets or {n: self.sets[n] for n in wanted if n in self.sets}
-            return self._run.engine.evaluate(self._run, objective, whole, batch_size, roles, vector=vector)[1]
+            whole_sets = sets or {n: self.sets[n] for n in names_read if n in self.sets}
+            return self._run.engine.evaluate(self._run, objective, whole_sets, batch_size, roles, vector=vector)[1]
 
     def example_grads(self, rows: Rows, loss: Callable[[ModelOutput], Tensor], batch_size: int = 32) -> Iterator[list[Tensor]]:
-        """Gradients of each row alone, a batch of rows at a time, fewer where memory is short: tensors (rows, *shape) in the order of
-        `params`.
+        """Yield the gradient of each row, batch by batch.
 
-        loss: answer -> (rows,), the loss of each row.
+        Args:
+            loss: a function from the output to the loss of each row, (rows,).
+            batch_size: largest number of rows at a time; fewer if their gradients would take too much memory.
+
+        Yields:
+            For each batch, tensors (rows, *shape) in the order of `params`.
         """
         self._check(Need.EXAMPLE_GRADS)
         self._run.alone("gradients of single rows")
         batch_size = max(1, min(batch_size, ROOM // sum(p.numel() for p in self.params)))
         way = None
         for i in range(0, len(rows), batch_size):
-            got: list[list[Tensor]] = []
-            some = rows.select(range(i, min(i + batch_size, len(rows))))
-            way = row_gradients(self.model, self._ask, some, lambda answer: [loss(answer)], got.append, batch_size, way)
-            yield [torch.cat(pieces) for pieces in zip(*got, strict=True)]
+            gradients: list[list[Tensor]] = []
+            batch = rows.select(range(i, min(i + batch_size, len(rows))))
+            way = row_gradients(self.model, self._ask, batch, lambda output: [loss(output)], gradients.append, batch_size, way)
+            yield [torch.cat(pieces) for pieces in zip(*gradients, strict=True)]
 
     def fisher(self, rows: Rows, draws: int | None = 0, batch_size: int = 32) -> list[Tensor]:
-        """Diagonal of the Fisher information, a mean over rows, in the order of `params`.
+        """The diagonal of the Fisher information, a mean over rows, in the order of `params`.
 
-        draws: labels that are drawn a row from the model's own distribution; 0: every class, which is the exact expectation (of a row
-        with several labels one draw); None: the given labels.
+        Args:
+            draws: number of labels drawn per row from the model's own distribution. 0 takes every class, which is the exact expectation
+                (rows with several labels then have them drawn once). None takes the rows' own labels.
         """
         self._check(Need.FISHER)
         self._run.alone("the Fisher information")
-        rng, more = self.rng(), 0
+        rng, extra_passes = self.rng(), 0
 
-        def losses(answer: ModelOutput) -> Iterator[Tensor]:
-            nonlocal more
-            for more, one in enumerate(likelihoods(answer, draws, rng)):  # noqa: B007 - how many backward passes after the first
-                yield one
+        def losses(output: ModelOutput) -> Iterator[Tensor]:
+            nonlocal extra_passes
+            for extra_passes, likelihood in enumerate(likelihoods(output, draws, rng)):  # noqa: B007 - backward passes after the first
+                yield likelihood
 
-        found = squared_gradients(self.model, self._ask, rows, losses, batch_size)
-        self._run.cost.backward_tokens += more * self.modality.counts(rows)["tokens"]
-        return found
+        diagonal = squared_gradients(self.model, self._ask, rows, losses, batch_size)
+        self._run.cost.backward_tokens += extra_passes * self.modality.counts(rows)["tokens"]
+        return diagonal
 
     def kfac(self, rows: Rows, strategy: kfac.Strategy = "ekfac", draws: int = 1, batch_size: int = 32) -> dict[str, Tensor]:
-        """Fisher information of single layers (those of `kfac.layers`) as Kronecker factors, a mean over labels; see `kfac.fit`.
+        """The Fisher information of the layers of `kfac.layers` as Kronecker factors, a mean over labels; see `kfac.fit`.
 
-        draws: labels that are drawn for each from the model's own distribution; 0: as in `fisher`.
+        Args:
+            draws: how often each label is drawn from the model's own distribution; 0: as in `fisher`.
         """
         self._check(Need.FISHER)
         self._run.alone("the Fisher information")
         rng, paths = self.rng(), [layer.path for layer in kfac.layers(self.model, self.modality)]
         return kfac.fit(
-            self.model, self.modality, self._ask, rows, lambda answer: likelihoods(answer, draws, rng), paths, strategy, batch_size
+            self.model, self.modality, self._ask, rows, lambda output: likelihoods(output, draws, rng), paths, strategy, batch_size
         )
 
     def input_grad(self, x: Tensor, rows: Callable[[Tensor], Rows], loss: Callable[[ModelOutput], Tensor]) -> Tensor:
-        """Gradient of a loss by an input. rows: input -> the rows that hold it (`port.moved`); loss: answer -> scalar."""
+        """The gradient of a loss with respect to an input, of the shape of `x`.
+
+        Args:
+            x: the input.
+            rows: a function from an input to the rows that hold it, such as `modality.moved`.
+            loss: a function from the output to a scalar.
+        """
         self._check_capability(DifferentiableInputs)
         self._run.alone("gradients by an input")
         return input_gradient(self.model, self._ask, x, rows, loss)
@@ -252,7 +275,15 @@ class RunView:
         return self._run.forward([rows], (), why="view")[0]
 
     def run(self, plan: Plan | Plans, sets: Sets, start: Weights | None = None, key: str = "") -> RunView:
-        """Run a plan on a copy of the model (a teacher, a shard, an inner problem), with a seed of its own; the view of the result."""
+        """Run a plan on a copy of the model (a teacher, a shard, an inner problem), with a seed of its own.
+
+        Args:
+            start: weights by name that the copy starts from; default: those of the model.
+            key: distinguishes the seeds of several runs at the same place and epoch.
+
+        Returns:
+            A view of the finished run.
+        """
         self._run.alone("copies of the model")
         model = copy.deepcopy(self.model)
         put(model, start or {})
@@ -264,7 +295,7 @@ class RunView:
 
 
 class RunStep(RunView):
-    """One micro-batch inside one gradient evaluation: answers are shared between parts, then forgotten."""
+    """One micro-batch of one gradient evaluation. Parts share its outputs, which are dropped afterwards."""
 
     def __init__(
         self,
@@ -288,21 +319,23 @@ class RunStep(RunView):
         return self.batch[name]
 
     def now(self, rows: Rows, patch: Patch | None = None) -> ModelOutput:
-        """The model's answer with its gradient; the first question runs every set of the evaluation in one forward."""
+        """The model's output with its gradient. The first call runs all sets of the evaluation in one forward pass."""
         if self.batch.get(rows.name) is not rows:
             return self._run.forward([rows], self._all_hook_points, patch)[0]
         key = (rows.name, patch)
         if key not in self._cache:
             names = list(self.batch) if patch is None and self._fuse else [rows.name]
-            answers = self._run.forward([self.batch[n] for n in names], self._all_hook_points, patch)
-            self._cache.update({(n, patch): a for n, a in zip(names, answers, strict=True)})
+            outputs = self._run.forward([self.batch[n] for n in names], self._all_hook_points, patch)
+            self._cache.update({(n, patch): output for n, output in zip(names, outputs, strict=True)})
         return self._cache[key]
 
     def mean(self, x: Tensor | Packed, rows: Rows) -> Tensor:
-        """Mean over the logical batch. Its gradient is this micro-batch's share; its value is that share too, or, where a part needs
-        `BATCH_MEANS`, the whole mean.
+        """The mean over the logical batch, with row weights.
 
-        x: Tokens are averaged over all positions of the batch, a tensor (rows,) over rows; weights of rows are applied here.
+        The gradient is this micro-batch's share. The value is that share too, or the whole mean if a part needs `BATCH_MEANS`.
+
+        Args:
+            x: packed values, averaged over all positions of the batch, or a tensor (rows,), averaged over rows.
         """
         kind, per_row = (x.kind, x.sum()) if isinstance(x, Packed) else ("rows", x)
         if rows.weight:
@@ -318,12 +351,13 @@ class RunStep(RunView):
         return share - share.detach() + self._means[key]
 
     def count(self, rows: Rows, kind: str = "labels") -> float:
-        """How many rows, labels or tokens of this set the logical batch has."""
+        """The number of rows, labels or tokens of this set in the logical batch."""
         return self._counts[rows.name][kind]
 
     def note(self, **means: Tensor) -> None:
-        """Remember means (of `mean`) for `after`: it sees those of the step's first evaluation, summed over micro-batches."""
+        """Keep means (of `mean`) for `after`, which gets those of the step's first evaluation, summed over micro-batches."""
         self.notes.update({f"{self.place}:{k}": v.detach() for k, v in means.items()})
 
     def noted(self, name: str) -> Tensor:
+        """The mean that this part noted under a name."""
         return self.notes[f"{self.place}:{name}"]

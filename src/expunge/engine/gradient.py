@@ -1,4 +1,4 @@
-"""One gradient evaluation: the only place, with `stats`, that takes gradients."""
+"""One gradient evaluation. Only this module and `estimators` compute gradients."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from expunge.engine.schedule import split
 
 
 def global_norm(tensors: list[Tensor]) -> Tensor:
-    """L2 norm of a list of tensors taken as one vector."""
+    """The L2 norm of a list of tensors, concatenated to one vector."""
     norms = torch.stack([whole(torch.linalg.vector_norm(t if t.dtype == torch.float64 else t.float())) for t in tensors])
     return norms.square().sum().sqrt()
 
 
 @dataclass
 class Tally:
-    """What the pieces of a logical batch come to. same: each of them has the value of the whole batch, else its share of it."""
+    """The running totals over the pieces of a logical batch. same: each piece has the value of the whole batch, not its share of it."""
 
     same: bool
     value: Tensor
@@ -41,6 +41,7 @@ class Tally:
     pieces: int = 0
 
     def add(self, value: Tensor, notes: Mapping[str, Tensor], terms: Mapping[str, float]) -> None:
+        """Include one piece, or the totals of several."""
         self.value = value if self.same else self.value + value
         self.notes.update({n: v if self.same or n not in self.notes else self.notes[n] + v for n, v in notes.items()})
         self.terms.update({n: v if self.same else self.terms.get(n, 0.0) + v for n, v in terms.items()})
@@ -59,10 +60,23 @@ def evaluate(
     moves: bool = False,
     values: dict[str, float] | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
-    """One gradient evaluation: value and gradient of the present terms of some roles over a logical batch.
+    """Evaluate an objective and its gradient over a logical batch.
 
-    notes: filled with what the terms noted. vector: the Hessian-vector product instead of the gradient. moves: buffers (batch-norm
-    statistics) may move in this evaluation. values: filled with the value of each term.
+    Args:
+        logical: the batch by set. Terms that read a set outside of it are left out.
+        micro_batch_size: rows of the longest set in one forward pass; 0 for the whole batch.
+        roles: roles of the terms to evaluate; default: all.
+        fuse: whether one forward pass may run several sets.
+        notes: filled with the means that the terms noted.
+        vector: if given, the Hessian-vector product is computed instead of the gradient.
+        moves: whether buffers (batch-norm statistics) may change in this evaluation.
+        values: filled with the value of each term.
+
+    Returns:
+        The value, and one gradient for each trainable parameter.
+
+    Raises:
+        UserError: if `vector` is given for a loss that is not linear in its batch means and the batch is split.
     """
     terms = [(i, t.at(run.epoch), t.objective) for i, t in enumerate(objective.terms())]
     terms = [(i, w, o) for i, w, o in terms if w and (roles is None or o.role in roles) and o.reads <= logical.keys()]
@@ -75,7 +89,7 @@ def evaluate(
     process_group, independent = run.process_group, run.modality.independent(run.model)
     pieces = split(logical, micro_batch_size, [o.reads for _, _, o in terms], process_group.count if independent else 1)
     dealt = independent and process_group.deals(len(pieces), together=run.sharded is not None)
-    mine = process_group.deal(len(pieces)) if dealt else range(len(pieces))
+    own_pieces = process_group.deal(len(pieces)) if dealt else range(len(pieces))
     averaged = Need.BATCH_MEANS in needs and len(pieces) > 1
     if vector is not None and averaged:
         raise UserError(
@@ -96,25 +110,25 @@ def evaluate(
     if vector is not None:
         run.alone("second derivatives")
     tally = Tally(averaged, torch.zeros((), device=device))
-    spent = run.cost.forward_tokens, run.cost.backward_tokens
+    tokens_before = run.cost.forward_tokens, run.cost.backward_tokens
     buffers = [] if moves else [b.clone() for b in run.model.buffers()]
     run.model.zero_grad(set_to_none=True)
-    twice = nullcontext() if vector is None else sdpa_kernel(SDPBackend.MATH)  # no other kernel of attention has second derivatives
-    with twice, torch.enable_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    attention = nullcontext() if vector is None else sdpa_kernel(SDPBackend.MATH)  # only this attention kernel has second derivatives
+    with attention, torch.enable_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         if averaged:
             with torch.no_grad():
-                for k in mine:
+                for k in own_pieces:
                     loss_of(k, recording=True)
             if dealt and means is not None:
                 means.update(process_group.sums(means, device))
-        for k in mine:
+        for k in own_pieces:
             loss, step, parts = loss_of(k, recording=False)
             if vector is None:
                 _backward(run.accelerator, loss)
             else:
-                got = torch.autograd.grad(loss, params, allow_unused=True, create_graph=True)
-                pairs = [(g * v).sum() for g, v in zip(got, vector, strict=True) if g is not None]
-                _backward(run.accelerator, torch.stack(pairs).sum())
+                gradients = torch.autograd.grad(loss, params, allow_unused=True, create_graph=True)
+                products = [(g * v).sum() for g, v in zip(gradients, vector, strict=True) if g is not None]
+                _backward(run.accelerator, torch.stack(products).sum())
             tally.add(loss.detach(), step.notes, {n: float(v.detach()) for n, v in parts.items()})
     for b, old in zip(run.model.buffers(), buffers, strict=False):
         b.copy_(old)
@@ -122,7 +136,7 @@ def evaluate(
     run.model.zero_grad(set_to_none=True)
     if dealt:
         process_group.add(grads)
-        tally = _joined(run, tally, spent)
+        tally = _joined(run, tally, tokens_before)
     if notes is not None:
         notes.update({n: v for n, v in tally.notes.items() if n not in notes})
     if values is not None:
@@ -131,21 +145,21 @@ def evaluate(
 
 
 def _backward(accelerator: Accelerator, loss: Tensor) -> None:
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:  # whose engine is not in the game: see `sharding.requested`
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:  # the run does not use DeepSpeed's engine: see `sharding.requested`
         torch.autograd.backward(loss)
     else:
         accelerator.backward(loss)
 
 
-def _joined(run: RunState, mine: Tally, spent: tuple[float, float]) -> Tally:
-    """What the pieces of all processes come to. spent: tokens forward and backward before them, beside which those of all are counted."""
+def _joined(run: RunState, own: Tally, tokens_before: tuple[float, float]) -> Tally:
+    """The totals over the pieces of all processes. The cost of all of them is added to the forward and backward tokens before them."""
     device, cost = device_of(run.model), run.cost
-    tokens = cost.forward_tokens - spent[0], cost.backward_tokens - spent[1]
-    found: list[Any] = run.process_group.exchange((mine.pieces, mine.value, mine.notes, mine.terms, *tokens))
-    cost.forward_tokens = spent[0] + sum(forward for *_, forward, _ in found)
-    cost.backward_tokens = spent[1] + sum(backward for *_, backward in found)
-    joined = Tally(mine.same, torch.zeros((), device=device))
-    for pieces, value, notes, terms, *_ in found:
+    tokens = cost.forward_tokens - tokens_before[0], cost.backward_tokens - tokens_before[1]
+    tallies: list[Any] = run.process_group.exchange((own.pieces, own.value, own.notes, own.terms, *tokens))
+    cost.forward_tokens = tokens_before[0] + sum(forward for *_, forward, _ in tallies)
+    cost.backward_tokens = tokens_before[1] + sum(backward for *_, backward in tallies)
+    joined = Tally(own.same, torch.zeros((), device=device))
+    for pieces, value, notes, terms, *_ in tallies:
         if pieces:
             joined.add(value.to(device), {n: v.to(device) for n, v in notes.items()}, terms)
     return joined

@@ -1,4 +1,4 @@
-"""Guards decorate the modality: a guarded modality answers in the guard's way, and the weights stay as they are."""
+"""Guards decorate the modality: a guarded modality changes the outputs, and the weights stay as they are."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from expunge.core.modality import Modality
 class Guarded:
     """A modality with another `forward` or `generate`; everything else is that of the modality inside.
 
-    A guard derives from this class, overrides what it answers differently, and says in `capabilities` what it no longer offers: fast paths
-    around `forward` and `generate` among them.
+    A guard derives from this class, overrides `forward` or `generate`, and removes from `capabilities` what it no longer offers, such as
+    fast paths around these two.
     """
 
     def __init__(self, inner: Modality) -> None:
@@ -22,15 +22,15 @@ class Guarded:
         self.capabilities = inner.capabilities
 
     def __getattr__(self, name: str) -> Any:
-        if name == "unguarded":  # while it is being copied
+        if name == "unguarded":  # during a copy
             raise AttributeError(name)
         return getattr(self.unguarded, name)
 
     def around(self, inner: Modality) -> Guarded:
         """The same guard around another modality."""
-        other = copy.copy(self)
-        other.unguarded = inner
-        return other
+        copied = copy.copy(self)
+        copied.unguarded = inner
+        return copied
 
     def describe(self) -> dict[str, Any]:
         """What the guard does, for receipts, cache keys and files."""
@@ -40,12 +40,12 @@ class Guarded:
         return {**self.unguarded.about(), "guard": self.describe()}
 
     def save_guard(self, folder: Path) -> None:
-        """Write the guard alone; the model is where it was."""
+        """Write the guard alone, without the model."""
         raise NotImplementedError
 
 
 def unguarded(modality: Modality) -> Modality:
-    """The modality without any guard: what an attacker with the weights asks."""
+    """The modality without any guard: the one that an attacker with the weights uses."""
     while isinstance(modality, Guarded):
         modality = modality.unguarded
     return modality

@@ -1,4 +1,4 @@
-"""The only training loop."""
+"""The training loop, the only one of the package."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from expunge.engine.distributed.process_group import processes
 from expunge.engine.gradient import evaluate, global_norm
 from expunge.engine.run_state import Cost, RunState, device_of, evaluating
 from expunge.engine.schedule import anchor_of, lr_at, optimizer_of, sample, total_steps
-from expunge.engine.validate import check, taken
+from expunge.engine.validate import check, check_weights
 from expunge.engine.weights import put, trainable, weights_of
 
-# of the run; the rest is weights, optimizer and sets
+# Attributes of the run's state in a checkpoint, besides weights, optimizer and sets.
 SAVED = ("picked", "stage", "epoch", "step", "state", "models", "reference_loss", "warnings", "shown")
 
 
@@ -41,29 +41,29 @@ def _nothing(*_: object) -> None:
 
 @dataclass
 class Hooks:
-    """What the world around a run hears and may ask for."""
+    """Callbacks of a run: logging, progress, checkpoints and interruption."""
 
-    log: Callable[[Mapping[str, Any]], None] = _nothing  # one record a step, and one where a stage ends
-    progress: Callable[[int, int, str], None] = _nothing  # optimizer steps done, steps in all (an estimate), what is going on
-    save: Callable[[dict[str, Any]], None] | None = None  # takes a checkpoint
-    every: float = 30.0  # seconds between checkpoints; 0: after each step
-    interrupted: Callable[[], bool] = lambda: False  # asked after each step
-    watch: Callable[[RunView], Mapping[str, float]] | None = None  # scores after each epoch
-    best: str = ""  # the watched score whose best epoch is kept
-    good: Callable[[float], float] = float  # how good a value of that score is; as it stands: high is good
+    log: Callable[[Mapping[str, Any]], None] = _nothing  # gets one record per step, and one at the end of a stage
+    progress: Callable[[int, int, str], None] = _nothing  # steps done, steps in all (an estimate), name of the stage
+    save: Callable[[dict[str, Any]], None] | None = None  # gets each checkpoint
+    every: float = 30.0  # seconds between checkpoints; 0: one after each step
+    interrupted: Callable[[], bool] = lambda: False  # checked after each step
+    watch: Callable[[RunView], Mapping[str, float]] | None = None  # returns scores after each epoch
+    best: str = ""  # name of the watched score whose best epoch is kept
+    good: Callable[[float], float] = float  # maps that score to a value where higher is better
 
 
 @part
 class Clip(Update):
-    """Scale the gradient down to a largest norm."""
+    """Gradient clipping by the global norm."""
 
     norm: float = hp(1.0, "largest norm of the whole gradient", gt=0)
 
     def wrap(self, grads: Grads, step: RunStep) -> GradCall:
         def clipped(*roles: str) -> tuple[Tensor, list[Tensor]]:
-            value, got = grads(*roles)
-            scale = (self.norm / (global_norm(got) + 1e-6)).clamp_max(1.0)
-            return value, [g * scale for g in got]
+            value, gradients = grads(*roles)
+            scale = (self.norm / (global_norm(gradients) + 1e-6)).clamp_max(1.0)
+            return value, [g * scale for g in gradients]
 
         return clipped
 
@@ -83,19 +83,20 @@ def run(
     """Run a method on a model, in place.
 
     Args:
-        plans: the stages, one after the other.
-        sets: rows by name, as the request brings them.
-        seed: of everything random; default: that of the first stage.
-        resume: a checkpoint to go on from.
-        store: what an earlier by-design run made; the rows to forget are taken out of it.
+        plans: the stages, in order.
+        sets: rows by name, as in the request.
+        seed: seed of everything random; default: that of the first stage.
+        hooks: callbacks of the run.
+        resume: a checkpoint to continue from.
+        store: the store of an earlier by-design run, from which the rows to forget are removed.
 
     Returns:
-        The state of the run at its end. `model` is the result (an adapter wraps it), `modality` is decorated by a guard, `store` is what a
-        by-design method made.
+        The state of the run at its end. `model` is the result (wrapped by an adapter, if there is one), `modality` is decorated by a
+        guard, if there is one, and `store` is the store of a by-design method.
 
     Raises:
-        UserError: before the start, where plan and request do not fit.
-        Interrupted: after a checkpoint, where the user asked to stop.
+        UserError: before the start, if plans and request do not fit.
+        Interrupted: after a checkpoint, if the user asked to stop.
     """
     check(plans, sets, modality, known=store is not None)
     seed = plans[0].train.seed if seed is None else seed
@@ -106,8 +107,8 @@ def run(
     if sharding.requested(accelerator):
         adapters.choose(model, plans[0].trainable)
         r.sharded = sharding.Sharded(model, modality)
-    wanted = [{p.start, p.reference, *p.needed()} for p in plans]
-    if any("original" in w for w in wanted):
+    models_used = [{p.start, p.reference, *p.needed()} for p in plans]  # by stage; other needs are in these sets too
+    if any("original" in names for names in models_used):
         r.models["original"] = weights_of(model)
     if resume:
         resume = sharding.spread(resume, model)
@@ -124,12 +125,12 @@ def run(
     for i, plan in enumerate(plans):
         if i < r.stage:
             continue
-        mine = resume if resume and resume["stage"] == i else None
+        stage_checkpoint = resume if resume and resume["stage"] == i else None
         r.stage = i
-        if plan.start != "last" and not mine:
+        if plan.start != "last" and not stage_checkpoint:
             put(model, r.models[plan.start])
-        _Stage(r, plan, sets, hooks).run(mine)
-        if plan.name and any(plan.name in w for w in wanted[i + 1 :]):
+        _Stage(r, plan, sets, hooks).run(stage_checkpoint)
+        if plan.name and any(plan.name in names for names in models_used[i + 1 :]):
             r.models[plan.name] = weights_of(r.model)
     if r.sharded:
         r.model, r.sharded = r.sharded.join(), None
@@ -138,45 +139,45 @@ def run(
 
 
 class _Engine:
-    """The `Engine` of a run: one gradient evaluation, and this loop itself."""
+    """The `Engine` of a run: the gradient evaluation and the loop itself."""
 
     evaluate = staticmethod(evaluate)
 
     @staticmethod
-    def run(plans: Plans, model: nn.Module, modality: Modality, sets: Sets, **more: Any) -> RunState:
-        return run(plans, model, modality, sets, **more)
+    def run(plans: Plans, model: nn.Module, modality: Modality, sets: Sets, **options: Any) -> RunState:
+        return run(plans, model, modality, sets, **options)
 
 
-def new_state(model: nn.Module, modality: Modality, accelerator: Accelerator, seed: int = 0, **more: Any) -> RunState:
-    """The state of a run that has not begun."""
-    return RunState(model, modality, accelerator, seed, _Engine(), **more)
+def new_state(model: nn.Module, modality: Modality, accelerator: Accelerator, seed: int = 0, **fields: Any) -> RunState:
+    """The state of a run before its first stage. `fields` sets further fields of `RunState`."""
+    return RunState(model, modality, accelerator, seed, _Engine(), **fields)
 
 
 def prepare(plans: Plans, model: nn.Module, modality: Modality, seed: int) -> None:
-    """Let every part give the model the shape that it works on."""
+    """Call `prepare` of every part, so that the model has the shape that the parts need."""
     for plan in plans:
         for p in plan.parts().values():
             p.prepare(model, modality, seed)
 
 
 def _picked(run: RunState, plans: Plans, sets: Sets) -> Sets:
-    """What selectors make of the request before the first stage."""
-    given = sets
+    """The sets that selectors make from the request before the first stage."""
+    requested = sets
     for plan in plans:
         for i, selector in enumerate(plan.selectors):
             if selector.when == "run":
                 sets = {**selector.pick(sets, RunView(run, sets).at(f"select{i}", selector))}
-    return {n: r for n, r in sets.items() if r is not given.get(n)}
+    return {n: r for n, r in sets.items() if r is not requested.get(n)}
 
 
 class _Stage:
-    """One plan being run."""
+    """The execution of one plan."""
 
     def __init__(self, run: RunState, plan: Plan, sets: Sets, hooks: Hooks) -> None:
         self.r, self.plan, self.hooks, self.train = run, plan, hooks, plan.train
         self.updates = (*plan.updates, *((Clip(plan.train.max_grad_norm),) if plan.train.max_grad_norm else ()))
-        wanted = {"forget"} if isinstance(plan.action, ByDesign) and run.store is not None else plan.sets_read()
-        self.chosen: Sets = {n: sets[n] for n in sorted(wanted)}  # and nothing else: a holdout set is none of training's business
+        names_read = {"forget"} if isinstance(plan.action, ByDesign) and run.store is not None else plan.sets_read()
+        self.chosen: Sets = {n: sets[n] for n in sorted(names_read)}  # and no other set: training must not see the holdout set
         self.view = RunView(run, self.chosen)
         self.parts: dict[str, Part] = plan.parts()
         self.current: Sets | None = None
@@ -203,35 +204,36 @@ class _Stage:
             self._train(resume)
 
     def _by_design(self, action: ByDesign) -> None:
-        """Make the store, or take the rows to forget out of the one that there is; the model is then what the store stands for."""
+        """Make the store, or remove the rows to forget from an existing one. The model then gets the weights that the store represents."""
         r, view = self.r, self.view.at("do", action)
-        known = r.store
-        if known is None:
+        existing = r.store
+        if existing is None:
             r.store = action.fit(view)
         else:
-            r.store = action.forget(known, frozenset(content(i) for i in self.chosen["forget"].ids), view)
+            r.store = action.forget(existing, frozenset(content(i) for i in self.chosen["forget"].ids), view)
         put(r.model, action.weights(r.store, view))
 
     def _begin(self) -> None:
         r, plan = self.r, self.plan
-        self.view.sets = self.chosen = r.sets = taken(plan, self._pick("start", self.chosen, self.view))
-        late = frozenset[str]().union(*(s.gives for s in plan.selectors if s.when == "step"))
-        asks = [p for p in self.parts.values() if Need.REFERENCE_LOGP in p.needs]
+        self.view.sets = self.chosen = r.sets = self._pick("start", self.chosen, self.view)
+        check_weights(plan, self.chosen)
+        made_each_step = frozenset[str]().union(*(s.gives for s in plan.selectors if s.when == "step"))
+        reference_users = [p for p in self.parts.values() if Need.REFERENCE_LOGP in p.needs]
         source = None if plan.reference == "start" else r.models[plan.reference]
         r.models.pop("reference", None)
-        if Need.REFERENCE in plan.needed() or any(p.reads & late for p in asks):
+        if Need.REFERENCE in plan.needed() or any(p.reads & made_each_step for p in reference_users):
             names = trainable(r.model)
             r.models["reference"] = weights_of(r.model, names) if source is None else {n: w for n, w in source.items() if n in names}
-        known = frozenset[str]().union(*(p.reads - late for p in asks))
-        r.reference_loss = cache_reference(r, self.chosen, known, source, min(32, self.train.micro_batch_size or 32))
+        cacheable = frozenset[str]().union(*(p.reads - made_each_step for p in reference_users))
+        r.reference_loss = cache_reference(r, self.chosen, cacheable, source, min(32, self.train.micro_batch_size or 32))
         r.state = {f"/{n}": p.begin(self.view.at(n, p)) for n, p in self.parts.items()}
 
     def _pick(self, when: str, sets: Sets, view: RunView) -> Sets:
         for i, selector in enumerate(self.plan.selectors):
             if selector.when == when:
-                mine = view.at(f"select{i}", selector)
-                mine.sets = sets
-                sets = {**selector.pick(sets, mine)}
+                selector_view = view.at(f"select{i}", selector)
+                selector_view.sets = sets
+                sets = {**selector.pick(sets, selector_view)}
         return sets
 
     def _train(self, resume: Mapping[str, Any] | None) -> None:
@@ -240,7 +242,7 @@ class _Stage:
         if train.gradient_checkpointing:
             adapters.recompute(model)
         if train.micro_batch_size == 1 and not r.modality.independent(model.train()):
-            raise UserError("one row has no batch statistics, and this model normalises by them: give --micro-batch-size 2 or more")
+            raise UserError("one row has no batch statistics, and this model normalizes by them: give --micro-batch-size 2 or more")
         self.optimizer = optimizer_of(train, params)
         self.per_epoch = math.ceil(len(self.chosen[train.anchor]) / train.batch_size)
         self.done, self.this_epoch = 0, self.per_epoch
@@ -264,15 +266,15 @@ class _Stage:
         r.log.append({"stage": r.stage, "epoch": r.epoch, "ended": reason})
 
     def _epoch(self) -> str | None:
-        """One pass over the anchor set; a reason once the stage is over."""
+        """One pass over the anchor set. Returns the reason once the stage is over, else None."""
         r, train = self.r, self.train
         if self.current is None:
             self.view.sets = self.chosen
             picked = self._pick("epoch", self.chosen, self.view)
             stops = {n: p for n, p in self.parts.items() if isinstance(p, Stop)}
-            why = next((w for n, p in stops.items() if (w := p.stop(self.view.at(n, p)))), None)
-            if why or not len(picked[anchor_of(train, picked)]):
-                return why or f"no rows left to {anchor_of(train, picked)}"
+            reason = next((s for n, p in stops.items() if (s := p.stop(self.view.at(n, p)))), None)
+            if reason or not len(picked[anchor_of(train, picked)]):
+                return reason or f"no rows left to {anchor_of(train, picked)}"
             if self._progress() >= total_steps(train, self.per_epoch):
                 return "done"
             self.current = picked
@@ -281,8 +283,8 @@ class _Stage:
         for _ in range(r.step, self.this_epoch):
             if train.steps and self.done >= train.steps:
                 break
-            if trouble := self._step():
-                return trouble
+            if failure := self._step():
+                return failure
             r.step += 1
             self.done += 1
             r.cost.steps += 1
@@ -292,34 +294,34 @@ class _Stage:
         return None
 
     def _progress(self) -> float:
-        """Steps done, as if every epoch had as many as the first anchor set gives: epochs of unequal length count as one each."""
+        """Steps done, on a scale where every epoch has as many steps as the stage's anchor set gives."""
         r = self.r
         return self.done if self.train.steps else r.epoch * self.per_epoch + r.step * self.per_epoch / self.this_epoch
 
     def _step(self) -> str | None:
-        """One optimizer step, or why there cannot be one."""
+        """One optimizer step. Returns the reason if there cannot be one, else None."""
         r, plan, train = self.r, self.plan, self.train
         objective = plan.action
         assert isinstance(objective, Objective)
         r.memo.clear()
         logical = self._pick("step", sample(self.view.sets, train, r), self.view)
         roles = frozenset(t.objective.role for t in objective.terms() if t.objective.reads <= logical.keys() and t.at(r.epoch))
-        notes, values, asked = dict[str, Tensor](), dict[str, float](), set[str]()
+        notes, values, evaluated = dict[str, Tensor](), dict[str, float](), set[str]()
 
-        def call(*which: str) -> tuple[Tensor, list[Tensor]]:
-            moves = asked.isdisjoint(which)  # an update may ask for one role at a time: the rows of each move the buffers once
-            asked.update(which)
-            return evaluate(r, objective, logical, train.micro_batch_size, which, train.fuse, notes, moves=moves, values=values)
+        def call(*some_roles: str) -> tuple[Tensor, list[Tensor]]:
+            moves = evaluated.isdisjoint(some_roles)  # an update may ask for one role at a time: the rows of each move the buffers once
+            evaluated.update(some_roles)
+            return evaluate(r, objective, logical, train.micro_batch_size, some_roles, train.fuse, notes, moves=moves, values=values)
 
-        def hvp(v: list[Tensor], *which: str) -> list[Tensor]:
-            return evaluate(r, objective, logical, train.micro_batch_size, which or tuple(roles), train.fuse, None, v)[1]
+        def hvp(v: list[Tensor], *some_roles: str) -> list[Tensor]:
+            return evaluate(r, objective, logical, train.micro_batch_size, some_roles or tuple(roles), train.fuse, None, v)[1]
 
         params = self.view.params
-        grads, whole = Grads(call, hvp, params, roles), RunStep(r, logical, logical)
+        grads, step = Grads(call, hvp, params, roles), RunStep(r, logical, logical)
         for i, update in enumerate(self.updates):
-            grads = Grads(update.wrap(grads, whole.at(f"update{i}", update)), hvp, params, roles)
-        loss, got = grads()
-        norm = float(global_norm(got))
+            grads = Grads(update.wrap(grads, step.at(f"update{i}", update)), hvp, params, roles)
+        loss, gradients = grads()
+        norm = float(global_norm(gradients))
         if not (math.isfinite(float(loss)) and math.isfinite(norm)):
             place = f"epoch {r.epoch + 1}, step {r.step + 1}"
             r.warnings.append(f"the loss or its gradient was not finite at {place} (loss {float(loss):.4g}); kept the weights before it")
@@ -327,18 +329,18 @@ class _Stage:
         lr = lr_at(train, self._progress(), self.per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        for p, g in zip(params, got, strict=True):
+        for p, g in zip(params, gradients, strict=True):
             p.grad = g
-        held = [h for i, u in enumerate(self.updates) if (h := u.holds(whole.at(f"update{i}", u))) is not None]
-        before = [p.detach().clone() for p in params] if held else []
+        hold_masks = [h for i, u in enumerate(self.updates) if (h := u.holds(step.at(f"update{i}", u))) is not None]
+        before = [p.detach().clone() for p in params] if hold_masks else []
         self.optimizer.step()
         with torch.no_grad():
-            for masks in held:
+            for masks in hold_masks:
                 for p, old, mask in zip(params, before, masks, strict=True):
                     p.copy_(torch.where(mask, old, p))
         self.optimizer.zero_grad(set_to_none=True)
-        whole.notes, r.done = notes, self.done + 1
-        r.state = {**r.state, **{f"/{n}": p.after(whole.at(n, p)) for n, p in self.parts.items()}}
+        step.notes, r.done = notes, self.done + 1
+        r.state = {**r.state, **{f"/{n}": p.after(step.at(n, p)) for n, p in self.parts.items()}}
         record = {
             "stage": r.stage,
             "epoch": r.epoch,
@@ -355,7 +357,7 @@ class _Stage:
         return None
 
     def _watch(self) -> None:
-        """Score the model after an epoch, and remember the weights of the best one."""
+        """Score the model after an epoch, and keep the weights of the best epoch."""
         r, hooks = self.r, self.hooks
         if hooks.watch is None:
             return
@@ -365,9 +367,10 @@ class _Stage:
         r.log.append(record)
         hooks.log(record)
         if hooks.best:
-            now = torch.tensor(hooks.good(scores.get(hooks.best, math.nan)), dtype=torch.float64).nan_to_num(-math.inf)  # none: the worst
-            if "best" not in r.models or now > r.models["best"]["$score"]:
-                r.models["best"] = {**weights_of(r.model, trainable(r.model)), "$score": now, "$epoch": torch.tensor(r.epoch)}
+            # a missing score counts as the worst
+            score = torch.tensor(hooks.good(scores.get(hooks.best, math.nan)), dtype=torch.float64).nan_to_num(-math.inf)
+            if "best" not in r.models or score > r.models["best"]["$score"]:
+                r.models["best"] = {**weights_of(r.model, trainable(r.model)), "$score": score, "$epoch": torch.tensor(r.epoch)}
 
     def _keep_best(self) -> None:
         if best := self.r.models.pop("best", None):
@@ -376,8 +379,8 @@ class _Stage:
 
     def _save(self, force: bool = False) -> None:
         r, hooks = self.r, self.hooks
-        asked, due = r.process_group.any(hooks.interrupted(), time.monotonic() - self.saved >= hooks.every)
-        if hooks.save and (force or asked or due):
+        interrupted, due = r.process_group.any(hooks.interrupted(), time.monotonic() - self.saved >= hooks.every)
+        if hooks.save and (force or interrupted or due):
             state = {
                 **{n: getattr(r, n) for n in SAVED},
                 "weights": weights_of(r.model),
@@ -389,29 +392,37 @@ class _Stage:
                 "ended": [record for record in r.log if "ended" in record],
             }
             state = sharding.gathered(state) if r.sharded else state
-            r.process_group.agree(
-                partial(hooks.save, state)
-            )  # the others wait, so that a launcher that ends them all ends nothing half written
+            # the other processes wait: a launcher that ends all of them must not end this one in the middle of writing
+            r.process_group.agree(partial(hooks.save, state))
             self.saved = time.monotonic()
-        if asked:
+        if interrupted:
             raise Interrupted
 
 
 def cache_reference(
     run: RunState, sets: Sets, names: frozenset[str], weights: Weights | None = None, batch_size: int = 32
 ) -> dict[str, Tensor]:
-    """Reference log-probs, once a row, at the untouched weights (or at others): what saves the second model."""
-    out: dict[str, Tensor] = {}
+    """Evaluate the reference model once per row, so that the run needs no second model.
+
+    Args:
+        names: names of the sets to evaluate.
+        weights: the reference's weights; default: those of the model now.
+        batch_size: rows in one forward pass.
+
+    Returns:
+        By "set/id", the losses of each row, (positions,).
+    """
+    losses: dict[str, Tensor] = {}
     with evaluating(run.model), torch.no_grad():
         for name in sorted(names & sets.keys()):
             rows = sets[name]
             order = sorted(range(len(rows)), key=lambda i: -run.modality.counts(rows.select([i]))["tokens"])
-            pieces = [order[at : at + batch_size] for at in range(0, len(rows), batch_size)]
-            mine: dict[str, Tensor] = {}
+            pieces = [order[i : i + batch_size] for i in range(0, len(rows), batch_size)]
+            own_losses: dict[str, Tensor] = {}
             for k in run.process_group.deal(len(pieces), together=run.sharded is not None):
-                some: Rows = rows.select(pieces[k])
-                loss = run.forward([some], (), None, weights, why="remember")[0].loss
-                mine.update(zip([f"{name}/{i}" for i in some.ids], loss.split(), strict=True))
-            for found in run.process_group.exchange(mine):
-                out.update({n: t.to(device_of(run.model)) for n, t in found.items()})
-    return out
+                batch: Rows = rows.select(pieces[k])
+                loss = run.forward([batch], (), None, weights, why="remember")[0].loss
+                own_losses.update(zip([f"{name}/{i}" for i in batch.ids], loss.split(), strict=True))
+            for exchanged in run.process_group.exchange(own_losses):
+                losses.update({n: t.to(device_of(run.model)) for n, t in exchanged.items()})
+    return losses

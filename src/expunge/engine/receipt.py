@@ -1,4 +1,4 @@
-"""One JSON a run: what was asked, what was done with what, what it cost, what went wrong."""
+"""The receipt of a run, one JSON file: the request, the stages, the versions, the cost and the warnings."""
 
 from __future__ import annotations
 
@@ -37,23 +37,24 @@ def _bytes(t: Tensor) -> memoryview:
 
 
 def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    """Versions of Python and of the installed packages that results depend on."""
+    installed = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers were made on, without naming anybody's computer."""
+    """The kind of machine that made the numbers, without the name of a computer."""
     device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
     return {"system": platform.system(), "processor": platform.machine(), "threads": torch.get_num_threads(), "device": device}
 
 
 def peak_memory() -> int:
-    """Bytes: the accelerator's peak where there is one, else this process's."""
+    """Peak memory in bytes: of the accelerator if there is one, otherwise of this process."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -61,7 +62,7 @@ def peak_memory() -> int:
 
 
 def cost(run: RunState) -> dict[str, float]:
-    """Seconds, tokens and the FLOP estimate of a run."""
+    """The cost of a run: seconds, optimizer steps, tokens, FLOPs (estimated), parameters and peak memory in bytes."""
     c, n = run.cost, sum(p.numel() for p in run.model.parameters())
     return {
         "seconds": round(c.seconds, 3),
@@ -76,7 +77,7 @@ def cost(run: RunState) -> dict[str, float]:
 
 
 def plain(value: Any) -> Any:
-    """A hyperparameter's value as JSON says it; a weight that depends on the epoch is named, not stored."""
+    """A hyperparameter's value as plain JSON. A weight that depends on the epoch is named, not stored."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (list, tuple)):
@@ -87,7 +88,7 @@ def plain(value: Any) -> Any:
 
 
 def describe(plans: Plans) -> list[dict[str, Any]]:
-    """The resolved stages: what is done, and every hyperparameter at its value."""
+    """The resolved stages as plain data: the parts of each, and the value of every hyperparameter."""
     stages = []
     for i, plan in enumerate(plans):
         terms = [{"objective": type(t.objective).__name__, "role": t.objective.role, "weight": plain(t.weight)} for t in plan.terms()]
@@ -107,7 +108,11 @@ def describe(plans: Plans) -> list[dict[str, Any]]:
 
 
 def write(path: Path, data: Mapping[str, Any], deep: bool = True) -> None:
-    """JSON under a temporary name, then renamed. deep: indented at every level; else each value, and each of a list, has one line."""
+    """Write JSON under a temporary name, then rename it, so that no reader sees half a file.
+
+    Args:
+        deep: whether to indent every level; otherwise each top-level value, or each entry of a top-level list, takes one line.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text((json.dumps(data, indent=2, ensure_ascii=False, default=plain) if deep else _by_line(data)) + "\n")
@@ -115,10 +120,10 @@ def write(path: Path, data: Mapping[str, Any], deep: bool = True) -> None:
 
 
 def _by_line(data: Mapping[str, Any]) -> str:
-    def said(value: Any) -> str:
+    def one_line(value: Any) -> str:
         return json.dumps(value, ensure_ascii=False, default=plain)
 
-    def listed(value: Any) -> str:
-        return "[\n    " + ",\n    ".join(map(said, value)) + "\n  ]" if isinstance(value, list) and value else said(value)
+    def lines(value: Any) -> str:
+        return "[\n    " + ",\n    ".join(map(one_line, value)) + "\n  ]" if isinstance(value, list) and value else one_line(value)
 
-    return "{\n" + ",\n".join(f"  {said(n)}: {listed(v)}" for n, v in data.items()) + "\n}"
+    return "{\n" + ",\n".join(f"  {one_line(n)}: {lines(v)}" for n, v in data.items()) + "\n}"

@@ -1,4 +1,4 @@
-"""The loop's record of a run, through which every forward goes, and what a run's randomness and device are."""
+"""The state of a run. Every forward pass of a run goes through it."""
 
 from __future__ import annotations
 
@@ -24,23 +24,24 @@ from expunge.engine.distributed.sharding import Sharded
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, module by module as it was afterwards."""
-    was = [m for m in model.modules() if m.training]
+    """Evaluation mode inside the block. Afterwards each module has the mode that it had before."""
+    in_training = [m for m in model.modules() if m.training]
     model.eval()
     try:
         yield
     finally:
-        for m in was:
+        for m in in_training:
             m.training = True
 
 
 def device_of(model: nn.Module) -> torch.device:
+    """The device of the first parameter."""
     return next(model.parameters()).device
 
 
 @dataclass
 class Cost:
-    """What a run has spent. Tokens are the modality's count of positions; a backward pass counts the positions of its forward."""
+    """The cost of a run. Tokens are the modality's count of positions; a backward pass counts the positions of its forward pass."""
 
     seconds: float = 0.0
     forward_tokens: float = 0.0
@@ -48,20 +49,20 @@ class Cost:
     steps: int = 0
 
     def flops(self, parameters: int) -> float:
-        """The usual estimate: 2 a parameter and token forward, 4 backward."""
+        """The usual estimate of FLOPs: per parameter and token, 2 forward and 4 backward."""
         return parameters * (2 * self.forward_tokens + 4 * self.backward_tokens)
 
 
 class Engine(Protocol):
-    """What the loop hands to the views of a run, so that parts can ask for gradients and for runs inside the run."""
+    """The functions of the loop that views need: gradient evaluations, and runs inside a run."""
 
-    def evaluate(self, run: RunState, objective: Any, logical: Sets, *options: Any, **more: Any) -> tuple[Tensor, list[Tensor]]: ...
-    def run(self, plans: Any, model: nn.Module, modality: Modality, sets: Sets, **more: Any) -> RunState: ...
+    def evaluate(self, run: RunState, objective: Any, logical: Sets, *args: Any, **options: Any) -> tuple[Tensor, list[Tensor]]: ...
+    def run(self, plans: Any, model: nn.Module, modality: Modality, sets: Sets, **options: Any) -> RunState: ...
 
 
 @dataclass
 class RunState:
-    """The loop's record; parts never hold it."""
+    """The state of a run, which the loop changes. Parts see only views of it."""
 
     model: nn.Module
     modality: Modality
@@ -70,24 +71,24 @@ class RunState:
     engine: Any = None  # an `Engine`
     precision: str = "float32"
     objective: Objective | None = None
-    sharded: Sharded | None = None  # where the model's blocks are spread over the processes
-    picked: Sets = field(default_factory=dict)  # before the first stage, in the place of what the request brought
-    sets: Sets = field(default_factory=dict)  # those of the epoch, whole
+    sharded: Sharded | None = None  # set if the model's blocks are spread over the processes
+    picked: Sets = field(default_factory=dict)  # sets picked before the first stage, which replace those of the request
+    sets: Sets = field(default_factory=dict)  # the whole sets of the epoch
     stage: int = 0
     epoch: int = 0
     step: int = 0
-    done: int = 0  # optimizer steps of the stage, and how many of them there will be, in how many epochs
-    total: int = 0
-    epochs: int = 0
+    done: int = 0  # optimizer steps of the stage so far
+    total: int = 0  # optimizer steps of the stage in all, if nothing stops it
+    epochs: int = 0  # epochs of the stage in all, if nothing stops it
     state: dict[str, State] = field(default_factory=dict)
     models: dict[str, Weights] = field(default_factory=dict)
-    reference_loss: dict[str, Tensor] = field(default_factory=dict)  # "set/id" -> losses of its positions, by the reference
+    reference_loss: dict[str, Tensor] = field(default_factory=dict)  # "set/id" -> (positions,) the row's losses under the reference model
     memo: dict[Any, ModelOutput] = field(default_factory=dict)
     forwards: list[str] = field(default_factory=list)
     log: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    store: Mapping[str, Any] | None = None  # what a by-design method made
-    shown: dict[str, list[dict[str, float]]] = field(default_factory=dict)  # what parts saw, for the receipt and the report
+    store: Mapping[str, Any] | None = None  # the store of a by-design method
+    shown: dict[str, list[dict[str, float]]] = field(default_factory=dict)  # results of parts by name, for the receipt and the report
     cost: Cost = field(default_factory=Cost)
     started: float = field(default_factory=time.monotonic)
 
@@ -104,7 +105,15 @@ class RunState:
         weights: Weights | None = None,
         why: str = "now",
     ) -> list[ModelOutput]:
-        """Every forward of a run goes through here: precision and cost are kept in one place."""
+        """Run the model on groups of rows. Every forward pass of a run goes through here, so that precision and cost are handled once.
+
+        Args:
+            weights: weights by name that replace the model's own in this pass.
+            why: label of the pass in `forwards`.
+
+        Returns:
+            One output for each group.
+        """
         self.forwards.append(why)
         tokens = sum(self.modality.counts(g)["tokens"] for g in groups)
         self.cost.forward_tokens += tokens
@@ -114,7 +123,13 @@ class RunState:
                 return self.modality.forward(self.sharded.under(weights), groups, hook_points, patch)
             return self.modality.forward(self.model, groups, hook_points, patch, weights)
 
-    def alone(self, what: str) -> None:
-        """Refuse what only a whole model can do. Errors: UserError."""
+    def alone(self, operation: str) -> None:
+        """Refuse an operation that needs the whole model in one process.
+
+        Raises:
+            UserError: if the model is sharded.
+        """
         if self.sharded:
-            raise UserError(f"this method asks for {what}, which a sharded model cannot give: use several processes without FSDP, or one")
+            raise UserError(
+                f"this method asks for {operation}, which a sharded model cannot give: use several processes without FSDP, or one"
+            )

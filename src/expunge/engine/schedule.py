@@ -1,4 +1,4 @@
-"""What a step trains on, with which optimizer and how fast: functions of the step number, so that there is no position to save."""
+"""The batch, the optimizer and the learning rate of a step. They depend on the step number alone, so there is no position to save."""
 
 from __future__ import annotations
 
@@ -16,36 +16,42 @@ from expunge.engine.run_state import RunState
 
 
 def anchor_of(train: Train, sets: Sets) -> str:
-    """The set that an epoch is one pass over: the anchor, or, where a selector left that out, forget or retain."""
+    """The name of the set that an epoch is one pass over: the anchor, or forget or retain if a selector left the anchor out."""
     return next(n for n in (train.anchor, "forget", "retain") if n in sets)
 
 
 def sample(sets: Sets, train: Train, run: RunState) -> Sets:
-    """The batch of a step: a function of the step number, so the sampler has no position to save."""
+    """The batch of the current step by set, as a function of the seed and the step number."""
 
-    def rng(*what: object) -> torch.Generator:
-        return torch.Generator().manual_seed(seed_of(run.seed, run.stage, *what))
+    def rng(*place: object) -> torch.Generator:
+        return torch.Generator().manual_seed(seed_of(run.seed, run.stage, *place))
 
-    over = anchor_of(train, sets)
-    anchor = sets[over]
-    order = torch.randperm(len(anchor), generator=rng("order", run.epoch)).tolist()
-    idx = order[run.step * train.batch_size : (run.step + 1) * train.batch_size]
-    if len(idx) == 1 < len(order) and not run.modality.independent(run.model):
-        idx = order[-2:]  # one row has no batch statistics
-    batch = {over: anchor.select(idx)}
+    anchor = anchor_of(train, sets)
+    order = torch.randperm(len(sets[anchor]), generator=rng("order", run.epoch)).tolist()
+    indices = order[run.step * train.batch_size : (run.step + 1) * train.batch_size]
+    if len(indices) == 1 < len(order) and not run.modality.independent(run.model):
+        indices = order[-2:]  # one row has no batch statistics
+    batch = {anchor: sets[anchor].select(indices)}
     for name, rows in sets.items():
-        if name != over and len(rows):
-            drawn = torch.randint(len(rows), (len(idx),), generator=rng(name, run.epoch, run.step)).tolist()
-            batch[name] = rows.select([i % len(rows) for i in idx] if train.pairing == "aligned" else drawn)
+        if name != anchor and len(rows):
+            drawn = torch.randint(len(rows), (len(indices),), generator=rng(name, run.epoch, run.step)).tolist()
+            batch[name] = rows.select([i % len(rows) for i in indices] if train.pairing == "aligned" else drawn)
     return batch
 
 
 def split(sets: Sets, size: int, together: Iterable[frozenset[str]] = (), least: int = 1) -> list[Sets]:
-    """Micro-batches of about `size` rows of the longest set: every set is cut into the same number of pieces.
+    """Cut a batch into micro-batches of about `size` rows of the longest set. Every set is cut into the same number of pieces.
 
-    together: sets that one term reads at once; none of them may be missing from a piece, so there are at most as many pieces as the
-    shortest of them has rows. A set that is a multiple of the shortest is cut at the same rows. least: how many pieces there are, or a
-    multiple of it, where there are rows enough.
+    A set whose length is a multiple of the shortest set's is cut at the same rows.
+
+    Args:
+        size: rows in one piece; 0 for a single piece.
+        together: for each term, the sets that it reads at once. No piece may lack one of them, so there are at most as many pieces as the
+            shortest of them has rows.
+        least: the number of pieces is a multiple of this, if there are enough rows.
+
+    Returns:
+        The micro-batches. A set without rows in a piece is left out of it.
     """
     longest = max(len(r) for r in sets.values())
     pieces = max(math.ceil(longest / size) if size else 1, min(least, longest))
@@ -56,30 +62,36 @@ def split(sets: Sets, size: int, together: Iterable[frozenset[str]] = (), least:
     shortest = min(len(r) for r in sets.values())
 
     def bound(rows: Rows, i: int) -> int:
-        times, rest = divmod(len(rows), shortest) if shortest >= pieces else (1, 1)
-        return (i * shortest // pieces) * times if not rest else i * len(rows) // pieces
+        multiple, remainder = divmod(len(rows), shortest) if shortest >= pieces else (1, 1)
+        return (i * shortest // pieces) * multiple if not remainder else i * len(rows) // pieces
 
-    cut = {n: [r.select(range(bound(r, i), bound(r, i + 1))) for i in range(pieces)] for n, r in sets.items()}
-    return [{n: c[i] for n, c in cut.items() if len(c[i])} for i in range(pieces)]
+    pieces_of = {n: [r.select(range(bound(r, i), bound(r, i + 1))) for i in range(pieces)] for n, r in sets.items()}
+    return [{n: p[i] for n, p in pieces_of.items() if len(p[i])} for i in range(pieces)]
 
 
 def lr_at(train: Train, done: float, per_epoch: int) -> float:
-    """Learning rate of the step after `done` optimizer steps: linear warm-up, then the schedule, as a function of the step alone."""
+    """The learning rate of the next step: linear warm-up, then the schedule, times the decay per epoch.
+
+    Args:
+        done: optimizer steps so far.
+        per_epoch: optimizer steps in one epoch.
+    """
     peak = train.lr * 0.1 ** sum(done >= epoch * per_epoch for epoch in train.lr_milestones) * train.lr_decay ** int(done // per_epoch)
     total, warm = total_steps(train, per_epoch), round(train.warmup * per_epoch)
     if done < warm:
         return peak * (done + 1) / (warm + 1)
-    left = max(total - done, 0) / max(total - warm, 1)
-    return peak * {"constant": 1.0, "linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2}[train.schedule]
+    remaining = max(total - done, 0) / max(total - warm, 1)
+    return peak * {"constant": 1.0, "linear": remaining, "cosine": (1 - math.cos(math.pi * remaining)) / 2}[train.schedule]
 
 
 def total_steps(train: Train, per_epoch: int) -> int:
+    """The number of optimizer steps of a stage, if nothing stops it."""
     return min(train.steps or 10**9, train.epochs * per_epoch) if train.epochs else train.steps
 
 
 def optimizer_of(train: Train, params: list[Tensor]) -> torch.optim.Optimizer:
-    """A new optimizer, as some settings ask for it."""
+    """A new optimizer with the settings of a stage."""
     kind: Any = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[train.optimizer]
-    more = {"momentum": train.momentum} if train.optimizer == "sgd" else {}
-    made: torch.optim.Optimizer = kind(params, lr=train.lr, weight_decay=train.weight_decay, **more)
-    return made
+    momentum = {"momentum": train.momentum} if train.optimizer == "sgd" else {}
+    optimizer: torch.optim.Optimizer = kind(params, lr=train.lr, weight_decay=train.weight_decay, **momentum)
+    return optimizer

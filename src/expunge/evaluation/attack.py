@@ -30,9 +30,9 @@ from expunge.evaluation.observe import Records, observe
 from expunge.evaluation.profiles.profile import Hit, profile_of
 from expunge.evaluation.verdict import audit_scores
 
-KEPT = ("value", "interval", "n")  # of a record
+KEPT = ("value", "interval", "n")  # fields of a score record that an attack keeps
 
-Scores = Mapping[str, Mapping[str, Any]]  # of each score, what is KEPT of its record
+Scores = Mapping[str, Mapping[str, Any]]  # by score, the KEPT fields of its record
 Progress = Callable[[int, int, str], None]
 
 
@@ -48,7 +48,7 @@ class Try:
 
 @dataclass(frozen=True)
 class AttackOutcome:
-    """What an attack found: scores of the model as delivered, of every case, and which ways were not open, with the reason."""
+    """The outcome of an attack: scores of the model as delivered and of every case, and the ways that were not open, with reasons."""
 
     attack: str
     before: Scores = field(default_factory=dict)
@@ -57,7 +57,7 @@ class AttackOutcome:
     recovered: float = 0.0  # share of the original's score from which on it has come back; 0: the attack takes no steps
     original: Scores = field(default_factory=dict)  # the original's scores as delivered, where they are known
     shows: Sequence[str] = ()  # scores of which more is worse
-    leads: Sequence[str] = ()  # scores that the attack may be judged by; the first that there is
+    leads: Sequence[str] = ()  # scores that may judge the attack; the first one that exists does
 
     @property
     def ways(self) -> list[str]:
@@ -70,7 +70,7 @@ class AttackOutcome:
 
     @property
     def lead(self) -> str:
-        """The score that the attack is judged by; '' where there is none."""
+        """The score that judges the attack; '' where there is none."""
         return next((n for n in (*self.leads, *self.scored) if n in self.scored), "")
 
     def cases(self, way: str, score: str) -> dict[str, Try]:
@@ -86,7 +86,7 @@ class AttackOutcome:
         return sum(values) / len(values)
 
     def steps_to_recover(self, way: str) -> dict[int, float | None]:
-        """By the number of rows that the attacker holds, the first step at which the lead score has come back; None: it did not."""
+        """The first step at which the lead score has come back, by the number of rows that the attacker holds; None: it did not."""
         first: dict[int, float | None] = {}
         if not self.recovered or self.lead not in self.original:
             return first
@@ -98,40 +98,47 @@ class AttackOutcome:
         return first
 
     def hits(self, retrained: AttackOutcome | None = None) -> list[Hit]:
-        """For each way the case that tells the most against the model: where it is furthest beyond the retrained model under the same
-        attack, or, without one, where it shows the most.
+        """The strongest case of each way: the case furthest beyond the retrained model under the same attack or, without a retrained
+        model, the case in which the model shows the most.
         """
-        found = []
+        hits = []
         for way in self.ways if self.lead else []:
-            mine = self.cases(way, self.lead)
-            theirs = retrained.cases(way, self.lead) if retrained else {}
-            beyond = {c: mine[c].scores[self.lead]["value"] - theirs[c].scores[self.lead]["value"] for c in mine if c in theirs}
+            own_tries = self.cases(way, self.lead)
+            retrained_tries = retrained.cases(way, self.lead) if retrained else {}
+            beyond = {
+                c: own_tries[c].scores[self.lead]["value"] - retrained_tries[c].scores[self.lead]["value"]
+                for c in own_tries
+                if c in retrained_tries
+            }
             case = max(beyond, key=lambda c: beyond[c]) if beyond else self.worst(way, self.lead).case
-            record = {**mine[case].scores[self.lead], "retrained": theirs[case].scores[self.lead]["value"] if beyond else None}
+            record = {
+                **own_tries[case].scores[self.lead],
+                "retrained": retrained_tries[case].scores[self.lead]["value"] if beyond else None,
+            }
             before = float(self.before[self.lead]["value"])
-            found.append(Hit(called(self.attack, way, case), self.lead, before, record))
-        return found
+            hits.append(Hit(called(self.attack, way, case), self.lead, before, record))
+        return hits
 
     @classmethod
-    def read(cls, told: Mapping[str, Any]) -> AttackOutcome:
+    def read(cls, record: Mapping[str, Any]) -> AttackOutcome:
         """An outcome that was written as JSON."""
-        return cls(**{**told, "tries": [Try(**t) for t in told["tries"]]})
+        return cls(**{**record, "tries": [Try(**t) for t in record["tries"]]})
 
     def told(self, retrained: AttackOutcome | None = None) -> dict[str, Any]:
-        """What audit.json holds of it."""
+        """The entry of audit.json."""
         return {
             "before": dict(self.before),
-            "ways": {way: {n: self._told(way, n, retrained) for n in self.scored} for way in self.ways},
+            "ways": {way: {n: self._way_record(way, n, retrained) for n in self.scored} for way in self.ways},
             "steps_to_recover": {way: self.steps_to_recover(way) for way in self.ways} if self.recovered else {},
             "tries": [asdict(t) for t in self.tries],
             "missing": dict(self.missing),
         }
 
-    def _told(self, way: str, score: str, retrained: AttackOutcome | None) -> dict[str, Any]:
+    def _way_record(self, way: str, score: str, retrained: AttackOutcome | None) -> dict[str, Any]:
         worst = self.worst(way, score)
-        there = retrained.worst(way, score).scores[score]["value"] if retrained and retrained.cases(way, score) else None
-        beside = {"case": worst.case, "mean": self.mean(way, score), "before": self.before[score]["value"], "retrained": there}
-        return {**worst.scores[score], **beside}
+        retrained_value = retrained.worst(way, score).scores[score]["value"] if retrained and retrained.cases(way, score) else None
+        context = {"case": worst.case, "mean": self.mean(way, score), "before": self.before[score]["value"], "retrained": retrained_value}
+        return {**worst.scores[score], **context}
 
 
 def called(*words: str) -> str:
@@ -140,7 +147,7 @@ def called(*words: str) -> str:
 
 
 class Scene:
-    """The model under attack, what it is attacked about, and the record of every look."""
+    """The model under attack, the rows to forget, and the record of every look."""
 
     def __init__(
         self,
@@ -148,11 +155,11 @@ class Scene:
         modality: Modality,
         sets: Mapping[str, Records],
         accelerator: Accelerator | None,
-        seen: Callable[[], None],
+        on_look: Callable[[], None],
         specs: Specs | None = None,
         scored: Sequence[str] = ("forget",),
     ) -> None:
-        self.model, self.modality, self.sets, self.accelerator, self.seen = model, modality, sets, accelerator, seen
+        self.model, self.modality, self.sets, self.accelerator, self.on_look = model, modality, sets, accelerator, on_look
         self.specs = specs or {}
         self.scored = scored
         self.profile = profile_of(modality.name)
@@ -179,25 +186,25 @@ class Scene:
             modality: how it is asked; default: with the guard where the model is unchanged.
             records: rows to forget in another form.
         """
-        self.seen()
+        self.on_look()
         if modality is None:
             modality = self.modality if model is None else self.weights_modality
-        asked = {name: self.sets[name] for name in self.scored if name != "forget" and name in self.sets}
-        asked["forget"] = self.records if records is None else records
-        specs = {name: self.specs[name] for name in asked if name in self.specs}
-        observation = observe(model or self.model, modality, asked, specs=specs, wants=QUICK)
-        records_, _ = audit_scores(Evidence(observation), specs=specs)
-        self.shows = list(dict.fromkeys([*self.shows, *(n for n, r in records_.items() if r["shows"])]))
-        others = {n for name in asked if name != "forget" for n in records_ if n.startswith(f"{name}_")}
-        wanted = {*self.shows, *self.profile.curve, *others}
-        return {n: {k: r[k] for k in KEPT} for n, r in records_.items() if n in wanted}
+        sets = {name: self.sets[name] for name in self.scored if name != "forget" and name in self.sets}
+        sets["forget"] = self.records if records is None else records
+        specs = {name: self.specs[name] for name in sets if name in self.specs}
+        observation = observe(model or self.model, modality, sets, specs=specs, wants=QUICK)
+        score_records, _ = audit_scores(Evidence(observation), specs=specs)
+        self.shows = list(dict.fromkeys([*self.shows, *(n for n, r in score_records.items() if r["shows"])]))
+        other_scores = {n for name in sets if name != "forget" for n in score_records if n.startswith(f"{name}_")}
+        kept_names = {*self.shows, *self.profile.curve, *other_scores}
+        return {n: {k: r[k] for k in KEPT} for n, r in score_records.items() if n in kept_names}
 
     def look(self, scores: Scores, case: str = "", way: str = "", **at: float) -> None:
-        """Write down what was seen in a case."""
+        """Record the scores of a case."""
         self.tries.append(Try(way, case, scores, at))
 
     def lacks(self, why: str, way: str = "") -> None:
-        """Write down why a way is not open."""
+        """Record why a way is not open."""
         self.missing[way] = why
 
 
@@ -207,7 +214,7 @@ class Attack(ABC):
     recovered = 0.0  # a hyperparameter of attacks that take steps: see `AttackOutcome`
 
     def about(self, records: Records, modality: Modality) -> Records:
-        """The rows to forget that it can be tried on. Errors: Missing where there are none."""
+        """The rows to forget that the attack can use. Raises: Missing where there are none."""
         return records
 
     @abstractmethod
@@ -225,7 +232,7 @@ def intervene(
     specs: Specs | None = None,
     scored: Sequence[str] = ("forget",),
     accelerator: Accelerator | None = None,
-    progress: Progress = lambda done, total, what: None,
+    progress: Progress = lambda done, total, activity: None,
 ) -> AttackOutcome:
     """Carry an attack out; the model stays as it is.
 
@@ -236,37 +243,41 @@ def intervene(
     """
     looks: list[int] = []
 
-    def seen() -> None:
+    def count_look() -> None:
         looks.append(1)
         progress(len(looks) - 1, len(looks), name.replace("_", " "))
 
-    scene = Scene(model, modality, sets, accelerator, seen, specs, scored)
+    scene = Scene(model, modality, sets, accelerator, count_look, specs, scored)
     try:
         scene.records = attack.about(sets["forget"], modality)
-    except Missing as lack:
-        return AttackOutcome(name, missing={"": str(lack)})
+    except Missing as reason:
+        return AttackOutcome(name, missing={"": str(reason)})
     before = scene.scores()
     attack.run(scene)
     return AttackOutcome(name, before, scene.tries, scene.missing, attack.recovered, shows=scene.shows, leads=scene.profile.leads)
 
 
 def is_intervention(name: str) -> bool:
-    """Whether an attack changes something; a probe reads what was observed anyway. Errors: UserError for an unknown name."""
+    """Whether an attack changes something; a probe reads existing observations. Raises: UserError for an unknown name."""
     return hasattr(catalog.load(name, "attacks"), "plan")
 
 
 def chosen(names: Sequence[str], hyperparameters: Mapping[str, Any]) -> dict[str, Attack]:
-    """The interventions among some attacks; a hyperparameter goes to each that has it, `relearn:lr` to one. Errors: UserError."""
+    """The interventions among some attacks. A hyperparameter goes to each intervention that has it, `relearn:lr` to one.
+
+    Raises:
+        UserError: for an unknown attack or hyperparameter.
+    """
     plans = {n: catalog.load(n, "attacks").plan() for n in dict.fromkeys(names) if is_intervention(n)}
     if hyperparameters and not plans:
-        of = f"the attack {names[0]!r} has no hyperparameters" if names else "no attack is named"
-        raise UserError(f"{of}, so there is no use for --{next(iter(hyperparameters))}")
+        reason = f"the attack {names[0]!r} has no hyperparameters" if names else "no attack is named"
+        raise UserError(f"{reason}, so there is no use for --{next(iter(hyperparameters))}")
     for key, value in hyperparameters.items():
-        attack, _, own = key.rpartition(":")
+        attack, _, hyperparameter = key.rpartition(":")
         if attack and attack not in plans:
             raise UserError(f"the hyperparameter --{key} is for the attack {attack!r}, which is not made here{did_you_mean(attack, plans)}")
-        for n in [attack] if attack else list(_having(own, plans)):
-            plans[n] = override(plans[n], {own: value})
+        for n in [attack] if attack else list(_having(hyperparameter, plans)):
+            plans[n] = override(plans[n], {hyperparameter: value})
     return plans
 
 

@@ -12,7 +12,7 @@ WORST = "worst_attack"  # the name of the score
 
 
 def relearned(attacks: Mapping[str, AttackOutcome], curve: Sequence[str]) -> list[Relearned]:
-    """The relearning curve, where that attack was made. curve: the scores that are drawn; empty: all that show knowledge."""
+    """The relearning curve, where the audit has that attack. curve: the scores to draw; empty: all that show knowledge."""
     outcome = attacks.get("relearn")
     tries = outcome.tries if outcome else ()
     drawn = curve or (outcome.shows if outcome else ())
@@ -20,30 +20,30 @@ def relearned(attacks: Mapping[str, AttackOutcome], curve: Sequence[str]) -> lis
 
 
 def attacked(attacks: Mapping[str, AttackOutcome]) -> list[Attacked]:
-    """A line a way, and one for each that was not open."""
-    found = []
+    """One table row for each way, and one for each way that was not open."""
+    rows = []
     for name, a in attacks.items():
         for way in a.ways if a.lead else []:
             after = {n: _after(a, way, n) for n in a.scored}
-            cases = 1 if a.recovered else len(a.cases(way, a.lead))  # steps of one training are not chosen from
-            found.append(Attacked(name, way, a.lead, after, list(a.steps_to_recover(way).items()), cases))
-        found += [Attacked(name, way, missing=why) for way, why in a.missing.items()]
-    return found
+            cases = 1 if a.recovered else len(a.cases(way, a.lead))  # the attacker does not choose among the steps of one training
+            rows.append(Attacked(name, way, a.lead, after, list(a.steps_to_recover(way).items()), cases))
+        rows += [Attacked(name, way, missing=why) for way, why in a.missing.items()]
+    return rows
 
 
-def _after(a: AttackOutcome, way: str, score: str) -> After:
-    worst, before = a.worst(way, score), a.before[score]
-    found = worst.scores[score]
-    low, high = found["interval"]
-    return After(before["value"], found["value"], (low, high), found["n"], a.mean(way, score), worst.case)
+def _after(outcome: AttackOutcome, way: str, score: str) -> After:
+    worst, before = outcome.worst(way, score), outcome.before[score]
+    record = worst.scores[score]
+    low, high = record["interval"]
+    return After(before["value"], record["value"], (low, high), record["n"], outcome.mean(way, score), worst.case)
 
 
 def worst_case(hits: Sequence[Hit]) -> dict[str, Score]:
-    """How far a score is beyond the retrained model's where that is most, over all attacks, both models under the same one."""
+    """The largest distance of a score beyond the retrained model's, over all attacks; each attack is the same for both models."""
     beside = [(float(h.found["value"]) - h.found["retrained"], h) for h in hits if h.found["retrained"] is not None]
     if not beside:
         return {}
-    value, hit = max(beside, key=lambda found: found[0])
+    value, hit = max(beside, key=lambda pair: pair[0])
     low, high = (x - hit.found["retrained"] for x in hit.found["interval"])
-    what = f"{hit.score} beyond the retrained model's under the same attack, in the worst case"
-    return {WORST: Score(value, (low, high), hit.found["n"], direction="lower", ideal=0.0, variant=what)}
+    description = f"{hit.score} beyond the retrained model's under the same attack, in the worst case"
+    return {WORST: Score(value, (low, high), hit.found["n"], direction="lower", ideal=0.0, variant=description)}

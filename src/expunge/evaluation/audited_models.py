@@ -38,13 +38,13 @@ Progress = Callable[[int, int, str], None]
 COSTS = ("seconds", "tokens", "flops", "peak_memory_bytes")
 
 
-def silent(done: int, total: int, what: str) -> None:
-    """Progress that nobody sees."""
+def silent(done: int, total: int, activity: str) -> None:
+    """Report no progress."""
 
 
 @dataclass(frozen=True, eq=False)
 class AuditedModel:
-    """A model that an audit looks at, and what is known of it."""
+    """A model of an audit with its observation, scores and attacks."""
 
     name: str
     role: Role
@@ -67,7 +67,7 @@ class AuditedModel:
 
     @property
     def hits(self) -> list[Hit]:
-        """Of every attack, and each of its ways, the case that tells the most against the model."""
+        """The strongest case against the model, for each way of every attack."""
         return [h for n, a in self.attacks.items() for h in a.hits(self.yardstick.get(n))]
 
     @property
@@ -110,16 +110,16 @@ def examine(
     cache: Path | None = None,
     progress: Progress = silent,
     wants: ObservationSpec = ObservationSpec(),  # noqa: B008 - frozen
-    **known: Any,
+    **fields: Any,
 ) -> AuditedModel:
     """Observe a model and score it beside the retrained, the original and the randomly initialized one, where those were observed.
 
     Args:
-        specs: how sets are asked and scored that are not as usual.
-        known: what else the audited model carries (method, seed, log, receipt, attacks).
+        specs: how to ask and score sets that differ from the default.
+        fields: further fields of the audited model (method, seed, log, receipt, attacks).
     """
     observation = observe(model, modality, sets, specs=specs, wants=wants, cache=cache, progress=progress)
-    return judged(observation, name, role, retrained if role != "retrained" else observation, original, random_init, specs, **known)
+    return judged(observation, name, role, retrained if role != "retrained" else observation, original, random_init, specs, **fields)
 
 
 def judged(
@@ -130,12 +130,12 @@ def judged(
     original: Observation | None = None,
     random_init: Observation | None = None,
     specs: Specs | None = None,
-    **known: Any,
+    **fields: Any,
 ) -> AuditedModel:
     """Score an observation, without a model."""
     evidence = Evidence(observation, retrained, observation if role == "original" else original, random_init)
     scores, skipped = audit_scores(evidence, specs=specs)
-    return AuditedModel(name, role, observation, scores, skipped, evidence=evidence, **known)
+    return AuditedModel(name, role, observation, scores, skipped, evidence=evidence, **fields)
 
 
 def controls(
@@ -149,19 +149,21 @@ def controls(
     attacks: Mapping[str, Attack] = {},
     specs: Specs | None = None,
 ) -> list[AuditedModel]:
-    """The controls that need no other model: random weights (must fail utility) and, where rows ask in words, an input filter around the
-    original (must pass for now).
+    """The controls that need no other model: random weights, which must fail utility, and, for rows that ask in words, an input filter
+    around the original, which must pass for now.
     """
     look: dict[str, Any] = {"retrained": retrained, "original": original, "cache": cache, "progress": progress, "specs": specs}
-    wanted = profile_of(opened.modality.name).controls
+    kinds = profile_of(opened.modality.name).controls
     models = []
-    if "random_weights" in wanted:
-        blank = random_init(opened, sets, cache, specs)
-        models.append(judged(blank, "random weights", "random", retrained, original, blank, specs, method="random_weights"))
-    if "input_filter" in wanted and offers(opened.modality, Prompted):
+    if "random_weights" in kinds:
+        random_weights = random_init(opened, sets, cache, specs)
+        models.append(
+            judged(random_weights, "random weights", "random", retrained, original, random_weights, specs, method="random_weights")
+        )
+    if "input_filter" in kinds and offers(opened.modality, Prompted):
         guarded = filtered(opened, forget)
-        tried = carry_out(attacks, opened.model, guarded, sets, "filter", progress, specs)
-        known: dict[str, Any] = {"name": "input filter", "role": "filter", "method": "input_filter", "attacks": tried}
+        outcomes = carry_out(attacks, opened.model, guarded, sets, "filter", progress, specs)
+        known: dict[str, Any] = {"name": "input filter", "role": "filter", "method": "input_filter", "attacks": outcomes}
         models.append(examine(opened.model, guarded, sets, **known, **look))
     return models
 
@@ -182,30 +184,30 @@ def carry_out(
     specs: Specs | None = None,
     scored: Sequence[str] = ("forget",),
 ) -> dict[str, AttackOutcome]:
-    """What attacks find in a model; the original has nothing to relearn, not behind a filter either, and random weights hold nothing.
+    """Outcomes of attacks on a model. The original, with or without a filter, has nothing to relearn; random weights hold nothing.
 
     Args:
         scored: sets that are scored under attack.
     """
-    wanted = {n: a for n, a in attacks.items() if role in ("method", "retrained") or (role != "random" and not a.recovered)}
-    return {n: intervene(n, a, model, modality, sets, specs=specs, scored=scored, progress=progress) for n, a in wanted.items()}
+    possible = {n: a for n, a in attacks.items() if role in ("method", "retrained") or (role != "random" and not a.recovered)}
+    return {n: intervene(n, a, model, modality, sets, specs=specs, scored=scored, progress=progress) for n, a in possible.items()}
 
 
 def compared(audited: AuditedModel, original: AuditedModel | None, retrained: AuditedModel | None) -> AuditedModel:
     """The audited model with its attacks beside the original's scores and what the same attacks found in the retrained model."""
-    known = {n: replace(a, original=original.scores) for n, a in audited.attacks.items()} if original else audited.attacks
-    return replace(audited, attacks=known, yardstick=retrained.attacks if retrained else {})
+    outcomes = {n: replace(a, original=original.scores) for n, a in audited.attacks.items()} if original else audited.attacks
+    return replace(audited, attacks=outcomes, yardstick=retrained.attacks if retrained else {})
 
 
 def random_init(opened: Opened, sets: Mapping[str, Records], cache: Path | None, specs: Specs | None = None) -> Observation:
-    """What the model does with random weights."""
+    """Observation of the model with random weights."""
     bare, modality = copy.deepcopy(opened.model), unguarded(opened.modality)
     put(bare, modality.fresh(bare, seed=0))
     return observe(bare, modality, sets, specs=specs, cache=cache)
 
 
-def report_data(audited_models: Sequence[AuditedModel], title: str, **more: Any) -> ReportData:
-    """What a report shows of some models; the verdict is about the first one that a method made, else the first."""
+def report_data(audited_models: Sequence[AuditedModel], title: str, **fields: Any) -> ReportData:
+    """Report data of several models; the verdict is about the first unlearned one, else the first."""
     about = next((s for s in audited_models if s.role == "method"), audited_models[0])
     profile = about.profile
     headline = profile.headline or tuple(n for n, r in about.scores.items() if r["kind"] in ("utility", "knowledge"))
@@ -220,26 +222,26 @@ def report_data(audited_models: Sequence[AuditedModel], title: str, **more: Any)
         main=list(headline),
         utility=profile.utility or next(iter(kinds["utility"]), ""),
         quality=profile.quality or next(iter(kinds["knowledge"]), ""),
-        **{"receipt": dict(about.receipt), **more},
+        **{"receipt": dict(about.receipt), **fields},
     )
 
 
 def samples(audited_models: Sequence[AuditedModel]) -> list[Sample]:
-    """What every model says to the same few items, evenly spread over forget and then retain."""
+    """Every model's generations for the same few items, evenly spread over forget and then retain."""
     shown = []
-    for name, many in audited_models[0].profile.samples.items():
+    for name, limit in audited_models[0].profile.samples.items():
         first = audited_models[0].seen.sets.get(name)
         if first is None or not first.generations:
             continue
         pictures = [picture(p) for p in first.pictures] if first.pictures is not None else []
-        for k, i in enumerate(few(len(first), many)):
+        for k, i in enumerate(few(len(first), limit)):
             answers = {
                 s.name: s.seen.sets[name].generations[i]
                 for s in audited_models
                 if name in s.seen.sets and len(s.seen.sets[name].generations) == len(first)
             }
-            drawn = pictures[k] if k < len(pictures) else ""
-            shown.append(Sample(question=first.question[i], answer=first.answer[i], said=answers, set=name, picture=drawn))
+            picture_text = pictures[k] if k < len(pictures) else ""
+            shown.append(Sample(question=first.question[i], answer=first.answer[i], said=answers, set=name, picture=picture_text))
     return shown
 
 
@@ -255,9 +257,9 @@ def picture(values: Array) -> str:
 
 
 def spread(records: Records, limit: int) -> Records:
-    """At most `limit` records, evenly spread, and one of each group that these would lack, or else it would pass for forgotten; 0: all."""
+    """At most `limit` records, evenly spread, and one of each group that these lack: a missing group would look forgotten. 0: all."""
     if not limit or len(records) <= limit:
         return records
     chosen = [records[i * len(records) // limit] for i in range(limit)]
-    first, known = {group_of(r): r for r in reversed(records)}, {group_of(r) for r in chosen}
-    return chosen + [r for g, r in first.items() if g not in known]
+    first_of_group, kept_groups = {group_of(r): r for r in reversed(records)}, {group_of(r) for r in chosen}
+    return chosen + [r for g, r in first_of_group.items() if g not in kept_groups]

@@ -1,4 +1,4 @@
-"""What to look at in a model besides the loss of given answers."""
+"""What to observe in a model besides the loss of given answers."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ObservationSpec:
-    """What to look at; less is faster (scores during training want no gradients)."""
+    """What to observe; less is faster (scores during training need no gradients)."""
 
     generations: bool = True
     moments: bool = True
     gradient_norms: bool = True
-    drafts: bool = True  # generation starts from what a reading proved; token by token the same
+    drafts: bool = True  # generation starts from tokens that a reading verified; the tokens are the same
     features: bool = True
 
 

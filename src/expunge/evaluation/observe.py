@@ -1,4 +1,4 @@
-"""The only evaluation pass: what a model does with every set of an audit, observed once and kept on disk by content."""
+"""The only evaluation pass: `observe` runs a model on every set of an audit once and keeps the observation on disk by content."""
 
 from __future__ import annotations
 
@@ -39,40 +39,42 @@ def observe(
     specs: Specs | None = None,
     wants: ObservationSpec = ObservationSpec(),  # noqa: B008 - frozen
     cache: Path | None = None,
-    progress: Callable[[int, int, str], None] = lambda done, total, what: None,
+    progress: Callable[[int, int, str], None] = lambda done, total, activity: None,
 ) -> Observation:
-    """What a model does with the items of some sets.
+    """Observe a model on the items of several sets.
 
     Args:
         sets: by name, records in any shape that the modality reads and, where there are such, `paraphrased_answer`, `perturbed_answer` (a
             list) and `choices` (a list that holds the answer).
-        specs: how sets are asked that are not asked as usual.
+        specs: how to ask sets that differ from the default.
         cache: a folder of earlier observations, keyed by everything that an answer depends on: weights, rows, modality, specs and `wants`;
             a hit needs no forward pass.
-        progress: hears rows done, rows in all, and what is being done.
+        progress: receives rows done, rows in all, and the activity.
 
     Raises:
         UserError: where a set is to be asked in a way that the modality does not know.
     """
     profile = profile_of(modality.name)
-    asked = {name: AskedSet(_kinds(modality, name, records), spec_of(name, specs)) for name, records in sets.items() if len(records)}
-    rows = {n: {k: [r.ids, r.columns.get("prompt")] for k, (r, _) in one.kinds.items()} for n, one in asked.items()}
+    asked_sets = {name: AskedSet(_kinds(modality, name, records), spec_of(name, specs)) for name, records in sets.items() if len(records)}
+    rows = {n: {k: [r.ids, r.columns.get("prompt")] for k, (r, _) in asked_set.kinds.items()} for n, asked_set in asked_sets.items()}
     weights = hash_weights(model)
-    key = digest([weights, repr(model), modality.about(), rows, {n: repr(one.spec) for n, one in asked.items()}, repr(wants)])
+    key = digest(
+        [weights, repr(model), modality.about(), rows, {n: repr(asked_set.spec) for n, asked_set in asked_sets.items()}, repr(wants)]
+    )
     if cache and (cache / key / "observed.json").exists():
         return Observation.load(cache / key)
     started = time.monotonic()
-    total = sum(map(len, asked.values()))
+    total = sum(map(len, asked_sets.values()))
     with evaluating(model), torch.no_grad():
-        observations, how = profile.look(model, modality, asked, wants, lambda done, what: progress(done, total, what))
-        for name, one in asked.items():
-            observations[name] = _otherwise(model, modality, observations[name], one, sets[name], wants)
+        observations, details = profile.look(model, modality, asked_sets, wants, lambda done, activity: progress(done, total, activity))
+        for name, asked_set in asked_sets.items():
+            observations[name] = _with_other_answers(model, modality, observations[name], asked_set, sets[name], wants)
     about = {
         "key": key,
         "weights": weights,
         "modality": modality.about(),
         "rows": total,
-        **how,
+        **details,
         "seconds": round(time.monotonic() - started, 3),
     }
     observation = Observation(observations, about)
@@ -100,27 +102,27 @@ def _kinds(modality: Modality, name: str, records: Records) -> dict[str, tuple[R
     return kinds
 
 
-def _otherwise(
-    model: nn.Module, modality: Modality, observation: SetObservation, asked: AskedSet, records: Records, wants: ObservationSpec
+def _with_other_answers(
+    model: nn.Module, modality: Modality, observation: SetObservation, asked_set: AskedSet, records: Records, wants: ObservationSpec
 ) -> SetObservation:
-    """The observation with what the set's other ways of asking add."""
-    name = asked.answers.name
-    if "choose" in asked.spec.ask:
-        if "choice" not in asked.kinds:
+    """The observation with choices, ranks and sampled answers, where the set asks for them."""
+    name = asked_set.answers.name
+    if "choose" in asked_set.spec.ask:
+        if "choice" not in asked_set.kinds:
             raise UserError(f"the set {name!r} is asked by choices, and its rows have none: give each row a list `choices`")
         observation = replace(observation, correct=np.array([_right(r, f"{name}, row {i}") for i, r in enumerate(records, 1)]))
-    if "rank" in asked.spec.ask:
-        observation = replace(observation, ranks=require(modality, Ranks).ranks(model, asked.answers).cpu().numpy())
-    if "draw" in asked.spec.ask and wants.generations:
-        observation = replace(observation, draws=_draws(model, modality, asked.answers))
+    if "rank" in asked_set.spec.ask:
+        observation = replace(observation, ranks=require(modality, Ranks).ranks(model, asked_set.answers).cpu().numpy())
+    if "draw" in asked_set.spec.ask and wants.generations:
+        observation = replace(observation, draws=_draws(model, modality, asked_set.answers))
     return observation
 
 
-def _right(record: Mapping[str, Any], place: str) -> int:
+def _right(record: Mapping[str, Any], row_name: str) -> int:
     """Which of a record's choices is its answer. Raises: UserError where none is."""
     answer = record.get("answer", record.get("completion"))
     if answer not in record["choices"]:
-        raise UserError(f"{place}: the answer {answer!r} is none of the choices")
+        raise UserError(f"{row_name}: the answer {answer!r} is none of the choices")
     return int(record["choices"].index(answer))
 
 

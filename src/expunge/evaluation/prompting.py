@@ -1,7 +1,7 @@
-"""Asking otherwise: questions of records, the same records with another question, and what some models want to hear before it.
+"""Other ways of asking: the question of a record, the record with another question, and the request that some models need before it.
 
-A method whose models forget on request alone says what stands before a question to have something left out: a function `before` of its
-module, from the answer to words. An audit that asks its way puts them into the column `before`, and into the question.
+A method whose models forget on request alone defines the request: a function `before` of its module, from the answer to leave out to the
+words before the question. An audit that asks its way puts them into the column `before` and into the question.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from expunge.evaluation.measure import Missing
 from expunge.evaluation.observe import Records
 from expunge.modalities.text.encode import pair_of
 
-ANSWERS = ("paraphrased_answer", "perturbed_answer")  # not read under attack, and each would be scored
+ANSWERS = ("paraphrased_answer", "perturbed_answer")  # attacks do not read them, and each would cost a score
 BEFORE = "before"
-OWN = ("forget", "holdout")  # asked with their own answers before them, so that members and strangers are asked alike
+OWN = ("forget", "holdout")  # their requests name their own answers, so that members and unseen items are asked alike
 
 
 def question_of(record: Mapping[str, Any]) -> str:
@@ -39,45 +39,52 @@ def alone(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def asked_in_words(records: Records, modality: Modality) -> Records:
-    """The records that ask something. Errors: Missing where none does."""
+    """The records that ask something. Raises: Missing where none does."""
     if not offers(modality, Prompted):
         raise Missing("the rows ask nothing in words")
-    if not (found := [r for r in records if question_of(r).strip()]):
+    if not (questions := [r for r in records if question_of(r).strip()]):
         raise Missing("the rows are texts that ask nothing")
-    return found
+    return questions
 
 
 def way_of(method: str) -> Callable[[str], str] | None:
-    """What stands before a question to have an answer left out, where a method's models want to hear it. Errors: UserError."""
-    found: Callable[[str], str] | None = getattr(catalog.load(method), "before", None)
-    return found
+    """The function that writes a method's request before a question, from the answer to leave out; None for a method without a request.
+
+    Raises:
+        UserError: for an unknown method.
+    """
+    before: Callable[[str], str] | None = getattr(catalog.load(method), "before", None)
+    return before
 
 
 def asked_as(method: str, sets: Mapping[str, Records]) -> Mapping[str, Records]:
-    """The same questions as a method's models want to be asked: with their own answers to be left out, where they are to be forgotten or
-    were never seen, and all others with the answers to forget, one after the other; as they are where its models are asked as any other.
+    """The same questions in the form that a method's models need.
 
-    Errors: UserError where a row asks nothing.
+    A question of forget or holdout follows the request to leave out its own answer. Every other question follows the request to leave out
+    one of the answers to forget, in turn. Sets stay as they are for a method without a request.
+
+    Raises:
+        UserError: where a row asks nothing.
     """
     if (before := way_of(method)) is None:
         return sets
     pairs = {name: [pair_of(r, f"{name}, row {i}") for i, r in enumerate(records, 1)] for name, records in sets.items()}
-    found: dict[str, Records] = {}
+    asked_sets: dict[str, Records] = {}
     for name, records in sets.items():
         if not all(p.question.strip() for p in pairs[name]):
             raise UserError(f"a row of {name!r} asks nothing, and models of {method!r} want to hear something before a question")
-        left = cycle(p.answer for p in pairs[name if name in OWN else "forget"])
-        found[name] = [_with(question_of(r), {**r, BEFORE: before(u)}) for r, u in zip(records, left, strict=False)]
-    return found
+        answers = cycle(p.answer for p in pairs[name if name in OWN else "forget"])
+        asked_sets[name] = [_with(question_of(r), {**r, BEFORE: before(answer)}) for r, answer in zip(records, answers, strict=False)]
+    return asked_sets
 
 
 def _with(question: str, record: Mapping[str, Any]) -> dict[str, Any]:
     """A record with another question after what stands before it."""
-    asked = record.get(BEFORE, "") + question
+    full_question = record.get(BEFORE, "") + question
     if "messages" in record:
         *first, turn, answer = record["messages"]
-        return {**record, "messages": [*first, {**turn, "content": asked}, answer]}
+        return {**record, "messages": [*first, {**turn, "content": full_question}, answer]}
     key = "prompt" if "prompt" in record else "question"
     if isinstance(record[key], str):
-        return {**record, key: asked}
-    return {**record, key: [*record[key][:-1], {**record[key][-1], "content": asked}]}
+        return {**record, key: full_question}
+    return {**record, key: [*record[key][:-1], {**record[key][-1], "content": full_question}]}

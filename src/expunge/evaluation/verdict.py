@@ -1,4 +1,4 @@
-"""Scores to judgment: the scores of every family as plain records, and what they mean in plain words, failures first."""
+"""From scores to a verdict: the scores of every family as plain records, and their meaning in plain words, failures first."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def families() -> list[ModuleType]:
 
 
 def score_specs(modality: str = "") -> dict[str, ScoreSpec]:
-    """What every score is that some family knows, by name.
+    """The specs of all scores of all families, by name.
 
     Args:
         modality: leave out scores that its audits do not have; default: all scores. Some names (`model_utility`) mean something else in
@@ -74,18 +74,18 @@ def audit_scores(
         the same score of the retrained model, None where there is none, or only one of another variant.
 
     Raises:
-        UserError: where a spec names a family that there is not.
+        UserError: where a spec names an unknown family.
         ValueError: where two families give scores of one name.
     """
     records: dict[str, dict[str, Any]] = {}
     skipped: dict[str, str] = {}
-    for name, measure, spec, other in _measures(evidence, specs or {}):
+    for name, measure, spec, retrained_measure in _measures(evidence, specs or {}):
         if name in records or name in skipped:
             raise ValueError(f"two families give a score '{name}'")
         if isinstance(measure, Missing):
             skipped[name] = str(measure)
         elif isfinite(value := measure.value()):
-            records[name] = _record(measure, value, spec, other, resamples, seed)
+            records[name] = _record(measure, value, spec, retrained_measure, resamples, seed)
         else:
             skipped[name] = f"its value is not finite; {BROKEN}"
     return records, skipped
@@ -95,38 +95,40 @@ def _measures(evidence: Evidence, specs: Specs) -> Iterator[tuple[str, Measure |
     """Name, measure, spec, and the retrained model's measure, of all scores that the observed aspects allow."""
     aspects = profile_of(evidence.model.modality).aspects
     for family in (f for f in families() if f.READS.issubset(aspects)):
-        scores, theirs = _both(family, evidence)
+        scores, retrained_scores = _both(family, evidence)
         for name, measure in scores.items():
-            yield name, measure, family.SCORES[name], theirs.get(name)
+            yield name, measure, family.SCORES[name], retrained_scores.get(name)
     for set_name, spec in specs.items():
-        named = [_family(name) for name in spec.metrics] if set_name in evidence.model.sets else []
-        for family in (f for f in named if f.READS.issubset(aspects)):
-            scores, theirs = _both(family, evidence.focused(set_name))
+        chosen = [_family(name) for name in spec.metrics] if set_name in evidence.model.sets else []
+        for family in (f for f in chosen if f.READS.issubset(aspects)):
+            scores, retrained_scores = _both(family, evidence.focused(set_name))
             for name in _about_forget(family, evidence.focused(set_name), scores):
                 measure = scores[name]
                 own_name = f"{set_name}_{name.removeprefix('forget_')}"
-                yield own_name, measure, _of_set(family.SCORES[name], spec.role), theirs.get(name)
+                yield own_name, measure, _of_set(family.SCORES[name], spec.role), retrained_scores.get(name)
 
 
 def _both(family: ModuleType, evidence: Evidence) -> tuple[Scores, Scores]:
     """The scores of the model and of the retrained model."""
-    mine: Scores = family.scores(evidence)
-    theirs: Scores = family.scores(replace(evidence, model=evidence.retrained)) if evidence.retrained else {}
-    return mine, theirs
+    own_scores: Scores = family.scores(evidence)
+    retrained_scores: Scores = family.scores(replace(evidence, model=evidence.retrained)) if evidence.retrained else {}
+    return own_scores, retrained_scores
 
 
 def _about_forget(family: ModuleType, evidence: Evidence, scores: Scores) -> list[str]:
-    """The scores that read the set in the place of the forget set: without it they are missing. The others are the audit's own."""
-    sets = {name: seen for name, seen in evidence.model.sets.items() if name != "forget"}
+    """The scores that read the set in the place of the forget set, and are missing without it. The others belong to the whole audit."""
+    sets = {name: observation for name, observation in evidence.model.sets.items() if name != "forget"}
     try:
-        without: Scores = family.scores(replace(evidence, model=replace(evidence.model, sets=sets)))
+        scores_without: Scores = family.scores(replace(evidence, model=replace(evidence.model, sets=sets)))
     except (Missing, KeyError):  # of a family that is about this set alone
         return list(scores)
-    return [n for n, measure in scores.items() if not isinstance(without.get(n), Measure) and str(without.get(n)) != str(measure)]
+    return [
+        n for n, measure in scores.items() if not isinstance(scores_without.get(n), Measure) and str(scores_without.get(n)) != str(measure)
+    ]
 
 
 def _of_set(spec: ScoreSpec, role: str) -> ScoreSpec:
-    """The spec of a score on a set of some role: what is to stay is good where there is much of it."""
+    """The spec of a score on a set of some role: on sets to keep, more knowledge is better."""
     if role in ("forget", "unseen"):
         return spec
     return replace(spec, kind="utility", shows=False, direction="higher" if spec.shows else spec.direction)
@@ -136,7 +138,7 @@ def _record(
     measure: Measure, value: float, spec: ScoreSpec, retrained: Measure | Missing | None, resamples: int, seed: int
 ) -> dict[str, Any]:
     low, high = measure.interval(resamples, seed=seed)
-    same = retrained.value() if isinstance(retrained, Measure) and retrained.variant == measure.variant else None
+    retrained_value = retrained.value() if isinstance(retrained, Measure) and retrained.variant == measure.variant else None
     return {
         "value": value,
         "interval": [min(low, value), max(high, value)],
@@ -144,7 +146,7 @@ def _record(
         "direction": spec.direction,
         "ideal": spec.ideal,
         "variant": measure.variant,
-        "retrained": same if same is not None and isfinite(same) else None,
+        "retrained": retrained_value if retrained_value is not None and isfinite(retrained_value) else None,
         "kind": spec.kind,
         "meaning": spec.meaning,
         "shows": spec.shows,
@@ -159,21 +161,21 @@ def verdict(
     hits: Sequence[Hit] = (),
     profile: Profile | None = None,
 ) -> list[Finding]:
-    """What the records of `audit_scores` mean, failures first.
+    """Findings from the records of `audit_scores`, failures first.
 
     Args:
         skipped: scores that are missing, with the reasons.
         original_scores: those of the model before unlearning.
-        hits: what attacks on the model found.
+        hits: the strongest cases of attacks on the model.
         profile: of its modality; default: the plain one.
     """
     judged = Judged(scores, original_scores or {}, hits, skipped)
     compared = any(record["retrained"] is not None for record in scores.values())
-    own = profile.rules if profile and profile.rules else (rules.knowledge,)
+    profile_rules = profile.rules if profile and profile.rules else (rules.knowledge,)
     findings = [
-        *(f for rule in own for f in rule(judged)),
+        *(f for rule in profile_rules for f in rule(judged)),
         *rules.attacked(judged),
         *([] if compared else rules.against_original(judged)),
         *rules.unjudged(skipped),
     ]
-    return sorted(findings, key=lambda one: LEVELS.index(one["level"]))
+    return sorted(findings, key=lambda finding: LEVELS.index(finding["level"]))

@@ -44,7 +44,7 @@ AUDITED = "audited model"
 
 @dataclass(frozen=True, eq=False)
 class Audit:
-    """Scores of one model with what they mean, and the data of the report."""
+    """Scores of one model, the verdict and the data of the report."""
 
     scores: Mapping[str, Mapping[str, Any]]
     skipped: Mapping[str, str]
@@ -52,7 +52,7 @@ class Audit:
     observed: Observation
     report_data: ReportData
     attacks: Mapping[str, Any]
-    request_from: str = ""  # the method whose way of asking was used
+    request_from: str = ""  # the method whose requests the audit made
     folder: Path | None = None
 
     @property
@@ -63,23 +63,23 @@ class Audit:
 
 @dataclass(frozen=True, kw_only=True)
 class AuditOptions:
-    """How an audit is made.
+    """The options of an audit.
 
     Args:
         suite, data, split: a benchmark, where its data are, and its split, whose sets fill what is not given.
         original, retrained: the model before unlearning, and a model retrained without the forget set, each as a model or as observations.
-        attack: interventions of the catalogue, followed by the same scores.
+        attack: interventions of the catalog, followed by the same scores.
         attack_hyperparameters: a plain name goes to every attack that has such a hyperparameter, `relearn:lr` to one.
         attacked_sets: sets that are scored under attack, besides the rows to forget.
         request_from: a method whose models forget on request alone, e.g. in_context: the audited model, and no other, is asked its way.
         with_controls: also look at random weights and, where the original is given, at an input filter around it.
         out: the folder of the results; None: nowhere.
         prompt_format: for all models; '' is what the audited model's run was given, else each model's own.
-        limit: rows of retain and holdout that are looked at, evenly spread; 0: all.
+        limit: rows of retain and holdout that the audit reads, evenly spread; 0: all.
         overwrite: replace the results in the folder.
         allow_overlap: rows to forget may also stand in retain or holdout.
-        progress: hears rows done, rows in all, and what is being done.
-        command: what was typed, for the report.
+        progress: receives rows done, rows in all, and the activity.
+        command: the command line, for the report.
         load_options: of `expunge.load`.
     """
 
@@ -110,7 +110,7 @@ def audit(
     holdout: Source | None = None,
     **options: Any,
 ) -> Audit:
-    """Look at a model that is said to have forgotten, and say what that is worth.
+    """Audit a model after unlearning: scores, attacks and a verdict.
 
     Args:
         model: a folder, hub id, run folder or opened model, or a folder of observations (`observed.json`), which needs no model.
@@ -121,7 +121,7 @@ def audit(
         Scores with intervals, the verdict, attacks, and the data of the report; written to `out` where that is given.
 
     Raises:
-        UserError: for everything that the user can mend.
+        UserError: for every mistake that the user can correct.
     """
     chosen_options = AuditOptions(**options)
     auditor = Auditor(model, {"forget": forget, "retain": retain, "holdout": holdout}, chosen_options)
@@ -133,10 +133,10 @@ def audit(
 
 
 class Auditor:
-    """The state of one audit: what is asked, and how the models are asked it."""
+    """The state of one audit: the sets, how to ask them, and the attacks."""
 
     def __init__(self, model: str | Path | Opened, given: Mapping[str, Source | None], options: AuditOptions) -> None:
-        """Raises: UserError where what was asked does not fit together; nothing has been loaded then."""
+        """Raises: UserError where the options do not fit together; this happens before any model loads."""
         self.model, self.options = model, options
         self.attacks = chosen(options.attack, options.attack_hyperparameters)
         self.folder = _run_folder(options.out, options.overwrite)
@@ -165,7 +165,7 @@ class Auditor:
             raise UserError(f"there is no set {unknown[0]!r} to be scored under attack{did_you_mean(unknown[0], self.sets)}")
 
     def look_at_all(self) -> list[AuditedModel]:
-        """The retrained and the original model where they are given, the audited one, and the controls."""
+        """Observe, score and attack the original and the retrained model, where given, the audited model and the controls."""
         options = self.options
         retrained = original = None
         opened_original: Opened | None = None
@@ -179,48 +179,48 @@ class Auditor:
         models = [m for m in (original, retrained, audited) if m]
         if options.with_controls and (source := opened_original or opened) is not None:
             rows = source.modality.rows("forget", self.sets["forget"])
-            found = controls(
+            control_models = controls(
                 source, rows, self.sets, beside["retrained"], self.cache, options.progress, beside["original"], self.attacks, self.specs
             )
-            models += found if opened_original else found[:1]
+            models += control_models if opened_original else control_models[:1]
         return [compared(m, original, retrained) for m in models]
 
     def look_at(
         self, source: str | Path | Opened, name: str, role: Role, **beside: Observation | None
     ) -> tuple[AuditedModel, Opened | None]:
-        """One model, observed, scored and attacked; and the model itself, unless only observations were given."""
-        known = {**beside, **_known(source)}
-        retrained = known.pop("retrained", None)
+        """One model, observed, scored and attacked; and the opened model, None for observations."""
+        fields = {**beside, **_run_fields(source)}
+        retrained = fields.pop("retrained", None)
         if observation := _observed(source):
             self.alike.check(name, observation)
             yardstick = observation if role == "retrained" else retrained
-            return judged(observation, name, role, yardstick, specs=self.specs, **known), None
+            return judged(observation, name, role, yardstick, specs=self.specs, **fields), None
         if not self.sets:
             raise UserError(f"there are no rows to ask the {name} model about: give --forget FILE")
         opened = source if isinstance(source, Opened) else load(source, self.prompt_format, **self.options.load_options)
         self.alike.check(name, opened.modality.rows("forget", self.sets["forget"]), opened.modality)
         profile = profile_of(opened.modality.name)
         if profile.needs_random_init:
-            with suppress(UserError):  # not every module says how it begins; then the scores that need random weights are missing
-                known["random_init"] = random_init(opened, self.sets, self.cache, self.specs)
+            with suppress(UserError):  # not every module can initialize itself; then the scores that need random weights are missing
+                fields["random_init"] = random_init(opened, self.sets, self.cache, self.specs)
         sets = self.own_way if role == "method" else self.sets
 
         def progress(done: int, total: int, text: str) -> None:
             self.options.progress(done, total, f"{name}: {text}")
 
         look: dict[str, Any] = {"specs": self.specs, "cache": self.cache, "progress": progress}
-        audited = examine(opened.model, opened.modality, sets, name=name, role=role, retrained=retrained, **look, **known)
+        audited = examine(opened.model, opened.modality, sets, name=name, role=role, retrained=retrained, **look, **fields)
         scored = ("forget", *self.options.attacked_sets)
         attacks = carry_out(self.attacks, opened.model, opened.modality, sets, role, progress, self.specs, scored)
         return replace(audited, attacks=attacks), opened
 
     def judge(self, audited_models: Sequence[AuditedModel]) -> Audit:
-        """What the scores of the audited model mean, beside the others."""
+        """The verdict on the audited model, beside the other models, and the report data."""
         options = self.options
         audited = next(m for m in audited_models if m.name == AUDITED)
         originals = next((m.scores for m in audited_models if m.role == "original"), None)
-        own = verdict(audited.scores, audited.unjudged, originals, audited.hits, audited.profile)
-        findings = sorted([*_unasked(audited.method, options.request_from), *own], key=lambda f: LEVELS.index(f["level"]))
+        own_findings = verdict(audited.scores, audited.unjudged, originals, audited.hits, audited.profile)
+        findings = sorted([*_request_findings(audited.method, options.request_from), *own_findings], key=lambda f: LEVELS.index(f["level"]))
         sizes = {n: len(s) for n, s in audited.seen.sets.items()}
         subject = f"{options.suite} {options.split}".strip() or "your own data"
         if options.request_from:
@@ -237,8 +237,8 @@ class Auditor:
         return Audit(audited.scores, audited.skipped, findings, audited.seen, data, attacks, options.request_from, self.folder)
 
 
-def _unasked(method: str, request_from: str) -> list[Finding]:
-    """That a model which forgets on request alone got no request, or that it did."""
+def _request_findings(method: str, request_from: str) -> list[Finding]:
+    """A warning for a model that forgets on request alone: whether the audit made the request."""
     if request_from:
         text = f"It was asked as models of {request_from} want to be asked; what it tells others is the attack bare_question."
     elif method in catalog.names() and way_of(method):
@@ -259,55 +259,59 @@ def _run_folder(out: str | Path | None, overwrite: bool) -> Path | None:
     return folder
 
 
-def _observed(what: str | Path | Opened) -> Observation | None:
-    """Observations, where that is what was given."""
-    if isinstance(what, Opened) or not (Path(what) / "observed.json").exists():
+def _observed(source: str | Path | Opened) -> Observation | None:
+    """The observations in a folder; None for a model."""
+    if isinstance(source, Opened) or not (Path(source) / "observed.json").exists():
         return None
-    return Observation.load(Path(what))
+    return Observation.load(Path(source))
 
 
 class Alike:
-    """Models are compared answer by answer, token by token: all must read the rows to forget in the same way."""
+    """A check that all models read the rows to forget in the same way: audits compare them answer by answer, token by token."""
 
     def __init__(self) -> None:
         self.first: tuple[str, str, dict[str, int]] | None = None
 
-    def check(self, name: str, what: Rows | Observation, modality: Modality | None = None) -> None:
-        """Errors: UserError where a model reads in another way than the first one did."""
-        if isinstance(what, Observation):
-            scored, about = what.sets["forget"].kinds["answer"], dict(what.about.get("modality") or {})  # type: ignore[call-overload]
-            labels = dict(zip(what.sets["forget"].ids, scored.lengths.tolist(), strict=True))
+    def check(self, name: str, subject: Rows | Observation, modality: Modality | None = None) -> None:
+        """Compare a model with the first one.
+
+        Raises:
+            UserError: where the two read the rows to forget in different ways.
+        """
+        if isinstance(subject, Observation):
+            scored, about = subject.sets["forget"].kinds["answer"], dict(subject.about.get("modality") or {})  # type: ignore[call-overload]
+            label_counts = dict(zip(subject.sets["forget"].ids, scored.lengths.tolist(), strict=True))
         else:
             assert modality is not None
             about = dict(modality.about())
-            labels = {i: int(modality.counts(what.select([k]))["labels"]) for k, i in enumerate(what.ids)}
-        said = str(about.get("prompt_format", ""))
+            label_counts = {i: int(modality.counts(subject.select([k]))["labels"]) for k, i in enumerate(subject.ids)}
+        prompt_format = str(about.get("prompt_format", ""))
         if self.first is None:
-            self.first = name, said, labels
+            self.first = name, prompt_format, label_counts
             return
-        other, other_said, other_labels = self.first
-        both = labels.keys() & other_labels.keys()
-        if odd := sum(labels[i] != other_labels[i] for i in both):
+        first_name, first_format, first_labels = self.first
+        shared = label_counts.keys() & first_labels.keys()
+        if unequal := sum(label_counts[i] != first_labels[i] for i in shared):
             raise UserError(
-                f"the {name} and the {other} have incompatible tokenizers: {odd} of {len(both)} answers to forget have another number of "
-                f"tokens, so their scores cannot be compared. Give a model that shares the tokenizer"
+                f"the {name} and the {first_name} have incompatible tokenizers: {unequal} of {len(shared)} answers to forget have "
+                f"another number of tokens, so their scores cannot be compared. Give a model that shares the tokenizer"
             )
-        if said != other_said:
+        if prompt_format != first_format:
             raise UserError(
-                f"the {name} is asked by the prompt format {said!r} and the {other} by {other_said!r}, so their scores cannot be compared. "
-                f"Give one for all with --prompt-format"
+                f"the {name} is asked by the prompt format {prompt_format!r} and the {first_name} by {first_format!r}, "
+                f"so their scores cannot be compared. Give one for all with --prompt-format"
             )
 
 
-def _sets(given: Mapping[str, Source | None], options: AuditOptions, optional: bool) -> tuple[dict[str, Records], Specs]:
-    """The sets of the audit, and how they are asked. optional: an audit of observations needs none."""
+def _sets(sources: Mapping[str, Source | None], options: AuditOptions, optional: bool) -> tuple[dict[str, Records], Specs]:
+    """The sets of the audit, and how to ask them. optional: an audit of observations needs no sets."""
     sets: dict[str, Records] = {}
     specs: dict[str, SetSpec] = {}
     if options.suite:
         suite = catalog.load(options.suite, "benchmarks").load(options.data, **({"split": options.split} if options.split else {}))
         sets.update(suite.sets)
         specs = {name: suite.spec(name) for name in suite.sets}
-    sets.update({n: records(source, n) for n, source in given.items() if source is not None})
+    sets.update({n: records(source, n) for n, source in sources.items() if source is not None})
     if (options.data or options.split) and not options.suite:
         raise UserError(f"--{'data' if options.data else 'split'} belongs to a benchmark: name it with --suite")
     if "forget" not in sets:
@@ -315,30 +319,30 @@ def _sets(given: Mapping[str, Source | None], options: AuditOptions, optional: b
             return {}, {}
         raise UserError("an audit needs the rows that were to be forgotten: give --forget FILE, or --suite with its --split")
     if not options.allow_overlap:
-        _apart(sets)
+        _check_disjoint(sets)
     return {n: spread(r, options.limit) if n in ("retain", "holdout") else r for n, r in sets.items()}, specs
 
 
-def _apart(sets: Mapping[str, Records]) -> None:
-    gone = {content(digest(_plain(r))) for r in sets["forget"]}
+def _check_disjoint(sets: Mapping[str, Records]) -> None:
+    forgotten = {content(digest(_plain(r))) for r in sets["forget"]}
     for name in ("retain", "holdout"):
-        if both := sum(content(digest(_plain(r))) in gone for r in sets.get(name, ())):
+        if shared := sum(content(digest(_plain(r))) in forgotten for r in sets.get(name, ())):
             raise UserError(
-                f"{both} of {len(sets[name])} rows of {name!r} also stand in 'forget', so the two cannot be told apart. "
+                f"{shared} of {len(sets[name])} rows of {name!r} also stand in 'forget', so the two cannot be told apart. "
                 f"Take them out, or allow it with --allow-overlap"
             )
 
 
 def _plain(record: Mapping[str, Any]) -> list[Any]:
-    words = [record.get(k) for k in ("prompt", "completion", "question", "answer", "messages", "text")]
-    return words if any(w is not None for w in words) else sorted(record.items())
+    texts = [record.get(k) for k in ("prompt", "completion", "question", "answer", "messages", "text")]
+    return texts if any(w is not None for w in texts) else sorted(record.items())
 
 
-def _known(what: str | Path | Opened) -> dict[str, Any]:
-    """What the folder of a run tells about the model in it."""
-    if isinstance(what, Opened) or not (about := receipt_of(what)):
+def _run_fields(source: str | Path | Opened) -> dict[str, Any]:
+    """Fields of the audited model from the folder of its run; empty where it is no run."""
+    if isinstance(source, Opened) or not (about := receipt_of(source)):
         return {}
-    log = Path(what).expanduser() / "log.jsonl"
+    log = Path(source).expanduser() / "log.jsonl"
     lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     return {"method": about.get("method", ""), "seed": about.get("seed"), "receipt": about, "log": lines}
 
@@ -347,26 +351,26 @@ def _label(model: str | Path | Opened) -> str:
     return model.source if isinstance(model, Opened) else str(model)
 
 
-def _write(folder: Path, done: Audit, audited_models: Sequence[AuditedModel]) -> None:
+def _write(folder: Path, result: Audit, audited_models: Sequence[AuditedModel]) -> None:
     from expunge.report.page import write
 
-    for s in audited_models:
-        s.seen.save(folder / "observations" / s.name.replace(" ", "_"))
-    receipt.write(folder / "audit.json", summary(done))
-    receipt.write(folder / "story.json", json.loads(done.report_data.to_json()))
-    write(done.report_data, folder / "report.html")
+    for audited in audited_models:
+        audited.seen.save(folder / "observations" / audited.name.replace(" ", "_"))
+    receipt.write(folder / "audit.json", summary(result))
+    receipt.write(folder / "story.json", json.loads(result.report_data.to_json()))
+    write(result.report_data, folder / "report.html")
 
 
-def summary(done: Audit) -> dict[str, Any]:
-    """What audit.json holds."""
+def summary(result: Audit) -> dict[str, Any]:
+    """The contents of audit.json."""
     return {
-        "scores": done.scores,
-        "skipped": done.skipped,
-        "verdict": done.verdict,
-        "passed": done.passed,
-        "attacks": done.attacks,
-        "observed": done.observed.about,
-        "request_from": done.request_from,
+        "scores": result.scores,
+        "skipped": result.skipped,
+        "verdict": result.verdict,
+        "passed": result.passed,
+        "attacks": result.attacks,
+        "observed": result.observed.about,
+        "request_from": result.request_from,
         "versions": receipt.versions(),
         "machine": receipt.machine(),
     }

@@ -48,7 +48,7 @@ from expunge.workflows.unlearn import unlearn
 
 @dataclass(frozen=True, eq=False)
 class SweepResult:
-    """What a sweep found."""
+    """The results of a sweep."""
 
     entries: Sequence[Entry]
     report_data: ReportData
@@ -57,9 +57,10 @@ class SweepResult:
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """What each method starts from and is held against: all that a job needs, in any process.
+    """The models and sets of a sweep: everything that a job needs, in any process.
 
-    original: folder or hub id of the model, of which every job opens a copy of its own. blank: what random weights say, for classifiers.
+    original: folder or hub id of the model, of which every job opens its own copy. random_init: observation of random weights, for
+    classifiers.
     """
 
     sweep: Sweep
@@ -72,32 +73,34 @@ class Setting:
     first: AuditedModel
     retrained: AuditedModel
 
-    def attacked(self, s: AuditedModel, opened: Opened, progress: Progress) -> AuditedModel:
-        """A subject with what attacks found in its model, beside the original and the retrained one."""
+    def attacked(self, audited: AuditedModel, opened: Opened, progress: Progress) -> AuditedModel:
+        """An audited model with the outcomes of attacks, beside the original and the retrained one."""
         return compared(
-            _attacked(self.sweep, self.folder, s, opened, self.asked(s.method), progress, self.specs), self.first, self.retrained
+            _attacked(self.sweep, self.folder, audited, opened, self.asked(audited.method), progress, self.specs),
+            self.first,
+            self.retrained,
         )
 
     @property
     def specs(self) -> Specs:
-        """How the sets are asked."""
+        """How to ask the sets."""
         return {name: self.suite.spec(name) for name in self.sets}
 
     def asked(self, method: str) -> Mapping[str, Records]:
-        """The sets as models of a method want to be asked."""
+        """The sets in the form that a method's models need."""
         return asked_as(method, self.sets) if method else self.sets
 
-    def examined(self, made: Opened, progress: Progress, *, method: str, **known: Any) -> AuditedModel:
-        """A model that a method made, looked at through its own modality, which may know more tokens, and attacked."""
-        known |= {
+    def examined(self, opened: Opened, progress: Progress, *, method: str, **fields: Any) -> AuditedModel:
+        """An unlearned model, observed through its own modality, which may know more tokens, and attacked."""
+        fields |= {
             "retrained": self.retrained.seen,
             "original": self.first.seen,
             "random_init": self.random_init,
             "method": method,
             "specs": self.specs,
         }
-        s = examine(made.model, made.modality, self.asked(method), role="method", cache=self.cache, progress=progress, **known)
-        return self.attacked(s, made, progress)
+        audited = examine(opened.model, opened.modality, self.asked(method), role="method", cache=self.cache, progress=progress, **fields)
+        return self.attacked(audited, opened, progress)
 
 
 def bench(
@@ -113,11 +116,14 @@ def bench(
 ) -> SweepResult:
     """Train the original and the retrained model, let every method forget with every seed, audit all of them, write table and report.
 
-    ray: spread methods and seeds over this Ray cluster (see `cluster.connected`), whose machines share the run folder and the cache;
-    '': one after the other, here. The numbers are the same, where as many threads compute them.
-    interrupted: asked after each training step and each look at some rows; the same call goes on from there.
-    Errors: UserError; a folder with another sweep in it is refused unless `overwrite`. Interrupted where that was asked for, of a cluster
-    KeyboardInterrupt: its jobs go on from their last checkpoints.
+    Args:
+        ray: spread methods and seeds over this Ray cluster (see `cluster.connected`), whose machines share the run folder and the cache;
+            '': one after the other, here. The numbers are the same with the same number of threads.
+        interrupted: checked after each training step and each look at rows; the same call resumes the sweep.
+
+    Raises:
+        UserError: for a wrong order, or a folder with another sweep without `overwrite`.
+        Interrupted: where `interrupted` returns True; a cluster raises KeyboardInterrupt, and its jobs go on from their last checkpoints.
     """
     sweep.check()
     folder, suite = Path(out), sweep.made()
@@ -130,54 +136,64 @@ def bench(
     teach = {**sweep.train, "prompt_format": suite.prompt_format, "labels": tuple(suite.labels)}
     texts = texts_of([*suite.train["full"], *(r for n, rows in suite.sets.items() if suite.spec(n).role == "general" for r in rows)])
 
-    def trained(which: str, given: str) -> tuple[Opened, Mapping[str, Any]]:
-        if given:
-            return load(given, suite.prompt_format), {}
-        what = f"training the {'original' if which == 'full' else 'retrained'} model"
-        hooks = Hooks(progress=lambda d, t, _: progress(d, t, what), interrupted=interrupted)
-        made = train(suite.train[which], sweep.size, texts=texts, hooks=hooks, **teach)
-        return Opened(made.model, made.modality, str(made.folder)), made.receipt
+    def trained(split: str, source: str) -> tuple[Opened, Mapping[str, Any]]:
+        if source:
+            return load(source, suite.prompt_format), {}
+        activity = f"training the {'original' if split == 'full' else 'retrained'} model"
+        hooks = Hooks(progress=lambda d, t, _: progress(d, t, activity), interrupted=interrupted)
+        result = train(suite.train[split], sweep.size, texts=texts, hooks=hooks, **teach)
+        return Opened(result.model, result.modality, str(result.folder)), result.receipt
 
-    original, how = trained("full", sweep.original)
-    again, how_again = trained("retain", sweep.retrained)
+    original, original_receipt = trained("full", sweep.original)
+    retrained_opened, retrained_receipt = trained("retain", sweep.retrained)
     cache = cache_home() / "observations"
 
     def look(name: str) -> Progress:
-        return lambda done, total, what: progress(done, total, f"{name}: {what}")
+        return lambda done, total, activity: progress(done, total, f"{name}: {activity}")
 
     specs = {name: suite.spec(name) for name in sets}
     profile = profile_of(original.modality.name)
-    none = random_init(original, sets, cache, specs) if profile.needs_random_init else None
-    see = partial(examine, sets=sets, specs=specs, cache=cache, random_init=none)
-    there = see(again.model, again.modality, name="retrained", role="retrained", progress=look("retrained"), receipt=how_again)
-    see = partial(see, retrained=there.seen)
-    first = see(original.model, original.modality, name="original", role="original", progress=look("original"), receipt=how)
+    blank = random_init(original, sets, cache, specs) if profile.needs_random_init else None
+    look_at = partial(examine, sets=sets, specs=specs, cache=cache, random_init=blank)
+    retrained_audited = look_at(
+        retrained_opened.model,
+        retrained_opened.modality,
+        name="retrained",
+        role="retrained",
+        progress=look("retrained"),
+        receipt=retrained_receipt,
+    )
+    look_at = partial(look_at, retrained=retrained_audited.seen)
+    original_audited = look_at(
+        original.model, original.modality, name="original", role="original", progress=look("original"), receipt=original_receipt
+    )
     forget = original.modality.rows("forget", suite.train["forget"])
-    others = controls(original, forget, sets, there.seen, cache, look("controls"), first.seen, specs=specs)
-    there = _attacked(sweep, folder, there, again, sets, look("retrained"), specs)
-    source = _place(sweep.original or original.source)
-    setting = Setting(sweep, suite, folder.absolute(), source, sets, cache.absolute(), none, first, there)
-    behind = Opened(original.model, filtered(original, forget), "") if any(s.role == "filter" for s in others) else original
-    fixed = [setting.attacked(first, original, look("original")), compared(there, first, there)]
-    fixed += [setting.attacked(s, behind, look(s.name)) for s in others]
-    done: list[Entry] = [_kept(folder, s.name, s.entry) for s in fixed]
+    control_models = controls(original, forget, sets, retrained_audited.seen, cache, look("controls"), original_audited.seen, specs=specs)
+    retrained_audited = _attacked(sweep, folder, retrained_audited, retrained_opened, sets, look("retrained"), specs)
+    source = _absolute(sweep.original or original.source)
+    setting = Setting(sweep, suite, folder.absolute(), source, sets, cache.absolute(), blank, original_audited, retrained_audited)
+    control_source = Opened(original.model, filtered(original, forget), "") if any(s.role == "filter" for s in control_models) else original
+    fixed = [setting.attacked(original_audited, original, look("original"))]
+    fixed.append(compared(retrained_audited, original_audited, retrained_audited))
+    fixed += [setting.attacked(s, control_source, look(s.name)) for s in control_models]
+    done: list[Entry] = [_entry_of(folder, s.name, s.entry) for s in fixed]
     jobs = {f"{m} seed {seed}" if sweep.seeds > 1 else m: (m, seed) for m in sweep.methods for seed in range(sweep.seeds)}
     if ray:
         reads = [Path(source)] if Path(source).exists() else []
         counted = lambda d, t: shown(d, t, "methods and seeds on the cluster")  # noqa: E731
         named = {name: (name, *job) for name, job in jobs.items()}
-        made = ray_cluster.spread(partial(_job, setting), named, folder, ray, reads=reads, progress=counted, interrupted=interrupted)
+        job_results = ray_cluster.spread(partial(_job, setting), named, folder, ray, reads=reads, progress=counted, interrupted=interrupted)
     else:
-        made = {name: _job(setting, name, *job, look(name), interrupted) for name, job in jobs.items()}
-    done += [entry for entry, _ in made.values()]
-    texts_said = [*fixed, *(s for _, s in made.values() if s)]
-    told = _story(sweep, suite, done, texts_said, first, command, key)
-    _write(folder, sweep, done, told, command)
-    return SweepResult(done, told, folder)
+        job_results = {name: _job(setting, name, *job, look(name), interrupted) for name, job in jobs.items()}
+    done += [entry for entry, _ in job_results.values()]
+    quoted = [*fixed, *(s for _, s in job_results.values() if s)]
+    data = _story(sweep, suite, done, quoted, original_audited, command, key)
+    _write(folder, sweep, done, data, command)
+    return SweepResult(done, data, folder)
 
 
-def _place(model: str) -> str:
-    """A model folder, from wherever one stands; a hub id as it is."""
+def _absolute(model: str) -> str:
+    """The absolute path of a model folder; a hub id as it is."""
     folder = Path(model).expanduser()
     return str(folder.absolute()) if folder.exists() else model
 
@@ -185,12 +201,12 @@ def _place(model: str) -> str:
 def _stopping(progress: Progress, interrupted: Callable[[], bool]) -> Progress:
     """Progress that raises Interrupted between two looks at rows; in training, the loop itself stops after its checkpoint."""
 
-    def shown(done: int, total: int, what: str) -> None:
-        progress(done, total, what)
-        if interrupted() and not what.startswith("training") and "forgetting" not in what:
+    def checked(done: int, total: int, activity: str) -> None:
+        progress(done, total, activity)
+        if interrupted() and not activity.startswith("training") and "forgetting" not in activity:
             raise Interrupted
 
-    return shown
+    return checked
 
 
 def _claim(folder: Path, key: str, resume: bool, overwrite: bool, sweep: Sweep) -> None:
@@ -212,8 +228,8 @@ def _claim(folder: Path, key: str, resume: bool, overwrite: bool, sweep: Sweep) 
     receipt.write(mark, {"key": key})
 
 
-def _kept(folder: Path, name: str, make: Any) -> Entry:
-    """The entry on disk if there is one, else made and written."""
+def _entry_of(folder: Path, name: str, make: Any) -> Entry:
+    """Read the entry from disk; without a file, make and write it."""
     path = folder / "entries" / f"{name.replace(' ', '_')}.json"
     if path.exists():
         return ReportData.from_json(path.read_text()).models[0]
@@ -224,19 +240,19 @@ def _kept(folder: Path, name: str, make: Any) -> Entry:
 
 
 def _attacked(
-    sweep: Sweep, folder: Path, s: AuditedModel, opened: Opened, sets: Mapping[str, Any], progress: Progress, specs: Specs
+    sweep: Sweep, folder: Path, audited: AuditedModel, opened: Opened, sets: Mapping[str, Any], progress: Progress, specs: Specs
 ) -> AuditedModel:
-    """A subject with what attacks found in its model; each outcome is kept on disk, so that it is had once."""
-    found: dict[str, attack.AttackOutcome] = {}
-    for name, plan in sweep.attacks_of(len(sets["forget"]), s.seed or 0).items():
-        path = folder / "attacks" / f"{s.name.replace(' ', '_')}-{name}.json"
+    """An audited model with the outcomes of attacks; each outcome is kept on disk, so each attack runs once."""
+    outcomes: dict[str, attack.AttackOutcome] = {}
+    for name, plan in sweep.attacks_of(len(sets["forget"]), audited.seed or 0).items():
+        path = folder / "attacks" / f"{audited.name.replace(' ', '_')}-{name}.json"
         if path.exists():
-            found[name] = attack.AttackOutcome.read(json.loads(path.read_text()))
-        elif made := carry_out({name: plan}, opened.model, opened.modality, sets, s.role, progress, specs):
+            outcomes[name] = attack.AttackOutcome.read(json.loads(path.read_text()))
+        elif new_outcomes := carry_out({name: plan}, opened.model, opened.modality, sets, audited.role, progress, specs):
             path.parent.mkdir(parents=True, exist_ok=True)
-            receipt.write(path, asdict(made[name]))
-            found |= made
-    return replace(s, attacks=found, rated=bool(sweep.attacks))
+            receipt.write(path, asdict(new_outcomes[name]))
+            outcomes |= new_outcomes
+    return replace(audited, attacks=outcomes, rated=bool(sweep.attacks))
 
 
 def _job(
@@ -247,24 +263,25 @@ def _job(
     progress: Progress = silent,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> tuple[Entry, AuditedModel | None]:
-    """One method with one seed: forget, audit, attack. All that was done before is read from the run folder.
+    """One method with one seed: forget, audit, attack. Finished work is read from the run folder.
 
-    Returns what the table shows and, of the first seed, what the report quotes.
+    Returns:
+        The entry of the table and, for the first seed, the audited model for the report.
     """
     run = setting.folder / "runs" / name.replace(" ", "_")
-    known = {"name": name, "method": method, "seed": seed}
-    made: list[AuditedModel] = []
+    fields = {"name": name, "method": method, "seed": seed}
+    audited: list[AuditedModel] = []
 
     def make() -> Entry:
         opened, about = _forgotten(setting, run, method, seed, progress, interrupted)
         log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()] if (run / "log.jsonl").exists() else []
-        made.append(setting.examined(opened, progress, log=log, receipt=about, **known))
-        return made[0].entry()
+        audited.append(setting.examined(opened, progress, log=log, receipt=about, **fields))
+        return audited[0].entry()
 
-    entry = _kept(setting.folder, name, make)
-    if not made and seed == 0:  # a resumed sweep still shows what was said
-        made.append(setting.examined(load(run, setting.suite.prompt_format), progress, **known))
-    return entry, made[0] if seed == 0 else None
+    entry = _entry_of(setting.folder, name, make)
+    if not audited and seed == 0:  # the report of a resumed sweep still shows generations
+        audited.append(setting.examined(load(run, setting.suite.prompt_format), progress, **fields))
+    return entry, audited[0] if seed == 0 else None
 
 
 def _forgotten(
@@ -274,8 +291,8 @@ def _forgotten(
     if (run / "receipt.json").exists():  # interrupted before it was audited
         return load(run, setting.suite.prompt_format), json.loads((run / "receipt.json").read_text())
     suite, begun = setting.suite, (run / "checkpoint").exists()
-    more = {"alternate_answers": suite.alternate_answers} if suite.alternate_answers else {}
-    made = unlearn(
+    options = {"alternate_answers": suite.alternate_answers} if suite.alternate_answers else {}
+    result = unlearn(
         method,
         load(setting.original, suite.prompt_format),  # with a modality of its own, which a method may teach new tokens
         suite.train["forget"],
@@ -286,36 +303,42 @@ def _forgotten(
         overwrite=run.exists() and not begun,
         allow_overlap=True,
         hooks=Hooks(progress=lambda d, t, _: progress(d, t, "forgetting"), interrupted=interrupted),
-        **more,
+        **options,
         **{**setting.sweep.hyperparameters_of(method), "seed": seed},
     )
-    return Opened(made.model, made.modality, str(run)), made.receipt
+    return Opened(result.model, result.modality, str(run)), result.receipt
 
 
 def _story(
-    sweep: Sweep, suite: Suite, entries: Sequence[Entry], said: Sequence[AuditedModel], first: AuditedModel, command: str, key: str
+    sweep: Sweep,
+    suite: Suite,
+    entries: Sequence[Entry],
+    audited_models: Sequence[AuditedModel],
+    first: AuditedModel,
+    command: str,
+    key: str,
 ) -> ReportData:
-    found = []
-    for s in said:
+    report_findings = []
+    for s in audited_models:
         if s.role == "method":
             findings = verdict(s.scores, s.unjudged, first.scores, s.hits, s.profile)
             worst = [f for f in findings if f["level"] == "fail"] or [f for f in findings if f["level"] == "warn"] or findings
-            found += [Verdict(level=f["level"], text=f"{s.name}: {f['text']}") for f in worst[:2]]
+            report_findings += [Verdict(level=f["level"], text=f"{s.name}: {f['text']}") for f in worst[:2]]
     order = {"fail": 0, "warn": 1, "pass": 2}
-    own = [f"{m} asked its own way" for m in sweep.methods if way_of(m)]
+    own_ways = [f"{m} asked its own way" for m in sweep.methods if way_of(m)]
     seeds = f"{sweep.seeds} seed{'s' if sweep.seeds > 1 else ''}"
-    told = report_data(
-        list(said),
+    data = report_data(
+        list(audited_models),
         title=f"{suite.name}: what was forgotten, and what it cost",
-        subtitle=", ".join((f"{sweep.size} model", f"{len(sweep.methods)} methods", seeds, *own)),
+        subtitle=", ".join((f"{sweep.size} model", f"{len(sweep.methods)} methods", seeds, *own_ways)),
         command=command,
         request=Asked(**{n: len(r) for n, r in suite.sets.items() if n in ("forget", "retain", "holdout")}, hash=key),
-        verdict=sorted(found, key=lambda v: order[v.level]),
+        verdict=sorted(report_findings, key=lambda v: order[v.level]),
     )
-    return ReportData(**{**{k: getattr(told, k) for k in ReportData.__dataclass_fields__}, "models": list(entries)})
+    return ReportData(**{**{k: getattr(data, k) for k in ReportData.__dataclass_fields__}, "models": list(entries)})
 
 
-def _write(folder: Path, sweep: Sweep, entries: Sequence[Entry], told: ReportData, command: str) -> None:
+def _write(folder: Path, sweep: Sweep, entries: Sequence[Entry], data: ReportData, command: str) -> None:
     from expunge.report.page import write
     from expunge.report.table import markdown
 
@@ -330,6 +353,6 @@ def _write(folder: Path, sweep: Sweep, entries: Sequence[Entry], told: ReportDat
         },
         deep=False,
     )
-    (folder / "table.md").write_text(markdown(list(entries), list(told.main)) + "\n")
-    receipt.write(folder / "story.json", json.loads(told.to_json()))
-    write(told, folder / "report.html")
+    (folder / "table.md").write_text(markdown(list(entries), list(data.main)) + "\n")
+    receipt.write(folder / "story.json", json.loads(data.to_json()))
+    write(data, folder / "report.html")

@@ -20,11 +20,11 @@ def choices(name: str) -> dict[str, Hyperparameter]:
     """The hyperparameters of `plan()` itself, such as the layer: its keyword parameters, with their meaning in `Annotated`."""
     make = catalog.load(name).plan
     hints = get_type_hints(make, include_extras=True)
-    found = {}
-    for key, p in inspect.signature(make).parameters.items():
+    hyperparameters_by_name = {}
+    for key, parameter in inspect.signature(make).parameters.items():
         kind, *notes = get_args(hints[key]) if hasattr(hints[key], "__metadata__") else (hints[key], "")
-        found[key] = Hyperparameter((key,), name, key, p.default, kind, str(notes[0] if notes else ""), "")
-    return found
+        hyperparameters_by_name[key] = Hyperparameter((key,), name, key, parameter.default, kind, str(notes[0] if notes else ""), "")
+    return hyperparameters_by_name
 
 
 def plan(
@@ -38,22 +38,22 @@ def plan(
     Raises:
         UserError: for unknown names (with the nearest known ones), for values out of range, and for parts that no stage can use.
     """
-    given = {k.replace("-", "_"): v for k, v in (hyperparameters or {}).items()}
-    own = choices(name)
-    chosen = {k: _checked(own[k], v) for k, v in given.items() if k in own}
+    values = {k.replace("-", "_"): v for k, v in (hyperparameters or {}).items()}
+    own_choices = choices(name)
+    chosen = {k: _checked(own_choices[k], v) for k, v in values.items() if k in own_choices}
     plans = as_plans(catalog.load(name).plan(**chosen))
-    found = {f"--select {n}": _selectors_of(n) for n in select} | {f"--update {n}": _updates_of(n) for n in update}
-    for said, parts in found.items():
+    parts_by_option = {f"--select {n}": _selectors_of(n) for n in select} | {f"--update {n}": _updates_of(n) for n in update}
+    for option, parts in parts_by_option.items():
         if not any(_of_use(e, p) for e in parts for p in plans):
             early = any(isinstance(e, Selector) and e.when == "start" for e in parts)
             why = "reads none of the rows that are picked" if early else "trains no model"
-            raise UserError(f"{name!r} has no use for {said}: it {why}")
-    if extra := [e for parts in found.values() for e in parts]:
-        once = tuple(p for p in extra if isinstance(p, Selector) and p.when == "run")
-        first, *rest = (_with(p, [e for e in extra if e not in once]) for p in plans)
+            raise UserError(f"{name!r} has no use for {option}: it {why}")
+    if added_parts := [e for parts in parts_by_option.values() for e in parts]:
+        once = tuple(p for p in added_parts if isinstance(p, Selector) and p.when == "run")
+        first, *rest = (_with(p, [e for e in added_parts if e not in once]) for p in plans)
         plans = (dataclasses.replace(first, selectors=(*once, *first.selectors)), *rest)
     single: Plan | Plans = plans[0] if len(plans) == 1 else plans
-    return as_plans(override(single, {k: v for k, v in given.items() if k not in own}))
+    return as_plans(override(single, {k: v for k, v in values.items() if k not in own_choices}))
 
 
 def hyperparameters(name: str) -> list[Hyperparameter]:
@@ -73,32 +73,32 @@ def _checked(hyperparameter: Hyperparameter, value: Any) -> Any:
 
 def _selectors_of(name: str) -> list[Selector | Update]:
     """The selectors of another method's plan."""
-    found: list[Selector | Update] = [s for stage in as_plans(catalog.load(name).plan()) for s in stage.selectors]
-    if not found:
+    selectors: list[Selector | Update] = [s for stage in as_plans(catalog.load(name).plan()) for s in stage.selectors]
+    if not selectors:
         raise UserError(f"'{name}' has no selector of its own to add")
-    return found
+    return selectors
 
 
 def _updates_of(name: str) -> list[Selector | Update]:
-    """The updates of another method's plan, and the selectors that make the sets that these read."""
-    found: list[Selector | Update] = []
+    """The updates of another method's plan, and the selectors that give the sets that these updates read."""
+    parts: list[Selector | Update] = []
     for stage in as_plans(catalog.load(name).plan()):
-        read = frozenset[str]().union(*(u.reads for u in stage.updates))
-        found += [*(s for s in stage.selectors if (s.gives - s.reads) & read), *stage.updates]
-    if not found:
+        sets_read = frozenset[str]().union(*(u.reads for u in stage.updates))
+        parts += [*(s for s in stage.selectors if (s.gives - s.reads) & sets_read), *stage.updates]
+    if not parts:
         raise UserError(f"'{name}' has no update of its own to add")
-    return found
+    return parts
 
 
 def _of_use(extra: Selector | Update, stage: Plan) -> bool:
-    """Whether a stage has a use for a part: one that trains always; an edit or a guard reads rows once, at the start."""
+    """Whether a stage has a use for a part. A stage that trains has one; an edit or a guard only uses selectors, at the start."""
     if stage.terms():
         return True
     return isinstance(extra, Selector) and (extra.when == "run" or (extra.when == "start" and bool(extra.gives & stage.action.reads)))
 
 
 def _with(plan: Plan, extra: Sequence[Selector | Update]) -> Plan:
-    mine = [e for e in extra if _of_use(e, plan)]
-    selectors = tuple(p for p in mine if isinstance(p, Selector))
-    updates = tuple(p for p in mine if isinstance(p, Update))
+    useful = [e for e in extra if _of_use(e, plan)]
+    selectors = tuple(p for p in useful if isinstance(p, Selector))
+    updates = tuple(p for p in useful if isinstance(p, Update))
     return dataclasses.replace(plan, selectors=(*plan.selectors, *selectors), updates=(*plan.updates, *updates))

@@ -10,7 +10,7 @@ CASES = {
     "people": Sweep("people", ("graddiff", "npo", "flat"), model="micro"),
     "images": Sweep("digits", ("neggrad_plus", "salun", "ssd"), model="resnet-nano", limit=0),
 }
-SMALL = {  # what makes a case as small as it can be: one method, less data
+SMALL = {  # settings of the smallest version of each case: one method, less data
     "people": {"methods": ("graddiff",), "model": "nano", "sizes": {"people": 8, "forget": 1, "holdout": 1}, "relearning": False},
     "images": {"methods": ("ssd",), "relearning": False},
 }
@@ -21,6 +21,6 @@ def demo(case: str, quick: bool = False) -> Sweep:
 
     Args:
         case: people (a language model that answers questions about fictitious people) or images (a classifier of handwritten digits).
-        quick: as small as it can be, to see that everything works; its numbers say nothing.
+        quick: the smallest version, a check that everything runs; its numbers mean nothing.
     """
     return replace(CASES[case], **SMALL[case]) if quick else CASES[case]

@@ -1,4 +1,4 @@
-"""What a benchmark run is asked to do: the order behind `expunge bench`."""
+"""The order of a benchmark run, behind `expunge bench`."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from expunge.workflows import build_plan
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a benchmark run is asked to do."""
+    """The order of a benchmark run."""
 
     suite: str
     methods: tuple[str, ...]
     data: str = ""
     split: str = ""
-    model: str = ""  # '': the built-in size that the benchmark is made for
+    model: str = ""  # '': the default built-in size of the benchmark
     seeds: int = 1
     holdout: str = ""
     limit: int = 400
@@ -36,18 +36,19 @@ class Sweep:
     sizes: Mapping[str, int] = field(default_factory=dict)
     original: str = ""  # models that exist already, instead of trained ones
     retrained: str = ""
-    draw: int = 0  # seed of a benchmark that is made, not read
+    draw: int = 0  # seed of a generated benchmark
     attacks: tuple[str, ...] = ()  # on every model, with every seed; their hyperparameters as `quantize:bits`
 
     @property
     def size(self) -> str:
-        """The model, or the built-in size that the benchmark is made for."""
+        """The model, or the default built-in size of the benchmark."""
         return self.model or str(getattr(catalog.load(self.suite, "benchmarks"), "MODEL", "tiny"))
 
     def check(self) -> None:
-        """See, before anything is spent, that all of it can be done.
+        """Check the whole order before any computation.
 
-        Errors: UserError for unknown names, and for hyperparameters that nothing here has or that are out of range.
+        Raises:
+            UserError: for unknown names, unknown hyperparameters, and values out of range.
         """
         for method in self.methods:
             build_plan.plan(method, self.hyperparameters_of(method))
@@ -56,44 +57,50 @@ class Sweep:
         for key in self.hyperparameters:
             owner, _, name = key.rpartition(":")
             if owner and owner not in (*self.methods, *attacks):
-                known = did_you_mean(owner, (*self.methods, *attacks))
-                raise UserError(f"the hyperparameter --{key} is for {owner!r}, which is neither a method nor an attack of this run{known}")
-            there = [] if owner else [k for m in self.methods for k in _hyperparameters(m, self._fixed(m))]
-            if not owner and not named(there, name):
-                raise UserError(f"none of the methods has a hyperparameter --{name}{did_you_mean(name, sorted({k.name for k in there}))}")
+                suggestion = did_you_mean(owner, (*self.methods, *attacks))
+                raise UserError(
+                    f"the hyperparameter --{key} is for {owner!r}, which is neither a method nor an attack of this run{suggestion}"
+                )
+            common = [] if owner else [k for m in self.methods for k in _hyperparameters(m, self._fixed(m))]
+            if not owner and not named(common, name):
+                raise UserError(f"none of the methods has a hyperparameter --{name}{did_you_mean(name, sorted({k.name for k in common}))}")
 
     def made(self) -> Suite:
-        """The suite. Errors: UserError for an unknown benchmark, split or size, and for unseen rows where it has its own."""
+        """Load the suite.
+
+        Raises:
+            UserError: for an unknown benchmark, split or size, and for holdout rows where the benchmark has its own.
+        """
         load = catalog.load(self.suite, "benchmarks").load
-        more: dict[str, Any] = {**({"split": self.split} if self.split else {}), **({"holdout": self.holdout} if self.holdout else {})}
+        options: dict[str, Any] = {**({"split": self.split} if self.split else {}), **({"holdout": self.holdout} if self.holdout else {})}
         if self.holdout and "holdout" not in inspect.signature(load).parameters:
             raise UserError(f"the benchmark {self.suite!r} has unseen rows of its own: leave --holdout out")
-        made: Suite = load(self.data, seed=self.draw, **more, **self.sizes)
-        return made
+        suite: Suite = load(self.data, seed=self.draw, **options, **self.sizes)
+        return suite
 
     def hyperparameters_of(self, method: str) -> dict[str, Any]:
-        """The recipe of this case and model size, then what the user said of all methods that have it, then of this one."""
+        """Hyperparameters of a method: the preset of case and model size, then the user's for all methods, then the user's for this one."""
         fixed = self._fixed(method)
         common = {k: v for k, v in self.hyperparameters.items() if ":" not in k and named(_hyperparameters(method, fixed), k)}
         return {**presets.hyperparameters(self.suite, self.size, method), **common, **self._own(method)}
 
     def _fixed(self, method: str) -> dict[str, Any]:
-        """What decides which hyperparameters a method has."""
+        """The hyperparameters that may decide which other hyperparameters a method has."""
         return {**presets.hyperparameters(self.suite, self.size, method), **self._own(method)}
 
     def _own(self, method: str) -> dict[str, Any]:
         return {k.split(":", 1)[1]: v for k, v in self.hyperparameters.items() if k.split(":", 1)[0] == method and ":" in k}
 
     def attacks_of(self, items: int, seed: int = 0) -> dict[str, Attack]:
-        """The attacks on a model; relearning, where nobody asked for attacks, is made with the first seed alone."""
-        wanted = self.relearning and (self.attacks or not seed)
-        bare = ("bare_question",) if any(map(way_of, self.methods)) else ()  # what they know is told without their words, too
-        names = tuple(dict.fromkeys((*(("relearn",) if wanted else ()), *self.attacks, *bare)))
+        """The attacks on a model; without `attacks`, relearning runs with the first seed alone."""
+        relearning = self.relearning and (self.attacks or not seed)
+        bare_question = ("bare_question",) if any(map(way_of, self.methods)) else ()  # scores without the request, too
+        names = tuple(dict.fromkeys((*(("relearn",) if relearning else ()), *self.attacks, *bare_question)))
         tuned = {f"{n}:{k}": v for n in names for k, v in presets.attacking(n, self.suite, self.size, items).items()}
         return chosen(names, {**tuned, **{k: v for k, v in self.hyperparameters.items() if k.split(":", 1)[0] in names and ":" in k}})
 
 
-def _hyperparameters(method: str, given: Mapping[str, Any]) -> list[Hyperparameter]:
-    """The hyperparameters that a method has, where these are given."""
-    plans = build_plan.plan(method, given)
+def _hyperparameters(method: str, values: Mapping[str, Any]) -> list[Hyperparameter]:
+    """The hyperparameters of a method, with these values set."""
+    plans = build_plan.plan(method, values)
     return [*build_plan.choices(method).values(), *hyperparameters_of(plans[0] if len(plans) == 1 else plans)]

@@ -27,19 +27,19 @@ Records = Sequence[Mapping[str, Any]]
 
 
 def texts_of(rows: Records) -> list[str]:
-    """Everything that is said in some records, for a tokenizer to be trained on."""
+    """All texts of the records, to train a tokenizer on."""
     return [" ".join(str(v) for v in r.values() if isinstance(v, str)) for r in rows]
 
 
 def built_in(model: str) -> ModuleType | None:
     """The module of `models` that has a size of this name, if there is one."""
-    found = (load_module(name, "models") for name in names("models"))
-    return next((m for m in found if model in getattr(m, "SIZES", ())), None)
+    modules = (load_module(name, "models") for name in names("models"))
+    return next((m for m in modules if model in getattr(m, "SIZES", ())), None)
 
 
 def start(
     model: str,
-    found: Records,
+    rows: Records,
     texts: Sequence[str] = (),
     labels: int | Sequence[str] = (),
     prompt_format: str = "",
@@ -51,12 +51,16 @@ def start(
     module = built_in(model)
     if module is None:
         return _loaded(model, prompt_format, **options)
-    model_, modality = module.start(model, found, texts=texts, labels=labels, prompt_format=prompt_format, seed=seed, source=source)
-    return Opened(model_, modality, model)
+    network, modality = module.start(model, rows, texts=texts, labels=labels, prompt_format=prompt_format, seed=seed, source=source)
+    return Opened(network, modality, model)
 
 
 def _loaded(model: str, prompt_format: str, **options: Any) -> Opened:
-    """What `load` gives. Errors: UserError, with the built-in sizes that are meant where nothing else is."""
+    """Load a model.
+
+    Raises:
+        UserError: as `load`, with built-in sizes as suggestions where `load` has none.
+    """
     try:
         return load(model, prompt_format, **options)
     except UserError as error:
@@ -81,31 +85,31 @@ def train(
     load_options: Mapping[str, Any] | None = None,
     **hyperparameters: Any,
 ) -> Result:
-    """Train a model on all rows of some data. The same work is done once.
+    """Train a model on all rows of the data; finished work is read from the cache.
 
     Args:
         data: a file, hub id or list of records.
         model: a folder or hub id, or a built-in size (`nano`, `micro`, `tiny` for text, `resnet-nano`, `vit-nano` ... for images), which
-            brings settings of its own where `hyperparameters` do not say otherwise.
+            has default settings for the missing `hyperparameters`.
         out: where to copy the result.
-        texts: what the tokenizer of a built-in language model is trained on; default: the data.
+        texts: training texts for the tokenizer of a built-in language model; default: the data.
         labels: classes of a built-in classifier, by name, or how many; default: those of the data.
-        method: how: `finetune`, or a by-design method, whose store lies in the result and can be forgotten from.
+        method: `finetune`, or a by-design method, whose result holds a store to forget from.
         cache: where finished work is kept by content.
 
     Raises:
-        UserError: for everything that the user can mend.
+        UserError: for every mistake that the user can correct.
     """
     process_group = ProcessGroup()
     if out:
-        place = Path(out)
-        process_group.agree(lambda: run_dirs.check_free(place, overwrite, (data, model)))
-    found = records(data, "training")
+        out_folder = Path(out)
+        process_group.agree(lambda: run_dirs.check_free(out_folder, overwrite, (data, model)))
+    training_records = records(data, "training")
     module = built_in(model)
     hyperparameters = {**(module.TRAINING[model] if module else {}), **hyperparameters}
     source = str(data) if isinstance(data, (str, Path)) else "training"
-    opened = start(model, found, texts, labels, prompt_format, seed, source, **(load_options or {}))
-    rows: Rows = opened.modality.rows("retain", found, source)
+    opened = start(model, training_records, texts, labels, prompt_format, seed, source, **(load_options or {}))
+    rows: Rows = opened.modality.rows("retain", training_records, source)
     settings = {**hyperparameters, "seed": seed}
     plans = build_plan.plan(method, settings)
     key = digest(
@@ -118,29 +122,29 @@ def train(
             receipt.describe(plans),
         ]
     )
-    kept = (cache or cache_home()) / "models" / key
-    if not process_group.agree((kept / "receipt.json").exists):
-        begun = process_group.agree((kept / "checkpoint").exists)
+    cached = (cache or cache_home()) / "models" / key
+    if not process_group.agree((cached / "receipt.json").exists):
+        begun = process_group.agree((cached / "checkpoint").exists)
         unlearn(
             method,
             opened,
             retain=rows,
-            out=kept,
+            out=cached,
             resume=begun,
-            overwrite=process_group.agree(kept.exists) and not begun,
+            overwrite=process_group.agree(cached.exists) and not begun,
             hooks=hooks,
             **settings,
         )
     if out:
-        process_group.agree(lambda: _copied(kept, place))
-    there = place if out else kept
-    again = load(there, prompt_format, **(load_options or {}))
-    return Result(again.model, again.modality, json.loads((kept / "receipt.json").read_text()), there)
+        process_group.agree(lambda: _copy(cached, out_folder))
+    result_folder = out_folder if out else cached
+    loaded = load(result_folder, prompt_format, **(load_options or {}))
+    return Result(loaded.model, loaded.modality, json.loads((cached / "receipt.json").read_text()), result_folder)
 
 
-def _copied(kept: Path, place: Path) -> None:
-    whole = place.with_name(place.name + ".tmp")
-    run_dirs.remove(whole)
-    shutil.copytree(kept, whole)
-    run_dirs.remove(place)
-    whole.rename(place)
+def _copy(cached: Path, target: Path) -> None:
+    temporary = target.with_name(target.name + ".tmp")
+    run_dirs.remove(temporary)
+    shutil.copytree(cached, temporary)
+    run_dirs.remove(target)
+    temporary.rename(target)

@@ -30,14 +30,14 @@ from expunge.workflows import build_plan
 from expunge.workflows.watch import Watch
 
 TO_RESUME = "go on with --resume, "
-ASKED = frozenset({"question", "prompt", "messages"})  # columns that make of a substitute answer a row: the model refuses this, so
+ASKED = frozenset({"question", "prompt", "messages"})  # columns that turn an alternate answer into a full row
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What came out: the model with its modality, the receipt, and the folder where they are kept (None: nowhere).
+    """The result of a run: the model with its modality, the receipt, and the folder on disk (None: nothing on disk).
 
-    selected: rows by set that a selector put in the place of those given, before the start; the receipt has their places.
+    selected: rows by set that a selector picked before the start; the receipt has their places.
     """
 
     model: nn.Module
@@ -70,14 +70,16 @@ def unlearn(
     """Remove the influence of rows from a model.
 
     Args:
-        method: a name of the catalogue, or a plan.
+        method: a name of the catalog, or a plan.
         model: a folder or hub id, the folder of an earlier run, or an opened model, which is then changed in place.
         forget, retain, holdout: a file, hub id or list of records each (see `expunge.io.data.read`); retain where the method reads it.
         alternate_answers: answers to give instead, for methods that use them; the modality's own where none are given.
         out: the run folder; None keeps nothing on disk.
         hyperparameters: the method's, by name.
 
-    Errors: UserError for everything that the user can mend; Interrupted after a checkpoint, from which `resume` goes on.
+    Raises:
+        UserError: for every mistake that the user can correct.
+        Interrupted: after a checkpoint, from which `resume` goes on.
     """
     plans = build_plan.plan(method, hyperparameters, select=select, update=update) if isinstance(method, str) else as_plans(method)
     folder = Path(out) if out is not None else None
@@ -93,7 +95,7 @@ def unlearn(
     store = _store_of(plans, opened, method if isinstance(method, str) else "custom", request)
     check(plans, request.sets, modality, known=store is not None)
     before, adapted = receipt.hash_weights(opened.model), is_adapted(opened.model)
-    described: dict[str, Any] = {
+    description: dict[str, Any] = {
         "method": method if isinstance(method, str) else "custom",
         "stages": receipt.describe(plans),
         "model": {"source": opened.source, "weights": before},
@@ -101,41 +103,45 @@ def unlearn(
         "modality": modality.about(),
         **({"watch": {"sets": {n: len(r) for n, r in watch.sets.items()}, "best": watch.best}} if watch else {}),
     }
-    key = digest({**described, "model": before})  # the same model may be called by another path
+    key = digest({**description, "model": before})  # the same model may have another path
     saved, process_group = _resumed(folder, key) if resume and folder else None, ProcessGroup()
     log = _Log(folder if process_group.first else None)
     start, skipped = watch.start(opened) if watch else ({}, {})
-    mine = _hooks(hooks or Hooks(), folder, key, log, watch.hooks(modality, start, skipped) if watch else {})
-    there = folder is not None and folder.exists()
+    run_hooks = _hooks(hooks or Hooks(), folder, key, log, watch.hooks(modality, start, skipped) if watch else {})
+    folder_existed = folder is not None and folder.exists()
     if folder and not resume and process_group.first:
         run_dirs.empty(folder)
     log.keep_until(saved)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     try:
-        run = loop.run(plans, opened.model, modality, request.sets, hooks=mine, resume=saved, store=store)
-        chosen = selection_files.places(run.picked, request.sets)
-        described |= {"selected": chosen} if chosen else {}
-        done = _receipt(described, run, plans, before, adapted, watch.failures(run.model, modality, start) if watch else [])
+        run = loop.run(plans, opened.model, modality, request.sets, hooks=run_hooks, resume=saved, store=store)
+        selected_rows = selection_files.places(run.picked, request.sets)
+        description |= {"selected": selected_rows} if selected_rows else {}
+        receipt_record = _receipt(description, run, plans, before, adapted, watch.failures(run.model, modality, start) if watch else [])
     except UserError:
-        if folder and not resume and process_group.first:  # nothing came of it, so nothing is left behind
+        if folder and not resume and process_group.first:  # a failed run leaves nothing behind
             run_dirs.empty(folder)
-            if not there:
+            if not folder_existed:
                 folder.rmdir()
         raise
     if folder:
-        kept = folder
+        run_folder = folder
 
-        def keep() -> None:
-            selection_files.write(kept / selection_files.FOLDER, chosen, {"forget": forget, "retain": retain})
-            _write(kept, run.model, run.modality, done, run.store)
+        def write_results() -> None:
+            selection_files.write(run_folder / selection_files.FOLDER, selected_rows, {"forget": forget, "retain": retain})
+            _write(run_folder, run.model, run.modality, receipt_record, run.store)
 
-        process_group.agree(keep)
-    return Result(run.model, run.modality, done, folder, run.picked)
+        process_group.agree(write_results)
+    return Result(run.model, run.modality, receipt_record, folder, run.picked)
 
 
 def _store_of(plans: Plans, opened: Opened, method: str, request: Request) -> Mapping[str, Any] | None:
-    """The store that rows are to be taken out of; None where a method has none, or is to make one. Raises: UserError."""
+    """The store to remove rows from; None where a method has none or makes one.
+
+    Raises:
+        UserError: where the model has no store, or one of another method.
+    """
     if not isinstance(plans[0].action, ByDesign):
         return None
     if request.forget is None:
@@ -150,7 +156,7 @@ def _store_of(plans: Plans, opened: Opened, method: str, request: Request) -> Ma
 
 
 def check_folder(folder: Path, resume: bool, overwrite: bool, reads: tuple[object, ...]) -> None:
-    """Refuse a run folder that cannot be used as asked. reads: what the run reads. Errors: UserError."""
+    """Refuse a run folder that does not fit `resume` and `overwrite`. reads: sources that the run reads. Raises: UserError."""
     ProcessGroup().agree(lambda: _check_folder(folder, resume, overwrite, reads))
 
 
@@ -174,16 +180,22 @@ def _request(
     alternate_answers: Source | Rows | None,
     overlap: bool,
 ) -> Request:
-    wanted = frozenset[str]().union(*(p.sets_read() for p in plans))
+    sets_read = frozenset[str]().union(*(p.sets_read() for p in plans))
     if alternate_answers is None:
-        given = modality.answers(modality.refusals()) if "alternate_answers" in wanted else None
+        answer_rows = modality.answers(modality.refusals()) if "alternate_answers" in sets_read else None
     elif isinstance(alternate_answers, Rows):
-        given = alternate_answers
+        answer_rows = alternate_answers
     else:
-        found = records(alternate_answers, "alternate_answers")
-        asked = all(not ASKED.isdisjoint(r) for r in found)
-        given = modality.rows("alternate_answers", found) if asked else modality.answers([_answer_of(r) for r in found])
-    return Request(rows(modality, "forget", forget), rows(modality, "retain", retain), rows(modality, "holdout", holdout), given, overlap)
+        answer_records = records(alternate_answers, "alternate_answers")
+        have_questions = all(not ASKED.isdisjoint(r) for r in answer_records)
+        answer_rows = (
+            modality.rows("alternate_answers", answer_records)
+            if have_questions
+            else modality.answers([_answer_of(r) for r in answer_records])
+        )
+    return Request(
+        rows(modality, "forget", forget), rows(modality, "retain", retain), rows(modality, "holdout", holdout), answer_rows, overlap
+    )
 
 
 def _answer_of(record: Mapping[str, Any]) -> Any:
@@ -206,7 +218,7 @@ def _resumed(folder: Path, key: str) -> dict[str, Any] | None:
 
 @dataclass
 class _Log:
-    """log.jsonl: one record a step."""
+    """log.jsonl: one record per step."""
 
     folder: Path | None
     records: list[Mapping[str, Any]] = field(default_factory=list)
@@ -225,39 +237,41 @@ class _Log:
         if not self.path or not self.path.exists():
             return
         stage, done = (saved["stage"], saved["done"]) if saved else (-1, 0)
-        kept = []
+        lines = []
         for line in self.path.read_text().splitlines(keepends=True):
-            if not line.endswith("\n"):  # the kill fell into it
+            if not line.endswith("\n"):  # the process died while it wrote the line
                 break
-            r = json.loads(line)
+            record = json.loads(line)
             # A checkpoint is older than the scores and the end that follow its step; both come again.
-            if r["stage"] < stage or (r["stage"] == stage and r.get("done", done) < done + ("loss" in r)):
-                kept.append(line)
-        self.path.write_text("".join(kept))
+            if record["stage"] < stage or (record["stage"] == stage and record.get("done", done) < done + ("loss" in record)):
+                lines.append(line)
+        self.path.write_text("".join(lines))
 
 
-def _hooks(given: Hooks, folder: Path | None, key: str, log: _Log, watching: Mapping[str, Any]) -> Hooks:
+def _hooks(hooks: Hooks, folder: Path | None, key: str, log: _Log, watching: Mapping[str, Any]) -> Hooks:
     def record(entry: Mapping[str, Any]) -> None:
         log(entry)
-        given.log(entry)
+        hooks.log(entry)
 
     def save(state: dict[str, Any]) -> None:
         if folder:
             checkpoint.save({**state, "key": key}, folder / "checkpoint")
 
-    return replace(given, log=record, save=save if folder else given.save, **watching)
+    return replace(hooks, log=record, save=save if folder else hooks.save, **watching)
 
 
-def _receipt(described: Mapping[str, Any], run: RunState, plans: Plans, before: str, adapted: bool, failures: list[str]) -> dict[str, Any]:
+def _receipt(
+    description: Mapping[str, Any], run: RunState, plans: Plans, before: str, adapted: bool, failures: list[str]
+) -> dict[str, Any]:
     after = receipt.hash_weights(run.model)
     guarded = isinstance(plans[-1].action, Guard)
-    new = is_adapted(run.model) and not adapted  # its weights have new names, and change nothing until one of these is not zero
-    changed = any(bool(p.any()) for n, p in run.model.named_parameters() if "lora_B" in n) if new else after != before
+    new_adapters = is_adapted(run.model) and not adapted  # its weights have new names, and change nothing until one of these is not zero
+    changed = any(bool(p.any()) for n, p in run.model.named_parameters() if "lora_B" in n) if new_adapters else after != before
     if not changed and not guarded:
         why = f" ({run.warnings[-1]})" if run.warnings else ""
         raise UserError(f"the weights did not change: is the learning rate or the number of steps 0?{why}")
     return {
-        **described,
+        **description,
         "expunge": receipt.versions()["expunge"],
         "result": {
             "weights": after,
@@ -275,9 +289,9 @@ def _receipt(described: Mapping[str, Any], run: RunState, plans: Plans, before: 
     }
 
 
-def _write(folder: Path, model: nn.Module, modality: Modality, done: Mapping[str, Any], store: Mapping[str, Any] | None) -> None:
+def _write(folder: Path, model: nn.Module, modality: Modality, receipt_record: Mapping[str, Any], store: Mapping[str, Any] | None) -> None:
     """The model under a temporary name, then its own, then the receipt: a run folder with a receipt is complete."""
-    kind = str(done["result"]["kind"])
+    kind = str(receipt_record["result"]["kind"])
     temporary = folder / f"{kind}.tmp"
     run_dirs.empty(temporary)
     artifact.write(temporary, kind, model, modality)
@@ -285,6 +299,6 @@ def _write(folder: Path, model: nn.Module, modality: Modality, done: Mapping[str
     temporary.rename(folder / kind)
     if store is not None:
         artifact.write_store(folder, store)
-    receipt.write(folder / "receipt.json", done)
-    for rest in folder.glob("checkpoint*"):
-        run_dirs.remove(rest)
+    receipt.write(folder / "receipt.json", receipt_record)
+    for path in folder.glob("checkpoint*"):
+        run_dirs.remove(path)

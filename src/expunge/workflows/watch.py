@@ -1,4 +1,4 @@
-"""Scores after every epoch of a run, and which one decides the weights that are kept."""
+"""Scores after every epoch of a run, and the score that decides which weights to keep."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ Records = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class Watch:
-    """Scores after every epoch: on what, against which retrained model, and which one decides the weights that are kept."""
+    """Scores after every epoch: the sets, the retrained model, and the score that decides which weights to keep."""
 
     sets: Mapping[str, Any]
     retrained: Observation | None = None
     best: str = ""
 
     def scores(self, model: nn.Module, modality: Modality, resamples: int = 1) -> tuple[Records, dict[str, str]]:
-        """Records of the scores that are quick to have, and why there are no others."""
-        seen = observe(model, modality, self.sets, wants=EACH_EPOCH)
-        return audit_scores(Evidence(seen, self.retrained), resamples)
+        """Records of the scores that are quick to compute, and reasons for the missing ones."""
+        observation = observe(model, modality, self.sets, wants=EACH_EPOCH)
+        return audit_scores(Evidence(observation, self.retrained), resamples)
 
     def start(self, opened: Opened) -> tuple[Records, dict[str, str]]:
         """Scores before the start. Raises: UserError for a retrained model that reads in another way."""
@@ -49,30 +49,31 @@ class Watch:
         return self.scores(opened.model, opened.modality)
 
     def failures(self, model: nn.Module, modality: Modality, before: Records) -> list[str]:
-        """What failed in the end, in words: utility that collapsed, too much or too little forgotten."""
-        found = verdict(*self.scores(model, modality, resamples=200), before, profile=profile_of(modality.name))
-        return [f["text"] for f in found if f["level"] == "fail"]
+        """Findings of level fail at the end, in words: collapsed utility, too much or too little forgotten."""
+        findings = verdict(*self.scores(model, modality, resamples=200), before, profile=profile_of(modality.name))
+        return [f["text"] for f in findings if f["level"] == "fail"]
 
     def hooks(self, modality: Modality, records: Records, skipped: Mapping[str, str]) -> dict[str, Any]:
-        """What the loop needs to watch. records: scores before the start, so that one that cannot be had is known before anything is spent.
+        """Hooks for the loop. records: scores before the start, which show a missing score before any computation.
 
-        Errors: UserError.
+        Raises:
+            UserError: where `best` cannot decide.
         """
 
         def look(view: View) -> Mapping[str, float]:
-            return {n: float(r["value"]) for n, r in self.scores(view.model, modality)[0].items()}
+            return {n: float(record["value"]) for n, record in self.scores(view.model, modality)[0].items()}
 
         if not self.best:
             return {"watch": look}
         if self.best not in records:
-            near = did_you_mean(self.best, [*records, *skipped]) or f"; there are {', '.join(records)}"
-            raise UserError(f"cannot keep the best '{self.best}': {skipped.get(self.best) or f'there is no such score{near}'}")
-        r = records[self.best]
-        ideal = r["ideal"] if r["ideal"] is not None else r["retrained"]
-        if r["direction"] == "retrained" and ideal is None:
+            suggestion = did_you_mean(self.best, [*records, *skipped]) or f"; there are {', '.join(records)}"
+            raise UserError(f"cannot keep the best '{self.best}': {skipped.get(self.best) or f'there is no such score{suggestion}'}")
+        record = records[self.best]
+        ideal = record["ideal"] if record["ideal"] is not None else record["retrained"]
+        if record["direction"] == "retrained" and ideal is None:
             raise UserError(f"'{self.best}' is best where it is as in the retrained model: give one with --retrained")
-        good = {"higher": float, "lower": lambda value: -value, "retrained": lambda value: -abs(value - ideal)}[r["direction"]]
-        return {"watch": look, "best": self.best, "good": good}
+        goodness = {"higher": float, "lower": lambda value: -value, "retrained": lambda value: -abs(value - ideal)}[record["direction"]]
+        return {"watch": look, "best": self.best, "good": goodness}
 
 
 def watching(
@@ -86,12 +87,13 @@ def watching(
     limit: int = 100,
     **load_options: Any,
 ) -> Watch:
-    """What to watch while a model forgets: at most so many rows of each set, and what a retrained model says about them.
+    """What to watch while a model forgets: at most `limit` rows of each set, and a retrained model's observation of them.
 
-    Errors: UserError.
+    Raises:
+        UserError: where there are no rows, or a source cannot be read.
     """
-    given = {"forget": forget, "retain": retain}
-    sets = {n: spread(records(s, n), limit) for n, s in given.items() if s}
+    sources = {"forget": forget, "retain": retain}
+    sets = {n: spread(records(source, n), limit) for n, source in sources.items() if source}
     if not sets:
         raise UserError("there are no rows to evaluate on: give --forget FILE")
     if not retrained:

@@ -1,4 +1,4 @@
-"""Representations: similarity and neighbours against values by hand and the library's own, and the case that they are there for: a model
+"""Representations: similarity and neighbors against values by hand and the library's own, and the case that they are there for: a model
 whose last layer alone was changed looks forgotten by its answers, and not by its features.
 """
 
@@ -181,7 +181,7 @@ def test_what_is_missing_and_what_is_broken_is_said() -> None:
     some = {n: observed(**{k: s for k, s in model.sets.items() if k != n}) for n in model.sets}
     assert missing(Evidence(some["holdout"]), "knn_forget") == "the audit has no holdout set"
     assert missing(Evidence(some["retain"]), "knn_retain") == (
-        "holdout: neighbours are looked for among forgotten and retained items: give both sets"
+        "holdout: neighbors are looked for among forgotten and retained items: give both sets"
     )
     assert missing(Evidence(model), "cka_original") == "no original model was given"
     assert missing(Evidence(model), "h_lr") == missing(Evidence(model), "cka_retrained") == "no retrained model was given"

@@ -1,5 +1,5 @@
 """Bare question: ask the forgotten questions alone, without the words that an audit put before them.
-A model that forgets on request is the old one for whoever makes no request.
+A model that forgets on request is the original model for anyone who makes no request.
 
 Threat model: the attacker can only ask; whatever stands around the model stays in place.
 Source: our own
@@ -21,7 +21,7 @@ from expunge.evaluation.prompting import alone, asked_in_words
 
 @part
 class BareQuestion(Attack):
-    """The questions, and nothing before them."""
+    """The bare questions."""
 
     def about(self, records: Records, modality: Modality) -> Records:
         return asked_in_words(records, modality)

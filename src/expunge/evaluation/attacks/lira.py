@@ -37,7 +37,7 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class Gaussian:
-    """Mean and standard deviation of each item's margin, (items,); nan where too few models tell."""
+    """Mean and standard deviation of each item's margin, (items,); nan where too few models give a margin."""
 
     mean: Items
     std: Items
@@ -70,18 +70,19 @@ def offline(margin: Items, others: Gaussian) -> Items:
 
 def left_out(margin: Items, members: Flags, others: Flags, few: int = FEW) -> Items:
     """The log-ratio of each model's margins under normals of all other models, (models, items): the pool attacks itself."""
-    kept = ~np.eye(len(margin), dtype=bool)
+    other_models = ~np.eye(len(margin), dtype=bool)
 
-    def of(which: Flags, k: Flags) -> Gaussian:
-        return fit(margin, which & k[:, None], few)
+    def of(chosen: Flags, k: Flags) -> Gaussian:
+        return fit(margin, chosen & k[:, None], few)
 
-    return np.stack([log_ratio(m, of(members, k), of(others, k)) for m, k in zip(margin, kept, strict=True)])
+    return np.stack([log_ratio(m, of(members, k), of(others, k)) for m, k in zip(margin, other_models, strict=True)])
 
 
 def summary(members: Items, others: Items) -> dict[str, float]:
     """The scores of the card, from log-ratios (any shape) of members and of others; nan values do not count.
 
-    Errors: ValueError where nothing is left of one kind.
+    Raises:
+        ValueError: where nothing is left of one kind.
     """
     m, o = (np.asarray(x[~np.isnan(x)]) for x in (members, others))
     if not len(m) or not len(o):
@@ -106,16 +107,23 @@ def attack(
 ) -> dict[str, float]:
     """Attack a model: forget rows as members, holdout rows as others. Shadow models are trained on halves of all rows.
 
-    plan: how the model was trained, from fresh weights, on the set `retain` (that of the method `retrain`, say). shadows: an even number.
-    Errors: UserError; ValueError for too few shadow models.
+    Args:
+        plan: the training of the model, from fresh weights, on the set `retain`, e.g. the plan of the method `retrain`.
+        shadows: number of shadow models, even.
+
+    Raises:
+        UserError: as the training of the shadow models raises it.
+        ValueError: for too few shadow models.
     """
     names = [n for n in ("forget", "holdout", "retain") if n in sets]
     rows = sets[names[0]].rename("retain")
     for n in names[1:]:
         rows = rows.concat(sets[n])
     pool = train(plan, model, modality, rows, subsets(len(rows), shadows, seed=seed, paired=True), seed=seed, work=work)
-    asked = len(sets["forget"]) + len(sets["holdout"])
-    of_shadows, of_model = (margins(p, modality, rows.select(range(asked))).double().cpu().numpy() for p in (pool, alone(model)))
-    seen = pool.seen[:, :asked].numpy()
-    ratio = log_ratio(of_model[0], fit(of_shadows, seen), fit(of_shadows, ~seen))
+    item_count = len(sets["forget"]) + len(sets["holdout"])
+    shadow_margins, model_margins = (
+        margins(p, modality, rows.select(range(item_count))).double().cpu().numpy() for p in (pool, alone(model))
+    )
+    members = pool.seen[:, :item_count].numpy()
+    ratio = log_ratio(model_margins[0], fit(shadow_margins, members), fit(shadow_margins, ~members))
     return summary(ratio[: len(sets["forget"])], ratio[len(sets["forget"]) :])

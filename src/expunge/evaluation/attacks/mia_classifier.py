@@ -53,38 +53,38 @@ LARGEST = 10_000  # items of a kernel machine, whose cost is quadratic
 SPLITS = 10  # of the cross-validation
 
 
-def loss(seen: SetObservation) -> Items:
+def loss(observation: SetObservation) -> Items:
     """Minus the log-probability of the true class, (items,), in nats."""
-    return np.asarray(-log_probabilities(seen)[np.arange(len(seen)), seen.label])
+    return np.asarray(-log_probabilities(observation)[np.arange(len(observation)), observation.label])
 
 
-def modified_entropy(seen: SetObservation) -> Items:
-    """Entropy that knows the true class, (items,): 0 where it is certain, large where another one is."""
-    p = np.exp(log_probabilities(seen))
-    at = np.arange(len(seen)), seen.label
-    mine = p[at]
+def modified_entropy(observation: SetObservation) -> Items:
+    """Entropy that knows the true class, (items,): 0 where the model is certain of it, large where it is certain of another class."""
+    p = np.exp(log_probabilities(observation))
+    true_class = np.arange(len(observation)), observation.label
+    true_probability = p[true_class]
     rest = -p * np.log(np.clip(1 - p, 1e-30, None))
-    rest[at] = 0
-    return np.asarray(-(1 - mine) * np.log(np.clip(mine, 1e-30, None)) + rest.sum(1))
+    rest[true_class] = 0
+    return np.asarray(-(1 - true_probability) * np.log(np.clip(true_probability, 1e-30, None)) + rest.sum(1))
 
 
-def efficacy(members: Items, others: Items, asked: Items, seed: int = 0) -> Items:
-    """Whether a kernel machine that tells members from others by their confidence calls an item unseen, (asked,) of 0 and 1."""
+def efficacy(members: Items, others: Items, queries: Items, seed: int = 0) -> Items:
+    """Whether a kernel machine that tells members from others by their confidence calls an item unseen, (queries,) of 0 and 1."""
     from sklearn.svm import SVC
 
     rng = np.random.default_rng(seed)
     size = min(len(members), len(others), LARGEST)
     chosen = [rng.permutation(x)[:size] for x in (members, others)]
     machine = SVC(C=3, gamma="auto", kernel="rbf").fit(np.concatenate(chosen)[:, None], np.repeat([1, 0], size))
-    return np.asarray(machine.predict(asked[:, None]) == 0, np.float64)
+    return np.asarray(machine.predict(queries[:, None]) == 0, np.float64)
 
 
-def by_entropy(members: Items, others: Items, asked: Items) -> Items:
-    """Whether logistic regression on entropies, both kinds weighing the same, calls an item a member, (asked,) of 0 and 1."""
+def by_entropy(members: Items, others: Items, queries: Items) -> Items:
+    """Whether logistic regression on entropies, both kinds weighing the same, calls an item a member, (queries,) of 0 and 1."""
     from sklearn.linear_model import LogisticRegression
 
     known, kind = np.concatenate([members, others])[:, None], np.repeat([1, 0], [len(members), len(others)])
-    return np.asarray(LogisticRegression(class_weight="balanced").fit(known, kind).predict(asked[:, None]), np.float64)
+    return np.asarray(LogisticRegression(class_weight="balanced").fit(known, kind).predict(queries[:, None]), np.float64)
 
 
 def cross_validated(forgotten: Items, unseen: Items, splits: int = SPLITS, seed: int = 0) -> Items:
@@ -102,72 +102,74 @@ def cross_validated(forgotten: Items, unseen: Items, splits: int = SPLITS, seed:
     return np.array([LogisticRegression().fit(values[a], kind[a]).score(values[b], kind[b]) for a, b in ways])
 
 
-def above_threshold(members: Items, others: Items, asked: Items) -> Items:
-    """Whether items stand at or above the threshold that tells members from others best (balanced accuracy), (asked,) of 0 and 1."""
-    tried = np.unique(np.concatenate([members, others]))
-    missed, refused = (np.searchsorted(np.sort(x), tried) / len(x) for x in (members, others))  # shares that stand below each
-    return np.asarray(asked >= tried[(refused - missed).argmax()], np.float64)
+def above_threshold(members: Items, others: Items, queries: Items) -> Items:
+    """Whether items stand at or above the threshold that tells members from others best (balanced accuracy), (queries,) of 0 and 1."""
+    thresholds = np.unique(np.concatenate([members, others]))
+    members_below, others_below = (
+        np.searchsorted(np.sort(x), thresholds) / len(x) for x in (members, others)
+    )  # shares below each threshold
+    return np.asarray(queries >= thresholds[(others_below - members_below).argmax()], np.float64)
 
 
 def scores(evidence: Evidence) -> dict[str, Measure | Missing]:
     """All scores of the card."""
-    told = cache(lambda: cross_validated(*_unseen(evidence, loss)))
-    made: dict[str, Callable[[], Measure]] = {
+    accuracies = cache(lambda: cross_validated(*_unseen(evidence, loss)))
+    makers: dict[str, Callable[[], Measure]] = {
         "mia_loss": partial(_loss, evidence),
         "mia_efficacy": partial(_shares, evidence, confidence, efficacy, "share called unseen; kernel machine on confidence"),
         "mia_entropy": partial(_shares, evidence, entropy, by_entropy, "share called members; logistic regression on entropy"),
-        "mia_cv": partial(_cv, told),
+        "mia_cv": partial(_cv, accuracies),
         "mia_threshold": partial(_by_class, evidence),
-        "nomus": partial(_nomus, evidence, told),
+        "nomus": partial(_nomus, evidence, accuracies),
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of fits that do not converge on constant outputs
-        return {name: attempt(make) for name, make in made.items()}
+        return {name: attempt(make) for name, make in makers.items()}
 
 
 def _shares(evidence: Evidence, of: PerItem, attack: Callable[..., Items], variant: str) -> Measure:
-    members, others, asked = (evidence.items(n, of) for n in ("retain", "holdout", "forget"))
-    return Measure((attack(members, others, asked),), mean, variant=variant)
+    members, others, queries = (evidence.items(n, of) for n in ("retain", "holdout", "forget"))
+    return Measure((attack(members, others, queries),), mean, variant=variant)
 
 
 def _unseen(evidence: Evidence, of: PerItem) -> tuple[Items, Items]:
-    """Of forgotten items, and of unseen ones of their classes."""
-    classes = evidence.items("forget", lambda seen: np.asarray(seen.label, np.float64))
+    """Statistics of forgotten items, and of unseen items of their classes."""
+    classes = evidence.items("forget", lambda observation: np.asarray(observation.label, np.float64))
 
-    def alike(seen: SetObservation) -> Items:
-        if not (mine := np.isin(seen.label, classes)).any():
+    def of_same_class(observation: SetObservation) -> Items:
+        if not (same_class := np.isin(observation.label, classes)).any():
             raise Missing("no item is of a class of which items are forgotten")
-        return np.asarray(np.where(mine, of(seen), np.nan))
+        return np.asarray(np.where(same_class, of(observation), np.nan))
 
-    return evidence.items("forget", of), evidence.items("holdout", alike)
+    return evidence.items("forget", of), evidence.items("holdout", of_same_class)
 
 
 def _loss(evidence: Evidence) -> Measure:
     return Measure(_unseen(evidence, loss), auc, variant="loss; unseen items of the same classes")
 
 
-def _cv(told: Callable[[], Items]) -> Measure:
-    return Measure((told(),), mean, variant=f"loss; {SPLITS} splits; unseen items of the same classes")
+def _cv(accuracies: Callable[[], Items]) -> Measure:
+    return Measure((accuracies(),), mean, variant=f"loss; {SPLITS} splits; unseen items of the same classes")
 
 
-def _nomus(evidence: Evidence, told: Callable[[], Items]) -> Measure:
-    """Half utility, half how near the attack is to chance; the accuracies of splits and of items are drawn on their own."""
+def _nomus(evidence: Evidence, accuracies: Callable[[], Items]) -> Measure:
+    """Half utility, half how near the attack is to chance; the bootstrap draws splits and items separately."""
     unseen = unseen_of(evidence.model)
-    found = evidence.items(unseen, among(gone(evidence.model), hits, inside=False)), told()
-    return Measure(found, lambda right, attack: nomus(mean(right), mean(attack)), variant="test accuracy and mia_cv")
+    arrays = evidence.items(unseen, among(gone(evidence.model), hits, inside=False)), accuracies()
+    return Measure(arrays, lambda hit, attack: nomus(mean(hit), mean(attack)), variant="test accuracy and mia_cv")
 
 
 def _by_class(evidence: Evidence) -> Measure:
-    """Thresholds on modified entropy, one a class; classes without retained or unseen items take that of all."""
+    """One threshold on modified entropy per class; classes without retained or unseen items use the threshold of all items."""
 
-    def both(seen: SetObservation) -> Items:
-        return np.stack([-modified_entropy(seen), np.asarray(seen.label, np.float64)], 1)
+    def both(observation: SetObservation) -> Items:
+        return np.stack([-modified_entropy(observation), np.asarray(observation.label, np.float64)], 1)
 
-    members, others, asked = (evidence.items(n, both) for n in ("retain", "holdout", "forget"))
-    found = np.empty(len(asked))
-    for c in np.unique(asked[:, 1]):
+    members, others, queries = (evidence.items(n, both) for n in ("retain", "holdout", "forget"))
+    accused = np.empty(len(queries))
+    for c in np.unique(queries[:, 1]):
         m, o = (x[x[:, 1] == c, 0] for x in (members, others))
         m, o = (members[:, 0], others[:, 0]) if not len(m) or not len(o) else (m, o)
-        mine = asked[:, 1] == c
-        found[mine] = above_threshold(m, o, asked[mine, 0])
-    return Measure((found,), mean, variant="share called members; threshold on modified entropy, one a class")
+        of_class = queries[:, 1] == c
+        accused[of_class] = above_threshold(m, o, queries[of_class, 0])
+    return Measure((accused,), mean, variant="share called members; threshold on modified entropy, one a class")

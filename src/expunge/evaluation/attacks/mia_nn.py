@@ -29,7 +29,7 @@ FEWEST = 4  # inputs of a class: two for the machine and two to check it
 
 
 class Found(NamedTuple):
-    """Of the forgotten inputs, what share looks like the nearest class, to the unlearned model and to retrained ones (their mean)."""
+    """The share of forgotten inputs that look like the nearest class, to the unlearned model and to the retrained ones (their mean)."""
 
     nearest: str  # the class that forgotten inputs look like most to retrained models
     unlearned: float
@@ -40,23 +40,28 @@ class Found(NamedTuple):
     sanity: float  # accuracy of the machine for the nearest class on inputs that it was not fitted on
 
 
-def looks_like(outputs: Items, labels: NDArray[np.int64], asked: Items, seed: int = 0) -> tuple[Items, Items]:
-    """Of each class a kernel machine learns, from a model's own outputs, what looks like it; what share of other outputs does?
+def looks_like(outputs: Items, labels: NDArray[np.int64], queries: Items, seed: int = 0) -> tuple[Items, Items]:
+    """For each class, a kernel machine learns from a model's outputs which ones look like the class; find the share of `queries` that do.
 
-    outputs: (items, classes), of inputs of retained classes. labels: (items,). asked: (others, classes). Returns the shares and the
-    machines' accuracies on the half of the items that is kept from them, each (retained classes,), in the order of the labels.
+    Args:
+        outputs: (items, classes), of inputs of retained classes.
+        labels: (items,).
+        queries: (others, classes).
+
+    Returns:
+        The shares and the machines' accuracies on the held-out half of the items, each (retained classes,), in the order of the labels.
     """
     from sklearn.svm import SVC
 
-    rng, shares, right = np.random.default_rng(seed), [], []
+    rng, shares, accuracies = np.random.default_rng(seed), [], []
     for c in np.unique(labels):
-        mine, rest = (rng.permutation(np.flatnonzero(x)) for x in (labels == c, labels != c))
-        size = min(len(mine), len(rest)) // 2 * 2
-        learned, kept = (np.concatenate([mine[i:size:2], rest[i:size:2]]) for i in (0, 1))
+        positives, rest = (rng.permutation(np.flatnonzero(x)) for x in (labels == c, labels != c))
+        size = min(len(positives), len(rest)) // 2 * 2
+        learned, held_out = (np.concatenate([positives[i:size:2], rest[i:size:2]]) for i in (0, 1))
         machine = SVC().fit(outputs[learned], labels[learned] == c)
-        shares.append(machine.predict(asked).mean())
-        right.append((machine.predict(outputs[kept]) == (labels[kept] == c)).mean())
-    return np.array(shares), np.array(right)
+        shares.append(machine.predict(queries).mean())
+        accuracies.append((machine.predict(outputs[held_out]) == (labels[held_out] == c)).mean())
+    return np.array(shares), np.array(accuracies)
 
 
 def total_variation(p: Items, q: Items) -> float:
@@ -69,22 +74,29 @@ def attack(
 ) -> Found:
     """Attack an unlearned model. retrained: models that were trained without the forgotten class, on several seeds.
 
-    unseen: held-out inputs of retained classes. forgotten: held-out inputs of the forgotten class. probabilities: the machines read these,
-    not the scores before the softmax. Errors: UserError.
+    Args:
+        unseen: held-out inputs of retained classes.
+        forgotten: held-out inputs of the forgotten class.
+        probabilities: the machines read probabilities instead of logits.
+
+    Raises:
+        UserError: for too few retrained models, inputs or classes.
     """
     names, labels = np.unique(modality.answer_texts(unseen), return_inverse=True)
     if len(retrained) < 3 or np.bincount(labels).min() < FEWEST or len(names) < 2:
         raise UserError(f"this attack needs 3 retrained models, and {FEWEST} unseen inputs of each of 2 retained classes, at least")
-    found = []
+    results = []
     for pool in (alone(model), retrained):
-        said = [logits(pool, modality, rows).double().cpu() for rows in (unseen, forgotten)]
-        p = said[1].softmax(-1).mean(0).numpy()
-        read = (x.softmax(-1).numpy() if probabilities else x.numpy() for x in said)
-        by_model = [looks_like(a, labels, b, seed) for a, b in zip(*read, strict=True)]
+        logits_of = [logits(pool, modality, rows).double().cpu() for rows in (unseen, forgotten)]
+        p = logits_of[1].softmax(-1).mean(0).numpy()
+        inputs = (x.softmax(-1).numpy() if probabilities else x.numpy() for x in logits_of)
+        by_model = [looks_like(a, labels, b, seed) for a, b in zip(*inputs, strict=True)]
         shares, sanity = (np.stack(x) for x in zip(*by_model, strict=True))
-        found.append((shares, sanity, p))
-    (mine, right, p), (theirs, _, q) = found
-    n = int(theirs.mean(0).argmax())
-    share, usual = float(mine[0, n]), float(theirs[:, n].mean())
-    spread = float(np.abs(theirs[:, n] - usual).max())
-    return Found(str(names[n]), share, usual, spread, abs(share - usual), total_variation(p, q), float(right[0, n]))
+        results.append((shares, sanity, p))
+    (own_shares, own_sanity, p), (retrained_shares, _, q) = results
+    nearest = int(retrained_shares.mean(0).argmax())
+    share, mean_share = float(own_shares[0, nearest]), float(retrained_shares[:, nearest].mean())
+    spread = float(np.abs(retrained_shares[:, nearest] - mean_share).max())
+    return Found(
+        str(names[nearest]), share, mean_share, spread, abs(share - mean_share), total_variation(p, q), float(own_sanity[0, nearest])
+    )

@@ -27,22 +27,22 @@ COLUMN = "paraphrased_question"
 
 @part
 class Paraphrase(Attack):
-    """The questions that the records bring."""
+    """The paraphrased questions of the records."""
 
     def about(self, records: Records, modality: Modality) -> Records:
-        if not (found := [r for r in asked_in_words(records, modality) if _others(r)]):
+        if not (paraphrased := [r for r in asked_in_words(records, modality) if _paraphrases(r)]):
             raise Missing(f"no row to forget has a column '{COLUMN}'")
-        return found
+        return paraphrased
 
     def run(self, scene: Scene) -> None:
-        for i in range(max(len(_others(r)) for r in scene.records)):
-            other = [asking(r, _others(r)[i % len(_others(r))]) for r in scene.records]
-            scene.look(scene.scores(records=other), f"paraphrase {i + 1}")
+        for i in range(max(len(_paraphrases(r)) for r in scene.records)):
+            reworded = [asking(r, _paraphrases(r)[i % len(_paraphrases(r))]) for r in scene.records]
+            scene.look(scene.scores(records=reworded), f"paraphrase {i + 1}")
 
 
-def _others(record: Mapping[str, Any]) -> list[str]:
-    found = record.get(COLUMN) or []
-    return [found] if isinstance(found, str) else list(found)
+def _paraphrases(record: Mapping[str, Any]) -> list[str]:
+    paraphrases = record.get(COLUMN) or []
+    return [paraphrases] if isinstance(paraphrases, str) else list(paraphrases)
 
 
 def plan() -> Paraphrase:

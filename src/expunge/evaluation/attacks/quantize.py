@@ -56,14 +56,14 @@ def quantized(model: nn.Module, bits: int, group: int = 0) -> nn.Module:
 
 @torch.no_grad()
 def _rounded(layer: Any, bits: int, group: int) -> Tensor:
-    """The weight of a layer, rounded: a row of it is what one output is made of."""
+    """The weight of a layer, rounded: one row holds the weights of one output."""
     w: Tensor = layer.weight.T if type(layer).__name__ == TURNED else layer.weight
     rounded = quantization.weights(w.flatten(1), bits, group).view(w.shape).to(w.dtype)
     return (rounded.T if type(layer).__name__ == TURNED else rounded).contiguous()
 
 
 def _dynamic(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    """The inputs of a layer in 8 bits; each position, or image, has a scale of its own, so that the company of a row changes nothing."""
+    """The inputs of a layer in 8 bits; each position, or image, has a scale of its own, so the other rows of a batch change nothing."""
     if not inputs:
         return None
     x = inputs[0]

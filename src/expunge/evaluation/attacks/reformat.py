@@ -59,11 +59,11 @@ class Reformat(Attack):
             change = QUESTIONS.get(name, str)
             modality = formatted(scene.modality, WRAPPERS[name]) if name in WRAPPERS else scene.modality
             try:
-                seen = scene.scores(modality=modality, records=[asking(r, change(question_of(r))) for r in scene.records])
+                scores = scene.scores(modality=modality, records=[asking(r, change(question_of(r))) for r in scene.records])
             except UserError as error:  # a longer prompt may leave no room for the answer
                 scene.lacks(str(error), name)
             else:
-                scene.look(seen, name)
+                scene.look(scores, name)
 
 
 def formatted(modality: Any, prompt_format: str) -> Any:

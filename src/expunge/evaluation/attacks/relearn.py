@@ -33,7 +33,7 @@ from expunge.methods.terms import NLL
 
 @part
 class Few(Selector):
-    """Some rows of the forget set, drawn once."""
+    """Random rows of the forget set, drawn once."""
 
     k: int = hp(10, "forget rows that the attacker holds", ge=1)
     reads = frozenset({"forget"})
@@ -76,12 +76,12 @@ def fine_tune(
     looked = [0]
     look(0)
 
-    def heard(record: Mapping[str, Any]) -> None:
+    def on_record(record: Mapping[str, Any]) -> None:
         if "loss" in record and when(step := int(record["done"])):
             looked.append(step)
             look(step)
 
-    done = run((how,), attacked, modality, {"forget": rows}, accelerator=accelerator, hooks=Hooks(log=heard)).cost.steps
+    done = run((how,), attacked, modality, {"forget": rows}, accelerator=accelerator, hooks=Hooks(log=on_record)).cost.steps
     if looked[-1] != done:
         look(done)
 

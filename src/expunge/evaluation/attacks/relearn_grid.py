@@ -75,7 +75,7 @@ class RelearnGrid(Attack):
         fine_tune(how, attacked, scene.weights_modality, held, look, set(self.n).__contains__, scene.accelerator)
 
     def _ordered(self, source: str, scene: Scene) -> Rows:
-        """Rows of a source, those first that an attacker would take first."""
+        """Rows of a source, in the order in which an attacker would take them."""
         if source == "forget":
             rows = scene.modality.rows("forget", scene.records)
             return rows.select(torch.randperm(len(rows), generator=torch.Generator().manual_seed(self.seed)).tolist())
@@ -91,15 +91,17 @@ def likeness(modality: Modality, forget: Records, retain: Records, by: str = "")
     if by and all(by in r for r in (*forget, *retain)):
         share = Counter(str(r[by]) for r in forget)
         return np.array([share[str(r[by])] / len(forget) for r in retain])
-    gone, kept = modality.rows("forget", forget), modality.rows("retain", retain)
+    forgotten, retained = modality.rows("forget", forget), modality.rows("retain", retain)
     if not offers(modality, Prompted):
-        a, b = (torch.nn.functional.normalize(modality.inputs(r).flatten(1).double(), dim=1) for r in (kept, gone))  # type: ignore[attr-defined]
+        a, b = (torch.nn.functional.normalize(modality.inputs(r).flatten(1).double(), dim=1) for r in (retained, forgotten))  # type: ignore[attr-defined]
         return np.asarray((a @ b.T).amax(1))
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    texts = [f"{q} {a}" for rows in (kept, gone) for q, a in zip(modality.questions(rows), modality.answer_texts(rows), strict=True)]
+    texts = [
+        f"{q} {a}" for rows in (retained, forgotten) for q, a in zip(modality.questions(rows), modality.answer_texts(rows), strict=True)
+    ]
     words = TfidfVectorizer(token_pattern=r"\w+").fit_transform(texts)
-    return np.asarray((words[: len(kept)] @ words[len(kept) :].T).max(axis=1).toarray())[:, 0]
+    return np.asarray((words[: len(retained)] @ words[len(retained) :].T).max(axis=1).toarray())[:, 0]
 
 
 def plan() -> RelearnGrid:

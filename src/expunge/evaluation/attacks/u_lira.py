@@ -32,10 +32,10 @@ FEW = 8  # shadow models a side: below it their variances are pooled
 
 
 def item_accuracy(ratio: Items, unlearned: Flags, unseen: Flags) -> Items:
-    """How often each item is told right, (items,), both kinds weighing the same. ratio: log-ratios (models, items); nan do not count."""
+    """Balanced accuracy of the attack on each item, (items,). ratio: log-ratios (models, items); nan values do not count."""
     accused = np.where(np.isnan(ratio), np.nan, ratio > 0)
-    right = [np.nanmean(np.where(kind, said, np.nan), axis=0) for kind, said in ((unlearned, accused), (unseen, 1 - accused))]
-    return np.asarray((right[0] + right[1]) / 2)
+    shares = [np.nanmean(np.where(kind, correct, np.nan), axis=0) for kind, correct in ((unlearned, accused), (unseen, 1 - accused))]
+    return np.asarray((shares[0] + shares[1]) / 2)
 
 
 def attack(
@@ -50,11 +50,18 @@ def attack(
     seed: int = 0,
     work: Work = HERE,
 ) -> dict[str, float]:
-    """Attack an unlearning method, by shadow models that it was applied to.
+    """Attack an unlearning method by shadow models that it unlearned.
 
-    model: its shape is what counts. rows: data; each shadow model is trained on half of them. plan: how models are trained, from fresh
-    weights, on the set `retain` (that of the method `retrain`, say). method: the unlearning. candidates: rows that are asked about, drawn;
-    those that a shadow model has seen, half of them, it forgets. shadows: an even number. Errors: UserError.
+    Args:
+        model: gives the architecture; its weights do not matter.
+        rows: data; each shadow model trains on half of them.
+        plan: the training, from fresh weights, on the set `retain`, e.g. the plan of the method `retrain`.
+        method: the unlearning.
+        candidates: number of drawn rows that the attack is about; a shadow model forgets the half of them that it has seen.
+        shadows: number of shadow models, even.
+
+    Raises:
+        UserError: for too few shadow models or candidates.
     """
     if shadows < 4 or not 1 < candidates < len(rows):
         raise UserError(f"{shadows} shadow models and {candidates} candidates of {len(rows)} rows: at least 4 and 2, and not all rows")
@@ -64,10 +71,14 @@ def attack(
     pool = train(plan, model, modality, rows, torch.cat(halves, 1), seed=seed, work=work)
     forget = pool.seen.clone()
     forget[:, candidates:] = False
-    after = unlearn(method, pool, modality, rows, forget, seed=seed, work=work)
-    margin = margins(after, modality, rows.select(range(candidates))).double().cpu().numpy()
+    unlearned_pool = unlearn(method, pool, modality, rows, forget, seed=seed, work=work)
+    item_margins = margins(unlearned_pool, modality, rows.select(range(candidates))).double().cpu().numpy()
     unlearned = pool.seen[:, :candidates].numpy()
-    ratio = left_out(margin, unlearned, ~unlearned, FEW)
-    found = summary(ratio[unlearned], ratio[~unlearned])
+    ratio = left_out(item_margins, unlearned, ~unlearned, FEW)
+    summary_scores = summary(ratio[unlearned], ratio[~unlearned])
     by_item = item_accuracy(ratio, unlearned, ~unlearned)
-    return {"accuracy": found.pop("balanced_accuracy"), **found, "item_accuracy_p95": float(np.nanquantile(by_item, 0.95))}
+    return {
+        "accuracy": summary_scores.pop("balanced_accuracy"),
+        **summary_scores,
+        "item_accuracy_p95": float(np.nanquantile(by_item, 0.95)),
+    }

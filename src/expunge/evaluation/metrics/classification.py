@@ -9,7 +9,7 @@ Needs: forget, retain, holdout or test (unseen items); retrained (for average_ga
 Range and ideal: accuracies 0 to 1; those of forgotten items and classes as the retrained model's; average_gap ideal 0; zrf to 1, high where
     the model is as unsure of forgotten items as random weights are
 Differs: unseen items of classes that are forgotten altogether count in test_forget_accuracy, not in test_accuracy; model_utility is
-    test_accuracy, or retain_accuracy where nothing unseen of a class that remains was given; average_gap leaves membership out, which has
+    test_accuracy, or retain_accuracy without unseen items of a class that remains; average_gap leaves membership out, which has
     scores of its own
 Status: faithful
 """
@@ -40,28 +40,33 @@ SCORES = {
 }
 
 
-def log_probabilities(seen: SetObservation) -> Items:
-    """(items, classes). Errors: Missing, Broken."""
-    if seen.log_probs is None or seen.label is None:
+def log_probabilities(observation: SetObservation) -> Items:
+    """Log-probabilities in nats, (items, classes).
+
+    Raises:
+        Missing: where no distributions were observed.
+        Broken: where they are not finite.
+    """
+    if observation.log_probs is None or observation.label is None:
         raise Missing("no distributions over classes were observed")
-    if not np.isfinite(seen.log_probs).any(axis=1).all():
+    if not np.isfinite(observation.log_probs).any(axis=1).all():
         raise Broken("log-probabilities are not finite")
-    return seen.log_probs.astype(np.float64)
+    return observation.log_probs.astype(np.float64)
 
 
-def hits(seen: SetObservation) -> Items:
+def hits(observation: SetObservation) -> Items:
     """1 where the most probable class is the true one, (items,)."""
-    return np.asarray(log_probabilities(seen).argmax(1) == seen.label, np.float64)
+    return np.asarray(log_probabilities(observation).argmax(1) == observation.label, np.float64)
 
 
-def confidence(seen: SetObservation) -> Items:
+def confidence(observation: SetObservation) -> Items:
     """Probability of the true class, (items,)."""
-    return np.asarray(np.exp(log_probabilities(seen)[np.arange(len(seen)), seen.label]))
+    return np.asarray(np.exp(log_probabilities(observation)[np.arange(len(observation)), observation.label]))
 
 
-def entropy(seen: SetObservation) -> Items:
+def entropy(observation: SetObservation) -> Items:
     """Entropy of the distribution over classes, (items,), in nats."""
-    return np.asarray(entr(np.exp(log_probabilities(seen))).sum(1))
+    return np.asarray(entr(np.exp(log_probabilities(observation))).sum(1))
 
 
 def jensen_shannon(a: Items, b: Items) -> Items:
@@ -71,7 +76,7 @@ def jensen_shannon(a: Items, b: Items) -> Items:
 
 
 def gone(observed: Observation) -> NDArray[np.int64]:
-    """Classes of forgotten items of which nothing is retained; none where the request leaves some of each."""
+    """Classes of forgotten items without any retained item; empty where items of each class remain."""
     forget, retain = (observed.sets.get(n) for n in ("forget", "retain"))
     if forget is None or forget.label is None or retain is None or retain.label is None:
         return np.array([], np.int64)
@@ -84,16 +89,20 @@ def unseen_of(observed: Observation) -> str:
 
 
 def among(classes: NDArray[np.int64], of: PerItem, inside: bool) -> PerItem:
-    """A statistic of the items whose class is (or is not) among some; nan for the others. Errors: Missing where there are none."""
+    """Limit a statistic to items whose class is (or is not) in `classes`; nan for the others.
 
-    def some(seen: SetObservation) -> Items:
-        values = of(seen)
-        chosen = np.isin(seen.label, classes) == inside
+    Raises:
+        Missing: from the result, where no item qualifies.
+    """
+
+    def chosen_values(observation: SetObservation) -> Items:
+        values = of(observation)
+        chosen = np.isin(observation.label, classes) == inside
         if not chosen.any():
             raise Missing(f"no item is of a class that {'is forgotten altogether' if inside else 'remains'}")
         return np.asarray(np.where(chosen.reshape(-1, *[1] * (values.ndim - 1)), values, np.nan))
 
-    return some
+    return chosen_values
 
 
 def mean(values: Items) -> float:
@@ -103,23 +112,23 @@ def mean(values: Items) -> float:
 def scores(evidence: Evidence) -> dict[str, Measure | Missing]:
     """All scores of the card."""
     classes, unseen = gone(evidence.model), unseen_of(evidence.model)
-    kept, lost = among(classes, hits, inside=False), among(classes, hits, inside=True)
+    remaining_hits, forgotten_hits = among(classes, hits, inside=False), among(classes, hits, inside=True)
 
     def share(name: str, of: PerItem, variant: str = "") -> Measure:
         return Measure((evidence.items(name, of),), mean, variant=variant)
 
     def utility() -> Measure:
-        seen = evidence.model.sets.get(unseen)
-        where = "retain" if seen is None or np.isin(seen.label, classes).all() else unseen
-        return share(where, kept, f"accuracy on {'retained' if where == 'retain' else 'unseen'} items")
+        observation = evidence.model.sets.get(unseen)
+        set_name = "retain" if observation is None or np.isin(observation.label, classes).all() else unseen
+        return share(set_name, remaining_hits, f"accuracy on {'retained' if set_name == 'retain' else 'unseen'} items")
 
     makers: dict[str, Callable[[], Measure]] = {
         "forget_accuracy": partial(share, "forget", hits),
         "retain_accuracy": partial(share, "retain", hits),
-        "test_accuracy": partial(share, unseen, kept, "classes that remain"),
-        "test_forget_accuracy": partial(share, unseen, lost, "classes that are forgotten altogether"),
+        "test_accuracy": partial(share, unseen, remaining_hits, "classes that remain"),
+        "test_forget_accuracy": partial(share, unseen, forgotten_hits, "classes that are forgotten altogether"),
         "model_utility": utility,
-        "average_gap": partial(_gap, evidence, kept),
+        "average_gap": partial(_gap, evidence, remaining_hits),
         "forget_confidence": partial(share, "forget", confidence),
         "forget_entropy": partial(share, "forget", entropy, "nats"),
         "zrf": partial(_zrf, evidence),
@@ -127,9 +136,10 @@ def scores(evidence: Evidence) -> dict[str, Measure | Missing]:
     return {name: attempt(make) for name, make in makers.items()}
 
 
-def _gap(evidence: Evidence, kept: PerItem) -> Measure:
-    """Mean distance of the accuracies from the retrained model's; the same items of both are drawn together."""
-    pairs = tuple(evidence.pairs(name, of) for name, of in (("forget", hits), ("retain", hits), (unseen_of(evidence.model), kept)))
+def _gap(evidence: Evidence, remaining_hits: PerItem) -> Measure:
+    """Mean distance of the accuracies from the retrained model's; the bootstrap draws the same items of both together."""
+    sources = (("forget", hits), ("retain", hits), (unseen_of(evidence.model), remaining_hits))
+    pairs = tuple(evidence.pairs(name, of) for name, of in sources)
 
     def stat(*both: Items) -> float:
         return float(np.mean([abs(x[:, 0].mean() - x[:, 1].mean()) for x in both]))

@@ -36,31 +36,33 @@ class Summary(NamedTuple):
 
 
 def klom(unlearned: Items, retrained: Items, direction: Direction = "unlearned||retrained") -> Items:
-    """The divergence at each point, (points,), in nats. unlearned (models, points), retrained (other models, points): margins.
+    """The divergence at each point, (points,), in nats, from margins unlearned (models, points) and retrained (other models, points).
 
-    Errors: ValueError where there are no models, where the points differ, or where a margin is not a number.
+    Raises:
+        ValueError: where there are no models, where the points differ, or where a margin is not a number.
     """
     if unlearned.shape[1:] != retrained.shape[1:] or not len(unlearned) or not len(retrained):
         raise ValueError(f"margins of shape {unlearned.shape} and {retrained.shape} are not of some models each at the same points")
-    u, o = (np.clip(np.asarray(x, np.float64), -LARGEST, LARGEST) for x in (unlearned, retrained))
-    low, high = np.minimum(u.min(0), o.min(0)), np.maximum(u.max(0), o.max(0))
+    unlearned, retrained = (np.clip(np.asarray(x, np.float64), -LARGEST, LARGEST) for x in (unlearned, retrained))
+    low, high = np.minimum(unlearned.min(0), retrained.min(0)), np.maximum(unlearned.max(0), retrained.max(0))
     if not np.isfinite(low + high).all():
         raise ValueError("a margin is not a number")
     width = np.where(high > low, high - low, 1.0)
-    p, q = (_histogram((x - low) / width) for x in ((u, o) if direction == "unlearned||retrained" else (o, u)))
+    ordered = (unlearned, retrained) if direction == "unlearned||retrained" else (retrained, unlearned)
+    p, q = (_histogram((x - low) / width) for x in ordered)
     q = np.where(p > 0, np.maximum(q, LEAST), q)
     q /= q.sum(0)
     return np.asarray((p * np.log(np.where(p > 0, p, 1) / np.where(p > 0, q, 1))).sum(0))
 
 
-def _histogram(place: Items) -> Items:
-    """Share of the models in each bin, (bins, points). place: (models, points), from 0 to 1, the end included."""
-    which = np.minimum((place * BINS).astype(np.int64), BINS - 1)
-    return np.asarray((which == np.arange(BINS)[:, None, None]).mean(1))
+def _histogram(position: Items) -> Items:
+    """Share of the models in each bin, (bins, points). position: (models, points), from 0 to 1, the end included."""
+    bins = np.minimum((position * BINS).astype(np.int64), BINS - 1)
+    return np.asarray((bins == np.arange(BINS)[:, None, None]).mean(1))
 
 
 def summary(values: Items) -> Summary:
-    """Of a divergence (points,). Errors: ValueError where there are none."""
+    """KLoM of a group from its divergences, (points,). Raises: ValueError where there are no points."""
     if not len(values):
         raise ValueError("a group without points has no KLoM")
     return Summary(float(np.mean(values)), float(np.quantile(values, 0.95)), len(values))
@@ -74,7 +76,8 @@ def by_group(groups: Mapping[str, tuple[Items, Items]], direction: Direction = "
 def floor(retrained: Items) -> Summary:
     """What perfect unlearning would score with half as many models: one half of the retrained models against the other, (models, points).
 
-    Errors: ValueError for fewer than two models.
+    Raises:
+        ValueError: for fewer than two models.
     """
     half = len(retrained) // 2
     return summary(klom(retrained[:half], retrained[half : 2 * half]))

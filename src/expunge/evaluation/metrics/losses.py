@@ -1,4 +1,4 @@
-"""Losses: how well the model still fits the forgotten, the retained and unseen items; all that every modality can be asked.
+"""Losses: how well the model still fits the forgotten, the retained and unseen items; every modality can answer this.
 For modalities without metrics of their own: a forgotten item should be fitted as by the retrained model, like an unseen one.
 
 Source: the loss that a model is trained on; the loss attack of Yeom et al. 2018 (arXiv 1709.01604)
@@ -27,18 +27,18 @@ SCORES = {
 }
 
 
-def loss(seen: SetObservation) -> Items:
+def loss(observation: SetObservation) -> Items:
     """Mean loss of each item, (items,). Raises: Missing, Broken."""
-    if seen.loss is None:
+    if observation.loss is None:
         raise Missing("no losses were observed")
-    if not np.isfinite(seen.loss).all():
+    if not np.isfinite(observation.loss).all():
         raise Broken("losses are not finite")
-    return np.asarray(seen.loss, np.float64)
+    return np.asarray(observation.loss, np.float64)
 
 
-def fit(seen: SetObservation) -> Items:
+def fit(observation: SetObservation) -> Items:
     """exp(-loss) of each item, (items,)."""
-    return np.asarray(np.exp(-loss(seen)))
+    return np.asarray(np.exp(-loss(observation)))
 
 
 def scores(evidence: Evidence) -> dict[str, Measure | Missing]:

@@ -54,7 +54,8 @@ def scores(evidence: Evidence, ou_compat: bool = False) -> dict[str, Measure | M
         def per_item(observation: SetObservation) -> Items:
             scored = labeled(observation, "answer")
             answers = [content(scored, k, getattr(scored, values)) for k in range(len(scored))]
-            return item_mean(np.array([of(answer_values) if len(answer_values) else np.nan for answer_values in answers]), scored.item, len(observation))
+            values_by_answer = np.array([of(answer_values) if len(answer_values) else np.nan for answer_values in answers])
+            return item_mean(values_by_answer, scored.item, len(observation))
 
         return Measure((evidence.items("forget", per_item),), np.mean, variant=variant)
 

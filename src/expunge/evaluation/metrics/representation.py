@@ -1,13 +1,13 @@
 """Representations: was anything forgotten below the last layer? A head that no longer names a class may stand on features that know it.
-Features of the forgotten items are compared with the retrained and the original model's (CKA) and asked for their class by neighbours.
+Features of the forgotten items are compared with the retrained and the original model's (CKA) and asked for their class by neighbors.
 
 Source: Kim et al. 2025 (arXiv 2503.06991); Kornblith et al. 2019 (arXiv 1905.00414) for linear CKA
 Scores: cka_retrained, cka_original, knn_forget, knn_retain, agl, agr, h_lr
 Needs: forget, retain, holdout or test (unseen items); features; retrained (for cka_retrained, agl, agr, h_lr), original (for cka_original)
 Range and ideal: 0 to 1; cka_retrained, agl, agr and h_lr ideal 1 (as the retrained model); cka_original and k-NN accuracies as the
     retrained model's
-Differs: CKA over all forgotten items at once, not averaged over batches; neighbours are found among the forgotten and the retained items
-    that the audit looks at, both together, since among the items of one forgotten class alone there is one answer; the products agl and agr
+Differs: CKA over all forgotten items at once, not averaged over batches; neighbors are searched among the forgotten and the retained items
+    that the audit looks at, both together, since the items of one forgotten class alone allow only one answer; the products agl and agr
     are reconstructed from their description, so their parts are given beside them
 Status: faithful
 """
@@ -34,16 +34,16 @@ SCORES = {
         "how alike the features of forgotten items are to the original model's; 1: nothing has moved below the head",
     ),
     "knn_forget": ScoreSpec(
-        "features", "retrained", "share of unseen items whose forgotten class the nearest neighbours among the features still name"
+        "features", "retrained", "share of unseen items whose forgotten class the nearest neighbors among the features still name"
     ),
-    "knn_retain": ScoreSpec("features", "higher", "share of unseen items whose class the nearest neighbours among the features name"),
+    "knn_retain": ScoreSpec("features", "higher", "share of unseen items whose class the nearest neighbors among the features name"),
     "agl": ScoreSpec(
         "utility", "higher", "agreement with the retrained model in what is said: the product of 1 minus each gap in accuracy", ideal=1.0
     ),
     "agr": ScoreSpec(
         "features",
         "higher",
-        "agreement with the retrained model below the head: similarity of features times agreement of neighbours",
+        "agreement with the retrained model below the head: similarity of features times agreement of neighbors",
         ideal=1.0,
     ),
     "h_lr": ScoreSpec(
@@ -53,18 +53,23 @@ SCORES = {
         ideal=1.0,
     ),
 }
-NEIGHBOURS = 5
+NEIGHBORS = 5
 ROUNDING = 1e-6  # of the size of features: what varies less does not vary
 
 
-def features(seen: SetObservation) -> Items:
-    """What the head reads, (items, width). Errors: Missing, Broken."""
-    found = seen.features.get(HEAD)
-    if found is None:
+def features(observation: SetObservation) -> Items:
+    """The inputs of the head, (items, width).
+
+    Raises:
+        Missing: where no features were observed.
+        Broken: where they are not finite.
+    """
+    values = observation.features.get(HEAD)
+    if values is None:
         raise Missing("no features were observed")
-    if not np.isfinite(found).all():
+    if not np.isfinite(values).all():
         raise Broken("features are not finite")
-    return np.asarray(found, np.float64)
+    return np.asarray(values, np.float64)
 
 
 def linear_cka(a: Items, b: Items) -> float:
@@ -72,7 +77,7 @@ def linear_cka(a: Items, b: Items) -> float:
 
     Independent features of n items have about width / (n + width), not 0. nan where one of them does not vary.
     """
-    a, b = _centred(a), _centred(b)
+    a, b = _centered(a), _centered(b)
     if len(a) < min(a.shape[1], b.shape[1]):  # the Gram form is the same number, and smaller
         left, right = a @ a.T, b @ b.T
         cross, scale = float((left * right).sum()), float(np.linalg.norm(left) * np.linalg.norm(right))
@@ -81,37 +86,38 @@ def linear_cka(a: Items, b: Items) -> float:
     return cross / scale if scale > 0 else float("nan")
 
 
-def _centred(x: Items) -> Items:
+def _centered(x: Items) -> Items:
     moved = x - x.mean(0)
     return np.asarray(moved if np.linalg.norm(moved) > ROUNDING * np.linalg.norm(x) else np.zeros_like(x))
 
 
-def nearest_label(known: Items, labels: Items, asked: Items, k: int = NEIGHBOURS) -> Items:
-    """The class that most of the k nearest known items (by cosine) have, (asked,); the smallest of equals. known (n, width)."""
+def nearest_label(known: Items, labels: Items, queries: Items, k: int = NEIGHBORS) -> Items:
+    """The class that most of the k nearest known items (by cosine) have, (queries,); the smallest of equals. known (n, width)."""
 
     def unit(x: Items) -> Items:
         return np.asarray(x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12))
 
-    near = np.argsort(-unit(asked) @ unit(known).T, axis=1, kind="stable")[:, :k]
+    near = np.argsort(-unit(queries) @ unit(known).T, axis=1, kind="stable")[:, :k]
     votes = np.stack([np.bincount(row, minlength=int(labels.max()) + 1) for row in labels[near].astype(int)])
     return np.asarray(votes.argmax(1))
 
 
-def neighbours(evidence: Evidence, inside: bool) -> PerItem:
-    """Whether unseen items, of the classes forgotten altogether (`inside`) or of the others, are found by their neighbours' classes among
-    the forgotten and retained items of the same model; nan for the rest, (unseen items,).
+def neighbors(evidence: Evidence, inside: bool) -> PerItem:
+    """Whether the nearest forgotten and retained items of the same model name the class of unseen items; (unseen items,).
+
+    inside: read items of the classes forgotten altogether, else items of the other classes; the rest is nan.
     """
 
-    def found(seen: SetObservation) -> Items:
-        whose = next(o for o in (evidence.model, evidence.retrained) if o and o.sets.get(unseen_of(o)) is seen)
-        if not {"forget", "retain"} <= whose.sets.keys():
-            raise Missing("neighbours are looked for among forgotten and retained items: give both sets")
-        sets = [whose.sets[n] for n in ("forget", "retain")]
+    def named_right(observation: SetObservation) -> Items:
+        observed = next(o for o in (evidence.model, evidence.retrained) if o and o.sets.get(unseen_of(o)) is observation)
+        if not {"forget", "retain"} <= observed.sets.keys():
+            raise Missing("neighbors are looked for among forgotten and retained items: give both sets")
+        sets = [observed.sets[n] for n in ("forget", "retain")]
         known, labels = (np.concatenate(x) for x in ([features(s) for s in sets], [s.label for s in sets]))  # type: ignore[misc]
         order = np.random.default_rng(0).permutation(len(labels))  # where features are all alike, the first known ones are the nearest
-        return np.asarray(nearest_label(known[order], labels[order], features(seen)) == seen.label, np.float64)
+        return np.asarray(nearest_label(known[order], labels[order], features(observation)) == observation.label, np.float64)
 
-    return among(gone(evidence.model), found, inside)
+    return among(gone(evidence.model), named_right, inside)
 
 
 def scores(evidence: Evidence) -> dict[str, Measure | Missing]:
@@ -142,17 +148,17 @@ def _cka(evidence: Evidence, beside: Beside) -> Measure:
 
 
 def _knn(evidence: Evidence, inside: bool) -> Measure:
-    found = evidence.items(unseen_of(evidence.model), neighbours(evidence, inside))
-    variant = f"{NEIGHBOURS} neighbours by cosine, unseen items of {'forgotten classes' if inside else 'classes that remain'}"
-    return Measure((found,), mean, variant=variant)
+    values = evidence.items(unseen_of(evidence.model), neighbors(evidence, inside))
+    variant = f"{NEIGHBORS} neighbors by cosine, unseen items of {'forgotten classes' if inside else 'classes that remain'}"
+    return Measure((values,), mean, variant=variant)
 
 
-def _unified(evidence: Evidence, which: str) -> Measure:
+def _unified(evidence: Evidence, name: str) -> Measure:
     """Agreement with the retrained model in accuracies (agl), in representations (agr), and the harmonic mean of both (h_lr)."""
     classes, unseen = gone(evidence.model), unseen_of(evidence.model)
-    asked = (False, True) if len(classes) else (False,)
+    insides = (False, True) if len(classes) else (False,)
     logits = [evidence.pairs(n, hits) for n in ("forget", "retain")]
-    logits += [evidence.pairs(unseen, among(classes, hits, inside)) for inside in asked]
+    logits += [evidence.pairs(unseen, among(classes, hits, inside)) for inside in insides]
 
     def agree(both: Items) -> float:
         return 1 - abs(float(both[:, 0].mean() - both[:, 1].mean()))
@@ -160,9 +166,9 @@ def _unified(evidence: Evidence, which: str) -> Measure:
     def agl(*drawn: Items) -> float:
         return float(np.prod([agree(x) for x in drawn]))
 
-    if which == "agl":
+    if name == "agl":
         return Measure(tuple(logits), agl)
-    probes = [evidence.pairs(unseen, neighbours(evidence, inside)) for inside in asked]
+    probes = [evidence.pairs(unseen, neighbors(evidence, inside)) for inside in insides]
     both, similarity = _side_by_side(evidence, "retrained")
 
     def agr(*drawn: Items) -> float:
@@ -172,6 +178,6 @@ def _unified(evidence: Evidence, which: str) -> Measure:
         a, b = agl(*drawn[: len(logits)]), agr(*drawn[len(logits) :])
         return 2 * a * b / (a + b) if a + b > 0 else 0.0
 
-    if which == "agr":
+    if name == "agr":
         return Measure((*probes, both), agr)
     return Measure((*logits, *probes, both), h_lr)

@@ -29,59 +29,59 @@ SAMPLES = {"forget": 8, "retain": 4}  # items of a set that pictures are kept of
 SLACK = 0.05  # of accuracy above the retrained model's: its own seeds differ by that
 INNER = {"knn_forget": SLACK, "cka_original": 0.2}  # features that still know: how far above the retrained model's
 CALLED = {"mia_efficacy": -1, "mia_entropy": 1, "mia_threshold": 1}  # which way the share moves where items look like members
-TOLD = "mia_cv"  # accuracy of telling forgotten from unseen items, whichever of them look more familiar
+CROSS_VALIDATED = "mia_cv"  # accuracy of telling forgotten from unseen items, whichever of them look more familiar
 Progress = Callable[[int, str], None]
 
 
 def look(
     model: nn.Module, modality: Modality, sets: Mapping[str, AskedSet], spec: ObservationSpec, progress: Progress
 ) -> tuple[dict[str, SetObservation], dict[str, object]]:
-    """What a classifier makes of all sets."""
+    """Distributions, features and pictures of all sets, observed in one classifier."""
     observations: dict[str, SetObservation] = {}
-    for name, one in sets.items():
-        observations[name] = _classified(model, modality, one.answers, spec.features)
+    for name, asked_set in sets.items():
+        observations[name] = _classified(model, modality, asked_set.answers, spec.features)
         progress(sum(map(len, observations.values())), f"reading {name}")
     return observations, {}
 
 
 def _classified(model: nn.Module, modality: Modality, rows: Rows, features: bool) -> SetObservation:
-    """A classifier's distributions and features; its answer is its most probable class."""
+    """A classifier's distributions and features; its generation is its most probable class."""
     hook_points = _hook_points(model, modality) if features else {}
     log_probs, labels = list[torch.Tensor](), list[torch.Tensor]()
-    inner: dict[str, list[torch.Tensor]] = {n: [] for n in hook_points.values()}
+    features_of: dict[str, list[torch.Tensor]] = {n: [] for n in hook_points.values()}
 
     def keep(output: ModelOutput) -> None:  # rows are all of one length, so their order stays
         log_probs.append(output.log_probs.values.float().cpu())
         labels.append(output.labels.cpu())
         for hook_point, name in hook_points.items():
-            inner[name].append((output.input(hook_point) if name == HEAD else output.hidden(hook_point)).values.float().cpu())
+            features_of[name].append((output.input(hook_point) if name == HEAD else output.hidden(hook_point)).values.float().cpu())
 
     scored = packed(modality, rows, range(len(rows)), score(model, modality, rows, False, tuple(hook_points), keep))
-    every = torch.cat(log_probs)
+    all_log_probs = torch.cat(log_probs)
     display: Any = modality
     return SetObservation(
         rows.ids,
         tuple(display.questions(rows)),
         tuple(display.answer_texts(rows)),
         {"answer": scored},
-        generations=tuple(display.decode(every.argmax(-1)[:, None].tolist())),
-        log_probs=every.numpy(),
+        generations=tuple(display.decode(all_log_probs.argmax(-1)[:, None].tolist())),
+        log_probs=all_log_probs.numpy(),
         label=torch.cat(labels).numpy(),
-        features={n: torch.cat(x).numpy() for n, x in inner.items()},
+        features={n: torch.cat(x).numpy() for n, x in features_of.items()},
         pictures=_pictures(modality, rows),
     )
 
 
 def _pictures(modality: Modality, rows: Rows) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
-    """Small pictures of a few rows, for people to look at; None of a set that nobody looks at."""
-    if not offers(modality, Displayable) or not (many := SAMPLES.get(rows.name)):
+    """Small pictures of a few rows, for people to look at; None for a set that the report does not show."""
+    if not offers(modality, Displayable) or not (limit := SAMPLES.get(rows.name)):
         return None
-    drawn = require(modality, Displayable).pictures(rows.select(few(len(rows), many)))
+    drawn = require(modality, Displayable).pictures(rows.select(few(len(rows), limit)))
     return None if drawn is None else drawn.numpy()
 
 
 def _hook_points(model: nn.Module, modality: Modality) -> dict[str, str]:
-    """Where features are looked at, with the names that they get: the blocks, and what the last linear layer reads, where there is one."""
+    """Hook points of the features, with their names: the blocks, and the input of the last linear layer, where the model has one."""
     points = {path: path for path in modality.blocks(model)}
     with suppress(UserError):
         points[modality.head(model)] = HEAD
@@ -89,41 +89,44 @@ def _hook_points(model: nn.Module, modality: Modality) -> dict[str, str]:
 
 
 def classified(judged: Judged) -> Iterator[Finding]:
-    """Accuracy on what was forgotten, beside the retrained model's; then what the features know below the head."""
-    for name, what in (("forget_accuracy", "forgotten items"), ("test_forget_accuracy", "unseen items of forgotten classes")):
+    """Accuracy on what was forgotten, beside the retrained model's; then the knowledge of the features below the head."""
+    for name, items in (("forget_accuracy", "forgotten items"), ("test_forget_accuracy", "unseen items of forgotten classes")):
         if record := judged.against_retrained(name):
             values, (low, high) = beside(name, record), record["interval"]
             if low > record["retrained"] + SLACK:
-                yield finding("fail", name, f"Forgetting failed: too many {what} are still classified right ({values}).")
+                yield finding("fail", name, f"Forgetting failed: too many {items} are still classified right ({values}).")
             elif high < record["retrained"] - SLACK:
-                yield finding("fail", name, f"Over-forgotten: {what} are more often wrong than to a model that never saw them ({values}).")
+                yield finding("fail", name, f"Over-forgotten: {items} are more often wrong than to a model that never saw them ({values}).")
             else:
-                yield finding("pass", name, f"Forgotten: {what} are classified as by a model that never saw them ({values}).")
-    known = [(n, record, slack) for n, slack in INNER.items() if (record := judged.against_retrained(n))]
-    if odd := [beside(n, record) for n, record, slack in known if record["interval"][0] > record["retrained"] + slack]:
-        yield finding("warn", None, f"The features below the last layer still know what was to be forgotten ({'; '.join(odd)}).")
+                yield finding("pass", name, f"Forgotten: {items} are classified as by a model that never saw them ({values}).")
+    knowing = [(n, record, slack) for n, slack in INNER.items() if (record := judged.against_retrained(n))]
+    if above := [beside(n, record) for n, record, slack in knowing if record["interval"][0] > record["retrained"] + slack]:
+        yield finding("warn", None, f"The features below the last layer still know what was to be forgotten ({'; '.join(above)}).")
 
 
 def called(judged: Judged) -> Iterator[Finding]:
     """Shares of forgotten items that simple attacks on classifiers call members: warnings, since such attacks overstate privacy."""
-    odd, quiet = [], []
+    conspicuous, inconspicuous = [], []
     for name, way in CALLED.items():
         if record := judged.against_retrained(name):
             low, high = record["interval"]
             too_familiar = low > record["retrained"] if way > 0 else high < record["retrained"]
-            (odd if too_familiar else quiet).append(beside(name, record))
-    if odd:
-        yield finding("warn", None, f"Forgotten items look more like training items than to the retrained model ({'; '.join(odd)}).")
-    if quiet:
-        yield finding("pass", None, f"Forgotten items look no more like training items than to the retrained model ({'; '.join(quiet)}).")
-    if record := judged.against_retrained(TOLD):
+            (conspicuous if too_familiar else inconspicuous).append(beside(name, record))
+    if conspicuous:
+        yield finding(
+            "warn", None, f"Forgotten items look more like training items than to the retrained model ({'; '.join(conspicuous)})."
+        )
+    if inconspicuous:
+        text = "Forgotten items look no more like training items than to the retrained model"
+        yield finding("pass", None, f"{text} ({'; '.join(inconspicuous)}).")
+    if record := judged.against_retrained(CROSS_VALIDATED):
         better = record["interval"][0] > record["retrained"]
         text = f"Forgotten items can be told from unseen ones {'better' if better else 'no better'} than by the retrained model"
-        yield finding("warn" if better else "pass", TOLD, f"{text} ({beside(TOLD, record)}).")
+        yield finding("warn" if better else "pass", CROSS_VALIDATED, f"{text} ({beside(CROSS_VALIDATED, record)}).")
 
 
 def likeness(model: ScoredModel, retrained: ScoredModel) -> list[float]:
-    """How near a classifier comes to the retrained one in utility, in accuracy on forgotten items and in what a loss attack sees."""
+    """How near a classifier comes to the retrained one in utility, in accuracy on forgotten items and in the loss attack."""
     scores, target = ({n: r["value"] for n, r in m.scores.items()} for m in (model, retrained))
     near = [1 - abs(scores[n] - target[n]) for n in ("forget_accuracy", "test_forget_accuracy", "mia_loss") if n in scores]
     return [min(1.0, scores["model_utility"] / target["model_utility"]), *near]

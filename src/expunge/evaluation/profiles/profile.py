@@ -91,10 +91,10 @@ Look = Callable[
 def losses(
     model: nn.Module, modality: Modality, sets: Mapping[str, AskedSet], spec: ObservationSpec, progress: Callable[[int, str], None]
 ) -> tuple[dict[str, SetObservation], dict[str, object]]:
-    """The mean loss of each row: all that every modality can say."""
+    """The mean loss of each row, which every modality can give."""
     observations: dict[str, SetObservation] = {}
-    for name, asked in sets.items():
-        rows = asked.answers
+    for name, asked_set in sets.items():
+        rows = asked_set.answers
         values = []
         for i in range(0, len(rows), BATCH):
             batch = rows.select(range(i, min(i + BATCH, len(rows))))
@@ -106,7 +106,7 @@ def losses(
 
 
 def texts(modality: Modality, rows: Rows) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Questions and answers for people to read; ids and nothing where a modality shows neither."""
+    """Questions and answers for people to read; ids and empty texts where a modality shows neither."""
     if not offers(modality, Displayable):
         return rows.ids, ("",) * len(rows)
     display = require(modality, Displayable)
@@ -114,12 +114,12 @@ def texts(modality: Modality, rows: Rows) -> tuple[tuple[str, ...], tuple[str, .
 
 
 def no_panels(evidence: Evidence) -> dict[str, Any]:
-    """Nothing beside the tables."""
+    """No panels beside the tables."""
     return {}
 
 
 def one_group(record: Record) -> str:
-    """All records are alike."""
+    """One group for all records."""
     return ""
 
 
@@ -148,15 +148,15 @@ class Profile:
         headline: scores of the short table, in order; empty: those of kind utility and knowledge.
         utility, quality: axes of the trade-off picture.
         rules: of the verdict, besides those that hold for every modality.
-        leads: scores that an attack is judged by; the first one that there is.
+        leads: scores that judge an attack; the first one that exists counts.
         curve: scores of the relearning curve; empty: the leads.
-        samples: how many items of which set the report shows.
-        controls: of the usual ones, those that make sense: random_weights, input_filter.
+        samples: the number of items of each set that the report shows.
+        controls: the controls that make sense: random_weights, input_filter.
         needs_random_init: some scores compare with random weights.
         panels: plain data for panels of the report, by the panel's name.
         likeness: what tuning maximizes: closeness to the retrained model in several respects, each from 0 to 1.
-        group: what a record is one of; thinning a set keeps a record of each group.
-        unit: what cost is counted in.
+        group: the group of a record; thinning a set keeps a record of each group.
+        unit: the unit of cost.
     """
 
     aspects: frozenset[str] = frozenset({"losses"})
@@ -188,5 +188,5 @@ def profile_of(modality: str) -> Profile:
 
 
 def group_of(record: Record) -> str:
-    """What a record is one of, by whichever profile knows such records."""
+    """The group of a record, from the profiles that know such records."""
     return "/".join(profile_of(name).group(record) for name in catalog.names("profiles"))

@@ -18,7 +18,7 @@ from expunge.evaluation.metrics.tofu import truth_ratios
 from expunge.evaluation.observation import SetObservation
 from expunge.evaluation.observation_spec import ObservationSpec
 from expunge.evaluation.profiles.profile import AskedSet, Finding, Judged, Level, Profile, ScoredModel
-from expunge.evaluation.teacher_forced import Place, Told, score_all
+from expunge.evaluation.teacher_forced import LabelScores, SetKind, score_all
 from expunge.evaluation.wording import beside, finding, shown
 
 LENGTH = 200  # tokens of a generation at most, and at most
@@ -33,43 +33,45 @@ Progress = Callable[[int, str], None]
 def look(
     model: nn.Module, modality: Modality, sets: Mapping[str, AskedSet], spec: ObservationSpec, progress: Progress
 ) -> tuple[dict[str, SetObservation], dict[str, object]]:
-    """What a language model makes of all answers and answers by itself, and how that was observed."""
+    """A language model's scores of all answers and its own generations, and how they were observed."""
     total = sum(map(len, sets.values()))
-    members = [n for n, one in sets.items() if one.spec.role in ("forget", "unseen")]
-    norms, known = dict[str, Norms](), dict[Place, Told]()
+    members = [n for n, asked_set in sets.items() if asked_set.spec.role in ("forget", "unseen")]
+    gradient_norms, known = dict[str, Norms](), dict[SetKind, LabelScores]()
     if spec.gradient_norms and members:
         progress(0, "gradients")
-        norms, known = gradients(model, modality, {n: sets[n].answers for n in members}, spec.moments)
+        gradient_norms, known = gradients(model, modality, {n: sets[n].answers for n in members}, spec.moments)
     scored, reading = score_all(
         model,
         modality,
-        {n: one.kinds for n, one in sets.items()},
+        {n: asked_set.kinds for n, asked_set in sets.items()},
         lambda name, kind: spec.moments and kind == "answer" and name in members,
         lambda share: progress(int(share * total), "reading"),
         known,
     )
-    how: dict[str, object] = {"read": reading.how} if reading else {}
+    about: dict[str, object] = {"read": reading.how} if reading else {}
     generations: Mapping[str, tuple[str, ...]] = {}
     if spec.generations:
         progress(total, "asking")
-        heard = [(sets[n].kinds[k][0], [one["hit"] for one in known[n, k]]) for n, k in known]
-        generations, how["recited"] = _generations(model, modality, sets, *((reading, heard) if spec.drafts else (None, ())))
+        known_hits = [(sets[n].kinds[k][0], [row["hit"] for row in known[n, k]]) for n, k in known]
+        generations, about["recited"] = _generations(model, modality, sets, *((reading, known_hits) if spec.drafts else (None, ())))
     observations = {}
     display: Any = modality
-    for name, one in sets.items():
-        texts = tuple(display.questions(one.answers)), tuple(display.answer_texts(one.answers))
-        observations[name] = SetObservation(one.answers.ids, *texts, scored[name], generations.get(name, ()), norms.get(name))
-    return observations, how
+    for name, asked_set in sets.items():
+        texts = tuple(display.questions(asked_set.answers)), tuple(display.answer_texts(asked_set.answers))
+        observations[name] = SetObservation(
+            asked_set.answers.ids, *texts, scored[name], generations.get(name, ()), gradient_norms.get(name)
+        )
+    return observations, about
 
 
 def _generations(
-    model: nn.Module, modality: Modality, sets: Mapping[str, AskedSet], reading: Any, heard: Sequence[Any]
+    model: nn.Module, modality: Modality, sets: Mapping[str, AskedSet], reading: Any, known_hits: Sequence[Any]
 ) -> tuple[dict[str, tuple[str, ...]], int]:
-    """The model's own answers, and how many of their tokens were known before, from a reading of the true answers or from `heard`."""
-    rows = {n: one.answers for n, one in sets.items() if "generate" in one.spec.ask}
+    """The model's own answers, and how many of their tokens the reading of the true answers or `known_hits` gave already."""
+    rows = {n: asked_set.answers for n, asked_set in sets.items() if "generate" in asked_set.spec.ask}
     limits = [min(LENGTH, int(TIMES * max(modality.counts(r.select([i]))["labels"] for i in range(len(r))))) for r in rows.values()]
     if offers(modality, Drafting):
-        answers, known = require(modality, Drafting).recite(model, list(rows.values()), limits, reading, heard)
+        answers, known = require(modality, Drafting).recite(model, list(rows.values()), limits, reading, known_hits)
     else:
         speaker = require(modality, Generates)
         answers, known = [speaker.generate(model, r, limit).ids for r, limit in zip(rows.values(), limits, strict=True)], 0
@@ -112,7 +114,7 @@ def over_forgotten(judged: Judged) -> Iterator[Finding]:
 
 
 def likeness(model: ScoredModel, retrained: ScoredModel) -> list[float]:
-    """How near a model comes to the retrained one in utility, in what it says of forgotten facts and in what can be extracted."""
+    """How near a model comes to the retrained one in utility, in answers about forgotten facts and in extraction strength."""
     scores, target = ({n: r["value"] for n, r in m.scores.items()} for m in (model, retrained))
     extracted = 1 - abs(scores["extraction_strength"] - target["extraction_strength"])
     if "forget_truth_ratio" not in target:  # rows without wrong answers
@@ -121,8 +123,8 @@ def likeness(model: ScoredModel, retrained: ScoredModel) -> list[float]:
             1 - abs(scores["forget_rouge"] - target["forget_rouge"]),
             extracted,
         ]
-    ratios, theirs = (truth_ratios(m.seen.sets["forget"]) for m in (model, retrained))
-    return [min(1.0, scores["model_utility"] / target["model_utility"]), 1 - ks_2samp(ratios, theirs).statistic, extracted]
+    ratios, retrained_ratios = (truth_ratios(m.seen.sets["forget"]) for m in (model, retrained))
+    return [min(1.0, scores["model_utility"] / target["model_utility"]), 1 - ks_2samp(ratios, retrained_ratios).statistic, extracted]
 
 
 def leak(judged: Judged) -> Iterator[Finding]:

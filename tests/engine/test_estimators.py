@@ -139,7 +139,7 @@ def test_mode_and_buffers_of_the_model_are_unchanged() -> None:
 def test_a_modality_that_bypasses_the_model_falls_back_to_single_rows() -> None:
     x, y = squares.random(4, 3), squares.random(4, seed=1)
     model, rows = squares.Linear(torch.tensor([1.0, 2.0, 3.0])), squares.rows("retain", x, y)
-    modality = squares.Port()
+    modality = squares.SquaresModality()
     modality.forward = lambda m, groups, *_: [squares.Fit(torch.stack(list(g["x"])) @ m.theta - torch.stack(list(g["y"]))) for g in groups]
     (grads,) = next(view_of(model, modality, {}).example_grads(rows, loss))
     assert torch.allclose(grads, (x @ model.theta.detach() - y)[:, None] * x, atol=1e-12)

@@ -1,4 +1,4 @@
-"""Hyperparameters: found, named, changed, refused in words."""
+"""Hyperparameters: their names, how `override` changes them, and the errors for unknown or invalid ones."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ class Sharp(Objective):
         raise AssertionError
 
 
-def two() -> tuple[Plan, Plan]:
+def two_stages() -> tuple[Plan, Plan]:
     return Plan(Ascent() + 2.0 * NLL(), train=Train(lr=1.0), name="first"), Plan(Sharp() + Sharp(0.5), train=Train(lr=2.0))
 
 
-def test_names() -> None:
+def test_class_names_become_snake_case() -> None:
     assert [snake(n) for n in ("SimNPO", "NLL", "IdkAP", "TaskVector", "CEU")] == ["sim_npo", "nll", "idk_ap", "task_vector", "ceu"]
 
 
-def test_every_knob_has_its_own_qualified_name() -> None:
-    names = [k.qualified for k in hyperparameters_of(two())]
+def test_qualified_names_are_unique() -> None:
+    names = [k.qualified for k in hyperparameters_of(two_stages())]
     assert len(names) == len(set(names))
     assert {"first.lr", "stage2.lr", "sharp.rho", "sharp2.rho", "term.forget_weight", "term.retain_weight"} <= set(names)
     assert not any(n.endswith(".mode") for n in names), "a field without a meaning is no hyperparameter"
 
 
-def test_a_training_setting_goes_to_every_stage_and_a_qualified_one_to_its_own() -> None:
-    first, second = override(two(), {"lr": "0.5"})
+def test_a_plain_training_setting_changes_all_stages_and_a_qualified_one_its_own() -> None:
+    first, second = override(two_stages(), {"lr": "0.5"})
     assert (first.train.lr, second.train.lr) == (0.5, 0.5)
-    first, second = override(two(), {"first.lr": 0.25})
+    first, second = override(two_stages(), {"first.lr": 0.25})
     assert (first.train.lr, second.train.lr) == (0.25, 2.0)
 
 
-def test_term_weights_by_role() -> None:
-    first, _ = override(two(), {"retain-weight": "3"})
+def test_term_weights_are_named_by_role() -> None:
+    first, _ = override(two_stages(), {"retain-weight": "3"})
     assert [t.weight for t in first.terms()] == [1.0, 3.0]
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("values", "message"),
     [
         ({"rhoo": 1}, "did you mean 'rho'"),
         ({"rho": 1}, "more than one part: say sharp.rho or sharp2.rho"),
@@ -59,24 +59,24 @@ def test_term_weights_by_role() -> None:
         ({"optimizer": "lion"}, "'adam' or 'sgd'"),
     ],
 )
-def test_what_is_refused(given: dict, said: str) -> None:
-    with pytest.raises(UserError, match=said):
-        override(two(), given)
+def test_unknown_ambiguous_and_invalid_hyperparameters_are_refused(values: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        override(two_stages(), values)
 
 
-def test_override_leaves_the_given_tree_alone() -> None:
-    tree = two()
+def test_override_does_not_change_its_argument() -> None:
+    tree = two_stages()
     override(tree, {"lr": 9.0})
-    assert tree == two()
+    assert tree == two_stages()
 
 
-def test_several_values_have_commas_between_them() -> None:
+def test_commas_separate_several_values() -> None:
     assert override(Plan(Ascent()), {"lr_milestones": "3,5"}).train.lr_milestones == (3, 5)
     with pytest.raises(UserError, match="hyperparameter 'lr_milestones'"):
         override(Plan(Ascent()), {"lr_milestones": "3,x"})
 
 
-def test_what_does_not_train_has_no_training_knobs() -> None:
+def test_an_edit_has_no_training_hyperparameters() -> None:
     assert {k.name for k in hyperparameters_of(Plan(Reinitialize()))} == {"seed", "trainable"}
     assert "lr" in {k.name for k in hyperparameters_of(Plan(Ascent()))}
     with pytest.raises(UserError, match="no hyperparameter 'lr'"):
