@@ -318,7 +318,7 @@ def test_every_method_imports_without_extras() -> None:
     script = f"""
 import sys
 sys.modules.update(dict.fromkeys({absent!r}))
-from expunge.core import catalog
+from expunge import catalog
 for name in catalog.names():
     catalog.load(name).plan()
 """

@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 
 import cases as made
 
+pytestmark = pytest.mark.slow
+
 LAUNCH = ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
 FEW = ["--epochs", "2", "--batch-size", "6", "--lr", "1e-3"]
 
@@ -57,7 +59,9 @@ def test_two_processes_leave_the_model_of_one(how: tuple[str, ...], cases: made.
     one, two, start = (
         load_file(folder / "model.safetensors") for folder in (tmp_path / "one/model", tmp_path / "two/model", Path(cases.model))
     )
-    assert max(float((one[n] - two[n]).abs().max()) for n in one) < 1e-5
+    # Sums of two halves round otherwise than the whole; Adam divides that by the gradient's size, so a small one may move a weight by some
+    # hundredths of the rate (1e-3), more or less by processor. A lost or doubled half would move weights by the rate itself.
+    assert max(float((one[n] - two[n]).abs().max()) for n in one) < 1e-4
     assert max(float((one[n] - start[n]).abs().max()) for n in one) > 1e-4
     steps = [len((tmp_path / run / "log.jsonl").read_text().splitlines()) for run in ("one", "two")]
     assert steps[0] == steps[1]

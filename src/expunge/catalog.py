@@ -1,4 +1,4 @@
-"""The catalogue: the file name is the registration. Listing and reading cards imports nothing but this."""
+"""The catalog: the file name is the registration. Listing and reading cards imports nothing but this."""
 
 from __future__ import annotations
 

@@ -20,6 +20,8 @@ from expunge.engine.distributed import sharding
 from expunge.engine.distributed.process_group import ProcessGroup
 from expunge.engine.distributed.sharding import Split
 
+pytestmark = pytest.mark.slow
+
 TESTS = Path(ranked.__file__).parent
 WHOLE = ("npo", "micro", "kl", "flat", "sam", "penalised", "steered", "dual", "masked", "lora", "pictures", "npo-stopped")
 SHARDED = ("npo", "kl", "flat", "sam", "averaged", "projected", "steered", "lora", "npo-stopped", "penalised")

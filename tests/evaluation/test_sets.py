@@ -154,6 +154,16 @@ def test_scores_of_a_set_leave_out_those_of_other_sets() -> None:
     assert skipped["mia_loss"] == skipped["shadowed_mia_loss"] == "the audit has no holdout set"
 
 
+def test_a_set_that_the_family_scores_by_itself_keeps_that_score() -> None:
+    """`classification` gives `retain_accuracy` in every audit; a spec that asks for it again changes nothing."""
+    sets = {n: sure([0, 1, 1] * 5, [0, 1, k % 2] * 5, n) for k, n in enumerate(("forget", "retain", "holdout"))}
+    plain, _ = audit_scores(Evidence(observed(**sets)), resamples=2)
+    asked, _ = audit_scores(Evidence(observed(**sets)), resamples=2, specs={"retain": SetSpec("retain", metrics=("classification",))})
+    assert plain["retain_accuracy"] == asked["retain_accuracy"]
+    assert "retain_confidence" in asked
+    assert "retain_confidence" not in plain
+
+
 def test_a_second_set_to_forget_is_scored_as_one(text: worlds.World) -> None:
     specs = {"neighbors": SetSpec("forget", ("score",), metrics=("memorization",))}
     records, _ = audit_scores(

@@ -147,6 +147,5 @@ def test_guard_forgets_and_harms_less_in_as_many_steps(text: worlds.World) -> No
         model, hyperparameters = text.model(), {"lr": 2e-4, "epochs": 25, "batch_size": 9, "schedule": "constant", "warmup": 0}
         loop.run(build_plan.plan("ga", hyperparameters, select=select), model, text.modality, text.sets)
         losses[name] = [worlds.nll(model, text.modality, text.sets[n]) for n in ("forget", "retain")]
-    print(losses)
     assert losses["guard"][0] > 10 * worlds.nll(text.model(), text.modality, text.sets["forget"])
     assert losses["guard"][1] < 0.75 * losses["plain"][1]

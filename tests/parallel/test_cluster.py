@@ -31,6 +31,8 @@ from expunge.workflows import benchmark as module
 from expunge.workflows.benchmark import Setting, SweepResult, bench
 from expunge.workflows.sweep import Sweep
 
+pytestmark = pytest.mark.slow
+
 VICTIM, LAST = "neggrad_plus seed 1", 8  # the job whose worker is killed, and the step after which it is killed
 SWEEP = Sweep(
     "digits",

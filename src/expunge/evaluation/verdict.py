@@ -94,8 +94,10 @@ def audit_scores(
 def _measures(evidence: Evidence, specs: Specs) -> Iterator[tuple[str, Measure | Missing, ScoreSpec, Measure | Missing | None]]:
     """Name, measure, spec, and the retrained model's measure, of all scores that the observed aspects allow."""
     aspects = profile_of(evidence.model.modality).aspects
+    names = set()
     for family in (f for f in families() if f.READS.issubset(aspects)):
         scores, retrained_scores = _both(family, evidence)
+        names.update(scores)
         for name, measure in scores.items():
             yield name, measure, family.SCORES[name], retrained_scores.get(name)
     for set_name, spec in specs.items():
@@ -105,6 +107,8 @@ def _measures(evidence: Evidence, specs: Specs) -> Iterator[tuple[str, Measure |
             for name in _about_forget(family, evidence.focused(set_name), scores):
                 measure = scores[name]
                 own_name = f"{set_name}_{name.removeprefix('forget_')}"
+                if own_name in names:  # the family scores this set by itself, as `tofu` does the retain set
+                    continue
                 yield own_name, measure, _of_set(family.SCORES[name], spec.role), retrained_scores.get(name)
 
 

@@ -117,7 +117,7 @@ def bench(
     """Train the original and the retrained model, let every method forget with every seed, audit all of them, write table and report.
 
     Args:
-        ray: spread methods and seeds over this Ray cluster (see `cluster.connected`), whose machines share the run folder and the cache;
+        ray: spread methods and seeds over this Ray cluster (see `ray_cluster.connected`), whose machines share run folder and cache;
             '': one after the other, here. The numbers are the same with the same number of threads.
         interrupted: checked after each training step and each look at rows; the same call resumes the sweep.
 
