@@ -15,6 +15,8 @@ from expunge.workflows import benchmark as module
 from expunge.workflows.benchmark import SweepResult, bench
 from expunge.workflows.sweep import Sweep
 
+pytestmark = pytest.mark.slow
+
 SMALL = Sweep(
     "people",
     ("npo", "ga"),
