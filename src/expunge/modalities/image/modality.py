@@ -219,12 +219,6 @@ class Image:
         """Weights of an untrained model of the same architecture."""
         return fresh(model, seed)
 
-    def generate(
-        self, model: nn.Module, rows: Rows, limit: int, generator: torch.Generator | None = None, temperature: float = 1.0
-    ) -> list[list[int]]:
-        """Raise UserError: an image classifier generates nothing."""
-        raise UserError("an image classifier generates no text: use a language model")
-
     def decode(self, answers: Sequence[Sequence[int]]) -> list[str]:
         """The names of classes."""
         return [" ".join(self.labels[y] if y < len(self.labels) else str(y) for y in a) for a in answers]
