@@ -41,6 +41,10 @@ RequestFrom = Annotated[
     str,
     typer.Option(help="ask the audited model with the request of this method, whose models forget on request alone, e.g. in_context"),
 ]
+Retrained = Annotated[str, typer.Option(help="a model retrained without the rows to forget")]
+SuiteName = Annotated[str, typer.Option(help="a benchmark whose sets are used where none are given")]
+Split = Annotated[str, typer.Option(help="split of the benchmark")]
+AttackedSets = Annotated[list[str] | None, typer.Option(help="a set of the benchmark that is also scored under attack; may be repeated")]
 Overlap = Annotated[bool, typer.Option("--allow-overlap", help="accept rows to forget that are also in retain or holdout")]
 Pickle = Annotated[bool, typer.Option("--allow-pickle", help="load weights that are stored as pickles, which can run code")]
 Remote = Annotated[bool, typer.Option("--trust-remote-code", help="run code that comes with a model")]
@@ -188,17 +192,15 @@ def audit(
     retain: Retain = "",
     holdout: Holdout = "",
     original: Annotated[str, typer.Option(help="the model before unlearning")] = "",
-    retrained: Annotated[str, typer.Option(help="a model retrained without the rows to forget")] = "",
-    suite: Annotated[str, typer.Option(help="a benchmark whose sets are used where none are given")] = "",
+    retrained: Retrained = "",
+    suite: SuiteName = "",
     data: Data = "",
-    split: Annotated[str, typer.Option(help="split of the benchmark")] = "",
+    split: Split = "",
     attack: Annotated[
         list[str] | None, typer.Option(help="attack that is followed by the same scores, e.g. relearn, quantize, reformat; may be repeated")
     ] = None,
     controls: Annotated[bool, typer.Option("--controls", help="also audit random weights and an input filter")] = False,
-    attacked_set: Annotated[
-        list[str] | None, typer.Option(help="a set of the benchmark that is also scored under attack; may be repeated")
-    ] = None,
+    attacked_set: AttackedSets = None,
     request_from: RequestFrom = "",
     run: Out = Path(),
     prompt_format: Format = "",
@@ -251,13 +253,11 @@ def attack(
     retain: Retain = "",
     holdout: Holdout = "",
     original: Annotated[str, typer.Option(help="the model before unlearning, to count the steps until its scores are back")] = "",
-    retrained: Annotated[str, typer.Option(help="a model retrained without the rows to forget")] = "",
-    suite: Annotated[str, typer.Option(help="a benchmark whose sets are used where none are given")] = "",
+    retrained: Retrained = "",
+    suite: SuiteName = "",
     data: Data = "",
-    split: Annotated[str, typer.Option(help="split of the benchmark")] = "",
-    attacked_set: Annotated[
-        list[str] | None, typer.Option(help="a set of the benchmark that is also scored under attack; may be repeated")
-    ] = None,
+    split: Split = "",
+    attacked_set: AttackedSets = None,
     request_from: RequestFrom = "",
     run: Out = Path(),
     prompt_format: Format = "",
@@ -296,7 +296,7 @@ def bench(
         str, typer.Option(help="model folder, hub id, or a built-in size: nano, micro, tiny; default: the benchmark's size")
     ] = "",
     data: Data = "",
-    split: Annotated[str, typer.Option(help="split of the benchmark")] = "",
+    split: Split = "",
     holdout: Annotated[
         str, typer.Option(help="file of rows never trained on, or 'carve': the benchmark sets rows aside, where it can")
     ] = "",
