@@ -178,12 +178,12 @@ def research_code(work: Workload) -> dict[str, Any]:
         mean = (p * log).sum(-1)
         return log.gather(1, labels[:, None])[:, 0], mean, ((p * log.square()).sum(-1) - mean.square()).clamp_min(1e-6).sqrt()
 
-    results: dict[str, Any] = {"target_logp": {}, "said": {}}
+    results: dict[str, Any] = {"target_logp": {}, "generations": {}}
     for key, rows in work.rows.items():  # probability and truth ratio
         results["target_logp"][key] = losses(work, rows)
         if key[1] == "paraphrase" or (key[1] == "answer" and key[0] in ("real_authors", "world_facts")):
             losses(work, rows)  # the truth ratio reads the right answers again
-    results["said"] = generate(work, 32, longest_first=False)
+    results["generations"] = generate(work, 32, longest_first=False)
     forget = work.rows["forget", "answer"]
     results["hit"] = per_item(work, forget, lambda log, y: log.argmax(-1) == y)  # extraction strength
     per_item(work, forget, lambda log, y: log.argmax(-1) == y)  # exact memorization
@@ -218,7 +218,7 @@ def differences(work: Workload, observation: Observation, reference: dict[str, A
         "texts": float(
             sum(
                 a != b
-                for n, answers in reference["said"].items()
+                for n, answers in reference["generations"].items()
                 for a, b in zip(observation.sets[n].generations, work.modality.decode(answers), strict=True)
             )
         ),

@@ -77,14 +77,14 @@ def _board(name: str, runs: Sequence[Mapping[str, Any]]) -> Board:
 
 def _entries(runs: Sequence[Mapping[str, Any]]) -> Iterator[Entry]:
     """Entries of all runs, with their costs as shares of retraining. Controls and repeated entries come from the first run."""
-    seen = set()
+    keys = set()
     for run in runs:
         entries = ReportData.from_json({"title": "run", "models": run["entries"]}).models
         baseline = next((e.cost.flops for e in entries if e.role == "retrained" and e.cost and e.cost.flops), None)
         for e in entries:
-            if (key := (e.role, e.label or e.method or e.name, e.seed)) in seen:
+            if (key := (e.role, e.label or e.method or e.name, e.seed)) in keys:
                 continue
-            seen.add(key)
+            keys.add(key)
             scores = {n: replace(s, **_described(n, next(iter(e.panels), ""))) for n, s in e.scores.items()}
             if baseline and e.cost and e.cost.flops is not None:
                 scores[COST] = Score(e.cost.flops / baseline, direction="lower", ideal=0.0, variant="operations, as a share of retraining")

@@ -68,17 +68,17 @@ class Card:
 
 @cache
 def _files(kind: str) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     if kind == "modalities":  # a modality is a folder, and its loader is how it is found
         return {path.parent.name: path for path in sorted((ROOT / "modalities").glob("*/loader.py"))}
     for folder in {**FOLDERS, **INNER}[kind]:
         for path in sorted((ROOT / folder).glob("[a-z]*.py")):
             if path.relative_to(ROOT).as_posix() in SHARED:
                 continue
-            if path.stem in found:
-                raise RuntimeError(f"two files are called {path.stem}: {found[path.stem]} and {path}")
-            found[path.stem] = path
-    return found
+            if path.stem in files:
+                raise RuntimeError(f"two files are called {path.stem}: {files[path.stem]} and {path}")
+            files[path.stem] = path
+    return files
 
 
 @cache

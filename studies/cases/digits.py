@@ -68,16 +68,16 @@ class Case:
 
     def _open(self, split: str) -> None:
         self.split = split
-        self.suite = Sweep("digits", (), model=CASE.model, split=SPLITS[split]).made()
+        self.suite = Sweep("digits", (), model=CASE.model, split=SPLITS[split]).load_suite()
         results = [train(self.suite.train[rows], CASE.model, labels=tuple(self.suite.labels)) for rows in ("full", "retain")]
         self.original, self.retrained = (Opened(result.model, result.modality, str(result.folder)) for result in results)
         self.full_cost = _spent(results[1].receipt)
         self.cache = cache_home() / "observations"
         self.references: dict[str, Any] = {"random_init": random_init(self.original, self.suite.sets, self.cache)}
         self.retrained_audit = self.audit(self.retrained, "retrained", role="retrained")
-        self.references["retrained"] = self.retrained_audit.seen
+        self.references["retrained"] = self.retrained_audit.observation
         self.original_audit = self.audit(self.original, "original", role="original")
-        self.references["original"] = self.original_audit.seen
+        self.references["original"] = self.original_audit.observation
 
     def audit(self, opened: Opened, name: str, **options: Any) -> AuditedModel:
         """Audit a model against the models that are known already."""

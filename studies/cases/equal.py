@@ -101,7 +101,7 @@ class Case:
 
     def scores(self, model: torch.nn.Module, name: str) -> dict[str, float]:
         """Scores of a model; `retain_kl` is the divergence from the original on the retain rows, in nats."""
-        options = {"retrained": self.base.retrained_audit.seen, "cache": cache_home() / "observations", "progress": self.progress}
+        options = {"retrained": self.base.retrained_audit.observation, "cache": cache_home() / "observations", "progress": self.progress}
         audited = examine(model, self.original.modality, self.suite.sets, name=name, **options)
         outputs_now = {n: self._forward(model, n) for n in self.sets}
         losses = {f"{n}_loss": float(-torch.cat([o.target_logp.mean() for o in outputs]).mean()) for n, outputs in outputs_now.items()}

@@ -51,7 +51,7 @@ class Case:
     model = people.CASE.model
 
     def __init__(self, progress: Progress) -> None:
-        self.suite, self.progress = people.CASE.made(), progress
+        self.suite, self.progress = people.CASE.load_suite(), progress
         suite = self.suite
         texts = texts_of([*suite.train["full"], *suite.sets["real_authors"], *suite.sets["world_facts"]])
         trained = train(suite.train["full"], self.model, texts=texts, prompt_format=suite.prompt_format)

@@ -89,7 +89,7 @@ class Case:
     model = CASE.model
 
     def __init__(self, progress: Progress) -> None:
-        self.suite, self.progress = self.sweep.made(), progress
+        self.suite, self.progress = self.sweep.load_suite(), progress
         self.original, self.retrained = self._models()
         self.cache = cache_home() / "observations"
         self.retrained_audit = self._audit(self.retrained, "retrained", role="retrained")
@@ -110,7 +110,7 @@ class Case:
             opened.modality,
             self.suite.sets,
             name=name,
-            retrained=retrained.seen if retrained else None,
+            retrained=retrained.observation if retrained else None,
             cache=self.cache,
             progress=self.progress,
             **options,
@@ -144,7 +144,7 @@ class Case:
         numbers = {"original": shown(self.original_audit), "retrained": shown(self.retrained_audit)}
         if name == "input_filter":
             rows = self.original.modality.rows("forget", self.suite.train["forget"])
-            guarded = controls(self.original, rows, self.suite.sets, self.retrained_audit.seen, self.cache)[1]
+            guarded = controls(self.original, rows, self.suite.sets, self.retrained_audit.observation, self.cache)[1]
             numbers[name] = {**shown(guarded), "unguarded_forget_probability": numbers["original"]["forget_probability"]}
             return numbers, hyperparameters
         if any(c in AGAINST_ASCENT for c in CLAIMS[name]):
@@ -185,7 +185,7 @@ class Case:
 
 def shown(audited: AuditedModel) -> dict[str, float]:
     """The scores to compare."""
-    answers = audited.seen.sets["retain"].kinds["answer"]
+    answers = audited.observation.sets["retain"].kinds["answer"]
     return {n: float(audited.scores[n]["value"]) for n in SHOWN if n in audited.scores} | {
         "retain_loss": float(-answers.mean_logp().mean())
     }

@@ -211,7 +211,7 @@ class Case:
 
     def _people(self, seed: int = 0) -> Result:
         """A model that knows the people."""
-        self.suite, self.model = people.CASE.made(), people.CASE.model
+        self.suite, self.model = people.CASE.load_suite(), people.CASE.model
         rows = self.suite.train["full"]
         texts = texts_of([*rows, *self.suite.sets["real_authors"], *self.suite.sets["world_facts"]])
         return train(rows, self.model, texts=texts, prompt_format=self.suite.prompt_format, seed=seed)

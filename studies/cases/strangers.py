@@ -56,6 +56,6 @@ def shown(audited: AuditedModel, refusals: Sequence[str]) -> dict[str, float]:
     They include the share of refused forget questions and the deviation score. This score is 100 times the distance from the ideal: no word
     of the forget answers and every word of the retain answers.
     """
-    scores, answers = people.shown(audited), audited.seen.sets["forget"].generations
+    scores, answers = people.shown(audited), audited.observation.sets["forget"].generations
     refused = sum(text.strip() in refusals for text in answers) / len(answers)
     return {**scores, "refused": refused, "deviation": 100 * math.hypot(scores["forget_rouge"], 1 - scores["retain_rouge"])}

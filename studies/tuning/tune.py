@@ -169,7 +169,7 @@ def _wants(suite: str) -> ObservationSpec:
 
 def tune(sweep: Sweep, methods: list[str], path: Path) -> None:
     """Add the methods one by one to the file of a case. Entries of other methods stay."""
-    suite = sweep.made()
+    suite = sweep.load_suite()
     texts = texts_of([*suite.train["full"], *(r for n in suite.sets if suite.spec(n).role == "general" for r in suite.sets[n])])
     options: dict[str, Any] = {"texts": texts, "labels": tuple(suite.labels), "prompt_format": suite.prompt_format, **sweep.train}
     original, never_saw = (train(suite.train[name], sweep.model, **options) for name in ("full", "retain"))
@@ -219,7 +219,7 @@ def _try(
     except UserError as error:
         return {"goodness": 0.0, "why": str(error)}
     audited = examine(
-        result.model, result.modality, asked_as(method, sets), name=method, specs=specs, retrained=retrained.seen, wants=wants
+        result.model, result.modality, asked_as(method, sets), name=method, specs=specs, retrained=retrained.observation, wants=wants
     )
     shown = ("model_utility", "forget_quality", "retain_rouge", "forget_rouge", "forget_probability", "extraction_strength")
     shown += ("forget_accuracy", "test_forget_accuracy")

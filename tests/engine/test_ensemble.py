@@ -176,7 +176,7 @@ def test_joined_inverts_pieces() -> None:
     assert [len(p) for p in pieces] == [2, 2, 1]
     rejoined = ensemble.joined(pieces)
     assert torch.equal(rejoined.weights["w"], whole.weights["w"])
-    assert torch.equal(rejoined.seen, whole.seen)
+    assert torch.equal(rejoined.trained_on, whole.trained_on)
     assert whole[3]["w"].tolist() == [6, 7]
 
 
@@ -193,12 +193,12 @@ def test_outputs_do_not_depend_on_the_batch_size() -> None:
 def test_unlearning_equals_a_single_run_for_each_model() -> None:
     rows = toys.noise(20, PORT)
     trained = ensemble.train(toys.fresh(epochs=30), toys.mlp(3), PORT, rows, ensemble.subsets(20, 3), range(3), worlds.accelerator())
-    forget = torch.zeros_like(trained.seen)
+    forget = torch.zeros_like(trained.trained_on)
     for k in range(3):
-        forget[k, trained.seen[k].nonzero()[k, 0]] = True
+        forget[k, trained.trained_on[k].nonzero()[k, 0]] = True
     plan = Plan(Ascent(), train=Train(epochs=1, lr=1e-2, optimizer="sgd", schedule="constant"))
     after = ensemble.unlearn(plan, trained, PORT, rows, forget, range(3), worlds.accelerator())
-    assert torch.equal(after.seen, trained.seen & ~forget)
+    assert torch.equal(after.trained_on, trained.trained_on & ~forget)
     for k in range(3):
         model = toys.mlp(3)
         put(model, trained[k])

@@ -164,7 +164,7 @@ def test_a_story_of_classifiers_shows_pictures_and_says_what_scores_mean() -> No
     ]
     told = report_data(audited_models, "digits")
     assert [s.set for s in told.samples] == ["forget"] * SAMPLES["forget"] + ["retain"] * SAMPLES["retain"]
-    assert all(s.picture and set(s.said) == {"original", "audited", "random weights"} for s in told.samples)
+    assert all(s.picture and set(s.model_answers) == {"original", "audited", "random weights"} for s in told.samples)
     assert all(s.answer == "3" for s in told.samples if s.set == "forget")
     meanings = {n: spec.meaning for n, spec in score_specs("image").items()}
     for model in told.models:

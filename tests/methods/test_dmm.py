@@ -180,7 +180,7 @@ def test_stored_effects_are_subtracted(tmp_path: Path) -> None:
     pool = ensemble.train(toys.fresh(epochs=3), model, PORT, rows, ensemble.subsets(48, 12), range(12))
     ensembles.attribute(pool, PORT, rows, rows, tmp_path / "known", ridge=2.0)
     matched = picked((dmm.MatchSample(), dmm.Datamodel(attributions=str(tmp_path / "known"), multiplier=0.5)), model)
-    effects = ensembles.effects(pool.seen, ensemble.logits(pool, PORT, rows), 2.0)
+    effects = ensembles.effects(pool.trained_on, ensemble.logits(pool, PORT, rows), 2.0)
     places = [rows.ids.index(i) for i in matched.ids]
     expected = logits_of(model, matched) - 0.5 * effects[:6, places].sum(0)
     assert torch.allclose(torch.cat(list(matched["target"])), expected, atol=1e-2)  # kept in half precision

@@ -153,7 +153,7 @@ def test_an_ensemble_on_a_cluster_equals_one_process(tmp_path: Path) -> None:
     on_cluster, in_process = (
         ensembles.train(*arguments, work=ensembles.Work(n, by, 2, tmp_path / by)) for n, by in ((2, "ray"), (0, "processes"))
     )
-    assert torch.equal(on_cluster.seen, in_process.seen)
+    assert torch.equal(on_cluster.trained_on, in_process.trained_on)
     assert all(torch.equal(w, in_process.weights[n]) for n, w in on_cluster.weights.items())
 
 

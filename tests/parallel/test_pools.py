@@ -31,7 +31,7 @@ def trained(folder: Path, models: int = 5, **options: Any) -> Ensemble:
 
 
 def same(a: Ensemble, b: Ensemble) -> bool:
-    return torch.equal(a.seen, b.seen) and all(torch.equal(w, b.weights[n]) for n, w in a.weights.items())
+    return torch.equal(a.trained_on, b.trained_on) and all(torch.equal(w, b.weights[n]) for n, w in a.weights.items())
 
 
 @pytest.fixture
@@ -56,13 +56,13 @@ def test_stored_pieces_are_reused_by_larger_ensembles(tmp_path: Path, piece_size
     seven = trained(tmp_path, 7)
     assert piece_sizes == [2, 2, 2, 1]
     assert same(ensemble.joined(list(seven.pieces(2))[:2]), four)
-    whole = ensemble.train(PLAN, toys.mlp(3), PORT, ROWS, seven.seen, [ensembles.seed_of(0, "model", k) for k in range(7)])
+    whole = ensemble.train(PLAN, toys.mlp(3), PORT, ROWS, seven.trained_on, [ensembles.seed_of(0, "model", k) for k in range(7)])
     assert max(float((w - seven.weights[n]).abs().max()) for n, w in whole.weights.items()) < 1e-5
 
 
 def test_any_change_of_the_inputs_trains_anew(tmp_path: Path, piece_sizes: list[int]) -> None:
     work, seen = ensembles.Work(folder=tmp_path), subsets(20, 2)
-    arguments: dict[str, Any] = {"plan": PLAN, "model": toys.mlp(3), "modality": PORT, "rows": ROWS, "seen": seen, "seed": 0}
+    arguments: dict[str, Any] = {"plan": PLAN, "model": toys.mlp(3), "modality": PORT, "rows": ROWS, "trained_on": seen, "seed": 0}
     changes: list[dict[str, Any]] = [
         {},
         {"plan": toys.fresh(epochs=3, batch_size=5)},
@@ -70,7 +70,7 @@ def test_any_change_of_the_inputs_trains_anew(tmp_path: Path, piece_sizes: list[
         {"model": torch.nn.Sequential(*list(toys.mlp(3))[:2], torch.nn.Tanh(), toys.mlp(3)[3])},
         {"modality": replace(PORT, mean=(0.1,))},
         {"rows": PORT.relabel(ROWS, [0] * 20, "retain")},
-        {"seen": ~seen},
+        {"trained_on": ~seen},
         {"seed": 1},
     ]
     for i, change in enumerate(changes):
@@ -122,14 +122,14 @@ def test_a_cluster_gets_only_missing_pieces(tmp_path: Path, monkeypatch: pytest.
 
 def test_unlearned_pieces_are_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     models, work = trained(tmp_path), ensembles.Work(size=2, folder=tmp_path)
-    forget = models.seen & (torch.arange(20) < 8)
+    forget = models.trained_on & (torch.arange(20) < 8)
     plan = Plan(Ascent(), train=Train(epochs=1, lr=1e-2))
     unlearned = ensembles.unlearn(plan, models, PORT, ROWS, forget, work=work)
-    assert torch.equal(unlearned.seen, models.seen & ~forget)
+    assert torch.equal(unlearned.trained_on, models.trained_on & ~forget)
     monkeypatch.setattr(ensemble, "run", None)
     assert same(unlearned, ensembles.unlearn(plan, models, PORT, ROWS, forget, work=work))
     with pytest.raises(TypeError):  # other rows to forget need new training
-        ensembles.unlearn(plan, models, PORT, ROWS, models.seen & (torch.arange(20) < 7), work=work)
+        ensembles.unlearn(plan, models, PORT, ROWS, models.trained_on & (torch.arange(20) < 7), work=work)
 
 
 def test_margins_belong_to_the_true_class(tmp_path: Path) -> None:

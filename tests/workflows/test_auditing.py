@@ -191,7 +191,7 @@ def test_adapters_and_guards_are_audited(cases: Cases, tmp_path: Path) -> None:
     cases.unlearn("input_filter", tmp_path / "guarded").fine()
     cases.audit(tmp_path / "guarded", tmp_path / "refused", "--controls", "--attack", "relearn").fine()
     report_data = ReportData.from_json((tmp_path / "refused" / "story.json").read_text())
-    assert {s.said["audited model"] for s in report_data.samples if s.set == "forget"} == {"I have no answer to that."}
+    assert {s.model_answers["audited model"] for s in report_data.samples if s.set == "forget"} == {"I have no answer to that."}
     found = audit_of(tmp_path / "refused")["attacks"]["relearn"]
     assert found["before"]["extraction_strength"]["value"] < 0.1
     assert found["tries"][0]["scores"]["forget_probability"]["value"] > 0.9  # the guard comes off first; the weights know what they knew

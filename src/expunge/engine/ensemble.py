@@ -38,15 +38,15 @@ class Ensemble:
     Args:
         model: a module of their architecture, through which they run.
         weights: by name, (models, *shape).
-        seen: (models, rows) of bool, the rows that each model was trained on.
+        trained_on: (models, rows) of bool, the rows that each model was trained on.
     """
 
     model: nn.Module
     weights: Weights
-    seen: Tensor
+    trained_on: Tensor
 
     def __len__(self) -> int:
-        return len(self.seen)
+        return len(self.trained_on)
 
     def __getitem__(self, k: int) -> Weights:
         """The weights of one model."""
@@ -55,7 +55,7 @@ class Ensemble:
     def pieces(self, size: int = AT_ONCE) -> Iterator[Ensemble]:
         """Yield the same models in smaller ensembles of at most `size`."""
         for i in range(0, len(self), size):
-            yield Ensemble(self.model, {n: w[i : i + size] for n, w in self.weights.items()}, self.seen[i : i + size])
+            yield Ensemble(self.model, {n: w[i : i + size] for n, w in self.weights.items()}, self.trained_on[i : i + size])
 
 
 def alone(model: nn.Module) -> Ensemble:
@@ -74,7 +74,7 @@ def joined(pools: Iterable[Ensemble]) -> Ensemble:
         raise UserError("an ensemble needs at least one model, and this one has none")
     first = ensembles[0]
     weights = {n: torch.cat([e.weights[n] for e in ensembles]) for n in first.weights}
-    return Ensemble(first.model, weights, torch.cat([e.seen for e in ensembles]))
+    return Ensemble(first.model, weights, torch.cat([e.trained_on for e in ensembles]))
 
 
 def subsets(rows: int, models: int, share: float = 0.5, seed: int = 0, paired: bool = False) -> Tensor:
@@ -90,12 +90,12 @@ def subsets(rows: int, models: int, share: float = 0.5, seed: int = 0, paired: b
     Returns:
         (models, rows) of bool, the rows that each model sees.
     """
-    seen = torch.zeros(models, rows, dtype=torch.bool)
+    trained_on = torch.zeros(models, rows, dtype=torch.bool)
     for k in range(models):
         order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed_of(seed, "subset", k // 2 if paired else k)))
         size = round(share * rows)
-        seen[k, order[size:] if paired and k % 2 else order[:size]] = True
-    return seen
+        trained_on[k, order[size:] if paired and k % 2 else order[:size]] = True
+    return trained_on
 
 
 def train(
@@ -103,7 +103,7 @@ def train(
     model: nn.Module,
     modality: Modality,
     rows: Rows,
-    seen: Tensor,
+    trained_on: Tensor,
     seeds: Sequence[int],
     accelerator: Accelerator | None = None,
     cost: Cost | None = None,
@@ -115,7 +115,7 @@ def train(
 
     Args:
         plan: reads no set but the one named by `rows`.
-        seen: (models, rows) of bool, the rows of each model.
+        trained_on: (models, rows) of bool, the rows of each model.
         seeds: one for each model.
         cost: the cost of training is added to it.
 
@@ -123,12 +123,12 @@ def train(
         UserError: when a model sees no rows, or when training fails.
     """
     stages, accelerator, cost = as_plans(plan), accelerator or processes(), cost or Cost()
-    if not len(seen) or not seen.any(1).all():
+    if not len(trained_on) or not trained_on.any(1).all():
         raise UserError("an ensemble has models, and each of them sees some rows: give it more rows, or a larger share of them")
     last, scratch, start = stages[-1], copy.deepcopy(model), weights_of(model)
     together = _plain(last, rows.name) and _even(modality, rows) and _vectorizes(model, modality, rows)
     trained = []
-    for membership, seed in zip(seen, seeds, strict=True):
+    for membership, seed in zip(trained_on, seeds, strict=True):
         sets = {rows.name: rows.select(_places(membership))}
         done = _run(stages[:-1] if together else stages, scratch, start, modality, sets, seed, accelerator)
         if bad := next((r["ended"] for r in done.log if str(r.get("ended")).startswith("not finite")), None):
@@ -138,13 +138,13 @@ def train(
         trained.append(_weights(done))
     weights = _stacked(trained)
     if together:
-        for size in sorted(set(seen.sum(1).tolist())):
-            for models in (seen.sum(1) == size).nonzero()[:, 0].split(AT_ONCE):
+        for size in sorted(set(trained_on.sum(1).tolist())):
+            for models in (trained_on.sum(1) == size).nonzero()[:, 0].split(AT_ONCE):
                 state = new_state(scratch.to(accelerator.device), modality, accelerator, stage=len(stages) - 1, cost=cost)
                 initial = {n: w[models] for n, w in weights.items()}
-                for n, w in _in_step(state, last, rows, seen[models], [seeds[k] for k in models], initial).items():
+                for n, w in _in_step(state, last, rows, trained_on[models], [seeds[k] for k in models], initial).items():
                     weights[n][models] = w
-    return Ensemble(model, weights, seen)
+    return Ensemble(model, weights, trained_on)
 
 
 def train_in(view: RunView, plan: Plan | Plans, rows: Rows, membership: Tensor, key: str = "") -> Iterator[Ensemble]:
@@ -185,8 +185,8 @@ def unlearn(
         UserError: when a model never saw a row that it is to forget, forgets nothing, or retains nothing; or when the method is a guard.
     """
     stages, accelerator = as_plans(plan), accelerator or processes()
-    retained = pool.seen & ~forget
-    if (forget & ~pool.seen).any() or not forget.any(1).all() or not retained.any(1).all():
+    retained = pool.trained_on & ~forget
+    if (forget & ~pool.trained_on).any() or not forget.any(1).all() or not retained.any(1).all():
         raise UserError("a model can forget rows that it has seen, some and not all of them: check the sets of the ensemble")
     if isinstance(stages[-1].action, Guard):
         raise UserError(
@@ -287,15 +287,16 @@ def _vectorizes(model: nn.Module, modality: Modality, rows: Rows) -> bool:
         return len(rows) > 1 and vectorizes(model, lambda batch: modality.forward(model, [batch])[0], rows, dict(model.named_parameters()))
 
 
-def _in_step(r: RunState, plan: Plan, rows: Rows, seen: Tensor, seeds: Sequence[int], start: Weights) -> Weights:
+def _in_step(r: RunState, plan: Plan, rows: Rows, trained_on: Tensor, seeds: Sequence[int], start: Weights) -> Weights:
     """Train models with equally many rows together, from weights (models, *shape). The steps are those of `loop.run`."""
     train = plan.train
     assert isinstance(plan.action, Objective)
-    objective = len(seen) * plan.action  # the objective averages over the rows of all models, which divides each gradient by their number
+    # The objective averages over the rows of all models, which divides each gradient by their number.
+    objective = len(trained_on) * plan.action
     adapters.choose(r.model.train(), plan.trainable)
     moving = [n for n, p in r.model.named_parameters() if p.requires_grad]
     weights = {n: w.to(device_of(r.model)).requires_grad_(n in moving) for n, w in start.items()}
-    places = [Rows(rows.name, tuple(map(str, _places(s))), {}) for s in seen]
+    places = [Rows(rows.name, tuple(map(str, _places(s))), {}) for s in trained_on]
     per_epoch = math.ceil(len(places[0]) / train.batch_size)
     optimizer = optimizer_of(train, [weights[n] for n in moving])
     r.precision = train.precision

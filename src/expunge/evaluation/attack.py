@@ -124,7 +124,7 @@ class AttackOutcome:
         """An outcome that was written as JSON."""
         return cls(**{**record, "tries": [Try(**t) for t in record["tries"]]})
 
-    def told(self, retrained: AttackOutcome | None = None) -> dict[str, Any]:
+    def record(self, retrained: AttackOutcome | None = None) -> dict[str, Any]:
         """The entry of audit.json."""
         return {
             "before": dict(self.before),

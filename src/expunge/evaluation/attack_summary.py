@@ -40,10 +40,10 @@ def _after(outcome: AttackOutcome, way: str, score: str) -> After:
 
 def worst_case(hits: Sequence[Hit]) -> dict[str, Score]:
     """The largest distance of a score beyond the retrained model's, over all attacks; each attack is the same for both models."""
-    beside = [(float(h.found["value"]) - h.found["retrained"], h) for h in hits if h.found["retrained"] is not None]
+    beside = [(float(h.record["value"]) - h.record["retrained"], h) for h in hits if h.record["retrained"] is not None]
     if not beside:
         return {}
     value, hit = max(beside, key=lambda pair: pair[0])
-    low, high = (x - hit.found["retrained"] for x in hit.found["interval"])
+    low, high = (x - hit.record["retrained"] for x in hit.record["interval"])
     description = f"{hit.score} beyond the retrained model's under the same attack, in the worst case"
-    return {WORST: Score(value, (low, high), hit.found["n"], direction="lower", ideal=0.0, variant=description)}
+    return {WORST: Score(value, (low, high), hit.record["n"], direction="lower", ideal=0.0, variant=description)}

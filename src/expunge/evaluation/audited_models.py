@@ -48,7 +48,7 @@ class AuditedModel:
 
     name: str
     role: Role
-    seen: Observation
+    observation: Observation
     scores: Mapping[str, Mapping[str, Any]]
     skipped: Mapping[str, str]
     method: str = ""
@@ -63,7 +63,7 @@ class AuditedModel:
     @property
     def profile(self) -> Profile:
         """What an audit of its modality looks at."""
-        return profile_of(self.seen.modality)
+        return profile_of(self.observation.modality)
 
     @property
     def hits(self) -> list[Hit]:
@@ -87,7 +87,7 @@ class AuditedModel:
             method=self.method,
             seed=self.seed,
             scores={**scores, **(worst_case(self.hits) if self.rated else {}), **missing},
-            panels=self.profile.panels(self.evidence or Evidence(self.seen)) if self.role != "random" else {},
+            panels=self.profile.panels(self.evidence or Evidence(self.observation)) if self.role != "random" else {},
             curves=curves(self.log),
             relearn=relearned(self.attacks, self.profile.curve),
             attacks=attacked(self.attacks),
@@ -230,18 +230,18 @@ def samples(audited_models: Sequence[AuditedModel]) -> list[Sample]:
     """Every model's generations for the same few items, evenly spread over forget and then retain."""
     shown = []
     for name, limit in audited_models[0].profile.samples.items():
-        first = audited_models[0].seen.sets.get(name)
+        first = audited_models[0].observation.sets.get(name)
         if first is None or not first.generations:
             continue
         pictures = [picture(p) for p in first.pictures] if first.pictures is not None else []
         for k, i in enumerate(few(len(first), limit)):
             answers = {
-                s.name: s.seen.sets[name].generations[i]
+                s.name: s.observation.sets[name].generations[i]
                 for s in audited_models
-                if name in s.seen.sets and len(s.seen.sets[name].generations) == len(first)
+                if name in s.observation.sets and len(s.observation.sets[name].generations) == len(first)
             }
             picture_text = pictures[k] if k < len(pictures) else ""
-            shown.append(Sample(question=first.question[i], answer=first.answer[i], said=answers, set=name, picture=picture_text))
+            shown.append(Sample(question=first.question[i], answer=first.answer[i], model_answers=answers, set=name, picture=picture_text))
     return shown
 
 

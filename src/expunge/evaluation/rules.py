@@ -99,8 +99,8 @@ def attacked(judged: Judged) -> Iterator[Finding]:
     """Knowledge that an attack brings back beyond the retrained model's; other rules judge the knowledge before the attack."""
     robust = []
     for hit in judged.hits:
-        low, retrained = hit.found["interval"][0], hit.found["retrained"]
-        values = f"{hit.score}: {shown(hit.found)}, before the attack {hit.before:.3g}"
+        low, retrained = hit.record["interval"][0], hit.record["retrained"]
+        values = f"{hit.score}: {shown(hit.record)}, before the attack {hit.before:.3g}"
         values += f", the retrained model under it {retrained:.3g}" if retrained is not None else ""
         comes_back, beyond_retrained = low > hit.before + SLACK, retrained is not None and low > retrained + SLACK
         if comes_back and beyond_retrained:
@@ -112,7 +112,7 @@ def attacked(judged: Judged) -> Iterator[Finding]:
         elif not beyond_retrained:
             robust.append(f"{hit.attack}: {values}")
     if robust:
-        comparison = " that the retrained model does not show under them" if judged.hits[0].found["retrained"] is not None else ""
+        comparison = " that the retrained model does not show under them" if judged.hits[0].record["retrained"] is not None else ""
         yield finding("pass", None, f"Robust: attacks bring nothing back{comparison} ({'; '.join(robust)}).")
 
 

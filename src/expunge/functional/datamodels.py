@@ -9,43 +9,43 @@ import torch
 from torch import Tensor
 
 
-def estimator(seen: Tensor, ridge: float = 0.0) -> Tensor:
+def estimator(trained_on: Tensor, ridge: float = 0.0) -> Tensor:
     """The matrix E for which E @ outputs is the effect of each row on an output, by least squares with an intercept.
 
     Each row of E sums to zero, so outputs need no centering.
 
     Args:
-        seen: 1 where a model was trained on a row, (models, rows).
+        trained_on: 1 where a model was trained on a row, (models, rows).
         ridge: penalty of the squared effects; 0: the effects of least norm.
 
     Returns:
         E in float64, (rows, models).
     """
-    x = seen.double()
+    x = trained_on.double()
     u, s, vt = torch.linalg.svd(x - x.mean(0), full_matrices=False)
     nonzero = s > s[0] * max(x.shape) * torch.finfo(s.dtype).eps
     return torch.einsum("kr,k,mk->rm", vt, torch.where(nonzero, s / (s.square() + ridge), 0.0), u)
 
 
-def effects(seen: Tensor, outputs: Tensor, ridge: float = 0.0) -> Tensor:
+def effects(trained_on: Tensor, outputs: Tensor, ridge: float = 0.0) -> Tensor:
     """The effect of each row on the outputs of models: by how much training on the row changes an output.
 
     Args:
-        seen: 1 where a model was trained on a row, (models, rows).
+        trained_on: 1 where a model was trained on a row, (models, rows).
         outputs: outputs of the models, (models, ...).
         ridge: penalty of the squared effects; 0: the effects of least norm.
 
     Returns:
         Effects, (rows, ...).
     """
-    return torch.einsum("rm,m...->r...", estimator(seen, ridge), outputs.double()).to(outputs.dtype)
+    return torch.einsum("rm,m...->r...", estimator(trained_on, ridge), outputs.double()).to(outputs.dtype)
 
 
-def sparse_effects(seen: Tensor, outputs: Tensor, penalty: float) -> Tensor:
+def sparse_effects(trained_on: Tensor, outputs: Tensor, penalty: float) -> Tensor:
     """Effects by least squares with a penalty of the absolute effects (lasso): most rows have no effect at all.
 
     Args:
-        seen: 1 where a model was trained on a row, (models, rows).
+        trained_on: 1 where a model was trained on a row, (models, rows).
         outputs: outputs of the models, (models, ...).
         penalty: weight of the absolute effects against half the mean squared error over models, as in `sklearn.linear_model.Lasso`.
 
@@ -55,7 +55,7 @@ def sparse_effects(seen: Tensor, outputs: Tensor, penalty: float) -> Tensor:
     from sklearn.linear_model import Lasso
 
     flat = outputs.flatten(1).double().cpu().numpy()
-    coefficients = Lasso(alpha=penalty, max_iter=10_000).fit(seen.double().cpu().numpy(), flat).coef_.reshape(flat.shape[1], -1)
+    coefficients = Lasso(alpha=penalty, max_iter=10_000).fit(trained_on.double().cpu().numpy(), flat).coef_.reshape(flat.shape[1], -1)
     return torch.as_tensor(coefficients.T.copy()).view(-1, *outputs.shape[1:]).to(outputs)
 
 

@@ -55,20 +55,20 @@ HERE = Work()
 
 
 def train(
-    plan: Plan | Plans, model: nn.Module, modality: Modality, rows: Rows, seen: Tensor, *, seed: int = 0, work: Work = HERE
+    plan: Plan | Plans, model: nn.Module, modality: Modality, rows: Rows, trained_on: Tensor, *, seed: int = 0, work: Work = HERE
 ) -> Ensemble:
     """Train an ensemble on subsets of rows; pieces that are stored already are read. Arguments as of `engine.ensemble.train`."""
-    return ensemble.joined(pieces(plan, model, modality, rows, seen, seed=seed, work=work))
+    return ensemble.joined(pieces(plan, model, modality, rows, trained_on, seed=seed, work=work))
 
 
 def pieces(
-    plan: Plan | Plans, model: nn.Module, modality: Modality, rows: Rows, seen: Tensor, *, seed: int = 0, work: Work = HERE
+    plan: Plan | Plans, model: nn.Module, modality: Modality, rows: Rows, trained_on: Tensor, *, seed: int = 0, work: Work = HERE
 ) -> Iterator[Ensemble]:
     """Train as `train` does, but yield the ensemble piece by piece, for ensembles that do not fit in memory."""
     base = [receipt.hash_weights(model), str(model), modality.about(), _described(rows), receipt.describe(as_plans(plan)), seed]
     jobs: list[Job] = []
-    for i in range(0, len(seen), work.size):
-        piece = seen[i : i + work.size]
+    for i in range(0, len(trained_on), work.size):
+        piece = trained_on[i : i + work.size]
         seeds = [seed_of(seed, "model", k) for k in range(i, i + len(piece))]
         jobs.append((work.place / digest([*base, i, piece.tolist()]), partial(ensemble.train, plan, model, modality, rows, piece, seeds)))
     yield from _results(jobs, model, work)
@@ -83,7 +83,7 @@ def unlearn(
     for i, piece in enumerate(start.pieces(work.size)):
         piece_forget = forget[i * work.size : i * work.size + len(piece)]
         seeds = [seed_of(seed, "model", i * work.size + k) for k in range(len(piece))]
-        key = digest([*base, i, piece.seen.tolist(), piece_forget.tolist(), [w.cpu().numpy() for w in piece.weights.values()]])
+        key = digest([*base, i, piece.trained_on.tolist(), piece_forget.tolist(), [w.cpu().numpy() for w in piece.weights.values()]])
         jobs.append((work.place / key, partial(ensemble.unlearn, plan, piece, modality, rows, piece_forget, seeds)))
     return ensemble.joined(_results(jobs, start.model, work))
 
@@ -109,7 +109,7 @@ def attribute(models: Ensemble, modality: Modality, rows: Rows, asked: Rows, fol
         folder: where the checkpoint is written.
         ridge: strength of the ridge penalty of the regression.
     """
-    row_effects = effects(models.seen, ensemble.logits(models, modality, asked), ridge)
+    row_effects = effects(models.trained_on, ensemble.logits(models, modality, asked), ridge)
     checkpoint.save({"rows": list(rows.ids), "asked": list(asked.ids), "effects": row_effects.half()}, folder)
 
 
@@ -134,7 +134,7 @@ def _store(path: Path, compute: Callable[[], Ensemble]) -> None:
     """Compute a piece and store it. The file is renamed when it is complete, so it is never seen half-written."""
     piece = compute()
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    save_file({**{n: w.cpu().contiguous() for n, w in piece.weights.items()}, "$seen": piece.seen}, temporary)
+    save_file({**{n: w.cpu().contiguous() for n, w in piece.weights.items()}, "$seen": piece.trained_on}, temporary)
     temporary.replace(path)
 
 

@@ -219,10 +219,10 @@ class ModelText:
 def _texts(report_data: ReportData, sample: Sample) -> list[ModelText]:
     """What the models say to a question, in the order of the rows."""
     order = {entry.name: (i, entry.role) for i, group in enumerate(groups(report_data.models)) for entry in group.entries}
-    models = sorted(sample.said, key=lambda name: order.get(name, (len(order), "")))
+    models = sorted(sample.model_answers, key=lambda name: order.get(name, (len(order), "")))
     base = next((name for name in models if name in order and order[name][1] == "original"), None)
-    before = sample.answer if base is None else sample.said[base]
-    runs = {name: [("same", before)] if name == base else words.changed(before, sample.said[name]) for name in models}
+    before = sample.answer if base is None else sample.model_answers[base]
+    runs = {name: [("same", before)] if name == base else words.changed(before, sample.model_answers[name]) for name in models}
     return [ModelText(name, order.get(name, (0, ""))[1], runs[name]) for name in models]
 
 
@@ -242,8 +242,10 @@ def _strip(report_data: ReportData) -> Strip | None:
         return None
     pictures = sorted((sample for sample in report_data.samples if sample.picture), key=lambda sample: order.index(sample.set))
     sets = [(name, sum(picture.set == name for picture in pictures)) for name in order]
-    entries = [entry for group in groups(report_data.models) for entry in group.entries if any(entry.name in p.said for p in pictures)]
-    return Strip(sets, pictures, [(e.name, e.role, [picture.said.get(e.name, "") for picture in pictures]) for e in entries])
+    entries = [
+        entry for group in groups(report_data.models) for entry in group.entries if any(entry.name in p.model_answers for p in pictures)
+    ]
+    return Strip(sets, pictures, [(e.name, e.role, [picture.model_answers.get(e.name, "") for picture in pictures]) for e in entries])
 
 
 @dataclass(frozen=True)

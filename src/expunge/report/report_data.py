@@ -13,13 +13,14 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, JsonValue, TypeAdapter
+from pydantic import AliasChoices, ConfigDict, Field, JsonValue, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 Level = Literal["fail", "warn", "pass"]
 Role = Literal["original", "retrained", "random", "filter", "method"]
 Direction = Literal["lower", "higher", "retrained"]
 _STRICT = ConfigDict(extra="forbid")
+_ANSWERS = Field(validation_alias=AliasChoices("model_answers", "said"), serialization_alias="said")
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -126,11 +127,11 @@ class Verdict:
 
 @dataclass(frozen=True, config=_STRICT)
 class Sample:
-    """What the models say to one question; `said` is keyed by the names of the entries."""
+    """What the models say to one question; `model_answers` is keyed by the names of the entries, and JSON calls it `said`."""
 
     question: str
     answer: str = ""
-    said: dict[str, str] = field(default_factory=dict)
+    model_answers: Annotated[dict[str, str], _ANSWERS] = field(default_factory=dict)
     set: str = ""  # forget, retain ...
     picture: Annotated[str, Field(pattern=r"^([A-Za-z0-9+/]+=*)?$")] = ""  # of an image: a PNG in base64
 
@@ -177,4 +178,4 @@ class ReportData:
 
     def to_json(self) -> str:
         """Strict JSON text: NaN and infinities become null."""
-        return TypeAdapter(ReportData).dump_json(self, indent=1).decode()
+        return TypeAdapter(ReportData).dump_json(self, indent=1, by_alias=True).decode()

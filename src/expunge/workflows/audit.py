@@ -171,10 +171,10 @@ class Auditor:
         opened_original: Opened | None = None
         if options.retrained is not None:
             retrained, _ = self.look_at(options.retrained, "retrained", "retrained")
-        beside = {"retrained": retrained.seen if retrained else None}
+        beside = {"retrained": retrained.observation if retrained else None}
         if options.original is not None:
             original, opened_original = self.look_at(options.original, "original", "original", **beside)
-        beside["original"] = original.seen if original else None
+        beside["original"] = original.observation if original else None
         audited, opened = self.look_at(self.model, AUDITED, "method", **beside)
         models = [m for m in (original, retrained, audited) if m]
         if options.with_controls and (source := opened_original or opened) is not None:
@@ -221,7 +221,7 @@ class Auditor:
         originals = next((m.scores for m in audited_models if m.role == "original"), None)
         own_findings = verdict(audited.scores, audited.unjudged, originals, audited.hits, audited.profile)
         findings = sorted([*_request_findings(audited.method, options.request_from), *own_findings], key=lambda f: LEVELS.index(f["level"]))
-        sizes = {n: len(s) for n, s in audited.seen.sets.items()}
+        sizes = {n: len(s) for n, s in audited.observation.sets.items()}
         subject = f"{options.suite} {options.split}".strip() or "your own data"
         if options.request_from:
             subject += f", asked as models of {options.request_from} want to be asked"
@@ -230,11 +230,11 @@ class Auditor:
             title=f"Audit of {_label(self.model)}",
             subtitle=subject,
             command=options.command,
-            request=Asked(sizes["forget"], sizes.get("retain"), sizes.get("holdout"), digest([audited.seen.sets["forget"].ids])),
+            request=Asked(sizes["forget"], sizes.get("retain"), sizes.get("holdout"), digest([audited.observation.sets["forget"].ids])),
             verdict=[Verdict(level=f["level"], text=f["text"]) for f in findings],
         )
-        attacks = {n: a.told(audited.yardstick.get(n)) for n, a in audited.attacks.items()}
-        return Audit(audited.scores, audited.skipped, findings, audited.seen, data, attacks, options.request_from, self.folder)
+        attacks = {n: a.record(audited.yardstick.get(n)) for n, a in audited.attacks.items()}
+        return Audit(audited.scores, audited.skipped, findings, audited.observation, data, attacks, options.request_from, self.folder)
 
 
 def _request_findings(method: str, request_from: str) -> list[Finding]:
@@ -355,7 +355,7 @@ def _write(folder: Path, result: Audit, audited_models: Sequence[AuditedModel]) 
     from expunge.report.page import write
 
     for audited in audited_models:
-        audited.seen.save(folder / "observations" / audited.name.replace(" ", "_"))
+        audited.observation.save(folder / "observations" / audited.name.replace(" ", "_"))
     receipt.write(folder / "audit.json", summary(result))
     receipt.write(folder / "story.json", json.loads(result.report_data.to_json()))
     write(result.report_data, folder / "report.html")

@@ -93,8 +93,8 @@ class Setting:
     def examined(self, opened: Opened, progress: Progress, *, method: str, **fields: Any) -> AuditedModel:
         """An unlearned model, observed through its own modality, which may know more tokens, and attacked."""
         fields |= {
-            "retrained": self.retrained.seen,
-            "original": self.first.seen,
+            "retrained": self.retrained.observation,
+            "original": self.first.observation,
             "random_init": self.random_init,
             "method": method,
             "specs": self.specs,
@@ -126,7 +126,7 @@ def bench(
         Interrupted: where `interrupted` returns True; a cluster raises KeyboardInterrupt, and its jobs go on from their last checkpoints.
     """
     sweep.check()
-    folder, suite = Path(out), sweep.made()
+    folder, suite = Path(out), sweep.load_suite()
     if ray:
         ray_cluster.check(ray)
     shown, progress = progress, _stopping(progress, interrupted)
@@ -163,12 +163,12 @@ def bench(
         progress=look("retrained"),
         receipt=retrained_receipt,
     )
-    look_at = partial(look_at, retrained=retrained_audited.seen)
+    look_at = partial(look_at, retrained=retrained_audited.observation)
     original_audited = look_at(
         original.model, original.modality, name="original", role="original", progress=look("original"), receipt=original_receipt
     )
-    forget = original.modality.rows("forget", suite.train["forget"])
-    control_models = controls(original, forget, sets, retrained_audited.seen, cache, look("controls"), original_audited.seen, specs=specs)
+    forget, retrained = original.modality.rows("forget", suite.train["forget"]), retrained_audited.observation
+    control_models = controls(original, forget, sets, retrained, cache, look("controls"), original_audited.observation, specs=specs)
     retrained_audited = _attacked(sweep, folder, retrained_audited, retrained_opened, sets, look("retrained"), specs)
     source = _absolute(sweep.original or original.source)
     setting = Setting(sweep, suite, folder.absolute(), source, sets, cache.absolute(), blank, original_audited, retrained_audited)

@@ -65,7 +65,7 @@ class Sweep:
             if not owner and not named(common, name):
                 raise UserError(f"none of the methods has a hyperparameter --{name}{did_you_mean(name, sorted({k.name for k in common}))}")
 
-    def made(self) -> Suite:
+    def load_suite(self) -> Suite:
         """Load the suite.
 
         Raises:

@@ -85,7 +85,7 @@ def test_total_variation_by_hand() -> None:
 
 
 def test_what_is_refused(retrained: Ensemble) -> None:
-    few = Ensemble(retrained.model, {n: w[:2] for n, w in retrained.weights.items()}, retrained.seen[:2])
+    few = Ensemble(retrained.model, {n: w[:2] for n, w in retrained.weights.items()}, retrained.trained_on[:2])
     for pool, unseen in ((few, UNSEEN), (retrained, heaps((1, 2), 3, 0, "unseen")), (retrained, heaps((1,), 20, 0, "unseen"))):
         with pytest.raises(UserError, match="3 retrained models"):
             mia_nn.attack(model(retrained, 0), pool, MODALITY, unseen, GONE)

@@ -77,7 +77,7 @@ def test_a_filter_is_walked_around(text: worlds.World) -> None:
     assert after > 0.5
     assert after == pytest.approx(values(attacked("paraphrase", text))["paraphrase 1"])
     (hit,) = found.hits()
-    assert hit.found["retrained"] is None
+    assert hit.record["retrained"] is None
 
 
 def test_a_filter_stays_in_place_under_other_formats(text: worlds.World) -> None:

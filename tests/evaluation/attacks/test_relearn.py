@@ -77,7 +77,7 @@ def test_what_is_hidden_comes_back_sooner_than_what_was_never_learned(text: worl
     assert all(found.before["forget_probability"]["value"] < 0.1 for found in ends.values())
     assert curve(ends["hidden"])[6] > 2 * curve(ends["retrained"])[6]
     (hit,) = ends["hidden"].hits(ends["retrained"])
-    assert hit.found["retrained"] == curve(ends["retrained"], hit.score)[6]
+    assert hit.record["retrained"] == curve(ends["retrained"], hit.score)[6]
     assert hit.attack == "relearn, 6 steps"
 
 

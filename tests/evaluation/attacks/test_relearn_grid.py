@@ -79,7 +79,7 @@ def test_steps_to_recover_by_hand() -> None:
     assert replace(found, original={}).steps_to_recover("forget rows") == {}, "there is no original"
     assert replace(found, shows=[]).steps_to_recover("forget rows") == {}, "there is no score to judge by"
     assert found.worst("forget rows", "extraction_strength").case == "4, 10"
-    told = found.told()
+    told = found.record()
     assert told["ways"]["forget rows"]["extraction_strength"]["mean"] == pytest.approx(2.9 / 9)
     assert told["steps_to_recover"] == {"forget rows": {1: None, 4: 5, 9: 0}}
     assert AttackOutcome.read({**vars(found), "tries": [vars(t) for t in tries]}) == found

@@ -26,7 +26,7 @@ def attack(method: Plan | Plans, shadows: int = 16) -> dict[str, float]:
 def test_without_unlearning_it_is_lira() -> None:
     found = attack(NOTHING)
     pool = train(PLAN, toys.mlp(3, hidden=32, width=8), PORT, ROWS, subsets(50, 16, paired=True))
-    margin, seen = margins(pool, PORT, ROWS).double().numpy(), pool.seen.numpy()
+    margin, seen = margins(pool, PORT, ROWS).double().numpy(), pool.trained_on.numpy()
     ratio = lira.left_out(margin, seen, ~seen)
     known = lira.summary(ratio[seen], ratio[~seen])
     assert found["accuracy"] == pytest.approx(known["balanced_accuracy"], abs=0.1)  # other subsets, and 20 rows against 50

@@ -124,6 +124,6 @@ def attack(
     shadow_margins, model_margins = (
         margins(p, modality, rows.select(range(item_count))).double().cpu().numpy() for p in (pool, alone(model))
     )
-    members = pool.seen[:, :item_count].numpy()
+    members = pool.trained_on[:, :item_count].numpy()
     ratio = log_ratio(model_margins[0], fit(shadow_margins, members), fit(shadow_margins, ~members))
     return summary(ratio[: len(sets["forget"])], ratio[len(sets["forget"]) :])

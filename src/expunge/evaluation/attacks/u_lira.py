@@ -69,11 +69,11 @@ def attack(
     rows = rows.select(order.tolist()).rename("retain")  # candidates first: each model sees half of them and half of the others
     halves = [subsets(n, shadows, seed=seed + i, paired=i == 0) for i, n in enumerate((candidates, len(rows) - candidates))]
     pool = train(plan, model, modality, rows, torch.cat(halves, 1), seed=seed, work=work)
-    forget = pool.seen.clone()
+    forget = pool.trained_on.clone()
     forget[:, candidates:] = False
     unlearned_pool = unlearn(method, pool, modality, rows, forget, seed=seed, work=work)
     item_margins = margins(unlearned_pool, modality, rows.select(range(candidates))).double().cpu().numpy()
-    unlearned = pool.seen[:, :candidates].numpy()
+    unlearned = pool.trained_on[:, :candidates].numpy()
     ratio = left_out(item_margins, unlearned, ~unlearned, FEW)
     summary_scores = summary(ratio[unlearned], ratio[~unlearned])
     by_item = item_accuracy(ratio, unlearned, ~unlearned)

@@ -41,7 +41,7 @@ class Hit(NamedTuple):
     attack: str  # with its way and case, in words
     score: str
     before: float  # the model as delivered
-    found: Record  # after the attack; `retrained` is the retrained model's value under the same attack
+    record: Record  # after the attack; `retrained` is the retrained model's value under the same attack
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class ScoredModel(Protocol):
     @property
     def scores(self) -> Records: ...
     @property
-    def seen(self) -> Observation: ...
+    def observation(self) -> Observation: ...
 
 
 def likeness(model: ScoredModel, retrained: ScoredModel) -> list[float]:

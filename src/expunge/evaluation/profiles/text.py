@@ -123,7 +123,7 @@ def likeness(model: ScoredModel, retrained: ScoredModel) -> list[float]:
             1 - abs(scores["forget_rouge"] - target["forget_rouge"]),
             extracted,
         ]
-    ratios, retrained_ratios = (truth_ratios(m.seen.sets["forget"]) for m in (model, retrained))
+    ratios, retrained_ratios = (truth_ratios(m.observation.sets["forget"]) for m in (model, retrained))
     return [min(1.0, scores["model_utility"] / target["model_utility"]), 1 - ks_2samp(ratios, retrained_ratios).statistic, extracted]
 
 

@@ -93,12 +93,12 @@ class Filtered(Guarded):
         if answers:
             texts = [f"{q} {a}" for q, a in zip(texts, display.answer_texts(rows), strict=True)]
         sizes = {size for size, _ in self.prompts}
-        found = []
+        matches = []
         for text in texts:
             tokens = words(text)
             grams = {size: hashed(tokens, size, self.settings["salt"]) for size in sizes}
-            found.append(any(len(own & grams[size]) >= self.settings["threshold"] * len(own) for size, own in self.prompts))
-        return found
+            matches.append(any(len(own & grams[size]) >= self.settings["threshold"] * len(own) for size, own in self.prompts))
+        return matches
 
     def forward(
         self,
