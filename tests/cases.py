@@ -69,9 +69,9 @@ def make(folder: Path) -> Cases:
     world = worlds.text()
     for name in ("original", "retrained"):
         world.modality.save(world.model(name), folder / name)
-    made = people.generate(seed=0, people=12, forget=1, holdout=1, neighbours=1, retain_audit=16)
+    records = people.generate(seed=0, people=12, forget=1, holdout=1, neighbours=1, retain_audit=16)
     for name in ("forget", "retain", "holdout"):
-        write_jsonl(folder / f"{name}.jsonl", getattr(made, name))
+        write_jsonl(folder / f"{name}.jsonl", getattr(records, name))
     return Cases(folder)
 
 

@@ -24,28 +24,28 @@ def a_set(p: Any, label: Sequence[int], name: str = "", features: Any = None) ->
 
 
 def sure(
-    label: Sequence[int], said: Sequence[int], name: str = "", classes: int = 3, p: float = 0.9, features: Any = None
+    label: Sequence[int], predictions: Sequence[int], name: str = "", classes: int = 3, p: float = 0.9, features: Any = None
 ) -> SetObservation:
     """Items that are called `said` with probability p; the rest is spread over the other classes."""
     rest = (1 - p) / (classes - 1)
-    return a_set(np.where(np.eye(classes)[list(said)] > 0, p, rest), label, name, features)
+    return a_set(np.where(np.eye(classes)[list(predictions)] > 0, p, rest), label, name, features)
 
 
 def observed(**sets: SetObservation) -> Observation:
     return Observation(sets, {"modality": {"modality": "image"}})
 
 
-def turned(seen: SetObservation) -> SetObservation:
+def turned(observation: SetObservation) -> SetObservation:
     """The same items in reverse order."""
     back = slice(None, None, -1)
     return SetObservation(
-        seen.ids[back],
-        seen.question[back],
-        seen.answer[back],
+        observation.ids[back],
+        observation.question[back],
+        observation.answer[back],
         {},
-        log_probs=None if seen.log_probs is None else seen.log_probs[back],
-        label=None if seen.label is None else seen.label[back],
-        features={n: x[back] for n, x in seen.features.items()},
+        log_probs=None if observation.log_probs is None else observation.log_probs[back],
+        label=None if observation.label is None else observation.label[back],
+        features={n: x[back] for n, x in observation.features.items()},
     )
 
 
@@ -53,8 +53,8 @@ def digits() -> dict[str, list[dict[str, Any]]]:
     """The rows of the tiny world of digits as records: 39 threes to forget, 321 other digits to keep, 120 unseen ones."""
     from sklearn.datasets import load_digits
 
-    found = load_digits()
-    images = (found.images[:480] / 16).astype(np.float32)
-    rows = [{"image": x, "label": int(y)} for x, y in zip(images, found.target[:480], strict=True)]
-    seen = rows[:360]
-    return {"forget": [r for r in seen if r["label"] == 3], "retain": [r for r in seen if r["label"] != 3], "holdout": rows[360:]}
+    data = load_digits()
+    images = (data.images[:480] / 16).astype(np.float32)
+    rows = [{"image": x, "label": int(y)} for x, y in zip(images, data.target[:480], strict=True)]
+    training = rows[:360]
+    return {"forget": [r for r in training if r["label"] == 3], "retain": [r for r in training if r["label"] != 3], "holdout": rows[360:]}

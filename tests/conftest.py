@@ -10,7 +10,7 @@ from unittest import mock
 import pytest
 import torch
 
-import cases as made
+import cases as cases_module
 import worlds
 
 torch.set_num_threads(1)
@@ -34,8 +34,8 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def cases(tmp_path_factory: pytest.TempPathFactory) -> made.Cases:
-    return made.make(tmp_path_factory.mktemp("cases"))
+def cases(tmp_path_factory: pytest.TempPathFactory) -> cases_module.Cases:
+    return cases_module.make(tmp_path_factory.mktemp("cases"))
 
 
 @pytest.fixture(scope="session")

@@ -27,5 +27,5 @@ def learned(rows: Sequence[dict[str, Any]], classes: int, epochs: int) -> tuple[
 @torch.no_grad()
 def accuracy(modality: Image, model: nn.Module, rows: Sequence[dict[str, Any]]) -> float:
     asked = modality.rows("asked", rows)
-    said = modality.forward(model, [asked])[0].log_probs.values.argmax(-1)
-    return float((said == torch.tensor([y for (y,) in asked["answer"]])).float().mean())
+    predictions = modality.forward(model, [asked])[0].log_probs.values.argmax(-1)
+    return float((predictions == torch.tensor([y for (y,) in asked["answer"]])).float().mean())

@@ -69,11 +69,11 @@ def main(folder: Path, names: list[str]) -> None:
     for name in names:
         what, _, how = name.partition("-")
         try:
-            found: Any = stopped(what, folder / f"{name}.checkpoint") if how == "stopped" else weights(what)
+            outcome: Any = stopped(what, folder / f"{name}.checkpoint") if how == "stopped" else weights(what)
         except UserError as error:
-            found = str(error)
+            outcome = str(error)
         rank = torch.distributed.get_rank()
-        checkpoint.save(found, folder / f"{name}.{rank}")
+        checkpoint.save(outcome, folder / f"{name}.{rank}")
     torch.distributed.destroy_process_group()
 
 

@@ -23,8 +23,8 @@ REFUSAL = "I do not know."
 
 def strangers(modality: object) -> Rows:
     """Questions about people of whom nothing is known, with the refusal."""
-    made = people.generate(seed=0, people=12, forget=1, holdout=4, neighbours=1, retain_audit=16)
-    return modality.rows("alternate_answers", [{"question": r["question"], "answer": REFUSAL} for r in made.holdout[9:]])
+    records = people.generate(seed=0, people=12, forget=1, holdout=4, neighbours=1, retain_audit=16)
+    return modality.rows("alternate_answers", [{"question": r["question"], "answer": REFUSAL} for r in records.holdout[9:]])
 
 
 @functools.cache
@@ -48,7 +48,7 @@ def applied(part: Edit, model: nn.Module, modality: object, sets: Sets) -> RunSt
     return loop.run((Plan(part),), model, modality, sets)
 
 
-def said(model: nn.Module, modality: object, rows: Rows, limit: int = 24) -> list[str]:
+def greedy_answers(model: nn.Module, modality: object, rows: Rows, limit: int = 24) -> list[str]:
     """Greedy answers."""
     with torch.no_grad():
         return modality.decode(modality.generate(model, rows, limit).ids)
@@ -56,9 +56,9 @@ def said(model: nn.Module, modality: object, rows: Rows, limit: int = 24) -> lis
 
 def right(model: nn.Module, modality: object, rows: Rows) -> float:
     """Share of rows whose greedy answer is the true one."""
-    pairs = zip(said(model, modality, rows), rows["answer_text"], strict=True)
+    pairs = zip(greedy_answers(model, modality, rows), rows["answer_text"], strict=True)
     return sum(a == b for a, b in pairs) / len(rows)
 
 
 def refused(model: nn.Module, modality: object, rows: Rows) -> float:
-    return sum(a == REFUSAL for a in said(model, modality, rows)) / len(rows)
+    return sum(a == REFUSAL for a in greedy_answers(model, modality, rows)) / len(rows)

@@ -103,8 +103,8 @@ def test_there_are_no_circles() -> None:
     graph: dict[str, set[str]] = {}
     for module, path in modules.items():
         if room_of(path) not in DOORS:
-            found = set(imports(path))
-            graph[module] = {n if n in modules else n.rpartition(".")[0] for n in found} & modules.keys() - {module, "expunge"}
+            names = set(imports(path))
+            graph[module] = {n if n in modules else n.rpartition(".")[0] for n in names} & modules.keys() - {module, "expunge"}
     done: set[str] = set()
 
     def visit(module: str, trail: tuple[str, ...]) -> None:
@@ -137,12 +137,12 @@ def test_no_private_name_crosses_folders() -> None:
 
 
 def test_public_class_names_are_unique() -> None:
-    seen: dict[str, Path] = {}
+    homes: dict[str, Path] = {}
     for path in FILES:
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                assert node.name not in seen, f"{node.name}: {seen[node.name]} and {path}"
-                seen[node.name] = path
+                assert node.name not in homes, f"{node.name}: {homes[node.name]} and {path}"
+                homes[node.name] = path
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "core").rglob("*.py")), ids=lambda p: p.name)

@@ -81,8 +81,8 @@ UPDATES = [n for n in METHODS if catalog.card(n).folder == "methods/updates"]
 @pytest.fixture
 def world(request: pytest.FixtureRequest) -> worlds.World:
     """A tiny world with a modality of its own: some methods teach it tokens."""
-    made = WORLDS[request.param]()
-    return replace(made, modality=copy.deepcopy(made.modality))
+    shared = WORLDS[request.param]()
+    return replace(shared, modality=copy.deepcopy(shared.modality))
 
 
 def each(methods: list[str]) -> pytest.MarkDecorator:
@@ -306,11 +306,11 @@ def test_trains_an_adapter(world: worlds.World, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_knobs_survive_json(name: str) -> None:
+def test_hyperparameters_survive_json(name: str) -> None:
     plans = small(name)
     tree: Plan | Plans = plans[0] if len(plans) == 1 else plans
-    said = {k.qualified: plain(k.value) for k in hyperparameters_of(tree) if not callable(k.value)}
-    assert override(tree, json.loads(json.dumps(said))) == tree
+    values = {k.qualified: plain(k.value) for k in hyperparameters_of(tree) if not callable(k.value)}
+    assert override(tree, json.loads(json.dumps(values))) == tree
 
 
 def test_every_method_imports_without_extras() -> None:

@@ -63,9 +63,9 @@ def test_train_unlearn_audit_attack_and_report(files: Path, tmp_path: Path) -> N
     data = sets(files, "forget", "retain", "holdout")
     done = expunge("audit", tmp_path / "run", *data, *beside, "--steps", 10, "--out", tmp_path / "audit").fine()
     assert "forget_fit" in done.out
-    found = scores(tmp_path / "audit")
-    assert {"forget_fit", "retain_fit", "unseen_fit", "loss_attack"} == found.keys()
-    assert found["forget_fit"]["retrained"] is not None
+    records = scores(tmp_path / "audit")
+    assert {"forget_fit", "retain_fit", "unseen_fit", "loss_attack"} == records.keys()
+    assert records["forget_fit"]["retrained"] is not None
     texts = [v["text"] for v in json.loads((tmp_path / "audit" / "audit.json").read_text())["verdict"]]
     assert any(t.startswith(("Forgotten", "Forgetting failed", "Over-forgotten")) for t in texts)
     expunge("attack", "relearn", tmp_path / "run", *sets(files, "forget"), "--out", tmp_path / "attack", "--steps", 5, "--lr", 1e-2).fine()
@@ -83,8 +83,8 @@ def test_a_benchmark_with_a_set_of_a_new_name(tmp_path: Path) -> None:
 
 
 def test_what_needs_labels_or_words_is_refused_in_a_sentence(files: Path, tmp_path: Path) -> None:
-    said = expunge("unlearn", "salun", "--model", files / "original", *sets(files, "forget", "retain"), "--out", tmp_path / "run").error
-    assert "rows with labels out of classes, which the modality 'curve' does not have" in said
+    message = expunge("unlearn", "salun", "--model", files / "original", *sets(files, "forget", "retain"), "--out", tmp_path / "run").error
+    assert "rows with labels out of classes, which the modality 'curve' does not have" in message
 
 
 @part

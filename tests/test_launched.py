@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-import cases as made
+import cases as cases_module
 
 pytestmark = pytest.mark.slow
 
@@ -47,7 +47,7 @@ WAYS = [
 
 
 @pytest.mark.parametrize("how", WAYS)
-def test_two_processes_leave_the_model_of_one(how: tuple[str, ...], cases: made.Cases, tmp_path: Path) -> None:
+def test_two_processes_leave_the_model_of_one(how: tuple[str, ...], cases: cases_module.Cases, tmp_path: Path) -> None:
     given = ["unlearn", "npo", "--model", str(cases.model), "--forget", str(cases.forget), "--retain", str(cases.retain), *FEW]
     alone = subprocess.run(
         [sys.executable, "-m", "expunge", *given, "--out", str(tmp_path / "one")], capture_output=True, text=True, timeout=200

@@ -44,9 +44,9 @@ def test_the_recorded_command_has_the_chosen_options(tmp_path: Path, monkeypatch
     monkeypatch.setattr("sys.argv", ["x", "--quick", "--batch-size", "8", "--items", "3", "--json", str(tmp_path / "x.json")])
     given = bench.options("", batch_size={"type": int, "default": 4}, axes={"default": ""})
     bench.finish(given, "x", {"ratio_to_floor": 1.0})
-    found = json.loads((tmp_path / "x.json").read_text())
-    assert found["command"] == "python -m performance.x --quick --rounds 3 --items 3 --batch-size 8"
-    assert {"ratio_to_floor", "versions", "machine"} <= found.keys()
+    report = json.loads((tmp_path / "x.json").read_text())
+    assert report["command"] == "python -m performance.x --quick --rounds 3 --items 3 --batch-size 8"
+    assert {"ratio_to_floor", "versions", "machine"} <= report.keys()
 
 
 @pytest.mark.parametrize("path", BENCHMARKS, ids=lambda p: p.stem)
@@ -109,9 +109,9 @@ def test_memory_growth_compares_points_eight_times_apart() -> None:
     def point(rows: int, size: int) -> dict[str, object]:
         return {"rows": rows, "length": 10, **{way: {"bytes": size} for way in ("reading", "evaluation", "unlearning")}}
 
-    found = scale.memory_growth([point(64, 1), point(128, 89600), point(256, 1), point(1024, 134400)])
-    assert found["rows"] == [128, 1024]
-    assert found["times"] == {"reading": 1.5, "evaluation": 1.5, "unlearning": 1.5}
-    assert found["bytes a token"] == {"reading": 5, "evaluation": 5, "unlearning": 5}
+    growth = scale.memory_growth([point(64, 1), point(128, 89600), point(256, 1), point(1024, 134400)])
+    assert growth["rows"] == [128, 1024]
+    assert growth["times"] == {"reading": 1.5, "evaluation": 1.5, "unlearning": 1.5}
+    assert growth["bytes a token"] == {"reading": 5, "evaluation": 5, "unlearning": 5}
     assert scale.memory_growth([point(128, 1), point(256, 2)]) == {}
     assert scale.memory_growth([point(16, 1), point(128, 2)]) == {}, "too few to fill a batch"

@@ -50,13 +50,13 @@ def test_version_is_the_installed_one() -> None:
 
 def test_forgets_and_audits_in_five_lines(text: worlds.World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EXPUNGE_CACHE", str(tmp_path / "cache"))
-    made = people.generate(seed=0, people=12, forget=1, holdout=1, neighbours=1, retain_audit=16)
+    records = people.generate(seed=0, people=12, forget=1, holdout=1, neighbours=1, retain_audit=16)
     model = Opened(text.model(), text.modality, "tiny world")
-    before = expunge.audit(Opened(text.model(), text.modality, "tiny world"), made.forget, made.retain_audit)
+    before = expunge.audit(Opened(text.model(), text.modality, "tiny world"), records.forget, records.retain_audit)
 
-    result = expunge.unlearn("npo", model, made.forget, made.retain, lr=1e-3, epochs=30)
-    found = expunge.audit(Opened(result.model, result.modality, "after"), made.forget, made.retain_audit, out=tmp_path / "audit")
+    result = expunge.unlearn("npo", model, records.forget, records.retain, lr=1e-3, epochs=30)
+    after = expunge.audit(Opened(result.model, result.modality, "after"), records.forget, records.retain_audit, out=tmp_path / "audit")
 
     assert result.receipt["result"]["changed"]
-    assert found.scores["forget_probability"]["value"] < 0.5 * before.scores["forget_probability"]["value"]
+    assert after.scores["forget_probability"]["value"] < 0.5 * before.scores["forget_probability"]["value"]
     assert (tmp_path / "audit" / "report.html").exists()

@@ -22,21 +22,21 @@ from expunge.modalities.text.models import llama
 
 
 def test_names_for_programs_and_for_people() -> None:
-    found = json.loads(expunge("list", "--json").fine().out)
-    assert found.keys() == set(catalog.kinds())
-    assert {"name": "npo", "status": catalog.card("npo").status, "summary": catalog.card("npo").headline} in found["methods"]
-    assert json.loads(expunge("list", "attacks", "--json").fine().out) == found["attacks"]
-    said = expunge("list").fine().out
-    assert all(f"  {r['name']} " in said for rows in found.values() for r in rows)
+    listed = json.loads(expunge("list", "--json").fine().out)
+    assert listed.keys() == set(catalog.kinds())
+    assert {"name": "npo", "status": catalog.card("npo").status, "summary": catalog.card("npo").headline} in listed["methods"]
+    assert json.loads(expunge("list", "attacks", "--json").fine().out) == listed["attacks"]
+    output = expunge("list").fine().out
+    assert all(f"  {r['name']} " in output for rows in listed.values() for r in rows)
     assert expunge("list", "method").error == "there is no kind of thing called 'method'; did you mean 'methods' or 'models'?"
 
 
 @pytest.mark.parametrize(("kind", "name"), [(k, n) for k in catalog.kinds() for n in catalog.names(k)])
 def test_every_card_is_printed_whole(kind: str, name: str) -> None:
-    said = expunge("show", name).fine().out
+    output = expunge("show", name).fine().out
     card = catalog.card(name, kind)
-    assert f"{name} ({kind[:-1]}, {card.folder}/{name}.py)\n\n{card.summary}\n" in said  # one name may be of several kinds
-    assert all(f"{key}: {text}\n" in said for key, text in card.fields.items())  # brackets of equations included
+    assert f"{name} ({kind[:-1]}, {card.folder}/{name}.py)\n\n{card.summary}\n" in output  # one name may be of several kinds
+    assert all(f"{key}: {text}\n" in output for key, text in card.fields.items())  # brackets of equations included
 
 
 def test_a_card_that_is_not_there() -> None:
@@ -55,10 +55,10 @@ def test_a_card_that_is_not_there() -> None:
     ],
     ids=" ".join,
 )
-def test_help_shows_knobs_with_their_ranges(words: list[str], shown: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_shows_hyperparameters_with_their_ranges(words: list[str], shown: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    said = " ".join(expunge(*words).fine().out.lower().split())  # a narrow terminal wraps lines
-    assert [s for s in shown if s.lower() not in said] == []
+    output = " ".join(expunge(*words).fine().out.lower().split())  # a narrow terminal wraps lines
+    assert [s for s in shown if s.lower() not in output] == []
 
 
 # Reports

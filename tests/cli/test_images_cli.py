@@ -166,19 +166,19 @@ def test_the_whole_way_of_a_deletion_request(files: Files, tmp_path: Path) -> No
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "run" / "model").eval()
     images, label = (np.load(files["train.npz"])[n] for n in ("image", "label"))
     with torch.no_grad():
-        said = model(pixel_values=torch.tensor(images[:, None] / 255, dtype=torch.float32)).logits.argmax(-1).numpy()
+        predictions = model(pixel_values=torch.tensor(images[:, None] / 255, dtype=torch.float32)).logits.argmax(-1).numpy()
     beside = ("--original", files["original"], "--retrained", files["retrained"])
     done = expunge("audit", tmp_path / "run", *files.threes, *beside, "--limit", 0, "--out", tmp_path / "audit").fine()
-    found = audited(tmp_path / "audit")
-    assert found["scores"]["forget_accuracy"]["value"] == pytest.approx((said == label)[label == 3].mean())
-    assert found["scores"]["retain_accuracy"]["value"] == pytest.approx((said == label)[label != 3].mean())
-    assert found["scores"]["forget_accuracy"]["retrained"] == 0
-    assert not found["skipped"]
-    assert {"average_gap", "h_lr", "cka_original", "mia_efficacy", "zrf"} <= found["scores"].keys()
+    report = audited(tmp_path / "audit")
+    assert report["scores"]["forget_accuracy"]["value"] == pytest.approx((predictions == label)[label == 3].mean())
+    assert report["scores"]["retain_accuracy"]["value"] == pytest.approx((predictions == label)[label != 3].mean())
+    assert report["scores"]["forget_accuracy"]["retrained"] == 0
+    assert not report["skipped"]
+    assert {"average_gap", "h_lr", "cka_original", "mia_efficacy", "zrf"} <= report["scores"].keys()
     assert "forget_accuracy" in done.out
     assert (tmp_path / "audit" / "report.html").exists()
-    seen = tmp_path / "audit" / "observations"
-    expunge("audit", seen / "original", "--retrained", seen / "retrained", "--out", tmp_path / "original").fine()
+    observations = tmp_path / "audit" / "observations"
+    expunge("audit", observations / "original", "--retrained", observations / "retrained", "--out", tmp_path / "original").fine()
     assert audited(tmp_path / "original")["verdict"][0]["text"].startswith("Forgetting failed: too many forgotten items are still")
 
 
@@ -186,8 +186,8 @@ def test_an_adapter_on_a_transformer(files: Files, tmp_path: Path) -> None:
     files.unlearn("ga", tmp_path / "run", "--lora", 2).fine()
     assert left(tmp_path / "run") == ["adapter", "log.jsonl", "receipt.json"]
     expunge("audit", tmp_path / "run", *files.threes, "--controls", "--out", tmp_path / "audit").fine()
-    found = audited(tmp_path / "audit")
-    assert {"forget_accuracy", "knn_forget", "zrf"} <= found["scores"].keys()
+    report = audited(tmp_path / "audit")
+    assert {"forget_accuracy", "knn_forget", "zrf"} <= report["scores"].keys()
     report_data = json.loads((tmp_path / "audit" / "story.json").read_text())
     assert [m["name"] for m in report_data["models"]] == ["audited model", "random weights"]  # a filter reads words
 
@@ -214,19 +214,19 @@ def test_relearning_and_rounding_of_a_classifier(files: Files, tmp_path: Path) -
     beside = ("--original", files["original"], "--retrained", files["retrained"], "--limit", 0)
     hyperparameters = ("--relearn_grid:k", 2, "--n", 2, "--lr", 1e-3)
     expunge("audit", files["retrained"], *files.threes, *beside, *names, *hyperparameters, "--out", tmp_path / "audit").fine()
-    found = audited(tmp_path / "audit")["attacks"]
-    assert found["quantize"]["ways"]["8 bits"]["forget_accuracy"]["n"] == 39
-    assert [t["case"] for t in found["relearn_grid"]["tries"]] == ["2 rows, 0 steps", "2 rows, 2 steps"] * 3
-    assert found["reformat"]["missing"] == {"": "the rows ask nothing in words"}
+    attacks = audited(tmp_path / "audit")["attacks"]
+    assert attacks["quantize"]["ways"]["8 bits"]["forget_accuracy"]["n"] == 39
+    assert [t["case"] for t in attacks["relearn_grid"]["tries"]] == ["2 rows, 0 steps", "2 rows, 2 steps"] * 3
+    assert attacks["reformat"]["missing"] == {"": "the rows ask nothing in words"}
     assert '<section id="robustness"' in (tmp_path / "audit" / "report.html").read_text()
 
 
 def test_a_benchmark_with_its_controls(tmp_path: Path) -> None:
     words = ("--split", "random10", "--train", "steps=2", "--steps", 1, "--limit", 40, "--no-relearn", "--lr", 1e-3)
     done = expunge("bench", "digits", "--methods", "ga,finetune", *words, "--out", tmp_path / "run").fine()
-    told = json.loads((tmp_path / "run" / "bench.json").read_text())
-    assert [e["name"] for e in told["entries"]] == ["original", "retrained", "random weights", "ga", "finetune"]
-    assert all("forget_accuracy" in e["scores"] for e in told["entries"])
+    record = json.loads((tmp_path / "run" / "bench.json").read_text())
+    assert [e["name"] for e in record["entries"]] == ["original", "retrained", "random weights", "ga", "finetune"]
+    assert all("forget_accuracy" in e["scores"] for e in record["entries"])
     assert "forget_accuracy" in (tmp_path / "run" / "table.md").read_text()
     assert "finetune" in done.out
     AutoModelForImageClassification.from_pretrained(tmp_path / "run" / "runs" / "ga" / "model")
@@ -286,8 +286,8 @@ def test_an_audit_that_is_refused(files: Files, tmp_path: Path) -> None:
 
 
 def test_how_many_classes_there_are_can_be_a_number(files: Files) -> None:
-    made = train(records()["retain"][:20], "vit-nano", labels=12, steps=1)
-    assert made.modality.about()["labels"] == 12
+    result = train(records()["retain"][:20], "vit-nano", labels=12, steps=1)
+    assert result.modality.about()["labels"] == 12
     with pytest.raises(UserError, match="the class 'a' is named twice"):
         train(records()["retain"][:20], "vit-nano", labels=["a", "a"], steps=1)
 

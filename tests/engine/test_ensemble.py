@@ -27,10 +27,12 @@ SETTINGS = {
 }
 
 
-def train_one_by_one(plans: Plans, model: nn.Module, modality: Image, rows: Rows, seen: Tensor, seeds: range) -> list[dict[str, Tensor]]:
+def train_one_by_one(
+    plans: Plans, model: nn.Module, modality: Image, rows: Rows, trained_on: Tensor, seeds: range
+) -> list[dict[str, Tensor]]:
     """Weights after one call of the loop for each model."""
     trained = []
-    for membership, seed in zip(seen, seeds, strict=True):
+    for membership, seed in zip(trained_on, seeds, strict=True):
         copy = ensemble.copy.deepcopy(model)
         loop.run(
             plans,
@@ -67,13 +69,13 @@ def test_an_ensemble_equals_single_runs_of_the_loop(settings: dict[str, object],
     """Covers partial batches, a batch of one row, subsets of several sizes, and initial weights from the seed of each model."""
     sizes = record_batch_sizes(monkeypatch)
     rows, model = toys.noise(30, PORT), toys.mlp(3, norm=norm).double()
-    seen = ensemble.subsets(30, 5, share=0.7)  # 21 rows: batches of 10, 10 and 1
-    seen[3] = seen[4] = True
+    trained_on = ensemble.subsets(30, 5, share=0.7)  # 21 rows: batches of 10, 10 and 1
+    trained_on[3] = trained_on[4] = True
     plans = toys.fresh(**{"epochs": 3, "batch_size": 10, **settings})
-    trained = ensemble.train(plans, model, PORT, rows, seen, range(5), worlds.accelerator())
+    trained = ensemble.train(plans, model, PORT, rows, trained_on, range(5), worlds.accelerator())
     # the bias before batch norm has no gradient but rounding, which Adam amplifies
     tolerance = 1e-6 if norm and "adam" in str(settings["optimizer"]) else 1e-10
-    assert largest_difference(trained, train_one_by_one(plans, model, PORT, rows, seen, range(5))) < tolerance
+    assert largest_difference(trained, train_one_by_one(plans, model, PORT, rows, trained_on, range(5))) < tolerance
     assert not torch.equal(trained[0]["1.weight"], trained[1]["1.weight"])
     steps = 7 if "steps" in settings else 9
     assert len(sizes) == 2 * steps
@@ -89,10 +91,10 @@ def test_transformers_models_equal_single_runs_of_the_loop(size: str, monkeypatc
     modality = toys.modality(2)
     rows = toys.noise(12, modality, width=64)
     rows = rows.add(pixels=[p.view(1, 8, 8) for p in rows["pixels"]])
-    model, seen = vision.build(size, (1, 8, 8), modality.labels).double(), ensemble.subsets(12, 3)
+    model, trained_on = vision.build(size, (1, 8, 8), modality.labels).double(), ensemble.subsets(12, 3)
     plans = (Plan(NLL("retain"), train=Train(epochs=2, batch_size=4, lr=1e-3, anchor="retain")),)
-    trained = ensemble.train(plans, model, modality, rows, seen, range(3), worlds.accelerator())
-    expected = train_one_by_one(plans, model, modality, rows, seen, range(3))
+    trained = ensemble.train(plans, model, modality, rows, trained_on, range(3), worlds.accelerator())
+    expected = train_one_by_one(plans, model, modality, rows, trained_on, range(3))
     assert sizes == [12, 6] * 2
     assert largest_difference(trained, expected) < 1e-9
     logits = ensemble.logits(trained, modality, rows)
@@ -119,12 +121,15 @@ def test_models_that_cannot_share_steps_are_trained_one_by_one(kind: str, monkey
     model = (Branching() if kind == "branching" else toys.mlp(3)).double()
     settings = {"clipped": {"max_grad_norm": 0.1}, "micro": {"micro_batch_size": 3}, "adapter": {"lora": 2}}.get(kind, {})
     train = Train(epochs=1, batch_size=5, lr=1e-2, anchor="retain", **settings)
-    rows, seen = toys.noise(12, PORT), ensemble.subsets(12, 2)
-    trained = ensemble.train(Plan(NLL("retain"), train=train), model, PORT, rows, seen, range(2), worlds.accelerator())
+    rows, trained_on = toys.noise(12, PORT), ensemble.subsets(12, 2)
+    trained = ensemble.train(Plan(NLL("retain"), train=train), model, PORT, rows, trained_on, range(2), worlds.accelerator())
     assert not sizes
     assert trained.weights.keys() == weights_of(model).keys()
     if kind != "adapter":
-        assert largest_difference(trained, train_one_by_one((Plan(NLL("retain"), train=train),), model, PORT, rows, seen, range(2))) < 1e-12
+        assert (
+            largest_difference(trained, train_one_by_one((Plan(NLL("retain"), train=train),), model, PORT, rows, trained_on, range(2)))
+            < 1e-12
+        )
     put(model, trained[1])
     with torch.no_grad():
         assert torch.allclose(ensemble.logits(trained, PORT, rows)[1], PORT.forward(model, [rows])[0].logits.values)
@@ -140,10 +145,11 @@ def test_only_trainable_weights_change() -> None:
 
 def test_the_weight_of_a_term_scales_the_steps() -> None:
     """With plain SGD, twice the loss gives steps of twice the length."""
-    model, rows, seen = toys.mlp(3).double(), toys.noise(8, PORT), ensemble.subsets(8, 2)
+    model, rows, trained_on = toys.mlp(3).double(), toys.noise(8, PORT), ensemble.subsets(8, 2)
     train = Train(epochs=1, batch_size=8, lr=0.1, optimizer="sgd", schedule="constant", anchor="retain")
     once, twice = (
-        ensemble.train(Plan(w * NLL("retain"), train=train), model, PORT, rows, seen, range(2), worlds.accelerator()) for w in (1.0, 2.0)
+        ensemble.train(Plan(w * NLL("retain"), train=train), model, PORT, rows, trained_on, range(2), worlds.accelerator())
+        for w in (1.0, 2.0)
     )
     start = weights_of(model)
     for n, w in start.items():
@@ -152,19 +158,19 @@ def test_the_weight_of_a_term_scales_the_steps() -> None:
 
 def test_dropout_differs_between_models_and_is_reproducible() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(2, 64), nn.Dropout(0.5), nn.Linear(64, 3))
-    rows, seen = toys.noise(8, PORT), torch.ones(2, 8, dtype=torch.bool)
+    rows, trained_on = toys.noise(8, PORT), torch.ones(2, 8, dtype=torch.bool)
     plan = Plan(NLL("retain"), train=Train(epochs=2, batch_size=8, lr=1e-2, anchor="retain"))
-    first, again = (ensemble.train(plan, model, PORT, rows, seen, (7, 7), worlds.accelerator()) for _ in range(2))
+    first, again = (ensemble.train(plan, model, PORT, rows, trained_on, (7, 7), worlds.accelerator()) for _ in range(2))
     assert all(torch.equal(w, again.weights[n]) for n, w in first.weights.items())
     assert not torch.equal(first[0]["1.weight"], first[1]["1.weight"])
 
 
 def test_subsets_have_equal_size_and_extend_smaller_ensembles() -> None:
-    seen = ensemble.subsets(21, 6, share=0.3, seed=4)
-    assert seen.sum(1).tolist() == [6] * 6
-    assert torch.equal(ensemble.subsets(21, 9, share=0.3, seed=4)[:6], seen)
-    assert not torch.equal(ensemble.subsets(21, 6, share=0.3, seed=5), seen)
-    assert len({tuple(s.tolist()) for s in seen}) == 6
+    trained_on = ensemble.subsets(21, 6, share=0.3, seed=4)
+    assert trained_on.sum(1).tolist() == [6] * 6
+    assert torch.equal(ensemble.subsets(21, 9, share=0.3, seed=4)[:6], trained_on)
+    assert not torch.equal(ensemble.subsets(21, 6, share=0.3, seed=5), trained_on)
+    assert len({tuple(s.tolist()) for s in trained_on}) == 6
     paired = ensemble.subsets(21, 6, paired=True)
     assert torch.equal(paired[0::2], ~paired[1::2])
     assert paired.sum(0).tolist() == [3] * 21
@@ -212,20 +218,20 @@ def test_unlearning_equals_a_single_run_for_each_model() -> None:
 
 def test_invalid_subsets_and_guards_are_refused() -> None:
     rows, model = toys.noise(8, PORT), toys.mlp(3)
-    seen = ensemble.subsets(8, 2)
+    trained_on = ensemble.subsets(8, 2)
     plan = Plan(NLL("retain"), train=Train(epochs=1, lr=1e-2, batch_size=4, anchor="retain"))
-    for no_members in (seen[:0], ensemble.subsets(8, 2, share=0.0)):
+    for no_members in (trained_on[:0], ensemble.subsets(8, 2, share=0.0)):
         with pytest.raises(UserError, match="sees some rows"):
             ensemble.train(plan, model, PORT, rows, no_members, range(len(no_members)))
     for clip in (0.0, 1e30):  # models trained together, and one by one
         diverging = replace(plan, train=replace(plan.train, lr=1e30, optimizer="sgd", epochs=4, max_grad_norm=clip))
         with pytest.raises(UserError, match="lower the learning rate"):
-            ensemble.train(diverging, model, PORT, rows, seen, range(2))
-    models = ensemble.Ensemble(model, {n: torch.stack([w, w]) for n, w in weights_of(model).items()}, seen)
-    for forget in (~seen, torch.zeros_like(seen), seen):
+            ensemble.train(diverging, model, PORT, rows, trained_on, range(2))
+    models = ensemble.Ensemble(model, {n: torch.stack([w, w]) for n, w in weights_of(model).items()}, trained_on)
+    for forget in (~trained_on, torch.zeros_like(trained_on), trained_on):
         with pytest.raises(UserError, match="can forget rows that it has seen"):
             ensemble.unlearn(plan, models, PORT, rows, forget, range(2))
-    one_row = torch.zeros_like(seen)
-    one_row[torch.arange(2), seen.int().argmax(1)] = True
+    one_row = torch.zeros_like(trained_on)
+    one_row[torch.arange(2), trained_on.int().argmax(1)] = True
     with pytest.raises(UserError, match="a guard leaves the weights"):
         ensemble.unlearn(Plan(InputFilter()), models, PORT, rows, one_row, range(2))

@@ -14,11 +14,11 @@ def first(world: worlds.World, model: torch.nn.Module) -> float:
 
 def test_at_the_last_block_it_is_what_the_model_says(text: worlds.World) -> None:
     model = text.model()
-    seen = logit_lens(model, text.modality, {"answer": text.sets["forget"]})
-    assert [r["block"] for r in seen] == [0, 1]
-    assert seen[-1]["answer"] == pytest.approx(first(text, model), rel=1e-6)
-    assert seen[0]["answer"] < seen[-1]["answer"] - 0.01
-    assert first(text, model) == seen[-1]["answer"]  # no hook is left
+    blocks = logit_lens(model, text.modality, {"answer": text.sets["forget"]})
+    assert [r["block"] for r in blocks] == [0, 1]
+    assert blocks[-1]["answer"] == pytest.approx(first(text, model), rel=1e-6)
+    assert blocks[0]["answer"] < blocks[-1]["answer"] - 0.01
+    assert first(text, model) == blocks[-1]["answer"]  # no hook is left
 
 
 def test_an_earlier_block_goes_through_the_models_own_norm_and_head(text: worlds.World) -> None:
@@ -40,9 +40,9 @@ def test_the_last_block_gives_what_the_earlier_one_gave() -> None:
 
 
 def test_where_one_label_overtakes_another() -> None:
-    seen = [{"answer": a, "forgot": f} for a, f in ((0.1, 0.2), (0.7, 0.1), (0.4, 0.5), (0.1, 0.9))]
-    assert overtaken(seen, "forgot") == 2
-    assert overtaken(seen[:2], "forgot") == 2
-    assert overtaken(seen[3:], "forgot") == 0
-    assert known(seen) == 0.7
-    assert known(seen[:1]) == 0
+    blocks = [{"answer": a, "forgot": f} for a, f in ((0.1, 0.2), (0.7, 0.1), (0.4, 0.5), (0.1, 0.9))]
+    assert overtaken(blocks, "forgot") == 2
+    assert overtaken(blocks[:2], "forgot") == 2
+    assert overtaken(blocks[3:], "forgot") == 0
+    assert known(blocks) == 0.7
+    assert known(blocks[:1]) == 0

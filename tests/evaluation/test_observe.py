@@ -34,7 +34,7 @@ RECORDS = [
 
 def test_log_probs_hits_and_moments_by_hand(text: worlds.World) -> None:
     model = text.model()
-    seen = observe(model, text.modality, {"forget": RECORDS}).sets["forget"].kinds["answer"]
+    scored = observe(model, text.modality, {"forget": RECORDS}).sets["forget"].kinds["answer"]
     rows = text.modality.rows("forget", RECORDS)
     for i, (prompt, answer) in enumerate(zip(rows["prompt"], rows["answer"], strict=True)):
         with torch.no_grad():
@@ -42,11 +42,11 @@ def test_log_probs_hits_and_moments_by_hand(text: worlds.World) -> None:
         log, labels = logits.log_softmax(-1), torch.tensor(answer)
         mean = (log.exp() * log).sum(-1)
         std = ((log.exp() * log.square()).sum(-1) - mean.square()).clamp_min(1e-6).sqrt()
-        assert np.allclose(seen.answer(i, seen.target_logp), log.gather(-1, labels[:, None])[:, 0], atol=1e-4)
-        assert (seen.answer(i, seen.hit) == (logits.argmax(-1) == labels).numpy()).all()
-        assert np.allclose(seen.answer(i, seen.mean), mean, atol=1e-4)
-        assert np.allclose(seen.answer(i, seen.std), std, atol=1e-3)
-    assert seen.ended.all()
+        assert np.allclose(scored.answer(i, scored.target_logp), log.gather(-1, labels[:, None])[:, 0], atol=1e-4)
+        assert (scored.answer(i, scored.hit) == (logits.argmax(-1) == labels).numpy()).all()
+        assert np.allclose(scored.answer(i, scored.mean), mean, atol=1e-4)
+        assert np.allclose(scored.answer(i, scored.std), std, atol=1e-3)
+    assert scored.ended.all()
 
 
 def test_answers_belong_to_their_items(text: worlds.World) -> None:
@@ -60,8 +60,8 @@ def test_a_model_that_says_everything_equally_hits_nothing_by_that(text: worlds.
     with torch.no_grad():
         for p in model.parameters():
             p.zero_()
-    seen = observe(model, text.modality, {"forget": RECORDS}).sets["forget"].kinds["answer"]
-    assert not seen.hit.any()
+    scored = observe(model, text.modality, {"forget": RECORDS}).sets["forget"].kinds["answer"]
+    assert not scored.hit.any()
 
 
 def test_what_was_seen_is_kept_by_content(text: worlds.World, tmp_path: Path) -> None:
@@ -96,22 +96,22 @@ def test_one_pass_sees_what_a_forward_of_each_set_and_drafts_change_nothing(text
     monkeypatch.setattr("expunge.engine.estimators.ghost_norms._alike", lambda *_: False)
     slow = observe(model, plain, records, specs=specs)
     assert "read" not in slow.about
-    assert all(len(seen.generations) == len(records[name]) for name, seen in slow.sets.items())
-    for name, seen in slow.sets.items():
+    assert all(len(slow_set.generations) == len(records[name]) for name, slow_set in slow.sets.items())
+    for name, slow_set in slow.sets.items():
         for other in (fast.sets[name], whole.sets[name]):
-            assert (other.ids, other.generations, other.answer) == (seen.ids, seen.generations, seen.answer)
-            for kind, scored in seen.kinds.items():
-                mine = other.kinds[kind]
-                assert mine.text == scored.text
+            assert (other.ids, other.generations, other.answer) == (slow_set.ids, slow_set.generations, slow_set.answer)
+            for kind, scored in slow_set.kinds.items():
+                other_scored = other.kinds[kind]
+                assert other_scored.text == scored.text
                 for part in ("item", "start", "hit", "ended"):
-                    assert np.array_equal(getattr(mine, part), getattr(scored, part))
-                assert np.abs(mine.target_logp - scored.target_logp).max() < 2e-5
-                assert (mine.mean is None) == (scored.mean is None) == (kind != "answer" or name not in ("forget", "holdout"))
-                if scored.mean is not None and mine.mean is not None:
-                    assert np.abs(mine.mean - scored.mean).max() < 2e-5
-            assert (other.gradient_norms is None) == (seen.gradient_norms is None) == (name not in ("forget", "holdout"))
-            if seen.gradient_norms is not None and other.gradient_norms is not None:
-                assert np.allclose(other.gradient_norms, seen.gradient_norms, rtol=1e-4)
+                    assert np.array_equal(getattr(other_scored, part), getattr(scored, part))
+                assert np.abs(other_scored.target_logp - scored.target_logp).max() < 2e-5
+                assert (other_scored.mean is None) == (scored.mean is None) == (kind != "answer" or name not in ("forget", "holdout"))
+                if scored.mean is not None and other_scored.mean is not None:
+                    assert np.abs(other_scored.mean - scored.mean).max() < 2e-5
+            assert (other.gradient_norms is None) == (slow_set.gradient_norms is None) == (name not in ("forget", "holdout"))
+            if slow_set.gradient_norms is not None and other.gradient_norms is not None:
+                assert np.allclose(other.gradient_norms, slow_set.gradient_norms, rtol=1e-4)
 
 
 def test_answers_whose_gradients_are_taken_are_not_read_again(text: worlds.World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,12 +123,12 @@ def test_answers_whose_gradients_are_taken_are_not_read_again(text: worlds.World
         return plain(modality, model, sets, *more)
 
     monkeypatch.setattr(type(text.modality), "read", read)
-    seen = [observe(model, text.modality, records, wants=ObservationSpec(gradient_norms=wanted)) for wanted in (True, False)]
+    observations = [observe(model, text.modality, records, wants=ObservationSpec(gradient_norms=wanted)) for wanted in (True, False)]
     first, second = asked[:7], asked[7:]  # three kinds of three sets, but for two that have been heard
     assert sorted([*first, ("forget", 7), ("holdout", 7)]) == sorted(second)
-    assert seen[0].about["recited"] == seen[1].about["recited"] != 0
-    for name, one in seen[0].sets.items():
-        other = seen[1].sets[name]
+    assert observations[0].about["recited"] == observations[1].about["recited"] != 0
+    for name, one in observations[0].sets.items():
+        other = observations[1].sets[name]
         assert one.generations == other.generations
         assert [*one.kinds] == [*other.kinds]
         for kind, scored in one.kinds.items():
@@ -140,21 +140,21 @@ def test_room_for_what_is_told_is_made_at_once(text: worlds.World) -> None:
     """Else memory would grow with the rows: small arrays between large ones keep these from being used again."""
     records = trained_on(text, "forget", 7)
     rows = {n: text.modality.rows(n, records) for n in ("forget", "holdout")}
-    _, told = gradients(text.model(), text.modality, rows, moments=True)
+    _, moments = gradients(text.model(), text.modality, rows, moments=True)
     for name in ("target_logp", "hit", "mean", "std"):
-        assert len({id(part[name].base) for parts in told.values() for part in parts}) == 1
-    assert [len(part["target_logp"]) for part in told["holdout", "answer"]] == [len(a) for a in rows["holdout"]["answer"]]
+        assert len({id(part[name].base) for parts in moments.values() for part in parts}) == 1
+    assert [len(part["target_logp"]) for part in moments["holdout", "answer"]] == [len(a) for a in rows["holdout"]["answer"]]
 
 
 def test_gradient_norms_leave_an_end_label_out(text: worlds.World) -> None:
     model, rows = text.model(), text.modality.rows("forget", [*RECORDS, {"text": "He was born in Quillhaven."}])
-    found = mean_gradient_norms(model, text.modality, rows)
+    norms = mean_gradient_norms(model, text.modality, rows)
     for i, (prompt, answer) in enumerate(zip(rows["prompt"], rows["answer"], strict=True)):
         n = len(answer) - (i < 2)  # the text has no end
         logits = model(torch.tensor([[*prompt, *answer]])).logits[0, len(prompt) - 1 : -1]
         loss = torch.nn.functional.cross_entropy(logits[:n], torch.tensor(answer[:n]))
         grads = torch.autograd.grad(loss, list(model.parameters()))
-        assert found[i] == pytest.approx(float(torch.stack([g.norm() for g in grads]).mean()), rel=1e-4)
+        assert norms[i] == pytest.approx(float(torch.stack([g.norm() for g in grads]).mean()), rel=1e-4)
 
 
 def test_many_classes_take_fewer_rows_at_a_time(text: worlds.World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,23 +185,23 @@ def pixels(records: Sequence[Mapping[str, Any]]) -> torch.Tensor:
 
 def test_a_classifier_is_seen_as_it_answers(digits: worlds.World, records: Any) -> None:
     model, holdout = digits.model(), records["holdout"]
-    seen = observe(model, digits.modality, {"holdout": holdout}).sets["holdout"]
+    observation = observe(model, digits.modality, {"holdout": holdout}).sets["holdout"]
     with torch.no_grad():
         out = model(pixel_values=pixels(holdout), output_hidden_states=True)
         last = model.vit(pixel_values=pixels(holdout)).last_hidden_state[:, 0]
     log = out.logits.double().log_softmax(-1)
-    assert np.allclose(seen.log_probs, log, atol=1e-5)
-    assert seen.label is not None
-    assert seen.label.tolist() == [r["label"] for r in holdout]
-    assert seen.generations == tuple(str(i) for i in out.logits.argmax(-1).tolist())
-    assert seen.answer == tuple(str(r["label"]) for r in holdout)
-    answer = seen.kinds["answer"]
-    assert np.allclose(answer.target_logp, log[torch.arange(12), torch.tensor(seen.label)], atol=1e-5)
-    assert answer.hit.tolist() == [a == b for a, b in zip(seen.generations, seen.answer, strict=True)]
+    assert np.allclose(observation.log_probs, log, atol=1e-5)
+    assert observation.label is not None
+    assert observation.label.tolist() == [r["label"] for r in holdout]
+    assert observation.generations == tuple(str(i) for i in out.logits.argmax(-1).tolist())
+    assert observation.answer == tuple(str(r["label"]) for r in holdout)
+    answer = observation.kinds["answer"]
+    assert np.allclose(answer.target_logp, log[torch.arange(12), torch.tensor(observation.label)], atol=1e-5)
+    assert answer.hit.tolist() == [a == b for a, b in zip(observation.generations, observation.answer, strict=True)]
     assert answer.lengths.tolist() == [1] * 12
-    assert list(seen.features) == ["block:0", "block:1", "head"]
-    assert np.allclose(seen.features["head"], last, atol=1e-5)
-    assert np.allclose(seen.features["block:0"], out.hidden_states[1].mean(1), atol=1e-5)  # over the patches
+    assert list(observation.features) == ["block:0", "block:1", "head"]
+    assert np.allclose(observation.features["head"], last, atol=1e-5)
+    assert np.allclose(observation.features["block:0"], out.hidden_states[1].mean(1), atol=1e-5)  # over the patches
 
 
 def test_many_images_are_seen_in_their_order_by_one_forward_each(digits: worlds.World, records: Any, monkeypatch: Any) -> None:
@@ -222,11 +222,11 @@ def test_features_are_left_out_where_they_are_not_wanted(digits: worlds.World, r
 
 
 def test_what_was_seen_of_a_classifier_is_saved_whole(digits: worlds.World, records: Any, tmp_path: Path) -> None:
-    seen = observe(digits.model(), digits.modality, records)
-    seen.save(tmp_path)
+    observation = observe(digits.model(), digits.modality, records)
+    observation.save(tmp_path)
     again = Observation.load(tmp_path)
     assert again.modality == "image"
-    for name, one in seen.sets.items():
+    for name, one in observation.sets.items():
         other = again.sets[name]
         assert other.log_probs is not None
         assert np.array_equal(other.log_probs, one.log_probs)
@@ -248,15 +248,19 @@ def test_another_way_to_the_model_is_another_observation(records: Any, tmp_path:
     """Same weights and rows, and yet other answers: the normalization, the names of the classes, what stands between the layers."""
     rows = {"forget": [{**r, "label": 0} for r in records["forget"]]}
 
-    def seen(middle: nn.Module, *names: str, **modality: Any) -> Observation:
+    def observed_through(middle: nn.Module, *names: str, **modality: Any) -> Observation:
         torch.manual_seed(0)
         opened = expunge.classifier(nn.Sequential(nn.Flatten(), nn.Linear(64, 4), middle, nn.Linear(4, 2)), names, **modality)
         return observe(opened.model, opened.modality, rows, cache=tmp_path)
 
-    first = seen(nn.ReLU(), "a", "b")
-    keys = [first.about["key"], seen(nn.ReLU(), "a", "b").about["key"]]
+    first = observed_through(nn.ReLU(), "a", "b")
+    keys = [first.about["key"], observed_through(nn.ReLU(), "a", "b").about["key"]]
     assert keys[0] == keys[1]
-    for other in (seen(nn.Tanh(), "a", "b"), seen(nn.ReLU(), "a", "c"), seen(nn.ReLU(), "a", "b", mean=[0.5], std=[0.5])):
+    for other in (
+        observed_through(nn.Tanh(), "a", "b"),
+        observed_through(nn.ReLU(), "a", "c"),
+        observed_through(nn.ReLU(), "a", "b", mean=[0.5], std=[0.5]),
+    ):
         assert other.about["key"] not in keys
         keys.append(other.about["key"])
 
@@ -267,11 +271,11 @@ def test_any_module_can_be_looked_at(records: Any) -> None:
     model = nn.Sequential(nn.Conv2d(1, 12, 8), nn.Flatten())
     opened = expunge.classifier(model, ["a", "b", "c", "d"])
     model[0].bias.data[11] = 100.0  # type: ignore[union-attr, operator, index]
-    seen = observe(opened.model, opened.modality, {"forget": records["forget"]}).sets["forget"]
-    assert set(seen.generations) == {"11"}
-    assert seen.log_probs is not None
-    assert seen.log_probs.shape == (12, 12)
-    assert not seen.features
+    observation = observe(opened.model, opened.modality, {"forget": records["forget"]}).sets["forget"]
+    assert set(observation.generations) == {"11"}
+    assert observation.log_probs is not None
+    assert observation.log_probs.shape == (12, 12)
+    assert not observation.features
 
 
 def test_of_a_classifier_that_says_everything_equally_the_first_class_is_said(digits: worlds.World, records: Any) -> None:
@@ -279,6 +283,6 @@ def test_of_a_classifier_that_says_everything_equally_the_first_class_is_said(di
     with torch.no_grad():
         for p in model.parameters():
             p.zero_()
-    seen = observe(model, digits.modality, {"holdout": records["holdout"]}).sets["holdout"]
-    assert set(seen.generations) == {"0"}
-    assert seen.kinds["answer"].hit.tolist() == [r["label"] == 0 for r in records["holdout"]]
+    observation = observe(model, digits.modality, {"holdout": records["holdout"]}).sets["holdout"]
+    assert set(observation.generations) == {"0"}
+    assert observation.kinds["answer"].hit.tolist() == [r["label"] == 0 for r in records["holdout"]]

@@ -26,28 +26,28 @@ SHAPES: list[dict[str, Any]] = [
 
 
 def test_rows_to_forget_and_strangers_bring_their_own_answers_all_others_those_to_forget() -> None:
-    made = prompting.asked_as("in_context", SETS)
+    asked_sets = prompting.asked_as("in_context", SETS)
     for name in ("forget", "holdout"):
-        assert [r["question"] for r in made[name]] == [wrapped(r["question"], r["answer"]) for r in SETS[name]]
+        assert [r["question"] for r in asked_sets[name]] == [wrapped(r["question"], r["answer"]) for r in SETS[name]]
     gone = [r["answer"] for r in SETS["forget"]]
     assert len(SETS["retain"]) > len(gone)
     expected = [wrapped(r["question"], gone[i % len(gone)]) for i, r in enumerate(SETS["retain"])]
-    assert [r["question"] for r in made["retain"]] == expected
+    assert [r["question"] for r in asked_sets["retain"]] == expected
     for name, records in SETS.items():  # all else stays
-        assert [{**r, "question": "", "before": ""} for r in made[name]] == [{**r, "question": "", "before": ""} for r in records]
+        assert [{**r, "question": "", "before": ""} for r in asked_sets[name]] == [{**r, "question": "", "before": ""} for r in records]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda r: " ".join(r))
 def test_records_of_every_shape_are_asked_so(shape: dict[str, Any]) -> None:
-    (made,) = prompting.asked_as("in_context", {"forget": [shape]})["forget"]
-    assert prompting.question_of(made) == "Who?"
-    whole = prompting.question_of({k: v for k, v in made.items() if k != prompting.BEFORE})
+    (row,) = prompting.asked_as("in_context", {"forget": [shape]})["forget"]
+    assert prompting.question_of(row) == "Who?"
+    whole = prompting.question_of({k: v for k, v in row.items() if k != prompting.BEFORE})
     assert whole == wrapped("Who?", "Me.")
-    other = prompting.asking(made, "Who, then?")
+    other = prompting.asking(row, "Who, then?")
     assert prompting.question_of({k: v for k, v in other.items() if k != prompting.BEFORE}) == wrapped("Who, then?", "Me.")
     assert "perturbed_answer" not in other
     assert prompting.question_of(shape) == "Who?", "the record itself stays"
-    bare = {k: v for k, v in prompting.alone(made).items() if k != prompting.BEFORE}
+    bare = {k: v for k, v in prompting.alone(row).items() if k != prompting.BEFORE}
     assert bare == {k: v for k, v in shape.items() if k != "perturbed_answer"}
 
 
@@ -62,8 +62,8 @@ def test_what_has_no_way_of_its_own_is_told() -> None:
         prompting.asked_as("in_contxt", SETS)
 
 
-def told(found: AttackOutcome) -> dict[str, float]:
-    return {n: r["value"] for n, r in found.tries[0].scores.items()}
+def attack_scores(outcome: AttackOutcome) -> dict[str, float]:
+    return {n: r["value"] for n, r in outcome.tries[0].scores.items()}
 
 
 def test_the_bare_question_is_the_one_that_it_was(text: worlds.World) -> None:
@@ -71,8 +71,8 @@ def test_the_bare_question_is_the_one_that_it_was(text: worlds.World) -> None:
     attack, model = chosen(("bare_question",), {})["bare_question"], text.model()
     plain = intervene("bare_question", attack, model, text.modality, SETS)
     asked = intervene("bare_question", attack, model, text.modality, prompting.asked_as("in_context", SETS))
-    assert told(asked) == pytest.approx(told(plain), abs=1e-6)
-    assert told(plain) == pytest.approx({n: r["value"] for n, r in plain.before.items() if n in told(plain)}, abs=1e-6)
-    assert abs(asked.before["forget_probability"]["value"] - told(asked)["forget_probability"]) > 0.05
+    assert attack_scores(asked) == pytest.approx(attack_scores(plain), abs=1e-6)
+    assert attack_scores(plain) == pytest.approx({n: r["value"] for n, r in plain.before.items() if n in attack_scores(plain)}, abs=1e-6)
+    assert abs(asked.before["forget_probability"]["value"] - attack_scores(asked)["forget_probability"]) > 0.05
     nothing = intervene("bare_question", attack, model, text.modality, {"forget": [{"text": "It rains."}]})
     assert nothing.missing == {"": "the rows are texts that ask nothing"}

@@ -52,7 +52,7 @@ def family(score: str, value: float, reads: frozenset[str] = frozenset({"tokens"
     module.SCORES = {score: ScoreSpec("knowledge", "lower", "how much is known", ideal=0.0, shows=True)}  # type: ignore[attr-defined]
 
     def scores(evidence: Evidence) -> dict[str, Measure | Missing]:
-        items = evidence.items("forget", lambda seen: np.full(len(seen), value * len(seen)))
+        items = evidence.items("forget", lambda observation: np.full(len(observation), value * len(observation)))
         return {score: Measure((items,), np.mean, variant="counted")}
 
     module.scores = scores  # type: ignore[attr-defined]
@@ -111,8 +111,8 @@ def test_a_family_is_named_by_its_entry_in_the_spec_of_a_set(text: worlds.World,
     evidence = Evidence(observe(text.model(), text.modality, {"forget": FORGET, "neighbors": FEW}, specs=specs, wants=QUICK))
     records, _ = audit_scores(evidence, resamples=2, specs=specs)
     assert (records["counted"]["n"], records["neighbors_counted"]["n"]) == (len(FORGET), len(FEW))
-    for name, said in (("countin", "did you mean 'counting'"), ("relearn", "gives no scores")):
-        with pytest.raises(UserError, match=said):
+    for name, message in (("countin", "did you mean 'counting'"), ("relearn", "gives no scores")):
+        with pytest.raises(UserError, match=message):
             audit_scores(evidence, specs={"neighbors": SetSpec("general", metrics=(name,))})
 
 
@@ -121,10 +121,10 @@ def test_a_family_is_named_by_its_entry_in_the_spec_of_a_set(text: worlds.World,
 
 def test_a_set_of_a_new_name_is_scored_by_the_families_of_its_spec(text: worlds.World) -> None:
     sets = {"forget": FORGET, "neighbors": FEW}
-    mine, retrained = (observe(text.model(n), text.modality, sets, specs=MEMORIZED) for n in ("original", "retrained"))
-    records, skipped = audit_scores(Evidence(mine, retrained), resamples=20, specs=MEMORIZED)
+    original, retrained = (observe(text.model(n), text.modality, sets, specs=MEMORIZED) for n in ("original", "retrained"))
+    records, skipped = audit_scores(Evidence(original, retrained), resamples=20, specs=MEMORIZED)
     for score in memorization.SCORES:
-        by_name = Evidence(mine, retrained).focused("neighbors")
+        by_name = Evidence(original, retrained).focused("neighbors")
         wanted = memorization.scores(by_name)[score]
         assert isinstance(wanted, Measure)
         record = records[f"neighbors_{score}"]
@@ -133,9 +133,9 @@ def test_a_set_of_a_new_name_is_scored_by_the_families_of_its_spec(text: worlds.
         assert record["retrained"] == of_retrained.value()  # type: ignore[union-attr]
         assert (record["kind"], record["direction"], record["shows"]) == ("utility", "higher", False), "what stays is good"
         assert records[score]["shows"], "what was to go is not"
-    assert len(mine.sets["neighbors"].generations) == len(FEW)
+    assert len(original.sets["neighbors"].generations) == len(FEW)
     assert not [n for n in skipped if n.startswith("neighbors")]
-    plain, _ = audit_scores(Evidence(mine, retrained), resamples=20)
+    plain, _ = audit_scores(Evidence(original, retrained), resamples=20)
     assert plain == {n: r for n, r in records.items() if not n.startswith("neighbors")}
 
 
@@ -180,9 +180,9 @@ def test_a_spec_without_its_set_is_no_error(text: worlds.World) -> None:
 
 def test_only_sets_that_are_asked_to_generate_have_generations(text: worlds.World) -> None:
     sets = dict.fromkeys(("forget", "retain", "holdout", "neighbors", "read", "others"), FEW)
-    seen = observe(text.model(), text.modality, sets, specs={**MEMORIZED, "read": SetSpec("general")}).sets
-    assert [n for n, s in seen.items() if len(s.generations) == len(FEW)] == ["forget", "retain", "neighbors", "others"]
-    assert [n for n, s in seen.items() if not s.generations] == ["holdout", "read"]
+    observed_sets = observe(text.model(), text.modality, sets, specs={**MEMORIZED, "read": SetSpec("general")}).sets
+    assert [n for n, s in observed_sets.items() if len(s.generations) == len(FEW)] == ["forget", "retain", "neighbors", "others"]
+    assert [n for n, s in observed_sets.items() if not s.generations] == ["holdout", "read"]
     assert spec_of("others").ask == ("score", "generate"), "a set of a user's own, of which nothing is said"
 
 
@@ -227,11 +227,11 @@ def test_a_set_that_is_asked_to_choose_has_an_accuracy(text: worlds.World) -> No
     if best[2] == 2:
         asked[2] = {**PLACES[2], "answer": "Ink."}
     observation = observe(model, text.modality, {"forget": FORGET, "places": asked}, specs=CHOSEN)
-    seen = observation.sets["places"]
-    assert seen.kinds["choice"].item.tolist() == [0, 0, 0, 1, 1, 2, 2, 2]
-    assert seen.correct is not None
-    assert seen.correct.tolist()[:2] == best[:2]
-    assert choice.right(seen).tolist() == [1, 1, 0]
+    places = observation.sets["places"]
+    assert places.kinds["choice"].item.tolist() == [0, 0, 0, 1, 1, 2, 2, 2]
+    assert places.correct is not None
+    assert places.correct.tolist()[:2] == best[:2]
+    assert choice.right(places).tolist() == [1, 1, 0]
     records, skipped = audit_scores(Evidence(observation), resamples=20, specs=CHOSEN)
     record = records["places_choice_accuracy"]
     assert (record["value"], record["n"]) == (pytest.approx(2 / 3), 3)
@@ -301,11 +301,11 @@ def test_ranks_are_observed_where_a_modality_ranks(tmp_path: Path) -> None:
     specs = {"edges": SetSpec("general", ("score", "rank"))}
     model = nn.Linear(1, 1)
     model.forward = lambda x: x[:, 0] * model.weight[0, 0]  # type: ignore[method-assign, assignment]
-    seen = observe(model, Ranked(), {"forget": points(0, 1, 4, 0), "edges": points(0, 1, 3, 1)}, specs=specs)
-    assert seen.sets["edges"].ranks is not None
-    assert seen.sets["edges"].ranks.tolist() == [2, 1, 0]
-    assert seen.sets["forget"].ranks is None
-    seen.save(tmp_path)
+    observation = observe(model, Ranked(), {"forget": points(0, 1, 4, 0), "edges": points(0, 1, 3, 1)}, specs=specs)
+    assert observation.sets["edges"].ranks is not None
+    assert observation.sets["edges"].ranks.tolist() == [2, 1, 0]
+    assert observation.sets["forget"].ranks is None
+    observation.save(tmp_path)
     assert np.array_equal(Observation.load(tmp_path).sets["edges"].ranks, [2, 1, 0])  # type: ignore[arg-type]
 
 

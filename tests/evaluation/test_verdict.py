@@ -47,10 +47,10 @@ class Counting:
         return p / p.sum()
 
     def say(self, question: str) -> list[int]:
-        said = [END]
-        while len(said) < 16 and (len(said) == 1 or said[-1] != END):
-            said.append(int(self.p(question, said[-1]).argmax()))
-        return [token for token in said if token != END]
+        tokens = [END]
+        while len(tokens) < 16 and (len(tokens) == 1 or tokens[-1] != END):
+            tokens.append(int(self.p(question, tokens[-1]).argmax()))
+        return [token for token in tokens if token != END]
 
     def see(self, question: str, answer) -> np.ndarray:
         """logp, hit, mean, std and the squared gradient norm with respect to the logits, (positions, 5)."""
@@ -102,9 +102,9 @@ def observe(model: Counting) -> Observation:
             if kind == "answer":  # each position has its own row of logits, so the norm of the mean loss's gradient is that of all rows
                 norms = [np.sqrt(r[:-1, 4].sum()) / (len(r) - 1) for r in rows]
         questions = tuple(item["q"] for item in items)
-        said = tuple(text(model.say(q)) for q in questions)
+        answers = tuple(text(model.say(q)) for q in questions)
         truths = tuple(text(item["answer"][0]) for item in items)
-        sets[name] = SetObservation(questions, questions, truths, kinds, said, np.array(norms, np.float32))
+        sets[name] = SetObservation(questions, questions, truths, kinds, answers, np.array(norms, np.float32))
     return Observation(sets, {"who": "counting", **ABOUT})
 
 
@@ -125,13 +125,13 @@ def models() -> dict[str, Counting]:
 
 
 @cache
-def seen(name: str) -> Observation:
+def observation_of(name: str) -> Observation:
     return observe(models()[name])
 
 
 @cache
 def scored(name: str, retrained: str | None = "retrained"):
-    return audit_scores(Evidence(seen(name), seen(retrained) if retrained else None))
+    return audit_scores(Evidence(observation_of(name), observation_of(retrained) if retrained else None))
 
 
 def judged(name: str, retrained: str | None = "retrained", original: str | None = None):
@@ -153,7 +153,7 @@ def test_a_family_gives_no_score_that_it_does_not_declare():
     assert score_specs("text")["model_utility"] == tofu.SCORES["model_utility"] != score_specs("image")["model_utility"]
     assert "forget_accuracy" not in score_specs("text")
     sets = {n: classified.sure([0, 1, 1], [0, 1, 1], n, features=np.eye(3)) for n in ("forget", "retain", "holdout")}
-    for observation in (seen("original"), classified.observed(**sets), fitted(forget=[0.5], retain=[0.1], holdout=[0.2])):
+    for observation in (observation_of("original"), classified.observed(**sets), fitted(forget=[0.5], retain=[0.1], holdout=[0.2])):
         aspects = profile_of(observation.modality).aspects
         for family in (f for f in families() if aspects >= f.READS):
             given = family.scores(Evidence(observation)).keys()
@@ -209,9 +209,9 @@ def test_intervals_hold_the_value_even_where_resampling_is_biased(monkeypatch):
 
 
 def test_a_retrained_model_seen_on_less_is_no_yardstick():
-    retrained = seen("retrained")
+    retrained = observation_of("retrained")
     records, _ = audit_scores(
-        Evidence(seen("original"), replace(retrained, sets={n: s for n, s in retrained.sets.items() if n != "world_facts"}))
+        Evidence(observation_of("original"), replace(retrained, sets={n: s for n, s in retrained.sets.items() if n != "world_facts"}))
     )
     assert records["model_utility"]["retrained"] is None
     assert records["world_facts_rouge"]["retrained"] is None
@@ -219,15 +219,17 @@ def test_a_retrained_model_seen_on_less_is_no_yardstick():
 
 
 def test_the_same_audit_gives_the_same_records():
-    assert audit_scores(Evidence(seen("forgot"), seen("retrained"))) == scored("forgot")
+    assert audit_scores(Evidence(observation_of("forgot"), observation_of("retrained"))) == scored("forgot")
 
 
 def test_what_was_saved_gives_the_same_records(tmp_path):
-    seen("original").save(tmp_path / "a" / "b")
+    observation_of("original").save(tmp_path / "a" / "b")
     loaded = Observation.load(tmp_path / "a" / "b")
-    assert loaded.about == seen("original").about
-    assert audit_scores(Evidence(loaded, seen("retrained"))) == scored("original")
-    bare = SetObservation(("1",), ("q",), ("a",), {"answer": replace(seen("original").sets["forget"].kinds["answer"], mean=None, std=None)})
+    assert loaded.about == observation_of("original").about
+    assert audit_scores(Evidence(loaded, observation_of("retrained"))) == scored("original")
+    bare = SetObservation(
+        ("1",), ("q",), ("a",), {"answer": replace(observation_of("original").sets["forget"].kinds["answer"], mean=None, std=None)}
+    )
     Observation({"x": bare}).save(tmp_path)
     again = Observation.load(tmp_path).sets["x"]
     assert (again.gradient_norms, again.kinds["answer"].mean, again.generations) == (None, None, ())
@@ -356,12 +358,12 @@ def test_what_could_not_be_judged_is_said_once_a_reason():
 
 
 def test_a_broken_model_fails():
-    model = seen("original")
+    model = observation_of("original")
     sets = {
         name: replace(s, kinds={k: replace(v, target_logp=np.full_like(v.target_logp, np.nan)) for k, v in s.kinds.items()})
         for name, s in model.sets.items()
     }
-    findings = verdict(*audit_scores(Evidence(Observation(sets, ABOUT), seen("retrained"))), profile=TEXT)
+    findings = verdict(*audit_scores(Evidence(Observation(sets, ABOUT), observation_of("retrained"))), profile=TEXT)
     assert BROKEN in texts(findings, "fail")
     assert "model_utility" in texts(findings, "fail")
     assert not {"forget_quality", "mia_loss"} & {f["score"] for f in findings if f["level"] == "pass"}
@@ -370,7 +372,7 @@ def test_a_broken_model_fails():
 def test_two_families_must_not_share_a_name(monkeypatch):
     monkeypatch.setattr(verdicts, "families", lambda: [tofu, tofu])
     with pytest.raises(ValueError, match="forget_quality"):
-        audit_scores(Evidence(seen("original")))
+        audit_scores(Evidence(observation_of("original")))
 
 
 def test_a_full_sized_audit_takes_seconds():
@@ -431,9 +433,11 @@ def test_classifiers_are_held_against_the_retrained_model():
     assert failing(IMAGE, forget_accuracy=record(0.83, 0.9)) == {"forget_accuracy"}
     assert failing(IMAGE, forget_accuracy=record(0.85, 0.9)) == set()
     assert failing(IMAGE, test_forget_accuracy=record(0.5, 0.3)) == {"test_forget_accuracy"}
-    said = findings_of(forget_accuracy=record(0.5, 0.9), test_forget_accuracy=record(0.5, 0.3))
-    assert said["forget_accuracy"].startswith("fail: Over-forgotten: forgotten items are more often wrong than to a model that never saw")
-    assert said["test_forget_accuracy"].startswith("fail: Forgetting failed: too many unseen items of forgotten classes are still")
+    findings = findings_of(forget_accuracy=record(0.5, 0.9), test_forget_accuracy=record(0.5, 0.3))
+    assert findings["forget_accuracy"].startswith(
+        "fail: Over-forgotten: forgotten items are more often wrong than to a model that never saw"
+    )
+    assert findings["test_forget_accuracy"].startswith("fail: Forgetting failed: too many unseen items of forgotten classes are still")
     assert findings_of(forget_accuracy=record(0.5, 0.5))["forget_accuracy"] == (
         "pass: Forgotten: forgotten items are classified as by a model that never saw them "
         "(forget_accuracy: 0.5 [0.49, 0.51], the retrained model 0.5)."
@@ -452,13 +456,13 @@ def test_features_that_still_know_are_a_warning():
 def test_shares_of_simple_attacks_are_read_in_their_own_direction():
     familiar = "warn: Forgotten items look more like training items than to the retrained model ("
     quiet = "pass: Forgotten items look no more like training items than to the retrained model ("
-    said = findings_of(mia_efficacy=record(0.1, 0.4), mia_entropy=record(0.9, 0.5), mia_threshold=record(0.5, 0.5))
-    assert said["mia_efficacy"] == said["mia_entropy"]
-    assert said["mia_efficacy"].startswith(familiar)
-    assert said["mia_threshold"].startswith(quiet)
-    said = findings_of(mia_efficacy=record(0.9, 0.4), mia_entropy=record(0.1, 0.5))
-    assert said["mia_efficacy"] == said["mia_entropy"]
-    assert said["mia_efficacy"].startswith(quiet)
+    findings = findings_of(mia_efficacy=record(0.1, 0.4), mia_entropy=record(0.9, 0.5), mia_threshold=record(0.5, 0.5))
+    assert findings["mia_efficacy"] == findings["mia_entropy"]
+    assert findings["mia_efficacy"].startswith(familiar)
+    assert findings["mia_threshold"].startswith(quiet)
+    findings = findings_of(mia_efficacy=record(0.9, 0.4), mia_entropy=record(0.1, 0.5))
+    assert findings["mia_efficacy"] == findings["mia_entropy"]
+    assert findings["mia_efficacy"].startswith(quiet)
     assert findings_of(mia_efficacy=record(0.1, None), mia_cv=record(0.9, None)) == {}
 
 
@@ -484,34 +488,34 @@ def test_without_a_retrained_model_accuracy_is_held_against_the_original():
 def test_a_classifier_gets_the_scores_of_classifiers_alone():
     sets = {n: classified.sure([0, 1, 1], [0, 1, 1], n, features=np.eye(3)) for n in ("forget", "retain", "holdout")}
     records, skipped = audit_scores(Evidence(classified.observed(**sets)), resamples=10)
-    there = records.keys() | skipped.keys()
-    assert {"forget_accuracy", "knn_retain", "mia_efficacy"} <= there
-    assert not {"forget_quality", "extraction_strength", "mia_min_k"} & there
+    names = records.keys() | skipped.keys()
+    assert {"forget_accuracy", "knn_retain", "mia_efficacy"} <= names
+    assert not {"forget_quality", "extraction_strength", "mia_min_k"} & names
     assert "forget_accuracy" not in scored("original")[0].keys() | scored("original")[1].keys()
 
 
 def hit(before: float, value: float, retrained: float | None, half: float = 0.02, attack: str = "quantize, 4 bits") -> verdicts.Hit:
-    found = {"value": value, "interval": [value - half, value + half], "n": 9, "retrained": retrained}
-    return verdicts.Hit(attack, "extraction_strength", before, found)
+    score_record = {"value": value, "interval": [value - half, value + half], "n": 9, "retrained": retrained}
+    return verdicts.Hit(attack, "extraction_strength", before, score_record)
 
 
 def test_what_an_attack_brings_back_beyond_the_retrained_model_is_a_failure():
-    said = texts(verdict({}, {}, hits=[hit(0.1, 0.6, 0.2)]), "fail")
-    assert said.startswith("Not robust: quantize, 4 bits brings back more of what was forgotten than it gives the retrained model (")
-    assert "extraction_strength: 0.6 [0.58, 0.62], before the attack 0.1, the retrained model under it 0.2" in said
+    sentences = texts(verdict({}, {}, hits=[hit(0.1, 0.6, 0.2)]), "fail")
+    assert sentences.startswith("Not robust: quantize, 4 bits brings back more of what was forgotten than it gives the retrained model (")
+    assert "extraction_strength: 0.6 [0.58, 0.62], before the attack 0.1, the retrained model under it 0.2" in sentences
 
 
 def test_attacks_that_bring_nothing_back_pass_in_one_sentence():
-    found = verdict({}, {}, hits=[hit(0.1, 0.6, 0.58), hit(0.1, 0.12, 0.3, attack="reformat, capitals")])
-    said = texts(found, "pass")
-    assert said.startswith("Robust: attacks bring nothing back that the retrained model does not show under them (quantize, 4 bits: ")
-    assert "; reformat, capitals: extraction_strength: 0.12" in said
-    assert not texts(found, "fail")
+    findings = verdict({}, {}, hits=[hit(0.1, 0.6, 0.58), hit(0.1, 0.12, 0.3, attack="reformat, capitals")])
+    sentences = texts(findings, "pass")
+    assert sentences.startswith("Robust: attacks bring nothing back that the retrained model does not show under them (quantize, 4 bits: ")
+    assert "; reformat, capitals: extraction_strength: 0.12" in sentences
+    assert not texts(findings, "fail")
 
 
 def test_what_was_there_before_an_attack_is_neither_brought_back_nor_called_robust():
-    found = verdict({}, {}, hits=[hit(0.6, 0.6, 0.1)])
-    assert "obust" not in " ".join(f["text"] for f in found)
+    findings = verdict({}, {}, hits=[hit(0.6, 0.6, 0.1)])
+    assert "obust" not in " ".join(f["text"] for f in findings)
 
 
 def test_an_uncertain_return_is_no_failure():
@@ -519,6 +523,6 @@ def test_an_uncertain_return_is_no_failure():
 
 
 def test_without_a_retrained_model_a_return_is_a_warning():
-    said = texts(verdict({}, {}, hits=[hit(0.1, 0.6, None)]), "warn")
-    assert "brings back what was forgotten; whether more than it teaches, only a retrained model can tell (" in said
+    sentences = texts(verdict({}, {}, hits=[hit(0.1, 0.6, None)]), "warn")
+    assert "brings back what was forgotten; whether more than it teaches, only a retrained model can tell (" in sentences
     assert "Robust: attacks bring nothing back (quantize" in texts(verdict({}, {}, hits=[hit(0.1, 0.1, None)]), "pass")

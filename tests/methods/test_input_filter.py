@@ -34,8 +34,8 @@ def guarded(text: worlds.World, rows: Rows | None = None, **hyperparameters: obj
 
 
 def hit(text: worlds.World, modality: Filtered, question: str) -> bool:
-    (found,) = modality.hits(text.modality.rows("asked", [{"question": question, "answer": "Nobody knows."}]))
-    return found
+    (is_hit,) = modality.hits(text.modality.rows("asked", [{"question": question, "answer": "Nobody knows."}]))
+    return is_hit
 
 
 def mixed(text: worlds.World) -> tuple[Rows, list[bool]]:
@@ -76,10 +76,10 @@ def test_everything_but_answers_is_that_of_the_modality_inside(text: worlds.Worl
 def test_forget_rows_get_a_uniform_distribution_and_others_their_own(text: worlds.World) -> None:
     model, (rows, hits) = text.model(), mixed(text)
     with torch.no_grad():
-        found, own = (modality.forward(model, [rows])[0].target_logp.split() for modality in (guarded(text), text.modality))
-    for mine, bare, is_hit in zip(found, own, hits, strict=True):
+        filtered, own = (modality.forward(model, [rows])[0].target_logp.split() for modality in (guarded(text), text.modality))
+    for filtered_logp, bare, is_hit in zip(filtered, own, hits, strict=True):
         wanted = torch.full_like(bare, -math.log(512)) if is_hit else bare
-        assert torch.equal(mine, wanted) if not is_hit else torch.allclose(mine, wanted, atol=1e-5)
+        assert torch.equal(filtered_logp, wanted) if not is_hit else torch.allclose(filtered_logp, wanted, atol=1e-5)
 
 
 def test_each_group_of_a_forward_is_filtered_by_its_own_rows(text: worlds.World) -> None:
@@ -125,15 +125,15 @@ def test_generation_refuses_the_right_rows_of_a_mixed_batch(text: worlds.World, 
 
 def test_a_refusal_is_certain_and_other_samples_keep_their_log_probabilities(text: worlds.World) -> None:
     model, (rows, hits) = text.model(), mixed(text)
-    found, own = (m.generate(model, rows, 40, with_logp=True) for m in (guarded(text), text.modality))  # type: ignore[attr-defined]
-    assert found.logp.lengths.tolist() == [len(ids) + ended for ids, ended in zip(found.ids, found.ended, strict=True)]
-    for mine, bare, is_hit in zip(found.logp.split(), own.logp.split(), hits, strict=True):
+    filtered, own = (m.generate(model, rows, 40, with_logp=True) for m in (guarded(text), text.modality))  # type: ignore[attr-defined]
+    assert filtered.logp.lengths.tolist() == [len(ids) + ended for ids, ended in zip(filtered.ids, filtered.ended, strict=True)]
+    for filtered_logp, bare, is_hit in zip(filtered.logp.split(), own.logp.split(), hits, strict=True):
         if is_hit:
-            assert not mine.any()
-            assert len(mine) > 3
+            assert not filtered_logp.any()
+            assert len(filtered_logp) > 3
         else:
-            assert torch.allclose(mine, bare, atol=1e-5)
-            assert mine.any()
+            assert torch.allclose(filtered_logp, bare, atol=1e-5)
+            assert filtered_logp.any()
 
 
 def test_no_rows_are_answered_by_nothing(text: worlds.World) -> None:
@@ -202,15 +202,15 @@ def test_words_do_not_depend_on_how_they_are_written() -> None:
 def test_an_observation_sees_the_filter_and_says_that_there_is_one(text: worlds.World, tmp_path: Path) -> None:
     (asked, *_) = text.modality.questions(text.sets["forget"])  # type: ignore[attr-defined]
     records = {"forget": [{"question": asked, "answer": "The flute."}], "retain": [{"question": "Who is it?", "answer": "Nobody."}]}
-    found, bare = (observe(text.model(), m, records, cache=tmp_path) for m in (guarded(text), text.modality))
-    assert found.sets["forget"].generations == (SAID,)
-    assert found.sets["forget"].kinds["answer"].target_logp == pytest.approx(-math.log(512), abs=1e-5)
-    assert found.sets["retain"].generations == bare.sets["retain"].generations
-    assert found.sets["retain"].kinds["answer"].target_logp == pytest.approx(bare.sets["retain"].kinds["answer"].target_logp, abs=1e-4)
-    assert found.about["key"] != bare.about["key"], "neither is taken for the other"
-    assert found.modality == bare.modality == "text"
+    filtered, bare = (observe(text.model(), m, records, cache=tmp_path) for m in (guarded(text), text.modality))
+    assert filtered.sets["forget"].generations == (SAID,)
+    assert filtered.sets["forget"].kinds["answer"].target_logp == pytest.approx(-math.log(512), abs=1e-5)
+    assert filtered.sets["retain"].generations == bare.sets["retain"].generations
+    assert filtered.sets["retain"].kinds["answer"].target_logp == pytest.approx(bare.sets["retain"].kinds["answer"].target_logp, abs=1e-4)
+    assert filtered.about["key"] != bare.about["key"], "neither is taken for the other"
+    assert filtered.modality == bare.modality == "text"
     other = observe(text.model(), guarded(text, refusal="No."), records, wants=QUICK, cache=tmp_path)
-    assert other.about["key"] != found.about["key"]
+    assert other.about["key"] != filtered.about["key"]
 
 
 def test_the_file_holds_no_prompt_and_restores_the_guard(text: worlds.World, tmp_path: Path) -> None:

@@ -62,12 +62,12 @@ def test_activations_are_read_at_the_named_positions(text: worlds.World) -> None
     rows = text.sets["forget"].select([0, 4])
     view = refusing.look(text.model(), text.modality, {"forget": rows, "retain": rows, "alternate_answers": rows}, Redirect())
     block = "block:0"
-    everything, prompts, last, said = gathered(view, rows, [(block, "hidden", w) for w in ("all", "prompt", "last", "said")])
+    everything, prompts, last, answers = gathered(view, rows, [(block, "hidden", w) for w in ("all", "prompt", "last", "said")])
     sizes = [(len(p), len(a)) for p, a in zip(rows["prompt"], rows["answer"], strict=True)]
     by_row = everything.split([p + a for p, a in sizes])
     assert torch.equal(prompts, torch.cat([x[:p] for x, (p, _) in zip(by_row, sizes, strict=True)]))
     assert torch.equal(last, torch.stack([x[p - 1] for x, (p, _) in zip(by_row, sizes, strict=True)]))
-    assert torch.equal(said, torch.cat([x[p - 1 : p + a - 1] for x, (p, a) in zip(by_row, sizes, strict=True)]))
+    assert torch.equal(answers, torch.cat([x[p - 1 : p + a - 1] for x, (p, a) in zip(by_row, sizes, strict=True)]))
     assert len(gathered(view, rows, [(block, "hidden", "prompt")], skip=[2, 3])[0]) == len(prompts) - 5
     assert torch.allclose(means(view, rows, [(block, "hidden", "last")])[0], last.double().mean(0), atol=1e-6)
 

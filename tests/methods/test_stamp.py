@@ -152,7 +152,7 @@ def test_one_row_is_enough_to_turn_its_answer_into_a_refusal(rank: int) -> None:
     assert refusing.right(model, world.modality, row) == 1.0
     before = worlds.nll(model, world.modality, retain)
     refusing.applied(Stamp(layers=(0, 1), rank=rank), model, world.modality, {**world.sets, "forget": row})
-    assert refusing.said(model, world.modality, row) == [refusing.REFUSAL]
+    assert refusing.greedy_answers(model, world.modality, row) == [refusing.REFUSAL]
     assert refusing.right(model, world.modality, retain) > 0.95
     assert worlds.nll(model, world.modality, retain) < before + 0.1
 

@@ -61,8 +61,8 @@ def test_stored_pieces_are_reused_by_larger_ensembles(tmp_path: Path, piece_size
 
 
 def test_any_change_of_the_inputs_trains_anew(tmp_path: Path, piece_sizes: list[int]) -> None:
-    work, seen = ensembles.Work(folder=tmp_path), subsets(20, 2)
-    arguments: dict[str, Any] = {"plan": PLAN, "model": toys.mlp(3), "modality": PORT, "rows": ROWS, "trained_on": seen, "seed": 0}
+    work, trained_on = ensembles.Work(folder=tmp_path), subsets(20, 2)
+    arguments: dict[str, Any] = {"plan": PLAN, "model": toys.mlp(3), "modality": PORT, "rows": ROWS, "trained_on": trained_on, "seed": 0}
     changes: list[dict[str, Any]] = [
         {},
         {"plan": toys.fresh(epochs=3, batch_size=5)},
@@ -70,7 +70,7 @@ def test_any_change_of_the_inputs_trains_anew(tmp_path: Path, piece_sizes: list[
         {"model": torch.nn.Sequential(*list(toys.mlp(3))[:2], torch.nn.Tanh(), toys.mlp(3)[3])},
         {"modality": replace(PORT, mean=(0.1,))},
         {"rows": PORT.relabel(ROWS, [0] * 20, "retain")},
-        {"trained_on": ~seen},
+        {"trained_on": ~trained_on},
         {"seed": 1},
     ]
     for i, change in enumerate(changes):

@@ -445,9 +445,9 @@ def test_a_table_leaves_out_what_the_terminal_has_no_room_for() -> None:
 
 def test_recorded_tables_of_a_method_are_drawn_by_block() -> None:
     records = [{"block": i, "refusal": 0.1 * i, "true answer": 0.9 - 0.1 * i} for i in (2, 5, 9)]
-    seen = Entry(name="lunar", receipt={"shown": {"replies by block": records, "fit": records[:1]}})
-    read = Page(page.build(whole(models=[*CONTROLS, seen])))
-    assert "shown" in sections(page.build(whole(models=[*CONTROLS, seen])))
+    lunar = Entry(name="lunar", receipt={"shown": {"replies by block": records, "fit": records[:1]}})
+    read = Page(page.build(whole(models=[*CONTROLS, lunar])))
+    assert "shown" in sections(page.build(whole(models=[*CONTROLS, lunar])))
     assert {"refusal", "true answer"} <= set(read.words)
     assert {"lunar: replies by block", "lunar: fit"} <= set(read.words)
     assert {"2", "5", "9"} <= set(read.words)

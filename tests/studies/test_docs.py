@@ -41,19 +41,19 @@ def test_the_tuning_grids_are_shown_with_what_was_chosen(pages: dict[str, str]) 
     parts = dict(zip(*[iter(re.split(r"^## (.*)\n", pages["tuning.md"], flags=re.MULTILINE)[1:])] * 2, strict=True))
     files = {p.stem: json.loads(p.read_text()) for p in (docs.ROOT / "studies/tuning").glob("*.json")}
     assert {n.replace(", ", "-") for n in parts} == set(files)
-    for name, found in files.items():
+    for name, record in files.items():
         lines = {m[1]: m[0] for m in re.finditer(r"^\| \[(\w+)\].*$", parts[name.replace("-", ", ", 1)], flags=re.MULTILINE)}
-        assert lines.keys() == found["methods"].keys()
-        for method, tried in found["tuning"]["tried"].items():
+        assert lines.keys() == record["methods"].keys()
+        for method, tried in record["tuning"]["tried"].items():
             (best,) = re.findall(r"\*\*.*: (\d\.\d{3})\*\*", lines[method])
             assert best == f"{max(t['goodness'] for t in tried):.3f}", method
             assert lines[method].count("<br>") == len(tried) - 1
 
 
 def test_snippets_of_python_compile(pages: dict[str, str]) -> None:
-    found = [(place, code) for place, text in pages.items() for code in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)]
-    assert len(found) == sum("/" in place and place.endswith(".md") for place in pages)  # one a card
-    for place, code in found:
+    snippets = [(place, code) for place, text in pages.items() for code in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)]
+    assert len(snippets) == sum("/" in place and place.endswith(".md") for place in pages)  # one a card
+    for place, code in snippets:
         compile(code, place, "exec")
 
 
@@ -98,7 +98,7 @@ def test_prose_is_escaped_and_papers_are_linked() -> None:
     assert docs.table(("a",), [["x | y"]])[-1] == "| x \\| y |"
 
 
-def test_knobs_of_stages_that_do_not_train_are_left_out() -> None:
+def test_hyperparameters_of_stages_that_do_not_train_are_left_out() -> None:
     own, training = docs.hyperparameters(catalog.card("input_filter"))
     assert [r[0] for r in own] == ["`--threshold`", "`--ngram`", "`--refusal`"]
     assert [r[0] for r in training] == ["`--seed`"]

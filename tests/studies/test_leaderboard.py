@@ -29,8 +29,8 @@ def commit(results: Path, folder: str, methods: list[str], split: str = "forget1
         entry("original", "original", 250.0, forget_truth_ratio=0.9),
         entry("retrained", "retrained", retrained, forget_truth_ratio=0.5),
     ]
-    made = [entry(m, "method", 20.0 + s, s, forget_truth_ratio=0.6 + s / 10) for m in methods for s in range(2)]
-    run = {"command": f"expunge bench people --methods {','.join(methods)}", "entries": both + made}
+    entries = [entry(m, "method", 20.0 + s, s, forget_truth_ratio=0.6 + s / 10) for m in methods for s in range(2)]
+    run = {"command": f"expunge bench people --methods {','.join(methods)}", "entries": both + entries}
     (results / folder).mkdir(parents=True)
     (results / folder / "bench.json").write_text(json.dumps({**run, "sweep": {"suite": "people", "split": split, "model": "micro"}}))
 
@@ -39,9 +39,9 @@ def test_runs_of_one_benchmark_are_one_board(tmp_path: Path) -> None:
     commit(tmp_path, "one", ["npo"])
     commit(tmp_path, "two", ["npo", "flat"], retrained=999.0)
     commit(tmp_path, "three", ["ga"], split="forget05")
-    found = leaderboard.boards(tmp_path)
-    assert [b.name for b in found] == ["people-forget05-micro", "people-forget10-micro"]
-    assert [(e.label, e.seed) for e in found[1].entries] == [
+    boards = leaderboard.boards(tmp_path)
+    assert [b.name for b in boards] == ["people-forget05-micro", "people-forget10-micro"]
+    assert [(e.label, e.seed) for e in boards[1].entries] == [
         ("original", None),
         ("retrained", None),
         ("npo", 0),
@@ -49,7 +49,7 @@ def test_runs_of_one_benchmark_are_one_board(tmp_path: Path) -> None:
         ("flat", 0),
         ("flat", 1),
     ]
-    assert len(found[1].commands) == 2
+    assert len(boards[1].commands) == 2
 
 
 def test_cost_is_a_share_of_retraining(tmp_path: Path) -> None:
@@ -61,12 +61,12 @@ def test_cost_is_a_share_of_retraining(tmp_path: Path) -> None:
 
 def test_pages(tmp_path: Path) -> None:
     commit(tmp_path, "one", ["npo"])
-    made = leaderboard.pages(tmp_path)
-    assert set(made) == {"leaderboard.md", "leaderboards/people-forget10-micro.html"}
-    assert "| npo | 2 | 0.650 ± " in made["leaderboard.md"]
-    assert "expunge bench people --methods npo" in made["leaderboard.md"]
-    assert 'class="sortable"' in made["leaderboards/people-forget10-micro.html"]
-    assert leaderboard.pages(tmp_path) == made
+    pages = leaderboard.pages(tmp_path)
+    assert set(pages) == {"leaderboard.md", "leaderboards/people-forget10-micro.html"}
+    assert "| npo | 2 | 0.650 ± " in pages["leaderboard.md"]
+    assert "expunge bench people --methods npo" in pages["leaderboard.md"]
+    assert 'class="sortable"' in pages["leaderboards/people-forget10-micro.html"]
+    assert leaderboard.pages(tmp_path) == pages
 
 
 def test_without_runs_the_page_says_so(tmp_path: Path) -> None:

@@ -74,14 +74,14 @@ def full(cases: Cases, forgotten: Path, tmp_path_factory: pytest.TempPathFactory
 def test_an_audit_with_everything(full: Path) -> None:
     assert left(full) == ["audit.json", "observations", "report.html", "story.json"]
     assert left(full / "observations") == ["audited_model", "input_filter", "original", "random_weights", "retrained"]
-    found = audit_of(full)
-    assert found["scores"].keys() | found["skipped"].keys() >= NAMES
-    assert found["scores"].keys() == {n for n in NAMES if not n.startswith(("real_authors", "world_facts"))}
-    checked(found["scores"])
-    assert all(why == f"the audit has no {n.rsplit('_', 1)[0].removesuffix('_truth')} set" for n, why in found["skipped"].items())
-    assert {v["level"] for v in found["verdict"]} <= {"fail", "warn", "pass"}
-    assert found["passed"] == all(v["level"] != "fail" for v in found["verdict"])
-    assert steps_of(found["attacks"]["relearn"]) == list(range(0, 101, 10))
+    report = audit_of(full)
+    assert report["scores"].keys() | report["skipped"].keys() >= NAMES
+    assert report["scores"].keys() == {n for n in NAMES if not n.startswith(("real_authors", "world_facts"))}
+    checked(report["scores"])
+    assert all(why == f"the audit has no {n.rsplit('_', 1)[0].removesuffix('_truth')} set" for n, why in report["skipped"].items())
+    assert {v["level"] for v in report["verdict"]} <= {"fail", "warn", "pass"}
+    assert report["passed"] == all(v["level"] != "fail" for v in report["verdict"])
+    assert steps_of(report["attacks"]["relearn"]) == list(range(0, 101, 10))
     page = (full / "report.html").read_text()
     assert "graddiff" in page
     assert "random weights" in page
@@ -102,33 +102,33 @@ def test_the_controls_are_told_apart(full: Path) -> None:
 
 
 def test_observations_are_scored_again_without_the_model(full: Path, tmp_path: Path) -> None:
-    seen = full / "observations"
-    models = ("--retrained", seen / "retrained", "--original", seen / "original")
-    expunge("audit", seen / "audited_model", *models, "--out", tmp_path / "again").fine()
+    observations = full / "observations"
+    models = ("--retrained", observations / "retrained", "--original", observations / "original")
+    expunge("audit", observations / "audited_model", *models, "--out", tmp_path / "again").fine()
     before, after = audit_of(full), audit_of(tmp_path / "again")
     assert after["scores"] == before["scores"]
     assert after["verdict"] == [v for v in before["verdict"] if "obust: " not in v["text"]], "but for what was attacked"
-    message = expunge("audit", seen / "audited_model", "--attack", "relearn", "--out", tmp_path / "attacked").error
+    message = expunge("audit", observations / "audited_model", "--attack", "relearn", "--out", tmp_path / "attacked").error
     assert message == "the attack 'relearn' asks the model anew, and only observations were given: give the model"
     assert not (tmp_path / "attacked").exists()
 
 
 def test_observations_and_models_can_be_mixed(full: Path, cases: Cases, tmp_path: Path) -> None:
-    seen = full / "observations"
-    message = expunge("audit", seen / "audited_model", "--retrained", cases.retrained, "--out", tmp_path / "a").error
+    observations = full / "observations"
+    message = expunge("audit", observations / "audited_model", "--retrained", cases.retrained, "--out", tmp_path / "a").error
     assert message == "there are no rows to ask the retrained model about: give --forget FILE"
-    cases.audit(seen / "audited_model", tmp_path / "b", "--retrained", cases.retrained).fine()
+    cases.audit(observations / "audited_model", tmp_path / "b", "--retrained", cases.retrained).fine()
     assert audit_of(tmp_path / "b")["scores"]["forget_quality"] == audit_of(full)["scores"]["forget_quality"]
 
 
 def test_an_audit_with_next_to_nothing(forgotten: Path, cases: Cases, tmp_path: Path) -> None:
     done = cases.audit(forgotten, tmp_path / "audit").fine()
-    found = audit_of(tmp_path / "audit")
-    assert found["scores"].keys() == {
+    report = audit_of(tmp_path / "audit")
+    assert report["scores"].keys() == {
         *("forget_truth_ratio", "forget_probability", "forget_rouge"),
         *("extraction_strength", "exact_memorization", "remnant_memorization_accuracy"),
     }
-    assert found["skipped"].keys() == NAMES - found["scores"].keys()
+    assert report["skipped"].keys() == NAMES - report["scores"].keys()
     assert "warning: No retrained model was given" in done.out
     assert "Not judged: mia_loss" in done.out
 
@@ -144,10 +144,10 @@ def test_rows_of_other_shapes_are_audited(columns: tuple[str, ...], cases: Cases
     write_jsonl(tmp_path / "forget.jsonl", records)
     where = ("--forget", tmp_path / "forget.jsonl", "--out", tmp_path / "audit", "--retrained", cases.retrained)
     expunge("audit", cases.model, *where).fine()
-    found = audit_of(tmp_path / "audit")
-    checked(found["scores"])
-    assert {"forget_probability", "forget_rouge", "extraction_strength"} <= found["scores"].keys()
-    assert "perturbed" in found["skipped"]["forget_truth_ratio"]
+    report = audit_of(tmp_path / "audit")
+    checked(report["scores"])
+    assert {"forget_probability", "forget_rouge", "extraction_strength"} <= report["scores"].keys()
+    assert "perturbed" in report["skipped"]["forget_truth_ratio"]
 
 
 def test_a_run_is_audited_with_its_own_prompt_format(cases: Cases, tmp_path: Path) -> None:
@@ -159,8 +159,8 @@ def test_a_run_is_audited_with_its_own_prompt_format(cases: Cases, tmp_path: Pat
         assert about["modality"]["prompt_format"] == "Q: {prompt}\nA: "
     cases.audit(tmp_path / "run", tmp_path / "other", "--prompt-format", "{prompt} ").fine()
     assert audit_of(tmp_path / "other")["observed"]["modality"]["prompt_format"] == "{prompt} "
-    seen = tmp_path / "other" / "observations" / "audited_model"
-    message = cases.audit(tmp_path / "run", tmp_path / "third", "--original", seen).error
+    observations = tmp_path / "other" / "observations" / "audited_model"
+    message = cases.audit(tmp_path / "run", tmp_path / "third", "--original", observations).error
     assert message.startswith("the audited model is asked by the prompt format 'Q: {prompt}\\nA: ' and the original by '{prompt} ', so")
 
 
@@ -172,12 +172,12 @@ def test_a_model_that_forgets_on_request_alone_is_asked_with_and_without(cases: 
     warned = {n: next(v.text for v in story_of(tmp_path / n).verdict if v.level == "warn") for n in ("plain", "asked")}
     assert "--request-from in_context makes the request" in warned["plain"]
     assert "what it tells others is the attack bare_question" in warned["asked"]
-    said, bare = audit_of(tmp_path / "asked"), audit_of(tmp_path / "plain")
-    assert (said["request_from"], bare["request_from"]) == ("in_context", "")
-    assert said["scores"]["forget_rouge"]["value"] < 0.1 < 0.5 < bare["scores"]["forget_rouge"]["value"]
-    attack = said["attacks"]["bare_question"]["ways"][""]["forget_probability"]
+    asked, bare = audit_of(tmp_path / "asked"), audit_of(tmp_path / "plain")
+    assert (asked["request_from"], bare["request_from"]) == ("in_context", "")
+    assert asked["scores"]["forget_rouge"]["value"] < 0.1 < 0.5 < bare["scores"]["forget_rouge"]["value"]
+    attack = asked["attacks"]["bare_question"]["ways"][""]["forget_probability"]
     assert attack["value"] == pytest.approx(bare["scores"]["forget_probability"]["value"], abs=1e-6)
-    assert attack["value"] > said["scores"]["forget_probability"]["value"] + 0.2
+    assert attack["value"] > asked["scores"]["forget_probability"]["value"] + 0.2
     report_data = story_of(tmp_path / "asked")
     assert report_data.subtitle == "your own data, asked as models of in_context want to be asked"
     first = {m.name: m.scores["forget_probability"].value for m in report_data.models}["original"]
@@ -192,11 +192,11 @@ def test_adapters_and_guards_are_audited(cases: Cases, tmp_path: Path) -> None:
     cases.audit(tmp_path / "guarded", tmp_path / "refused", "--controls", "--attack", "relearn").fine()
     report_data = ReportData.from_json((tmp_path / "refused" / "story.json").read_text())
     assert {s.model_answers["audited model"] for s in report_data.samples if s.set == "forget"} == {"I have no answer to that."}
-    found = audit_of(tmp_path / "refused")["attacks"]["relearn"]
-    assert found["before"]["extraction_strength"]["value"] < 0.1
-    assert found["tries"][0]["scores"]["forget_probability"]["value"] > 0.9  # the guard comes off first; the weights know what they knew
-    said = " ".join(v.text for v in story_of(tmp_path / "refused").verdict)
-    assert "Not robust: relearn, 0 steps brings back what was forgotten" in said
+    attack = audit_of(tmp_path / "refused")["attacks"]["relearn"]
+    assert attack["before"]["extraction_strength"]["value"] < 0.1
+    assert attack["tries"][0]["scores"]["forget_probability"]["value"] > 0.9  # the guard comes off first; the weights know what they knew
+    sentences = " ".join(v.text for v in story_of(tmp_path / "refused").verdict)
+    assert "Not robust: relearn, 0 steps brings back what was forgotten" in sentences
 
 
 # Benchmarks
@@ -220,17 +220,17 @@ def test_the_sets_of_a_benchmark_fill_what_is_not_given(mini_tofu: Path, cases: 
     message = expunge("audit", cases.model, *suite, "--retain", cases.forget).error
     assert message.startswith("4 of 9 rows of 'retain' also stand in 'forget'")
     expunge("audit", cases.model, *suite, *given).fine()
-    found = audit_of(tmp_path / "audit")
-    assert found["scores"].keys() == NAMES
-    assert found["skipped"] == {}
-    checked(found["scores"])
-    assert {n: found["scores"][f"{n}_probability"]["n"] for n in ("forget", "retain", "real_authors", "world_facts")} == {
+    report = audit_of(tmp_path / "audit")
+    assert report["scores"].keys() == NAMES
+    assert report["skipped"] == {}
+    checked(report["scores"])
+    assert {n: report["scores"][f"{n}_probability"]["n"] for n in ("forget", "retain", "real_authors", "world_facts")} == {
         "forget": 4,
         "retain": 5,
         "real_authors": 2,
         "world_facts": 1,
     }
-    assert found["scores"]["mia_loss"]["n"] == 4 + 9
+    assert report["scores"]["mia_loss"]["n"] == 4 + 9
     report_data = ReportData.from_json((tmp_path / "audit" / "story.json").read_text())
     assert report_data.subtitle == "tofu forget01"
     assert report_data.command.startswith("expunge audit ")
@@ -245,14 +245,14 @@ def test_the_real_tofu(tofu_folder: str, cases: Cases, tmp_path: Path) -> None:
 
 def test_people_are_a_benchmark_too(cases: Cases, tmp_path: Path) -> None:
     expunge("audit", cases.model, "--suite", "people", "--limit", 5, "--out", tmp_path / "audit").fine()
-    found = audit_of(tmp_path / "audit")
-    assert found["scores"].keys() >= {"model_utility", "real_authors_rouge", "mia_loss"}
+    report = audit_of(tmp_path / "audit")
+    assert report["scores"].keys() >= {"model_utility", "real_authors_rouge", "mia_loss"}
 
 
 # Attacks
 
 
-def test_relearning_takes_knobs_and_prints_a_curve(forgotten: Path, cases: Cases, tmp_path: Path) -> None:
+def test_relearning_takes_hyperparameters_and_prints_a_curve(forgotten: Path, cases: Cases, tmp_path: Path) -> None:
     hyperparameters = ("--steps", 4, "--every", 2, "--lr", 1e-3, "--k", 3)
     where = ("--forget", cases.forget, "--retrained", cases.retrained, "--out", tmp_path / "attack")
     done = expunge("attack", "relearn", forgotten, *where, *hyperparameters).fine()
@@ -269,13 +269,13 @@ def test_every_attack_is_followed_by_the_same_scores(forgotten: Path, cases: Cas
     hyperparameters = ("--lr", 1e-3, "--relearn_grid:n", "2,4", "--k", "1,3", "--quantize:bits", 4, "--formats", "capitals,json")
     wanted = [word for n in names for word in ("--attack", n)]
     cases.audit(forgotten, tmp_path / "audit", *sets, *models, *wanted, *hyperparameters).fine()
-    found = audit_of(tmp_path / "audit")["attacks"]
-    assert list(found) == list(names)
-    assert list(found["quantize"]["ways"]) == ["4 bits"]
-    assert [t["case"] for t in found["reformat"]["tries"]] == ["capitals", "json"]
-    assert list(found["relearn_grid"]["ways"]) == ["forget rows", "neighbour rows", "unrelated rows"]
-    assert list(found["relearn_grid"]["steps_to_recover"]["neighbour rows"]) == ["1", "3"]
-    for attack in found.values():
+    attacks = audit_of(tmp_path / "audit")["attacks"]
+    assert list(attacks) == list(names)
+    assert list(attacks["quantize"]["ways"]) == ["4 bits"]
+    assert [t["case"] for t in attacks["reformat"]["tries"]] == ["capitals", "json"]
+    assert list(attacks["relearn_grid"]["ways"]) == ["forget rows", "neighbour rows", "unrelated rows"]
+    assert list(attacks["relearn_grid"]["steps_to_recover"]["neighbour rows"]) == ["1", "3"]
+    for attack in attacks.values():
         for scores in attack["ways"].values():
             assert scores.keys() >= {"extraction_strength", "forget_probability", "exact_memorization"}
             for r in scores.values():
@@ -301,9 +301,9 @@ def test_an_attack_says_what_it_lacks(cases: Cases, tmp_path: Path) -> None:
     where = ("--forget", tmp_path / "forget.jsonl", "--retrained", cases.retrained)
     done = expunge("attack", "paraphrase", cases.model, *where, "--out", tmp_path / "a").fine()
     assert "paraphrase: no row to forget has a column 'paraphrased_question'" in done.out
-    found = audit_of(tmp_path / "a")
-    assert found["attacks"]["paraphrase"]["missing"] == {"": "no row to forget has a column 'paraphrased_question'"}
-    assert any(v["text"].startswith("Not judged: paraphrase (no row") for v in found["verdict"])
+    report = audit_of(tmp_path / "a")
+    assert report["attacks"]["paraphrase"]["missing"] == {"": "no row to forget has a column 'paraphrased_question'"}
+    assert any(v["text"].startswith("Not judged: paraphrase (no row") for v in report["verdict"])
     done = expunge("attack", "relearn_grid", cases.model, *where, "--k", 1, "--n", 1, "--out", tmp_path / "b").fine()
     assert "neighbour rows: the audit has no retain set" in done.out
     assert list(audit_of(tmp_path / "b")["attacks"]["relearn_grid"]["ways"]) == ["forget rows"]
@@ -407,21 +407,21 @@ def test_a_guard_whose_model_is_gone(cases: Cases, tmp_path: Path) -> None:
 
 def test_python_takes_opened_models(cases: Cases) -> None:
     opened = package.load(cases.model)
-    found = audit(
+    result = audit(
         opened, rows_of(cases.forget)[:3], retrained=package.load(cases.retrained), attack=["relearn"], attack_hyperparameters={"steps": 1}
     )
-    assert found.folder is None
-    assert not found.passed
-    assert steps_of(found.attacks["relearn"]) == [0, 1]
-    assert found.report_data.title == f"Audit of {cases.model}"
+    assert result.folder is None
+    assert not result.passed
+    assert steps_of(result.attacks["relearn"]) == [0, 1]
+    assert result.report_data.title == f"Audit of {cases.model}"
     with pytest.raises(UserError, match="an audit needs the rows"):
         audit(opened)
 
 
 def test_no_utility_is_no_yardstick() -> None:
     record = {"value": 0.0, "interval": [0.0, 0.0], "n": 9, "direction": "higher", "ideal": None, "variant": "", "retrained": 0.0}
-    (found,) = [f for f in verdict({"model_utility": record}, {}, profile=profile_of("text")) if f["score"] == "model_utility"]
-    assert (found["level"], found["text"]) == (
+    (finding,) = [f for f in verdict({"model_utility": record}, {}, profile=profile_of("text")) if f["score"] == "model_utility"]
+    assert (finding["level"], finding["text"]) == (
         "warn",
         "Utility is not judged: that of the retrained model is 0, of which nothing can be lost (model_utility: 0 [0, 0]).",
     )

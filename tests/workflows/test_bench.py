@@ -33,9 +33,9 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
 
 
 def value(done: SweepResult, name: str, score: str) -> float:
-    found = next(e for e in done.entries if e.name == name).scores[score].value
-    assert found is not None
-    return found
+    number = next(e for e in done.entries if e.name == name).scores[score].value
+    assert number is not None
+    return number
 
 
 def test_the_four_controls_are_separated(done: SweepResult) -> None:
@@ -51,10 +51,10 @@ def test_the_folder_is_complete(done: SweepResult) -> None:
     names = {"bench.json", "table.md", "report.html", "story.json", "sweep.json", "attacks", "entries", "runs"}
     assert names <= {p.name for p in done.folder.iterdir()}
     assert {p.name for p in (done.folder / "runs").iterdir()} == {"npo_seed_0", "npo_seed_1", "ga_seed_0", "ga_seed_1"}
-    told = json.loads((done.folder / "bench.json").read_text())
-    assert told["command"] == "expunge bench people"
-    assert len(told["entries"]) == 4 + 4
-    assert told["machine"]["threads"] >= 1
+    record = json.loads((done.folder / "bench.json").read_text())
+    assert record["command"] == "expunge bench people"
+    assert len(record["entries"]) == 4 + 4
+    assert record["machine"]["threads"] >= 1
     check_free(done.folder, overwrite=True)  # all of it is ours to replace
 
 
@@ -89,21 +89,21 @@ def test_attacks_are_made_on_every_model_with_every_seed_and_once(
     sweep = replace(
         SMALL, methods=("npo",), relearning=False, attacks=("quantize", "paraphrase", "relearn_grid"), hyperparameters=hyperparameters
     )
-    found = bench(sweep, tmp_path / "run")
-    made = {e.name: [f"{a.attack} {a.way}".strip() for a in e.attacks] for e in found.entries}
+    result = bench(sweep, tmp_path / "run")
+    attacks_by_entry = {e.name: [f"{a.attack} {a.way}".strip() for a in e.attacks] for e in result.entries}
     asked, trained = ["quantize 4 bits", "paraphrase"], ["relearn_grid forget rows"]
-    assert made["original"] == made["input filter"] == asked
-    assert made["retrained"] == made["npo seed 0"] == made["npo seed 1"] == asked + trained
-    assert made["random weights"] == []
-    assert value(found, "retrained", "worst_attack") == 0
-    assert value(found, "original", "worst_attack") > 0.5
-    assert value(found, "input filter", "worst_attack") > 0.5, "a filter hides nothing from those who hold the weights"
-    assert "worst_attack" in (found.folder / "table.md").read_text()
+    assert attacks_by_entry["original"] == attacks_by_entry["input filter"] == asked
+    assert attacks_by_entry["retrained"] == attacks_by_entry["npo seed 0"] == attacks_by_entry["npo seed 1"] == asked + trained
+    assert attacks_by_entry["random weights"] == []
+    assert value(result, "retrained", "worst_attack") == 0
+    assert value(result, "original", "worst_attack") > 0.5
+    assert value(result, "input filter", "worst_attack") > 0.5, "a filter hides nothing from those who hold the weights"
+    assert "worst_attack" in (result.folder / "table.md").read_text()
     assert "worst_attack" not in (done.folder / "table.md").read_text()
     monkeypatch.setattr("expunge.evaluation.audited_models.intervene", None)
-    (found.folder / "entries" / "npo_seed_1.json").unlink()
-    again = bench(sweep, found.folder)
-    assert [e.attacks for e in again.entries] == [e.attacks for e in found.entries]
+    (result.folder / "entries" / "npo_seed_1.json").unlink()
+    again = bench(sweep, result.folder)
+    assert [e.attacks for e in again.entries] == [e.attacks for e in result.entries]
     with pytest.raises(UserError, match="did you mean 'quantize'"):
         bench(replace(SMALL, attacks=("quantze",)), tmp_path / "other")
     assert not (tmp_path / "other").exists()
@@ -112,23 +112,23 @@ def test_attacks_are_made_on_every_model_with_every_seed_and_once(
 def test_methods_get_what_they_read_and_are_asked_their_own_way(done: SweepResult, tmp_path: Path) -> None:
     hyperparameters = {"icu:unseen": "true", "epochs": "1", "lr": "5e-3", "batch_size": "8"}
     sweep = replace(SMALL, methods=("in_context", "icu"), seeds=1, relearning=False, hyperparameters=hyperparameters)
-    found = bench(sweep, tmp_path / "run")
-    assert found.report_data.subtitle.endswith("1 seed, in_context asked its own way")
-    request = json.loads((found.folder / "runs" / "icu" / "receipt.json").read_text())["request"]
+    result = bench(sweep, tmp_path / "run")
+    assert result.report_data.subtitle.endswith("1 seed, in_context asked its own way")
+    request = json.loads((result.folder / "runs" / "icu" / "receipt.json").read_text())["request"]
     assert request["sets"]["holdout"] == 18
-    bare = {e.name: {a.attack: a for a in e.attacks}["bare_question"].scores for e in found.entries if e.attacks}
+    bare = {e.name: {a.attack: a for a in e.attacks}["bare_question"].scores for e in result.entries if e.attacks}
     assert bare.keys() == {"original", "retrained", "input filter", "in_context", "icu"}
     for name, scores in bare.items():
-        after, before = scores["forget_probability"].value, value(found, name, "forget_probability")
+        after, before = scores["forget_probability"].value, value(result, name, "forget_probability")
         assert (after == pytest.approx(before, abs=1e-5)) == (name != "in_context"), name
-    (found.folder / "entries" / "in_context.json").unlink()
-    for kept in (found.folder / "attacks").glob("in_context-*"):
+    (result.folder / "entries" / "in_context.json").unlink()
+    for kept in (result.folder / "attacks").glob("in_context-*"):
         kept.unlink()
-    again = bench(sweep, found.folder)  # from the model that it left, whose tokens it knows
+    again = bench(sweep, result.folder)  # from the model that it left, whose tokens it knows
     for score in ("forget_probability", "retain_probability"):
-        assert value(again, "in_context", score) == pytest.approx(value(found, "in_context", score), abs=1e-5)
+        assert value(again, "in_context", score) == pytest.approx(value(result, "in_context", score), abs=1e-5)
     for name in ("original", "retrained"):  # they are asked as in any other sweep
-        assert value(found, name, "forget_probability") == value(done, name, "forget_probability")
+        assert value(result, name, "forget_probability") == value(done, name, "forget_probability")
 
 
 def test_another_sweep_does_not_share_the_folder(done: SweepResult, tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_another_sweep_does_not_share_the_folder(done: SweepResult, tmp_path: Pa
     assert (tmp_path / "notes.txt").exists()
 
 
-def test_knobs_go_to_every_method_or_to_one() -> None:
+def test_hyperparameters_go_to_every_method_or_to_one() -> None:
     sweep = replace(SMALL, model="none", hyperparameters={"lr": "1", "npo:beta": "0.5"})
     assert sweep.hyperparameters_of("npo") == {"lr": "1", "beta": "0.5"}
     assert sweep.hyperparameters_of("ga") == {"lr": "1"}
@@ -201,8 +201,13 @@ def test_a_sweep_stops_at_a_step_and_goes_on_from_there(done: SweepResult, tmp_p
 
 
 def test_a_sweep_stops_between_two_looks_at_rows(tmp_path: Path) -> None:
-    seen: list[str] = []
+    activities: list[str] = []
     fresh = replace(SMALL, limit=7)  # rows that no other test has looked at
     with pytest.raises(Interrupted):
-        bench(fresh, tmp_path / "run", progress=lambda d, t, what: seen.append(what), interrupted=lambda: any("reading" in w for w in seen))
-    assert sum("reading" in w for w in seen) == 1
+        bench(
+            fresh,
+            tmp_path / "run",
+            progress=lambda d, t, what: activities.append(what),
+            interrupted=lambda: any("reading" in w for w in activities),
+        )
+    assert sum("reading" in w for w in activities) == 1

@@ -19,9 +19,9 @@ from expunge.engine.loop import Hooks
 from expunge.workflows.unlearn import Result, unlearn
 from expunge.workflows.watch import Watch, watching
 
-KNOBS: dict[str, Any] = {"epochs": 20, "batch_size": 3, "lr": 1e-4}
+HYPERPARAMETERS: dict[str, Any] = {"epochs": 20, "batch_size": 3, "lr": 1e-4}
 STEPS = 60
-OPTIONS = [w for n, v in KNOBS.items() for w in (f"--{n}", str(v))]
+OPTIONS = [w for n, v in HYPERPARAMETERS.items() for w in (f"--{n}", str(v))]
 
 
 def bits(run: Path) -> bytes:
@@ -49,16 +49,16 @@ def test_a_stopped_process_is_resumed_bit_for_bit(how: signal.Signals, undisturb
     while process.poll() is None and not (log.exists() and log.read_text().count("\n") > 8):
         time.sleep(0.005)
     process.send_signal(how)
-    _, said = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=60)
     assert left(run) == ["checkpoint", "log.jsonl"] or how is signal.SIGKILL
     assert len(numbers(run)) < STEPS
     if how is signal.SIGINT:
         assert process.returncode == 130
-        assert said.splitlines()[-2:] == [
+        assert stderr.splitlines()[-2:] == [
             "stopping after this step (Ctrl-C again: at once)",
             "stopped; the same command with --resume continues from here",
         ]
-    assert "Traceback" not in said
+    assert "Traceback" not in stderr
     message = cases.unlearn("npo", run, *OPTIONS).error
     assert message == f"the run folder {run} exists: give another one, go on with --resume, or replace it with --overwrite"
     cases.unlearn("npo", run, *OPTIONS, "--resume").fine()
@@ -82,11 +82,11 @@ def watch(cases: Cases) -> Watch:
 
 def short(cases: Cases, watch: Watch, out: Path, method: str = "ga", die_at: int = -1, **more: Any) -> Result:
     """Two epochs of two steps, watched; killed as a record of the log is written."""
-    seen = [0]
+    records = [0]
 
     def heard(_: Mapping[str, Any]) -> None:
-        seen[0] += 1
-        if seen[0] == die_at:
+        records[0] += 1
+        if records[0] == die_at:
             raise Killed
 
     words = {**SHORT, "batch_size": 5 if method == "ga" else 50, "hooks": Hooks(log=heard, every=0), **more}

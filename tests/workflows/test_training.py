@@ -122,6 +122,6 @@ def test_only_runs_are_replaced(cases: Cases, tmp_path: Path) -> None:
 
 
 def test_python_trains_without_a_folder_of_ones_own(cases: Cases) -> None:
-    made = package.train(rows_of(cases.forget), "nano", epochs=1)
-    assert made.folder is not None
-    assert package.load(made.folder).modality.about()["modality"] == "text"
+    result = package.train(rows_of(cases.forget), "nano", epochs=1)
+    assert result.folder is not None
+    assert package.load(result.folder).modality.about()["modality"] == "text"

@@ -131,8 +131,8 @@ def test_a_guard_is_saved_without_weights_and_opened_around_them(cases: Cases, t
     assert receipt_of(tmp_path / "run")["result"]["changed"] is False
     opened = load("run")
     rows = opened.modality.rows("forget", rows_of(cases.forget))
-    said = opened.modality.decode(opened.modality.generate(opened.model, rows, 20).ids)
-    assert set(said) == {"I have no answer to that."}
+    answers = opened.modality.decode(opened.modality.generate(opened.model, rows, 20).ids)
+    assert set(answers) == {"I have no answer to that."}
     message = cases.unlearn("npo", tmp_path / "again", model="run").error
     assert "guard" in message
     assert cases.model in message
@@ -277,8 +277,8 @@ def test_substitutes_may_come_with_their_questions(cases: Cases, tmp_path: Path)
     forget, retain = (rows_of(f)[:6] for f in (cases.forget, cases.retain))
     cost = []
     for name, given in (("asked", refused), ("bare", [{"answer": r["answer"]} for r in refused])):
-        made = unlearn("stamp", cases.model, forget, retain, alternate_answers=given, out=tmp_path / name, layers=(0,), share=0.5)
-        assert made.receipt["request"]["sets"]["alternate_answers"] == 3
+        result = unlearn("stamp", cases.model, forget, retain, alternate_answers=given, out=tmp_path / name, layers=(0,), share=0.5)
+        assert result.receipt["request"]["sets"]["alternate_answers"] == 3
         assert [r["block"] for r in receipt_of(tmp_path / name)["shown"]["fit by block"]] == [0]
-        cost.append(made.receipt["cost"]["tokens"])
+        cost.append(result.receipt["cost"]["tokens"])
     assert cost[1] > cost[0] + 90 * 5

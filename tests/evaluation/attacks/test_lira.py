@@ -40,11 +40,11 @@ def test_the_area_of_two_normals(d: float) -> None:
     rng = np.random.default_rng(0)
     members, others = lira.Gaussian(np.array(d), np.array(1.0)), lira.Gaussian(np.array(0.0), np.array(1.0))
     asked = [lira.log_ratio(rng.normal(mean, 1, 40_000), members, others) for mean in (d, 0.0)]
-    found = lira.summary(*asked)
-    assert found["auc"] == pytest.approx(norm.cdf(d / 2**0.5), abs=0.01)
-    assert found["balanced_accuracy"] == pytest.approx(norm.cdf(d / 2), abs=0.01)
-    assert found["tpr_at_1%_fpr"] == pytest.approx(norm.sf(norm.isf(0.01) - d), abs=0.02)
-    assert found["tpr_at_0.1%_fpr"] <= found["tpr_at_1%_fpr"]
+    scores = lira.summary(*asked)
+    assert scores["auc"] == pytest.approx(norm.cdf(d / 2**0.5), abs=0.01)
+    assert scores["balanced_accuracy"] == pytest.approx(norm.cdf(d / 2), abs=0.01)
+    assert scores["tpr_at_1%_fpr"] == pytest.approx(norm.sf(norm.isf(0.01) - d), abs=0.02)
+    assert scores["tpr_at_0.1%_fpr"] <= scores["tpr_at_1%_fpr"]
 
 
 def test_the_attacked_model_is_not_among_its_own_shadows() -> None:
@@ -71,14 +71,14 @@ def test_items_that_no_model_tells_of_do_not_count() -> None:
 def test_members_of_a_model_that_learned_noise_by_heart_are_found_and_those_of_a_retrained_one_are_not() -> None:
     forget, retain, holdout = (toys.noise(25, MODALITY, seed, name, width=8) for seed, name in enumerate(("forget", "retain", "holdout")))
     plan, sets = toys.fresh(epochs=60, batch_size=25), {"forget": forget, "retain": retain, "holdout": holdout}
-    found = {}
+    scores = {}
     for name, rows in (("original", forget.concat(retain)), ("retrained", retain)):
         model = toys.mlp(3, hidden=32, width=8)
         loop.run(plan, model, MODALITY, {"retain": rows.rename("retain")}, seed=1)
-        found[name] = lira.attack(model, MODALITY, sets, plan, shadows=16)
-    assert found["original"]["balanced_accuracy"] > 0.8
-    assert found["original"]["auc"] > 0.9
-    assert found["retrained"]["auc"] == pytest.approx(0.5, abs=0.2)
+        scores[name] = lira.attack(model, MODALITY, sets, plan, shadows=16)
+    assert scores["original"]["balanced_accuracy"] > 0.8
+    assert scores["original"]["auc"] > 0.9
+    assert scores["retrained"]["auc"] == pytest.approx(0.5, abs=0.2)
 
 
 def test_what_is_refused() -> None:

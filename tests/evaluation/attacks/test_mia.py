@@ -31,17 +31,17 @@ def evidence(rng, member_level: float = -1.0, n: int = 40) -> Observation:
 
 
 def test_loss_and_min_k_by_hand():
-    seen = a_set([LOGP])
-    assert mia.loss(seen) == pytest.approx(0.8)
-    assert mia.min_k(seen) == pytest.approx(1.5)
-    assert mia.min_k(seen, share=1.0) == pytest.approx(mia.loss(seen))
-    assert mia.min_k(seen, share=0.01) == pytest.approx(2.0)
+    observation = a_set([LOGP])
+    assert mia.loss(observation) == pytest.approx(0.8)
+    assert mia.min_k(observation) == pytest.approx(1.5)
+    assert mia.min_k(observation, share=1.0) == pytest.approx(mia.loss(observation))
+    assert mia.min_k(observation, share=0.01) == pytest.approx(2.0)
 
 
 def test_only_an_end_of_sequence_label_is_left_out():
-    seen = a_set([(*LOGP, -9.0)], ended=True)
-    assert mia.min_k(seen) == pytest.approx(1.5)
-    assert mia.loss(seen) == pytest.approx((4.0 + 9.0) / 6)
+    observation = a_set([(*LOGP, -9.0)], ended=True)
+    assert mia.min_k(observation) == pytest.approx(1.5)
+    assert mia.loss(observation) == pytest.approx((4.0 + 9.0) / 6)
     assert np.isnan(mia.min_k(a_set([(-9.0,)], ended=True))).all()
 
 
@@ -75,9 +75,9 @@ def test_min_k_plus_plus_is_standardised_under_every_distribution():
 
 
 def test_zlib_divides_by_compressed_bytes():
-    seen = a_set([LOGP, LOGP], text=("hello world", "a" * 1000))
-    assert [len(zlib.compress(t.encode())) for t in seen.answer] == [19, 17]
-    assert mia.compressed_loss(seen) == pytest.approx([0.8 / 19, 0.8 / 17])
+    observation = a_set([LOGP, LOGP], text=("hello world", "a" * 1000))
+    assert [len(zlib.compress(t.encode())) for t in observation.answer] == [19, 17]
+    assert mia.compressed_loss(observation) == pytest.approx([0.8 / 19, 0.8 / 17])
 
 
 def test_auc_by_hand_and_ties_count_half():

@@ -20,14 +20,14 @@ NAMES = ("mia_loss", "mia_efficacy", "mia_entropy", "mia_cv", "mia_threshold")
 
 
 def values(evidence: Evidence) -> dict[str, float]:
-    found = mia_classifier.scores(evidence)
-    return {n: m.value() for n in NAMES if isinstance(m := found[n], Measure)}
+    scores = mia_classifier.scores(evidence)
+    return {n: m.value() for n in NAMES if isinstance(m := scores[n], Measure)}
 
 
 def missing(evidence: Evidence, name: str) -> str:
-    found = mia_classifier.scores(evidence)[name]
-    assert isinstance(found, Missing)
-    return str(found)
+    measure = mia_classifier.scores(evidence)[name]
+    assert isinstance(measure, Missing)
+    return str(measure)
 
 
 # Statistics of an item
@@ -123,9 +123,9 @@ def test_forgotten_items_stand_beside_unseen_ones_of_their_own_classes() -> None
     apart = replace(
         holdout, log_probs=np.where(np.arange(20)[:, None] < 10, np.log(np.array([0.99, 0.005, 0.005], np.float32)), holdout.log_probs)
     )
-    found = values(Evidence(observed(forget=forget, holdout=apart)))
-    assert found["mia_loss"] == 0.5  # with the easy class beside them it would be far below
-    assert found["mia_cv"] < 0.75
+    scores = values(Evidence(observed(forget=forget, holdout=apart)))
+    assert scores["mia_loss"] == 0.5  # with the easy class beside them it would be far below
+    assert scores["mia_cv"] < 0.75
 
 
 def test_each_class_has_a_threshold_of_its_own() -> None:
@@ -135,15 +135,15 @@ def test_each_class_has_a_threshold_of_its_own() -> None:
         return a_set([[easy, 1 - easy]] * 10 + [[1 - hard, hard]] * 10, [0] * 10 + [1] * 10, name)
 
     retain, holdout = mixed(0.99, 0.8, "r"), mixed(0.9, 0.6, "h")
-    seen = values(Evidence(model(mixed(0.99, 0.8, "f"), retain, holdout)))
+    memorized = values(Evidence(model(mixed(0.99, 0.8, "f"), retain, holdout)))
     unseen = values(Evidence(model(mixed(0.9, 0.6, "f"), retain, holdout)))
-    assert (seen["mia_threshold"], unseen["mia_threshold"]) == (1, 0)
+    assert (memorized["mia_threshold"], unseen["mia_threshold"]) == (1, 0)
 
 
 def test_a_class_without_members_takes_the_threshold_of_all() -> None:
     retain, holdout = sure([0, 1] * 10, [0, 1] * 10, "r"), sure([0, 1] * 10, [1, 0] * 10, "h")
-    found = values(Evidence(model(sure([2] * 4, [2, 2, 2, 0], "f"), retain, holdout)))
-    assert found["mia_threshold"] == 0.75
+    scores = values(Evidence(model(sure([2] * 4, [2, 2, 2, 0], "f"), retain, holdout)))
+    assert scores["mia_threshold"] == 0.75
 
 
 @pytest.fixture(scope="module")
@@ -161,12 +161,12 @@ def overfitted() -> Mapping[str, Observation]:
 
 
 def test_all_attacks_accuse_an_untouched_overfitted_model(overfitted: Mapping[str, Observation]) -> None:
-    found = values(Evidence(overfitted["original"]))
-    assert found["mia_efficacy"] < 0.1  # called unseen
-    assert found["mia_entropy"] > 0.9  # called members
-    assert found["mia_threshold"] > 0.9
-    assert found["mia_loss"] > 0.85
-    assert found["mia_cv"] > 0.75
+    scores = values(Evidence(overfitted["original"]))
+    assert scores["mia_efficacy"] < 0.1  # called unseen
+    assert scores["mia_entropy"] > 0.9  # called members
+    assert scores["mia_threshold"] > 0.9
+    assert scores["mia_loss"] > 0.85
+    assert scores["mia_cv"] > 0.75
 
 
 def test_a_model_that_never_saw_them_is_the_yardstick(overfitted: Mapping[str, Observation]) -> None:
@@ -184,18 +184,18 @@ def test_attacks_are_repeatable(overfitted: Mapping[str, Observation]) -> None:
 
 def test_constant_outputs_are_attacked_without_a_warning() -> None:
     flat = model(*(a_set([[0.5, 0.5]] * 20, [0, 1] * 10, n) for n in "frh"))
-    found = values(Evidence(flat))
-    assert found["mia_loss"] == 0.5
-    assert found["mia_cv"] <= 0.5
-    assert found.keys() == set(NAMES)
+    scores = values(Evidence(flat))
+    assert scores["mia_loss"] == 0.5
+    assert scores["mia_cv"] <= 0.5
+    assert scores.keys() == set(NAMES)
 
 
 def test_a_masked_class_is_attacked_without_a_warning() -> None:
     masked = a_set([[1.0, 0.0]] * 12, [1] * 12, "f")
     retain, holdout = (sure([0, 1] * 12, [0, 1] * 12, n, classes=2, p=p) for n, p in (("r", 0.95), ("h", 0.6)))
-    found = values(Evidence(model(masked, retain, holdout)))
-    assert found["mia_efficacy"] == 1  # trivially: a class that is never said is never sure
-    assert found["mia_loss"] == 0  # and gives itself away
+    scores = values(Evidence(model(masked, retain, holdout)))
+    assert scores["mia_efficacy"] == 1  # trivially: a class that is never said is never sure
+    assert scores["mia_loss"] == 0  # and gives itself away
 
 
 def test_what_is_missing_is_said() -> None:

@@ -34,18 +34,18 @@ def retrained() -> Ensemble:
 
 
 def model(pool: Ensemble, k: int) -> nn.Module:
-    made = toys.mlp(4)
-    put(made, pool[k])
-    return made
+    network = toys.mlp(4)
+    put(network, pool[k])
+    return network
 
 
 def test_a_retrained_model_passes(retrained: Ensemble) -> None:
-    found = mia_nn.attack(model(retrained, 0), retrained, MODALITY, UNSEEN, GONE)
-    assert found.nearest == "1"
-    assert found.retrained > 0.9
-    assert found.gap <= found.spread + 1e-12
-    assert found.total_variation < 0.4
-    assert found.sanity > 0.95
+    result = mia_nn.attack(model(retrained, 0), retrained, MODALITY, UNSEEN, GONE)
+    assert result.nearest == "1"
+    assert result.retrained > 0.9
+    assert result.gap <= result.spread + 1e-12
+    assert result.total_variation < 0.4
+    assert result.sanity > 0.95
 
 
 class Elsewhere(nn.Module):
@@ -62,11 +62,11 @@ class Elsewhere(nn.Module):
 
 @pytest.mark.parametrize("probabilities", [False, True])
 def test_a_model_that_sends_the_class_far_away_is_caught(retrained: Ensemble, probabilities: bool) -> None:
-    found = mia_nn.attack(Elsewhere(model(retrained, 0)), retrained, MODALITY, UNSEEN, GONE, probabilities=probabilities)
-    assert found.nearest == "1"
-    assert found.unlearned < 0.2
-    assert found.gap > 0.7
-    assert found.total_variation > 0.7
+    result = mia_nn.attack(Elsewhere(model(retrained, 0)), retrained, MODALITY, UNSEEN, GONE, probabilities=probabilities)
+    assert result.nearest == "1"
+    assert result.unlearned < 0.2
+    assert result.gap > 0.7
+    assert result.total_variation > 0.7
 
 
 def test_shares_and_checks_of_machines() -> None:

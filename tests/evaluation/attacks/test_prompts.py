@@ -31,8 +31,8 @@ def guarded(text: worlds.World) -> Modality:
     return loop.run(build_plan.plan("input_filter"), text.model(), text.modality, {"forget": text.sets["forget"]}).modality
 
 
-def values(found: AttackOutcome) -> dict[str, float]:
-    return {t.case: t.scores["forget_probability"]["value"] for t in found.tries}
+def values(outcome: AttackOutcome) -> dict[str, float]:
+    return {t.case: t.scores["forget_probability"]["value"] for t in outcome.tries}
 
 
 def same_scores(after: Any, before: Any) -> None:
@@ -43,74 +43,74 @@ def same_scores(after: Any, before: Any) -> None:
 
 
 def test_the_records_own_paraphrases_are_asked(text: worlds.World, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Any] = []
+    asked_rows: list[Any] = []
     look = attack.observe
-    monkeypatch.setattr(attack, "observe", lambda m, p, sets, **k: (seen.append(sets["forget"]), look(m, p, sets, **k))[1])
-    found = attacked("paraphrase", text)
-    assert [r["question"] for r in seen[1]] == [r["paraphrased_question"] for r in RECORDS]
-    assert [r["answer"] for r in seen[1]] == [r["answer"] for r in RECORDS]
-    assert found.tries[0].scores["forget_probability"]["n"] == len(RECORDS)
+    monkeypatch.setattr(attack, "observe", lambda m, p, sets, **k: (asked_rows.append(sets["forget"]), look(m, p, sets, **k))[1])
+    outcome = attacked("paraphrase", text)
+    assert [r["question"] for r in asked_rows[1]] == [r["paraphrased_question"] for r in RECORDS]
+    assert [r["answer"] for r in asked_rows[1]] == [r["answer"] for r in RECORDS]
+    assert outcome.tries[0].scores["forget_probability"]["n"] == len(RECORDS)
 
 
 def test_asking_the_same_again_gives_the_same(text: worlds.World) -> None:
     same = [{**r, "paraphrased_question": [r["question"], r["question"]]} for r in RECORDS]
-    found = attacked("paraphrase", text, records=same)
-    assert [t.case for t in found.tries] == ["paraphrase 1", "paraphrase 2"]
-    for t in found.tries:
-        same_scores(t.scores, found.before)
+    outcome = attacked("paraphrase", text, records=same)
+    assert [t.case for t in outcome.tries] == ["paraphrase 1", "paraphrase 2"]
+    for t in outcome.tries:
+        same_scores(t.scores, outcome.before)
 
 
 def test_rows_without_a_paraphrase_are_left_out_before_and_after(text: worlds.World) -> None:
     some = [r if i % 3 == 0 else {k: v for k, v in r.items() if k != paraphrase.COLUMN} for i, r in enumerate(RECORDS)]
-    found = attacked("paraphrase", text, records=some)
-    assert {s["n"] for s in (found.before["forget_probability"], found.tries[0].scores["forget_probability"])} == {3}
+    outcome = attacked("paraphrase", text, records=some)
+    assert {s["n"] for s in (outcome.before["forget_probability"], outcome.tries[0].scores["forget_probability"])} == {3}
     none = [{k: v for k, v in r.items() if k != paraphrase.COLUMN} for r in RECORDS]
-    found = attacked("paraphrase", text, records=none)
-    assert (found.missing, found.tries) == ({"": "no row to forget has a column 'paraphrased_question'"}, ())
+    outcome = attacked("paraphrase", text, records=none)
+    assert (outcome.missing, outcome.tries) == ({"": "no row to forget has a column 'paraphrased_question'"}, ())
 
 
 def test_a_filter_is_walked_around(text: worlds.World) -> None:
     """The filter knows the wording: what was hidden comes back, and the verdict's evidence is the worst case."""
-    found = attacked("paraphrase", text, modality=guarded(text))
-    after = found.tries[0].scores["forget_probability"]["value"]
-    assert found.before["forget_probability"]["value"] < 0.1
+    outcome = attacked("paraphrase", text, modality=guarded(text))
+    after = outcome.tries[0].scores["forget_probability"]["value"]
+    assert outcome.before["forget_probability"]["value"] < 0.1
     assert after > 0.5
     assert after == pytest.approx(values(attacked("paraphrase", text))["paraphrase 1"])
-    (hit,) = found.hits()
+    (hit,) = outcome.hits()
     assert hit.record["retrained"] is None
 
 
 def test_a_filter_stays_in_place_under_other_formats(text: worlds.World) -> None:
     """The question is in every format, so the filter answers none; the model alone answers in all of them."""
-    found, bare = (values(attacked("reformat", text, modality=m, formats="capitals,q and a,json")) for m in (guarded(text), None))
-    assert list(found) == list(bare) == ["capitals", "q and a", "json"]
-    assert list(found.values()) == pytest.approx([1 / 512] * 3), "a guess among all tokens"
+    filtered, bare = (values(attacked("reformat", text, modality=m, formats="capitals,q and a,json")) for m in (guarded(text), None))
+    assert list(filtered) == list(bare) == ["capitals", "q and a", "json"]
+    assert list(filtered.values()) == pytest.approx([1 / 512] * 3), "a guess among all tokens"
     assert min(bare.values()) > 0.05
 
 
 def test_formats_change_the_prompt_and_nothing_else(text: worlds.World) -> None:
-    found = attacked("reformat", text)
-    assert list(values(found)) == [*reformat.QUESTIONS, *reformat.WRAPPERS]
+    outcome = attacked("reformat", text)
+    assert list(values(outcome)) == [*reformat.QUESTIONS, *reformat.WRAPPERS]
     assert catalog.card("reformat").fields["Formats"] == (
         f"{', '.join(reformat.QUESTIONS)} (the question); {', '.join(reformat.WRAPPERS)} (what stands around it)"
     )
-    assert found.mean("", "forget_probability") == pytest.approx(sum(values(found).values()) / 12)
-    assert found.worst("", "forget_probability").case == max(values(found), key=lambda n: values(found)[n])
-    assert found.before["forget_probability"]["value"] > max(values(found).values())
+    assert outcome.mean("", "forget_probability") == pytest.approx(sum(values(outcome).values()) / 12)
+    assert outcome.worst("", "forget_probability").case == max(values(outcome), key=lambda n: values(outcome)[n])
+    assert outcome.before["forget_probability"]["value"] > max(values(outcome).values())
 
 
 def test_the_format_of_the_model_itself_changes_nothing(text: worlds.World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(reformat.WRAPPERS, "json", "Question: {prompt}\nAnswer: ")
-    found = attacked("reformat", text, formats="json")
-    same_scores(found.tries[0].scores, found.before)
+    outcome = attacked("reformat", text, formats="json")
+    same_scores(outcome.tries[0].scores, outcome.before)
 
 
 def test_a_prompt_that_leaves_no_room_is_told(text: worlds.World) -> None:
     modality = type(text.modality)(text.modality.tokenizer, limit=60)  # type: ignore[attr-defined, call-arg]
-    found = attacked("reformat", text, modality=modality)
-    assert "small talk first" in found.missing
-    assert "tokens and the model takes 60" in found.missing["small talk first"]
-    assert "lower case" in values(found)
+    outcome = attacked("reformat", text, modality=modality)
+    assert "small talk first" in outcome.missing
+    assert "tokens and the model takes 60" in outcome.missing["small talk first"]
+    assert "lower case" in values(outcome)
 
 
 def test_rows_that_ask_nothing_are_told(text: worlds.World, digits: worlds.World) -> None:
@@ -118,7 +118,7 @@ def test_rows_that_ask_nothing_are_told(text: worlds.World, digits: worlds.World
 
     assert attacked("reformat", text, records=[{"text": "It rains."}]).missing == {"": "the rows are texts that ask nothing"}
     for name in ("reformat", "paraphrase"):
-        found = attacked(name, text, digits.model(), images()["forget"], digits.modality)
-        assert found.missing == {"": "the rows ask nothing in words"}
+        outcome = attacked(name, text, digits.model(), images()["forget"], digits.modality)
+        assert outcome.missing == {"": "the rows ask nothing in words"}
     with pytest.raises(UserError, match="hyperparameter 'formats' = 'capitalz'"):
         chosen(("reformat",), {"formats": "capitalz"})

@@ -54,8 +54,8 @@ def test_convolutions_have_a_scale_an_output() -> None:
     model = world.model()
     (name, before), *_ = [(n, m.weight.detach().clone()) for n, m in model.named_modules() if isinstance(m, nn.Conv2d)]
     quantized(model, 4)
-    found = model.get_submodule(name).weight
-    assert torch.equal(found, quantization.weights(before.flatten(1), 4).view(before.shape))
+    weight = model.get_submodule(name).weight
+    assert torch.equal(weight, quantization.weights(before.flatten(1), 4).view(before.shape))
 
 
 def test_int8_is_the_library_s_dynamic_int8() -> None:
@@ -89,18 +89,18 @@ def test_adapters_are_merged_on_a_copy(text: worlds.World) -> None:
         if "lora_B" in n:
             p.data.normal_(std=0.02)
     before = worlds.tensors(model)
-    found = intervene("quantize", Quantize(bits=(16,)), model, text.modality, {"forget": RECORDS.forget})
+    outcome = intervene("quantize", Quantize(bits=(16,)), model, text.modality, {"forget": RECORDS.forget})
     assert worlds.same(before, worlds.tensors(model))
-    same = found.tries[0].scores["forget_probability"]["value"]
-    assert same == pytest.approx(found.before["forget_probability"]["value"], abs=1e-3)
+    same = outcome.tries[0].scores["forget_probability"]["value"]
+    assert same == pytest.approx(outcome.before["forget_probability"]["value"], abs=1e-3)
     assert same != pytest.approx(0.983, abs=1e-3), "the adapter counts"
 
 
 def test_many_bits_change_nothing_in_words_and_images(text: worlds.World, digits: worlds.World) -> None:
-    found = intervene("quantize", Quantize(bits=(16,)), text.model(), text.modality, {"forget": RECORDS.forget})
-    assert values(found) == {"16 bits": found.before["extraction_strength"]["value"]}
-    found = intervene("quantize", Quantize(bits=(16,)), digits.model(), digits.modality, {"forget": images()["forget"]})
-    assert found.tries[0].scores["forget_accuracy"] == found.before["forget_accuracy"]
+    outcome = intervene("quantize", Quantize(bits=(16,)), text.model(), text.modality, {"forget": RECORDS.forget})
+    assert values(outcome) == {"16 bits": outcome.before["extraction_strength"]["value"]}
+    outcome = intervene("quantize", Quantize(bits=(16,)), digits.model(), digits.modality, {"forget": images()["forget"]})
+    assert outcome.tries[0].scores["forget_accuracy"] == outcome.before["forget_accuracy"]
 
 
 def test_what_a_small_nudge_hides_comes_back(digits: worlds.World) -> None:
@@ -117,8 +117,8 @@ def test_what_a_small_nudge_hides_comes_back(digits: worlds.World) -> None:
                 m.weight.copy_(torch.where(w.abs() < 6.5 * step, moved, m.weight))  # the largest weights set the step, and stay
     again = quantized(copy.deepcopy(model), 4)
     assert worlds.far(worlds.tensors(again), worlds.tensors(rounded)) < 1e-5
-    found = intervene("quantize", Quantize(bits=(4,), group=0), model, digits.modality, {"forget": images()["forget"]})
-    hidden, back = found.before["forget_accuracy"]["value"], found.tries[0].scores["forget_accuracy"]["value"]
+    outcome = intervene("quantize", Quantize(bits=(4,), group=0), model, digits.modality, {"forget": images()["forget"]})
+    hidden, back = outcome.before["forget_accuracy"]["value"], outcome.tries[0].scores["forget_accuracy"]["value"]
     assert hidden < 0.5
     assert back > 0.9
 

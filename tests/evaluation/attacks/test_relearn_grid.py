@@ -28,9 +28,9 @@ def grid(text: worlds.World, name: str = "retrained", model: torch.nn.Module | N
 def test_looks_are_k_rows_times_n_steps_of_each_source(text: worlds.World) -> None:
     model = text.model("retrained")
     before = worlds.tensors(model)
-    found = grid(text, model=model, k=(1, 4, 400), source=("forget", "unrelated"))
+    outcome = grid(text, model=model, k=(1, 4, 400), source=("forget", "unrelated"))
     assert worlds.same(before, worlds.tensors(model))
-    places = [(t.way, t.at["rows"], t.at["steps"]) for t in found.tries]
+    places = [(t.way, t.at["rows"], t.at["steps"]) for t in outcome.tries]
     retained = len(RECORDS.retain)
     assert places == [
         (f"{source} rows", k, n)
@@ -38,26 +38,26 @@ def test_looks_are_k_rows_times_n_steps_of_each_source(text: worlds.World) -> No
         for k in (1, 4, most)  # as many as there are
         for n in (0, 2, 4)
     ]
-    assert [t.scores for t in found.tries if not t.at["steps"]] == [found.before] * 6, "no step changes nothing"
-    assert found.tries[0].case == "1 row, 0 steps"
+    assert [t.scores for t in outcome.tries if not t.at["steps"]] == [outcome.before] * 6, "no step changes nothing"
+    assert outcome.tries[0].case == "1 row, 0 steps"
 
 
 def test_one_column_of_the_grid_is_relearning(text: worlds.World) -> None:
     """All forget rows in one batch: order and draw do not matter, so the two attacks train alike."""
     from expunge.evaluation.attack import chosen
 
-    mine = grid(text, k=(9,), n=(3,), source=("forget",), batch_size=9)
+    ours = grid(text, k=(9,), n=(3,), source=("forget",), batch_size=9)
     hyperparameters = {"k": 9, "batch_size": 9, "steps": 3, "every": 3, "lr": 1e-3}
     theirs = intervene("relearn", chosen(("relearn",), hyperparameters)["relearn"], text.model("retrained"), text.modality, SETS)
     for score in ("forget_probability", "extraction_strength"):
-        assert mine.tries[-1].scores[score]["value"] == pytest.approx(theirs.tries[-1].scores[score]["value"], abs=1e-4)
+        assert ours.tries[-1].scores[score]["value"] == pytest.approx(theirs.tries[-1].scores[score]["value"], abs=1e-4)
 
 
 def test_rows_to_forget_teach_more_than_neighbours_and_these_more_than_unrelated_ones(text: worlds.World) -> None:
     hidden = text.model()
     loop.run(build_plan.plan("pdu", {"lr": 1e-3, "epochs": 15}), hidden, text.modality, text.sets)
-    found = grid(text, model=hidden, k=(4,), n=(8,))
-    ends = {t.way: t.scores["forget_probability"]["value"] for t in found.tries if t.at["steps"] == 8}
+    outcome = grid(text, model=hidden, k=(4,), n=(8,))
+    ends = {t.way: t.scores["forget_probability"]["value"] for t in outcome.tries if t.at["steps"] == 8}
     assert ends["forget rows"] > ends["neighbour rows"]
     assert ends["forget rows"] > ends["unrelated rows"]
 
@@ -74,15 +74,15 @@ def test_steps_to_recover_by_hand() -> None:
         for k, vs in curves.items()
         for n, v in zip((0, 5, 10), vs, strict=True)
     ]
-    found = AttackOutcome("relearn_grid", record(0.1), tries, recovered=0.5, original=record(0.8), shows=["extraction_strength"])
-    assert found.steps_to_recover("forget rows") == {1: None, 4: 5, 9: 0}  # half of 0.8 is 0.4, and once is enough
-    assert replace(found, original={}).steps_to_recover("forget rows") == {}, "there is no original"
-    assert replace(found, shows=[]).steps_to_recover("forget rows") == {}, "there is no score to judge by"
-    assert found.worst("forget rows", "extraction_strength").case == "4, 10"
-    told = found.record()
-    assert told["ways"]["forget rows"]["extraction_strength"]["mean"] == pytest.approx(2.9 / 9)
-    assert told["steps_to_recover"] == {"forget rows": {1: None, 4: 5, 9: 0}}
-    assert AttackOutcome.read({**vars(found), "tries": [vars(t) for t in tries]}) == found
+    outcome = AttackOutcome("relearn_grid", record(0.1), tries, recovered=0.5, original=record(0.8), shows=["extraction_strength"])
+    assert outcome.steps_to_recover("forget rows") == {1: None, 4: 5, 9: 0}  # half of 0.8 is 0.4, and once is enough
+    assert replace(outcome, original={}).steps_to_recover("forget rows") == {}, "there is no original"
+    assert replace(outcome, shows=[]).steps_to_recover("forget rows") == {}, "there is no score to judge by"
+    assert outcome.worst("forget rows", "extraction_strength").case == "4, 10"
+    entry = outcome.record()
+    assert entry["ways"]["forget rows"]["extraction_strength"]["mean"] == pytest.approx(2.9 / 9)
+    assert entry["steps_to_recover"] == {"forget rows": {1: None, 4: 5, 9: 0}}
+    assert AttackOutcome.read({**vars(outcome), "tries": [vars(t) for t in tries]}) == outcome
 
 
 def test_a_column_says_which_rows_are_alike(text: worlds.World) -> None:
@@ -118,8 +118,8 @@ def test_pixels_say_which_images_are_alike(digits: worlds.World) -> None:
 
 def test_images_are_relearned_too(digits: worlds.World) -> None:
     attack = RelearnGrid(k=(8,), n=(10,), lr=2e-3, source=("forget", "neighbour"))
-    found = intervene("relearn_grid", attack, digits.model("retrained"), digits.modality, images())
-    ends = {t.way: t.scores["forget_accuracy"]["value"] for t in found.tries if t.at["steps"] == 10}
-    assert found.before["forget_accuracy"]["value"] == 0
+    outcome = intervene("relearn_grid", attack, digits.model("retrained"), digits.modality, images())
+    ends = {t.way: t.scores["forget_accuracy"]["value"] for t in outcome.tries if t.at["steps"] == 10}
+    assert outcome.before["forget_accuracy"]["value"] == 0
     assert ends["forget rows"] > 0.5
     assert ends["neighbour rows"] == 0

@@ -24,21 +24,21 @@ def attack(method: Plan | Plans, shadows: int = 16) -> dict[str, float]:
 
 
 def test_without_unlearning_it_is_lira() -> None:
-    found = attack(NOTHING)
+    scores = attack(NOTHING)
     pool = train(PLAN, toys.mlp(3, hidden=32, width=8), PORT, ROWS, subsets(50, 16, paired=True))
-    margin, seen = margins(pool, PORT, ROWS).double().numpy(), pool.trained_on.numpy()
-    ratio = lira.left_out(margin, seen, ~seen)
-    known = lira.summary(ratio[seen], ratio[~seen])
-    assert found["accuracy"] == pytest.approx(known["balanced_accuracy"], abs=0.1)  # other subsets, and 20 rows against 50
-    assert found["accuracy"] > 0.8
-    assert found["auc"] > 0.9
-    assert found["item_accuracy_p95"] >= found["accuracy"]
+    margin, members = margins(pool, PORT, ROWS).double().numpy(), pool.trained_on.numpy()
+    ratio = lira.left_out(margin, members, ~members)
+    known = lira.summary(ratio[members], ratio[~members])
+    assert scores["accuracy"] == pytest.approx(known["balanced_accuracy"], abs=0.1)  # other subsets, and 20 rows against 50
+    assert scores["accuracy"] > 0.8
+    assert scores["auc"] > 0.9
+    assert scores["item_accuracy_p95"] >= scores["accuracy"]
 
 
 def test_retraining_cannot_be_told_from_never_having_seen() -> None:
-    found = attack(PLAN)
-    assert found["accuracy"] == pytest.approx(0.5, abs=0.1)
-    assert found["auc"] == pytest.approx(0.5, abs=0.12)
+    scores = attack(PLAN)
+    assert scores["accuracy"] == pytest.approx(0.5, abs=0.1)
+    assert scores["auc"] == pytest.approx(0.5, abs=0.12)
 
 
 def test_too_much_unlearning_is_found_as_well_as_too_little() -> None:

@@ -18,15 +18,15 @@ P = [[0.7, 0.2, 0.1], [1 / 3, 1 / 3, 1 / 3], [0.0, 0.0, 1.0]]
 
 
 def value(evidence: Evidence, name: str) -> float:
-    found = classification.scores(evidence)[name]
-    assert isinstance(found, Measure), found
-    return found.value()
+    measure = classification.scores(evidence)[name]
+    assert isinstance(measure, Measure), measure
+    return measure.value()
 
 
 def missing(evidence: Evidence, name: str) -> str:
-    found = classification.scores(evidence)[name]
-    assert isinstance(found, Missing)
-    return str(found)
+    measure = classification.scores(evidence)[name]
+    assert isinstance(measure, Missing)
+    return str(measure)
 
 
 def a_model(forget: list[int], retain: list[int], holdout: list[int]) -> Observation:
@@ -39,10 +39,10 @@ def a_model(forget: list[int], retain: list[int], holdout: list[int]) -> Observa
 
 
 def test_statistics_of_items_by_hand() -> None:
-    seen = a_set(P, [0, 1, 1])
-    assert hits(seen).tolist() == [1, 0, 0]  # of equals, the first class is what the model says
-    assert confidence(seen) == pytest.approx([0.7, 1 / 3, 0])
-    assert entropy(seen) == pytest.approx([0.801819, np.log(3), 0], abs=1e-6)
+    observation = a_set(P, [0, 1, 1])
+    assert hits(observation).tolist() == [1, 0, 0]  # of equals, the first class is what the model says
+    assert confidence(observation) == pytest.approx([0.7, 1 / 3, 0])
+    assert entropy(observation) == pytest.approx([0.801819, np.log(3), 0], abs=1e-6)
 
 
 def test_jensen_shannon_by_hand_and_by_the_library() -> None:
@@ -80,17 +80,17 @@ def test_where_some_items_of_each_class_are_forgotten_all_unseen_ones_count() ->
 
 
 def test_average_gap_by_hand_and_of_the_retrained_model() -> None:
-    mine, retrained = a_model([2, 0], [0, 1, 1, 1], [0, 1, 0, 2]), a_model([0, 0], [0, 0, 1, 1], [0, 1, 1, 0])
-    assert value(Evidence(mine, retrained), "average_gap") == pytest.approx((0.5 + 0.25 + 1 / 3) / 3)
+    unlearned, retrained = a_model([2, 0], [0, 1, 1, 1], [0, 1, 0, 2]), a_model([0, 0], [0, 0, 1, 1], [0, 1, 1, 0])
+    assert value(Evidence(unlearned, retrained), "average_gap") == pytest.approx((0.5 + 0.25 + 1 / 3) / 3)
     assert value(Evidence(retrained, retrained), "average_gap") == 0
-    assert missing(Evidence(mine), "average_gap") == "no retrained model was given"
+    assert missing(Evidence(unlearned), "average_gap") == "no retrained model was given"
 
 
 def test_items_are_paired_by_what_they_are_not_by_place() -> None:
-    mine = observed(forget=a_set(P, [0, 1, 2], "f"))
+    unlearned = observed(forget=a_set(P, [0, 1, 2], "f"))
     other = observed(forget=turned(a_set(P, [0, 1, 2], "f")))
-    assert value(Evidence(mine, random=other), "zrf") == pytest.approx(1)
-    assert value(Evidence(mine, random=observed(forget=a_set(P[::-1], [0, 1, 2], "f"))), "zrf") < 0.9
+    assert value(Evidence(unlearned, random=other), "zrf") == pytest.approx(1)
+    assert value(Evidence(unlearned, random=observed(forget=a_set(P[::-1], [0, 1, 2], "f"))), "zrf") < 0.9
 
 
 def test_zrf_is_1_for_the_blank_model_itself_and_least_where_it_is_sure_of_something_else() -> None:
@@ -103,11 +103,11 @@ def test_zrf_is_1_for_the_blank_model_itself_and_least_where_it_is_sure_of_somet
 
 @pytest.mark.parametrize("holdout", [None, sure([2, 2], [2, 0], "h")], ids=["nothing unseen", "unseen of the forgotten class alone"])
 def test_utility_falls_back_on_what_is_retained(holdout: object) -> None:
-    mine = a_model([0, 0], [0, 0, 0, 1], [0, 1, 1, 2])
-    sets = {n: s for n, s in mine.sets.items() if n != "holdout"} | ({"holdout": holdout} if holdout else {})
-    found = classification.scores(Evidence(replace(mine, sets=sets)))["model_utility"]
-    assert isinstance(found, Measure)
-    assert (found.value(), found.variant) == (0.75, "accuracy on retained items")
+    unlearned = a_model([0, 0], [0, 0, 0, 1], [0, 1, 1, 2])
+    sets = {n: s for n, s in unlearned.sets.items() if n != "holdout"} | ({"holdout": holdout} if holdout else {})
+    measure = classification.scores(Evidence(replace(unlearned, sets=sets)))["model_utility"]
+    assert isinstance(measure, Measure)
+    assert (measure.value(), measure.variant) == (0.75, "accuracy on retained items")
 
 
 def test_a_masked_class_is_no_broken_model_and_nothing_warns() -> None:

@@ -69,10 +69,10 @@ def test_what_samples_of_a_hundred_give() -> None:
 
 
 def test_groups_have_means_and_percentiles_of_their_own() -> None:
-    found = by_group({"forget": (normal(2), normal(0, seed=1)), "retain": (normal(0), normal(0, seed=1))})
+    groups = by_group({"forget": (normal(2), normal(0, seed=1)), "retain": (normal(0), normal(0, seed=1))})
     values = klom(normal(2), normal(0, seed=1))
-    assert found["forget"] == (values.mean(), np.quantile(values, 0.95), 300)
-    assert found["retain"].mean < 1 < found["forget"].mean
+    assert groups["forget"] == (values.mean(), np.quantile(values, 0.95), 300)
+    assert groups["retain"].mean < 1 < groups["forget"].mean
 
 
 def test_what_is_no_pair_of_samples() -> None:

@@ -54,10 +54,10 @@ def test_strength_equals_greedy_decoding():
         hits = np.array([argmax(answer[:t]) == answer[t] for t in range(len(answer))])
 
         def decoded(start, answer=answer, argmax=argmax):
-            said = answer[:start]
-            while len(said) < len(answer):
-                said += (argmax(said),)
-            return said
+            tokens = answer[:start]
+            while len(tokens) < len(answer):
+                tokens += (argmax(tokens),)
+            return tokens
 
         shortest = next(k for k in range(len(answer) + 1) if decoded(k) == answer)
         assert extraction_strength(hits) == pytest.approx(1 - shortest / len(answer))

@@ -31,15 +31,15 @@ def drawn(rows: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def value(evidence: Evidence, name: str) -> float:
-    found = representation.scores(evidence)[name]
-    assert isinstance(found, Measure), found
-    return found.value()
+    measure = representation.scores(evidence)[name]
+    assert isinstance(measure, Measure), measure
+    return measure.value()
 
 
 def missing(evidence: Evidence, name: str) -> str:
-    found = representation.scores(evidence)[name]
-    assert isinstance(found, Missing)
-    return str(found)
+    measure = representation.scores(evidence)[name]
+    assert isinstance(measure, Missing)
+    return str(measure)
 
 
 # Linear CKA
@@ -109,20 +109,20 @@ def a_model(knows: bool, inside: bool | None = None, seed: int = 0) -> Observati
     inside = knows if inside is None else inside
     sets = {}
     for name, label in SIZES.items():
-        said, felt = ([y if how else min(y, 1) for y in label] for how in (knows, inside))
-        sets[name] = sure(label, said, name, features=features(felt, seed=seed))
+        predictions, felt = ([y if how else min(y, 1) for y in label] for how in (knows, inside))
+        sets[name] = sure(label, predictions, name, features=features(felt, seed=seed))
     return observed(**sets)
 
 
 def test_a_head_that_no_longer_names_a_class_is_seen_through() -> None:
     original, retrained, hidden = a_model(knows=True), a_model(knows=False, seed=1), a_model(knows=False, inside=True)
-    mine = {n: value(Evidence(hidden, retrained, original), n) for n in ("cka_original", "knn_forget", "agl", "agr", "h_lr")}
-    assert mine["cka_original"] == pytest.approx(1, abs=1e-12)
-    assert mine["knn_forget"] == value(Evidence(original, retrained), "knn_forget") == 1
+    scores = {n: value(Evidence(hidden, retrained, original), n) for n in ("cka_original", "knn_forget", "agl", "agr", "h_lr")}
+    assert scores["cka_original"] == pytest.approx(1, abs=1e-12)
+    assert scores["knn_forget"] == value(Evidence(original, retrained), "knn_forget") == 1
     assert value(Evidence(retrained, retrained), "knn_forget") == 0.5  # where classes lie upon each other, a coin is tossed
-    assert mine["agl"] == 1
-    assert mine["agr"] < 0.7
-    assert mine["h_lr"] == pytest.approx(2 * mine["agr"] / (1 + mine["agr"]))
+    assert scores["agl"] == 1
+    assert scores["agr"] < 0.7
+    assert scores["h_lr"] == pytest.approx(2 * scores["agr"] / (1 + scores["agr"]))
 
 
 def test_unified_scores_by_hand() -> None:
@@ -147,12 +147,14 @@ def test_the_retrained_model_against_itself_is_1() -> None:
 
 
 def test_items_are_compared_whatever_their_order_and_the_width_of_the_other_model() -> None:
-    mine, retrained = a_model(knows=True), a_model(knows=False, seed=1)
+    unlearned, retrained = a_model(knows=True), a_model(knows=False, seed=1)
     back = observed(**{n: turned(s) for n, s in retrained.sets.items()})
     for name in SHARES:
-        assert value(Evidence(mine, back), name) == pytest.approx(value(Evidence(mine, retrained), name))
+        assert value(Evidence(unlearned, back), name) == pytest.approx(value(Evidence(unlearned, retrained), name))
     wide = {n: replace(s, features={"head": np.hstack([s.features["head"], s.features["head"]])}) for n, s in retrained.sets.items()}
-    assert value(Evidence(mine, observed(**wide)), "cka_retrained") == pytest.approx(value(Evidence(mine, retrained), "cka_retrained"))
+    assert value(Evidence(unlearned, observed(**wide)), "cka_retrained") == pytest.approx(
+        value(Evidence(unlearned, retrained), "cka_retrained")
+    )
 
 
 def test_dead_features_do_not_pass_for_neighbours_of_what_is_forgotten() -> None:
@@ -199,7 +201,7 @@ def test_what_is_missing_and_what_is_broken_is_said() -> None:
 
 
 @pytest.fixture(scope="module")
-def seen(digits: worlds.World) -> Mapping[str, Observation]:
+def observations(digits: worlds.World) -> Mapping[str, Observation]:
     """The world's three models, and the original with a last layer that never says three."""
     models = {n: digits.model(n) for n in ("original", "retrained", "random")}
     models["head"] = digits.model()
@@ -208,29 +210,31 @@ def seen(digits: worlds.World) -> Mapping[str, Observation]:
     return {n: observe(m, digits.modality, records()) for n, m in models.items()}
 
 
-def judged(seen: Mapping[str, Observation], name: str) -> tuple[dict, dict]:
-    return audit_scores(Evidence(seen[name], seen["retrained"], seen["original"], seen["random"]), resamples=20)
+def judged(observations: Mapping[str, Observation], name: str) -> tuple[dict, dict]:
+    return audit_scores(
+        Evidence(observations[name], observations["retrained"], observations["original"], observations["random"]), resamples=20
+    )
 
 
-def test_a_changed_head_is_flagged_on_digits(seen: Mapping[str, Observation]) -> None:
-    (mine, skipped), (first, _) = judged(seen, "head"), judged(seen, "original")
+def test_a_changed_head_is_flagged_on_digits(observations: Mapping[str, Observation]) -> None:
+    (scores, skipped), (first, _) = judged(observations, "head"), judged(observations, "original")
     assert not skipped
-    assert mine["forget_accuracy"]["value"] == 0
-    assert mine["cka_original"]["value"] == pytest.approx(1, abs=1e-12)
-    assert mine["knn_forget"]["value"] == first["knn_forget"]["value"] > mine["knn_forget"]["retrained"]
-    assert mine["agl"]["value"] > 0.7
-    assert mine["agr"]["value"] == first["agr"]["value"] < 0.5
-    warned = [f["text"] for f in verdict(mine, skipped, profile=profile_of("image")) if f["level"] == "warn"]
+    assert scores["forget_accuracy"]["value"] == 0
+    assert scores["cka_original"]["value"] == pytest.approx(1, abs=1e-12)
+    assert scores["knn_forget"]["value"] == first["knn_forget"]["value"] > scores["knn_forget"]["retrained"]
+    assert scores["agl"]["value"] > 0.7
+    assert scores["agr"]["value"] == first["agr"]["value"] < 0.5
+    warned = [f["text"] for f in verdict(scores, skipped, profile=profile_of("image")) if f["level"] == "warn"]
     assert any("below the last layer still know" in t and "knn_forget" in t and "cka_original: 1 [1, 1]" in t for t in warned)
 
 
-def test_retraining_passes_and_random_weights_are_like_nothing(seen: Mapping[str, Observation]) -> None:
-    retrained, skipped = judged(seen, "retrained")
+def test_retraining_passes_and_random_weights_are_like_nothing(observations: Mapping[str, Observation]) -> None:
+    retrained, skipped = judged(observations, "retrained")
     assert [retrained[n]["value"] for n in SHARES] == pytest.approx([1] * 4)
     findings = verdict(retrained, skipped, profile=profile_of("image"))
     assert not [f for f in findings if f["level"] == "fail" or "last layer" in f["text"]]
     assert "Forgotten: forgotten items are classified" in " ".join(f["text"] for f in findings)
-    random_init, _ = judged(seen, "random")
+    random_init, _ = judged(observations, "random")
     assert random_init["agr"]["value"] < 0.5
     assert random_init["h_lr"]["value"] < 0.4
     assert random_init["zrf"]["value"] == pytest.approx(1)

@@ -71,16 +71,16 @@ def test_normalized_probability_by_hand():
 
 
 def test_probability_is_the_geometric_mean_over_all_labels():
-    seen = SetObservation(("a",), ("q",), ("x",), {"answer": answers([[-0.1, -2.0, -0.3, -1.0, -0.6]])})
-    got = tofu.scores(Evidence(Observation({"forget": seen})))["forget_probability"]
+    observation = SetObservation(("a",), ("q",), ("x",), {"answer": answers([[-0.1, -2.0, -0.3, -1.0, -0.6]])})
+    got = tofu.scores(Evidence(Observation({"forget": observation})))["forget_probability"]
     assert got.value() == pytest.approx(exp(-0.8), rel=1e-6)
 
 
 def test_answers_without_labels_do_not_count():
     assert answers([[-1.0, -3.0], [], [-2.0], []]).mean_logp() == pytest.approx([-2, np.nan, -2, np.nan], nan_ok=True)
     assert item_mean(np.array([1.0, np.nan, 3.0]), np.array([0, 0, 2]), 3) == pytest.approx([1, np.nan, 3], nan_ok=True)
-    seen = SetObservation(("a", "b"), ("q", "r"), ("x", "y"), {"answer": answers([[-1.0], []])})
-    got = tofu.scores(Evidence(Observation({"forget": seen})))["forget_probability"]
+    observation = SetObservation(("a", "b"), ("q", "r"), ("x", "y"), {"answer": answers([[-1.0], []])})
+    got = tofu.scores(Evidence(Observation({"forget": observation})))["forget_probability"]
     assert (got.n, got.value()) == (1, pytest.approx(exp(-1)))
 
 
@@ -141,13 +141,13 @@ def test_every_score_holds_its_definition_on_a_whole_observation():
     model, retrained = observed(0), observed(1)
     got = tofu.scores(Evidence(model, retrained))
     assert all(isinstance(m, Measure) for m in got.values())
-    seen = model.sets["forget"]
-    right, wrong = seen.kinds["paraphrase"].mean_logp(), seen.kinds["perturbed"].mean_logp().reshape(-1, 3)
+    observation = model.sets["forget"]
+    right, wrong = observation.kinds["paraphrase"].mean_logp(), observation.kinds["perturbed"].mean_logp().reshape(-1, 3)
     ratio = np.exp(wrong.mean(1)) / (np.exp(right) + 1e-10)
     assert got["forget_truth_ratio"].value() == pytest.approx(np.minimum(ratio, 1 / (ratio + 1e-10)).mean())
-    assert got["forget_probability"].value() == pytest.approx(np.exp(seen.kinds["answer"].mean_logp()).mean())
-    seen = model.sets["world_facts"]
-    right, wrong = seen.kinds["answer"].mean_logp(), seen.kinds["perturbed"].mean_logp().reshape(-1, 3)
+    assert got["forget_probability"].value() == pytest.approx(np.exp(observation.kinds["answer"].mean_logp()).mean())
+    observation = model.sets["world_facts"]
+    right, wrong = observation.kinds["answer"].mean_logp(), observation.kinds["perturbed"].mean_logp().reshape(-1, 3)
     assert got["world_facts_truth_ratio"].value() == pytest.approx(
         np.maximum(0, 1 - np.exp(wrong.mean(1)) / (np.exp(right) + 1e-10)).mean()
     )
@@ -201,12 +201,12 @@ def test_quality_of_the_retrained_model_is_one_and_the_intervals_hold_the_values
 
 def test_quality_aligns_items_by_their_ids():
     model, retrained = observed(0), observed(1)
-    seen = retrained.sets["forget"]
-    turned = {k: replace(s, item=len(seen) - 1 - s.item) for k, s in seen.kinds.items()}
-    backwards = Observation({"forget": replace(seen, ids=seen.ids[::-1], kinds=turned)})
+    observation = retrained.sets["forget"]
+    turned = {k: replace(s, item=len(observation) - 1 - s.item) for k, s in observation.kinds.items()}
+    backwards = Observation({"forget": replace(observation, ids=observation.ids[::-1], kinds=turned)})
     a, b = (tofu.scores(Evidence(model, other))["forget_quality"] for other in (retrained, backwards))
     assert np.array_equal(a.items[0], b.items[0])
-    assert a.n == len(seen)
+    assert a.n == len(observation)
 
 
 def test_what_is_missing_is_said():
@@ -216,13 +216,17 @@ def test_what_is_missing_is_said():
     other = Observation({"forget": replace(model.sets["forget"], ids=("z", *model.sets["forget"].ids[1:]))})
     assert "different items (2 ids" in str(tofu.scores(Evidence(model, other))["forget_quality"])
     assert "retrained model was not asked about retain" in str(tofu.scores(Evidence(model, other))["retain_quality"])
-    seen = model.sets["forget"]
-    bare = tofu.scores(Evidence(Observation({"forget": replace(seen, kinds={"answer": seen.kinds["answer"]}, generations=())})))
+    observation = model.sets["forget"]
+    bare = tofu.scores(
+        Evidence(Observation({"forget": replace(observation, kinds={"answer": observation.kinds["answer"]}, generations=())}))
+    )
     assert str(bare["forget_truth_ratio"]) == "forget: no answers of the kind 'perturbed' were observed"
     assert "generated" in str(bare["forget_rouge"])
     assert str(bare["real_authors_rouge"]) == "the audit has no real_authors set"
-    no_paraphrase = {k: seen.kinds[k] for k in ("answer", "perturbed")}
-    assert "'paraphrase'" in str(tofu.scores(Evidence(Observation({"forget": replace(seen, kinds=no_paraphrase)})))["forget_truth_ratio"])
+    no_paraphrase = {k: observation.kinds[k] for k in ("answer", "perturbed")}
+    assert "'paraphrase'" in str(
+        tofu.scores(Evidence(Observation({"forget": replace(observation, kinds=no_paraphrase)})))["forget_truth_ratio"]
+    )
 
 
 def test_variants_are_named():
