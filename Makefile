@@ -10,7 +10,7 @@ setup: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[test,check]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[test,check,docs]"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps kronfluence einconv einops opt_einsum
 	touch $@
 
@@ -31,9 +31,10 @@ check: setup
 
 docs: setup
 	$(BIN)/python -m studies.docs
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs site
 
 reproduce: setup
 	$(BIN)/python -m studies.reproduce $(or $(NAME),--all)
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache runs
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache runs site

@@ -21,7 +21,7 @@ from expunge.core.plan import Plan, as_plans
 from expunge.core.suggest import did_you_mean
 from expunge.report.markdown import prose, table
 from expunge.workflows import build_plan
-from studies import leaderboard, performance_page
+from studies import command_line, leaderboard, performance_page
 from studies.tuning import page as tuning
 
 ROOT = Path(__file__).parents[1]
@@ -39,7 +39,8 @@ STATUS = {
 def pages() -> dict[str, str]:
     """All pages: their texts by path under `docs/`."""
     card_pages = {f"{c.kind}/{c.name}.md": page(c) for c in cards()}
-    return {"systems.md": systems(), **leaderboard.pages(ROOT / "results"), **performance_page.pages(ROOT), **tuning.pages(), **card_pages}
+    written = {"systems.md": systems(), "reference/command-line.md": command_line.page()}
+    return {**written, **leaderboard.pages(ROOT / "results"), **performance_page.pages(ROOT), **tuning.pages(), **card_pages}
 
 
 @cache

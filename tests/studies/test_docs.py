@@ -52,7 +52,7 @@ def test_the_tuning_grids_are_shown_with_what_was_chosen(pages: dict[str, str]) 
 
 def test_snippets_of_python_compile(pages: dict[str, str]) -> None:
     snippets = [(place, code) for place, text in pages.items() for code in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)]
-    assert len(snippets) == sum("/" in place and place.endswith(".md") for place in pages)  # one a card
+    assert len(snippets) == sum(place.split("/")[0] in catalog.kinds() for place in pages)  # one a card
     for place, code in snippets:
         compile(code, place, "exec")
 
@@ -125,12 +125,14 @@ def test_pages_are_the_same_in_another_process(pages: dict[str, str]) -> None:
     assert json.loads(done.stdout) == pages
 
 
-def test_the_readme_names_what_exists() -> None:
-    readme = (docs.ROOT / "README.md").read_text()
-    listed = {
-        n for line in readme.split("## Methods")[1].split("##")[0].splitlines() if line[:1] == "|" for n in re.findall(r"`(\w+)`", line)
-    }
+def test_the_choice_of_methods_names_what_exists() -> None:
+    text = (docs.ROOT / "docs" / "choosing-a-method.md").read_text()
+    listed = {name for line in text.splitlines() if line[:1] == "|" for name in re.findall(r"`(\w+)`", line)}
     assert len(listed) > 20
     assert listed <= set(catalog.names("methods"))
-    for command in re.findall(r"^expunge (?:unlearn|show) (\w+)", readme, flags=re.MULTILINE):
-        assert command in catalog.names("methods")
+
+
+def test_pages_and_readme_use_methods_that_exist() -> None:
+    for path in [docs.ROOT / "README.md", *(docs.ROOT / "docs" / "tutorials").glob("*.md")]:
+        for name in re.findall(r"^expunge (?:unlearn|show) (\w+)", path.read_text(), flags=re.MULTILINE):
+            assert name in catalog.names("methods"), path.name
