@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +13,7 @@ from expunge.core.errors import UserError
 WRITTEN = "receipt log checkpoint model adapter guard store selected audit story report observations bench sweep table entries attacks runs"
 OURS = frozenset(WRITTEN.split())
 MODELS = frozenset({"model", "adapter", "guard"})  # alone they do not identify a run folder
+TO_RESUME = "go on with --resume, "
 EXISTS = "the run folder {} exists: give another one, {}or replace it with --overwrite"
 
 
@@ -45,6 +47,39 @@ def check_free(folder: Path, overwrite: bool, reads: Iterable[object] = (), way_
     for path in (Path(r).expanduser() for r in reads if isinstance(r, (str, Path))):
         if path.exists() and path.resolve().is_relative_to(folder.resolve()):
             raise UserError(f"{path} lies in {folder}, which --overwrite would replace: give another folder")
+
+
+def check_resumable(folder: Path, resume: bool, overwrite: bool) -> None:
+    """Raises: UserError where `resume` has nothing to go on with, or contradicts `overwrite`."""
+    if resume and overwrite:
+        raise UserError("--resume goes on with a run and --overwrite replaces it: give one of them")
+    if resume and (folder / "receipt.json").exists():
+        raise UserError(f"the run in {folder} has ended, so there is nothing to resume")
+    if resume and not begun(folder):
+        raise UserError(f"there is no run in {folder} to resume: leave --resume out to start one")
+
+
+def check_writable(folder: Path) -> None:
+    """Raises: UserError for a folder that could not be made: a file stands in its way, or its nearest parent may not be written."""
+    parent = next(p for p in (folder, *folder.absolute().parents) if os.path.lexists(p))
+    if not parent.is_dir():
+        raise UserError(f"{parent} is a file, so there can be no folder {folder}: choose another name")
+    if not os.access(parent, os.W_OK):
+        raise UserError(f"the folder {folder} cannot be written: {parent} is read-only for you")
+
+
+def check_audit(folder: Path, overwrite: bool) -> None:
+    """Raises: UserError for a folder that cannot take the results of an audit: a file, or one that holds an audit already."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file, and an audit needs a folder: give another name")
+    if (folder / "audit.json").exists() and not overwrite:
+        raise UserError(f"the folder {folder} holds an audit already: give another one, or replace it with --overwrite")
+
+
+def check_model_folder(folder: Path, name: object) -> None:
+    """Raises: UserError for an existing path that cannot hold a model, because it is a file. name: as the user wrote it."""
+    if not folder.is_dir():
+        raise UserError(f"{name} is a file, and a model is a folder: give the one that it lies in")
 
 
 def empty(folder: Path) -> None:

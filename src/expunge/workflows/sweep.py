@@ -37,6 +37,7 @@ class Sweep:
     original: str = ""  # models that exist already, instead of trained ones
     retrained: str = ""
     draw: int = 0  # seed of a generated benchmark
+    dtype: str = field(default="float32", repr=False)  # of the weights of all models
     attacks: tuple[str, ...] = ()  # on every model, with every seed; their hyperparameters as `quantize:bits`
 
     @property
