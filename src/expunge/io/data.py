@@ -67,7 +67,8 @@ def read(source: str | os.PathLike[str], *, split: str = "train") -> list[Row]:
     elif path.exists():
         rows = _file(path, config, split)
     else:
-        rows = _from_hub(name, config, split)
+        with hub.offline(hub.look_up(name, "dataset") == "unreachable"):
+            rows = _dataset(name, config, split)
     for condition in conditions:
         rows = where(rows, condition, str(source))
     if not rows:
@@ -313,15 +314,6 @@ def _may_be_hub_id(name: str) -> bool:
     owner, _, rest = name.partition("/")
     well_formed = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) is not None
     return well_formed and not Path(owner).exists() and Path(rest).suffix.lower() not in READERS
-
-
-def _from_hub(name: str, config: str, split: str) -> list[Row]:
-    """Rows of the hub, or of the copy in the cache where the hub is out of reach."""
-    found = hub.look_up(name, "dataset")
-    if found == "missing":
-        raise NoSuchData(f"there is no '{name}' here, and the hub has no data set of that name that you may read")
-    with hub.offline(found == "unreachable"):
-        return _dataset(name, config, split)
 
 
 def _local(folder: Path, config: str, split: str) -> list[Row]:
