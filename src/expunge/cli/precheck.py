@@ -65,7 +65,7 @@ def new_run(folder: Path, overwrite: bool, reads: Iterable[object] = (), way_on:
 
 def audit_folder(folder: Path, overwrite: bool) -> None:
     """Raises: UserError for a folder that cannot take an audit."""
-    run_dirs.check_audit(folder, overwrite)
+    run_dirs.audit_folder(folder, overwrite)
     run_dirs.check_writable(folder)
 
 

@@ -68,12 +68,18 @@ def check_writable(folder: Path) -> None:
         raise UserError(f"the folder {folder} cannot be written: {parent} is read-only for you")
 
 
-def check_audit(folder: Path, overwrite: bool) -> None:
-    """Raises: UserError for a folder that cannot take the results of an audit: a file, or one that holds an audit already."""
-    if folder.exists() and not folder.is_dir():
+def audit_folder(out: str | Path | None, overwrite: bool) -> Path | None:
+    """The folder for the results of an audit; None for none.
+
+    Raises:
+        UserError: for a file, and for a folder that holds an audit already.
+    """
+    folder = Path(out) if out is not None else None
+    if folder and folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file, and an audit needs a folder: give another name")
-    if (folder / "audit.json").exists() and not overwrite:
+    if folder and (folder / "audit.json").exists() and not overwrite:
         raise UserError(f"the folder {folder} holds an audit already: give another one, or replace it with --overwrite")
+    return folder
 
 
 def check_model_folder(folder: Path, name: object) -> None:

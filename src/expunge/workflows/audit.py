@@ -141,7 +141,7 @@ class Auditor:
         """Raises: UserError where the options do not fit together; this happens before any model loads."""
         self.model, self.options = model, options
         self.attacks = chosen(options.attack, options.attack_hyperparameters)
-        self.folder = _run_folder(options.out, options.overwrite)
+        self.folder = run_dirs.audit_folder(options.out, options.overwrite)
         self.sets, self.specs = _sets(given, options, optional=self._observed_before)
         self._check()
         self.prompt_format = options.prompt_format or format_of(model)
@@ -253,14 +253,6 @@ def _request_findings(method: str, request_from: str) -> list[Finding]:
     else:
         return []
     return [{"level": "warn", "score": None, "text": text}]
-
-
-def _run_folder(out: str | Path | None, overwrite: bool) -> Path | None:
-    if out is None:
-        return None
-    folder = Path(out)
-    run_dirs.check_audit(folder, overwrite)
-    return folder
 
 
 def _observed(source: str | Path | Opened) -> Observation | None:
