@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from expunge.core.errors import UserError
 
@@ -86,6 +88,12 @@ def check_model_folder(folder: Path, name: object) -> None:
     """Raises: UserError for an existing path that cannot hold a model, because it is a file. name: as the user wrote it."""
     if not folder.is_dir():
         raise UserError(f"{name} is a file, and a model is a folder: give the one that it lies in")
+
+
+def log_of(run: Path) -> list[dict[str, Any]]:
+    """The records of the log of a run; none where there is no log."""
+    log = run / "log.jsonl"
+    return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
 
 
 def empty(folder: Path) -> None:

@@ -338,9 +338,12 @@ def _run_fields(source: str | Path | Opened) -> dict[str, Any]:
     """Fields of the audited model from the folder of its run; empty where it is no run."""
     if isinstance(source, Opened) or not (about := receipt_of(source)):
         return {}
-    log = Path(source).expanduser() / "log.jsonl"
-    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
-    return {"method": about.get("method", ""), "seed": about.get("seed"), "receipt": about, "log": lines}
+    return {
+        "method": about.get("method", ""),
+        "seed": about.get("seed"),
+        "receipt": about,
+        "log": run_dirs.log_of(Path(source).expanduser()),
+    }
 
 
 def _label(model: str | Path | Opened) -> str:

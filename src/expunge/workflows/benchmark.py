@@ -15,7 +15,6 @@ from typing import Any
 
 from expunge.benchmarks.suite import Specs, Suite
 from expunge.core.errors import Interrupted, UserError
-from expunge.core.request import digest
 from expunge.engine import receipt
 from expunge.engine.loop import Hooks
 from expunge.evaluation import attack
@@ -37,8 +36,8 @@ from expunge.evaluation.observe import Records
 from expunge.evaluation.profiles.profile import profile_of
 from expunge.evaluation.prompting import asked_as, way_of
 from expunge.evaluation.verdict import verdict
-from expunge.io.models import Opened, cache_home, load
-from expunge.io.run_dirs import check_free, empty
+from expunge.io.models import Opened, cache_home, load, receipt_of
+from expunge.io.run_dirs import check_free, empty, log_of
 from expunge.parallel import ray_cluster
 from expunge.report.report_data import Asked, Entry, ReportData, Verdict
 from expunge.workflows.sweep import Sweep as Sweep  # `bench.Sweep`
@@ -138,9 +137,7 @@ def bench(
         ray_cluster.check(ray)
     shown, progress = progress, _stopping(progress, interrupted)
     load_options = {"dtype": sweep.dtype, "device": device}
-    key = digest(
-        [repr(sweep), *([sweep.dtype] if sweep.dtype != "float32" else []), {n: [dict(r) for r in rows] for n, rows in suite.sets.items()}]
-    )
+    key = sweep.key(suite)
     _claim(folder, key, resume, overwrite, sweep)
     sets = {n: spread(r, sweep.limit) if n in ("retain", "holdout") else r for n, r in suite.sets.items()}
     teach = {**sweep.train, "prompt_format": suite.prompt_format, "labels": tuple(suite.labels)}
@@ -284,12 +281,7 @@ def _job(
 
     def make() -> Entry:
         opened, about = _forgotten(setting, run, method, seed, progress, interrupted)
-        log = (
-            [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-            if (run / "log.jsonl").exists()
-            else []
-        )
-        audited.append(setting.examined(opened, progress, log=log, receipt=about, **fields))
+        audited.append(setting.examined(opened, progress, log=log_of(run), receipt=about, **fields))
         return audited[0].entry()
 
     entry = _entry_of(setting.folder, name, make)
@@ -303,7 +295,7 @@ def _forgotten(
 ) -> tuple[Opened, Mapping[str, Any]]:
     """The model that has forgotten, with its receipt."""
     if (run / "receipt.json").exists():  # interrupted before it was audited
-        return setting.load(run), json.loads((run / "receipt.json").read_text(encoding="utf-8"))
+        return setting.load(run), receipt_of(run)
     suite, begun = setting.suite, (run / "checkpoint").exists()
     options = {"alternate_answers": suite.alternate_answers} if suite.alternate_answers else {}
     result = unlearn(
