@@ -96,13 +96,8 @@ class Setting:
 
     def examined(self, opened: Opened, progress: Progress, *, method: str, **fields: Any) -> AuditedModel:
         """An unlearned model, observed through its own modality, which may know more tokens, and attacked."""
-        fields |= {
-            "retrained": self.retrained.seen,
-            "original": self.first.seen,
-            "random_init": self.random_init,
-            "method": method,
-            "specs": self.specs,
-        }
+        fields |= {"retrained": self.retrained.seen, "original": self.first.seen, "random_init": self.random_init}
+        fields |= {"method": method, "specs": self.specs}
         audited = examine(opened.model, opened.modality, self.asked(method), role="method", cache=self.cache, progress=progress, **fields)
         return self.attacked(audited, opened, progress)
 
