@@ -120,8 +120,8 @@ class Done:
 
     @property
     def error(self) -> str:
-        """The one sentence of a command that was refused."""
-        assert self.code == 2, f"{self.code}\n{self.out}\n{self.err}"
+        """The one sentence of a command that was refused, or whose run failed."""
+        assert self.code in (1, 2), f"{self.code}\n{self.out}\n{self.err}"
         assert "Traceback" not in self.err
         last = self.err.strip().splitlines()[-1]
         assert last.startswith("error: ")

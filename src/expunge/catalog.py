@@ -124,7 +124,22 @@ def load(name: str, kind: str = "methods") -> ModuleType:
         return importlib.import_module("expunge." + ".".join(path.relative_to(ROOT).with_suffix("").parts))
     if plugin := _plugins(kind).get(name):
         return importlib.import_module(plugin.module)
-    raise UserError(f"there is no {SINGULAR.get(kind, kind[:-1])} called '{name}'{did_you_mean(name, names(kind))}")
+    raise _unknown(name, kind)
+
+
+def check(name: str, kind: str = "methods") -> None:
+    """Raises: UserError for an unknown name, with the nearest known ones. Nothing is imported."""
+    if name not in names(kind) and FORMER.get(name, name) not in _files(kind):
+        raise _unknown(name, kind)
+
+
+def _unknown(name: str, kind: str) -> UserError:
+    return UserError(f"there is no {SINGULAR.get(kind, kind[:-1])} called '{name}'{did_you_mean(name, names(kind))}")
+
+
+def path_of(name: str, kind: str = "methods") -> Path | None:
+    """The file of an entry of this package; None for one that comes from elsewhere."""
+    return None if name in _registered.get(kind, {}) else _files(kind).get(FORMER.get(name, name))
 
 
 def find(name: str) -> str:
@@ -140,7 +155,9 @@ def card(name: str, kind: str = "") -> Card:
     """The card of one entry, read from its source without importing it."""
     kind = kind or find(name)
     path = _files(kind).get(FORMER.get(name, name)) if name not in _registered.get(kind, {}) else None
-    text, folder = (path.read_text(), str(path.parent.relative_to(ROOT))) if path else (f'"""{load(name, kind).__doc__}"""', "plugin")
+    text, folder = (
+        (path.read_text(encoding="utf-8"), str(path.parent.relative_to(ROOT))) if path else (f'"""{load(name, kind).__doc__}"""', "plugin")
+    )
     doc = _docstring(text)
     paragraphs = doc.split("\n\n")
     place = next((i for i, p in enumerate(paragraphs) if re.search(r"^Source: ", p, re.M)), len(paragraphs))

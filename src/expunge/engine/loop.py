@@ -23,6 +23,7 @@ from expunge.core.request import content
 from expunge.core.rows import Rows, Sets
 from expunge.engine import adapters, checkpoint
 from expunge.engine.context import RunStep, RunView
+from expunge.engine.device import check_trainable
 from expunge.engine.distributed import sharding
 from expunge.engine.distributed.process_group import processes
 from expunge.engine.gradient import evaluate, global_norm
@@ -103,6 +104,7 @@ def run(
     accelerator = accelerator or processes()
     prepare(plans, model, modality, seed)
     model = adapters.insert(model.to(accelerator.device), plans, seed)
+    check_trainable(model, plans)
     r = new_state(model, modality, accelerator, seed, store=store)
     if sharding.requested(accelerator):
         adapters.choose(model, plans[0].trainable)

@@ -120,13 +120,13 @@ class Observation:
         unique = folder / f"observed-{uuid.uuid4().hex}"  # another process may save an observation of the same model now
         np.savez(unique.with_suffix(".npz"), allow_pickle=False, **arrays)
         unique.with_suffix(".npz").replace(folder / "observed.npz")
-        unique.with_suffix(".json").write_text(json.dumps({"about": dict(self.about), "sets": texts}, ensure_ascii=False))
+        unique.with_suffix(".json").write_text(json.dumps({"about": dict(self.about), "sets": texts}, ensure_ascii=False), encoding="utf-8")
         unique.with_suffix(".json").replace(folder / "observed.json")
 
     @classmethod
     def load(cls, folder: Path) -> Observation:
         """Read what `save` wrote. Raises: FileNotFoundError where nothing was saved."""
-        texts = json.loads((folder / "observed.json").read_text())
+        texts = json.loads((folder / "observed.json").read_text(encoding="utf-8"))
         with np.load(folder / "observed.npz", allow_pickle=False) as arrays:
             sets = {}
             for name, t in texts["sets"].items():

@@ -56,7 +56,7 @@ def _defines_scores(name: str, kind: str) -> bool:
 
 @cache
 def _has_scores(path: Path) -> bool:
-    return bool(re.search(r"^def scores\(", path.read_text(), re.M))
+    return bool(re.search(r"^def scores\(", path.read_text(encoding="utf-8"), re.M))
 
 
 def audit_scores(

@@ -21,6 +21,7 @@ from typing import Any
 
 from expunge.core.errors import UserError
 from expunge.core.suggest import did_you_mean
+from expunge.io import hub
 
 Row = dict[str, Any]
 
@@ -58,23 +59,40 @@ def read(source: str | os.PathLike[str], *, split: str = "train") -> list[Row]:
         BadRow: for a row that cannot be read, with file and line.
         DataError: for an empty source, an unknown file type, or anything else that `datasets` refuses.
     """
+    check_source(source)
     name, config, conditions = _parsed_source(str(source))
     path = Path(name).expanduser()
-    if not name:  # an empty path would be the current folder
-        raise NoSuchData("name a source of records: a file, a folder or a hub id")
     if path.is_dir():
         rows = _local(path, config, split)
     elif path.exists():
         rows = _file(path, config, split)
-    elif _may_be_hub_id(name):
-        rows = _dataset(name, config, split)
     else:
-        raise NoSuchData(_missing(path))
+        with hub.offline(hub.look_up(name, "dataset") == "unreachable"):
+            rows = _dataset(name, config, split)
     for condition in conditions:
         rows = where(rows, condition, str(source))
     if not rows:
         raise DataError(f"{source} holds no rows")
     return rows
+
+
+def check_source(source: str | os.PathLike[str]) -> None:
+    """Check what can be known of a source without reading it: whether it exists, and whether its type is known.
+
+    Raises:
+        NoSuchData: for a missing source, with the nearest names.
+        DataError: for an empty file, and for an unknown type of file.
+    """
+    name, _, _ = _parsed_source(str(source))
+    path = Path(name).expanduser()
+    if not name:  # an empty path would be the current folder
+        raise NoSuchData("name a source of records: a file, a folder or a hub id")
+    if path.is_file():
+        _reader(path)
+        if not path.stat().st_size:
+            raise DataError(f"{source} holds no rows")
+    elif not path.exists() and not _may_be_hub_id(name):
+        raise NoSuchData(_missing(path))
 
 
 def _parsed_source(source: str) -> tuple[str, str, list[str]]:
@@ -151,8 +169,7 @@ def write_jsonl(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]])
 
 
 def _file(path: Path, config: str, split: str) -> list[Row]:
-    if (reader := READERS.get(path.suffix.lower())) is None:
-        raise DataError(f"{path}: unknown file type '{path.suffix}'; known types are {', '.join(READERS)}")
+    reader = _reader(path)
     if config or split != "train":
         raise DataError(f"{path} is a file, which has no {'configs' if config else 'splits'}")
     try:
@@ -161,11 +178,17 @@ def _file(path: Path, config: str, split: str) -> list[Row]:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
+def _reader(path: Path) -> Callable[[Path], list[Row]]:
+    if (reader := READERS.get(path.suffix.lower())) is None:
+        raise DataError(f"{path}: unknown file type '{path.suffix}'; known types are {', '.join(READERS)}")
+    return reader
+
+
 def _missing(path: Path) -> str:
     folder = path.parent
     if not folder.is_dir():
         return f"{path} does not exist, nor does its folder"
-    return f"{path} does not exist{did_you_mean(path.name, sorted(p.name for p in folder.iterdir()))}"
+    return f"{path} does not exist{hub.near(path)}"
 
 
 def _text(path: Path) -> str:

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from expunge import catalog
 from expunge.core.errors import UserError
 from expunge.core.modality import Modality
 from expunge.core.rows import Rows
-from expunge.core.suggest import did_you_mean
 from expunge.engine import artifact
-from expunge.io import data, run_dirs
+from expunge.engine import device as device_module
+from expunge.io import data, hub, run_dirs
 
 Source = str | Path | Sequence[Mapping[str, Any]]
 
@@ -39,24 +37,32 @@ def cache_home() -> Path:
 
 
 def load(
-    path: str | Path, prompt_format: str = "", *, dtype: str = "float32", trust_remote_code: bool = False, allow_pickle: bool = False
+    path: str | Path,
+    prompt_format: str = "",
+    *,
+    dtype: str = "float32",
+    device: str = "",
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
 ) -> Opened:
     """Load a model and its modality from a folder, a hub id or the folder of a run (its model, its adapter, or its guard).
 
     Args:
         prompt_format: how a question becomes a prompt; '' is the chat template, or the format of the run.
+        dtype: of the weights: float32, bfloat16, float16, or auto, which is that of the files.
+        device: cpu, cuda, mps or auto, for this process from now on; '' is what was chosen before, at first auto.
 
     Raises:
         UserError: for a model that does not exist or is not safe to load.
     """
     folder = inner = Path(path).expanduser()
+    target = device_module.choose(device)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle}
     if not folder.exists():
-        _check_exists(str(path))
-        model, modality = _load_with_modality(str(path), prompt_format, dtype=getattr(torch, dtype), **options)
-        return Opened(model.to(_device()), modality, str(path))
-    if not folder.is_dir():
-        raise UserError(f"{path} is a file, and a model is a folder: give the one that it lies in")
+        hub.check_model(str(path))
+        model, modality = _load_with_modality(str(path), prompt_format, dtype=device_module.dtype_of(dtype), **options)
+        return Opened(model.to(target), modality, str(path))
+    run_dirs.check_model_folder(folder, path)
     if (folder / "receipt.json").exists():
         prompt_format = prompt_format or format_of(folder)
         artifacts = [n for n in artifact.LOADED if (folder / n).is_dir()]
@@ -69,8 +75,8 @@ def load(
         raise UserError(f"the run in {path} has not ended, so it holds no model yet: go on with --resume")
     elif (folder / "audit.json").exists():
         raise UserError(f"{path} is an audit, which holds no model; what it saw can be audited again: {folder}/observations/NAME")
-    model, modality = _load_with_modality(str(inner), prompt_format, dtype=getattr(torch, dtype), **options)
-    return Opened(model.to(_device()), modality, str(folder.resolve()))
+    model, modality = _load_with_modality(str(inner), prompt_format, dtype=device_module.dtype_of(dtype), **options)
+    return Opened(model.to(target), modality, str(folder.resolve()))
 
 
 def classifier(model: nn.Module, labels: int | Sequence[str], mean: Sequence[float] = (), std: Sequence[float] = ()) -> Opened:
@@ -81,7 +87,7 @@ def classifier(model: nn.Module, labels: int | Sequence[str], mean: Sequence[flo
     """
     from expunge.modalities.image.modality import classifier_modality
 
-    return Opened(model.to(_device()), classifier_modality(labels, mean, std), type(model).__name__)
+    return Opened(model.to(device_module.choose()), classifier_modality(labels, mean, std), type(model).__name__)
 
 
 def _load_with_modality(path: str, prompt_format: str, **options: Any) -> tuple[nn.Module, Modality]:
@@ -101,7 +107,7 @@ def _architecture(path: str) -> str:
     for name in ("adapter_config.json", "config.json"):
         try:
             file = cached_file(path, name, **missing)
-            config = json.loads(Path(file).read_text()) if file else {}
+            config = json.loads(Path(file).read_text(encoding="utf-8")) if file else {}
         except (OSError, ValueError):
             continue
         if base := config.get("base_model_name_or_path"):
@@ -111,17 +117,10 @@ def _architecture(path: str) -> str:
     return ""
 
 
-def _device() -> torch.device:
-    """The device that the loop will train on; this needs no `Accelerator`."""
-    from accelerate import PartialState
-
-    return torch.device(PartialState().device)
-
-
 def receipt_of(path: object) -> dict[str, Any]:
     """The receipt of the run in a folder; empty where there is none."""
     file = Path(path).expanduser() / "receipt.json" if isinstance(path, (str, Path)) else None
-    return dict(json.loads(file.read_text())) if file and file.exists() else {}
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file and file.exists() else {}
 
 
 def format_of(path: object) -> str:
@@ -129,29 +128,6 @@ def format_of(path: object) -> str:
     receipt = receipt_of(path)
     modality = receipt.get("modality") or receipt.get("port") or {}  # version 0.1 called it port
     return str(modality.get("prompt_format", "")) if modality.get("format_given") else ""
-
-
-def _check_exists(name: str) -> None:
-    """Ask the hub once, before the libraries ask many times.
-
-    Raises:
-        UserError: for a name that is neither a folder nor on the hub.
-    """
-    import huggingface_hub
-    from huggingface_hub.errors import RepositoryNotFoundError
-
-    folder = Path(name).expanduser()
-    suggestion = did_you_mean(folder.name, sorted(p.name for p in folder.parent.iterdir() if p.is_dir())) if folder.parent.is_dir() else ""
-    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
-        raise UserError(f"there is no folder {name}{suggestion}")
-    if any(isinstance(huggingface_hub.try_to_load_from_cache(name, file), str) for file in ("config.json", "adapter_config.json")):
-        return
-    try:
-        huggingface_hub.HfApi().model_info(name, timeout=10)
-    except RepositoryNotFoundError:
-        raise UserError(f"there is no folder {name} here, and no model of that name that you may read on the hub{suggestion}") from None
-    except Exception:  # any other error means: no answer
-        raise UserError(f"there is no folder {name} here, and the hub cannot be reached to look for it there{suggestion}") from None
 
 
 def _guarded(folder: Path, prompt_format: str, **options: Any) -> Opened:

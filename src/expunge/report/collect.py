@@ -43,14 +43,14 @@ def collect(folders: Sequence[Path]) -> ReportData:
 
 def _story(folder: Path) -> ReportData:
     if (folder / "story.json").exists():
-        return ReportData.from_json((folder / "story.json").read_text())
+        return ReportData.from_json((folder / "story.json").read_text(encoding="utf-8"))
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}")
     if not (folder / "receipt.json").exists():
         raise UserError(f"{folder} holds no finished run: there is neither a story.json nor a receipt.json in it")
-    receipt = json.loads((folder / "receipt.json").read_text())
+    receipt = json.loads((folder / "receipt.json").read_text(encoding="utf-8"))
     log = folder / "log.jsonl"
-    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
     cost, source = receipt["cost"], Path(receipt["model"]["source"])
     entry = Entry(
         name=receipt["method"],

@@ -36,6 +36,7 @@ from expunge.evaluation.observe import Records
 from expunge.evaluation.profiles.profile import Finding, profile_of
 from expunge.evaluation.prompting import asked_as, way_of
 from expunge.evaluation.verdict import LEVELS, verdict
+from expunge.io import run_dirs
 from expunge.io.models import Opened, Source, cache_home, format_of, load, receipt_of, records
 from expunge.report.report_data import Asked, ReportData, Role, Verdict
 
@@ -54,6 +55,7 @@ class Audit:
     attacks: Mapping[str, Any]
     request_from: str = ""  # the method whose requests the audit made
     folder: Path | None = None
+    compute: Mapping[str, str] = field(default_factory=dict)  # device and dtype of the audited model; empty where it was observed before
 
     @property
     def passed(self) -> bool:
@@ -139,12 +141,13 @@ class Auditor:
         """Raises: UserError where the options do not fit together; this happens before any model loads."""
         self.model, self.options = model, options
         self.attacks = chosen(options.attack, options.attack_hyperparameters)
-        self.folder = _run_folder(options.out, options.overwrite)
+        self.folder = run_dirs.audit_folder(options.out, options.overwrite)
         self.sets, self.specs = _sets(given, options, optional=self._observed_before)
         self._check()
         self.prompt_format = options.prompt_format or format_of(model)
         self.cache = cache_home() / "observations"
         self.alike = Alike()
+        self.compute: Mapping[str, str] = {}  # device and dtype of the audited model
         self.own_way = asked_as(options.request_from, self.sets) if options.request_from else self.sets
 
     @property
@@ -199,6 +202,8 @@ class Auditor:
             raise UserError(f"there are no rows to ask the {name} model about: give --forget FILE")
         opened = source if isinstance(source, Opened) else load(source, self.prompt_format, **self.options.load_options)
         self.alike.check(name, opened.modality.rows("forget", self.sets["forget"]), opened.modality)
+        if role == "method":
+            self.compute = receipt.compute(opened.model)
         profile = profile_of(opened.modality.name)
         if profile.needs_random_init:
             with suppress(UserError):  # not every module can initialize itself; then the scores that need random weights are missing
@@ -234,7 +239,9 @@ class Auditor:
             verdict=[Verdict(level=f["level"], text=f["text"]) for f in findings],
         )
         attacks = {n: a.record(audited.yardstick.get(n)) for n, a in audited.attacks.items()}
-        return Audit(audited.scores, audited.skipped, findings, audited.observation, data, attacks, options.request_from, self.folder)
+        return Audit(
+            audited.scores, audited.skipped, findings, audited.observation, data, attacks, options.request_from, self.folder, self.compute
+        )
 
 
 def _request_findings(method: str, request_from: str) -> list[Finding]:
@@ -246,17 +253,6 @@ def _request_findings(method: str, request_from: str) -> list[Finding]:
     else:
         return []
     return [{"level": "warn", "score": None, "text": text}]
-
-
-def _run_folder(out: str | Path | None, overwrite: bool) -> Path | None:
-    if out is None:
-        return None
-    folder = Path(out)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file, and an audit needs a folder: give another name")
-    if (folder / "audit.json").exists() and not overwrite:
-        raise UserError(f"the folder {folder} holds an audit already: give another one, or replace it with --overwrite")
-    return folder
 
 
 def _observed(source: str | Path | Opened) -> Observation | None:
@@ -342,9 +338,12 @@ def _run_fields(source: str | Path | Opened) -> dict[str, Any]:
     """Fields of the audited model from the folder of its run; empty where it is no run."""
     if isinstance(source, Opened) or not (about := receipt_of(source)):
         return {}
-    log = Path(source).expanduser() / "log.jsonl"
-    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    return {"method": about.get("method", ""), "seed": about.get("seed"), "receipt": about, "log": lines}
+    return {
+        "method": about.get("method", ""),
+        "seed": about.get("seed"),
+        "receipt": about,
+        "log": run_dirs.log_of(Path(source).expanduser()),
+    }
 
 
 def _label(model: str | Path | Opened) -> str:
@@ -373,4 +372,5 @@ def summary(result: Audit) -> dict[str, Any]:
         "request_from": result.request_from,
         "versions": receipt.versions(),
         "machine": receipt.machine(),
+        "compute": result.compute,
     }

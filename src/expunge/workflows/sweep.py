@@ -12,6 +12,7 @@ from expunge.benchmarks import presets
 from expunge.benchmarks.suite import Suite
 from expunge.core.errors import UserError
 from expunge.core.hyperparameters import Hyperparameter, hyperparameters_of, named
+from expunge.core.request import digest
 from expunge.core.suggest import did_you_mean
 from expunge.evaluation.attack import Attack, chosen
 from expunge.evaluation.prompting import way_of
@@ -37,12 +38,18 @@ class Sweep:
     original: str = ""  # models that exist already, instead of trained ones
     retrained: str = ""
     draw: int = 0  # seed of a generated benchmark
+    dtype: str = field(default="float32", repr=False)  # of the weights of all models
     attacks: tuple[str, ...] = ()  # on every model, with every seed; their hyperparameters as `quantize:bits`
 
     @property
     def size(self) -> str:
         """The model, or the default built-in size of the benchmark."""
         return self.model or str(getattr(catalog.load(self.suite, "benchmarks"), "MODEL", "tiny"))
+
+    def key(self, suite: Suite) -> str:
+        """What a folder with results of this sweep must have been made from."""
+        rows = {name: [dict(r) for r in records] for name, records in suite.sets.items()}
+        return digest([repr(self), *([self.dtype] if self.dtype != "float32" else []), rows])
 
     def check(self) -> None:
         """Check the whole order before any computation.

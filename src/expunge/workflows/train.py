@@ -9,13 +9,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
+
 from expunge.catalog import load as load_module
 from expunge.catalog import names
 from expunge.core.errors import UserError
 from expunge.core.request import digest
 from expunge.core.rows import Rows
 from expunge.core.suggest import did_you_mean
-from expunge.engine import receipt
+from expunge.engine import device, receipt
 from expunge.engine.distributed.process_group import ProcessGroup
 from expunge.engine.loop import Hooks
 from expunge.io import run_dirs
@@ -51,8 +53,10 @@ def start(
     module = built_in(model)
     if module is None:
         return _loaded(model, prompt_format, **options)
+    device.choose(options.get("device", ""))
     network, modality = module.start(model, rows, texts=texts, labels=labels, prompt_format=prompt_format, seed=seed, source=source)
-    return Opened(network, modality, model)
+    dtype = device.dtype_of(options.get("dtype", "float32"))
+    return Opened(network.to(dtype) if isinstance(dtype, torch.dtype) else network, modality, model)
 
 
 def _loaded(model: str, prompt_format: str, **options: Any) -> Opened:
@@ -139,7 +143,7 @@ def train(
         process_group.agree(lambda: _copy(cached, out_folder))
     result_folder = out_folder if out else cached
     loaded = load(result_folder, prompt_format, **(load_options or {}))
-    return Result(loaded.model, loaded.modality, json.loads((cached / "receipt.json").read_text()), result_folder)
+    return Result(loaded.model, loaded.modality, json.loads((cached / "receipt.json").read_text(encoding="utf-8")), result_folder)
 
 
 def _copy(cached: Path, target: Path) -> None:

@@ -29,7 +29,6 @@ from expunge.io.models import Opened, Source, load, receipt_of, records, rows
 from expunge.workflows import build_plan
 from expunge.workflows.watch import Watch
 
-TO_RESUME = "go on with --resume, "
 ASKED = frozenset({"question", "prompt", "messages"})  # columns that turn an alternate answer into a full row
 
 
@@ -161,14 +160,9 @@ def check_folder(folder: Path, resume: bool, overwrite: bool, reads: tuple[objec
 
 
 def _check_folder(folder: Path, resume: bool, overwrite: bool, reads: tuple[object, ...]) -> None:
-    if resume and overwrite:
-        raise UserError("--resume goes on with a run and --overwrite replaces it: give one of them")
+    run_dirs.check_resumable(folder, resume, overwrite)
     if not resume:
-        run_dirs.check_free(folder, overwrite, reads, TO_RESUME if run_dirs.begun(folder) else "")
-    elif (folder / "receipt.json").exists():
-        raise UserError(f"the run in {folder} has ended, so there is nothing to resume")
-    elif not run_dirs.begun(folder):
-        raise UserError(f"there is no run in {folder} to resume: leave --resume out to start one")
+        run_dirs.check_free(folder, overwrite, reads, run_dirs.TO_RESUME if run_dirs.begun(folder) else "")
 
 
 def _request(
@@ -229,7 +223,7 @@ class _Log:
 
     def __call__(self, record: Mapping[str, Any]) -> None:
         if self.path:
-            with self.path.open("a") as file:
+            with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
 
     def keep_until(self, saved: Mapping[str, Any] | None) -> None:
@@ -238,14 +232,14 @@ class _Log:
             return
         stage, done = (saved["stage"], saved["done"]) if saved else (-1, 0)
         lines = []
-        for line in self.path.read_text().splitlines(keepends=True):
+        for line in self.path.read_text(encoding="utf-8").splitlines(keepends=True):
             if not line.endswith("\n"):  # the process died while it wrote the line
                 break
             record = json.loads(line)
             # A checkpoint is older than the scores and the end that follow its step; both come again.
             if record["stage"] < stage or (record["stage"] == stage and record.get("done", done) < done + ("loss" in record)):
                 lines.append(line)
-        self.path.write_text("".join(lines))
+        self.path.write_text("".join(lines), encoding="utf-8")
 
 
 def _hooks(hooks: Hooks, folder: Path | None, key: str, log: _Log, watching: Mapping[str, Any]) -> Hooks:
@@ -286,6 +280,7 @@ def _receipt(
         "ended": [{"stage": r["stage"], "epoch": r["epoch"], "why": r["ended"]} for r in run.log if "ended" in r],
         "versions": receipt.versions(),
         "machine": receipt.machine(),
+        "compute": receipt.compute(run.model),
     }
 
 

@@ -122,7 +122,7 @@ def attack(
     pool = train(plan, model, modality, rows, subsets(len(rows), shadows, seed=seed, paired=True), seed=seed, work=work)
     item_count = len(sets["forget"]) + len(sets["holdout"])
     shadow_margins, model_margins = (
-        margins(p, modality, rows.select(range(item_count))).double().cpu().numpy() for p in (pool, alone(model))
+        margins(p, modality, rows.select(range(item_count))).cpu().double().numpy() for p in (pool, alone(model))
     )
     members = pool.trained_on[:, :item_count].numpy()
     ratio = log_ratio(model_margins[0], fit(shadow_margins, members), fit(shadow_margins, ~members))

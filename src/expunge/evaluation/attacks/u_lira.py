@@ -72,7 +72,7 @@ def attack(
     forget = pool.trained_on.clone()
     forget[:, candidates:] = False
     unlearned_pool = unlearn(method, pool, modality, rows, forget, seed=seed, work=work)
-    item_margins = margins(unlearned_pool, modality, rows.select(range(candidates))).double().cpu().numpy()
+    item_margins = margins(unlearned_pool, modality, rows.select(range(candidates))).cpu().double().numpy()
     unlearned = pool.trained_on[:, :candidates].numpy()
     ratio = left_out(item_margins, unlearned, ~unlearned, FEW)
     summary_scores = summary(ratio[unlearned], ratio[~unlearned])

@@ -121,7 +121,7 @@ class WorstCase(Selector):
         """Mean loss of each unit, (count,), after the model has unlearned the units in proportion to w."""
         weighted = replace(rows.rename("retain"), weight=tuple((1 - w)[unit].tolist()))
         unlearned = view.run(self._unlearning(), {"retain": weighted}, key=key)
-        losses = torch.cat([unlearned.now(batch).loss.mean().double().cpu() for batch in unlearned.batches("retain", 256)])
+        losses = torch.cat([unlearned.now(batch).loss.mean().cpu().double() for batch in unlearned.batches("retain", 256)])
         return torch.zeros_like(w).index_add(0, unit, losses) / torch.bincount(unit, minlength=len(w))
 
     def _unlearning(self) -> Plans:

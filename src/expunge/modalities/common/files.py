@@ -36,13 +36,13 @@ class Kind:
     match: Callable[[Any, Any, str], None]  # raises UserError when preprocessor and model do not fit: (preprocessor, model, path)
 
 
-def opened(path: str, kind: Kind, dtype: torch.dtype, trust_remote_code: bool, allow_pickle: bool) -> tuple[nn.Module, Any]:
+def opened(path: str, kind: Kind, dtype: torch.dtype | str, trust_remote_code: bool, allow_pickle: bool) -> tuple[nn.Module, Any]:
     """Load a model and its preprocessor, the model in evaluation mode.
 
     Args:
         path: a folder or hub id.
         kind: the kind of model.
-        dtype: dtype of the weights.
+        dtype: dtype of the weights; 'auto': that of the files.
         trust_remote_code: allow code that comes with the model.
         allow_pickle: allow weights that are stored as pickles.
 
@@ -93,7 +93,7 @@ def _adapter(path: str) -> dict[str, Any] | None:
     from transformers.utils import find_adapter_config_file
 
     config = find_adapter_config_file(path)
-    return dict(json.loads(Path(config).read_text())) if config else None
+    return dict(json.loads(Path(config).read_text(encoding="utf-8"))) if config else None
 
 
 def _tokenizer(path: str, trust_remote_code: bool) -> Any:
@@ -107,7 +107,7 @@ def _tokenizer(path: str, trust_remote_code: bool) -> Any:
     return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
 
 
-def _whole(path: str, kind: Kind, dtype: torch.dtype, trust_remote_code: bool, allow_pickle: bool) -> tuple[nn.Module, Any]:
+def _whole(path: str, kind: Kind, dtype: torch.dtype | str, trust_remote_code: bool, allow_pickle: bool) -> tuple[nn.Module, Any]:
     import transformers
 
     options: dict[str, Any] = {} if allow_pickle else {"use_safetensors": True}

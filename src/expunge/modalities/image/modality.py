@@ -311,13 +311,13 @@ def classifier_modality(labels: int | Sequence[str], mean: Sequence[float] = (),
 
 
 def load(
-    path: str, *, dtype: torch.dtype | None = None, trust_remote_code: bool = False, allow_pickle: bool = False
+    path: str, *, dtype: torch.dtype | str | None = None, trust_remote_code: bool = False, allow_pickle: bool = False
 ) -> tuple[nn.Module, Image]:
     """Load a model in evaluation mode and its modality from a folder or hub id.
 
     Args:
         path: a folder or hub id.
-        dtype: dtype of the weights; default: float32.
+        dtype: dtype of the weights; 'auto': that of the files; default: float32.
         trust_remote_code: allow code that comes with the model.
         allow_pickle: allow weights that are stored as pickles.
 

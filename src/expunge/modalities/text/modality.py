@@ -373,14 +373,19 @@ def packed_head(model: nn.Module, at: Tensor, hook_points: Sequence[str] = ()) -
 
 
 def load(
-    path: str, prompt_format: str = "", *, dtype: torch.dtype | None = None, trust_remote_code: bool = False, allow_pickle: bool = False
+    path: str,
+    prompt_format: str = "",
+    *,
+    dtype: torch.dtype | str | None = None,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
 ) -> tuple[nn.Module, Text]:
     """Load a model in evaluation mode and its modality from a folder or hub id. An adapter is loaded with its base.
 
     Args:
         path: a folder or hub id.
         prompt_format: see `Encoder`.
-        dtype: dtype of the weights; default: float32.
+        dtype: dtype of the weights; 'auto': that of the files; default: float32.
         trust_remote_code: allow code that comes with the model.
         allow_pickle: allow weights that are stored as pickles.
 
