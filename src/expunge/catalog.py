@@ -15,6 +15,7 @@ from types import ModuleType
 
 from expunge.core.errors import UserError
 from expunge.core.suggest import did_you_mean
+from expunge.functional.brief import brief
 
 ROOT = Path(__file__).parent
 FOLDERS = {  # what users list, by kind
@@ -40,6 +41,7 @@ class HyperparameterLine:
     help: str
 
 
+@brief("name", "kind", "status")
 @dataclass(frozen=True)
 class Card:
     """A module's docstring, read as a card: a summary, then fields, one a line (`Source: ...`), continued by indentation."""

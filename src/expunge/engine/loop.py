@@ -30,6 +30,7 @@ from expunge.engine.run_state import Cost, RunState, device_of, evaluating
 from expunge.engine.schedule import anchor_of, lr_at, optimizer_of, sample, total_steps
 from expunge.engine.validate import check, check_weights
 from expunge.engine.weights import put, trainable, weights_of
+from expunge.functional.brief import brief
 
 # Attributes of the run's state in a checkpoint, besides weights, optimizer and sets.
 SAVED = ("picked", "stage", "epoch", "step", "state", "models", "reference_loss", "warnings", "shown")
@@ -39,6 +40,7 @@ def _nothing(*_: object) -> None:
     return None
 
 
+@brief("every", "best")
 @dataclass
 class Hooks:
     """Callbacks of a run: logging, progress, checkpoints and interruption."""

@@ -19,11 +19,13 @@ from expunge.core.modality import Modality
 from expunge.core.rows import Rows
 from expunge.core.suggest import did_you_mean
 from expunge.engine import artifact
+from expunge.functional.brief import brief
 from expunge.io import data, run_dirs
 
 Source = str | Path | Sequence[Mapping[str, Any]]
 
 
+@brief("source", "model", "modality")
 @dataclass(frozen=True, eq=False)
 class Opened:
     """A model with its modality, and where it came from."""

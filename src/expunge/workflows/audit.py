@@ -7,16 +7,15 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from expunge import catalog
 from expunge.benchmarks.suite import SetSpec, Specs
 from expunge.core.errors import UserError
-from expunge.core.modality import Modality
 from expunge.core.request import content, digest
-from expunge.core.rows import Rows
 from expunge.core.suggest import did_you_mean
 from expunge.engine import receipt
+from expunge.evaluation.alike import Alike
 from expunge.evaluation.attack import chosen
 from expunge.evaluation.audited_models import (
     AuditedModel,
@@ -36,12 +35,18 @@ from expunge.evaluation.observe import Records
 from expunge.evaluation.profiles.profile import Finding, profile_of
 from expunge.evaluation.prompting import asked_as, way_of
 from expunge.evaluation.verdict import LEVELS, verdict
+from expunge.functional.brief import brief
 from expunge.io.models import Opened, Source, cache_home, format_of, load, receipt_of, records
+from expunge.report import result_tables
 from expunge.report.report_data import Asked, ReportData, Role, Verdict
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 AUDITED = "audited model"
 
 
+@brief("passed", "scores", "skipped", "attacks", "folder")
 @dataclass(frozen=True, eq=False)
 class Audit:
     """Scores of one model, the verdict and the data of the report."""
@@ -60,7 +65,29 @@ class Audit:
         """Nothing failed."""
         return all(v["level"] != "fail" for v in self.verdict)
 
+    def to_dict(self) -> dict[str, Any]:
+        """What audit.json holds, as plain JSON values."""
+        return receipt.as_json(summary(self))
 
+    def to_pandas(self, of: Literal["scores", "attacks"] = "scores") -> DataFrame:
+        """A data frame of numbers.
+
+        Args:
+            of: scores (a row a score, those that are missing too) or attacks (a row for each way and score, at its worst case).
+
+        Returns:
+            A `pandas.DataFrame`. Values have the unit of their score; `low` and `high` are the ends of the 95 % interval; `n` counts items.
+
+        Raises:
+            UserError: where pandas is not installed, or `of` is something else.
+        """
+        return result_tables.audit_frame(self.scores, self.skipped, self.attacks, of)
+
+    def _repr_html_(self) -> str:
+        return result_tables.audit_html(self.scores, self.skipped, self.verdict, self.report_data.main)
+
+
+@brief("suite", "split", "attack", "limit", "out")
 @dataclass(frozen=True, kw_only=True)
 class AuditOptions:
     """The options of an audit.
@@ -264,43 +291,6 @@ def _observed(source: str | Path | Opened) -> Observation | None:
     if isinstance(source, Opened) or not (Path(source) / "observed.json").exists():
         return None
     return Observation.load(Path(source))
-
-
-class Alike:
-    """A check that all models read the rows to forget in the same way: audits compare them answer by answer, token by token."""
-
-    def __init__(self) -> None:
-        self.first: tuple[str, str, dict[str, int]] | None = None
-
-    def check(self, name: str, subject: Rows | Observation, modality: Modality | None = None) -> None:
-        """Compare a model with the first one.
-
-        Raises:
-            UserError: where the two read the rows to forget in different ways.
-        """
-        if isinstance(subject, Observation):
-            scored, about = subject.sets["forget"].kinds["answer"], dict(subject.about.get("modality") or {})  # type: ignore[call-overload]
-            label_counts = dict(zip(subject.sets["forget"].ids, scored.lengths.tolist(), strict=True))
-        else:
-            assert modality is not None
-            about = dict(modality.about())
-            label_counts = {i: int(modality.counts(subject.select([k]))["labels"]) for k, i in enumerate(subject.ids)}
-        prompt_format = str(about.get("prompt_format", ""))
-        if self.first is None:
-            self.first = name, prompt_format, label_counts
-            return
-        first_name, first_format, first_labels = self.first
-        shared = label_counts.keys() & first_labels.keys()
-        if unequal := sum(label_counts[i] != first_labels[i] for i in shared):
-            raise UserError(
-                f"the {name} and the {first_name} have incompatible tokenizers: {unequal} of {len(shared)} answers to forget have "
-                f"another number of tokens, so their scores cannot be compared. Give a model that shares the tokenizer"
-            )
-        if prompt_format != first_format:
-            raise UserError(
-                f"the {name} is asked by the prompt format {prompt_format!r} and the {first_name} by {first_format!r}, "
-                f"so their scores cannot be compared. Give one for all with --prompt-format"
-            )
 
 
 def _sets(sources: Mapping[str, Source | None], options: AuditOptions, optional: bool) -> tuple[dict[str, Records], Specs]:

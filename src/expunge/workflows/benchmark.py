@@ -37,24 +37,18 @@ from expunge.evaluation.observe import Records
 from expunge.evaluation.profiles.profile import profile_of
 from expunge.evaluation.prompting import asked_as, way_of
 from expunge.evaluation.verdict import verdict
+from expunge.functional.brief import brief
 from expunge.io.models import Opened, cache_home, load
 from expunge.io.run_dirs import check_free, empty
 from expunge.parallel import ray_cluster
 from expunge.report.report_data import Asked, Entry, ReportData, Verdict
 from expunge.workflows.sweep import Sweep as Sweep  # `bench.Sweep`
+from expunge.workflows.sweep import SweepResult as SweepResult
 from expunge.workflows.train import texts_of, train
 from expunge.workflows.unlearn import unlearn
 
 
-@dataclass(frozen=True, eq=False)
-class SweepResult:
-    """The results of a sweep."""
-
-    entries: Sequence[Entry]
-    report_data: ReportData
-    folder: Path
-
-
+@brief("sweep", "suite", "original", "sets")
 @dataclass(frozen=True, eq=False)
 class Setting:
     """The models and sets of a sweep: everything that a job needs, in any process.
@@ -130,7 +124,7 @@ def bench(
     if ray:
         ray_cluster.check(ray)
     shown, progress = progress, _stopping(progress, interrupted)
-    key = digest([repr(sweep), {n: [dict(r) for r in rows] for n, rows in suite.sets.items()}])
+    key = digest([asdict(sweep), {n: [dict(r) for r in rows] for n, rows in suite.sets.items()}])
     _claim(folder, key, resume, overwrite, sweep)
     sets = {n: spread(r, sweep.limit) if n in ("retain", "holdout") else r for n, r in suite.sets.items()}
     teach = {**sweep.train, "prompt_format": suite.prompt_format, "labels": tuple(suite.labels)}
@@ -188,8 +182,9 @@ def bench(
     done += [entry for entry, _ in job_results.values()]
     quoted = [*fixed, *(s for _, s in job_results.values() if s)]
     data = _story(sweep, suite, done, quoted, original_audited, command, key)
-    _write(folder, sweep, done, data, command)
-    return SweepResult(done, data, folder)
+    result = SweepResult(done, data, folder, sweep)
+    _write(result)
+    return result
 
 
 def _absolute(model: str) -> str:
@@ -338,21 +333,12 @@ def _story(
     return ReportData(**{**{k: getattr(data, k) for k in ReportData.__dataclass_fields__}, "models": list(entries)})
 
 
-def _write(folder: Path, sweep: Sweep, entries: Sequence[Entry], data: ReportData, command: str) -> None:
+def _write(result: SweepResult) -> None:
     from expunge.report.page import write
     from expunge.report.table import markdown
 
-    receipt.write(
-        folder / "bench.json",
-        {
-            "command": command,
-            "sweep": {k: getattr(sweep, k) for k in Sweep.__dataclass_fields__},
-            "entries": [json.loads(ReportData(title=e.name, models=[e]).to_json())["models"][0] for e in entries],
-            "versions": receipt.versions(),
-            "machine": receipt.machine(),
-        },
-        deep=False,
-    )
-    (folder / "table.md").write_text(markdown(list(entries), list(data.main)) + "\n")
+    folder, data = result.folder, result.report_data
+    receipt.write(folder / "bench.json", result.to_dict(), deep=False)
+    (folder / "table.md").write_text(markdown(list(result.entries), list(data.main)) + "\n")
     receipt.write(folder / "story.json", json.loads(data.to_json()))
     write(data, folder / "report.html")

@@ -24,8 +24,10 @@ from expunge.engine.guarding import is_guarded
 from expunge.engine.loop import Hooks
 from expunge.engine.run_state import RunState
 from expunge.engine.validate import check, check_capabilities
+from expunge.functional.brief import brief
 from expunge.io import run_dirs, selection_files
 from expunge.io.models import Opened, Source, load, receipt_of, records, rows
+from expunge.report import result_tables
 from expunge.workflows import build_plan
 from expunge.workflows.watch import Watch
 
@@ -33,6 +35,7 @@ TO_RESUME = "go on with --resume, "
 ASKED = frozenset({"question", "prompt", "messages"})  # columns that turn an alternate answer into a full row
 
 
+@brief("method", "kind", "changed", "folder")
 @dataclass(frozen=True, eq=False)
 class Result:
     """The result of a run: the model with its modality, the receipt, and the folder on disk (None: nothing on disk).
@@ -45,6 +48,28 @@ class Result:
     receipt: Mapping[str, Any]
     folder: Path | None = None
     selected: Sets = field(default_factory=dict)
+
+    @property
+    def method(self) -> str:
+        """The name of the method; custom for a plan."""
+        return str(self.receipt["method"])
+
+    @property
+    def kind(self) -> str:
+        """What the result is on disk: model, adapter or guard."""
+        return str(self.receipt["result"]["kind"])
+
+    @property
+    def changed(self) -> bool:
+        """Whether the weights changed; those of a guarded model do not."""
+        return bool(self.receipt["result"]["changed"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """What receipt.json holds, as plain JSON values."""
+        return receipt.as_json(self.receipt)
+
+    def _repr_html_(self) -> str:
+        return result_tables.receipt_html(self.receipt)
 
 
 def unlearn(

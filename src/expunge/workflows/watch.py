@@ -13,6 +13,7 @@ from expunge.core.errors import UserError
 from expunge.core.modality import Modality
 from expunge.core.suggest import did_you_mean
 from expunge.core.view import View
+from expunge.evaluation.alike import Alike
 from expunge.evaluation.audited_models import spread
 from expunge.evaluation.measure import Evidence
 from expunge.evaluation.observation import Observation
@@ -20,13 +21,14 @@ from expunge.evaluation.observation_spec import ObservationSpec
 from expunge.evaluation.observe import observe
 from expunge.evaluation.profiles.profile import profile_of
 from expunge.evaluation.verdict import audit_scores, verdict
+from expunge.functional.brief import brief
 from expunge.io.models import Opened, Source, cache_home, format_of, load, records
-from expunge.workflows.audit import Alike
 
 EACH_EPOCH = ObservationSpec(generations=False, moments=False, gradient_norms=False)
 Records = dict[str, dict[str, Any]]
 
 
+@brief("sets", "retrained", "best")
 @dataclass(frozen=True)
 class Watch:
     """Scores after every epoch: the sets, the retrained model, and the score that decides which weights to keep."""
