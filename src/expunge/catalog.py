@@ -112,7 +112,17 @@ def kinds() -> tuple[str, ...]:
 
 
 def names(kind: str = "methods") -> list[str]:
-    """Names of one kind: methods, metrics, attacks, benchmarks or models (also modalities and profiles); plug-ins included."""
+    """Names of one kind, plug-ins included.
+
+    Args:
+        kind: methods, metrics, attacks, benchmarks or models (also modalities and profiles).
+
+    Returns:
+        The names in alphabetical order.
+
+    Raises:
+        UserError: for another kind.
+    """
     if kind not in (*FOLDERS, *INNER, "modalities"):
         raise UserError(f"there is no kind of thing called '{kind}'{did_you_mean(kind, list(FOLDERS))}")
     return sorted({*_files(kind), *_plugins(kind), *_registered.get(kind, {})})
@@ -139,7 +149,18 @@ def find(name: str) -> str:
 
 
 def card(name: str, kind: str = "") -> Card:
-    """The card of one entry, read from its source without importing it."""
+    """The card of one entry, read from its source without importing it.
+
+    Args:
+        name: of a method, metric, attack, benchmark or model.
+        kind: where several kinds have an entry of this name; '': the first of them.
+
+    Returns:
+        Its summary, and its fields by name (Equation, Source, Status ...).
+
+    Raises:
+        UserError: for an unknown name, with the nearest known ones.
+    """
     kind = kind or find(name)
     path = _files(kind).get(FORMER.get(name, name)) if name not in _registered.get(kind, {}) else None
     text, folder = (path.read_text(), str(path.parent.relative_to(ROOT))) if path else (f'"""{load(name, kind).__doc__}"""', "plugin")

@@ -51,6 +51,7 @@ Remote = Annotated[bool, typer.Option("--trust-remote-code", help="run code that
 Every = Annotated[float, typer.Option("--checkpoint-every", help="seconds between checkpoints; 0: a checkpoint after each step", min=0)]
 Limit = Annotated[int, typer.Option(help="number of retain and holdout rows that are evaluated; 0: all", min=0)]
 Data = Annotated[str, typer.Option(help="path of the benchmark's data; default: its hub id")]
+Tracks = Annotated[list[str] | None, typer.Option("--track", help="send numbers to tensorboard, mlflow, wandb or trackio; may be repeated")]
 FREE = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
@@ -76,6 +77,7 @@ def unlearn(
     evaluate: Annotated[bool, typer.Option("--evaluate", help="score the model after every epoch")] = False,
     keep_best: Annotated[str, typer.Option(help="keep the weights of the epoch that is best by this score")] = "",
     retrained: Annotated[str, typer.Option(help="a retrained model, for scores that compare with it")] = "",
+    track: Tracks = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue a run that was stopped")] = False,
     checkpoint_every: Every = 30.0,
     overwrite: Overwrite = False,
@@ -117,6 +119,7 @@ def unlearn(
             prompt_format=prompt_format,
             allow_overlap=allow_overlap,
             watch=watch,
+            track=tuple(track or ()),
             resume=resume,
             overwrite=overwrite,
             hooks=Hooks(progress=lambda d, t, task: show(d, t, f"forgetting: {task}"), interrupted=interrupted, every=checkpoint_every),
@@ -151,6 +154,7 @@ def train(
     vocabulary: Annotated[
         str, typer.Option(help="rows that the tokenizer of a built-in size is made for; give the same rows to models that are compared")
     ] = "",
+    track: Tracks = None,
     checkpoint_every: Every = 30.0,
     overwrite: Overwrite = False,
     allow_pickle: Pickle = False,
@@ -174,6 +178,7 @@ def train(
             prompt_format=prompt_format,
             seed=seed,
             method=method,
+            track=tuple(track or ()),
             overwrite=overwrite,
             hooks=Hooks(progress=lambda d, t, _: show(d, t, "training"), interrupted=interrupted, every=checkpoint_every),
             load_options=_options(allow_pickle, trust_remote_code),
@@ -203,6 +208,7 @@ def audit(
     attacked_set: AttackedSets = None,
     request_from: RequestFrom = "",
     run: Out = Path(),
+    track: Tracks = None,
     prompt_format: Format = "",
     limit: Limit = 400,
     overwrite: Overwrite = False,
@@ -235,6 +241,7 @@ def _audit(ctx: typer.Context, attacks: tuple[str, ...], hyperparameters: dict[s
             **{n: params[n] for n in same_name},
             attack=attacks,
             attacked_sets=tuple(params["attacked_set"] or ()),
+            track=tuple(params.get("track") or ()),
             attack_hyperparameters=hyperparameters,
             with_controls=controls,
             out=params["run"],

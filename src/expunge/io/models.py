@@ -46,7 +46,14 @@ def load(
     """Load a model and its modality from a folder, a hub id or the folder of a run (its model, its adapter, or its guard).
 
     Args:
+        path: the folder or hub id.
         prompt_format: how a question becomes a prompt; '' is the chat template, or the format of the run.
+        dtype: type of the weights in memory, as torch names it.
+        trust_remote_code: run code that comes with the model.
+        allow_pickle: read weights that are stored as pickles, which can run code.
+
+    Returns:
+        The model, on the device that trains, with its modality and where it came from.
 
     Raises:
         UserError: for a model that does not exist or is not safe to load.
@@ -76,10 +83,20 @@ def load(
 
 
 def classifier(model: nn.Module, labels: int | Sequence[str], mean: Sequence[float] = (), std: Sequence[float] = ()) -> Opened:
-    """Any module that returns logits for a batch of images, opened. labels: names of the classes, or how many there are.
+    """Any module that returns logits for a batch of images, opened.
 
-    mean, std: by channel, where the model reads values from 0 to 1 after normalization. What `unlearn` writes of such a model is the
-    safetensors of its weights, which only the code of the module can load.
+    What `unlearn` writes of such a model is the safetensors of its weights, which only the code of the module can load.
+
+    Args:
+        model: takes images (rows, channels, height, width) and returns logits (rows, classes).
+        labels: names of the classes in the order of the logits, or how many there are.
+        mean, std: of each channel, where the model reads values from 0 to 1 after normalization.
+
+    Returns:
+        The model with its modality.
+
+    Raises:
+        UserError: for labels, mean or std that do not fit.
     """
     from expunge.modalities.image.modality import classifier_modality
 

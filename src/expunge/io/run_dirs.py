@@ -9,7 +9,10 @@ from pathlib import Path
 from expunge.core.errors import UserError
 
 # Everything that commands write to a run folder; temporary files have these names with another suffix.
-WRITTEN = "receipt log checkpoint model adapter guard store selected audit story report observations bench sweep table entries attacks runs"
+WRITTEN = (
+    "receipt log checkpoint model adapter guard store selected audit story report observations bench sweep table entries attacks runs "
+    "tensorboard"
+)
 OURS = frozenset(WRITTEN.split())
 MODELS = frozenset({"model", "adapter", "guard"})  # alone they do not identify a run folder
 EXISTS = "the run folder {} exists: give another one, {}or replace it with --overwrite"

@@ -38,6 +38,13 @@ def audit_frame(scores: Mapping[str, Record], skipped: Mapping[str, str], attack
     return frame(rows, ATTACK)
 
 
+def audit_numbers(scores: Mapping[str, Record], attacks: Mapping[str, Record], verdict: Sequence[Record]) -> dict[str, Any]:
+    """The numbers of an audit: values of the scores, of each attack's worst cases, and findings by level."""
+    worst = {n: {way: {s: r["value"] for s, r in rs.items()} for way, rs in told["ways"].items()} for n, told in attacks.items()}
+    levels = Counter(str(finding["level"]) for finding in verdict)
+    return {"scores": {n: r["value"] for n, r in scores.items()}, "attacks": worst, "levels": dict(levels)}
+
+
 def audit_html(scores: Mapping[str, Record], skipped: Mapping[str, str], verdict: Sequence[Record], first: Sequence[str] = ()) -> str:
     """The scores of an audit. first: names of the scores that stand above the others."""
     levels = Counter(str(finding["level"]) for finding in verdict)

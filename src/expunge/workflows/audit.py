@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from expunge import catalog
 from expunge.benchmarks.suite import SetSpec, Specs
 from expunge.core.errors import UserError
+from expunge.core.hyperparameters import hyperparameters_of
 from expunge.core.request import content, digest
 from expunge.core.suggest import did_you_mean
 from expunge.engine import receipt
@@ -39,6 +40,9 @@ from expunge.functional.brief import brief
 from expunge.io.models import Opened, Source, cache_home, format_of, load, receipt_of, records
 from expunge.report import result_tables
 from expunge.report.report_data import Asked, ReportData, Role, Verdict
+from expunge.workflows.audit_keywords import AuditKeywords
+from expunge.workflows.callbacks import Callbacks
+from expunge.workflows.trackers import Track, listening
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -106,6 +110,7 @@ class AuditOptions:
         overwrite: replace the results in the folder.
         allow_overlap: rows to forget may also stand in retain or holdout.
         progress: receives rows done, rows in all, and the activity.
+        callbacks, track: objects that are told of the audit, and trackers that get its numbers (see `Callback` and `Tracker`).
         command: the command line, for the report.
         load_options: of `expunge.load`.
     """
@@ -126,6 +131,8 @@ class AuditOptions:
     overwrite: bool = False
     allow_overlap: bool = False
     progress: Progress = silent
+    callbacks: Callbacks = ()
+    track: Track = ()
     command: str = ""
     load_options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -135,7 +142,7 @@ def audit(
     forget: Source | None = None,
     retain: Source | None = None,
     holdout: Source | None = None,
-    **options: Any,
+    **options: Unpack[AuditKeywords],
 ) -> Audit:
     """Audit a model after unlearning: scores, attacks and a verdict.
 
@@ -151,12 +158,45 @@ def audit(
         UserError: for every mistake that the user can correct.
     """
     chosen_options = AuditOptions(**options)
+    listeners = listening(chosen_options.callbacks, chosen_options.track)
+    chosen_options = replace(chosen_options, progress=listeners.progress(chosen_options.progress))
     auditor = Auditor(model, {"forget": forget, "retain": retain, "holdout": holdout}, chosen_options)
-    audited_models = auditor.look_at_all()
-    result = auditor.judge(audited_models)
-    if result.folder:
-        _write(result.folder, result, audited_models)
+    with listeners.during(auditor.described) as ended:
+        audited_models = auditor.look_at_all()
+        result = auditor.judge(audited_models)
+        if result.folder:
+            _write(result.folder, result, audited_models)
+        ended |= result_tables.audit_numbers(result.scores, result.attacks, result.verdict)
     return result
+
+
+def attack(
+    name: str,
+    model: str | Path | Opened,
+    forget: Source | None = None,
+    retain: Source | None = None,
+    holdout: Source | None = None,
+    *,
+    hyperparameters: Mapping[str, Any] | None = None,
+    **options: Unpack[AuditKeywords],
+) -> Audit:
+    """Audit a model under one attack, as `expunge attack` does.
+
+    Args:
+        name: an attack of the catalog: see `names("attacks")`.
+        model: a folder, hub id, run folder or opened model.
+        forget, retain, holdout: records; where a suite is named, the split's own fill what is not given.
+        hyperparameters: of the attack, by name.
+        options: the other fields of `AuditOptions`, by name.
+
+    Returns:
+        The audit; `attacks[name]` holds every case, and `to_pandas("attacks")` the worst ones.
+
+    Raises:
+        UserError: for every mistake that the user can correct.
+    """
+    catalog.load(name, "attacks")
+    return audit(model, forget, retain, holdout, **{**options, "attack": (name,), "attack_hyperparameters": hyperparameters or {}})
 
 
 class Auditor:
@@ -177,6 +217,14 @@ class Auditor:
     @property
     def _observed_before(self) -> bool:
         return _observed(self.model) is not None
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What callbacks hear of the audit before it begins."""
+        settings = {n: {k.name: receipt.plain(k.value) for k in hyperparameters_of(a)} for n, a in self.attacks.items()}
+        stages = [{"name": name, "hyperparameters": values} for name, values in settings.items()]
+        rows = {name: len(records_of_set) for name, records_of_set in self.sets.items()}
+        return {"name": "audit", "stages": stages, "rows": rows, "log": [], "folder": self.folder and str(self.folder)}
 
     def _check(self) -> None:
         request_from = self.options.request_from

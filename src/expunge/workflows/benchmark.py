@@ -111,9 +111,18 @@ def bench(
     """Train the original and the retrained model, let every method forget with every seed, audit all of them, write table and report.
 
     Args:
+        sweep: suite, methods, seeds, and their settings.
+        out: the run folder.
         ray: spread methods and seeds over this Ray cluster (see `ray_cluster.connected`), whose machines share run folder and cache;
             '': one after the other, here. The numbers are the same with the same number of threads.
+        resume: go on with the same sweep in the folder; False refuses a folder that holds it.
+        overwrite: replace the benchmark run in the folder.
+        progress: receives steps or rows done, how many in all, and the activity.
         interrupted: checked after each training step and each look at rows; the same call resumes the sweep.
+        command: the command line, for the report.
+
+    Returns:
+        An entry for each model, the data of the report, and the folder.
 
     Raises:
         UserError: for a wrong order, or a folder with another sweep without `overwrite`.

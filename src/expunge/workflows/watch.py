@@ -91,6 +91,18 @@ def watching(
 ) -> Watch:
     """What to watch while a model forgets: at most `limit` rows of each set, and a retrained model's observation of them.
 
+    Args:
+        forget, retain: a file, hub id or list of records each.
+        retrained: a model trained without the rows to forget, for scores that compare with it.
+        best: the score whose best epoch is kept; '': the last epoch is.
+        prompt_format: of the retrained model; '' is that of `model`.
+        model: the model that forgets, whose run names the prompt format.
+        limit: rows of each set, evenly spread; 0: all.
+        load_options: of `load`.
+
+    Returns:
+        What `unlearn(watch=...)` takes.
+
     Raises:
         UserError: where there are no rows, or a source cannot be read.
     """
