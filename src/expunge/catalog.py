@@ -15,6 +15,7 @@ from types import ModuleType
 
 from expunge.core.errors import UserError
 from expunge.core.suggest import did_you_mean
+from expunge.functional.brief import brief
 
 ROOT = Path(__file__).parent
 FOLDERS = {  # what users list, by kind
@@ -40,6 +41,7 @@ class HyperparameterLine:
     help: str
 
 
+@brief("name", "kind", "status")
 @dataclass(frozen=True)
 class Card:
     """A module's docstring, read as a card: a summary, then fields, one a line (`Source: ...`), continued by indentation."""
@@ -110,7 +112,17 @@ def kinds() -> tuple[str, ...]:
 
 
 def names(kind: str = "methods") -> list[str]:
-    """Names of one kind: methods, metrics, attacks, benchmarks or models (also modalities and profiles); plug-ins included."""
+    """Names of one kind, plug-ins included.
+
+    Args:
+        kind: methods, metrics, attacks, benchmarks or models (also modalities and profiles).
+
+    Returns:
+        The names in alphabetical order.
+
+    Raises:
+        UserError: for another kind.
+    """
     if kind not in (*FOLDERS, *INNER, "modalities"):
         raise UserError(f"there is no kind of thing called '{kind}'{did_you_mean(kind, list(FOLDERS))}")
     return sorted({*_files(kind), *_plugins(kind), *_registered.get(kind, {})})
@@ -152,7 +164,18 @@ def find(name: str) -> str:
 
 
 def card(name: str, kind: str = "") -> Card:
-    """The card of one entry, read from its source without importing it."""
+    """The card of one entry, read from its source without importing it.
+
+    Args:
+        name: of a method, metric, attack, benchmark or model.
+        kind: where several kinds have an entry of this name; '': the first of them.
+
+    Returns:
+        Its summary, and its fields by name (Equation, Source, Status ...).
+
+    Raises:
+        UserError: for an unknown name, with the nearest known ones.
+    """
     kind = kind or find(name)
     path = _files(kind).get(FORMER.get(name, name)) if name not in _registered.get(kind, {}) else None
     text, folder = (

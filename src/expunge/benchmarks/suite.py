@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from expunge.functional.brief import brief
+
 Record = Mapping[str, Any]
 Role = Literal["forget", "retain", "unseen", "general"]
 Ask = Literal["score", "generate", "choose", "rank", "draw"]
@@ -44,6 +46,7 @@ def spec_of(name: str, specs: Specs | None = None) -> SetSpec:
     return {**USUAL, **(specs or {})}.get(name, SetSpec("general", ("score", "generate")))
 
 
+@brief("name", "sets", "train", "labels")
 @dataclass(frozen=True, eq=False)
 class Suite:
     """What a benchmark asks an audit to look at, and what it trains on."""

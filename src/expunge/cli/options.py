@@ -74,3 +74,6 @@ def load_options(device: str, dtype: str, allow_pickle: bool = False, trust_remo
     """What `expunge.load` takes."""
     chosen = {"dtype": dtype} if dtype else {}
     return {"device": device, "allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code, **chosen}
+
+
+Tracks = Annotated[list[str] | None, typer.Option("--track", help="send numbers to tensorboard, mlflow, wandb or trackio; may be repeated")]

@@ -41,6 +41,7 @@ def unlearn(
     evaluate: Annotated[bool, typer.Option("--evaluate", help="score the model after every epoch")] = False,
     keep_best: Annotated[str, typer.Option(help="keep the weights of the epoch that is best by this score")] = "",
     retrained: Annotated[str, typer.Option(help="a retrained model, for scores that compare with it")] = "",
+    track: options.Tracks = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "",
     resume: Annotated[bool, typer.Option("--resume", help="continue a run that was stopped")] = False,
@@ -97,6 +98,7 @@ def unlearn(
             prompt_format=prompt_format,
             allow_overlap=allow_overlap,
             watch=watch,
+            track=tuple(track or ()),
             resume=resume,
             overwrite=overwrite,
             hooks=Hooks(progress=lambda d, t, task: show(d, t, f"forgetting: {task}"), interrupted=interrupted, every=checkpoint_every),
@@ -133,6 +135,7 @@ def train(
     vocabulary: Annotated[
         str, typer.Option(help="rows that the tokenizer of a built-in size is made for; give the same rows to models that are compared")
     ] = "",
+    track: options.Tracks = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "",
     checkpoint_every: options.Every = 30.0,
@@ -174,6 +177,7 @@ def train(
             prompt_format=prompt_format,
             seed=seed,
             method=method,
+            track=tuple(track or ()),
             overwrite=overwrite,
             hooks=Hooks(progress=lambda d, t, _: show(d, t, "training"), interrupted=interrupted, every=checkpoint_every),
             load_options=load_options,

@@ -26,7 +26,7 @@ class Request:
     holdout: Rows | None = None
     alternate_answers: Rows | None = None
     overlap: bool = False
-    findings: tuple[str, ...] = field(init=False, default=())
+    findings: tuple[str, ...] = field(init=False, default=(), repr=False)
 
     def __post_init__(self) -> None:
         findings = []

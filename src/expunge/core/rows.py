@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,6 +21,9 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __repr__(self) -> str:
+        return f"Rows({self.name!r}, {len(self)} rows)"
 
     def __getitem__(self, column: str) -> Sequence[Any]:
         return self.columns[column]
@@ -52,8 +55,8 @@ Sets = Mapping[str, Rows]
 class Packed:
     """Values at the counted positions, without padding or mask, so the shape of a row's values never depends on the rest of its batch."""
 
-    values: Tensor  # (positions, ...)
-    row: Tensor  # (positions,) index of each position's row
+    values: Tensor = field(repr=False)  # (positions, ...)
+    row: Tensor = field(repr=False)  # (positions,) index of each position's row
     rows: int
     kind: str = "labels"  # which count of the modality a mean over the logical batch divides by
 

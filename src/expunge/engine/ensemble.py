@@ -27,10 +27,12 @@ from expunge.engine.loop import new_state, run
 from expunge.engine.run_state import Cost, RunState, device_of, evaluating
 from expunge.engine.schedule import lr_at, optimizer_of, sample, total_steps
 from expunge.engine.weights import put, weights_of
+from expunge.functional.brief import brief
 
 AT_ONCE = 32  # models that take a step together
 
 
+@brief("model", "seen")
 @dataclass(frozen=True, eq=False)
 class Ensemble:
     """Models of one architecture, stored as stacked weights.

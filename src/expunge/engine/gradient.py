@@ -22,6 +22,7 @@ from expunge.engine.context import RunStep
 from expunge.engine.distributed.sharding import whole
 from expunge.engine.run_state import RunState, device_of
 from expunge.engine.schedule import split
+from expunge.functional.brief import brief
 
 
 def global_norm(tensors: list[Tensor]) -> Tensor:
@@ -30,6 +31,7 @@ def global_norm(tensors: list[Tensor]) -> Tensor:
     return norms.square().sum().sqrt()
 
 
+@brief()
 @dataclass
 class Tally:
     """The running totals over the pieces of a logical batch. same: each piece has the value of the whole batch, not its share of it."""

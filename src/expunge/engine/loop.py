@@ -45,6 +45,7 @@ class Hooks:
     """Callbacks of a run: logging, progress, checkpoints and interruption."""
 
     log: Callable[[Mapping[str, Any]], None] = _nothing  # gets one record per step, and one at the end of a stage
+    epoch: Callable[[Mapping[str, Any]], None] = _nothing  # gets one record per epoch, with scores where they are watched
     progress: Callable[[int, int, str], None] = _nothing  # steps done, steps in all (an estimate), name of the stage
     save: Callable[[dict[str, Any]], None] | None = None  # gets each checkpoint
     every: float = 30.0  # seconds between checkpoints; 0: one after each step
@@ -123,7 +124,7 @@ def run(
         r.picked = _picked(r, plans, sets)
     sets, hooks = {**sets, **r.picked}, hooks or Hooks()
     if not r.process_group.first:
-        hooks = replace(hooks, log=_nothing, progress=_nothing)
+        hooks = replace(hooks, log=_nothing, epoch=_nothing, progress=_nothing)
     for i, plan in enumerate(plans):
         if i < r.stage:
             continue
@@ -361,13 +362,14 @@ class _Stage:
     def _watch(self) -> None:
         """Score the model after an epoch, and keep the weights of the best epoch."""
         r, hooks = self.r, self.hooks
+        record: dict[str, Any] = {"stage": r.stage, "epoch": r.epoch, "done": self.done}
         if hooks.watch is None:
-            return
+            return hooks.epoch(record)
         with evaluating(r.model), torch.no_grad():
-            scores = dict(hooks.watch(RunView(r, self.chosen)))
-        record = {"stage": r.stage, "epoch": r.epoch, "done": self.done, "scores": scores}
+            record["scores"] = scores = dict(hooks.watch(RunView(r, self.chosen)))
         r.log.append(record)
         hooks.log(record)
+        hooks.epoch(record)
         if hooks.best:
             # a missing score counts as the worst
             score = torch.tensor(hooks.good(scores.get(hooks.best, math.nan)), dtype=torch.float64).nan_to_num(-math.inf)

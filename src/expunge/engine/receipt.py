@@ -100,6 +100,11 @@ def plain(value: Any) -> Any:
     return getattr(value, "__qualname__", str(value))
 
 
+def as_json(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that a reader of the written JSON gets: plain data, with texts as keys."""
+    return dict(json.loads(json.dumps(data, default=plain)))
+
+
 def describe(plans: Plans) -> list[dict[str, Any]]:
     """The resolved stages as plain data: the parts of each, and the value of every hyperparameter."""
     stages = []

@@ -20,6 +20,7 @@ from expunge.core.rows import Rows, Sets
 from expunge.core.view import State
 from expunge.engine.distributed.process_group import ProcessGroup
 from expunge.engine.distributed.sharding import Sharded
+from expunge.functional.brief import brief
 
 
 @contextmanager
@@ -60,6 +61,7 @@ class Engine(Protocol):
     def run(self, plans: Any, model: nn.Module, modality: Modality, sets: Sets, **options: Any) -> RunState: ...
 
 
+@brief("seed", "stage", "epoch", "done", "total", "warnings")
 @dataclass
 class RunState:
     """The state of a run, which the loop changes. Parts see only views of it."""

@@ -29,6 +29,7 @@ from expunge.evaluation.observation_spec import QUICK
 from expunge.evaluation.observe import Records, observe
 from expunge.evaluation.profiles.profile import Hit, profile_of
 from expunge.evaluation.verdict import audit_scores
+from expunge.functional.brief import brief
 
 KEPT = ("value", "interval", "n")  # fields of a score record that an attack keeps
 
@@ -36,6 +37,7 @@ Scores = Mapping[str, Mapping[str, Any]]  # by score, the KEPT fields of its rec
 Progress = Callable[[int, int, str], None]
 
 
+@brief("way", "scores")
 @dataclass(frozen=True)
 class Try:
     """One look at the model under attack."""
@@ -46,6 +48,7 @@ class Try:
     at: Mapping[str, float] = field(default_factory=dict)  # the numbers of the case: steps, rows, bits
 
 
+@brief("attack", "ways", "tries", "missing")
 @dataclass(frozen=True)
 class AttackOutcome:
     """The outcome of an attack: scores of the model as delivered and of every case, and the ways that were not open, with reasons."""

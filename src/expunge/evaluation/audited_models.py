@@ -30,6 +30,7 @@ from expunge.evaluation.observation_spec import ObservationSpec
 from expunge.evaluation.observe import Records, observe
 from expunge.evaluation.profiles.profile import Hit, Profile, group_of, profile_of
 from expunge.evaluation.verdict import audit_scores
+from expunge.functional.brief import brief
 from expunge.io.models import Opened
 from expunge.report.collect import curves
 from expunge.report.report_data import Entry, ReportData, ReportedCost, Role, Sample, Score
@@ -42,6 +43,7 @@ def silent(done: int, total: int, activity: str) -> None:
     """Report no progress."""
 
 
+@brief("name", "role", "method", "seed", "scores", "skipped", "attacks")
 @dataclass(frozen=True, eq=False)
 class AuditedModel:
     """A model of an audit with its observation, scores and attacks."""

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from expunge.evaluation.observation import Observation, Scored, SetObservation
+from expunge.functional.brief import brief
 
 Beside = Literal["retrained", "original", "random"]
 MODELS = {"retrained": "retrained model", "original": "original model", "random": "model with random weights"}
@@ -55,6 +56,7 @@ class ScoreSpec:
     scale: Literal["linear", "p"] = "linear"
 
 
+@brief("n", "variant")
 @dataclass(frozen=True, eq=False)
 class Measure:
     """`stat(*items)` is the value; the bootstrap draws the rows of each array of `items` again, each array on its own."""
@@ -78,6 +80,7 @@ class Measure:
         return float(low), float(high)
 
 
+@brief("model", "retrained", "original", "random")
 @dataclass(frozen=True)
 class Evidence:
     """What a family of scores may read: the model's observations and, where given, those of the retrained model, of the original and of

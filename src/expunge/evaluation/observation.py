@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from expunge.functional.brief import brief
+
 Array = NDArray[np.float32]
 WHOLE = ("gradient_norms", "log_probs", "label", "pictures", "loss", "correct", "ranks")  # arrays of a set as a whole
 HEAD = "head"  # the name of the features that the last linear layer reads
@@ -26,6 +28,7 @@ def few(items: int, many: int) -> range:
     return range(0, items, max(1, items // many))[:many]
 
 
+@brief("item", "target_logp")
 @dataclass(frozen=True, eq=False)
 class Scored:
     """Teacher-forced answers, packed: answer k owns positions `start[k]:start[k+1]`; the end-of-sequence label is one of them."""
@@ -59,6 +62,7 @@ class Scored:
         return means
 
 
+@brief("ids", "kinds", "features")
 @dataclass(frozen=True, eq=False)
 class SetObservation:
     """One set of an audit as one model answered it."""
@@ -82,6 +86,7 @@ class SetObservation:
         return len(self.ids)
 
 
+@brief("modality", "sets")
 @dataclass(frozen=True, eq=False)
 class Observation:
     """All observations of one model. `about` holds their origin: hash of weights, prompt format, counts, seconds."""

@@ -17,11 +17,13 @@ from expunge.core.modality import Modality
 from expunge.core.rows import Rows
 from expunge.engine import artifact
 from expunge.engine import device as device_module
+from expunge.functional.brief import brief
 from expunge.io import data, hub, run_dirs
 
 Source = str | Path | Sequence[Mapping[str, Any]]
 
 
+@brief("source", "model", "modality")
 @dataclass(frozen=True, eq=False)
 class Opened:
     """A model with its modality, and where it came from."""
@@ -48,9 +50,15 @@ def load(
     """Load a model and its modality from a folder, a hub id or the folder of a run (its model, its adapter, or its guard).
 
     Args:
+        path: the folder or hub id.
         prompt_format: how a question becomes a prompt; '' is the chat template, or the format of the run.
         dtype: of the weights: float32, bfloat16, float16, or auto, which is that of the files.
         device: cpu, cuda, mps or auto, for this process from now on; '' is what was chosen before, at first auto.
+        trust_remote_code: run code that comes with the model.
+        allow_pickle: read weights that are stored as pickles, which can run code.
+
+    Returns:
+        The model, on the device that trains, with its modality and where it came from.
 
     Raises:
         UserError: for a model that does not exist or is not safe to load.
@@ -80,10 +88,20 @@ def load(
 
 
 def classifier(model: nn.Module, labels: int | Sequence[str], mean: Sequence[float] = (), std: Sequence[float] = ()) -> Opened:
-    """Any module that returns logits for a batch of images, opened. labels: names of the classes, or how many there are.
+    """Any module that returns logits for a batch of images, opened.
 
-    mean, std: by channel, where the model reads values from 0 to 1 after normalization. What `unlearn` writes of such a model is the
-    safetensors of its weights, which only the code of the module can load.
+    What `unlearn` writes of such a model is the safetensors of its weights, which only the code of the module can load.
+
+    Args:
+        model: takes images (rows, channels, height, width) and returns logits (rows, classes).
+        labels: names of the classes in the order of the logits, or how many there are.
+        mean, std: of each channel, where the model reads values from 0 to 1 after normalization.
+
+    Returns:
+        The model with its modality.
+
+    Raises:
+        UserError: for labels, mean or std that do not fit.
     """
     from expunge.modalities.image.modality import classifier_modality
 

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from expunge import catalog
 from expunge.core.errors import UserError
+from expunge.functional.brief import brief
 from expunge.report import figures, words
 from expunge.report.grouping import Group, Pooled, direction, groups, ideal, judge, names
 from expunge.report.report_data import ReportData, ReportedCost, Sample
@@ -207,6 +208,7 @@ def _hover(score: Pooled, mark: str) -> str:
     return "; ".join(part for part in (judgment, seeds, items) if part)
 
 
+@brief()
 @dataclass(frozen=True)
 class ModelText:
     """One model's text beside the others, cut where its words differ from the original's."""
@@ -226,6 +228,7 @@ def _texts(report_data: ReportData, sample: Sample) -> list[ModelText]:
     return [ModelText(name, order.get(name, (0, ""))[1], runs[name]) for name in models]
 
 
+@brief()
 @dataclass(frozen=True)
 class Strip:
     """Pictures side by side, and what each model calls them."""

@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, ConfigDict, Field, JsonValue, TypeAdapter
 from pydantic.dataclasses import dataclass
 
+from expunge.functional.brief import brief
+
 Level = Literal["fail", "warn", "pass"]
 Role = Literal["original", "retrained", "random", "filter", "method"]
 Direction = Literal["lower", "higher", "retrained"]
@@ -23,6 +25,7 @@ _STRICT = ConfigDict(extra="forbid")
 _ANSWERS = Field(validation_alias=AliasChoices("model_answers", "said"), serialization_alias="said")
 
 
+@brief("value", "direction", "n", "missing")
 @dataclass(frozen=True, config=_STRICT)
 class Score:
     """One number about one model, with all that the report says of it."""
@@ -41,6 +44,7 @@ class Score:
     shows: bool = False  # whether a larger value means that more of the forgotten data is known
 
 
+@brief("step", "epoch", "loss", "scores")
 @dataclass(frozen=True, config=_STRICT)
 class Point:
     """One moment of training."""
@@ -52,6 +56,7 @@ class Point:
     scores: dict[str, float | None] = field(default_factory=dict)  # measured during training, if any were
 
 
+@brief("step", "scores")
 @dataclass(frozen=True, config=_STRICT)
 class Relearned:
     """The scores after so many steps of fine-tuning on a part of the forget set; step 0 is the model as delivered."""
@@ -60,6 +65,7 @@ class Relearned:
     scores: dict[str, float | None] = field(default_factory=dict)
 
 
+@brief("before", "value", "n")
 @dataclass(frozen=True, config=_STRICT)
 class After:
     """A score of the forgotten items before and after an attack, in the case that shows the most."""
@@ -72,6 +78,7 @@ class After:
     case: str = ""  # the worst case, in words
 
 
+@brief("attack", "way", "score", "cases")
 @dataclass(frozen=True, config=_STRICT)
 class Attacked:
     """The result of an attack in one of its ways (8 bits, 4 bits ...), or why it could not be carried out."""
@@ -96,6 +103,7 @@ class ReportedCost:
     unit: str = "tokens"  # what `tokens` counts
 
 
+@brief("name", "role", "method", "seed", "scores", "attacks")
 @dataclass(frozen=True, config=_STRICT)
 class Entry:
     """One model of the story.
@@ -117,6 +125,7 @@ class Entry:
     panels: dict[str, JsonValue] = field(default_factory=dict)  # panel -> its data on this model, plain JSON, checked by the panel
 
 
+@brief("level")
 @dataclass(frozen=True, config=_STRICT)
 class Verdict:
     """One finding, in words."""
@@ -125,6 +134,7 @@ class Verdict:
     text: str
 
 
+@brief("set", "said")
 @dataclass(frozen=True, config=_STRICT)
 class Sample:
     """What the models say to one question; `model_answers` is keyed by the names of the entries, and JSON calls it `said`."""
@@ -136,6 +146,7 @@ class Sample:
     picture: Annotated[str, Field(pattern=r"^([A-Za-z0-9+/]+=*)?$")] = ""  # of an image: a PNG in base64
 
 
+@brief("forget", "retain", "holdout")
 @dataclass(frozen=True, config=_STRICT)
 class Asked:
     """The request in short: how many rows of which set, from where, and the hash that identifies it."""
@@ -147,6 +158,7 @@ class Asked:
     paths: dict[str, str] = field(default_factory=dict)  # set -> where its rows came from
 
 
+@brief("title", "models", "verdict", "samples")
 @dataclass(frozen=True, config=_STRICT)
 class ReportData:
     """Everything that a report shows."""

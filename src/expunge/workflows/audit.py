@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from expunge import catalog
 from expunge.benchmarks.suite import SetSpec, Specs
 from expunge.core.errors import UserError
-from expunge.core.modality import Modality
+from expunge.core.hyperparameters import hyperparameters_of
 from expunge.core.request import content, digest
-from expunge.core.rows import Rows
 from expunge.core.suggest import did_you_mean
 from expunge.engine import receipt
+from expunge.evaluation.alike import Alike
 from expunge.evaluation.attack import chosen
 from expunge.evaluation.audited_models import (
     AuditedModel,
@@ -36,13 +36,22 @@ from expunge.evaluation.observe import Records
 from expunge.evaluation.profiles.profile import Finding, profile_of
 from expunge.evaluation.prompting import asked_as, way_of
 from expunge.evaluation.verdict import LEVELS, verdict
+from expunge.functional.brief import brief
 from expunge.io import run_dirs
 from expunge.io.models import Opened, Source, cache_home, format_of, load, receipt_of, records
+from expunge.report import result_tables
 from expunge.report.report_data import Asked, ReportData, Role, Verdict
+from expunge.workflows.audit_keywords import AuditKeywords
+from expunge.workflows.callbacks import Callbacks
+from expunge.workflows.trackers import Track, listening
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 AUDITED = "audited model"
 
 
+@brief("passed", "scores", "skipped", "attacks", "folder")
 @dataclass(frozen=True, eq=False)
 class Audit:
     """Scores of one model, the verdict and the data of the report."""
@@ -62,7 +71,29 @@ class Audit:
         """Nothing failed."""
         return all(v["level"] != "fail" for v in self.verdict)
 
+    def to_dict(self) -> dict[str, Any]:
+        """What audit.json holds, as plain JSON values."""
+        return receipt.as_json(summary(self))
 
+    def to_pandas(self, of: Literal["scores", "attacks"] = "scores") -> DataFrame:
+        """A data frame of numbers.
+
+        Args:
+            of: scores (a row a score, those that are missing too) or attacks (a row for each way and score, at its worst case).
+
+        Returns:
+            A `pandas.DataFrame`. Values have the unit of their score; `low` and `high` are the ends of the 95 % interval; `n` counts items.
+
+        Raises:
+            UserError: where pandas is not installed, or `of` is something else.
+        """
+        return result_tables.audit_frame(self.scores, self.skipped, self.attacks, of)
+
+    def _repr_html_(self) -> str:
+        return result_tables.audit_html(self.scores, self.skipped, self.verdict, self.report_data.main)
+
+
+@brief("suite", "split", "attack", "limit", "out")
 @dataclass(frozen=True, kw_only=True)
 class AuditOptions:
     """The options of an audit.
@@ -81,6 +112,7 @@ class AuditOptions:
         overwrite: replace the results in the folder.
         allow_overlap: rows to forget may also stand in retain or holdout.
         progress: receives rows done, rows in all, and the activity.
+        callbacks, track: objects that are told of the audit, and trackers that get its numbers (see `Callback` and `Tracker`).
         command: the command line, for the report.
         load_options: of `expunge.load`.
     """
@@ -101,6 +133,8 @@ class AuditOptions:
     overwrite: bool = False
     allow_overlap: bool = False
     progress: Progress = silent
+    callbacks: Callbacks = ()
+    track: Track = ()
     command: str = ""
     load_options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -110,7 +144,7 @@ def audit(
     forget: Source | None = None,
     retain: Source | None = None,
     holdout: Source | None = None,
-    **options: Any,
+    **options: Unpack[AuditKeywords],
 ) -> Audit:
     """Audit a model after unlearning: scores, attacks and a verdict.
 
@@ -126,12 +160,45 @@ def audit(
         UserError: for every mistake that the user can correct.
     """
     chosen_options = AuditOptions(**options)
+    listeners = listening(chosen_options.callbacks, chosen_options.track)
+    chosen_options = replace(chosen_options, progress=listeners.progress(chosen_options.progress))
     auditor = Auditor(model, {"forget": forget, "retain": retain, "holdout": holdout}, chosen_options)
-    audited_models = auditor.look_at_all()
-    result = auditor.judge(audited_models)
-    if result.folder:
-        _write(result.folder, result, audited_models)
+    with listeners.during(auditor.described) as ended:
+        audited_models = auditor.look_at_all()
+        result = auditor.judge(audited_models)
+        if result.folder:
+            _write(result.folder, result, audited_models)
+        ended |= result_tables.audit_numbers(result.scores, result.attacks, result.verdict)
     return result
+
+
+def attack(
+    name: str,
+    model: str | Path | Opened,
+    forget: Source | None = None,
+    retain: Source | None = None,
+    holdout: Source | None = None,
+    *,
+    hyperparameters: Mapping[str, Any] | None = None,
+    **options: Unpack[AuditKeywords],
+) -> Audit:
+    """Audit a model under one attack, as `expunge attack` does.
+
+    Args:
+        name: an attack of the catalog: see `names("attacks")`.
+        model: a folder, hub id, run folder or opened model.
+        forget, retain, holdout: records; where a suite is named, the split's own fill what is not given.
+        hyperparameters: of the attack, by name.
+        options: the other fields of `AuditOptions`, by name.
+
+    Returns:
+        The audit; `attacks[name]` holds every case, and `to_pandas("attacks")` the worst ones.
+
+    Raises:
+        UserError: for every mistake that the user can correct.
+    """
+    catalog.load(name, "attacks")
+    return audit(model, forget, retain, holdout, **{**options, "attack": (name,), "attack_hyperparameters": hyperparameters or {}})
 
 
 class Auditor:
@@ -153,6 +220,14 @@ class Auditor:
     @property
     def _observed_before(self) -> bool:
         return _observed(self.model) is not None
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What callbacks hear of the audit before it begins."""
+        settings = {n: {k.name: receipt.plain(k.value) for k in hyperparameters_of(a)} for n, a in self.attacks.items()}
+        stages = [{"name": name, "hyperparameters": values} for name, values in settings.items()]
+        rows = {name: len(records_of_set) for name, records_of_set in self.sets.items()}
+        return {"name": "audit", "stages": stages, "rows": rows, "log": [], "folder": self.folder and str(self.folder)}
 
     def _check(self) -> None:
         request_from = self.options.request_from
@@ -260,43 +335,6 @@ def _observed(source: str | Path | Opened) -> Observation | None:
     if isinstance(source, Opened) or not (Path(source) / "observed.json").exists():
         return None
     return Observation.load(Path(source))
-
-
-class Alike:
-    """A check that all models read the rows to forget in the same way: audits compare them answer by answer, token by token."""
-
-    def __init__(self) -> None:
-        self.first: tuple[str, str, dict[str, int]] | None = None
-
-    def check(self, name: str, subject: Rows | Observation, modality: Modality | None = None) -> None:
-        """Compare a model with the first one.
-
-        Raises:
-            UserError: where the two read the rows to forget in different ways.
-        """
-        if isinstance(subject, Observation):
-            scored, about = subject.sets["forget"].kinds["answer"], dict(subject.about.get("modality") or {})  # type: ignore[call-overload]
-            label_counts = dict(zip(subject.sets["forget"].ids, scored.lengths.tolist(), strict=True))
-        else:
-            assert modality is not None
-            about = dict(modality.about())
-            label_counts = {i: int(modality.counts(subject.select([k]))["labels"]) for k, i in enumerate(subject.ids)}
-        prompt_format = str(about.get("prompt_format", ""))
-        if self.first is None:
-            self.first = name, prompt_format, label_counts
-            return
-        first_name, first_format, first_labels = self.first
-        shared = label_counts.keys() & first_labels.keys()
-        if unequal := sum(label_counts[i] != first_labels[i] for i in shared):
-            raise UserError(
-                f"the {name} and the {first_name} have incompatible tokenizers: {unequal} of {len(shared)} answers to forget have "
-                f"another number of tokens, so their scores cannot be compared. Give a model that shares the tokenizer"
-            )
-        if prompt_format != first_format:
-            raise UserError(
-                f"the {name} is asked by the prompt format {prompt_format!r} and the {first_name} by {first_format!r}, "
-                f"so their scores cannot be compared. Give one for all with --prompt-format"
-            )
 
 
 def _sets(sources: Mapping[str, Source | None], options: AuditOptions, optional: bool) -> tuple[dict[str, Records], Specs]:

@@ -36,24 +36,18 @@ from expunge.evaluation.observe import Records
 from expunge.evaluation.profiles.profile import profile_of
 from expunge.evaluation.prompting import asked_as, way_of
 from expunge.evaluation.verdict import verdict
+from expunge.functional.brief import brief
 from expunge.io.models import Opened, cache_home, load, receipt_of
 from expunge.io.run_dirs import check_free, empty, log_of
 from expunge.parallel import ray_cluster
 from expunge.report.report_data import Asked, Entry, ReportData, Verdict
 from expunge.workflows.sweep import Sweep as Sweep  # `bench.Sweep`
+from expunge.workflows.sweep import SweepResult as SweepResult
 from expunge.workflows.train import texts_of, train
 from expunge.workflows.unlearn import unlearn
 
 
-@dataclass(frozen=True, eq=False)
-class SweepResult:
-    """The results of a sweep."""
-
-    entries: Sequence[Entry]
-    report_data: ReportData
-    folder: Path
-
-
+@brief("sweep", "suite", "original", "sets")
 @dataclass(frozen=True, eq=False)
 class Setting:
     """The models and sets of a sweep: everything that a job needs, in any process.
@@ -117,10 +111,19 @@ def bench(
     """Train the original and the retrained model, let every method forget with every seed, audit all of them, write table and report.
 
     Args:
+        sweep: suite, methods, seeds, and their settings.
+        out: the run folder.
         ray: spread methods and seeds over this Ray cluster (see `ray_cluster.connected`), whose machines share run folder and cache;
             '': one after the other, here. The numbers are the same with the same number of threads.
         device: cpu, cuda, mps or auto; '' is what was chosen before in this process, at first auto.
+        resume: go on with the same sweep in the folder; False refuses a folder that holds it.
+        overwrite: replace the benchmark run in the folder.
+        progress: receives steps or rows done, how many in all, and the activity.
         interrupted: checked after each training step and each look at rows; the same call resumes the sweep.
+        command: the command line, for the report.
+
+    Returns:
+        An entry for each model, the data of the report, and the folder.
 
     Raises:
         UserError: for a wrong order, or a folder with another sweep without `overwrite`.
@@ -190,8 +193,9 @@ def bench(
     done += [entry for entry, _ in job_results.values()]
     quoted = [*fixed, *(s for _, s in job_results.values() if s)]
     data = _story(sweep, suite, done, quoted, original_audited, command, key)
-    _write(folder, sweep, done, data, command, receipt.compute(original.model))
-    return SweepResult(done, data, folder)
+    result = SweepResult(done, data, folder, sweep, receipt.compute(original.model))
+    _write(result)
+    return result
 
 
 def _absolute(model: str) -> str:
@@ -339,22 +343,12 @@ def _story(
     return ReportData(**{**{k: getattr(data, k) for k in ReportData.__dataclass_fields__}, "models": list(entries)})
 
 
-def _write(folder: Path, sweep: Sweep, entries: Sequence[Entry], data: ReportData, command: str, compute: Mapping[str, str]) -> None:
+def _write(result: SweepResult) -> None:
     from expunge.report.page import write
     from expunge.report.table import markdown
 
-    receipt.write(
-        folder / "bench.json",
-        {
-            "command": command,
-            "sweep": {k: getattr(sweep, k) for k in Sweep.__dataclass_fields__},
-            "entries": [json.loads(ReportData(title=e.name, models=[e]).to_json())["models"][0] for e in entries],
-            "versions": receipt.versions(),
-            "machine": receipt.machine(),
-            "compute": compute,
-        },
-        deep=False,
-    )
-    (folder / "table.md").write_text(markdown(list(entries), list(data.main)) + "\n", encoding="utf-8")
+    folder, data = result.folder, result.report_data
+    receipt.write(folder / "bench.json", result.to_dict(), deep=False)
+    (folder / "table.md").write_text(markdown(list(result.entries), list(data.main)) + "\n", encoding="utf-8")
     receipt.write(folder / "story.json", json.loads(data.to_json()))
     write(data, folder / "report.html")

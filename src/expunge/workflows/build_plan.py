@@ -35,6 +35,14 @@ def plan(
     Updates and selectors are added to the stages that train. A selector that picks at the start is also added to stages that do not train,
     if they read the set that it picks. A selector that picks once in a run is added to the first stage, whatever that stage does.
 
+    Args:
+        name: the method.
+        hyperparameters: values by plain (`lr`) or qualified name (`npo.beta`).
+        select, update: methods whose selectors or updates are added.
+
+    Returns:
+        The stages of the method, in order.
+
     Raises:
         UserError: for unknown names (with the nearest known ones), for values out of range, and for parts that no stage can use.
     """

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from expunge import catalog
 from expunge.benchmarks import presets
@@ -14,11 +16,19 @@ from expunge.core.errors import UserError
 from expunge.core.hyperparameters import Hyperparameter, hyperparameters_of, named
 from expunge.core.request import digest
 from expunge.core.suggest import did_you_mean
+from expunge.engine import receipt
 from expunge.evaluation.attack import Attack, chosen
 from expunge.evaluation.prompting import way_of
+from expunge.functional.brief import brief
+from expunge.report import result_tables
+from expunge.report.report_data import Entry, ReportData
 from expunge.workflows import build_plan
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
+
+@brief("suite", "methods", "size", "seeds", "attacks")
 @dataclass(frozen=True)
 class Sweep:
     """The order of a benchmark run."""
@@ -38,7 +48,7 @@ class Sweep:
     original: str = ""  # models that exist already, instead of trained ones
     retrained: str = ""
     draw: int = 0  # seed of a generated benchmark
-    dtype: str = field(default="float32", repr=False)  # of the weights of all models
+    dtype: str = "float32"  # of the weights of all models
     attacks: tuple[str, ...] = ()  # on every model, with every seed; their hyperparameters as `quantize:bits`
 
     @property
@@ -49,7 +59,7 @@ class Sweep:
     def key(self, suite: Suite) -> str:
         """What a folder with results of this sweep must have been made from."""
         rows = {name: [dict(r) for r in records] for name, records in suite.sets.items()}
-        return digest([repr(self), *([self.dtype] if self.dtype != "float32" else []), rows])
+        return digest([asdict(self), rows])
 
     def check(self) -> None:
         """Check the whole order before any computation.
@@ -105,6 +115,38 @@ class Sweep:
         names = tuple(dict.fromkeys((*(("relearn",) if relearning else ()), *self.attacks, *bare_question)))
         tuned = {f"{n}:{k}": v for n in names for k, v in presets.attacking(n, self.suite, self.size, items).items()}
         return chosen(names, {**tuned, **{k: v for k, v in self.hyperparameters.items() if k.split(":", 1)[0] in names and ":" in k}})
+
+
+@brief("entries", "folder")
+@dataclass(frozen=True, eq=False)
+class SweepResult:
+    """The results of a sweep: an entry for each model, those of the controls first, and the data of the report."""
+
+    entries: Sequence[Entry]
+    report_data: ReportData
+    folder: Path
+    sweep: Sweep
+    compute: Mapping[str, str]  # device and dtype
+
+    def to_dict(self) -> dict[str, Any]:
+        """What bench.json holds, as plain JSON values."""
+        entries = [json.loads(ReportData(title=e.name, models=[e]).to_json())["models"][0] for e in self.entries]
+        about = {"command": self.report_data.command, "sweep": vars(self.sweep), "entries": entries}
+        return receipt.as_json({**about, "versions": receipt.versions(), "machine": receipt.machine(), "compute": self.compute})
+
+    def to_pandas(self) -> DataFrame:
+        """A data frame with a row for each model and score; `frame.pivot(index="name", columns="score", values="value")` is the table.
+
+        Returns:
+            A `pandas.DataFrame`. Values have the unit of their score; `low` and `high` are the ends of the 95 % interval; `n` counts items.
+
+        Raises:
+            UserError: where pandas is not installed.
+        """
+        return result_tables.entries_frame(self.entries)
+
+    def _repr_html_(self) -> str:
+        return result_tables.entries_html(self.entries, self.report_data.main)
 
 
 def _hyperparameters(method: str, values: Mapping[str, Any]) -> list[Hyperparameter]:

@@ -23,6 +23,8 @@ from expunge.engine.loop import Hooks
 from expunge.io import run_dirs
 from expunge.io.models import Opened, Source, cache_home, load, records
 from expunge.workflows import build_plan
+from expunge.workflows.callbacks import Callbacks, result_of
+from expunge.workflows.trackers import Track, listening
 from expunge.workflows.unlearn import Result, unlearn
 
 Records = Sequence[Mapping[str, Any]]
@@ -85,6 +87,8 @@ def train(
     method: str = "finetune",
     overwrite: bool = False,
     cache: Path | None = None,
+    callbacks: Callbacks = (),
+    track: Track = (),
     hooks: Hooks | None = None,
     load_options: Mapping[str, Any] | None = None,
     **hyperparameters: Any,
@@ -92,17 +96,29 @@ def train(
     """Train a model on all rows of the data; finished work is read from the cache.
 
     Args:
-        data: a file, hub id or list of records.
+        data: a file, hub id or list of records; all of them are trained on.
         model: a folder or hub id, or a built-in size (`nano`, `micro`, `tiny` for text, `resnet-nano`, `vit-nano` ... for images), which
             has default settings for the missing `hyperparameters`.
         out: where to copy the result.
         texts: training texts for the tokenizer of a built-in language model; default: the data.
         labels: classes of a built-in classifier, by name, or how many; default: those of the data.
         method: `finetune`, or a by-design method, whose result holds a store to forget from.
-        cache: where finished work is kept by content.
+        prompt_format: how a question becomes a prompt; '' is the model's chat template.
+        seed: of everything that is random.
+        overwrite: replace the run in `out`.
+        cache: where finished work is kept by content; None: see `io.models.cache_home`.
+        callbacks: objects that are told of steps and epochs (see `Callback`).
+        track: tensorboard, mlflow, wandb, trackio, or a `Tracker`, which get the numbers of the log; several in a list.
+        hooks: of the training loop, for programs that show progress, stop the run or say how often it is saved.
+        load_options: of `load`.
+        hyperparameters: of the method, by name.
+
+    Returns:
+        The trained model with its modality, the receipt, and its folder: `out`, or the one in the cache.
 
     Raises:
         UserError: for every mistake that the user can correct.
+        Interrupted: after a checkpoint, from which the same call goes on.
     """
     process_group = ProcessGroup()
     if out:
@@ -127,7 +143,9 @@ def train(
         ]
     )
     cached = (cache or cache_home()) / "models" / key
-    if not process_group.agree((cached / "receipt.json").exists):
+    known = process_group.agree((cached / "receipt.json").exists)
+    listeners = listening(callbacks, track, known and process_group.first)  # `unlearn` tells of a training
+    if not known:
         begun = process_group.agree((cached / "checkpoint").exists)
         unlearn(
             method,
@@ -136,14 +154,20 @@ def train(
             out=cached,
             resume=begun,
             overwrite=process_group.agree(cached.exists) and not begun,
+            callbacks=callbacks,
+            track=track,
             hooks=hooks,
             **settings,
         )
     if out:
         process_group.agree(lambda: _copy(cached, out_folder))
     result_folder = out_folder if out else cached
-    loaded = load(result_folder, prompt_format, **(load_options or {}))
-    return Result(loaded.model, loaded.modality, json.loads((cached / "receipt.json").read_text(encoding="utf-8")), result_folder)
+    about = {"name": method, "stages": receipt.describe(plans), "rows": {"retain": len(rows)}, "log": [], "folder": str(result_folder)}
+    with listeners.during(about) as ended:
+        loaded = load(result_folder, prompt_format, **(load_options or {}))
+        receipt_record = json.loads((cached / "receipt.json").read_text(encoding="utf-8"))
+        ended |= {**result_of(receipt_record), "cached": True}
+    return Result(loaded.model, loaded.modality, receipt_record, result_folder)
 
 
 def _copy(cached: Path, target: Path) -> None:

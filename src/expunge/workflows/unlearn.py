@@ -24,14 +24,19 @@ from expunge.engine.guarding import is_guarded
 from expunge.engine.loop import Hooks
 from expunge.engine.run_state import RunState
 from expunge.engine.validate import check, check_capabilities
+from expunge.functional.brief import brief
 from expunge.io import run_dirs, selection_files
 from expunge.io.models import Opened, Source, load, receipt_of, records, rows
+from expunge.report import result_tables
 from expunge.workflows import build_plan
+from expunge.workflows.callbacks import Callbacks, result_of
+from expunge.workflows.trackers import Track, listening
 from expunge.workflows.watch import Watch
 
 ASKED = frozenset({"question", "prompt", "messages"})  # columns that turn an alternate answer into a full row
 
 
+@brief("method", "kind", "changed", "folder")
 @dataclass(frozen=True, eq=False)
 class Result:
     """The result of a run: the model with its modality, the receipt, and the folder on disk (None: nothing on disk).
@@ -44,6 +49,28 @@ class Result:
     receipt: Mapping[str, Any]
     folder: Path | None = None
     selected: Sets = field(default_factory=dict)
+
+    @property
+    def method(self) -> str:
+        """The name of the method; custom for a plan."""
+        return str(self.receipt["method"])
+
+    @property
+    def kind(self) -> str:
+        """What the result is on disk: model, adapter or guard."""
+        return str(self.receipt["result"]["kind"])
+
+    @property
+    def changed(self) -> bool:
+        """Whether the weights changed; those of a guarded model do not."""
+        return bool(self.receipt["result"]["changed"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """What receipt.json holds, as plain JSON values."""
+        return receipt.as_json(self.receipt)
+
+    def _repr_html_(self) -> str:
+        return result_tables.receipt_html(self.receipt)
 
 
 def unlearn(
@@ -62,6 +89,8 @@ def unlearn(
     watch: Watch | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    callbacks: Callbacks = (),
+    track: Track = (),
     hooks: Hooks | None = None,
     load_options: Mapping[str, Any] | None = None,
     **hyperparameters: Any,
@@ -74,7 +103,20 @@ def unlearn(
         forget, retain, holdout: a file, hub id or list of records each (see `expunge.io.data.read`); retain where the method reads it.
         alternate_answers: answers to give instead, for methods that use them; the modality's own where none are given.
         out: the run folder; None keeps nothing on disk.
+        select, update: methods whose selectors or updates are added.
+        prompt_format: how a question becomes a prompt; '' is the model's chat template, or the format of the run that it comes from.
+        allow_overlap: rows to forget may also stand in retain or holdout.
+        watch: scores after every epoch (see `watching`).
+        resume: go on with the run in `out`, which was stopped.
+        overwrite: replace the run in `out`.
+        callbacks: objects that are told of steps and epochs (see `Callback`).
+        track: tensorboard, mlflow, wandb, trackio, or a `Tracker`, which get the numbers of the log; several in a list.
+        hooks: of the training loop, for programs that show progress, stop the run or say how often it is saved.
+        load_options: of `load`.
         hyperparameters: the method's, by name.
+
+    Returns:
+        The model with its modality, the receipt, and the run folder.
 
     Raises:
         UserError: for every mistake that the user can correct.
@@ -82,6 +124,7 @@ def unlearn(
     """
     plans = build_plan.plan(method, hyperparameters, select=select, update=update) if isinstance(method, str) else as_plans(method)
     folder = Path(out) if out is not None else None
+    listeners = listening(callbacks, track, ProcessGroup().first)
     if folder:
         check_folder(folder, resume, overwrite, (model, forget, retain, holdout, alternate_answers))
     opened = model if isinstance(model, Opened) else load(model, prompt_format, **(load_options or {}))
@@ -106,32 +149,36 @@ def unlearn(
     saved, process_group = _resumed(folder, key) if resume and folder else None, ProcessGroup()
     log = _Log(folder if process_group.first else None)
     start, skipped = watch.start(opened) if watch else ({}, {})
-    run_hooks = _hooks(hooks or Hooks(), folder, key, log, watch.hooks(modality, start, skipped) if watch else {})
+    run_hooks = _hooks(listeners.hooks(hooks or Hooks()), folder, key, log, watch.hooks(modality, start, skipped) if watch else {})
     folder_existed = folder is not None and folder.exists()
     if folder and not resume and process_group.first:
         run_dirs.empty(folder)
     log.keep_until(saved)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    try:
-        run = loop.run(plans, opened.model, modality, request.sets, hooks=run_hooks, resume=saved, store=store)
-        selected_rows = selection_files.places(run.picked, request.sets)
-        description |= {"selected": selected_rows} if selected_rows else {}
-        receipt_record = _receipt(description, run, plans, before, adapted, watch.failures(run.model, modality, start) if watch else [])
-    except UserError:
-        if folder and not resume and process_group.first:  # a failed run leaves nothing behind
-            run_dirs.empty(folder)
-            if not folder_existed:
-                folder.rmdir()
-        raise
-    if folder:
-        run_folder = folder
+    about = {"name": description["method"], "stages": description["stages"], "rows": description["request"]["sets"], "log": log.lines()}
+    with listeners.during({**about, "folder": folder and str(folder)}) as ended:
+        try:
+            run = loop.run(plans, opened.model, modality, request.sets, hooks=run_hooks, resume=saved, store=store)
+            selected_rows = selection_files.places(run.picked, request.sets)
+            description |= {"selected": selected_rows} if selected_rows else {}
+            failures = [*(watch.failures(run.model, modality, start) if watch else []), *listeners.failures]
+            receipt_record = _receipt(description, run, plans, before, adapted, failures)
+        except UserError:
+            if folder and not resume and process_group.first:  # a failed run leaves nothing behind
+                run_dirs.empty(folder)
+                if not folder_existed:
+                    folder.rmdir()
+            raise
+        if folder:
+            run_folder = folder
 
-        def write_results() -> None:
-            selection_files.write(run_folder / selection_files.FOLDER, selected_rows, {"forget": forget, "retain": retain})
-            _write(run_folder, run.model, run.modality, receipt_record, run.store)
+            def write_results() -> None:
+                selection_files.write(run_folder / selection_files.FOLDER, selected_rows, {"forget": forget, "retain": retain})
+                _write(run_folder, run.model, run.modality, receipt_record, run.store)
 
-        process_group.agree(write_results)
+            process_group.agree(write_results)
+        ended |= result_of(receipt_record)
     return Result(run.model, run.modality, receipt_record, folder, run.picked)
 
 
@@ -225,6 +272,10 @@ class _Log:
         if self.path:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The records on disk; none where nothing is written."""
+        return [json.loads(line) for line in self.path.read_text().splitlines()] if self.path and self.path.exists() else []
 
     def keep_until(self, saved: Mapping[str, Any] | None) -> None:
         """Drop what a killed run wrote after its last checkpoint."""

@@ -13,6 +13,7 @@ from expunge.core.errors import UserError
 from expunge.core.modality import Modality
 from expunge.core.suggest import did_you_mean
 from expunge.core.view import View
+from expunge.evaluation.alike import Alike
 from expunge.evaluation.audited_models import spread
 from expunge.evaluation.measure import Evidence
 from expunge.evaluation.observation import Observation
@@ -20,13 +21,14 @@ from expunge.evaluation.observation_spec import ObservationSpec
 from expunge.evaluation.observe import observe
 from expunge.evaluation.profiles.profile import profile_of
 from expunge.evaluation.verdict import audit_scores, verdict
+from expunge.functional.brief import brief
 from expunge.io.models import Opened, Source, cache_home, format_of, load, records
-from expunge.workflows.audit import Alike
 
 EACH_EPOCH = ObservationSpec(generations=False, moments=False, gradient_norms=False)
 Records = dict[str, dict[str, Any]]
 
 
+@brief("sets", "retrained", "best")
 @dataclass(frozen=True)
 class Watch:
     """Scores after every epoch: the sets, the retrained model, and the score that decides which weights to keep."""
@@ -88,6 +90,18 @@ def watching(
     **load_options: Any,
 ) -> Watch:
     """What to watch while a model forgets: at most `limit` rows of each set, and a retrained model's observation of them.
+
+    Args:
+        forget, retain: a file, hub id or list of records each.
+        retrained: a model trained without the rows to forget, for scores that compare with it.
+        best: the score whose best epoch is kept; '': the last epoch is.
+        prompt_format: of the retrained model; '' is that of `model`.
+        model: the model that forgets, whose run names the prompt format.
+        limit: rows of each set, evenly spread; 0: all.
+        load_options: of `load`.
+
+    Returns:
+        What `unlearn(watch=...)` takes.
 
     Raises:
         UserError: where there are no rows, or a source cannot be read.

@@ -17,6 +17,7 @@ from expunge.core.rows import Rows
 from expunge.evaluation.measure import Evidence
 from expunge.evaluation.observation import Observation, SetObservation
 from expunge.evaluation.observation_spec import ObservationSpec
+from expunge.functional.brief import brief
 
 Level = Literal["fail", "warn", "pass"]
 Record = Mapping[str, Any]
@@ -35,6 +36,7 @@ class Finding(TypedDict):
     text: str
 
 
+@brief("attack", "score", "before")
 class Hit(NamedTuple):
     """The case of an attack that tells the most against a model."""
 
@@ -44,6 +46,7 @@ class Hit(NamedTuple):
     record: Record  # after the attack; `retrained` is the retrained model's value under the same attack
 
 
+@brief("scores", "original", "hits", "skipped")
 @dataclass(frozen=True)
 class Judged:
     """What the rules of a verdict read."""
@@ -66,6 +69,7 @@ class Judged:
 Rule = Callable[[Judged], Iterator[Finding]]
 
 
+@brief("kinds", "spec")
 @dataclass(frozen=True, eq=False)
 class AskedSet:
     """One set of an audit, ready to be asked."""
@@ -138,6 +142,7 @@ def likeness(model: ScoredModel, retrained: ScoredModel) -> list[float]:
     return [1 / (1 + abs(a - b)) for a, b in both]
 
 
+@brief("aspects", "headline", "rules", "unit")
 @dataclass(frozen=True)
 class Profile:
     """What an audit of a modality looks at.

@@ -16,6 +16,7 @@ from torch import nn
 
 from expunge.core.errors import UserError
 from expunge.engine.adapters import base_of, is_adapted
+from expunge.functional.brief import brief
 from expunge.modalities.text.wider import widen
 
 PICKLED = "{} holds no safetensors weights; pickled ones can run code, so they load only with --allow-pickle"
@@ -25,6 +26,7 @@ GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")  # classes that token
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 
 
+@brief("preprocessor")
 @dataclass(frozen=True)
 class Kind:
     """A kind of model that `transformers` loads, with its preprocessor (a tokenizer, an image processor)."""

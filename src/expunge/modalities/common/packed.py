@@ -17,8 +17,10 @@ from expunge.core.errors import UndeclaredNeed, UserError
 from expunge.core.modality import Patch, Weights
 from expunge.core.rows import Packed, Rows
 from expunge.engine.adapters import base_of
+from expunge.functional.brief import brief
 
 
+@brief("rows", "scores")
 @dataclass
 class PackedOutput:
     """The output of a model for a set of rows. Softmaxes are computed on demand, in float32 (or float64)."""
@@ -70,6 +72,7 @@ def exact(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+@brief("labels")
 @dataclass(frozen=True)
 class Layout:
     """Where the labels and the real positions of a padded batch are, as indices into its flattened positions, computed on the host.

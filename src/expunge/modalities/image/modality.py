@@ -20,6 +20,7 @@ from expunge.core.request import content, digest, ids_of
 from expunge.core.rows import Rows
 from expunge.core.suggest import did_you_mean
 from expunge.engine.adapters import base_of
+from expunge.functional.brief import brief
 from expunge.modalities.common.files import opened, write
 from expunge.modalities.common.fresh import fresh
 from expunge.modalities.common.packed import Layout, block_hook_points, call, cut, independent, last_linear, module_at, watching
@@ -29,6 +30,7 @@ from expunge.modalities.image.data import CLASSIFIER, column, normalization, pre
 PICTURE = 64  # longer side of a displayed picture, in pixels
 
 
+@brief("name", "labels", "processor")
 @dataclass
 class Image:
     """The modality of image classifiers: class names, and the preprocessing from a picture to the model's input.

@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 from expunge.core.errors import UserError
+from expunge.functional.brief import brief
 
 QUESTION_FORMAT = "Question: {prompt}\nAnswer: "
 SHAPES = "{'prompt','completion'}, {'question','answer'}, {'messages'} or {'text'}"
@@ -23,6 +24,7 @@ Messages = list[dict[str, Any]]
 Kind = Literal["question", "prompt", "text"]
 
 
+@brief("kind")
 @dataclass(frozen=True)
 class Pair:
     """A record as text: the context before the answer, and the answer."""
@@ -37,6 +39,7 @@ class Pair:
         return self.context if isinstance(self.context, str) else str(self.context[-1]["content"])
 
 
+@brief()
 class Written(NamedTuple):
     """A pair as the tokenizer reads it. A space at the boundary belongs to the answer."""
 
@@ -89,6 +92,7 @@ def _only_turn(messages: Any, where: str) -> str:
     return str(turns[0]["content"])
 
 
+@brief("prompt_format", "limit", "cut", "unknown")
 @dataclass
 class Encoder:
     """Encode pairs with one tokenizer and prompt format, and count the distinct rows with irregularities."""

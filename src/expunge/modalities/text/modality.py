@@ -18,6 +18,7 @@ from expunge.core.modality import ModelOutput, Patch, Weights
 from expunge.core.request import content, digest, ids_of
 from expunge.core.rows import Rows
 from expunge.engine.adapters import base_of
+from expunge.functional.brief import brief
 from expunge.modalities.common.files import LANGUAGE, opened, write
 from expunge.modalities.common.fresh import fresh
 from expunge.modalities.common.packed import (
@@ -40,6 +41,7 @@ from expunge.modalities.text.wider import vectors, widen
 COLUMNS = ("prompt", "answer", "context", "answer_text")
 
 
+@brief("name", "prompt_format", "limit")
 @dataclass
 class Text:
     """The modality of causal language models: a tokenizer and a prompt format for any `transformers` model."""

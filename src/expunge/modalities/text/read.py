@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from expunge.engine.adapters import base_of
+from expunge.functional.brief import brief
 from expunge.modalities.common.packed import exact
 from expunge.modalities.text.trie import Packing, Pair, pack
 
@@ -28,6 +29,7 @@ Array = NDArray[Any]
 Scored = tuple[Sequence[int], Sequence[int], Array]  # a prompt, its answer, and whether each label of the answer is the argmax
 
 
+@brief("pairs", "target_logp", "how")
 @dataclass(frozen=True, eq=False)
 class Reading:
     """The scores of a model for each label of some sequences; `of` returns the labels of one sequence."""
