@@ -21,6 +21,7 @@ import worlds
 from expunge.benchmarks import people
 from expunge.benchmarks.suite import Suite
 from expunge.core.capabilities import Samples
+from expunge.core.errors import UserError
 from expunge.core.hyperparameters import Hyperparameter
 from expunge.core.request import Request
 from expunge.core.rows import Packed
@@ -28,6 +29,7 @@ from expunge.engine.loop import Hooks
 from expunge.evaluation.measure import Measure
 from expunge.functional.brief import brief
 from expunge.io.models import Opened
+from expunge.modalities.text.modality import Text
 from expunge.report import report_data
 from expunge.report.notebook import table
 from expunge.report.report_data import Sample
@@ -215,6 +217,40 @@ def test_tensors_and_tokens_are_not_printed() -> None:
     assert "4711" not in repr(Samples([[4711]], [True]))
     assert repr(Measure((np.arange(3.0),), np.mean)) == "Measure(n=3, variant='')"
     assert repr(Sample(question=SECRET, answer=SECRET, said={"a": SECRET})) == "Sample(set='', 1 said)"
+
+
+Q, A = {"question": f"Who is {SECRET}?"}, {"answer": f"It is {SECRET}."}
+
+
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        ({**Q, "answer": " "}, "row 2: an answer is empty"),
+        ({**Q, "answer": 4711}, "row 2: 'question' and 'answer' must be texts"),
+        ({**Q}, "row 2: a row is .* this one has the columns 'question'"),
+        ({**Q, "answer": f"Yes <|endoftext|> {SECRET}"}, "row 2: an answer goes on after an end-of-sequence token, with [0-9]+ characters"),
+        ({"question": SECRET * 100, **A}, "row 2: a prompt has [0-9]+ tokens, and the model takes 128"),
+        ({"messages": [{"role": SECRET, "content": SECRET}]}, "row 2: .messages. must"),
+        (SECRET, "row 2: a row is a mapping of columns to values, and this is a str"),
+    ],
+    ids=["empty", "number", "no answer", "goes on", "long", "chat", "no mapping"],
+)
+def test_messages_name_the_row_and_not_what_it_says(row: Any, sentence: str) -> None:
+    world = worlds.text()
+    modality = Text(world.modality.tokenizer, limit=128)  # type: ignore[attr-defined]
+    end = modality.tokenizer.eos_token
+    row = {k: v.replace("<|endoftext|>", end) if isinstance(v, str) else v for k, v in row.items()} if isinstance(row, dict) else row
+    with pytest.raises(UserError, match=sentence) as error:
+        expunge.unlearn("npo", Opened(world.model(), modality, "tiny world"), [{**Q, **A}, row], [{"question": "Who?", "answer": "You."}])
+    assert SECRET not in str(error.value)
+    assert "4711" not in str(error.value)
+
+
+def test_an_overlap_is_counted_and_not_quoted() -> None:
+    world = worlds.text()
+    with pytest.raises(UserError, match="1 of 1 rows of 'retain' also stand in 'forget'") as error:
+        expunge.unlearn("npo", Opened(world.model(), world.modality, "tiny world"), [{**Q, **A}], [{**Q, **A}])
+    assert SECRET not in str(error.value)
 
 
 def classes() -> Iterator[type]:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from expunge.io.models import Opened as Opened
     from expunge.io.models import classifier as classifier
     from expunge.io.models import load as load
+    from expunge.workflows.attack import attack as attack
     from expunge.workflows.audit import Audit as Audit
-    from expunge.workflows.audit import attack as attack
     from expunge.workflows.audit import audit as audit
     from expunge.workflows.benchmark import bench as bench
     from expunge.workflows.build_plan import plan as plan
@@ -67,7 +67,7 @@ __all__ = [
 _MODULES = {  # the module that a name comes from
     "unlearn": "workflows.unlearn",  # unlearn(method, model, forget, retain): a model that has forgotten, and its receipt
     "audit": "workflows.audit",  # audit(model, forget, retain, holdout): scores, verdict and report
-    "attack": "workflows.audit",  # attack(name, model, forget): an audit with one attack
+    "attack": "workflows.attack",  # attack(name, model, forget): an audit with one attack
     "train": "workflows.train",  # train(data, model): the original or the retrained model of a comparison
     "bench": "workflows.benchmark",  # bench(Sweep(suite, methods)): methods x seeds against four controls
     "watching": "workflows.watch",  # watching(forget, retain): scores after every epoch, for unlearn(watch=...)

@@ -252,7 +252,7 @@ def test_a_set_without_choices_cannot_choose(text: worlds.World) -> None:
     with pytest.raises(UserError, match="the set 'places' is asked by choices, and its rows have none"):
         observe(text.model(), text.modality, {"places": FEW}, specs=CHOSEN)
     odd = [{**PLACES[0], "answer": "In Bergen."}]
-    with pytest.raises(UserError, match=r"places, row 1: the answer 'In Bergen\.' is none of the choices"):
+    with pytest.raises(UserError, match=r"places, row 1: the answer is none of the choices"):
         observe(text.model(), text.modality, {"places": odd}, specs=CHOSEN)
 
 

@@ -249,7 +249,7 @@ def test_an_end_in_the_answer_is_not_doubled() -> None:
 
 
 def test_an_answer_that_goes_on_after_an_end_is_refused() -> None:
-    with pytest.raises(UserError, match=r"row 1: an answer goes on after an end-of-sequence token, with 'and Dovik'"):
+    with pytest.raises(UserError, match=r"row 1: an answer goes on after an end-of-sequence token, with [0-9]+ characters"):
         Encoder(makers.tokenizer("bytes-bos")).encode([Pair("Who?", f"Ana{makers.EOS} and Dovik")], "rows")
 
 

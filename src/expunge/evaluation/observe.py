@@ -122,7 +122,7 @@ def _right(record: Mapping[str, Any], row_name: str) -> int:
     """Which of a record's choices is its answer. Raises: UserError where none is."""
     answer = record.get("answer", record.get("completion"))
     if answer not in record["choices"]:
-        raise UserError(f"{row_name}: the answer {answer!r} is none of the choices")
+        raise UserError(f"{row_name}: the answer is none of the choices")
     return int(record["choices"].index(answer))
 
 

@@ -163,7 +163,7 @@ class Encoder:
             UserError: when the answer is empty, or the template cannot render the chat.
         """
         if not pair.answer.strip():
-            raise UserError(f"an answer is empty (prompt {pair.question[-60:]!r})")
+            raise UserError("an answer is empty")
         if pair.kind == "text":
             return Written("", pair.answer, chat=False, free=True)
         chat = self._chatted(pair)
@@ -237,7 +237,7 @@ class Encoder:
         if not w.free:
             answer = self._closed(answer, self.turn_end if w.chat else eos)
         if len(answer) < 1 + (not w.free):
-            raise UserError(f"an answer has no tokens (it is {w.answer[:60]!r})")
+            raise UserError("an answer has no tokens")
         self.unknown += self.tokenizer.unk_token_id not in (None, eos) and self.tokenizer.unk_token_id in answer
         return prompt, self.fit(prompt, answer)
 
@@ -248,8 +248,7 @@ class Encoder:
             UserError: when the prompt leaves no room for an answer.
         """
         if self.limit and len(prompt) >= self.limit:
-            beginning = self.tokenizer.decode(prompt[:20])[:60]
-            raise UserError(f"a prompt has {len(prompt)} tokens and the model takes {self.limit} (it begins {beginning!r})")
+            raise UserError(f"a prompt has {len(prompt)} tokens, and the model takes {self.limit}")
         if not self.limit or len(prompt) + len(answer) <= self.limit:
             return answer
         self.cut += 1
@@ -261,7 +260,9 @@ class Encoder:
             return [*answer, end]
         at = answer.index(end)
         if rest := self.tokenizer.decode(answer[at + 1 :], skip_special_tokens=True).strip():
-            raise UserError(f"an answer goes on after an end-of-sequence token, with {rest[:60]!r}: remove the token or the text after it")
+            raise UserError(
+                f"an answer goes on after an end-of-sequence token, with {len(rest)} characters: remove the token or the text after it"
+            )
         return answer[: at + 1]
 
     def _apart(self, answer: str) -> list[int]:
