@@ -20,6 +20,7 @@ from expunge.core.rows import Rows
 from expunge.core.suggest import did_you_mean
 from expunge.engine import artifact
 from expunge.io import data, run_dirs
+from expunge.modalities.common.records import Records, present
 
 Source = str | Path | Sequence[Mapping[str, Any]]
 
@@ -39,18 +40,26 @@ def cache_home() -> Path:
 
 
 def load(
-    path: str | Path, prompt_format: str = "", *, dtype: str = "float32", trust_remote_code: bool = False, allow_pickle: bool = False
+    path: str | Path,
+    prompt_format: str = "",
+    *,
+    labels: int | Sequence[str] = (),
+    dtype: str = "float32",
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
 ) -> Opened:
     """Load a model and its modality from a folder, a hub id or the folder of a run (its model, its adapter, or its guard).
 
     Args:
         prompt_format: how a question becomes a prompt; '' is the chat template, or the format of the run.
+        labels: names of the classes of a classifier whose files have no names of their own, or how many classes it must have.
 
     Raises:
-        UserError: for a model that does not exist or is not safe to load.
+        UserError: for a model that does not exist, is not safe to load, or has other classes.
     """
     folder = inner = Path(path).expanduser()
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle}
+    options |= {"labels": labels} if labels != () else {}
     if not folder.exists():
         _check_exists(str(path))
         model, modality = _load_with_modality(str(path), prompt_format, dtype=getattr(torch, dtype), **options)
@@ -164,18 +173,26 @@ def _guarded(folder: Path, prompt_format: str, **options: Any) -> Opened:
     return Opened(base.model, modality, str(folder.resolve()))
 
 
-def records(source: Source, set_name: str) -> list[Mapping[str, Any]]:
-    """Records of a file, a hub id or a list. Raises: UserError where it is empty or cannot be read."""
-    rows_read = _with_image_paths(data.read(str(source)), str(source)) if isinstance(source, (str, Path)) else list(source)
-    if not rows_read:
+def records(source: Source, set_name: str) -> Records:
+    """Records of a file, a hub id or a list, without the fields that are absent: null and NaN say that a row has no such field.
+
+    Raises:
+        UserError: where it is empty or cannot be read.
+    """
+    if isinstance(source, (str, Path)):
+        rows_read: Sequence[Any] = _with_image_paths(data.read(str(source)), str(source))
+    else:
+        rows_read = data.listed_rows(source)
+    if not len(rows_read):
         raise UserError(f"the {set_name} set is empty")
     for i, record in enumerate(rows_read):
         if not isinstance(record, Mapping):
             raise UserError(f"{set_name}, row {i + 1}: a row is a mapping of columns to values, and this is a {type(record).__name__}")
-    return list(rows_read)
+    known = rows_read if isinstance(rows_read, Records) else Records(rows_read, set_name)
+    return known.replaced(map(present, known))
 
 
-def _with_image_paths(rows_read: list[data.Row], source: str) -> list[data.Row]:
+def _with_image_paths(rows_read: Records, source: str) -> Records:
     """The records of a source; image paths relative to its file become full paths where the working directory lacks them."""
     folder = Path(source.partition("::")[0]).expanduser().parent
 
@@ -185,11 +202,15 @@ def _with_image_paths(rows_read: list[data.Row], source: str) -> list[data.Row]:
 
     columns = [c for name in catalog.names("modalities") for c in catalog.load(name, "modalities").FILE_COLUMNS]
     named = [c for c in dict.fromkeys(columns) if rows_read and isinstance(rows_read[0].get(c), str)]
-    return [{**r, **{c: place(r[c]) for c in named if c in r}} for r in rows_read] if named else rows_read
+    return rows_read.replaced({**r, **{c: place(r[c]) for c in named if c in r}} for r in rows_read) if named else rows_read
 
 
 def rows(modality: Modality, name: str, source: Source | Rows | None) -> Rows | None:
-    """Records as rows of a modality, with messages that name the file."""
+    """Records as rows of a modality, with messages that name the file and the row in it."""
     if source is None or isinstance(source, Rows):
         return source
-    return modality.rows(name, records(source, name), str(source) if isinstance(source, (str, Path)) else name)
+    given = records(source, name)
+    try:
+        return modality.rows(name, given, given.source)
+    except UserError as error:
+        raise UserError(given.located(str(error))) from None
