@@ -32,6 +32,8 @@ Forget = Annotated[
 ]
 Retain = Annotated[str, typer.Option(help="rows to keep")]
 Holdout = Annotated[str, typer.Option(help="rows like the forget set that the model never saw; for classifiers a test set")]
+Where = Annotated[list[str] | None, typer.Option(help="e.g. customer_id=17: forget these rows of --forget, retain its other rows")]
+Map = Annotated[list[str] | None, typer.Option("--map", help="columns by other names, e.g. prompt=subject,answer=body; may be repeated")]
 Out = Annotated[Path, typer.Option("--out", help="run folder", show_default=False)]
 Format = Annotated[
     str, typer.Option(help="template that turns a question into a prompt, e.g. 'Question: {prompt}\\nAnswer: '; default: the chat template")
@@ -69,6 +71,8 @@ def unlearn(
     retain: Retain = "",
     holdout: Holdout = "",
     alternate_answers: Annotated[str, typer.Option(help="answers to give instead, one in each row (column 'answer')")] = "",
+    where: Where = None,
+    map: Map = None,
     run: Out = Path(),
     select: Annotated[list[str] | None, typer.Option(help="add the selector of another method; may be repeated")] = None,
     update: Annotated[list[str] | None, typer.Option(help="add the update of another method; may be repeated")] = None,
@@ -93,19 +97,21 @@ def unlearn(
     method = method or _store_method(model)
     from expunge.engine.loop import Hooks
     from expunge.evaluation.prompting import way_of
+    from expunge.io.conditions import opposite
     from expunge.workflows import build_plan
     from expunge.workflows.unlearn import check_folder
     from expunge.workflows.unlearn import unlearn as unlearn_rows
     from expunge.workflows.watch import watching
 
     options = _options(allow_pickle, trust_remote_code)
+    picked = {"where": where or [], "map": map or []}
     selects, updates = tuple(select or ()), tuple(update or ())
     build_plan.plan(method, hyperparameters, select=selects, update=updates)  # reports wrong hyperparameters before it reads anything
     check_folder(run, resume, overwrite, (model, forget, retain, holdout, alternate_answers, retrained))
     with console.progress() as show, console.interruptible() as interrupted:
         watch = None
         if evaluate or keep_best:
-            watch = watching(forget, retain, retrained, best=keep_best, prompt_format=prompt_format, model=model, **options)
+            watch = watching(forget, retain, retrained, best=keep_best, prompt_format=prompt_format, model=model, **picked, **options)
         result = unlearn_rows(
             method,
             model,
@@ -113,6 +119,7 @@ def unlearn(
             retain or None,
             holdout=holdout or None,
             alternate_answers=alternate_answers or None,
+            **picked,
             out=run,
             prompt_format=prompt_format,
             allow_overlap=allow_overlap,
@@ -133,8 +140,11 @@ def unlearn(
     if selected := {f"--{p.stem}": str(p) for p in sorted((run / "selected").glob("*"))}:
         say(f"the rows that a selector used instead of the given ones are in {run / 'selected'}")
         options_of_audit |= selected
+        if len(conditions := picked.pop("where")) == 1:  # the selected rows are a file of their own
+            options_of_audit["--retain"] = options_of_audit["--retain"] or f"{forget}::{opposite(conditions[0])}"
     options_of_audit["--request-from"] = method if way_of(method) else ""
     arguments = [word for option, value in options_of_audit.items() if value for word in (option, value)]
+    arguments += [word for name, values in picked.items() for value in values for word in (f"--{name}", value)]
     say(f"next: expunge audit {shlex.join([str(run), *arguments, '--out', f'{run}-audit'])}")
 
 
@@ -151,6 +161,7 @@ def train(
     vocabulary: Annotated[
         str, typer.Option(help="rows that the tokenizer of a built-in size is made for; give the same rows to models that are compared")
     ] = "",
+    map: Map = None,
     checkpoint_every: Every = 30.0,
     overwrite: Overwrite = False,
     allow_pickle: Pickle = False,
@@ -171,6 +182,7 @@ def train(
             out=run,
             texts=texts_of(records(vocabulary, "vocabulary")) if vocabulary else (),
             labels=int(labels) if labels.isdecimal() else tuple(n.strip() for n in labels.split(",") if n.strip()),
+            map=map,
             prompt_format=prompt_format,
             seed=seed,
             method=method,
@@ -202,6 +214,8 @@ def audit(
     controls: Annotated[bool, typer.Option("--controls", help="also audit random weights and an input filter")] = False,
     attacked_set: AttackedSets = None,
     request_from: RequestFrom = "",
+    where: Where = None,
+    map: Map = None,
     run: Out = Path(),
     prompt_format: Format = "",
     limit: Limit = 400,
@@ -227,9 +241,9 @@ def _audit(ctx: typer.Context, attacks: tuple[str, ...], hyperparameters: dict[s
     from expunge.workflows.audit import audit as audit_model
 
     params = ctx.params
-    same_name = ("suite", "data", "split", "request_from", "prompt_format", "limit", "overwrite", "allow_overlap")
+    same_name = ("suite", "data", "split", "request_from", "prompt_format", "limit", "overwrite", "allow_overlap", "where", "map")
     with console.progress() as show:
-        return audit_model(
+        result = audit_model(
             params["model"],
             **{n: params[n] or None for n in ("forget", "retain", "holdout", "original", "retrained")},
             **{n: params[n] for n in same_name},
@@ -242,6 +256,9 @@ def _audit(ctx: typer.Context, attacks: tuple[str, ...], hyperparameters: dict[s
             command=_command_line(),
             load_options=_options(params["allow_pickle"], params["trust_remote_code"]),
         )
+    for note in result.notes:
+        say(note)
+    return result
 
 
 @app.command(context_settings=FREE, cls=console.WithHyperparameters)
@@ -259,6 +276,8 @@ def attack(
     split: Split = "",
     attacked_set: AttackedSets = None,
     request_from: RequestFrom = "",
+    where: Where = None,
+    map: Map = None,
     run: Out = Path(),
     prompt_format: Format = "",
     limit: Limit = 400,

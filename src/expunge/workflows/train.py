@@ -13,13 +13,14 @@ from expunge.catalog import load as load_module
 from expunge.catalog import names
 from expunge.core.errors import UserError
 from expunge.core.request import digest
-from expunge.core.rows import Rows
 from expunge.core.suggest import did_you_mean
 from expunge.engine import receipt
 from expunge.engine.distributed.process_group import ProcessGroup
 from expunge.engine.loop import Hooks
 from expunge.io import run_dirs
 from expunge.io.models import Opened, Source, cache_home, load, records
+from expunge.io.models import rows as rows_of
+from expunge.io.requested import ColumnMap, parsed_columns, with_columns
 from expunge.workflows import build_plan
 from expunge.workflows.unlearn import Result, unlearn
 
@@ -50,7 +51,7 @@ def start(
     """An untrained model of a built-in size, made for the data, or the model of a folder or hub id."""
     module = built_in(model)
     if module is None:
-        return _loaded(model, prompt_format, **options)
+        return _loaded(model, prompt_format, **options, **({"labels": labels} if labels != () else {}))
     network, modality = module.start(model, rows, texts=texts, labels=labels, prompt_format=prompt_format, seed=seed, source=source)
     return Opened(network, modality, model)
 
@@ -76,6 +77,7 @@ def train(
     out: str | Path | None = None,
     texts: Sequence[str] = (),
     labels: int | Sequence[str] = (),
+    map: ColumnMap = (),
     prompt_format: str = "",
     seed: int = 0,
     method: str = "finetune",
@@ -93,7 +95,9 @@ def train(
             has default settings for the missing `hyperparameters`.
         out: where to copy the result.
         texts: training texts for the tokenizer of a built-in language model; default: the data.
-        labels: classes of a built-in classifier, by name, or how many; default: those of the data.
+        labels: classes of a built-in classifier, by name, or how many; default: those of the data. Of a folder or hub id: the names of
+            the classes, where the model has none, or how many it must have.
+        map: columns by the names that the modality reads, such as `prompt=subject,answer=body` or a mapping.
         method: `finetune`, or a by-design method, whose result holds a store to forget from.
         cache: where finished work is kept by content.
 
@@ -104,12 +108,15 @@ def train(
     if out:
         out_folder = Path(out)
         process_group.agree(lambda: run_dirs.check_free(out_folder, overwrite, (data, model)))
-    training_records = records(data, "training")
+    training_records = with_columns(records(data, "training"), parsed_columns(map))
     module = built_in(model)
     hyperparameters = {**(module.TRAINING[model] if module else {}), **hyperparameters}
-    source = str(data) if isinstance(data, (str, Path)) else "training"
-    opened = start(model, training_records, texts, labels, prompt_format, seed, source, **(load_options or {}))
-    rows: Rows = opened.modality.rows("retain", training_records, source)
+    try:
+        opened = start(model, training_records, texts, labels, prompt_format, seed, training_records.source, **(load_options or {}))
+    except UserError as error:
+        raise UserError(training_records.located(str(error))) from None
+    rows = rows_of(opened.modality, "retain", training_records)
+    assert rows is not None
     settings = {**hyperparameters, "seed": seed}
     plans = build_plan.plan(method, settings)
     key = digest(
@@ -139,7 +146,9 @@ def train(
         process_group.agree(lambda: _copy(cached, out_folder))
     result_folder = out_folder if out else cached
     loaded = load(result_folder, prompt_format, **(load_options or {}))
-    return Result(loaded.model, loaded.modality, json.loads((cached / "receipt.json").read_text()), result_folder)
+    training_receipt = json.loads((cached / "receipt.json").read_text())
+    training_receipt["request"]["findings"] = [*training_records.notes, *training_receipt["request"]["findings"]]
+    return Result(loaded.model, loaded.modality, training_receipt, result_folder)
 
 
 def _copy(cached: Path, target: Path) -> None:

@@ -21,6 +21,7 @@ from expunge.evaluation.observe import observe
 from expunge.evaluation.profiles.profile import profile_of
 from expunge.evaluation.verdict import audit_scores, verdict
 from expunge.io.models import Opened, Source, cache_home, format_of, load, records
+from expunge.io.requested import ColumnMap, Conditions, requested
 from expunge.workflows.audit import Alike
 
 EACH_EPOCH = ObservationSpec(generations=False, moments=False, gradient_norms=False)
@@ -85,15 +86,20 @@ def watching(
     prompt_format: str = "",
     model: str | Path = "",
     limit: int = 100,
+    where: Conditions = (),
+    map: ColumnMap = (),
     **load_options: Any,
 ) -> Watch:
     """What to watch while a model forgets: at most `limit` rows of each set, and a retrained model's observation of them.
 
+    Args:
+        where, map: as for `unlearn`.
+
     Raises:
         UserError: where there are no rows, or a source cannot be read.
     """
-    sources = {"forget": forget, "retain": retain}
-    sets = {n: spread(records(source, n), limit) for n, source in sources.items() if source}
+    sources = requested({"forget": forget or None, "retain": retain or None}, where, map)
+    sets = {n: spread(records(source, n), limit) for n, source in sources.items() if source is not None}
     if not sets:
         raise UserError("there are no rows to evaluate on: give --forget FILE")
     if not retrained:
