@@ -202,7 +202,7 @@ def test_a_saved_data_set_is_read_by_split(tmp_path: Path) -> None:
 def test_a_hub_id_without_a_network_fails_with_a_clear_message() -> None:
     done = _python("from expunge.io.data import read; read('nobody-at-all/nothing::full')", HF_HUB_OFFLINE="1")
     says = "there is no 'nobody-at-all/nothing' here, and the hub cannot be reached to look for it there"
-    assert done.stderr.splitlines()[-1] == f"expunge.io.data.NoSuchData: {says}"
+    assert done.stderr.splitlines()[-1] == f"expunge.io.data_errors.NoSuchData: {says}"
 
 
 def test_remote_code_is_never_trusted(monkeypatch: pytest.MonkeyPatch) -> None:

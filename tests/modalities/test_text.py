@@ -251,10 +251,11 @@ def test_rows_have_columns_ids_and_counts(modality: Text, rows: Rows) -> None:
     assert modality.counts(rows) == {"rows": 5, "labels": labels, "tokens": labels + sum(map(len, rows["prompt"]))}
 
 
-def test_alternates_are_kept_if_every_record_has_some(modality: Text) -> None:
+def test_alternates_are_lists_and_empty_where_a_record_has_none(modality: Text) -> None:
     both = [{**RECORDS[0], "alternate": "a"}, {**RECORDS[1], "alternate": ["b", "c"]}]
-    assert modality.rows("forget", both)["alternate"] == ["a", ["b", "c"]]
-    assert "alternate" not in modality.rows("forget", [both[0], RECORDS[1]]).columns
+    assert modality.rows("forget", both)["alternate"] == [["a"], ["b", "c"]]
+    assert modality.rows("forget", [both[0], RECORDS[1]])["alternate"] == [["a"], []]
+    assert "alternate" not in modality.rows("forget", RECORDS[:2]).columns
 
 
 @pytest.mark.parametrize(

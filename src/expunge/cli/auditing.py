@@ -16,7 +16,18 @@ from expunge.core.errors import UserError
 
 SOURCES = ("forget", "retain", "holdout")
 MODELS = ("original", "retrained")
-SAME_NAME = ("suite", "data", "split", "request_from", "prompt_format", "limit", "overwrite", "allow_overlap")  # as of the workflow
+SAME_NAME = (
+    "suite",
+    "data",
+    "split",
+    "request_from",
+    "prompt_format",
+    "limit",
+    "overwrite",
+    "allow_overlap",
+    "where",
+    "map",
+)  # as of the workflow
 
 
 def add(app: typer.Typer) -> None:
@@ -46,6 +57,8 @@ def audit(
     controls: Annotated[bool, typer.Option("--controls", help="also audit random weights and an input filter")] = False,
     attacked_set: options.AttackedSets = None,
     request_from: options.RequestFrom = "",
+    where: options.Where = None,
+    map: options.Map = None,
     run: options.Out = Path(),
     prompt_format: options.Format = "",
     limit: options.Limit = 400,
@@ -100,7 +113,7 @@ def _audit(ctx: typer.Context, attacks: tuple[str, ...], printer: Printer, contr
         with usage():
             choose(params["device"])
             chosen(attacks, hyperparameters)
-        return audit_model(
+        result = audit_model(
             params["model"],
             **{n: params[n] or None for n in (*SOURCES, *MODELS)},
             **{n: params[n] for n in SAME_NAME},
@@ -114,6 +127,9 @@ def _audit(ctx: typer.Context, attacks: tuple[str, ...], printer: Printer, contr
             command=parsing.command_line(),
             load_options=options.load_options(*(params[n] for n in ("device", "dtype", "allow_pickle", "trust_remote_code"))),
         )
+    for note in result.notes:
+        printer.say(note)
+    return result
 
 
 def _summary(result: Any) -> dict[str, Any]:
@@ -136,6 +152,8 @@ def attack(
     split: options.Split = "",
     attacked_set: options.AttackedSets = None,
     request_from: options.RequestFrom = "",
+    where: options.Where = None,
+    map: options.Map = None,
     run: options.Out = Path(),
     prompt_format: options.Format = "",
     limit: options.Limit = 400,

@@ -34,6 +34,8 @@ def unlearn(
     retain: options.Retain = "",
     holdout: options.Holdout = "",
     alternate_answers: Annotated[str, typer.Option(help="answers to give instead, one in each row (column 'answer')")] = "",
+    where: options.Where = None,
+    map: options.Map = None,
     run: options.Out = Path(),
     select: Annotated[list[str] | None, typer.Option(help="add the selector of another method; may be repeated", **METHODS)] = None,  # type: ignore[arg-type]
     update: Annotated[list[str] | None, typer.Option(help="add the update of another method; may be repeated", **METHODS)] = None,  # type: ignore[arg-type]
@@ -55,7 +57,7 @@ def unlearn(
 ) -> None:
     """Remove the influence of rows from a model. Hyperparameters of the method follow as [bold]--NAME VALUE[/]."""
     selects, updates, sources = tuple(select or ()), tuple(update or ()), (forget, retain, holdout, alternate_answers)
-    reads = (model, *sources, retrained)
+    reads, picked = (model, *sources, retrained), {"where": where or [], "map": map or []}
     with usage():
         hyperparameters: dict[str, Any] = {**parsing.hyperparameters_from(ctx.args)}
         if not method and not model:
@@ -75,6 +77,7 @@ def unlearn(
         from expunge.engine.device import choose
         from expunge.engine.loop import Hooks
         from expunge.evaluation.prompting import way_of
+        from expunge.io.conditions import opposite
         from expunge.workflows import build_plan
         from expunge.workflows.unlearn import unlearn as unlearn_rows
         from expunge.workflows.watch import watching
@@ -86,7 +89,7 @@ def unlearn(
         load_options: Any = options.load_options(device, dtype, allow_pickle, trust_remote_code)
         watch = None
         if evaluate or keep_best:
-            watch = watching(forget, retain, retrained, best=keep_best, prompt_format=prompt_format, model=model, **load_options)
+            watch = watching(forget, retain, retrained, best=keep_best, prompt_format=prompt_format, model=model, **picked, **load_options)
         result = unlearn_rows(
             method,
             model,
@@ -94,6 +97,7 @@ def unlearn(
             retain or None,
             holdout=holdout or None,
             alternate_answers=alternate_answers or None,
+            **picked,
             out=run,
             prompt_format=prompt_format,
             allow_overlap=allow_overlap,
@@ -115,8 +119,11 @@ def unlearn(
     if selected := {f"--{p.stem}": str(p) for p in sorted((run / "selected").glob("*"))}:
         printer.say(f"the rows that a selector used instead of the given ones are in {run / 'selected'}")
         options_of_audit |= selected
+        if len(conditions := picked.pop("where")) == 1:  # the selected rows are a file of their own
+            options_of_audit["--retain"] = options_of_audit["--retain"] or f"{forget}::{opposite(conditions[0])}"
     options_of_audit["--request-from"] = method if way_of(method) else ""
     arguments = [word for option, value in options_of_audit.items() if value for word in (option, value)]
+    arguments += [word for name, values in picked.items() for value in values for word in (f"--{name}", value)]
     printer.say(f"next: expunge audit {shlex.join([str(run), *arguments, '--out', f'{run}-audit'])}")
     printer.result(lambda: {"folder": str(run), **result.receipt})
 
@@ -135,6 +142,7 @@ def train(
     vocabulary: Annotated[
         str, typer.Option(help="rows that the tokenizer of a built-in size is made for; give the same rows to models that are compared")
     ] = "",
+    map: options.Map = None,
     track: options.Tracks = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "",
@@ -174,6 +182,7 @@ def train(
             out=run,
             texts=texts_of(records(vocabulary, "vocabulary")) if vocabulary else (),
             labels=int(labels) if labels.isdecimal() else parsing.split_names(labels),
+            map=map,
             prompt_format=prompt_format,
             seed=seed,
             method=method,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,10 +38,10 @@ class Request:
                 repeats := sum(Counter(map(content, rows.ids)).values()) - len({content(i) for i in rows.ids})
             ) and name != "alternate_answers":
                 findings.append(f"{repeats} of {len(rows)} rows of {name!r} repeat another row of it")
-        to_forget = {content(i) for i in self.forget.ids} if self.forget else set()
+        to_forget = {key for keys in contents(self.forget) for key in keys} if self.forget else set()
         for name in ("retain", "holdout"):
             kept = self.sets.get(name)
-            if kept is None or not (overlap := sum(content(i) in to_forget for i in kept.ids)):
+            if kept is None or not (overlap := sum(not to_forget.isdisjoint(keys) for keys in contents(kept))):
                 continue
             if not self.overlap:
                 raise UserError(
@@ -64,6 +65,11 @@ class Request:
 def content(row_id: str) -> str:
     """The content hash in a row's id: the second copy of a row has the id of the first with `#2` after it."""
     return row_id.split("#", 1)[0]
+
+
+def contents(rows: Rows) -> Sequence[tuple[str, ...]]:
+    """Hashes of each row by which two rows are the same: its column `content`, where the modality has one, else that in its id."""
+    return rows.columns.get("content") or [(content(i),) for i in rows.ids]
 
 
 def digest(value: object) -> str:

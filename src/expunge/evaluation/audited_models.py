@@ -32,6 +32,7 @@ from expunge.evaluation.profiles.profile import Hit, Profile, group_of, profile_
 from expunge.evaluation.verdict import audit_scores
 from expunge.functional.brief import brief
 from expunge.io.models import Opened
+from expunge.modalities.common.records import Records as Kept
 from expunge.report.collect import curves
 from expunge.report.report_data import Entry, ReportData, ReportedCost, Role, Sample, Score
 
@@ -262,6 +263,8 @@ def spread(records: Records, limit: int) -> Records:
     """At most `limit` records, evenly spread, and one of each group that these lack: a missing group would look forgotten. 0: all."""
     if not limit or len(records) <= limit:
         return records
-    chosen = [records[i * len(records) // limit] for i in range(limit)]
-    first_of_group, kept_groups = {group_of(r): r for r in reversed(records)}, {group_of(r) for r in chosen}
-    return chosen + [r for g, r in first_of_group.items() if g not in kept_groups]
+    chosen = [i * len(records) // limit for i in range(limit)]
+    first_of_group = {group_of(r): i for i, r in reversed(list(enumerate(records)))}
+    kept_groups = {group_of(records[i]) for i in chosen}
+    chosen += [i for g, i in first_of_group.items() if g not in kept_groups]
+    return records.pick(chosen) if isinstance(records, Kept) else [records[i] for i in chosen]

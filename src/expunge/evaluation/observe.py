@@ -24,8 +24,10 @@ from expunge.engine.run_state import evaluating
 from expunge.evaluation.observation import Observation, SetObservation
 from expunge.evaluation.observation_spec import ObservationSpec
 from expunge.evaluation.profiles.profile import AskedSet, profile_of
+from expunge.modalities.common.records import kind_of, listed, present
 
 DRAWS = 4  # sampled answers of an item that is asked to `draw`
+OTHERS = {"paraphrase": "paraphrased_answer", "perturbed": "perturbed_answer", "choice": "choices"}  # columns of other answers, by kind
 DRAWN = 64  # tokens of a sampled answer at most
 
 Records = Sequence[Mapping[str, Any]]
@@ -44,8 +46,8 @@ def observe(
     """Observe a model on the items of several sets.
 
     Args:
-        sets: by name, records in any shape that the modality reads and, where there are such, `paraphrased_answer`, `perturbed_answer` (a
-            list) and `choices` (a list that holds the answer).
+        sets: by name, records in any shape that the modality reads and, where there are such, `paraphrased_answer`, `perturbed_answer`
+            and `choices` (which hold the answer): each one value or a list, in a cell of text a list as JSON.
         specs: how to ask sets that differ from the default.
         cache: a folder of earlier observations, keyed by everything that an answer depends on: weights, rows, modality, specs and `wants`;
             a hit needs no forward pass.
@@ -90,16 +92,21 @@ def _kinds(modality: Modality, name: str, records: Records) -> dict[str, tuple[R
     if not offers(modality, Categorical):
         return kinds
     other_answers = {
-        "paraphrase": [(i, r["paraphrased_answer"]) for i, r in enumerate(records) if r.get("paraphrased_answer")],
-        "perturbed": [(i, text) for i, r in enumerate(records) for text in r.get("perturbed_answer") or ()],
-        "choice": [(i, text) for i, r in enumerate(records) for text in r.get("choices") or ()],
+        kind: [(i, a) for i, r in enumerate(records) for a in listed(r, column, f"{name}, row {i + 1}")] for kind, column in OTHERS.items()
     }
     for kind, pairs in other_answers.items():
         if pairs:
             item = [i for i, _ in pairs]
-            labels = [text for _, text in pairs]
+            labels = [_labeled(modality, a, f"{name}, row {i + 1}, column {OTHERS[kind]!r}") for i, a in pairs]
             kinds[kind] = (require(modality, Categorical).relabel(answers.select(item), labels, name), item)
     return kinds
+
+
+def _labeled(modality: Modality, answer: Any, place: str) -> Any:
+    """An answer, checked. Raises: UserError where the model answers in words and this is no text."""
+    if offers(modality, Generates) and not isinstance(answer, str):
+        raise UserError(f"{place}: an answer is a text, and this is {kind_of(answer)}")
+    return answer
 
 
 def _with_other_answers(
@@ -120,10 +127,11 @@ def _with_other_answers(
 
 def _right(record: Mapping[str, Any], row_name: str) -> int:
     """Which of a record's choices is its answer. Raises: UserError where none is."""
-    answer = record.get("answer", record.get("completion"))
-    if answer not in record["choices"]:
+    answer = present(record).get("answer", record.get("completion"))
+    choices = listed(record, OTHERS["choice"], row_name)
+    if answer not in choices:
         raise UserError(f"{row_name}: the answer is none of the choices")
-    return int(record["choices"].index(answer))
+    return choices.index(answer)
 
 
 def _draws(model: nn.Module, modality: Modality, rows: Rows) -> tuple[tuple[str, ...], ...]:

@@ -17,6 +17,7 @@ from expunge.core.modality import Modality
 from expunge.evaluation.measure import Missing
 from expunge.evaluation.observe import Records
 from expunge.modalities.text.encode import pair_of
+from expunge.modalities.text.records import shaped
 
 ANSWERS = ("paraphrased_answer", "perturbed_answer")  # attacks do not read them, and each would cost a score
 BEFORE = "before"
@@ -80,6 +81,7 @@ def asked_as(method: str, sets: Mapping[str, Records]) -> Mapping[str, Records]:
 
 def _with(question: str, record: Mapping[str, Any]) -> dict[str, Any]:
     """A record with another question after what stands before it."""
+    record = shaped(record, "a record")
     full_question = record.get(BEFORE, "") + question
     if "messages" in record:
         *first, turn, answer = record["messages"]

@@ -19,6 +19,7 @@ from expunge.engine import artifact
 from expunge.engine import device as device_module
 from expunge.functional.brief import brief
 from expunge.io import data, hub, run_dirs
+from expunge.modalities.common.records import Records, present
 
 Source = str | Path | Sequence[Mapping[str, Any]]
 
@@ -42,6 +43,7 @@ def load(
     path: str | Path,
     prompt_format: str = "",
     *,
+    labels: int | Sequence[str] = (),
     dtype: str = "float32",
     device: str = "",
     trust_remote_code: bool = False,
@@ -52,6 +54,7 @@ def load(
     Args:
         path: the folder or hub id.
         prompt_format: how a question becomes a prompt; '' is the chat template, or the format of the run.
+        labels: names of the classes of a classifier whose files have no names of their own, or how many classes it must have.
         dtype: of the weights: float32, bfloat16, float16, or auto, which is that of the files.
         device: cpu, cuda, mps or auto, for this process from now on; '' is what was chosen before, at first auto.
         trust_remote_code: run code that comes with the model.
@@ -61,11 +64,12 @@ def load(
         The model, on the device that trains, with its modality and where it came from.
 
     Raises:
-        UserError: for a model that does not exist or is not safe to load.
+        UserError: for a model that does not exist, is not safe to load, or has other classes.
     """
     folder = inner = Path(path).expanduser()
     target = device_module.choose(device)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle}
+    options |= {"labels": labels} if labels != () else {}
     if not folder.exists():
         hub.check_model(str(path))
         model, modality = _load_with_modality(str(path), prompt_format, dtype=device_module.dtype_of(dtype), **options)
@@ -158,18 +162,26 @@ def _guarded(folder: Path, prompt_format: str, **options: Any) -> Opened:
     return Opened(base.model, modality, str(folder.resolve()))
 
 
-def records(source: Source, set_name: str) -> list[Mapping[str, Any]]:
-    """Records of a file, a hub id or a list. Raises: UserError where it is empty or cannot be read."""
-    rows_read = _with_image_paths(data.read(str(source)), str(source)) if isinstance(source, (str, Path)) else list(source)
-    if not rows_read:
+def records(source: Source, set_name: str) -> Records:
+    """Records of a file, a hub id or a list, without the fields that are absent: null and NaN say that a row has no such field.
+
+    Raises:
+        UserError: where it is empty or cannot be read.
+    """
+    if isinstance(source, (str, Path)):
+        rows_read: Sequence[Any] = _with_image_paths(data.read(str(source)), str(source))
+    else:
+        rows_read = data.listed_rows(source)
+    if not len(rows_read):
         raise UserError(f"the {set_name} set is empty")
     for i, record in enumerate(rows_read):
         if not isinstance(record, Mapping):
             raise UserError(f"{set_name}, row {i + 1}: a row is a mapping of columns to values, and this is a {type(record).__name__}")
-    return list(rows_read)
+    known = rows_read if isinstance(rows_read, Records) else Records(rows_read, set_name)
+    return known.replaced(map(present, known))
 
 
-def _with_image_paths(rows_read: list[data.Row], source: str) -> list[data.Row]:
+def _with_image_paths(rows_read: Records, source: str) -> Records:
     """The records of a source; image paths relative to its file become full paths where the working directory lacks them."""
     folder = Path(source.partition("::")[0]).expanduser().parent
 
@@ -179,11 +191,15 @@ def _with_image_paths(rows_read: list[data.Row], source: str) -> list[data.Row]:
 
     columns = [c for name in catalog.names("modalities") for c in catalog.load(name, "modalities").FILE_COLUMNS]
     named = [c for c in dict.fromkeys(columns) if rows_read and isinstance(rows_read[0].get(c), str)]
-    return [{**r, **{c: place(r[c]) for c in named if c in r}} for r in rows_read] if named else rows_read
+    return rows_read.replaced({**r, **{c: place(r[c]) for c in named if c in r}} for r in rows_read) if named else rows_read
 
 
 def rows(modality: Modality, name: str, source: Source | Rows | None) -> Rows | None:
-    """Records as rows of a modality, with messages that name the file."""
+    """Records as rows of a modality, with messages that name the file and the row in it."""
     if source is None or isinstance(source, Rows):
         return source
-    return modality.rows(name, records(source, name), str(source) if isinstance(source, (str, Path)) else name)
+    given = records(source, name)
+    try:
+        return modality.rows(name, given, given.source)
+    except UserError as error:
+        raise UserError(given.located(str(error))) from None

@@ -49,7 +49,7 @@ def check_free(folder: Path, overwrite: bool, reads: Iterable[object] = (), way_
     stems = {name.split(".")[0] for name in names}
     if foreign := [name for name in names if name.split(".")[0] not in OURS] or ([] if stems - MODELS else names):
         raise UserError(f"{folder} contains {foreign[0]!r}, which is not part of a run, so nothing in it is replaced: give another folder")
-    for path in (Path(r).expanduser() for r in reads if isinstance(r, (str, Path))):
+    for path in (Path(str(r).partition("::")[0]).expanduser() for r in reads if isinstance(r, (str, Path))):
         if path.exists() and path.resolve().is_relative_to(folder.resolve()):
             raise UserError(f"{path} lies in {folder}, which --overwrite would replace: give another folder")
 

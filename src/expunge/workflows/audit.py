@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from expunge import catalog
-from expunge.benchmarks.suite import SetSpec, Specs
 from expunge.core.errors import UserError
 from expunge.core.hyperparameters import hyperparameters_of
-from expunge.core.request import content, digest
+from expunge.core.modality import Modality
+from expunge.core.request import digest
+from expunge.core.rows import Rows
 from expunge.core.suggest import did_you_mean
 from expunge.engine import receipt
 from expunge.evaluation.alike import Alike
@@ -29,19 +30,19 @@ from expunge.evaluation.audited_models import (
     random_init,
     report_data,
     silent,
-    spread,
 )
 from expunge.evaluation.observation import Observation
-from expunge.evaluation.observe import Records
 from expunge.evaluation.profiles.profile import Finding, profile_of
 from expunge.evaluation.prompting import asked_as, way_of
 from expunge.evaluation.verdict import LEVELS, verdict
 from expunge.functional.brief import brief
 from expunge.io import run_dirs
-from expunge.io.models import Opened, Source, cache_home, format_of, load, receipt_of, records
+from expunge.io.models import Opened, Source, cache_home, format_of, load, receipt_of
+from expunge.io.requested import ColumnMap, Conditions, notes_of, requested
 from expunge.report import result_tables
 from expunge.report.report_data import Asked, ReportData, Role, Verdict
 from expunge.workflows.audit_keywords import AuditKeywords
+from expunge.workflows.audited_sets import SETS, audited_sets, read_rows
 from expunge.workflows.callbacks import Callbacks
 from expunge.workflows.trackers import Track, listening
 
@@ -65,6 +66,7 @@ class Audit:
     request_from: str = ""  # the method whose requests the audit made
     folder: Path | None = None
     compute: Mapping[str, str] = field(default_factory=dict)  # device and dtype of the audited model; empty where it was observed before
+    notes: Sequence[str] = ()  # what was done with the rows of the sets, in words
 
     @property
     def passed(self) -> bool:
@@ -111,6 +113,8 @@ class AuditOptions:
         limit: rows of retain and holdout that the audit reads, evenly spread; 0: all.
         overwrite: replace the results in the folder.
         allow_overlap: rows to forget may also stand in retain or holdout.
+        where: conditions such as `customer_id=17`: the rows of `forget` that meet all of them are the forgotten ones, the others `retain`.
+        map: columns by the names that the modality reads, such as `prompt=subject,answer=body` or a mapping.
         progress: receives rows done, rows in all, and the activity.
         callbacks, track: objects that are told of the audit, and trackers that get its numbers (see `Callback` and `Tracker`).
         command: the command line, for the report.
@@ -132,6 +136,8 @@ class AuditOptions:
     limit: int = 400
     overwrite: bool = False
     allow_overlap: bool = False
+    where: Conditions = ()
+    map: ColumnMap = ()
     progress: Progress = silent
     callbacks: Callbacks = ()
     track: Track = ()
@@ -180,11 +186,22 @@ class Auditor:
         self.model, self.options = model, options
         self.attacks = chosen(options.attack, options.attack_hyperparameters)
         self.folder = run_dirs.audit_folder(options.out, options.overwrite)
-        self.sets, self.specs = _sets(given, options, optional=self._observed_before)
+        sources = requested(given, options.where, options.map)
+        self.own_sets = frozenset(n for n, source in sources.items() if source is not None)
+        self.notes = notes_of(sources)
+        self.sets, self.specs = audited_sets(
+            sources,
+            options.suite,
+            options.data,
+            options.split,
+            optional=self._observed_before,
+            limit=options.limit,
+            allow_overlap=options.allow_overlap,
+        )
         self._check()
         self.prompt_format = options.prompt_format or format_of(model)
         self.cache = cache_home() / "observations"
-        self.alike = Alike()
+        self.alike, self.compared = Alike(), False
         self.compute: Mapping[str, str] = {}  # device and dtype of the audited model
         self.own_way = asked_as(options.request_from, self.sets) if options.request_from else self.sets
 
@@ -247,7 +264,7 @@ class Auditor:
         if not self.sets:
             raise UserError(f"there are no rows to ask the {name} model about: give --forget FILE")
         opened = source if isinstance(source, Opened) else load(source, self.prompt_format, **self.options.load_options)
-        self.alike.check(name, opened.modality.rows("forget", self.sets["forget"]), opened.modality)
+        self.alike.check(name, self._forgotten(opened.modality), opened.modality)
         if role == "method":
             self.compute = receipt.compute(opened.model)
         profile = profile_of(opened.modality.name)
@@ -264,6 +281,12 @@ class Auditor:
         scored = ("forget", *self.options.attacked_sets)
         attacks = carry_out(self.attacks, opened.model, opened.modality, sets, role, progress, self.specs, scored)
         return replace(audited, attacks=attacks), opened
+
+    def _forgotten(self, modality: Modality) -> Rows:
+        """The rows to forget as a model reads them. Before the first model is observed, the user's sets are read and compared."""
+        alone = self.compared or not self.own_sets
+        self.compared = True
+        return read_rows(modality, self.sets, ("forget",) if alone else SETS, self.options.allow_overlap, self.notes)
 
     def judge(self, audited_models: Sequence[AuditedModel]) -> Audit:
         """The verdict on the audited model, beside the other models, and the report data."""
@@ -286,7 +309,16 @@ class Auditor:
         )
         attacks = {n: a.record(audited.yardstick.get(n)) for n, a in audited.attacks.items()}
         return Audit(
-            audited.scores, audited.skipped, findings, audited.observation, data, attacks, options.request_from, self.folder, self.compute
+            audited.scores,
+            audited.skipped,
+            findings,
+            audited.observation,
+            data,
+            attacks,
+            options.request_from,
+            self.folder,
+            self.compute,
+            self.notes,
         )
 
 
@@ -306,41 +338,6 @@ def _observed(source: str | Path | Opened) -> Observation | None:
     if isinstance(source, Opened) or not (Path(source) / "observed.json").exists():
         return None
     return Observation.load(Path(source))
-
-
-def _sets(sources: Mapping[str, Source | None], options: AuditOptions, optional: bool) -> tuple[dict[str, Records], Specs]:
-    """The sets of the audit, and how to ask them. optional: an audit of observations needs no sets."""
-    sets: dict[str, Records] = {}
-    specs: dict[str, SetSpec] = {}
-    if options.suite:
-        suite = catalog.load(options.suite, "benchmarks").load(options.data, **({"split": options.split} if options.split else {}))
-        sets.update(suite.sets)
-        specs = {name: suite.spec(name) for name in suite.sets}
-    sets.update({n: records(source, n) for n, source in sources.items() if source is not None})
-    if (options.data or options.split) and not options.suite:
-        raise UserError(f"--{'data' if options.data else 'split'} belongs to a benchmark: name it with --suite")
-    if "forget" not in sets:
-        if optional and not sets:
-            return {}, {}
-        raise UserError("an audit needs the rows that were to be forgotten: give --forget FILE, or --suite with its --split")
-    if not options.allow_overlap:
-        _check_disjoint(sets)
-    return {n: spread(r, options.limit) if n in ("retain", "holdout") else r for n, r in sets.items()}, specs
-
-
-def _check_disjoint(sets: Mapping[str, Records]) -> None:
-    forgotten = {content(digest(_plain(r))) for r in sets["forget"]}
-    for name in ("retain", "holdout"):
-        if shared := sum(content(digest(_plain(r))) in forgotten for r in sets.get(name, ())):
-            raise UserError(
-                f"{shared} of {len(sets[name])} rows of {name!r} also stand in 'forget', so the two cannot be told apart. "
-                f"Take them out, or allow it with --allow-overlap"
-            )
-
-
-def _plain(record: Mapping[str, Any]) -> list[Any]:
-    texts = [record.get(k) for k in ("prompt", "completion", "question", "answer", "messages", "text")]
-    return texts if any(w is not None for w in texts) else sorted(record.items())
 
 
 def _run_fields(source: str | Path | Opened) -> dict[str, Any]:
@@ -379,6 +376,7 @@ def summary(result: Audit) -> dict[str, Any]:
         "attacks": result.attacks,
         "observed": result.observed.about,
         "request_from": result.request_from,
+        "notes": list(result.notes),
         "versions": receipt.versions(),
         "machine": receipt.machine(),
         "compute": result.compute,

@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 
 from expunge.evaluation.audited_models import Progress
 from expunge.io.models import Opened
+from expunge.io.requested import ColumnMap, Conditions
 from expunge.workflows.callbacks import Callbacks
 from expunge.workflows.trackers import Track
 
@@ -30,6 +31,8 @@ class AuditKeywords(TypedDict, total=False):
     limit: int
     overwrite: bool
     allow_overlap: bool
+    where: Conditions
+    map: ColumnMap
     progress: Progress
     callbacks: Callbacks
     track: Track

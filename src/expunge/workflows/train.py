@@ -15,13 +15,14 @@ from expunge.catalog import load as load_module
 from expunge.catalog import names
 from expunge.core.errors import UserError
 from expunge.core.request import digest
-from expunge.core.rows import Rows
 from expunge.core.suggest import did_you_mean
 from expunge.engine import device, receipt
 from expunge.engine.distributed.process_group import ProcessGroup
 from expunge.engine.loop import Hooks
 from expunge.io import run_dirs
 from expunge.io.models import Opened, Source, cache_home, load, records
+from expunge.io.models import rows as rows_of
+from expunge.io.requested import ColumnMap, parsed_columns, with_columns
 from expunge.workflows import build_plan
 from expunge.workflows.callbacks import Callbacks, result_of
 from expunge.workflows.trackers import Track, listening
@@ -54,7 +55,7 @@ def start(
     """An untrained model of a built-in size, made for the data, or the model of a folder or hub id."""
     module = built_in(model)
     if module is None:
-        return _loaded(model, prompt_format, **options)
+        return _loaded(model, prompt_format, **options, **({"labels": labels} if labels != () else {}))
     device.choose(options.get("device", ""))
     network, modality = module.start(model, rows, texts=texts, labels=labels, prompt_format=prompt_format, seed=seed, source=source)
     dtype = device.dtype_of(options.get("dtype", "float32"))
@@ -82,6 +83,7 @@ def train(
     out: str | Path | None = None,
     texts: Sequence[str] = (),
     labels: int | Sequence[str] = (),
+    map: ColumnMap = (),
     prompt_format: str = "",
     seed: int = 0,
     method: str = "finetune",
@@ -101,7 +103,9 @@ def train(
             has default settings for the missing `hyperparameters`.
         out: where to copy the result.
         texts: training texts for the tokenizer of a built-in language model; default: the data.
-        labels: classes of a built-in classifier, by name, or how many; default: those of the data.
+        labels: classes of a built-in classifier, by name, or how many; default: those of the data. Of a folder or hub id: the names of
+            the classes, where the model has none, or how many it must have.
+        map: columns by the names that the modality reads, such as `prompt=subject,answer=body` or a mapping.
         method: `finetune`, or a by-design method, whose result holds a store to forget from.
         prompt_format: how a question becomes a prompt; '' is the model's chat template.
         seed: of everything that is random.
@@ -124,12 +128,15 @@ def train(
     if out:
         out_folder = Path(out)
         process_group.agree(lambda: run_dirs.check_free(out_folder, overwrite, (data, model)))
-    training_records = records(data, "training")
+    training_records = with_columns(records(data, "training"), parsed_columns(map))
     module = built_in(model)
     hyperparameters = {**(module.TRAINING[model] if module else {}), **hyperparameters}
-    source = str(data) if isinstance(data, (str, Path)) else "training"
-    opened = start(model, training_records, texts, labels, prompt_format, seed, source, **(load_options or {}))
-    rows: Rows = opened.modality.rows("retain", training_records, source)
+    try:
+        opened = start(model, training_records, texts, labels, prompt_format, seed, training_records.source, **(load_options or {}))
+    except UserError as error:
+        raise UserError(training_records.located(str(error))) from None
+    rows = rows_of(opened.modality, "retain", training_records)
+    assert rows is not None
     settings = {**hyperparameters, "seed": seed}
     plans = build_plan.plan(method, settings)
     key = digest(
@@ -165,9 +172,10 @@ def train(
     about = {"name": method, "stages": receipt.describe(plans), "rows": {"retain": len(rows)}, "log": [], "folder": str(result_folder)}
     with listeners.during(about) as ended:
         loaded = load(result_folder, prompt_format, **(load_options or {}))
-        receipt_record = json.loads((cached / "receipt.json").read_text(encoding="utf-8"))
-        ended |= {**result_of(receipt_record), "cached": True}
-    return Result(loaded.model, loaded.modality, receipt_record, result_folder)
+        training_receipt = json.loads((cached / "receipt.json").read_text(encoding="utf-8"))
+        training_receipt["request"]["findings"] = [*training_records.notes, *training_receipt["request"]["findings"]]
+        ended |= {**result_of(training_receipt), "cached": True}
+    return Result(loaded.model, loaded.modality, training_receipt, result_folder)
 
 
 def _copy(cached: Path, target: Path) -> None:

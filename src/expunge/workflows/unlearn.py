@@ -27,6 +27,7 @@ from expunge.engine.validate import check, check_capabilities
 from expunge.functional.brief import brief
 from expunge.io import run_dirs, selection_files
 from expunge.io.models import Opened, Source, load, receipt_of, records, rows
+from expunge.io.requested import ColumnMap, Conditions, Sources, notes_of, requested
 from expunge.report import result_tables
 from expunge.workflows import build_plan
 from expunge.workflows.callbacks import Callbacks, result_of
@@ -81,6 +82,8 @@ def unlearn(
     *,
     holdout: Source | Rows | None = None,
     alternate_answers: Source | Rows | None = None,
+    where: Conditions = (),
+    map: ColumnMap = (),
     out: str | Path | None = None,
     select: tuple[str, ...] = (),
     update: tuple[str, ...] = (),
@@ -102,6 +105,8 @@ def unlearn(
         model: a folder or hub id, the folder of an earlier run, or an opened model, which is then changed in place.
         forget, retain, holdout: a file, hub id or list of records each (see `expunge.io.data.read`); retain where the method reads it.
         alternate_answers: answers to give instead, for methods that use them; the modality's own where none are given.
+        where: conditions such as `customer_id=17`: the rows of `forget` that meet all of them are forgotten, the others are retained.
+        map: columns by the names that the modality reads, such as `prompt=subject,answer=body` or a mapping.
         out: the run folder; None keeps nothing on disk.
         select, update: methods whose selectors or updates are added.
         prompt_format: how a question becomes a prompt; '' is the model's chat template, or the format of the run that it comes from.
@@ -133,7 +138,10 @@ def unlearn(
         raise UserError(f"{opened.source} is a guard, whose model was not changed: unlearn the model {base} itself")
     modality = opened.modality
     check_capabilities(plans, modality)
-    request = _request(modality, plans, forget, retain, holdout, alternate_answers, allow_overlap)
+    given = {"forget": forget, "retain": retain, "holdout": holdout, "alternate_answers": alternate_answers}
+    sources = requested(given, where, map)
+    request = _request(modality, plans, sources, allow_overlap)
+    findings = [*notes_of(sources), *request.findings]
     store = _store_of(plans, opened, method if isinstance(method, str) else "custom", request)
     check(plans, request.sets, modality, known=store is not None)
     before, adapted = receipt.hash_weights(opened.model), is_adapted(opened.model)
@@ -141,7 +149,7 @@ def unlearn(
         "method": method if isinstance(method, str) else "custom",
         "stages": receipt.describe(plans),
         "model": {"source": opened.source, "weights": before},
-        "request": {"hash": request.hash, "sets": {n: len(r) for n, r in request.sets.items()}, "findings": list(request.findings)},
+        "request": {"hash": request.hash, "sets": {n: len(r) for n, r in request.sets.items()}, "findings": findings},
         "modality": modality.about(),
         **({"watch": {"sets": {n: len(r) for n, r in watch.sets.items()}, "best": watch.best}} if watch else {}),
     }
@@ -174,7 +182,7 @@ def unlearn(
             run_folder = folder
 
             def write_results() -> None:
-                selection_files.write(run_folder / selection_files.FOLDER, selected_rows, {"forget": forget, "retain": retain})
+                selection_files.write(run_folder / selection_files.FOLDER, selected_rows, sources)
                 _write(run_folder, run.model, run.modality, receipt_record, run.store)
 
             process_group.agree(write_results)
@@ -215,12 +223,10 @@ def _check_folder(folder: Path, resume: bool, overwrite: bool, reads: tuple[obje
 def _request(
     modality: Modality,
     plans: Plans,
-    forget: Source | Rows | None,
-    retain: Source | Rows | None,
-    holdout: Source | Rows | None,
-    alternate_answers: Source | Rows | None,
+    sources: Sources,
     overlap: bool,
 ) -> Request:
+    alternate_answers = sources["alternate_answers"]
     sets_read = frozenset[str]().union(*(p.sets_read() for p in plans))
     if alternate_answers is None:
         answer_rows = modality.answers(modality.refusals()) if "alternate_answers" in sets_read else None
@@ -234,9 +240,8 @@ def _request(
             if have_questions
             else modality.answers([_answer_of(r) for r in answer_records])
         )
-    return Request(
-        rows(modality, "forget", forget), rows(modality, "retain", retain), rows(modality, "holdout", holdout), answer_rows, overlap
-    )
+    forget, retain, holdout = (rows(modality, name, sources[name]) for name in ("forget", "retain", "holdout"))
+    return Request(forget, retain, holdout, answer_rows, overlap)
 
 
 def _answer_of(record: Mapping[str, Any]) -> Any:

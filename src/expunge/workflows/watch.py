@@ -23,6 +23,7 @@ from expunge.evaluation.profiles.profile import profile_of
 from expunge.evaluation.verdict import audit_scores, verdict
 from expunge.functional.brief import brief
 from expunge.io.models import Opened, Source, cache_home, format_of, load, records
+from expunge.io.requested import ColumnMap, Conditions, requested
 
 EACH_EPOCH = ObservationSpec(generations=False, moments=False, gradient_norms=False)
 Records = dict[str, dict[str, Any]]
@@ -87,6 +88,8 @@ def watching(
     prompt_format: str = "",
     model: str | Path = "",
     limit: int = 100,
+    where: Conditions = (),
+    map: ColumnMap = (),
     **load_options: Any,
 ) -> Watch:
     """What to watch while a model forgets: at most `limit` rows of each set, and a retrained model's observation of them.
@@ -98,6 +101,7 @@ def watching(
         prompt_format: of the retrained model; '' is that of `model`.
         model: the model that forgets, whose run names the prompt format.
         limit: rows of each set, evenly spread; 0: all.
+        where, map: as for `unlearn`.
         load_options: of `load`.
 
     Returns:
@@ -106,8 +110,8 @@ def watching(
     Raises:
         UserError: where there are no rows, or a source cannot be read.
     """
-    sources = {"forget": forget, "retain": retain}
-    sets = {n: spread(records(source, n), limit) for n, source in sources.items() if source}
+    sources = requested({"forget": forget or None, "retain": retain or None}, where, map)
+    sets = {n: spread(records(source, n), limit) for n, source in sources.items() if source is not None}
     if not sets:
         raise UserError("there are no rows to evaluate on: give --forget FILE")
     if not retrained:

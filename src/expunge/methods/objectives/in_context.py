@@ -92,6 +92,8 @@ class Contexts(Selector):
         answers, rng = rows["answer_text"], view.rng()
         if "alternate" in rows.columns:
             candidates = [[a] if isinstance(a, str) else list(a) for a in rows["alternate"]]
+            if missing := sum(not texts for texts in candidates):
+                raise UserError(f"{missing} of {len(rows)} rows have no other answer: add one in the column 'alternate', or leave it out")
             return [texts[int(torch.randint(len(texts), (1,), generator=rng))] for texts in candidates]
         if len(set(answers)) < 2:
             raise UserError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,6 @@ from expunge.core.errors import UserError
 from expunge.core.modality import ModelOutput, Patch, Weights
 from expunge.core.request import content, digest, ids_of
 from expunge.core.rows import Rows
-from expunge.core.suggest import did_you_mean
 from expunge.engine.adapters import base_of
 from expunge.functional.brief import brief
 from expunge.modalities.common.files import opened, write
@@ -26,6 +24,7 @@ from expunge.modalities.common.fresh import fresh
 from expunge.modalities.common.packed import Layout, block_hook_points, call, cut, independent, last_linear, module_at, watching
 from expunge.modalities.image.columns import IMAGES, LABELS
 from expunge.modalities.image.data import CLASSIFIER, column, normalization, prepared
+from expunge.modalities.image.labels import checked_names, names_in, number_of, renamed
 
 PICTURE = 64  # longer side of a displayed picture, in pixels
 
@@ -90,16 +89,9 @@ class Image:
             place: the record, for messages.
 
         Raises:
-            UserError: when the model has no such class.
+            UserError: when the model has no such class, or the value may mean two.
         """
-        value = _plain(value)
-        if not isinstance(value, int) and str(value) in self.labels:
-            return self.labels.index(str(value))
-        number = int(value) if isinstance(value, int) or str(value).isdecimal() else -1
-        if not 0 <= number < len(self.labels):
-            near = did_you_mean(str(value), self.labels)
-            raise UserError(f"{place}: there is no class {value!r}; the model has {len(self.labels)}, {self.labels[0]!r} first{near}")
-        return number
+        return number_of(value, self.labels, place)
 
     def _answer_columns(self, labels: Sequence[int]) -> dict[str, list[Any]]:
         return {"answer": [[y] for y in labels], "answer_text": [self.labels[y] for y in labels]}
@@ -107,12 +99,13 @@ class Image:
     def relabel(self, rows: Rows, answers: Sequence[Any], name: str) -> Rows:
         """The same images with other classes, by name or number."""
         ids = tuple(f"{content(i)}~{digest(a)}" for i, a in zip(rows.ids, answers, strict=True))
-        labels = [self.label(a, name) for a in answers]
+        labels = [self.label(a, f"{name}, row {i}") for i, a in enumerate(answers, 1)]
         return Rows(name, ids, {**rows.columns, **self._answer_columns(labels)}, rows.weight)
 
     def answers(self, texts: Sequence[Any], name: str = "alternate_answers") -> Rows:
         """Rows of classes without images, for selectors that draw from them."""
-        return Rows(name, ids_of(list(texts)), {"answer_text": [self.labels[self.label(t, name)] for t in texts]})
+        labels = [self.label(t, f"{name}, row {i}") for i, t in enumerate(texts, 1)]
+        return Rows(name, ids_of(list(texts)), {"answer_text": [self.labels[y] for y in labels]})
 
     def refusals(self) -> list[str]:
         """All classes, to draw from: a classifier that does not know an image may name any class."""
@@ -271,22 +264,6 @@ def _hash(pixels: Tensor) -> str:
     return hashlib.sha256(pixels.contiguous().numpy().tobytes() + str(tuple(pixels.shape)).encode()).hexdigest()[:16]
 
 
-def classes(records: Sequence[Mapping[str, Any]], source: str = "training") -> tuple[str, ...]:
-    """Names of the classes in records: all numbers from 0 to the largest, or the names in sorted order.
-
-    Args:
-        source: name of the records in messages.
-    """
-    names = {str(_plain(r[column(r, LABELS, "class", f"{source}, row {i + 1}")])) for i, r in enumerate(records)}
-    return tuple(map(str, range(max(map(int, names)) + 1))) if all(map(str.isdecimal, names)) else tuple(sorted(names))
-
-
-def _plain(value: Any) -> Any:
-    """A class as a number or a name, unwrapped from a list, array or tensor of one element."""
-    value = value.tolist() if hasattr(value, "tolist") else value
-    return value[0] if isinstance(value, (list, tuple)) and len(value) == 1 else value
-
-
 def shape_of(records: Sequence[Mapping[str, Any]], source: str = "training") -> tuple[int, ...]:
     """The shape of the first image of records, (channels, height, width). source: name of the records in messages."""
     place = f"{source}, row 1"
@@ -302,31 +279,33 @@ def classifier_modality(labels: int | Sequence[str], mean: Sequence[float] = (),
         std: standard deviation of each channel, likewise.
 
     Raises:
-        UserError: when there are no classes, or two classes have the same name.
+        UserError: when there are no classes, a name is empty, or two classes have the same name.
     """
-    names = tuple(str(i) for i in range(labels)) if isinstance(labels, int) else tuple(labels)
-    if not names:
-        raise UserError("a classifier has classes: give their names, or how many there are")
-    if duplicates := [n for n, count in Counter(names).items() if count > 1]:
-        raise UserError(f"the class {duplicates[0]!r} is named twice")
-    return Image(names, tuple(mean), tuple(std))
+    return Image(checked_names(labels), tuple(mean), tuple(std))
 
 
 def load(
-    path: str, *, dtype: torch.dtype | str | None = None, trust_remote_code: bool = False, allow_pickle: bool = False
+    path: str,
+    *,
+    labels: int | Sequence[str] = (),
+    dtype: torch.dtype | str | None = None,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
 ) -> tuple[nn.Module, Image]:
     """Load a model in evaluation mode and its modality from a folder or hub id.
 
     Args:
         path: a folder or hub id.
+        labels: names of the classes, for a model without names, or how many classes it must have.
         dtype: dtype of the weights; 'auto': that of the files; default: float32.
         trust_remote_code: allow code that comes with the model.
         allow_pickle: allow weights that are stored as pickles.
 
     Raises:
-        UserError: when the model is missing, incomplete, no image classifier, or stored as a pickle that is not allowed.
+        UserError: when the model is missing, incomplete, no image classifier, of other classes, or stored as a pickle that is not allowed.
     """
     model, processor = opened(path, CLASSIFIER, dtype or torch.float32, trust_remote_code, allow_pickle)
     config: Any = getattr(base_of(model), "config")  # noqa: B009 - typed as a module
-    labels = tuple(str(config.id2label[i]) for i in range(config.num_labels))
-    return model, Image(labels, *normalization(processor), processor)
+    names = names_in(config, path)
+    names = renamed(config, names, labels, path) if labels != () else names
+    return model, Image(names, *normalization(processor), processor)

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from expunge.core.errors import UserError
 from expunge.functional.brief import brief
+from expunge.modalities.text.records import shaped
 
 QUESTION_FORMAT = "Question: {prompt}\nAnswer: "
 SHAPES = "{'prompt','completion'}, {'question','answer'}, {'messages'} or {'text'}"
@@ -55,6 +56,7 @@ def pair_of(record: Mapping[str, Any], where: str) -> Pair:
     Raises:
         UserError: when the record has none of the shapes; the message names the row and what it lacks.
     """
+    record = shaped(record, where)
     if "messages" in record:
         turns = _turns(record["messages"], f"{where}: 'messages'")
         if len(turns) < 2 or turns[-1]["role"] != "assistant":

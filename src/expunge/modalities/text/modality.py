@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from expunge.core.capabilities import Categorical, Displayable, Drafting, Generates, Prompted, Samples, SharedReading
+from expunge.core.errors import UserError
 from expunge.core.modality import ModelOutput, Patch, Weights
 from expunge.core.request import content, digest, ids_of
 from expunge.core.rows import Rows
@@ -32,9 +33,11 @@ from expunge.modalities.common.packed import (
     spelled_out,
     watching,
 )
+from expunge.modalities.common.records import kind_of, listed
 from expunge.modalities.text.encode import Encoder, Pair, pair_of
 from expunge.modalities.text.generate import generate, recite
 from expunge.modalities.text.read import Reading, read, strange
+from expunge.modalities.text.records import plain
 from expunge.modalities.text.refusals import REFUSALS, UNANSWERABLE
 from expunge.modalities.text.wider import vectors, widen
 
@@ -66,16 +69,29 @@ class Text:
             source: name of the records in messages; default: `name`.
 
         Returns:
-            Rows with the columns `prompt` and `answer` (token ids), `context` and `answer_text` (as in the records), and, if all records
-            have one, `alternate` (other answers, a text or a list).
+            Rows with the columns `prompt` and `answer` (token ids), `context` and `answer_text` (as in the records), `content` (hashes of
+            what the model reads, by which rows of two sets are the same), and, if any record has one, `alternate` (lists of other answers).
+            A question has the same id whether it stands in a column or as the turn of a chat.
 
         Raises:
             UserError: when a record cannot be encoded; the message names the row.
         """
         where = source or name
         pairs = [pair_of(r, f"{where}, row {i + 1}") for i, r in enumerate(records)]
-        rows = self._rows(name, pairs, ids_of([[p.context, p.answer] for p in pairs]), where)
-        return rows.add(alternate=[r["alternate"] for r in records]) if records and all("alternate" in r for r in records) else rows
+        rows = self._rows(name, pairs, ids_of([[_asked(p), p.answer] for p in pairs]), where)
+        rows = rows.add(content=[self._content(p) for p in pairs])
+        alternates = [listed(r, "alternate", f"{where}, row {i + 1}") for i, r in enumerate(records)]
+        return rows.add(alternate=alternates) if any(alternates) else rows
+
+    def _content(self, pair: Pair) -> tuple[str, ...]:
+        """Hashes of a row as the model reads it, and of what it says in any format, without differences in white space."""
+        written = self.encoder.written(pair)
+        read_as = digest(plain(written.prompt + written.answer))
+        if pair.kind == "text":
+            return (read_as,)
+        turns = [{"role": "user", "content": pair.context}] if isinstance(pair.context, str) else pair.context
+        said = [[t["role"], plain(t["content"])] for t in turns if t["role"] != "system"]
+        return read_as, digest([said, plain(pair.answer)])
 
     def _rows(self, name: str, pairs: Sequence[Pair], ids: tuple[str, ...], where: str = "", weight: tuple[float, ...] = ()) -> Rows:
         encoded = self.encoder.encode(pairs, where)
@@ -88,7 +104,13 @@ class Text:
         return Rows(name, ids, columns, weight)
 
     def relabel(self, rows: Rows, answers: Sequence[Any], name: str) -> Rows:
-        """The same prompts with other answers, each a text or the token ids of a generated answer."""
+        """The same prompts with other answers, each a text or the token ids of a generated answer.
+
+        Raises:
+            UserError: when an answer is neither.
+        """
+        if odd := [a for a in answers if not hasattr(a, "__len__") or isinstance(a, Mapping)]:
+            raise UserError(f"{name}: an answer is a text, and this is {kind_of(odd[0])}")
         ids = tuple(f"{content(i)}~{digest(a)}" for i, a in zip(rows.ids, answers, strict=True))
         if not answers or isinstance(answers[0], str):
             pairs = [Pair(c, a, kind) for (c, kind), a in zip(rows["context"], answers, strict=True)]
@@ -337,6 +359,12 @@ class Text:
             "tokenised_in_two_pieces": self.encoder.merged,
             "answers_with_unknown_tokens": self.encoder.unknown,
         }
+
+
+def _asked(pair: Pair) -> Any:
+    """The context of a pair; a chat of one question is the question."""
+    alone = not isinstance(pair.context, str) and len(pair.context) == 1 and pair.context[0]["role"] == "user"
+    return pair.question if alone else pair.context
 
 
 def _filled(template: str, prompt: str, answer: str) -> str:

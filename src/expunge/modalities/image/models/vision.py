@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from expunge.core.errors import UserError
-from expunge.modalities.image.modality import Image, classes, classifier_modality, shape_of
+from expunge.modalities.image.labels import classes
+from expunge.modalities.image.modality import Image, classifier_modality, shape_of
 
 
 class VisionSize(NamedTuple):
