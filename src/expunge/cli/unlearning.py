@@ -42,7 +42,7 @@ def unlearn(
     keep_best: Annotated[str, typer.Option(help="keep the weights of the epoch that is best by this score")] = "",
     retrained: Annotated[str, typer.Option(help="a retrained model, for scores that compare with it")] = "",
     device: options.Device = "auto",
-    dtype: options.Dtype = "",
+    dtype: options.Dtype = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue a run that was stopped")] = False,
     checkpoint_every: options.Every = 30.0,
     overwrite: options.Overwrite = False,
@@ -134,7 +134,7 @@ def train(
         str, typer.Option(help="rows that the tokenizer of a built-in size is made for; give the same rows to models that are compared")
     ] = "",
     device: options.Device = "auto",
-    dtype: options.Dtype = "",
+    dtype: options.Dtype = None,
     checkpoint_every: options.Every = 30.0,
     overwrite: options.Overwrite = False,
     allow_pickle: options.Pickle = False,
@@ -144,7 +144,7 @@ def train(
 ) -> None:
     """Train a model on rows: the original or the retrained model of a comparison. A repeated run reuses the trained model."""
     with usage():
-        parsing.required(data=data, out=run != Path())
+        parsing.required(data=data, model=model, out=run != Path())
         hyperparameters: dict[str, Any] = {**parsing.hyperparameters_from(ctx.args)}
         precheck.names("methods", method)
         declared.check(hyperparameters, {method: "methods"})
