@@ -64,7 +64,7 @@ def audit(
     limit: options.Limit = 400,
     track: options.Tracks = None,
     device: options.Device = "auto",
-    dtype: options.Dtype = "",
+    dtype: options.Dtype = None,
     overwrite: options.Overwrite = False,
     allow_overlap: options.Overlap = False,
     allow_pickle: options.Pickle = False,
@@ -93,7 +93,6 @@ def _audit(ctx: typer.Context, attacks: tuple[str, ...], printer: Printer, contr
         hyperparameters = parsing.hyperparameters_from(ctx.args)
         parsing.required(out=params["run"] != Path())
         precheck.names("attacks", *attacks)
-        precheck.suite(params["suite"], params["data"])
         precheck.names("methods", params["request_from"])
         if attacks:
             declared.check(hyperparameters, dict.fromkeys(attacks, "attacks"))
@@ -101,6 +100,11 @@ def _audit(ctx: typer.Context, attacks: tuple[str, ...], printer: Printer, contr
             raise UserError(f"no attack is named, so there is no use for --{next(iter(hyperparameters))}")
         if (params["data"] or params["split"]) and not params["suite"]:
             raise UserError(f"--{'data' if params['data'] else 'split'} belongs to a benchmark: name it with --suite")
+        precheck.suite(params["suite"], params["data"])
+        if not params["model"]:
+            raise UserError("the model has no name: give a folder or a hub id")
+        if not params["forget"] and not params["suite"] and not (Path(params["model"]) / "observed.json").exists():
+            raise UserError("an audit needs the rows that were to be forgotten: give --forget FILE, or --suite with its --split")
         precheck.models(params["model"], *(params[n] for n in MODELS))
         precheck.sources(*(params[n] for n in SOURCES))
         precheck.audit_folder(params["run"], params["overwrite"])
@@ -158,7 +162,7 @@ def attack(
     prompt_format: options.Format = "",
     limit: options.Limit = 400,
     device: options.Device = "auto",
-    dtype: options.Dtype = "",
+    dtype: options.Dtype = None,
     overwrite: options.Overwrite = False,
     allow_overlap: options.Overlap = False,
     allow_pickle: options.Pickle = False,

@@ -63,7 +63,7 @@ def bench(
     ] = "",
     run: options.Out = Path(),
     device: options.Device = "auto",
-    dtype: options.Dtype = "",
+    dtype: options.Dtype = None,
     overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,

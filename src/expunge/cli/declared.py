@@ -38,7 +38,8 @@ class Declaration:
         import pydantic
 
         try:
-            kind = eval(self.annotation, {n: getattr(typing, n) for n in ("Annotated", "Literal", "Any")})
+            known = {n: getattr(typing, n) for n in ("Annotated", "Literal", "Any")}
+            kind = eval(self.annotation, {**known, "Field": pydantic.Field, "pydantic": pydantic})
             adapter = pydantic.TypeAdapter(typing.Annotated[kind, pydantic.Field(**dict(self.limits))])
         except Exception:  # a type of the package
             return ""

@@ -58,19 +58,15 @@ Limit = Annotated[int, typer.Option(help="number of retain and holdout rows that
 Data = Annotated[str, typer.Option(help="path of the benchmark's data; default: its hub id")]
 Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="where to compute; auto: a GPU where there is one")]
 Dtype = Annotated[
-    Literal["auto", "float32", "bfloat16", "float16", ""],
-    typer.Option(
-        help="numbers that the weights are loaded in: auto (as in the files), float32, bfloat16, float16; default: float32",
-        show_default=False,
-        metavar="[auto|float32|bfloat16|float16]",
-    ),
+    Literal["auto", "float32", "bfloat16", "float16"] | None,
+    typer.Option(help="numbers that the weights are loaded in; auto: as in the files; default: float32"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON on stdout, and nothing else there")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print errors alone")]
 Wide = Annotated[bool, typer.Option("--wide", help="print tables in full, however narrow the terminal is")]
 
 
-def load_options(device: str, dtype: str, allow_pickle: bool = False, trust_remote_code: bool = False) -> dict[str, object]:
+def load_options(device: str, dtype: str | None, allow_pickle: bool = False, trust_remote_code: bool = False) -> dict[str, object]:
     """What `expunge.load` takes."""
     chosen = {"dtype": dtype} if dtype else {}
     return {"device": device, "allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code, **chosen}

@@ -51,18 +51,18 @@ class Commands(typer.core.TyperGroup):
             command = TO_RESUME.get(str(ctx.invoked_subcommand), "")
             fail(f"stopped; {command} continues from {place}" if command else "stopped", ExitCode.INTERRUPTED)
         except ClickException as error:
-            fail(f"error: {_sentence(error)}", ExitCode.USAGE)
+            fail(f"error: {_sentence(error, ctx)}", ExitCode.USAGE)
         except Exception as error:
             if not (sentence := sentence_of(error)):
                 raise
             fail(f"error: {sentence}", ExitCode.ERROR)
 
 
-def _sentence(error: Any) -> str:
+def _sentence(error: Any, ctx: Any) -> str:
     """The message of the option parser as one sentence, with the command whose help says more."""
-    message = " ".join(str(error.format_message()).split()).rstrip(".")
-    path = error.ctx.command_path if getattr(error, "ctx", None) else "expunge"
-    return f"{message[:1].lower()}{message[1:]}; see {path} --help"
+    message = " ".join(str(error.format_message()).replace("Value error, ", "").split()).rstrip(".")
+    known = ctx.invoked_subcommand if ctx.invoked_subcommand in ctx.command.commands else ""
+    return f"{message[:1].lower()}{message[1:]}; see {' '.join(filter(None, ['expunge', known, '--help']))}"
 
 
 class WithHyperparameters(typer.core.TyperCommand):

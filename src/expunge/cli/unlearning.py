@@ -45,7 +45,7 @@ def unlearn(
     retrained: Annotated[str, typer.Option(help="a retrained model, for scores that compare with it")] = "",
     track: options.Tracks = None,
     device: options.Device = "auto",
-    dtype: options.Dtype = "",
+    dtype: options.Dtype = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue a run that was stopped")] = False,
     checkpoint_every: options.Every = 30.0,
     overwrite: options.Overwrite = False,
@@ -145,7 +145,7 @@ def train(
     map: options.Map = None,
     track: options.Tracks = None,
     device: options.Device = "auto",
-    dtype: options.Dtype = "",
+    dtype: options.Dtype = None,
     checkpoint_every: options.Every = 30.0,
     overwrite: options.Overwrite = False,
     allow_pickle: options.Pickle = False,
@@ -155,7 +155,7 @@ def train(
 ) -> None:
     """Train a model on rows: the original or the retrained model of a comparison. A repeated run reuses the trained model."""
     with usage():
-        parsing.required(data=data, out=run != Path())
+        parsing.required(data=data, model=model, out=run != Path())
         hyperparameters: dict[str, Any] = {**parsing.hyperparameters_from(ctx.args)}
         precheck.names("methods", method)
         declared.check(hyperparameters, {method: "methods"})

@@ -68,6 +68,10 @@ def choose(model: nn.Module, trainable: str) -> None:
         UserError: if no parameter matches.
     """
     adapted = is_adapted(model)
+    try:
+        re.compile(trainable)
+    except re.error as error:
+        raise UserError(f"--trainable {trainable!r} is no regular expression: {error}") from None
     for name, p in model.named_parameters():
         bare = name.replace("base_model.model.", "", 1) if adapted else name
         p.requires_grad_(p.is_floating_point() and bool(re.search(trainable, bare)) and (not adapted or "lora_" in name))

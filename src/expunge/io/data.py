@@ -124,6 +124,8 @@ def _file(path: Path, config: str, split: str) -> list[Row]:
 
 def _missing(path: Path) -> str:
     folder = path.parent
+    if re.match(r"\w{2,}:/", str(path)):
+        return f"{path} is an address: download the file, and give its path"
     if not folder.is_dir():
         return f"{path} does not exist, nor does its folder"
     return f"{path} does not exist{hub.near(path)}"

@@ -142,7 +142,10 @@ def _architecture(path: str) -> str:
 def receipt_of(path: object) -> dict[str, Any]:
     """The receipt of the run in a folder; empty where there is none."""
     file = Path(path).expanduser() / "receipt.json" if isinstance(path, (str, Path)) else None
-    return dict(json.loads(file.read_text(encoding="utf-8"))) if file and file.exists() else {}
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file and file.exists() else {}
+    except ValueError as error:
+        raise UserError(f"{file} is damaged, so this is no finished run: {error}") from None
 
 
 def format_of(path: object) -> str:

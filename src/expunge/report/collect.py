@@ -42,6 +42,19 @@ def collect(folders: Sequence[Path]) -> ReportData:
 
 
 def _story(folder: Path) -> ReportData:
+    if folder.is_file():
+        raise UserError(f"{folder} is a file, and a run is a folder: give the one that it lies in")
+    try:
+        return _read(folder)
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, UserError):
+            raise
+        name = "story.json" if (folder / "story.json").exists() else "receipt.json"
+        reason = " ".join(str(error).partition(" [type=")[0].split())
+        raise UserError(f"{folder / name} is damaged: {reason}") from None
+
+
+def _read(folder: Path) -> ReportData:
     if (folder / "story.json").exists():
         return ReportData.from_json((folder / "story.json").read_text(encoding="utf-8"))
     if not folder.is_dir():

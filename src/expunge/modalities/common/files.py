@@ -168,7 +168,8 @@ def _tokens_of(adapter: Path) -> int:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return (" ".join(" ".join(lines).split()) if lines[0].endswith(":") else lines[0])[:300]
 
 
 def write(model: nn.Module, preprocessor: Any, folder: Path) -> None:
