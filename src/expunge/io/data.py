@@ -21,6 +21,7 @@ from typing import Any
 
 from expunge.core.errors import UserError
 from expunge.core.suggest import did_you_mean
+from expunge.io import image_folders
 
 Row = dict[str, Any]
 
@@ -296,9 +297,25 @@ def _may_be_hub_id(name: str) -> bool:
 def _local(folder: Path, config: str, split: str) -> list[Row]:
     if (folder / "state.json").exists() or (folder / "dataset_dict.json").exists():  # written by `save_to_disk`
         return _saved(folder, config, split)
+    if not config and (pictures := image_folders.read(folder, split, _table)) is not None:
+        return pictures
     # A temporary cache, because data that is to be forgotten must not remain as a copy in the user's cache.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache, no_progress_bars():
         return _dataset(str(folder), config, split, cache_dir=cache)
+
+
+def _table(path: Path) -> list[Row]:
+    return _file(path, "", "train")
+
+
+def undecoded(dataset: Any) -> list[Row]:
+    """The rows of a data set of `datasets`, with pictures as `{"bytes", "path"}`: all of them decoded would fill the memory."""
+    import datasets
+
+    for name, feature in (getattr(dataset, "features", None) or {}).items():
+        if isinstance(feature, datasets.Image) and feature.decode:
+            dataset = dataset.cast_column(name, datasets.Image(decode=False))
+    return list(dataset)
 
 
 @contextmanager
@@ -329,7 +346,7 @@ def _saved(folder: Path, config: str, split: str) -> list[Row]:
         if split not in saved:
             raise NoSuchData(f"{folder} has no split '{split}'; it has {', '.join(saved)}")
         saved = saved[split]
-    return list(saved)
+    return undecoded(saved)
 
 
 def _dataset(path: str, config: str, split: str, **options: Any) -> list[Row]:
@@ -337,11 +354,13 @@ def _dataset(path: str, config: str, split: str, **options: Any) -> list[Row]:
 
     try:
         dataset = datasets.load_dataset(path, config or None, split=split, **options)
-        rows = list(dataset)
+        rows = undecoded(dataset)
     except Exception as error:  # the libraries raise dozens of types, and each means that this source cannot be read
         raise _load_error(path, config, error) from error
     if getattr(getattr(dataset, "info", None), "builder_name", "") != "imagefolder":
         return rows
+    if not config and Path(path).is_dir() and (tables := image_folders.contents(Path(path)).tables):
+        raise DataError(f"{path} holds pictures beside the table {tables[0]}: give the table, or keep it elsewhere")
     if hasattr(dataset.features.get("label"), "names"):
         return _name_classes(rows, dataset.features["label"].names)
     only_class = "" if "label" in dataset.features else _single_class(dataset, Path(path), split)

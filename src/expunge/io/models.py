@@ -19,6 +19,7 @@ from expunge.core.modality import Modality
 from expunge.core.rows import Rows
 from expunge.core.suggest import did_you_mean
 from expunge.engine import artifact
+from expunge.engine.adapters import unwrapped
 from expunge.io import data, run_dirs
 
 Source = str | Path | Sequence[Mapping[str, Any]]
@@ -81,6 +82,7 @@ def classifier(model: nn.Module, labels: int | Sequence[str], mean: Sequence[flo
     """
     from expunge.modalities.image.modality import classifier_modality
 
+    model = unwrapped(model)
     return Opened(model.to(_device()), classifier_modality(labels, mean, std), type(model).__name__)
 
 
@@ -165,27 +167,38 @@ def _guarded(folder: Path, prompt_format: str, **options: Any) -> Opened:
 
 
 def records(source: Source, set_name: str) -> list[Mapping[str, Any]]:
-    """Records of a file, a hub id or a list. Raises: UserError where it is empty or cannot be read."""
-    rows_read = _with_image_paths(data.read(str(source)), str(source)) if isinstance(source, (str, Path)) else list(source)
+    """Records of a file, a hub id, a list or a data set of `datasets`. Raises: UserError where it is empty or cannot be read."""
+    rows_read: list[Any]
+    if isinstance(source, (str, Path)):
+        rows_read = _with_file_paths(data.read(str(source)), str(source))
+    else:
+        rows_read = data.undecoded(source) if hasattr(source, "cast_column") else list(source)
     if not rows_read:
         raise UserError(f"the {set_name} set is empty")
     for i, record in enumerate(rows_read):
         if not isinstance(record, Mapping):
             raise UserError(f"{set_name}, row {i + 1}: a row is a mapping of columns to values, and this is a {type(record).__name__}")
-    return list(rows_read)
+    return rows_read
 
 
-def _with_image_paths(rows_read: list[data.Row], source: str) -> list[data.Row]:
-    """The records of a source; image paths relative to its file become full paths where the working directory lacks them."""
-    folder = Path(source.partition("::")[0]).expanduser().parent
+def _with_file_paths(rows_read: list[data.Row], source: str) -> list[data.Row]:
+    """The records of a source; relative paths to files beside it become full paths. Others are left to the working directory."""
+    path = Path(source.partition("::")[0]).expanduser()
+    folder = path if path.is_dir() else path.parent
 
     def place(value: Any) -> Any:
-        is_beside = isinstance(value, str) and len(value) < 1000 and not Path(value).exists() and (folder / value).is_file()
-        return str(folder / value) if is_beside else value
+        if isinstance(value, Mapping) and not value.get("bytes") and isinstance(value.get("path"), str):
+            return {**value, "path": place(value["path"])}
+        if not isinstance(value, str) or "\0" in value or len(value) >= 1000:
+            return value
+        beside = folder / value
+        try:
+            return str(beside) if beside.is_file() else value
+        except OSError:  # too long for a name of a file
+            return value
 
-    columns = [c for name in catalog.names("modalities") for c in catalog.load(name, "modalities").FILE_COLUMNS]
-    named = [c for c in dict.fromkeys(columns) if rows_read and isinstance(rows_read[0].get(c), str)]
-    return [{**r, **{c: place(r[c]) for c in named if c in r}} for r in rows_read] if named else rows_read
+    columns = dict.fromkeys(c for name in catalog.names("modalities") for c in catalog.load(name, "modalities").FILE_COLUMNS)
+    return [{**r, **{c: place(r[c]) for c in columns if isinstance(r.get(c), (str, Mapping))}} for r in rows_read]
 
 
 def rows(modality: Modality, name: str, source: Source | Rows | None) -> Rows | None:
