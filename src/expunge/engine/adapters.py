@@ -13,6 +13,13 @@ from expunge.core.parts import Objective
 from expunge.core.plan import Plans
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside `DataParallel` and its like, which shares its weights: several devices are the matter of `accelerate launch`."""
+    while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        model = model.module
+    return model
+
+
 def insert(model: nn.Module, plans: Plans, seed: int) -> nn.Module:
     """Insert the adapter that the plans ask for.
 

@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from expunge.core.errors import Interrupted, UserError
+from expunge.core.errors import Interrupted
 from expunge.core.hyperparameters import hp, part
 from expunge.core.modality import Modality, Weights
 from expunge.core.needs import Need
@@ -28,7 +28,7 @@ from expunge.engine.distributed import sharding
 from expunge.engine.distributed.process_group import processes
 from expunge.engine.gradient import evaluate, global_norm
 from expunge.engine.run_state import Cost, RunState, device_of, evaluating
-from expunge.engine.schedule import anchor_of, lr_at, optimizer_of, sample, total_steps
+from expunge.engine.schedule import anchor_of, check_statistics, lr_at, optimizer_of, sample, steps_of, total_steps
 from expunge.engine.validate import check, check_weights
 from expunge.engine.weights import put, trainable, weights_of
 
@@ -103,6 +103,7 @@ def run(
     check(plans, sets, modality, known=store is not None)
     seed = plans[0].train.seed if seed is None else seed
     accelerator = accelerator or processes()
+    model = adapters.unwrapped(model)
     prepare(plans, model, modality, seed)
     model = adapters.insert(model.to(accelerator.device), plans, seed)
     check_trainable(model, plans)
@@ -240,14 +241,14 @@ class _Stage:
         return sets
 
     def _train(self, resume: Mapping[str, Any] | None) -> None:
-        r, train = self.r, self.train
+        r, plan, train = self.r, self.plan, self.train
         model, params = r.model, self.view.params
         if train.gradient_checkpointing:
             adapters.recompute(model)
-        if train.micro_batch_size == 1 and not r.modality.independent(model.train()):
-            raise UserError("one row has no batch statistics, and this model normalizes by them: give --micro-batch-size 2 or more")
+        if not (independent := r.modality.independent(model.train())):
+            r.warnings += check_statistics(train, self.chosen, frozenset[str]().union(*(t.objective.reads for t in plan.terms())))
         self.optimizer = optimizer_of(train, params)
-        self.per_epoch = math.ceil(len(self.chosen[train.anchor]) / train.batch_size)
+        self.per_epoch = steps_of(len(self.chosen[train.anchor]), train.batch_size, independent)
         self.done, self.this_epoch = 0, self.per_epoch
         r.total = total_steps(train, self.per_epoch)
         r.done, r.epochs = 0, math.ceil(r.total / self.per_epoch)
@@ -282,7 +283,8 @@ class _Stage:
                 return "done"
             self.current = picked
         self.view.sets = r.sets = self.current
-        self.this_epoch = math.ceil(len(self.current[anchor_of(train, self.current)]) / train.batch_size)
+        anchor = self.current[anchor_of(train, self.current)]
+        self.this_epoch = steps_of(len(anchor), train.batch_size, r.modality.independent(r.model))
         for _ in range(r.step, self.this_epoch):
             if train.steps and self.done >= train.steps:
                 break

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from expunge.io import hub
+from expunge.io import hub, image_folders
 from expunge.io.conditions import Row, where
 from expunge.io.data_errors import BadRow, DataError, NoSuchConfig, NoSuchData, first_line
 from expunge.io.formats import READERS, read_file, reader_of, suffix_of
@@ -143,6 +143,8 @@ def _may_be_hub_id(name: str) -> bool:
 def _local(folder: Path, config: str, split: str) -> list[Row]:
     if (folder / "state.json").exists() or (folder / "dataset_dict.json").exists():  # written by `save_to_disk`
         return _saved(folder, config, split)
+    if not config and (pictures := image_folders.read(folder, split, read_file)) is not None:
+        return pictures
     # A temporary cache, because data that is to be forgotten must not remain as a copy in the user's cache.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache, no_progress_bars():
         if (files := _own_files(folder, config, split, cache)) and all(suffix_of(f) in READERS for f in files):
@@ -207,6 +209,8 @@ def _dataset(path: str, config: str, split: str, **options: Any) -> list[Row]:
         raise _load_error(path, config, error) from error
     if getattr(getattr(dataset, "info", None), "builder_name", "") != "imagefolder":
         return rows
+    if not config and Path(path).is_dir() and (tables := image_folders.contents(Path(path)).tables):
+        raise DataError(f"{path} holds pictures beside the table {tables[0]}: give the table, or keep it elsewhere")
     if hasattr(dataset.features.get("label"), "names"):  # the folders that are there, so their numbers mean nothing
         return [{**r, "label": None if r["label"] is None else str(r["label"])} for r in rows]
     only_class = "" if "label" in dataset.features else _single_class(dataset, Path(path), split)
@@ -226,9 +230,17 @@ def _single_class(dataset: Any, folder: Path, split: str) -> str:
 
 
 def _with_class_names(dataset: Any) -> list[Row]:
-    """The rows of a data set, with the names of classes where it has names for the numbers."""
+    """The rows of a data set, with the names of classes where it has names for the numbers.
+
+    Pictures stay `{"bytes", "path"}`: all of them decoded would fill the memory.
+    """
+    import datasets
+
     features = getattr(dataset, "features", None) or {}
     names = {column: feature.names for column, feature in features.items() if hasattr(feature, "names")}
+    for column, feature in features.items():
+        if isinstance(feature, datasets.Image) and feature.decode:
+            dataset = dataset.cast_column(column, datasets.Image(decode=False))
     return [named_classes(row, names) for row in dataset]
 
 

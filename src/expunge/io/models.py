@@ -17,6 +17,7 @@ from expunge.core.modality import Modality
 from expunge.core.rows import Rows
 from expunge.engine import artifact
 from expunge.engine import device as device_module
+from expunge.engine.adapters import unwrapped
 from expunge.functional.brief import brief
 from expunge.io import data, hub, run_dirs
 from expunge.modalities.common.records import Records, present
@@ -109,6 +110,7 @@ def classifier(model: nn.Module, labels: int | Sequence[str], mean: Sequence[flo
     """
     from expunge.modalities.image.modality import classifier_modality
 
+    model = unwrapped(model)
     return Opened(model.to(device_module.choose()), classifier_modality(labels, mean, std), type(model).__name__)
 
 
@@ -172,7 +174,7 @@ def records(source: Source, set_name: str) -> Records:
         UserError: where it is empty or cannot be read.
     """
     if isinstance(source, (str, Path)):
-        rows_read: Sequence[Any] = _with_image_paths(data.read(str(source)), str(source))
+        rows_read: Sequence[Any] = _with_file_paths(data.read(str(source)), str(source))
     else:
         rows_read = data.listed_rows(source)
     if not len(rows_read):
@@ -184,17 +186,25 @@ def records(source: Source, set_name: str) -> Records:
     return known.replaced(map(present, known))
 
 
-def _with_image_paths(rows_read: Records, source: str) -> Records:
-    """The records of a source; image paths relative to its file become full paths where the working directory lacks them."""
-    folder = Path(source.partition("::")[0]).expanduser().parent
+def _with_file_paths(rows_read: Records, source: str) -> Records:
+    """The records of a source; relative paths to files beside it become full paths. Others are left to the working directory."""
+    path = Path(source.partition("::")[0]).expanduser()
+    folder = path if path.is_dir() else path.parent
 
     def place(value: Any) -> Any:
-        is_beside = isinstance(value, str) and len(value) < 1000 and not Path(value).exists() and (folder / value).is_file()
-        return str(folder / value) if is_beside else value
+        if isinstance(value, Mapping) and not value.get("bytes") and isinstance(value.get("path"), str):
+            return {**value, "path": place(value["path"])}
+        if not isinstance(value, str) or "\0" in value or len(value) >= 1000:
+            return value
+        beside = folder / value
+        try:
+            return str(beside) if beside.is_file() else value
+        except OSError:  # too long for a name of a file
+            return value
 
-    columns = [c for name in catalog.names("modalities") for c in catalog.load(name, "modalities").FILE_COLUMNS]
-    named = [c for c in dict.fromkeys(columns) if rows_read and isinstance(rows_read[0].get(c), str)]
-    return rows_read.replaced({**r, **{c: place(r[c]) for c in named if c in r}} for r in rows_read) if named else rows_read
+    columns = dict.fromkeys(c for name in catalog.names("modalities") for c in catalog.load(name, "modalities").FILE_COLUMNS)
+    placed = [{**r, **{c: place(r[c]) for c in columns if isinstance(r.get(c), (str, Mapping))}} for r in rows_read]
+    return rows_read.replaced(placed)
 
 
 def rows(modality: Modality, name: str, source: Source | Rows | None) -> Rows | None:

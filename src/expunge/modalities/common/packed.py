@@ -197,6 +197,19 @@ def independent(model: nn.Module) -> bool:
     return not any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in model.modules())
 
 
+@contextmanager
+def running_statistics(model: nn.Module) -> Iterator[None]:
+    """Normalize by the running statistics in a `with` block, because one row, or copies of it, has no batch statistics."""
+    layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training and m.running_mean is not None]
+    for layer in layers:
+        layer.train(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.train(True)
+
+
 def last_linear(model: nn.Module) -> str:
     """The path of the last linear layer outside adapters.
 

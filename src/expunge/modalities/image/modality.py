@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,22 @@ from expunge.engine.adapters import base_of
 from expunge.functional.brief import brief
 from expunge.modalities.common.files import opened, write
 from expunge.modalities.common.fresh import fresh
-from expunge.modalities.common.packed import Layout, block_hook_points, call, cut, independent, last_linear, module_at, watching
+from expunge.modalities.common.packed import (
+    Layout,
+    block_hook_points,
+    call,
+    cut,
+    independent,
+    last_linear,
+    module_at,
+    running_statistics,
+    watching,
+)
 from expunge.modalities.image.columns import IMAGES, LABELS
-from expunge.modalities.image.data import CLASSIFIER, column, normalization, prepared
+from expunge.modalities.image.data import CLASSIFIER, column, input_shape, misfit, prepared
+from expunge.modalities.image.decode import check_units
 from expunge.modalities.image.labels import checked_names, names_in, number_of, renamed
+from expunge.modalities.image.preprocessing import Units, units_of
 
 PICTURE = 64  # longer side of a displayed picture, in pixels
 
@@ -36,17 +49,25 @@ class Image:
 
     Args:
         labels: class names, in the order of the model's outputs.
-        mean: of each channel, of values from 0 to 1; empty: no normalization.
+        mean: of each channel, of values from 0 to 1; empty: no normalization. With a processor it is measured.
         std: standard deviation of each channel, likewise.
-        processor: an image processor of `transformers` that resizes and crops; None: pictures already have the size of the model's input.
+        processor: the model's image processor of `transformers`, whose `pixel_values` the model gets; None: pictures already have the size
+            of the model's input.
+        channels: that the model takes; None: unknown, and gray pictures stay gray.
     """
 
     labels: tuple[str, ...]
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     processor: Any = None
+    channels: int | None = None
     name: str = "image"
     capabilities: frozenset[Any] = frozenset({Categorical, DifferentiableInputs, Displayable})
+
+    def __post_init__(self) -> None:
+        if self.processor is not None:
+            units = units_of(self.processor, self.channels or 3)
+            self.mean, self.std = units.mean, units.std
 
     # Rows
 
@@ -58,7 +79,7 @@ class Image:
             source: name of the records in messages; default: `name`.
 
         Returns:
-            Rows with the columns `pixels` (channels, height, width; uint8, or floats from 0 to 1), `answer` (the class in a list),
+            Rows with the columns `pixels` (channels, height, width; uint8, or floats in units from 0 to 1), `answer` (the class in a list),
             `answer_text` (its name), and every other column of the records unchanged.
 
         Raises:
@@ -67,14 +88,20 @@ class Image:
         where = source or name
         pixels: list[Tensor] = []
         labels: list[int] = []
+        check_units([next((r[c] for c in IMAGES if r.get(c) is not None), None) for r in records], where)
         for i, record in enumerate(records):
             place = f"{where}, row {i + 1}"
-            pixels.append(prepared(record[column(record, IMAGES, "image", place)], self.processor, place))
+            picture = record[column(record, IMAGES, "image", place)]
+            pixels.append(prepared(picture, self.processor, place, self.channels, Units(self.mean, self.std)))
             labels.append(self.label(record[column(record, LABELS, "class", place)], place))
             if pixels[i].shape != pixels[0].shape:
+                advice = (
+                    "a model with an image processor brings them to one size, others take images of one size alone"
+                    if self.processor is None
+                    else "the model's image processor keeps their proportions: set do_center_crop in it, or crop the images"
+                )
                 raise UserError(
-                    f"{place}: an image of shape {tuple(pixels[i].shape)}, and the first has {tuple(pixels[0].shape)}; a model with an "
-                    f"image processor brings them to one size, others take images of one size alone"
+                    f"{place}: an image of shape {tuple(pixels[i].shape)}, and the first has {tuple(pixels[0].shape)}; {advice}"
                 )
         read = {*IMAGES, *LABELS}
         others = {k: [r.get(k) for r in records] for k in dict.fromkeys(k for r in records for k in r if k not in read)}
@@ -142,9 +169,9 @@ class Image:
 
     def pixels(self, rows: Rows, like: Tensor) -> Tensor:
         """The images of rows as the model sees them, (rows, channels, height, width): normalized, with dtype and device of `like`."""
-        x = _values(rows["pixels"], like)
+        x = _values(rows["pixels"], like.double() if like.dtype == torch.float64 else like.float())  # rounded to fewer bits at the end
         mean, std = self._units(x)
-        return (x - mean) / std
+        return ((x - mean) / std).to(like.dtype)
 
     def inputs(self, rows: Rows) -> Tensor:
         """The images as values from 0 to 1, (rows, channels, height, width), which a gradient can change."""
@@ -187,8 +214,13 @@ class Image:
         like = next(p for p in model.parameters() if p.is_floating_point())
         labels = torch.tensor([y for g in groups for (y,) in g["answer"]], dtype=torch.long)
         at = torch.arange(len(labels))
-        with watching(model, hook_points, patch) as hooked:
-            logits = logits_of(call(model, weights, torch.cat([self.pixels(g, like) for g in groups])))
+        x = torch.cat([self.pixels(g, like) for g in groups])
+        statistics = running_statistics if not independent(model) and _alike([p for g in groups for p in g["pixels"]]) else nullcontext
+        with watching(model, hook_points, patch) as hooked, statistics(model):
+            try:
+                logits = logits_of(call(model, weights, x))
+            except (RuntimeError, ValueError) as error:
+                raise misfit(base_of(model), x.shape[1:], error) or error from error
         if logits.dim() != 2 or logits.shape[1] < len(self.labels):
             raise UserError(f"the model answers with shape {tuple(logits.shape)}, and there are {len(self.labels)} classes")
         pooled = {n: (_pooled(i), _pooled(o)) for n, (i, o) in hooked.items()}
@@ -238,6 +270,11 @@ def _values(pixels: Sequence[Tensor], like: Tensor) -> Tensor:
     mixed = len({p.dtype for p in pixels}) > 1
     x = torch.stack([p / 255 if mixed and p.dtype == torch.uint8 else p for p in pixels]).to(like.device)
     return x.to(like.dtype) / 255 if x.dtype == torch.uint8 else x.to(like.dtype)
+
+
+def _alike(pixels: Sequence[Tensor]) -> bool:
+    """Whether all images are one and the same."""
+    return all(p is pixels[0] or torch.equal(p, pixels[0]) for p in pixels)
 
 
 def logits_of(out: Any) -> Tensor:
@@ -308,4 +345,4 @@ def load(
     config: Any = getattr(base_of(model), "config")  # noqa: B009 - typed as a module
     names = names_in(config, path)
     names = renamed(config, names, labels, path) if labels != () else names
-    return model, Image(names, *normalization(processor), processor)
+    return model, Image(names, processor=processor, channels=input_shape(base_of(model))[0])

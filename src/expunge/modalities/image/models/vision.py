@@ -9,6 +9,7 @@ Status: faithful
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -118,5 +119,6 @@ def start(
     """
     if prompt_format:
         raise UserError(f"{size} is an image classifier, which has no prompts: leave --prompt-format out")
-    modality = classifier_modality(classes(records, source) if labels == () else labels)
-    return build(size, shape_of(records, source), modality.labels, seed), modality
+    shape = shape_of(records, source)
+    modality = replace(classifier_modality(classes(records, source) if labels == () else labels), channels=shape[0])
+    return build(size, shape, modality.labels, seed), modality
