@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from expunge.modalities.text.modality import Text
+from expunge.modalities.text.wider import known_tokens
 
 
 class LlamaSize(NamedTuple):
@@ -113,4 +114,4 @@ def start(
     """
     tokenizer_texts = texts or [" ".join(str(v) for v in r.values() if isinstance(v, str)) for r in records]
     model, tokenizer = build(size, [*tokenizer_texts, prompt_format], seed)
-    return model, Text(tokenizer, prompt_format, SIZES[size].length)
+    return model, Text(tokenizer, prompt_format, SIZES[size].length, known_tokens(model))
