@@ -364,7 +364,7 @@ def test_drafted_tokens_are_not_generated_again(text: worlds.World, monkeypatch:
     forward, batch_sizes = type(model).forward, list[int]()
     monkeypatch.setattr(type(model), "forward", lambda self, **k: batch_sizes.append(len(k["input_ids"])) or forward(self, **k))
     signature = inspect.signature(forward)
-    monkeypatch.setattr("expunge.modalities.text.generate.inspect.signature", lambda _: signature)
+    monkeypatch.setattr("expunge.modalities.text.decoding.inspect.signature", lambda _: signature)
     (answers,), _ = text.modality.recite(model, [rows], [40], reading)
     drafted_rows = sum(batch_sizes)
     batch_sizes.clear()

@@ -89,6 +89,7 @@ def _kinds(modality: Modality, name: str, records: Records) -> dict[str, tuple[R
     """Rows by kind of answer, with the item that each belongs to."""
     answers = modality.rows(name, records)
     kinds = {"answer": (answers, list(range(len(answers))))}
+    row_of = dict(zip(answers.columns.get("record", range(len(answers))), range(len(answers)), strict=True))  # the last row of each record
     if not offers(modality, Categorical):
         return kinds
     other_answers = {
@@ -96,7 +97,7 @@ def _kinds(modality: Modality, name: str, records: Records) -> dict[str, tuple[R
     }
     for kind, pairs in other_answers.items():
         if pairs:
-            item = [i for i, _ in pairs]
+            item = [row_of[i] for i, _ in pairs]
             labels = [_labeled(modality, a, f"{name}, row {i + 1}, column {OTHERS[kind]!r}") for i, a in pairs]
             kinds[kind] = (require(modality, Categorical).relabel(answers.select(item), labels, name), item)
     return kinds
@@ -117,6 +118,8 @@ def _with_other_answers(
     if "choose" in asked_set.spec.ask:
         if "choice" not in asked_set.kinds:
             raise UserError(f"the set {name!r} is asked by choices, and its rows have none: give each row a list `choices`")
+        if len(asked_set.answers) > len(records):
+            raise UserError(f"the set {name!r} is asked by choices, and a row of it has several answers, or one too long for the model")
         observation = replace(observation, correct=np.array([_right(r, f"{name}, row {i}") for i, r in enumerate(records, 1)]))
     if "rank" in asked_set.spec.ask:
         observation = replace(observation, ranks=require(modality, Ranks).ranks(model, asked_set.answers).cpu().numpy())

@@ -16,6 +16,7 @@ from torch import nn
 
 from expunge.core.errors import UserError
 from expunge.modalities.text.modality import Text
+from expunge.modalities.text.wider import known_tokens
 
 
 class LlamaSize(NamedTuple):
@@ -120,4 +121,4 @@ def start(
         raise UserError(f"{size} is a language model, which has no classes: leave the labels out")
     tokenizer_texts = texts or [" ".join(str(v) for v in r.values() if isinstance(v, str)) for r in records]
     model, tokenizer = build(size, [*tokenizer_texts, prompt_format], seed)
-    return model, Text(tokenizer, prompt_format, SIZES[size].length)
+    return model, Text(tokenizer, prompt_format, SIZES[size].length, known_tokens(model))
