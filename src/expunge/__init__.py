@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from expunge.workflows.audit import audit as audit
     from expunge.workflows.benchmark import bench as bench
     from expunge.workflows.build_plan import plan as plan
+    from expunge.workflows.merge import merge as merge
+    from expunge.workflows.push import push_to_hub as push_to_hub
     from expunge.workflows.sweep import Sweep as Sweep
     from expunge.workflows.train import train as train
     from expunge.workflows.unlearn import unlearn as unlearn
@@ -29,6 +31,8 @@ WHERE = {  # the module that a name comes from
     "unlearn": "workflows.unlearn",  # unlearn(method, model, forget, retain): a model that has forgotten, and its receipt
     "audit": "workflows.audit",  # audit(model, forget, retain, holdout): scores, verdict and report
     "train": "workflows.train",  # train(data, model): the original or the retrained model of a comparison
+    "merge": "workflows.merge",  # merge(adapter, out): an adapter worked into the weights of its base
+    "push_to_hub": "workflows.push",  # push_to_hub(run, repo): a model or an adapter with its card and receipt, on the hub
     "bench": "workflows.benchmark",  # bench(Sweep(suite, methods)): methods x seeds against four controls
     "Sweep": "workflows.sweep",  # what a benchmark run is asked to do
     "load": "io.models",  # load(path): a model with its modality, from a folder, hub id or run

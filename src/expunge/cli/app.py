@@ -48,13 +48,14 @@ AttackedSets = Annotated[list[str] | None, typer.Option(help="a set of the bench
 Overlap = Annotated[bool, typer.Option("--allow-overlap", help="accept rows to forget that are also in retain or holdout")]
 Pickle = Annotated[bool, typer.Option("--allow-pickle", help="load weights that are stored as pickles, which can run code")]
 Remote = Annotated[bool, typer.Option("--trust-remote-code", help="run code that comes with a model")]
+Dtype = Annotated[str, typer.Option(help="type of the weights: float32, bfloat16, float16; default: that of the files is written")]
 Every = Annotated[float, typer.Option("--checkpoint-every", help="seconds between checkpoints; 0: a checkpoint after each step", min=0)]
 Limit = Annotated[int, typer.Option(help="number of retain and holdout rows that are evaluated; 0: all", min=0)]
 Data = Annotated[str, typer.Option(help="path of the benchmark's data; default: its hub id")]
 FREE = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
-def _options(pickle: bool, remote: bool) -> dict[str, bool]:
+def _options(pickle: bool, remote: bool) -> dict[str, Any]:
     return {"allow_pickle": pickle, "trust_remote_code": remote}
 
 
@@ -80,6 +81,7 @@ def unlearn(
     checkpoint_every: Every = 30.0,
     overwrite: Overwrite = False,
     allow_overlap: Overlap = False,
+    dtype: Dtype = "",
     allow_pickle: Pickle = False,
     trust_remote_code: Remote = False,
 ) -> None:
@@ -98,7 +100,7 @@ def unlearn(
     from expunge.workflows.unlearn import unlearn as unlearn_rows
     from expunge.workflows.watch import watching
 
-    options = _options(allow_pickle, trust_remote_code)
+    options = {**_options(allow_pickle, trust_remote_code), "dtype": dtype}
     selects, updates = tuple(select or ()), tuple(update or ())
     build_plan.plan(method, hyperparameters, select=selects, update=updates)  # reports wrong hyperparameters before it reads anything
     check_folder(run, resume, overwrite, (model, forget, retain, holdout, alternate_answers, retrained))
@@ -153,6 +155,7 @@ def train(
     ] = "",
     checkpoint_every: Every = 30.0,
     overwrite: Overwrite = False,
+    dtype: Dtype = "",
     allow_pickle: Pickle = False,
     trust_remote_code: Remote = False,
 ) -> None:
@@ -176,7 +179,7 @@ def train(
             method=method,
             overwrite=overwrite,
             hooks=Hooks(progress=lambda d, t, _: show(d, t, "training"), interrupted=interrupted, every=checkpoint_every),
-            load_options=_options(allow_pickle, trust_remote_code),
+            load_options={**_options(allow_pickle, trust_remote_code), "dtype": dtype},
             **hyperparameters,
         )
     kind = result.receipt["result"]["kind"]
@@ -392,6 +395,39 @@ def list_names(
 ) -> None:
     """List methods, metrics, attacks, benchmarks and models by name."""
     console.show_names(kind, as_json)
+
+
+@app.command()
+def merge(
+    adapter: Annotated[str, typer.Argument(help="folder or hub id of an adapter, or the folder of a run that made one")],
+    folder: Annotated[Path, typer.Option("--out", help="folder for the whole model", show_default=False)] = Path(),
+    overwrite: Overwrite = False,
+    dtype: Dtype = "",
+    allow_pickle: Pickle = False,
+    trust_remote_code: Remote = False,
+) -> None:
+    """Work an adapter into the weights of its base, and write the whole model."""
+    _required(out=folder != Path())
+    from expunge.workflows.merge import merge as merge_adapter
+
+    options = {**_options(allow_pickle, trust_remote_code), "dtype": dtype}
+    _, sentences = merge_adapter(adapter, folder, overwrite=overwrite, load_options=options)
+    for sentence in sentences:
+        say(sentence, "[yellow]warning:[/] ")
+    say(f"the model is in {folder}")
+
+
+@app.command()
+def push(
+    run: Annotated[str, typer.Argument(help="folder of a run that made a model or an adapter")],
+    repo: Annotated[str, typer.Argument(help="repository of the hub, as owner/name")],
+    base: Annotated[str, typer.Option(help="hub id of the model that an adapter belongs to")] = "",
+    public: Annotated[bool, typer.Option("--public", help="make a new repository public")] = False,
+) -> None:
+    """Publish a model or an adapter with its card and receipt on the hub. What quotes rows is refused."""
+    from expunge.workflows.push import push_to_hub
+
+    say(f"published: {push_to_hub(run, repo, base=base, private=not public)}")
 
 
 @app.command("show")

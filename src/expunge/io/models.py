@@ -31,6 +31,7 @@ class Opened:
     model: nn.Module
     modality: Modality
     source: str
+    fresh: bool = False  # whether its weights were just drawn
 
 
 def cache_home() -> Path:
@@ -39,21 +40,25 @@ def cache_home() -> Path:
 
 
 def load(
-    path: str | Path, prompt_format: str = "", *, dtype: str = "float32", trust_remote_code: bool = False, allow_pickle: bool = False
+    path: str | Path, prompt_format: str = "", *, dtype: str = "", trust_remote_code: bool = False, allow_pickle: bool = False
 ) -> Opened:
     """Load a model and its modality from a folder, a hub id or the folder of a run (its model, its adapter, or its guard).
 
     Args:
         prompt_format: how a question becomes a prompt; '' is the chat template, or the format of the run.
+        dtype: type of the weights, in memory and when they are saved (float32, bfloat16, float16); '': float32 in memory, saved in the
+            types that the files of the model have.
 
     Raises:
         UserError: for a model that does not exist or is not safe to load.
     """
     folder = inner = Path(path).expanduser()
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle}
+    if dtype:
+        options["dtype"] = _dtype(dtype)
     if not folder.exists():
         _check_exists(str(path))
-        model, modality = _load_with_modality(str(path), prompt_format, dtype=getattr(torch, dtype), **options)
+        model, modality = _load_with_modality(str(path), prompt_format, **options)
         return Opened(model.to(_device()), modality, str(path))
     if not folder.is_dir():
         raise UserError(f"{path} is a file, and a model is a folder: give the one that it lies in")
@@ -64,12 +69,12 @@ def load(
             raise UserError(f"the run in {path} has a receipt, and the model that belongs to it is gone")
         inner = folder / artifacts[0]
         if artifacts[0] == "guard":
-            return _guarded(folder, prompt_format, dtype=dtype, **options)
+            return _guarded(folder, prompt_format, **{**options, "dtype": dtype})
     elif run_dirs.begun(folder):
         raise UserError(f"the run in {path} has not ended, so it holds no model yet: go on with --resume")
     elif (folder / "audit.json").exists():
         raise UserError(f"{path} is an audit, which holds no model; what it saw can be audited again: {folder}/observations/NAME")
-    model, modality = _load_with_modality(str(inner), prompt_format, dtype=getattr(torch, dtype), **options)
+    model, modality = _load_with_modality(str(inner), prompt_format, **options)
     return Opened(model.to(_device()), modality, str(folder.resolve()))
 
 
@@ -109,6 +114,13 @@ def _architecture(path: str) -> str:
         if architectures := config.get("architectures"):
             return str(architectures[0])
     return ""
+
+
+def _dtype(name: str) -> torch.dtype:
+    dtype = getattr(torch, {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}.get(name, name), None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point or dtype.itemsize < 2:
+        raise UserError(f"weights cannot have the type {name!r}: give float32, bfloat16 or float16")
+    return dtype
 
 
 def _device() -> torch.device:

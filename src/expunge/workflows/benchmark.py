@@ -15,7 +15,6 @@ from typing import Any
 
 from expunge.benchmarks.suite import Specs, Suite
 from expunge.core.errors import Interrupted, UserError
-from expunge.core.request import digest
 from expunge.engine import receipt
 from expunge.engine.loop import Hooks
 from expunge.evaluation import attack
@@ -42,6 +41,7 @@ from expunge.io.run_dirs import check_free, empty
 from expunge.parallel import ray_cluster
 from expunge.report.report_data import Asked, Entry, ReportData, Verdict
 from expunge.workflows.sweep import Sweep as Sweep  # `bench.Sweep`
+from expunge.workflows.sweep import key_of
 from expunge.workflows.train import texts_of, train
 from expunge.workflows.unlearn import unlearn
 
@@ -130,7 +130,7 @@ def bench(
     if ray:
         ray_cluster.check(ray)
     shown, progress = progress, _stopping(progress, interrupted)
-    key = digest([repr(sweep), {n: [dict(r) for r in rows] for n, rows in suite.sets.items()}])
+    key = key_of(sweep, suite)
     _claim(folder, key, resume, overwrite, sweep)
     sets = {n: spread(r, sweep.limit) if n in ("retain", "holdout") else r for n, r in suite.sets.items()}
     teach = {**sweep.train, "prompt_format": suite.prompt_format, "labels": tuple(suite.labels)}

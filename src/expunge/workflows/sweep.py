@@ -12,7 +12,9 @@ from expunge.benchmarks import presets
 from expunge.benchmarks.suite import Suite
 from expunge.core.errors import UserError
 from expunge.core.hyperparameters import Hyperparameter, hyperparameters_of, named
+from expunge.core.request import digest
 from expunge.core.suggest import did_you_mean
+from expunge.engine import identity
 from expunge.evaluation.attack import Attack, chosen
 from expunge.evaluation.prompting import way_of
 from expunge.workflows import build_plan
@@ -98,6 +100,15 @@ class Sweep:
         names = tuple(dict.fromkeys((*(("relearn",) if relearning else ()), *self.attacks, *bare_question)))
         tuned = {f"{n}:{k}": v for n in names for k, v in presets.attacking(n, self.suite, self.size, items).items()}
         return chosen(names, {**tuned, **{k: v for k, v in self.hyperparameters.items() if k.split(":", 1)[0] in names and ":" in k}})
+
+
+def key_of(sweep: Sweep, suite: Suite) -> str:
+    """A digest of everything that the numbers of a sweep depend on: the order, all rows, given models and files, and packages."""
+    rows = [{n: [dict(r) for r in rows] for n, rows in sets.items()} for sets in (suite.sets, suite.train)]
+    asked = [suite.prompt_format, list(suite.labels), repr(suite.specs), list(suite.refusals), [dict(r) for r in suite.refused]]
+    models = [identity.of_files(path) for path in (sweep.original, sweep.retrained, sweep.model)]
+    inputs = [identity.of_inputs(build_plan.plan(m, sweep.hyperparameters_of(m))) for m in sweep.methods]
+    return digest([repr(sweep), rows, asked, models, inputs, identity.packages()])
 
 
 def _hyperparameters(method: str, values: Mapping[str, Any]) -> list[Hyperparameter]:

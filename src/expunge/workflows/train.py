@@ -15,7 +15,7 @@ from expunge.core.errors import UserError
 from expunge.core.request import digest
 from expunge.core.rows import Rows
 from expunge.core.suggest import did_you_mean
-from expunge.engine import receipt
+from expunge.engine import identity, receipt
 from expunge.engine.distributed.process_group import ProcessGroup
 from expunge.engine.loop import Hooks
 from expunge.io import run_dirs
@@ -52,7 +52,7 @@ def start(
     if module is None:
         return _loaded(model, prompt_format, **options)
     network, modality = module.start(model, rows, texts=texts, labels=labels, prompt_format=prompt_format, seed=seed, source=source)
-    return Opened(network, modality, model)
+    return Opened(network, modality, model, fresh=True)
 
 
 def _loaded(model: str, prompt_format: str, **options: Any) -> Opened:
@@ -114,12 +114,12 @@ def train(
     plans = build_plan.plan(method, settings)
     key = digest(
         [
-            receipt.hash_weights(opened.model),
+            identity.of_model(opened.model),
+            identity.of_setting(opened.model),
             opened.modality.about(),
-            rows.ids,
-            rows.columns.get("prompt"),
-            rows.columns.get("answer"),
+            identity.of_rows(rows),
             receipt.describe(plans),
+            identity.of_inputs(plans),
         ]
     )
     cached = (cache or cache_home()) / "models" / key
