@@ -131,6 +131,9 @@ def test_an_adapter_keeps_its_type_whatever_the_base_has(dtype: torch.dtype, tmp
     modality.save(model, tmp_path / "out")
     assert set(types(tmp_path / "out").values()) == {dtype}
     assert types(tmp_path / "out") == types(tmp_path / "in")
+    for asked in (torch.float32, torch.bfloat16):
+        load(str(tmp_path / "in"))[1].save(load(str(tmp_path / "in"), dtype=asked)[0], tmp_path / "asked")
+        assert set(types(tmp_path / "asked").values()) == {asked}
     library: Any = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out")
     assert all(torch.equal(t, dict(model.named_parameters())[n].to(t.dtype)) for n, t in library.named_parameters())
 

@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 
 from expunge import catalog
-from expunge.cli import console
+from expunge.cli import console, publishing
 from expunge.cli.console import out, say
+from expunge.cli.options import Dtype, Overwrite, Pickle, Remote
 from expunge.core.errors import UserError
 
 ABOUT = "Remove the influence of chosen training data from a trained model, and give evidence that it is gone."
@@ -36,7 +37,6 @@ Out = Annotated[Path, typer.Option("--out", help="run folder", show_default=Fals
 Format = Annotated[
     str, typer.Option(help="template that turns a question into a prompt, e.g. 'Question: {prompt}\\nAnswer: '; default: the chat template")
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace the contents of the run folder")]
 RequestFrom = Annotated[
     str,
     typer.Option(help="ask the audited model with the request of this method, whose models forget on request alone, e.g. in_context"),
@@ -46,9 +46,6 @@ SuiteName = Annotated[str, typer.Option(help="a benchmark whose sets are used wh
 Split = Annotated[str, typer.Option(help="split of the benchmark")]
 AttackedSets = Annotated[list[str] | None, typer.Option(help="a set of the benchmark that is also scored under attack; may be repeated")]
 Overlap = Annotated[bool, typer.Option("--allow-overlap", help="accept rows to forget that are also in retain or holdout")]
-Pickle = Annotated[bool, typer.Option("--allow-pickle", help="load weights that are stored as pickles, which can run code")]
-Remote = Annotated[bool, typer.Option("--trust-remote-code", help="run code that comes with a model")]
-Dtype = Annotated[str, typer.Option(help="type of the weights: float32, bfloat16, float16; default: that of the files is written")]
 Every = Annotated[float, typer.Option("--checkpoint-every", help="seconds between checkpoints; 0: a checkpoint after each step", min=0)]
 Limit = Annotated[int, typer.Option(help="number of retain and holdout rows that are evaluated; 0: all", min=0)]
 Data = Annotated[str, typer.Option(help="path of the benchmark's data; default: its hub id")]
@@ -397,37 +394,8 @@ def list_names(
     console.show_names(kind, as_json)
 
 
-@app.command()
-def merge(
-    adapter: Annotated[str, typer.Argument(help="folder or hub id of an adapter, or the folder of a run that made one")],
-    folder: Annotated[Path, typer.Option("--out", help="folder for the whole model", show_default=False)] = Path(),
-    overwrite: Overwrite = False,
-    dtype: Dtype = "",
-    allow_pickle: Pickle = False,
-    trust_remote_code: Remote = False,
-) -> None:
-    """Work an adapter into the weights of its base, and write the whole model."""
-    _required(out=folder != Path())
-    from expunge.workflows.merge import merge as merge_adapter
-
-    options = {**_options(allow_pickle, trust_remote_code), "dtype": dtype}
-    _, sentences = merge_adapter(adapter, folder, overwrite=overwrite, load_options=options)
-    for sentence in sentences:
-        say(sentence, "[yellow]warning:[/] ")
-    say(f"the model is in {folder}")
-
-
-@app.command()
-def push(
-    run: Annotated[str, typer.Argument(help="folder of a run that made a model or an adapter")],
-    repo: Annotated[str, typer.Argument(help="repository of the hub, as owner/name")],
-    base: Annotated[str, typer.Option(help="hub id of the model that an adapter belongs to")] = "",
-    public: Annotated[bool, typer.Option("--public", help="make a new repository public")] = False,
-) -> None:
-    """Publish a model or an adapter with its card and receipt on the hub. What quotes rows is refused."""
-    from expunge.workflows.push import push_to_hub
-
-    say(f"published: {push_to_hub(run, repo, base=base, private=not public)}")
+app.command()(publishing.merge)
+app.command()(publishing.push)
 
 
 @app.command("show")

@@ -68,6 +68,12 @@ def of(model: nn.Module) -> Stored | None:
     return stored
 
 
+def words(model: nn.Module) -> str:
+    """The types that a model will be written in; '' for those that it has in memory."""
+    known = of(model)
+    return known.words if known else ""
+
+
 def note(model: nn.Module, sentence: str) -> None:
     """Add a sentence about how the model was loaded, for the receipt."""
     model.__dict__["_notes"] = (*notes(model), sentence)

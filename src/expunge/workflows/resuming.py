@@ -21,6 +21,7 @@ DIFFERS = {  # words for the entries of a key
     "configuration": "model configuration",
     "modules": "model settings",
     "code": "model code",
+    "written": "type of the written weights",
     "request": "data",
     "modality": "tokenizer, processor or prompt format",
     "watch": "rows or options of --evaluate",

@@ -15,7 +15,7 @@ from expunge.core.errors import UserError
 from expunge.core.request import digest
 from expunge.core.rows import Rows
 from expunge.core.suggest import did_you_mean
-from expunge.engine import identity, receipt
+from expunge.engine import identity, receipt, stored
 from expunge.engine.distributed.process_group import ProcessGroup
 from expunge.engine.loop import Hooks
 from expunge.io import run_dirs
@@ -116,6 +116,7 @@ def train(
         [
             identity.of_model(opened.model),
             identity.of_setting(opened.model),
+            stored.words(opened.model),
             opened.modality.about(),
             identity.of_rows(rows),
             receipt.describe(plans),

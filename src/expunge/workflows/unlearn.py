@@ -101,7 +101,12 @@ def unlearn(
     description: dict[str, Any] = {
         "method": method if isinstance(method, str) else "custom",
         "stages": receipt.describe(plans),
-        "model": {"source": opened.source, **before, **({"start": origin.FRESH} if opened.fresh else {})},
+        "model": {
+            "source": opened.source,
+            **before,
+            "written": stored.words(opened.model),
+            **({"start": origin.FRESH} if opened.fresh else {}),
+        },
         "request": {"hash": request.hash, "sets": {n: len(r) for n, r in request.sets.items()}, "findings": list(request.findings)},
         "modality": modality.about(),
         **({"watch": {"sets": {n: len(r) for n, r in watch.sets.items()}, "best": watch.best}} if watch else {}),

@@ -64,7 +64,7 @@ def opened(path: str, kind: Kind, dtype: torch.dtype | None, trust_remote_code: 
             raise UserError(f"the model that the adapter {path} belongs to does not load: {error}") from None
         adapted = adapter_files.adapted(model, path, config)
         if dtype is not None:
-            stored.remember(adapted, None)
+            stored.remember(adapted, stored.Stored({"": dtype}))  # peft keeps adapters in float32
         return adapted, kind.preprocessor(path, trust_remote_code) if (folder / kind.file).exists() else preprocessor
 
 
