@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from expunge.workflows.benchmark import bench as bench
     from expunge.workflows.build_plan import plan as plan
     from expunge.workflows.callbacks import Callback as Callback
+    from expunge.workflows.merge import merge as merge
+    from expunge.workflows.push import push_to_hub as push_to_hub
     from expunge.workflows.sweep import Sweep as Sweep
     from expunge.workflows.sweep import SweepResult as SweepResult
     from expunge.workflows.trackers import Tracker as Tracker
@@ -69,6 +71,8 @@ _MODULES = {  # the module that a name comes from
     "audit": "workflows.audit",  # audit(model, forget, retain, holdout): scores, verdict and report
     "attack": "workflows.attack",  # attack(name, model, forget): an audit with one attack
     "train": "workflows.train",  # train(data, model): the original or the retrained model of a comparison
+    "merge": "workflows.merge",  # merge(adapter, out): an adapter worked into the weights of its base
+    "push_to_hub": "workflows.push",  # push_to_hub(run, repo): a model or an adapter with its card and receipt, on the hub
     "bench": "workflows.benchmark",  # bench(Sweep(suite, methods)): methods x seeds against four controls
     "watching": "workflows.watch",  # watching(forget, retain): scores after every epoch, for unlearn(watch=...)
     "load": "io.models",  # load(path): a model with its modality, from a folder, hub id or run

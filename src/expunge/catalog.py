@@ -204,8 +204,12 @@ def _docstring(text: str) -> str:
 
 def _hyperparameters(tree: ast.Module) -> Iterator[HyperparameterLine]:
     """Fields of the parts in a file that are made by `hp(default, help)`, and the annotated choices of its `plan`."""
-    for node in ast.walk(tree):
+    nodes = list(ast.walk(tree))
+    choices = {a.arg for n in nodes if isinstance(n, ast.FunctionDef) and n.name == "plan" for a in n.args.args}
+    for node in nodes:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and isinstance(node.value, ast.Call):
+            if node.target.id in choices:  # `plan` passes it on
+                continue
             if getattr(node.value.func, "id", "") == "hp" and len(node.value.args) == 2:
                 default, help_ = node.value.args
                 yield HyperparameterLine(node.target.id, ast.unparse(default), str(ast.literal_eval(help_)))

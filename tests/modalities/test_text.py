@@ -18,6 +18,7 @@ from expunge.core.errors import UserError
 from expunge.core.rows import Rows
 from expunge.engine import loop
 from expunge.engine.weights import put, tensors_of, weights_of
+from expunge.modalities.common.fingerprint import fingerprint
 from expunge.modalities.text.modality import Text, packed_head
 
 RECORDS = [
@@ -358,7 +359,8 @@ def test_the_receipt_describes_the_encoding(modality: Text) -> None:
         "prompt_format": "Q: {prompt}\nA: ",
         "format_given": True,
         "limit": 12,
-        "cut_answers": 0,
+        "tokenizer": fingerprint(words.tokenizer),
+        "cut_answers": 1,
         "tokenised_in_two_pieces": 0,
         "answers_with_unknown_tokens": 1,
         "chats_with_several_answers": 0,

@@ -33,7 +33,7 @@ class Train:
     lora: int = hp(0, "rank of a LoRA adapter that is trained instead of the weights; 0: the weights", ge=0)
     lora_alpha: float = hp(0.0, "LoRA scale; 0: twice the rank", ge=0)
     lora_dropout: float = hp(0.0, "LoRA dropout", ge=0, lt=1)
-    lora_targets: str = hp("all-linear", "regex of the modules that get an adapter, or all-linear")
+    lora_targets: str = hp("all-linear", "modules that get an adapter: all-linear, names separated by commas, or a regex")
     anchor: str = hp("forget", "the set that an epoch is one pass over; of an epoch that lacks it, forget or retain")
     pairing: Literal["random", "aligned"] = hp("random", "how the rows of other sets join a batch: drawn, or by the same place")
     fuse: bool = hp(True, "one forward for all sets of a step, where rows are independent")

@@ -254,8 +254,7 @@ def _run(
 
 def _weights(done: RunState) -> Weights:
     """The weights after a run, with an adapter merged."""
-    result: Any = done.model
-    return weights_of(result.merge_and_unload() if adapters.is_adapted(result) else result)
+    return weights_of(adapters.merged(done.model))
 
 
 def _plain(plan: Plan, name: str) -> bool:

@@ -26,11 +26,12 @@ def hash_weights(model: nn.Module) -> str:
     h = hashlib.sha256()
     for name, t in sorted(model.state_dict().items()):
         h.update(f"{name}{t.dtype}{tuple(t.shape)}".encode())
-        h.update(_bytes(t))
+        h.update(bytes_of(t))
     return h.hexdigest()[:16]
 
 
-def _bytes(t: Tensor) -> memoryview:
+def bytes_of(t: Tensor) -> memoryview:
+    """The bytes of a tensor's values; the same on every device."""
     values = t.detach().cpu().contiguous().view(-1)
     return values.view(torch.uint8).numpy().data if values.numel() else memoryview(b"")
 

@@ -11,7 +11,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from accelerate import Accelerator
 from torch import nn
@@ -22,7 +22,7 @@ from expunge.core.errors import UserError
 from expunge.core.hyperparameters import hyperparameters_of, named, override
 from expunge.core.modality import Modality
 from expunge.core.suggest import did_you_mean
-from expunge.engine.adapters import is_adapted
+from expunge.engine import adapters
 from expunge.engine.guarding import unguarded
 from expunge.evaluation.measure import Evidence, Missing
 from expunge.evaluation.observation_spec import QUICK
@@ -173,8 +173,8 @@ class Scene:
 
     def bare(self, merged: bool = False) -> nn.Module:
         """A copy of the weights; merged: with adapters worked into the weights. A guard is no part of it: see `weights_modality`."""
-        inner: Any = copy.deepcopy(self.model)
-        return cast(nn.Module, inner.merge_and_unload() if merged and is_adapted(inner) else inner)
+        inner = copy.deepcopy(self.model)
+        return adapters.merged(inner) if merged else inner
 
     @property
     def weights_modality(self) -> Modality:

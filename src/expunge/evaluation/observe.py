@@ -19,7 +19,7 @@ from expunge.core.modality import Modality
 from expunge.core.random import seed_of
 from expunge.core.request import digest
 from expunge.core.rows import Rows
-from expunge.engine.receipt import hash_weights
+from expunge.engine import identity
 from expunge.engine.run_state import evaluating
 from expunge.evaluation.observation import Observation, SetObservation
 from expunge.evaluation.observation_spec import ObservationSpec
@@ -49,8 +49,8 @@ def observe(
         sets: by name, records in any shape that the modality reads and, where there are such, `paraphrased_answer`, `perturbed_answer`
             and `choices` (which hold the answer): each one value or a list, in a cell of text a list as JSON.
         specs: how to ask sets that differ from the default.
-        cache: a folder of earlier observations, keyed by everything that an answer depends on: weights, rows, modality, specs and `wants`;
-            a hit needs no forward pass.
+        cache: a folder of earlier observations, keyed by everything that an answer depends on: model (weights, configurations, adapters),
+            rows, modality, specs, `wants`, versions and device; a hit needs no forward pass.
         progress: receives rows done, rows in all, and the activity.
 
     Raises:
@@ -58,11 +58,10 @@ def observe(
     """
     profile = profile_of(modality.name)
     asked_sets = {name: AskedSet(_kinds(modality, name, records), spec_of(name, specs)) for name, records in sets.items() if len(records)}
-    rows = {n: {k: [r.ids, r.columns.get("prompt")] for k, (r, _) in asked_set.kinds.items()} for n, asked_set in asked_sets.items()}
-    weights = hash_weights(model)
-    key = digest(
-        [weights, repr(model), modality.about(), rows, {n: repr(asked_set.spec) for n, asked_set in asked_sets.items()}, repr(wants)]
-    )
+    model_identity = identity.of_model(model)
+    rows = {n: {k: [identity.of_rows(r), item] for k, (r, item) in asked_set.kinds.items()} for n, asked_set in asked_sets.items()}
+    asked = {n: repr(asked_set.spec) for n, asked_set in asked_sets.items()}
+    key = digest([model_identity, identity.of_setting(model), modality.about(), rows, asked, repr(wants)])
     if cache and (cache / key / "observed.json").exists():
         return Observation.load(cache / key)
     started = time.monotonic()
@@ -73,7 +72,7 @@ def observe(
             observations[name] = _with_other_answers(model, modality, observations[name], asked_set, sets[name], wants)
     about = {
         "key": key,
-        "weights": weights,
+        "weights": model_identity["weights"],
         "modality": modality.about(),
         "rows": total,
         **details,

@@ -33,6 +33,7 @@ class Opened:
     model: nn.Module
     modality: Modality
     source: str
+    fresh: bool = False  # whether its weights were just drawn
 
 
 def cache_home() -> Path:
@@ -45,7 +46,7 @@ def load(
     prompt_format: str = "",
     *,
     labels: int | Sequence[str] = (),
-    dtype: str = "float32",
+    dtype: str = "",
     device: str = "",
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
@@ -56,7 +57,8 @@ def load(
         path: the folder or hub id.
         prompt_format: how a question becomes a prompt; '' is the chat template, or the format of the run.
         labels: names of the classes of a classifier whose files have no names of their own, or how many classes it must have.
-        dtype: of the weights: float32, bfloat16, float16, or auto, which is that of the files.
+        dtype: type of the weights, in memory and when they are saved: float32, bfloat16, float16, or auto, which is that of the files; '':
+            float32 in memory, saved in the types that the files have.
         device: cpu, cuda, mps or auto, for this process from now on; '' is what was chosen before, at first auto.
         trust_remote_code: run code that comes with the model.
         allow_pickle: read weights that are stored as pickles, which can run code.
@@ -71,9 +73,10 @@ def load(
     target = device_module.choose(device)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle}
     options |= {"labels": labels} if labels != () else {}
+    options |= {"dtype": device_module.dtype_of(dtype)} if dtype else {}
     if not folder.exists():
         hub.check_model(str(path))
-        model, modality = _load_with_modality(str(path), prompt_format, dtype=device_module.dtype_of(dtype), **options)
+        model, modality = _load_with_modality(str(path), prompt_format, **options)
         return Opened(model.to(target), modality, str(path))
     run_dirs.check_model_folder(folder, path)
     if (folder / "receipt.json").exists():
@@ -83,12 +86,12 @@ def load(
             raise UserError(f"the run in {path} has a receipt, and the model that belongs to it is gone")
         inner = folder / artifacts[0]
         if artifacts[0] == "guard":
-            return _guarded(folder, prompt_format, dtype=dtype, **options)
+            return _guarded(folder, prompt_format, **{**options, "dtype": dtype})
     elif run_dirs.begun(folder):
         raise UserError(f"the run in {path} has not ended, so it holds no model yet: go on with --resume")
     elif (folder / "audit.json").exists():
         raise UserError(f"{path} is an audit, which holds no model; what it saw can be audited again: {folder}/observations/NAME")
-    model, modality = _load_with_modality(str(inner), prompt_format, dtype=device_module.dtype_of(dtype), **options)
+    model, modality = _load_with_modality(str(inner), prompt_format, **options)
     return Opened(model.to(target), modality, str(folder.resolve()))
 
 

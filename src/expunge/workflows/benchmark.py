@@ -43,6 +43,7 @@ from expunge.parallel import ray_cluster
 from expunge.report.report_data import Asked, Entry, ReportData, Verdict
 from expunge.workflows.sweep import Sweep as Sweep  # `bench.Sweep`
 from expunge.workflows.sweep import SweepResult as SweepResult
+from expunge.workflows.sweep import key_of
 from expunge.workflows.train import texts_of, train
 from expunge.workflows.unlearn import unlearn
 
@@ -135,7 +136,7 @@ def bench(
         ray_cluster.check(ray)
     shown, progress = progress, _stopping(progress, interrupted)
     load_options = {"dtype": sweep.dtype, "device": device}
-    key = sweep.key(suite)
+    key = key_of(sweep, suite)
     _claim(folder, key, resume, overwrite, sweep)
     sets = {n: spread(r, sweep.limit) if n in ("retain", "holdout") else r for n, r in suite.sets.items()}
     teach = {**sweep.train, "prompt_format": suite.prompt_format, "labels": tuple(suite.labels)}

@@ -16,7 +16,7 @@ from expunge.core.errors import UserError
 from expunge.core.hyperparameters import Hyperparameter, hyperparameters_of, named
 from expunge.core.request import digest
 from expunge.core.suggest import did_you_mean
-from expunge.engine import receipt
+from expunge.engine import identity, receipt
 from expunge.evaluation.attack import Attack, chosen
 from expunge.evaluation.prompting import way_of
 from expunge.functional.brief import brief
@@ -48,18 +48,13 @@ class Sweep:
     original: str = ""  # models that exist already, instead of trained ones
     retrained: str = ""
     draw: int = 0  # seed of a generated benchmark
-    dtype: str = "float32"  # of the weights of all models
+    dtype: str = ""  # of the weights of all models
     attacks: tuple[str, ...] = ()  # on every model, with every seed; their hyperparameters as `quantize:bits`
 
     @property
     def size(self) -> str:
         """The model, or the default built-in size of the benchmark."""
         return self.model or str(getattr(catalog.load(self.suite, "benchmarks"), "MODEL", "tiny"))
-
-    def key(self, suite: Suite) -> str:
-        """What a folder with results of this sweep must have been made from."""
-        rows = {name: [dict(r) for r in records] for name, records in suite.sets.items()}
-        return digest([asdict(self), rows])
 
     def check(self) -> None:
         """Check the whole order before any computation.
@@ -147,6 +142,15 @@ class SweepResult:
 
     def _repr_html_(self) -> str:
         return result_tables.entries_html(self.entries, self.report_data.main)
+
+
+def key_of(sweep: Sweep, suite: Suite) -> str:
+    """A digest of everything that the numbers of a sweep depend on: the order, all rows, given models and files, and packages."""
+    rows = [{n: [dict(r) for r in rows] for n, rows in sets.items()} for sets in (suite.sets, suite.train)]
+    asked = [suite.prompt_format, list(suite.labels), repr(suite.specs), list(suite.refusals), [dict(r) for r in suite.refused]]
+    models = [identity.of_files(path) for path in (sweep.original, sweep.retrained, sweep.model)]
+    inputs = [identity.of_inputs(build_plan.plan(m, sweep.hyperparameters_of(m))) for m in sweep.methods]
+    return digest([asdict(sweep), rows, asked, models, inputs, identity.packages()])
 
 
 def _hyperparameters(method: str, values: Mapping[str, Any]) -> list[Hyperparameter]:

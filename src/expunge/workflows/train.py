@@ -16,7 +16,7 @@ from expunge.catalog import names
 from expunge.core.errors import UserError
 from expunge.core.request import digest
 from expunge.core.suggest import did_you_mean
-from expunge.engine import device, receipt
+from expunge.engine import device, identity, receipt, stored
 from expunge.engine.distributed.process_group import ProcessGroup
 from expunge.engine.loop import Hooks
 from expunge.io import run_dirs
@@ -58,8 +58,8 @@ def start(
         return _loaded(model, prompt_format, **options, **({"labels": labels} if labels != () else {}))
     device.choose(options.get("device", ""))
     network, modality = module.start(model, rows, texts=texts, labels=labels, prompt_format=prompt_format, seed=seed, source=source)
-    dtype = device.dtype_of(options.get("dtype", "float32"))
-    return Opened(network.to(dtype) if isinstance(dtype, torch.dtype) else network, modality, model)
+    dtype = device.dtype_of(options.get("dtype") or "float32")
+    return Opened(network.to(dtype) if isinstance(dtype, torch.dtype) else network, modality, model, fresh=True)
 
 
 def _loaded(model: str, prompt_format: str, **options: Any) -> Opened:
@@ -141,12 +141,13 @@ def train(
     plans = build_plan.plan(method, settings)
     key = digest(
         [
-            receipt.hash_weights(opened.model),
+            identity.of_model(opened.model),
+            identity.of_setting(opened.model),
+            stored.words(opened.model),
             opened.modality.about(),
-            rows.ids,
-            rows.columns.get("prompt"),
-            rows.columns.get("answer"),
+            identity.of_rows(rows),
             receipt.describe(plans),
+            identity.of_inputs(plans),
         ]
     )
     cached = (cache or cache_home()) / "models" / key

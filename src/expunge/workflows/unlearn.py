@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from expunge import catalog
 from expunge.core.errors import UserError
 from expunge.core.modality import Modality
 from expunge.core.parts import ByDesign, Guard
 from expunge.core.plan import Plan, Plans, as_plans
-from expunge.core.request import Request, digest
+from expunge.core.request import Request
 from expunge.core.rows import Rows, Sets
-from expunge.engine import artifact, checkpoint, loop, receipt
-from expunge.engine.adapters import is_adapted
+from expunge.engine import adapters, artifact, checkpoint, identity, loop, origin, receipt, stored
 from expunge.engine.distributed.process_group import ProcessGroup
 from expunge.engine.guarding import is_guarded
 from expunge.engine.loop import Hooks
@@ -28,8 +28,8 @@ from expunge.functional.brief import brief
 from expunge.io import run_dirs, selection_files
 from expunge.io.models import Opened, Source, load, receipt_of, records, rows
 from expunge.io.requested import ColumnMap, Conditions, Sources, notes_of, requested
-from expunge.report import result_tables
-from expunge.workflows import build_plan
+from expunge.report import model_card, result_tables
+from expunge.workflows import build_plan, resuming
 from expunge.workflows.callbacks import Callbacks, result_of
 from expunge.workflows.trackers import Track, listening
 from expunge.workflows.watch import Watch
@@ -138,23 +138,30 @@ def unlearn(
         raise UserError(f"{opened.source} is a guard, whose model was not changed: unlearn the model {base} itself")
     modality = opened.modality
     check_capabilities(plans, modality)
+    adapters.refuse_second(opened.model, plans, opened.source)
     given = {"forget": forget, "retain": retain, "holdout": holdout, "alternate_answers": alternate_answers}
     sources = requested(given, where, map)
     request = _request(modality, plans, sources, allow_overlap)
     findings = [*notes_of(sources), *request.findings]
     store = _store_of(plans, opened, method if isinstance(method, str) else "custom", request)
     check(plans, request.sets, modality, known=store is not None)
-    before, adapted = receipt.hash_weights(opened.model), is_adapted(opened.model)
+    before, adapted = identity.of_model(opened.model), adapters.is_adapted(opened.model)
+    loaded = stored.notes(opened.model)
     description: dict[str, Any] = {
         "method": method if isinstance(method, str) else "custom",
         "stages": receipt.describe(plans),
-        "model": {"source": opened.source, "weights": before},
+        "model": {
+            "source": opened.source,
+            **before,
+            "written": stored.words(opened.model),
+            **({"start": origin.FRESH} if opened.fresh else {}),
+        },
         "request": {"hash": request.hash, "sets": {n: len(r) for n, r in request.sets.items()}, "findings": findings},
         "modality": modality.about(),
         **({"watch": {"sets": {n: len(r) for n, r in watch.sets.items()}, "best": watch.best}} if watch else {}),
     }
-    key = digest({**description, "model": before})  # the same model may have another path
-    saved, process_group = _resumed(folder, key) if resume and folder else None, ProcessGroup()
+    key = resuming.key_of(description, plans, opened, request, watch)
+    saved, process_group = resuming.checkpoint_of(folder, key) if resume and folder else None, ProcessGroup()
     log = _Log(folder if process_group.first else None)
     start, skipped = watch.start(opened) if watch else ({}, {})
     run_hooks = _hooks(listeners.hooks(hooks or Hooks()), folder, key, log, watch.hooks(modality, start, skipped) if watch else {})
@@ -168,10 +175,12 @@ def unlearn(
     with listeners.during({**about, "folder": folder and str(folder)}) as ended:
         try:
             run = loop.run(plans, opened.model, modality, request.sets, hooks=run_hooks, resume=saved, store=store)
+            if run.sharded is None and (rounding := stored.round_as_stored(run.model)):
+                run.warnings.append(rounding)
             selected_rows = selection_files.places(run.picked, request.sets)
             description |= {"selected": selected_rows} if selected_rows else {}
             failures = [*(watch.failures(run.model, modality, start) if watch else []), *listeners.failures]
-            receipt_record = _receipt(description, run, plans, before, adapted, failures)
+            receipt_record = _receipt(description, run, plans, before["weights"], adapted, loaded, failures)
         except UserError:
             if folder and not resume and process_group.first:  # a failed run leaves nothing behind
                 run_dirs.empty(folder)
@@ -251,17 +260,6 @@ def _answer_of(record: Mapping[str, Any]) -> Any:
     raise UserError(f"alternate answers need a column 'answer' (or 'completion', 'text', 'label'); found {', '.join(map(repr, record))}")
 
 
-def _resumed(folder: Path, key: str) -> dict[str, Any] | None:
-    saved: dict[str, Any] | None = checkpoint.load(folder / "checkpoint")
-    if saved is None:
-        return None  # killed before the first checkpoint: nothing is lost by starting over
-    if saved.pop("key") != key:
-        raise UserError(
-            f"the run in {folder} was started with another method, model, data or hyperparameters; --resume goes on with the same ones"
-        )
-    return saved
-
-
 @dataclass
 class _Log:
     """log.jsonl: one record per step."""
@@ -298,7 +296,7 @@ class _Log:
         self.path.write_text("".join(lines), encoding="utf-8")
 
 
-def _hooks(hooks: Hooks, folder: Path | None, key: str, log: _Log, watching: Mapping[str, Any]) -> Hooks:
+def _hooks(hooks: Hooks, folder: Path | None, key: Mapping[str, str], log: _Log, watching: Mapping[str, Any]) -> Hooks:
     def record(entry: Mapping[str, Any]) -> None:
         log(entry)
         hooks.log(entry)
@@ -311,11 +309,13 @@ def _hooks(hooks: Hooks, folder: Path | None, key: str, log: _Log, watching: Map
 
 
 def _receipt(
-    description: Mapping[str, Any], run: RunState, plans: Plans, before: str, adapted: bool, failures: list[str]
+    description: Mapping[str, Any], run: RunState, plans: Plans, before: str, adapted: bool, said: Sequence[str], failures: list[str]
 ) -> dict[str, Any]:
     after = receipt.hash_weights(run.model)
     guarded = isinstance(plans[-1].action, Guard)
-    new_adapters = is_adapted(run.model) and not adapted  # its weights have new names, and change nothing until one of these is not zero
+    new_adapters = (
+        adapters.is_adapted(run.model) and not adapted
+    )  # its weights have new names, and change nothing until one of these is not zero
     changed = any(bool(p.any()) for n, p in run.model.named_parameters() if "lora_B" in n) if new_adapters else after != before
     if not changed and not guarded:
         why = f" ({run.warnings[-1]})" if run.warnings else ""
@@ -331,7 +331,7 @@ def _receipt(
         },
         "seed": run.seed,
         "cost": receipt.cost(run),
-        "warnings": [*run.warnings, *failures],
+        "warnings": [*said, *run.warnings, *failures],
         "shown": run.shown,
         "ended": [{"stage": r["stage"], "epoch": r["epoch"], "why": r["ended"]} for r in run.log if "ended" in r],
         "versions": receipt.versions(),
@@ -340,12 +340,24 @@ def _receipt(
     }
 
 
+def _card(receipt_record: Mapping[str, Any], folder: Path) -> str:
+    """The card of a result in a folder."""
+    method, kind = str(receipt_record["method"]), str(receipt_record["result"]["kind"])
+    summary = f"{catalog.card(method).headline}." if method in catalog.names() else ""
+    files = (folder / "config.json", folder / "adapter_config.json")
+    config, adapter = (json.loads(f.read_text()) if f.exists() else {} for f in files)
+    base = str(adapter.get("base_model_name_or_path") or "")
+    return model_card.card(receipt_record, summary, base, model_card.loading(kind, config))
+
+
 def _write(folder: Path, model: nn.Module, modality: Modality, receipt_record: Mapping[str, Any], store: Mapping[str, Any] | None) -> None:
     """The model under a temporary name, then its own, then the receipt: a run folder with a receipt is complete."""
     kind = str(receipt_record["result"]["kind"])
     temporary = folder / f"{kind}.tmp"
     run_dirs.empty(temporary)
     artifact.write(temporary, kind, model, modality)
+    if kind != "guard":
+        (temporary / "README.md").write_text(_card(receipt_record, temporary))
     run_dirs.remove(folder / kind)
     temporary.rename(folder / kind)
     if store is not None:

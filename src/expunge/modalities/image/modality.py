@@ -21,6 +21,7 @@ from expunge.core.rows import Rows
 from expunge.engine.adapters import base_of
 from expunge.functional.brief import brief
 from expunge.modalities.common.files import opened, write
+from expunge.modalities.common.fingerprint import fingerprint
 from expunge.modalities.common.fresh import fresh
 from expunge.modalities.common.packed import (
     Layout,
@@ -261,7 +262,7 @@ class Image:
 
     def about(self) -> dict[str, Any]:
         """How rows become the model's input, for the receipt."""
-        names = {"labels": len(self.labels), "classes": digest(self.labels)}
+        names = {"labels": len(self.labels), "classes": digest(self.labels), "processor": fingerprint(self.processor)}
         return {"modality": self.name, **names, "mean": list(self.mean), "std": list(self.std)}
 
 
@@ -334,14 +335,14 @@ def load(
     Args:
         path: a folder or hub id.
         labels: names of the classes, for a model without names, or how many classes it must have.
-        dtype: dtype of the weights; 'auto': that of the files; default: float32.
+        dtype: see `common.files.opened`.
         trust_remote_code: allow code that comes with the model.
         allow_pickle: allow weights that are stored as pickles.
 
     Raises:
         UserError: when the model is missing, incomplete, no image classifier, of other classes, or stored as a pickle that is not allowed.
     """
-    model, processor = opened(path, CLASSIFIER, dtype or torch.float32, trust_remote_code, allow_pickle)
+    model, processor = opened(path, CLASSIFIER, dtype, trust_remote_code, allow_pickle)
     config: Any = getattr(base_of(model), "config")  # noqa: B009 - typed as a module
     names = names_in(config, path)
     names = renamed(config, names, labels, path) if labels != () else names

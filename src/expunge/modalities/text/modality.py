@@ -21,6 +21,7 @@ from expunge.core.rows import Rows
 from expunge.engine.adapters import base_of
 from expunge.functional.brief import brief
 from expunge.modalities.common.files import LANGUAGE, opened, write
+from expunge.modalities.common.fingerprint import fingerprint
 from expunge.modalities.common.fresh import fresh
 from expunge.modalities.common.packed import (
     Layout,
@@ -380,6 +381,7 @@ class Text:
             "prompt_format": self.encoder.described,
             "format_given": bool(self.prompt_format),
             "limit": self.limit,
+            "tokenizer": fingerprint(self.tokenizer),
             "cut_answers": self.encoder.cut,
             "tokenised_in_two_pieces": self.encoder.merged,
             "answers_with_unknown_tokens": self.encoder.unknown,
@@ -453,14 +455,14 @@ def load(
     Args:
         path: a folder or hub id.
         prompt_format: see `Encoder`.
-        dtype: dtype of the weights; 'auto': that of the files; default: float32.
+        dtype: see `common.files.opened`.
         trust_remote_code: allow code that comes with the model.
         allow_pickle: allow weights that are stored as pickles.
 
     Raises:
         UserError: when the model is missing, incomplete, no causal language model, or stored as a pickle that is not allowed.
     """
-    model, tokenizer = opened(path, LANGUAGE, dtype or torch.float32, trust_remote_code, allow_pickle)
+    model, tokenizer = opened(path, LANGUAGE, dtype, trust_remote_code, allow_pickle)
     longest = getattr(base_of(model).config, "max_position_embeddings", 0) or 0
     configured = tokenizer.model_max_length if tokenizer.model_max_length < 10**6 else longest
     known = known_tokens(model)
