@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,21 +33,16 @@ class Request:
         for name, rows in self.sets.items():
             if not len(rows):
                 raise UserError(f"the set {name!r} is empty")
-            if (
-                repeats := sum(Counter(map(content, rows.ids)).values()) - len({content(i) for i in rows.ids})
-            ) and name != "alternate_answers":
+            if (repeats := len(rows) - len({content(i) for i in rows.ids})) and name != "alternate_answers":
                 findings.append(f"{repeats} of {len(rows)} rows of {name!r} repeat another row of it")
         to_forget = {key for keys in contents(self.forget) for key in keys} if self.forget else set()
-        for name in ("retain", "holdout"):
-            kept = self.sets.get(name)
-            if kept is None or not (overlap := sum(not to_forget.isdisjoint(keys) for keys in contents(kept))):
+        for name, kept in ((n, r) for n, r in self.sets.items() if n in ("retain", "holdout")):
+            if not (overlap := sum(not to_forget.isdisjoint(keys) for keys in contents(kept))):
                 continue
+            shared = f"{overlap} of {len(kept)} rows of {name!r} also stand in 'forget'"
             if not self.overlap:
-                raise UserError(
-                    f"{overlap} of {len(kept)} rows of {name!r} also stand in 'forget': the kept rows would teach the forgotten ones. "
-                    f"Take them out, or allow it with --allow-overlap"
-                )
-            findings.append(f"{overlap} of {len(kept)} rows of {name!r} also stand in 'forget' (allowed by request)")
+                raise UserError(f"{shared}: the kept rows would teach the forgotten ones. Take them out, or allow it with --allow-overlap")
+            findings.append(f"{shared} (allowed by request)")
         object.__setattr__(self, "findings", tuple(findings))
 
     @property
@@ -67,7 +61,7 @@ def content(row_id: str) -> str:
     return row_id.split("#", 1)[0]
 
 
-def contents(rows: Rows) -> Sequence[tuple[str, ...]]:
+def contents(rows: Rows) -> list[tuple[str, ...]]:
     """Hashes of each row by which two rows are the same: its column `content`, where the modality has one, else that in its id."""
     return rows.columns.get("content") or [(content(i),) for i in rows.ids]
 
@@ -86,8 +80,7 @@ def ids_of(contents: list[object]) -> tuple[str, ...]:
     """Ids of rows: content hashes, with repeated rows numbered."""
     copies: Counter[str] = Counter()
     ids = []
-    for c in contents:
-        h = digest(c)
+    for h in map(digest, contents):
         copies[h] += 1
         ids.append(h if copies[h] == 1 else f"{h}#{copies[h]}")
     return tuple(ids)

@@ -30,9 +30,9 @@ class Rows:
 
     def select(self, places: Iterable[int]) -> Rows:
         """The rows at these places, in this order; places may repeat."""
-        indices = list(places)
-        columns = {k: [v[i] for i in indices] for k, v in self.columns.items()}
-        return Rows(self.name, tuple(self.ids[i] for i in indices), columns, tuple(self.weight[i] for i in indices) if self.weight else ())
+        at = list(places)
+        columns = {k: [v[i] for i in at] for k, v in self.columns.items()}
+        return Rows(self.name, tuple(self.ids[i] for i in at), columns, tuple(self.weight[i] for i in at if self.weight))
 
     def add(self, **columns: Sequence[Any]) -> Rows:
         """The same rows with added or replaced columns."""

@@ -283,8 +283,8 @@ class _Stage:
                 return "done"
             self.current = picked
         self.view.sets = r.sets = self.current
-        anchor = self.current[anchor_of(train, self.current)]
-        self.this_epoch = steps_of(len(anchor), train.batch_size, r.modality.independent(r.model))
+        rows = len(self.current[anchor_of(train, self.current)])
+        self.this_epoch = steps_of(rows, train.batch_size, r.modality.independent(r.model))
         for _ in range(r.step, self.this_epoch):
             if train.steps and self.done >= train.steps:
                 break

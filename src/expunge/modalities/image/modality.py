@@ -22,15 +22,12 @@ from expunge.engine.adapters import base_of
 from expunge.functional.brief import brief
 from expunge.modalities.common.files import opened, write
 from expunge.modalities.common.fingerprint import fingerprint
-from expunge.modalities.common.fresh import fresh
+from expunge.modalities.common.network import Network
 from expunge.modalities.common.packed import (
     Layout,
-    block_hook_points,
     call,
     cut,
     independent,
-    last_linear,
-    module_at,
     running_statistics,
     watching,
 )
@@ -45,7 +42,7 @@ PICTURE = 64  # longer side of a displayed picture, in pixels
 
 @brief("name", "labels", "processor")
 @dataclass
-class Image:
+class Image(Network):
     """The modality of image classifiers: class names, and the preprocessing from a picture to the model's input.
 
     Args:
@@ -226,26 +223,6 @@ class Image:
             raise UserError(f"the model answers with shape {tuple(logits.shape)}, and there are {len(self.labels)} classes")
         pooled = {n: (_pooled(i), _pooled(o)) for n, (i, o) in hooked.items()}
         return list(cut(logits, Layout(labels, at, at, at, at).to(logits.device), pooled, groups))
-
-    def independent(self, model: nn.Module) -> bool:
-        """Whether the rows of one forward pass do not affect each other."""
-        return independent(model)
-
-    def blocks(self, model: nn.Module) -> tuple[str, ...]:
-        """Hook points of all blocks, first to last."""
-        return block_hook_points(model)
-
-    def module(self, model: nn.Module, hook_point: str) -> nn.Module:
-        """The module at a hook point."""
-        return module_at(model, hook_point)
-
-    def head(self, model: nn.Module) -> str:
-        """The path of the last linear layer."""
-        return last_linear(model)
-
-    def fresh(self, model: nn.Module, seed: int) -> Weights:
-        """Weights of an untrained model of the same architecture."""
-        return fresh(model, seed)
 
     def decode(self, answers: Sequence[Sequence[int]]) -> list[str]:
         """The names of classes."""

@@ -22,14 +22,11 @@ from expunge.engine.adapters import base_of
 from expunge.functional.brief import brief
 from expunge.modalities.common.files import LANGUAGE, opened, write
 from expunge.modalities.common.fingerprint import fingerprint
-from expunge.modalities.common.fresh import fresh
+from expunge.modalities.common.network import Network
 from expunge.modalities.common.packed import (
     Layout,
-    block_hook_points,
     call,
     cut,
-    independent,
-    last_linear,
     module_at,
     spelled_out,
     watching,
@@ -49,7 +46,7 @@ COLUMNS = ("prompt", "answer", "context", "answer_text")
 
 @brief("name", "prompt_format", "limit")
 @dataclass
-class Text:
+class Text(Network):
     """The modality of causal language models: a tokenizer and a prompt format for any `transformers` model."""
 
     tokenizer: Any
@@ -262,26 +259,6 @@ class Text:
         token_row, token_column = mask.nonzero(as_tuple=True)
         layout = Layout(ids[row, at], row, row * width + at - 1, token_row, token_row * width + token_column)
         return ids.to(device), mask.long().to(device), layout.to(device)
-
-    def independent(self, model: nn.Module) -> bool:
-        """Whether the rows of one forward pass do not affect each other."""
-        return independent(model)
-
-    def blocks(self, model: nn.Module) -> tuple[str, ...]:
-        """Hook points of all blocks, first to last."""
-        return block_hook_points(model)
-
-    def module(self, model: nn.Module, hook_point: str) -> nn.Module:
-        """The module at a hook point."""
-        return module_at(model, hook_point)
-
-    def head(self, model: nn.Module) -> str:
-        """The path of the last linear layer."""
-        return last_linear(model)
-
-    def fresh(self, model: nn.Module, seed: int) -> Weights:
-        """Weights of an untrained model of the same architecture."""
-        return fresh(model, seed)
 
     def admit(self, model: nn.Module, symbols: Sequence[str], seed: int) -> None:
         """Add each symbol to the tokenizer as a special token, and an embedding to the model if it has too few."""
