@@ -73,7 +73,7 @@ def test_lists_and_cards_for_programs() -> None:
 def test_every_stage_is_a_line_where_there_is_no_terminal(cases: Cases, tmp_path: Path) -> None:
     train = expunge("train", "--data", cases.forget, "--model", "nano", "--epochs", "1", "--seed", "3", "--out", tmp_path / "model").fine()
     assert train.err.splitlines() == [f"reading {cases.forget}", "training"]
-    unlearn = cases.unlearn("ga", tmp_path / "run").fine()
+    unlearn = cases.unlearn("ga", tmp_path / "run", "--epochs", 3).fine()
     assert unlearn.err.splitlines() == [f"loading {cases.model}", "forgetting: stage 1"]
     audit = cases.audit(tmp_path / "run", tmp_path / "audit").fine()
     assert audit.err.splitlines()[0] == f"loading {tmp_path / 'run'}"
