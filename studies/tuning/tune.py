@@ -255,6 +255,7 @@ def main() -> None:
         split=args.split,
         holdout=args.holdout,
         train=dict(t.split("=", 1) for t in args.train),
+        variants={"extraction_strength": "definition"} if args.suite == "tofu" else {},  # as all of its settings were tried
         draw=VALIDATION_SEED,
     )
     tune(sweep, methods, Path(__file__).parent / f"{args.suite}-{args.model}.json")

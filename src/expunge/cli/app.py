@@ -45,6 +45,13 @@ Retrained = Annotated[str, typer.Option(help="a model retrained without the rows
 SuiteName = Annotated[str, typer.Option(help="a benchmark whose sets are used where none are given")]
 Split = Annotated[str, typer.Option(help="split of the benchmark")]
 AttackedSets = Annotated[list[str] | None, typer.Option(help="a set of the benchmark that is also scored under attack; may be repeated")]
+Variants = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--variant",
+        help="SCORE=NAME: another definition of a score, where papers and code differ, e.g. zrf=released; may be repeated",
+    ),
+]
 Overlap = Annotated[bool, typer.Option("--allow-overlap", help="accept rows to forget that are also in retain or holdout")]
 Pickle = Annotated[bool, typer.Option("--allow-pickle", help="load weights that are stored as pickles, which can run code")]
 Remote = Annotated[bool, typer.Option("--trust-remote-code", help="run code that comes with a model")]
@@ -201,6 +208,7 @@ def audit(
     ] = None,
     controls: Annotated[bool, typer.Option("--controls", help="also audit random weights and an input filter")] = False,
     attacked_set: AttackedSets = None,
+    variant: Variants = None,
     request_from: RequestFrom = "",
     run: Out = Path(),
     prompt_format: Format = "",
@@ -235,6 +243,7 @@ def _audit(ctx: typer.Context, attacks: tuple[str, ...], hyperparameters: dict[s
             **{n: params[n] for n in same_name},
             attack=attacks,
             attacked_sets=tuple(params["attacked_set"] or ()),
+            variants=console.hyperparameters_from([f"--{setting}" for setting in params["variant"] or ()]),
             attack_hyperparameters=hyperparameters,
             with_controls=controls,
             out=params["run"],
@@ -258,6 +267,7 @@ def attack(
     data: Data = "",
     split: Split = "",
     attacked_set: AttackedSets = None,
+    variant: Variants = None,
     request_from: RequestFrom = "",
     run: Out = Path(),
     prompt_format: Format = "",
@@ -311,6 +321,7 @@ def bench(
     attack: Annotated[
         str, typer.Option(help="attacks on every model, comma-separated, e.g. quantize,reformat; hyperparameters as --quantize:bits 4")
     ] = "",
+    variant: Variants = None,
     ray: Annotated[
         str,
         typer.Option(
@@ -333,7 +344,15 @@ def bench(
     sources = {"data": data, "split": split, "model": model, "holdout": holdout, "original": original, "retrained": retrained}
     hyperparameters = console.hyperparameters_from(ctx.args)
     training = console.hyperparameters_from([f"--{setting}" for setting in train_hyperparameters or ()])
-    options: dict[str, Any] = {**sources, "seeds": seeds, "limit": limit, "relearning": relearn, "attacks": _split_names(attack)}
+    variants = console.hyperparameters_from([f"--{setting}" for setting in variant or ()])
+    options: dict[str, Any] = {
+        **sources,
+        "variants": variants,
+        "seeds": seeds,
+        "limit": limit,
+        "relearning": relearn,
+        "attacks": _split_names(attack),
+    }
     sweep = Sweep(suite, _split_names(methods), hyperparameters=hyperparameters, train=training, **options)
     _run_sweep(sweep, run, overwrite, ray)
 

@@ -35,7 +35,7 @@ from expunge.evaluation.observation import Observation
 from expunge.evaluation.observe import Records
 from expunge.evaluation.profiles.profile import Finding, profile_of
 from expunge.evaluation.prompting import asked_as, way_of
-from expunge.evaluation.verdict import LEVELS, verdict
+from expunge.evaluation.verdict import LEVELS, verdict, with_variants
 from expunge.io.models import Opened, Source, cache_home, format_of, load, receipt_of, records
 from expunge.report.report_data import Asked, ReportData, Role, Verdict
 
@@ -71,6 +71,7 @@ class AuditOptions:
         attack: interventions of the catalog, followed by the same scores.
         attack_hyperparameters: a plain name goes to every attack that has such a hyperparameter, `relearn:lr` to one.
         attacked_sets: sets that are scored under attack, besides the rows to forget.
+        variants: by score, the definition to use where papers and codes differ; default: those of the suite.
         request_from: a method whose models forget on request alone, e.g. in_context: the audited model, and no other, is asked its way.
         with_controls: also look at random weights and, where the original is given, at an input filter around it.
         out: the folder of the results; None: nowhere.
@@ -91,6 +92,7 @@ class AuditOptions:
     attack: Sequence[str] = ()
     attack_hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     attacked_sets: Sequence[str] = ()
+    variants: Mapping[str, str] = field(default_factory=dict)
     request_from: str = ""
     with_controls: bool = False
     out: str | Path | None = None
@@ -316,11 +318,13 @@ def _sets(sources: Mapping[str, Source | None], options: AuditOptions, optional:
         raise UserError(f"--{'data' if options.data else 'split'} belongs to a benchmark: name it with --suite")
     if "forget" not in sets:
         if optional and not sets:
-            return {}, {}
+            return {}, with_variants({}, options.variants)
         raise UserError("an audit needs the rows that were to be forgotten: give --forget FILE, or --suite with its --split")
     if not options.allow_overlap:
         _check_disjoint(sets)
-    return {n: spread(r, options.limit) if n in ("retain", "holdout") else r for n, r in sets.items()}, specs
+    return {n: spread(r, options.limit) if n in ("retain", "holdout") else r for n, r in sets.items()}, with_variants(
+        specs, options.variants
+    )
 
 
 def _check_disjoint(sets: Mapping[str, Records]) -> None:

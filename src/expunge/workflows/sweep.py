@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from expunge import catalog
@@ -15,6 +15,7 @@ from expunge.core.hyperparameters import Hyperparameter, hyperparameters_of, nam
 from expunge.core.suggest import did_you_mean
 from expunge.evaluation.attack import Attack, chosen
 from expunge.evaluation.prompting import way_of
+from expunge.evaluation.verdict import with_variants
 from expunge.workflows import build_plan
 
 
@@ -36,6 +37,7 @@ class Sweep:
     sizes: Mapping[str, int] = field(default_factory=dict)
     original: str = ""  # models that exist already, instead of trained ones
     retrained: str = ""
+    variants: Mapping[str, str] = field(default_factory=dict)  # by score, the definition to use where papers and codes differ
     draw: int = 0  # seed of a generated benchmark
     attacks: tuple[str, ...] = ()  # on every model, with every seed; their hyperparameters as `quantize:bits`
 
@@ -76,7 +78,7 @@ class Sweep:
         if self.holdout and "holdout" not in inspect.signature(load).parameters:
             raise UserError(f"the benchmark {self.suite!r} has unseen rows of its own: leave --holdout out")
         suite: Suite = load(self.data, seed=self.draw, **options, **self.sizes)
-        return suite
+        return replace(suite, specs=with_variants(suite.specs, self.variants))
 
     def hyperparameters_of(self, method: str) -> dict[str, Any]:
         """Hyperparameters of a method: the preset of case and model size, then the user's for all methods, then the user's for this one."""
