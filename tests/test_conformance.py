@@ -71,7 +71,6 @@ def offered(name: str, world: str) -> bool:
     return all(p.required() <= CAPABILITIES[world] for p in small(name))
 
 
-WHOLE = ("gradient_penalty", "curvature")  # second derivatives of a loss of batch means: refused with micro-batches
 CAPABILITIES = {"text": Text.capabilities, "digits": Image.capabilities}
 TRAINED = [n for n in METHODS if all(isinstance(p.action, Objective) for p in small(n))]
 ONE_STAGE = [n for n in TRAINED if len(small(n)) == 1]
@@ -146,7 +145,7 @@ def test_touches_what_it_declares(world: worlds.World, name: str, monkeypatch: p
 
     for attribute, spy in (("rows", spy_rows), ("_check", spy_check), ("reference", spy_reference)):
         monkeypatch.setattr(RunView, attribute, spy)
-    plans = small(name, epochs=3, micro_batch_size=0 if name in WHOLE else 2)
+    plans = small(name, epochs=3, micro_batch_size=2)
     loop.run(plans, world.model(), world.modality, world.sets)
     silent = {Need.BATCH_MEANS}  # a property of the loss, nothing that is asked for
     for plan in plans:

@@ -21,6 +21,7 @@ from expunge.core.errors import UserError
 from expunge.core.modality import ModelOutput, Patch, Weights
 from expunge.core.request import ids_of
 from expunge.core.rows import Packed, Rows
+from expunge.modalities.common.network import Network
 from expunge.modalities.common.packed import call
 
 NAME = "curve"

@@ -286,14 +286,9 @@ def test_of_a_classifier_that_says_everything_equally_the_first_class_is_said(di
     with torch.no_grad():
         for p in model.parameters():
             p.zero_()
-<<<<<<< HEAD
     observation = observe(model, digits.modality, {"holdout": records["holdout"]}).sets["holdout"]
     assert set(observation.generations) == {"0"}
     assert observation.kinds["answer"].hit.tolist() == [r["label"] == 0 for r in records["holdout"]]
-=======
-    seen = observe(model, digits.modality, {"holdout": records["holdout"]}).sets["holdout"]
-    assert set(seen.generations) == {"0"}
-    assert seen.kinds["answer"].hit.tolist() == [r["label"] == 0 for r in records["holdout"]]
 
 
 CHAT = [
@@ -319,18 +314,19 @@ def test_other_answers_of_a_chat_belong_to_its_last_turn(text: worlds.World) -> 
         {"question": "Who?", "answer": "Zora.", "paraphrased_answer": "It is Zora.", "perturbed_answer": ["Ana."]},
     ]
     modality = chatting(text)
-    seen = observe(text.model(), modality, {"forget": records}).sets["forget"]
-    assert seen.question == ("Who plays?", "Who else?", "Who?")
-    assert seen.kinds["paraphrase"].item.tolist() == [1, 2]
-    assert seen.kinds["perturbed"].item.tolist() == [1, 1, 2]
+    observation = observe(text.model(), modality, {"forget": records}).sets["forget"]
+    assert observation.question == ("Who plays?", "Who else?", "Who?")
+    assert observation.kinds["paraphrase"].item.tolist() == [1, 2]
+    assert observation.kinds["perturbed"].item.tolist() == [1, 1, 2]
     wrong = modality.relabel(modality.rows("forget", [{"prompt": CHAT[:3], "completion": "Dovik."}]), ["Zora."], "wrong")
     with torch.no_grad():
         logp = modality.forward(text.model(), [wrong])[0].target_logp.values
-    assert seen.kinds["perturbed"].answer(1, seen.kinds["perturbed"].target_logp).tolist() == pytest.approx(logp.tolist(), abs=1e-4)
+    assert observation.kinds["perturbed"].answer(1, observation.kinds["perturbed"].target_logp).tolist() == pytest.approx(
+        logp.tolist(), abs=1e-4
+    )
 
 
 def test_choices_need_one_answer_in_each_row(text: worlds.World) -> None:
     records = [{"messages": CHAT, "choices": ["Dovik.", "Ana."]}]
     with pytest.raises(UserError, match="asked by choices, and a row of it has several answers"):
         observe(text.model(), chatting(text), {"quiz": records}, specs={"quiz": SetSpec("general", ("choose",))})
->>>>>>> encode

@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 
 import classified
+from expunge.benchmarks.suite import SetSpec
+from expunge.core.errors import UserError
 from expunge.evaluation import verdict as verdicts
 from expunge.evaluation.measure import BROKEN, Evidence, Measure, ScoreSpec
 from expunge.evaluation.metrics import memorization, tofu
 from expunge.evaluation.observation import Observation, Scored, SetObservation
 from expunge.evaluation.profiles.profile import profile_of
 from expunge.evaluation.profiles.text import LEAK
-from expunge.evaluation.verdict import audit_scores, families, score_specs, verdict
+from expunge.evaluation.verdict import audit_scores, families, score_specs, verdict, with_variants
 from expunge.functional.memorization import memorization_accuracy
 
 WORDS = np.array([a + b for a in ("stone", "river", "cloud", "maple") for b in ("ford", "side", "bank", "wood")])
@@ -193,6 +195,45 @@ def test_records_are_plain_and_whole():
     assert records["forget_quality"]["retrained"] == 1
     assert records["privleak"]["retrained"] == 0
     assert records["mia_loss"]["retrained"] == scored("retrained")[0]["mia_loss"]["value"]
+
+
+def last_wrong(specs):
+    """Records of an answer of four tokens, the last of which alone is wrong; the same of the retrained model."""
+    hits, logp = np.array([True, True, True, False]), np.full(4, -1, np.float32)
+    answers = {"answer": Scored(np.array([0]), np.array([0, 4]), logp, hits, np.array([False]), ("a",))}
+    observation = Observation({n: SetObservation(("1",), ("q",), ("a",), answers) for n in ("forget", "kept")}, ABOUT)
+    return audit_scores(Evidence(observation, observation), specs=specs)[0]
+
+
+def test_the_definition_of_a_score_is_that_of_the_specs_for_all_sets_and_models():
+    open_unlearning = SetSpec("forget", variants={"*": "open-unlearning"})
+    kept = SetSpec("general", metrics=("memorization",))
+    plain, leaderboard = last_wrong({"kept": kept}), last_wrong({"forget": open_unlearning, "kept": kept})
+    own = last_wrong({"forget": open_unlearning, "kept": replace(kept, variants={"extraction_strength": "definition"})})
+    for name in ("extraction_strength", "kept_extraction_strength"):
+        assert (plain[name]["value"], plain[name]["retrained"]) == (0, 0)
+        assert (leaderboard[name]["value"], leaderboard[name]["retrained"]) == (0.25, 0.25)
+        assert "open-unlearning" in leaderboard[name]["variant"]
+        assert "definition" in plain[name]["variant"]
+    assert (own["extraction_strength"]["value"], own["kept_extraction_strength"]["value"]) == (0.25, 0)
+    asked = last_wrong(with_variants({"forget": open_unlearning}, {"extraction_strength": "definition"}))
+    assert asked["extraction_strength"]["value"] == 0
+
+
+def test_definitions_are_chosen_by_score_and_mistakes_are_named():
+    specs = {"forget": SetSpec("forget", variants={"extraction_strength": "open-unlearning"})}
+    chosen = with_variants(specs, {"extraction_strength": "definition", "zrf": "released"})
+    assert chosen["forget"].variants == {"extraction_strength": "definition", "zrf": "released"}
+    assert with_variants(specs, {}) == specs
+    assert with_variants({}, {"zrf": "released"})["forget"].ask == ("score", "generate"), "else as usual"
+    with pytest.raises(UserError, match=r"'extraction_strenght' is no score with several definitions; did you mean 'extraction_strength'"):
+        with_variants({}, {"extraction_strenght": "definition"})
+    with pytest.raises(UserError, match="'zrf' has no definition 'paper'; it has textbook, released"):
+        with_variants({}, {"zrf": "paper"})
+
+
+def test_variants_change_nothing_about_what_is_observed():
+    assert repr(SetSpec("forget")) == repr(SetSpec("forget", variants={"zrf": "released"})), "the key of kept observations"
 
 
 def test_intervals_hold_the_value_even_where_resampling_is_biased(monkeypatch):

@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import expunge as package
 from cases import Cases, expunge, left, rows_of
 from expunge.core.errors import UserError
+from expunge.evaluation.observation import Observation
 from expunge.evaluation.profiles.profile import profile_of
 from expunge.evaluation.verdict import verdict
 from expunge.io.data import write_jsonl
@@ -111,6 +113,23 @@ def test_observations_are_scored_again_without_the_model(full: Path, tmp_path: P
     message = expunge("audit", observations / "audited_model", "--attack", "relearn", "--out", tmp_path / "attacked").error
     assert message == "the attack 'relearn' asks the model anew, and only observations were given: give the model"
     assert not (tmp_path / "attacked").exists()
+
+
+def test_another_definition_of_a_score_is_one_option_away(full: Path, tmp_path: Path) -> None:
+    observations = full / "observations" / "audited_model"
+    variant = ("--variant", "extraction_strength=open-unlearning")
+    expunge("audit", observations, *variant, "--out", tmp_path / "again").fine()
+    plain, leaderboard = (audit_of(f)["scores"]["extraction_strength"] for f in (full, tmp_path / "again"))
+    scored = Observation.load(observations).sets["forget"].kinds["answer"]
+    strengths = []
+    for k, ended in enumerate(scored.ended):
+        hits = scored.hit[scored.start[k] : scored.start[k + 1] - int(ended)].tolist()
+        strengths.append(next((1 - j / len(hits) for j in range(len(hits)) if all(hits[j:])), 1 / len(hits)))
+    assert leaderboard["value"] == pytest.approx(np.mean(strengths))
+    assert (plain["variant"].split(":")[0], leaderboard["variant"].split(":")[0]) == ("definition", "open-unlearning")
+    message = expunge("audit", observations, "--variant", "extraction_strength=paper", "--out", tmp_path / "wrong").error
+    assert message == "'extraction_strength' has no definition 'paper'; it has definition, open-unlearning"
+    assert not (tmp_path / "wrong").exists()
 
 
 def test_observations_and_models_can_be_mixed(full: Path, cases: Cases, tmp_path: Path) -> None:

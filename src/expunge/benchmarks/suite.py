@@ -25,11 +25,14 @@ class SetSpec:
         ask: score (the loss of the given answers), generate (an answer in the model's own words), choose (each of the row's `choices` is
             scored), rank (the row's item among all items), draw (several sampled answers).
         metrics: families of scores, by name, that score this set besides those that know it by its name.
+        variants: by score, the definition to use where papers and codes differ; `*`: of all scores that have one of this name. Those of the
+            forget set count for the whole audit.
     """
 
     role: Role
     ask: tuple[Ask, ...] = ("score",)
     metrics: tuple[str, ...] = ()
+    variants: Mapping[str, str] = field(default_factory=dict, repr=False)  # of no effect on what is observed
 
 
 Specs = Mapping[str, SetSpec]

@@ -40,6 +40,7 @@ def bench(
     original: Annotated[str, typer.Option(help="a model trained on all rows, so that none is trained here")] = "",
     retrained: Annotated[str, typer.Option(help="a model trained without the forget set, so that none is trained here")] = "",
     limit: options.Limit = 400,
+    variant: options.Variants = None,
     train_hyperparameters: Annotated[
         list[str] | None,
         typer.Option("--train", help="NAME=VALUE for training the original and the retrained model; may be repeated"),
@@ -80,7 +81,7 @@ def bench(
         if not names:
             raise UserError("--methods names no method: see expunge list methods")
         hyperparameters = parsing.hyperparameters_from(ctx.args)
-        training = parsing.hyperparameters_from([f"--{setting}" for setting in train_hyperparameters or ()])
+        training = parsing.settings(train_hyperparameters)
         precheck.bench_hyperparameters(hyperparameters, names, attacks, training)
         precheck.models(model, sizes=True)
         precheck.models(original, retrained)
@@ -97,6 +98,7 @@ def bench(
             "limit": limit,
             "relearning": relearn,
             "attacks": attacks,
+            "variants": parsing.settings(variant),
             **({"dtype": dtype} if dtype else {}),
         }
         return Sweep(suite, names, hyperparameters=hyperparameters, train=training, **sources, **others)

@@ -75,3 +75,10 @@ def load_options(device: str, dtype: str | None, allow_pickle: bool = False, tru
 Tracks = Annotated[list[str] | None, typer.Option("--track", help="send numbers to tensorboard, mlflow, wandb or trackio; may be repeated")]
 Where = Annotated[list[str] | None, typer.Option(help="e.g. customer_id=17: forget these rows of --forget, retain its other rows")]
 Map = Annotated[list[str] | None, typer.Option("--map", help="columns by other names, e.g. prompt=subject,answer=body; may be repeated")]
+Variants = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--variant",
+        help="SCORE=NAME: another definition of a score, where papers and code differ, e.g. zrf=released; may be repeated",
+    ),
+]

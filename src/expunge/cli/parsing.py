@@ -138,6 +138,11 @@ def hyperparameters_from(args: Sequence[str]) -> dict[str, str]:
     return values
 
 
+def settings(words: Sequence[str] | None) -> dict[str, str]:
+    """Read `["lr=1e-3", "epochs=5"]` as a mapping. Raises: UserError, as `hyperparameters_from`."""
+    return hyperparameters_from([f"--{word}" for word in words or ()])
+
+
 def split_names(names: str) -> tuple[str, ...]:
     """Split `a, b` into two names."""
     return tuple(n.strip() for n in names.split(",") if n.strip())

@@ -63,7 +63,7 @@ def content(row_id: str) -> str:
 
 def contents(rows: Rows) -> list[tuple[str, ...]]:
     """Hashes of each row by which two rows are the same: its column `content`, where the modality has one, else that in its id."""
-    return rows.columns.get("content") or [(content(i),) for i in rows.ids]
+    return list(rows.columns.get("content", ())) or [(content(i),) for i in rows.ids]
 
 
 def digest(value: object) -> str:

@@ -35,6 +35,23 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             m.training = True
 
 
+@contextmanager
+def training_alike(model: nn.Module, seed: int) -> Iterator[None]:
+    """Training mode inside the block: batch statistics and dropout, drawn from a seed. Modes and buffers are the old ones afterwards."""
+    modes, buffers, device = {m: m.training for m in model.modules()}, [b.clone() for b in model.buffers()], device_of(model)
+    model.train()
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        with torch.no_grad():
+            for b, old in zip(model.buffers(), buffers, strict=True):
+                b.copy_(old)
+
+
 def device_of(model: nn.Module) -> torch.device:
     """The device of the first parameter."""
     return next(model.parameters()).device

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, ParamSpec, TypeVar
 
 import numpy as np
@@ -91,6 +91,11 @@ class Evidence:
     retrained: Observation | None = None
     original: Observation | None = None
     random: Observation | None = None
+    variants: Mapping[str, str] = field(default_factory=dict)  # by score, the definition to use; default: the first of its family
+
+    def variant(self, score: str, of: Sequence[str]) -> str:
+        """The definition of a score to use, among those that its family has."""
+        return next((v for v in (self.variants.get(score), self.variants.get("*")) if v in of), of[0])
 
     def focused(self, name: str) -> Evidence:
         """The same evidence with another set in the place of the forget set, for a family that scores any set."""
@@ -103,7 +108,7 @@ class Evidence:
         model = moved(self.model)
         if model is None:
             raise Missing(f"the audit has no {name} set")
-        return Evidence(model, moved(self.retrained), moved(self.original), moved(self.random))
+        return Evidence(model, moved(self.retrained), moved(self.original), moved(self.random), self.variants)
 
     def items(self, name: str, of: PerItem) -> Items:
         """Values of `of` on the model's answers to a set, (items, ...), without the items that lack one. Raises: Missing."""
@@ -187,5 +192,7 @@ def _without_gaps(name: str, values: Items) -> Items:
 #     READS: frozenset[str]              what must have been observed (aspects of a profile)
 #     SCORES: Mapping[str, ScoreSpec]    every score that it knows
 #     scores(evidence: Evidence) -> Mapping[str, Measure | Missing]
+# and, where papers and codes define a score in several ways,
+#     VARIANTS: Mapping[str, tuple[str, ...]]   their names, by score; the first is the default, `evidence.variant` gives the chosen one
 # `scores` is pure: it reads observations and gives, for each score, its measure or what is missing.
 Scores = Mapping[str, Measure | Missing]

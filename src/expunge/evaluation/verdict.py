@@ -12,8 +12,9 @@ from types import ModuleType
 from typing import Any
 
 from expunge import catalog
-from expunge.benchmarks.suite import Specs
+from expunge.benchmarks.suite import Specs, spec_of
 from expunge.core.errors import UserError
+from expunge.core.suggest import did_you_mean
 from expunge.evaluation import rules
 from expunge.evaluation.measure import BROKEN, Evidence, Measure, Missing, Scores, ScoreSpec
 from expunge.evaluation.profiles.profile import Finding, Hit, Judged, Level, Profile, Records, profile_of
@@ -59,6 +60,29 @@ def _has_scores(path: Path) -> bool:
     return bool(re.search(r"^def scores\(", path.read_text(encoding="utf-8"), re.M))
 
 
+def with_variants(specs: Specs, variants: Mapping[str, str]) -> Specs:
+    """The specs of an audit that uses other definitions of some scores.
+
+    Args:
+        variants: the definition to use, by score; `*`: of all scores that have one of this name.
+
+    Raises:
+        UserError: for a score that has one definition alone, and for an unknown definition.
+    """
+    known: dict[str, tuple[str, ...]] = {}
+    for family in families() if variants else ():
+        known |= getattr(family, "VARIANTS", {})
+    names = sorted(known)
+    known["*"] = tuple(dict.fromkeys(variant for of_score in known.values() for variant in of_score))
+    for score, variant in variants.items():
+        if score not in known:
+            raise UserError(f"{score!r} is no score with several definitions{did_you_mean(score, known)}; such are {', '.join(names)}")
+        if variant not in known[score]:
+            raise UserError(f"{score!r} has no definition {variant!r}; it has {', '.join(known[score])}")
+    forget = spec_of("forget", specs)
+    return {**specs, "forget": replace(forget, variants={**forget.variants, **variants})} if variants else specs
+
+
 def audit_scores(
     evidence: Evidence, resamples: int = 200, seed: int = 0, specs: Specs | None = None
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
@@ -79,7 +103,9 @@ def audit_scores(
     """
     records: dict[str, dict[str, Any]] = {}
     skipped: dict[str, str] = {}
-    for name, measure, spec, retrained_measure in _measures(evidence, specs or {}):
+    specs = specs or {}
+    evidence = replace(evidence, variants={**evidence.variants, **spec_of("forget", specs).variants})
+    for name, measure, spec, retrained_measure in _measures(evidence, specs):
         if name in records or name in skipped:
             raise ValueError(f"two families give a score '{name}'")
         if isinstance(measure, Missing):
@@ -103,8 +129,10 @@ def _measures(evidence: Evidence, specs: Specs) -> Iterator[tuple[str, Measure |
     for set_name, spec in specs.items():
         chosen = [_family(name) for name in spec.metrics] if set_name in evidence.model.sets else []
         for family in (f for f in chosen if f.READS.issubset(aspects)):
-            scores, retrained_scores = _both(family, evidence.focused(set_name))
-            for name in _about_forget(family, evidence.focused(set_name), scores):
+            focused = evidence.focused(set_name)
+            focused = replace(focused, variants={**focused.variants, **spec.variants})
+            scores, retrained_scores = _both(family, focused)
+            for name in _about_forget(family, focused, scores):
                 measure = scores[name]
                 own_name = f"{set_name}_{name.removeprefix('forget_')}"
                 if own_name in names:  # the family scores this set by itself, as `tofu` does the retain set

@@ -106,6 +106,7 @@ class AuditOptions:
         attack: interventions of the catalog, followed by the same scores.
         attack_hyperparameters: a plain name goes to every attack that has such a hyperparameter, `relearn:lr` to one.
         attacked_sets: sets that are scored under attack, besides the rows to forget.
+        variants: by score, the definition to use where papers and codes differ; default: those of the suite.
         request_from: a method whose models forget on request alone, e.g. in_context: the audited model, and no other, is asked its way.
         with_controls: also look at random weights and, where the original is given, at an input filter around it.
         out: the folder of the results; None: nowhere.
@@ -129,6 +130,7 @@ class AuditOptions:
     attack: Sequence[str] = ()
     attack_hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     attacked_sets: Sequence[str] = ()
+    variants: Mapping[str, str] = field(default_factory=dict)
     request_from: str = ""
     with_controls: bool = False
     out: str | Path | None = None
@@ -197,6 +199,7 @@ class Auditor:
             optional=self._observed_before,
             limit=options.limit,
             allow_overlap=options.allow_overlap,
+            variants=options.variants,
         )
         self._check()
         self.prompt_format = options.prompt_format or format_of(model)

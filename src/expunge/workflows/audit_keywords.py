@@ -23,6 +23,7 @@ class AuditKeywords(TypedDict, total=False):
     retrained: str | Path | Opened | None
     attack: Sequence[str]
     attack_hyperparameters: Mapping[str, Any]
+    variants: Mapping[str, str]
     attacked_sets: Sequence[str]
     request_from: str
     with_controls: bool

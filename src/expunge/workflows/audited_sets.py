@@ -13,6 +13,7 @@ from expunge.core.request import Request, digest
 from expunge.core.rows import Rows
 from expunge.evaluation.audited_models import spread
 from expunge.evaluation.observe import Records
+from expunge.evaluation.verdict import with_variants
 from expunge.io.models import records, rows
 from expunge.io.requested import Sources
 
@@ -20,7 +21,15 @@ SETS = ("forget", "retain", "holdout")
 
 
 def audited_sets(
-    sources: Sources, suite_name: str, data: str, split: str, *, optional: bool, limit: int, allow_overlap: bool
+    sources: Sources,
+    suite_name: str,
+    data: str,
+    split: str,
+    *,
+    optional: bool,
+    limit: int,
+    allow_overlap: bool,
+    variants: Mapping[str, str],
 ) -> tuple[dict[str, Records], Specs]:
     """The sets of an audit, and how to ask them.
 
@@ -30,6 +39,7 @@ def audited_sets(
         optional: no sets are needed, because the model was observed before.
         limit: rows of retain and holdout, evenly spread; 0: all.
         allow_overlap: rows to forget may also stand in retain or holdout.
+        variants: by score, the definition to use.
 
     Raises:
         UserError: where the rows to forget are missing, or stand in another set too.
@@ -45,11 +55,12 @@ def audited_sets(
         raise UserError(f"--{'data' if data else 'split'} belongs to a benchmark: name it with --suite")
     if "forget" not in sets:
         if optional and not sets:
-            return {}, {}
+            return {}, with_variants({}, variants)
         raise UserError("an audit needs the rows that were to be forgotten: give --forget FILE, or --suite with its --split")
     if not allow_overlap:
         _check_disjoint(sets)
-    return {n: spread(r, limit) if n in ("retain", "holdout") else r for n, r in sets.items()}, specs
+    spread_sets = {n: spread(r, limit) if n in ("retain", "holdout") else r for n, r in sets.items()}
+    return spread_sets, with_variants(specs, variants)
 
 
 def _check_disjoint(sets: Mapping[str, Records]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from expunge.core.suggest import did_you_mean
 from expunge.engine import identity, receipt
 from expunge.evaluation.attack import Attack, chosen
 from expunge.evaluation.prompting import way_of
+from expunge.evaluation.verdict import with_variants
 from expunge.functional.brief import brief
 from expunge.report import result_tables
 from expunge.report.report_data import Entry, ReportData
@@ -47,6 +48,7 @@ class Sweep:
     sizes: Mapping[str, int] = field(default_factory=dict)
     original: str = ""  # models that exist already, instead of trained ones
     retrained: str = ""
+    variants: Mapping[str, str] = field(default_factory=dict)  # by score, the definition to use where papers and codes differ
     draw: int = 0  # seed of a generated benchmark
     dtype: str = ""  # of the weights of all models
     attacks: tuple[str, ...] = ()  # on every model, with every seed; their hyperparameters as `quantize:bits`
@@ -88,7 +90,7 @@ class Sweep:
         if self.holdout and "holdout" not in inspect.signature(load).parameters:
             raise UserError(f"the benchmark {self.suite!r} has unseen rows of its own: leave --holdout out")
         suite: Suite = load(self.data, seed=self.draw, **options, **self.sizes)
-        return suite
+        return replace(suite, specs=with_variants(suite.specs, self.variants))
 
     def hyperparameters_of(self, method: str) -> dict[str, Any]:
         """Hyperparameters of a method: the preset of case and model size, then the user's for all methods, then the user's for this one."""

@@ -3,13 +3,14 @@ Extraction strength is the share of an answer that greedy decoding yields after 
 exact memorization is the share of its tokens that are the argmax, given all before them; remnant memorization accuracy is their mean
 probability, which shows what is still drawn now and then although it is nowhere the argmax.
 
-Source: Carlini et al. 2021 (arXiv 2012.07805), Jang et al. 2022 (arXiv 2210.01504), OpenUnlearning (arXiv 2506.12618), Lee et al.
-    2024 (arXiv 2406.14091)
+Source: Carlini et al. 2021 (arXiv 2012.07805), Jang et al. 2022 (arXiv 2210.01504), OpenUnlearning (arXiv 2506.12618), Lee et al. 2024
+    (arXiv 2406.14091)
 Scores: extraction_strength, exact_memorization, remnant_memorization_accuracy
 Needs: forget
 Range and ideal: 0 (nothing) to 1 (all of it); ideal as the retrained model
-Differs: an answer whose last token alone is wrong has strength 0 by the definition, where open-unlearning's code gives 1/N (`ou_compat`);
-    the last label is left out only where it is the end of the sequence; answers without other labels do not count, where that code has 0
+Differs: an answer whose last token is wrong has strength 0 by the definition, where open-unlearning's code gives 1/N; the variant
+    `open-unlearning`, the default of its benchmark `tofu`, does the same; the last label is left out only where it is the end of the
+    sequence; answers without other labels do not count, where that code has 0
 Status: faithful
 """
 
@@ -38,6 +39,7 @@ SCORES = {
         "knowledge", "retrained", "probability of a token of forgotten answers, on average", shows=True
     ),
 }
+VARIANTS = {"extraction_strength": ("definition", "open-unlearning")}
 Number = TypeVar("Number", bound=np.generic)
 
 
@@ -47,8 +49,8 @@ def content(scored: Scored, k: int, values: NDArray[Number]) -> NDArray[Number]:
     return answer_values[:-1] if scored.ended[k] else answer_values
 
 
-def scores(evidence: Evidence, ou_compat: bool = False) -> dict[str, Measure | Missing]:
-    """All scores on the true answers of the forget set; `ou_compat` as in `extraction_strength`."""
+def scores(evidence: Evidence) -> dict[str, Measure | Missing]:
+    """All scores on the true answers of the forget set."""
 
     def measure(of: Callable[..., float], variant: str, values: Literal["hit", "target_logp"] = "hit") -> Measure:
         def per_item(observation: SetObservation) -> Items:
@@ -59,6 +61,7 @@ def scores(evidence: Evidence, ou_compat: bool = False) -> dict[str, Measure | M
 
         return Measure((evidence.items("forget", per_item),), np.mean, variant=variant)
 
+    ou_compat = evidence.variant("extraction_strength", VARIANTS["extraction_strength"]) == "open-unlearning"
     strength = "open-unlearning: at least 1/N" if ou_compat else "definition: 0 where the last token is wrong"
     return {
         "extraction_strength": attempt(measure, partial(extraction_strength, ou_compat=ou_compat), strength),
