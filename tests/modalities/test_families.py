@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 import makers
@@ -66,8 +67,8 @@ def check(model: Any) -> None:
         packed = Text(makers.tokenizer()).forward(model, [rows])[0].target_logp.split()
         for i, (prompt, answer) in enumerate(PAIRS):
             alone = log_probs(model, prompt, answer)
-            np.testing.assert_allclose(reading.of(i, False)["target_logp"], alone, atol=1e-5, rtol=0)
-            torch.testing.assert_close(packed[i], alone, atol=1e-5, rtol=0)
+            np.testing.assert_allclose(reading.of(i, False)["target_logp"], alone, atol=1e-5, rtol=1e-6)
+            torch.testing.assert_close(packed[i], alone, atol=1e-5, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", MODES)
@@ -78,23 +79,24 @@ def test_rows_of_known_families_equal_single_rows(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_rows_of_all_families_equal_single_rows() -> None:
-    built, ahead, wrong = 0, set[str](), dict[str, str]()
+@pytest.mark.parametrize("name", zoo.FAMILIES)
+def test_rows_of_all_families_equal_single_rows(name: str) -> None:
+    try:
+        model = zoo.build(name)
+    except Exception as error:
+        pytest.skip(f"no tiny {name}: {error}")
+    assert looks_ahead(model, zoo.WORDS) == (name in BOTH_WAYS)
+    if name not in BOTH_WAYS:
+        check(model)
+
+
+@pytest.mark.slow
+def test_most_families_can_be_built() -> None:
+    built = 0
     for name in zoo.FAMILIES:
-        try:
-            model = zoo.build(name)
-        except Exception:
-            continue
-        built += 1
-        try:
-            if looks_ahead(model, zoo.WORDS):
-                ahead.add(name)
-            else:
-                check(model)
-        except Exception as error:
-            wrong[name] = f"{type(error).__name__}: {error}"
-    assert not wrong
-    assert ahead == BOTH_WAYS
+        with suppress(Exception):
+            zoo.build(name)
+            built += 1
     assert built >= FEWEST
 
 

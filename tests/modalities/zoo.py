@@ -31,14 +31,15 @@ _SIZES: dict[int, str] = {  # by value, what configurations call their sizes
     0: "pad_token_id num_kv_shared_layers",
 }
 SIZES = {name: value for value, names in _SIZES.items() for name in names.split()}
-_HYBRID = ["linear_attention", "full_attention"]
 SPECIAL: dict[str, dict[str, Any]] = {
     "bamba": {"num_hidden_layers": 4, "attn_layer_indices": [1]},
-    "dots1": {"n_shared_experts": 1, "first_k_dense_replace": 1},
+    "deepseek_v2": {"num_experts_per_tok": 2},
+    "dots1": {"n_shared_experts": 1, "n_routed_experts": 4, "num_experts_per_tok": 2, "first_k_dense_replace": 1},
     "dots3_note_text": {"num_key_value_heads": 4},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "granitemoehybrid": {"num_hidden_layers": 2, "layer_types": ["mamba", "attention"]},
     "jamba": {"num_hidden_layers": 8},
+    "bailing_hybrid": {"layer_types": ["linear_attention", "full_attention"]},
     "lfm2": {"layer_types": ["conv", "full_attention"]},
     "lfm2_moe": {"num_dense_layers": 1, "layer_types": ["conv", "full_attention"]},
     "mamba2": {"head_dim": 16, "expand": 2},
@@ -75,8 +76,9 @@ def config(name: str) -> Any:
     known = (default if type(text) is type(default) or hasattr(default, "decoder_layers") else text).to_dict()
     cls: Any = type(default) if type(text) is type(default) or hasattr(default, "decoder_layers") else type(text)
     sizes = {k: v for k, v in SIZES.items() if isinstance(known.get(k), int) and k not in getattr(cls, "attribute_map", {})}
-    if "qk_rope_head_dim" in known:
+    if "qk_rope_head_dim" in known:  # heads of latent attention have keys and values of their own
         sizes.pop("head_dim", None)
+        sizes["num_key_value_heads"] = sizes["num_attention_heads"]
     built = cls(**{**sizes, **SPECIAL.get(name, {})})
     built.is_decoder = True
     return built
