@@ -111,7 +111,7 @@ def test_observations_are_scored_again_without_the_model(full: Path, tmp_path: P
     assert after["scores"] == before["scores"]
     assert after["verdict"] == [v for v in before["verdict"] if "obust: " not in v["text"]], "but for what was attacked"
     message = expunge("audit", observations / "audited_model", "--attack", "relearn", "--out", tmp_path / "attacked").error
-    assert message == "the attack 'relearn' asks the model anew, and only observations were given: give the model"
+    assert message == "the attack 'relearn' asks the model anew, and these are observations: give the model"
     assert not (tmp_path / "attacked").exists()
 
 

@@ -37,12 +37,11 @@ class Request:
                 findings.append(f"{repeats} of {len(rows)} rows of {name!r} repeat another row of it")
         to_forget = {key for keys in contents(self.forget) for key in keys} if self.forget else set()
         for name, kept in ((n, r) for n, r in self.sets.items() if n in ("retain", "holdout")):
-            if not (overlap := sum(not to_forget.isdisjoint(keys) for keys in contents(kept))):
-                continue
+            overlap = sum(not to_forget.isdisjoint(keys) for keys in contents(kept))
             shared = f"{overlap} of {len(kept)} rows of {name!r} also stand in 'forget'"
-            if not self.overlap:
+            if overlap and not self.overlap:
                 raise UserError(f"{shared}: the kept rows would teach the forgotten ones. Take them out, or allow it with --allow-overlap")
-            findings.append(f"{shared} (allowed by request)")
+            findings += [f"{shared} (allowed by request)"] if overlap else []
         object.__setattr__(self, "findings", tuple(findings))
 
     @property

@@ -223,9 +223,7 @@ class Auditor:
     def _check(self) -> None:
         request_from = self.options.request_from
         if self._observed_before and self.attacks:
-            raise UserError(
-                f"the attack {next(iter(self.attacks))!r} asks the model anew, and only observations were given: give the model"
-            )
+            raise UserError(f"the attack {next(iter(self.attacks))!r} asks the model anew, and these are observations: give the model")
         if request_from and not way_of(request_from):
             raise UserError(f"models of {request_from!r} are asked as any other: there is nothing that they want to hear before a question")
         if self._observed_before and request_from:
