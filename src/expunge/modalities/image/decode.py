@@ -129,7 +129,8 @@ def _opened(picture: Any, place: str) -> Array:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UserError(f"{place}:{name or ' an image'} has more pixels than are read safely ({_first_line(error)})") from None
     except Exception as error:  # the decoders raise dozens of types, and each means that this picture cannot be read
-        raise UserError(f"{place}:{name} is not an image that can be read ({_first_line(error)})".replace(": is", ": it is")) from None
+        named = f":{name}" if name else ""
+        raise UserError(f"{place}: not an image that can be read{named} ({_first_line(error)})") from None
     kind = "nothing" if source is None else f"a {type(source).__name__}"
     raise UserError(f"{place}: not an image that can be read: it is {kind}, and no path, bytes, picture or array")
 

@@ -119,6 +119,6 @@ def start(
     """
     if prompt_format:
         raise UserError(f"{size} is an image classifier, which has no prompts: leave --prompt-format out")
+    modality = classifier_modality(classes(records, source) if labels == () else labels)
     shape = shape_of(records, source)
-    modality = replace(classifier_modality(classes(records, source) if labels == () else labels), channels=shape[0])
-    return build(size, shape, modality.labels, seed), modality
+    return build(size, shape, modality.labels, seed), replace(modality, channels=shape[0])
