@@ -50,7 +50,7 @@ class Printer:
     def table(self, table: Any) -> None:
         """Print a table."""
         if not self.silent:
-            out.print(table, width=self.width if self.wide else None, soft_wrap=False, crop=not self.wide, no_wrap=self.wide or None)
+            (Console(quiet=out.quiet, width=WIDE) if self.wide else out).print(table)
 
     def result(self, value: Callable[[], Any]) -> None:
         """Print the result as JSON, where JSON is asked for. value: makes it."""

@@ -37,11 +37,14 @@ class TableColumn(NamedTuple):
 
 
 def fitted(columns: Sequence[TableColumn], width: int) -> Table:
-    """A table of the columns that fit into a width."""
+    """A table of the columns that fit into a width. Where those that always stay do not, their texts take several lines."""
     shown = [c for c in columns if any(c.cells)]
     while sum(c.least + GAP for c in shown) - GAP > width and any(c.rank for c in shown):
         shown.remove(max(shown, key=lambda c: c.rank))
-    gone = [c.heading for c in columns if any(c.cells) and c not in shown]
+    if sum(c.least + GAP for c in shown) - GAP > width:
+        shown = [c if c.right else c._replace(folds=True) for c in shown]
+    left_out = {c.heading for c in columns} - {c.heading for c in shown}
+    gone = [c.heading for c in columns if any(c.cells) and c.heading in left_out]
     table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), caption_justify="left")
     for c in shown:
         table.add_column(c.heading, justify="right" if c.right else "left", overflow="fold", no_wrap=not c.folds, min_width=c.least)
