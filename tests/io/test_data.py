@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -359,7 +360,8 @@ def test_a_broken_npz_file_is_refused(tmp_path: Path, broken: str) -> None:
             path.write_bytes(whole[:half])
         case "a bit off":
             path.write_bytes(whole[:half] + b"\xff\xff\xff" + whole[half + 3 :])
-    with pytest.raises(DataError, match=r"a\.npz is not an \.npz file that is readable without pickles: "):
+    sentence = "holds no rows" if broken == "nothing" else "is not an .npz file that is readable without pickles: "
+    with pytest.raises(DataError, match=re.escape(f"a.npz {sentence}")):
         read(path)
 
 

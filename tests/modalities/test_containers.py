@@ -169,7 +169,7 @@ def test_a_text_column_holds_texts_in_every_container(name: str, value: object, 
 @pytest.mark.parametrize("name", ["list", "jsonl", "csv", "parquet", "tsv"])
 def test_an_empty_answer_is_refused_in_every_container(name: str, modality: Text, tmp_path: Path) -> None:
     source = CONTAINERS[name](tmp_path, [{"question": "Who?", "answer": "Me."}, {"question": "Why?", "answer": ""}])
-    with pytest.raises(UserError, match=r"row 2: an answer is empty \(prompt 'Why\?'\)"):
+    with pytest.raises(UserError, match=r"row 2: an answer is empty$"):
         rows(modality, "forget", source if isinstance(source, list) else str(source))
 
 

@@ -41,9 +41,7 @@ def render(tokenizer: Any, turns: Messages, answer: str, tools: Sequence[Any] = 
         shared = next((i for i, (a, b) in enumerate(zip(opened, whole, strict=False)) if a != b), min(len(opened), len(whole)))
         at = whole.find(text, shared)
         if at < 0:
-            raise UserError(
-                f"the chat template changes the answer, or leaves a part of it out (it is {text[:60]!r}); give --prompt-format instead"
-            )
+            raise UserError("the chat template changes the answer, or leaves a part of it out; give --prompt-format instead")
         before, after = whole[:at], whole[at + len(text) :]
     if len(opened) > len(before) and (before + text).startswith(opened):  # the open question holds the beginning of the answer already
         before, text = opened, text[len(opened) - len(before) :]

@@ -33,6 +33,7 @@ class Written(NamedTuple):
     chat: bool  # rendered by the chat template, special tokens included
     free: bool  # a text: without a prompt and without an end of sequence
     end: int = 0  # the token that ends the answer, unless it is free
+    after: str = ""  # what the template writes after the answer, which is not encoded
 
 
 @brief("prompt_format", "limit", "cut", "unknown")
@@ -120,7 +121,7 @@ class Encoder:
             raise UserError("an answer is empty")
         if pair.kind == "text":
             return Written("", pair.answer, chat=False, free=True)
-        chat, end = self._chatted(pair), int(self.tokenizer.eos_token_id)
+        chat, end, after = self._chatted(pair), int(self.tokenizer.eos_token_id), ""
         if chat:
             turns = [{"role": "user", "content": pair.context}] if isinstance(pair.context, str) else pair.context
             prompt, answer, after = render(self.tokenizer, turns, pair.answer, pair.tools)
@@ -129,7 +130,7 @@ class Encoder:
             prompt_format = self.prompt_format or ("{prompt}" if pair.kind == "prompt" else QUESTION_FORMAT)
             prompt, answer = prompt_format.replace("{prompt}", str(pair.context)), pair.answer
         stripped = prompt.rstrip(" ")
-        return Written(stripped, prompt[len(stripped) :] + answer, chat, free=False, end=end)
+        return Written(stripped, prompt[len(stripped) :] + answer, chat, free=False, end=end, after=after)
 
     def encode(self, pairs: Sequence[Pair], where: str = "") -> list[Content]:
         """Encode pairs, each as one sequence; answers that are too long are cut and counted.
@@ -244,8 +245,7 @@ class Encoder:
 
     def _check_room(self, prompt: Sequence[int]) -> None:
         if self.limit and len(prompt) >= self.limit:
-            beginning = self.tokenizer.decode(prompt[:20])[:60]
-            raise UserError(f"a prompt has {len(prompt)} tokens and the model takes {self.limit} (it begins {beginning!r})")
+            raise UserError(f"a prompt has {len(prompt)} tokens, and the model takes {self.limit}")
 
     def fit(self, prompt: Sequence[int], answer: list[int]) -> list[int]:
         """Cut an answer to the longest sequence of the model.

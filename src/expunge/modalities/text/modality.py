@@ -113,7 +113,7 @@ class Text(Network):
         hashes = {}
         for pair in {id(p): p for p in pairs}.values():
             written = self.encoder.written(pair)
-            read_as = digest(plain(written.prompt + written.answer))
+            read_as = digest(plain(written.prompt + written.answer + written.after))
             turns = [{"role": "user", "content": pair.context}] if isinstance(pair.context, str) else pair.context
             spoken = [[t["role"], plain(t["content"])] for t in turns if t["role"] != "system"]
             hashes[id(pair)] = (read_as,) if pair.kind == "text" else (read_as, digest([spoken, plain(pair.answer)]))
