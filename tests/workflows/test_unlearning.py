@@ -73,7 +73,8 @@ def test_the_receipt_says_what_was_done_with_what(cases: Cases, tmp_path: Path) 
     )
     assert receipt["seed"] == hyperparameters["plan.seed"] == 3
     assert {"python", "torch", "transformers", "expunge"} <= receipt["versions"].keys()
-    assert receipt["model"] == {"source": cases.model, "weights": receipt["model"]["weights"]}
+    assert receipt["model"]["source"] == cases.model
+    assert receipt["model"].keys() >= {"weights", "configuration", "modules", "code", "written"}
     assert len(receipt["model"]["weights"]) == len(receipt["request"]["hash"]) == 16
     assert receipt["result"] == {"weights": receipt["result"]["weights"], "changed": True, "kind": "model"}
     assert receipt["result"]["weights"] != receipt["model"]["weights"]
@@ -140,7 +141,7 @@ def test_half_precision_files_come_out_as_such_and_the_receipt_says_what_roundin
     assert receipt["result"]["weights"] == hash_weights(load(tmp_path / "run").model)
     cases.unlearn("ga", tmp_path / "wide", "--dtype", "float32", model=tmp_path / "half").fine()
     assert {t.dtype for t in load_file(tmp_path / "wide" / "model" / "model.safetensors").values()} == {torch.float32}
-    assert "cannot have the type 'int8'" in cases.unlearn("ga", tmp_path / "no", "--dtype", "int8", model=tmp_path / "half").error
+    assert "'int8' is not one of 'auto', 'float32', 'bfloat16', 'float16'" in cases.unlearn("ga", tmp_path / "no", "--dtype", "int8", model=tmp_path / "half").error
 
 
 def test_an_adapter_is_trained_saved_and_goes_on(cases: Cases, tmp_path: Path) -> None:

@@ -146,10 +146,13 @@ def check(values: Mapping[str, str], owners: Mapping[str, str]) -> None:
         for path in meant.values():
             for n, ds in declarations(path).items():  # type: ignore[arg-type]  # None is excluded above
                 known.setdefault(n, []).extend(ds)
-        found = known.get(plain) or known.get(FORMER.get(plain, plain))
-        if not found and not plain.endswith(WEIGHT):
+        fitting = known.get(plain) or known.get(FORMER.get(plain, plain))
+        if not known and len(meant) == 1:
+            (one,) = meant
+            raise UserError(f"the {owners[one].removesuffix('s')} {one!r} has no hyperparameters, so there is no use for --{name}")
+        if not fitting and not plain.endswith(WEIGHT):
             raise UserError(f"there is no hyperparameter '{name}' here{did_you_mean(plain, known)}")
-        if found and all(reasons := [d.refusal(text) for d in found]):
+        if fitting and all(reasons := [d.refusal(text) for d in fitting]):
             raise UserError(f"hyperparameter '{name.replace('-', '_')}' = {text!r}: {reasons[0]}")
 
 

@@ -22,7 +22,7 @@ def merge(
     folder: Annotated[Path, typer.Option("--out", help="folder for the whole model", show_default=False)],
     overwrite: options.Overwrite = False,
     device: options.Device = "auto",
-    dtype: options.Dtype = "",
+    dtype: options.Dtype = None,
     allow_pickle: options.Pickle = False,
     trust_remote_code: options.Remote = False,
     as_json: options.AsJson = False,
