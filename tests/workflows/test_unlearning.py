@@ -141,7 +141,8 @@ def test_half_precision_files_come_out_as_such_and_the_receipt_says_what_roundin
     assert receipt["result"]["weights"] == hash_weights(load(tmp_path / "run").model)
     cases.unlearn("ga", tmp_path / "wide", "--dtype", "float32", model=tmp_path / "half").fine()
     assert {t.dtype for t in load_file(tmp_path / "wide" / "model" / "model.safetensors").values()} == {torch.float32}
-    assert "'int8' is not one of 'auto', 'float32', 'bfloat16', 'float16'" in cases.unlearn("ga", tmp_path / "no", "--dtype", "int8", model=tmp_path / "half").error
+    error = cases.unlearn("ga", tmp_path / "no", "--dtype", "int8", model=tmp_path / "half").error
+    assert "'int8' is not one of 'auto', 'float32', 'bfloat16', 'float16'" in error
 
 
 def test_an_adapter_is_trained_saved_and_goes_on(cases: Cases, tmp_path: Path) -> None:
