@@ -350,7 +350,8 @@ def _run_sweep(sweep: Any, run: Path, overwrite: bool, ray: str = "") -> None:
     with console.progress() as show, console.interruptible() as interrupted:
         result = run_benchmark(sweep, run, ray=ray, overwrite=overwrite, progress=show, interrupted=interrupted, command=_command_line())
     out.print(render(list(result.entries), list(result.report_data.main), out.width))
-    console.show_verdict([{"level": v.level, "text": v.text} for v in result.report_data.verdict], say)
+    for note in result.report_data.notes:
+        say(note)
     say(f"report: {run / 'report.html'}")
 
 

@@ -37,7 +37,7 @@ from expunge.evaluation.profiles.profile import Finding, profile_of
 from expunge.evaluation.prompting import asked_as, way_of
 from expunge.evaluation.verdict import LEVELS, verdict
 from expunge.io.models import Opened, Source, cache_home, format_of, load, receipt_of, records
-from expunge.report.report_data import Asked, ReportData, Role, Verdict
+from expunge.report.report_data import Asked, ReportData, Role
 
 AUDITED = "audited model"
 
@@ -231,7 +231,7 @@ class Auditor:
             subtitle=subject,
             command=options.command,
             request=Asked(sizes["forget"], sizes.get("retain"), sizes.get("holdout"), digest([audited.seen.sets["forget"].ids])),
-            verdict=[Verdict(level=f["level"], text=f["text"]) for f in findings],
+            notes=[f["text"] for f in findings],
         )
         attacks = {n: a.told(audited.yardstick.get(n)) for n, a in audited.attacks.items()}
         return Audit(audited.scores, audited.skipped, findings, audited.seen, data, attacks, options.request_from, self.folder)

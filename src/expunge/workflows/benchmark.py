@@ -40,7 +40,7 @@ from expunge.evaluation.verdict import verdict
 from expunge.io.models import Opened, cache_home, load
 from expunge.io.run_dirs import check_free, empty
 from expunge.parallel import ray_cluster
-from expunge.report.report_data import Asked, Entry, ReportData, Verdict
+from expunge.report.report_data import Asked, Entry, ReportData
 from expunge.workflows.sweep import Sweep as Sweep  # `bench.Sweep`
 from expunge.workflows.train import texts_of, train
 from expunge.workflows.unlearn import unlearn
@@ -323,7 +323,7 @@ def _story(
         if s.role == "method":
             findings = verdict(s.scores, s.unjudged, first.scores, s.hits, s.profile)
             worst = [f for f in findings if f["level"] == "fail"] or [f for f in findings if f["level"] == "warn"] or findings
-            report_findings += [Verdict(level=f["level"], text=f"{s.name}: {f['text']}") for f in worst[:2]]
+            report_findings += [(f["level"], f"{s.name}: {f['text']}") for f in worst[:2]]
     order = {"fail": 0, "warn": 1, "pass": 2}
     own_ways = [f"{m} asked its own way" for m in sweep.methods if way_of(m)]
     seeds = f"{sweep.seeds} seed{'s' if sweep.seeds > 1 else ''}"
@@ -333,7 +333,7 @@ def _story(
         subtitle=", ".join((f"{sweep.size} model", f"{len(sweep.methods)} methods", seeds, *own_ways)),
         command=command,
         request=Asked(**{n: len(r) for n, r in suite.sets.items() if n in ("forget", "retain", "holdout")}, hash=key),
-        verdict=sorted(report_findings, key=lambda v: order[v.level]),
+        notes=[text for _, text in sorted(report_findings, key=lambda v: order[v[0]])],
     )
     return ReportData(**{**{k: getattr(data, k) for k in ReportData.__dataclass_fields__}, "models": list(entries)})
 
