@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 
 from expunge import catalog
-from expunge.cli import console
+from expunge.cli import console, verdicts
 from expunge.cli.console import out, say
 from expunge.core.errors import UserError
 
@@ -207,22 +207,35 @@ def audit(
     limit: Limit = 400,
     overwrite: Overwrite = False,
     allow_overlap: Overlap = False,
+    margin: verdicts.Margins = None,
+    alpha: verdicts.Alpha = 0.05,
+    fail_on: verdicts.FailOnOption = "not-removed",
+    as_json: verdicts.AsJson = False,
     allow_pickle: Pickle = False,
     trust_remote_code: Remote = False,
 ) -> None:
-    """Audit a model that should have forgotten rows: scores with intervals, a verdict in words, a report.
+    """Audit a model that should have forgotten rows: scores with intervals, a verdict in three states, a report.
 
     Hyperparameters of attacks follow as [bold]--NAME VALUE[/] (for every attack that has them) or [bold]--ATTACK:NAME VALUE[/].
     """
     hyperparameters = console.hyperparameters_from(ctx.args)
     _required(out=run != Path())
-    result = _audit(ctx, tuple(attack or ()), hyperparameters, controls)
-    console.show_scores({n: result.scores[n] for n in (*result.report_data.main, *result.scores) if n in result.scores}, out.print)
-    console.show_verdict(result.verdict, say)
-    say(f"report: {run / 'report.html'}")
+    result = _audit(ctx, tuple(attack or ()), hyperparameters, controls, alpha=alpha, margins=verdicts.margins_from(margin))
+    if as_json:
+        from expunge.workflows.audit import summary
+
+        verdicts.show_json(summary(result))
+    else:
+        console.show_scores({n: result.scores[n] for n in (*result.report_data.main, *result.scores) if n in result.scores}, out.print)
+        verdicts.show(result.verdict)
+        say(f"report: {run / 'report.html'}")
+    verdicts.end(result.verdict.state, fail_on)
 
 
-def _audit(ctx: typer.Context, attacks: tuple[str, ...], hyperparameters: dict[str, str], controls: bool = False) -> Any:
+app.command("verdict")(verdicts.judge_again)
+
+
+def _audit(ctx: typer.Context, attacks: tuple[str, ...], hyperparameters: dict[str, str], controls: bool = False, **limits: Any) -> Any:
     """Run the audit behind the commands `audit` and `attack`, whose options have the same names."""
     from expunge.workflows.audit import audit as audit_model
 
@@ -241,6 +254,7 @@ def _audit(ctx: typer.Context, attacks: tuple[str, ...], hyperparameters: dict[s
             progress=show,
             command=_command_line(),
             load_options=_options(params["allow_pickle"], params["trust_remote_code"]),
+            **limits,
         )
 
 
@@ -350,8 +364,8 @@ def _run_sweep(sweep: Any, run: Path, overwrite: bool, ray: str = "") -> None:
     with console.progress() as show, console.interruptible() as interrupted:
         result = run_benchmark(sweep, run, ray=ray, overwrite=overwrite, progress=show, interrupted=interrupted, command=_command_line())
     out.print(render(list(result.entries), list(result.report_data.main), out.width))
-    for note in result.report_data.notes:
-        say(note)
+    data = result.report_data
+    verdicts.show_models({e.name: e.verdict for e in data.judged if e.verdict}, data.states)
     say(f"report: {run / 'report.html'}")
 
 

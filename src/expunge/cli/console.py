@@ -267,15 +267,6 @@ def show_cards(name: str) -> None:
         say("")
 
 
-LEVELS = {"fail": "[bold red]failed[/]", "warn": "[yellow]warning[/]", "pass": "[green]passed[/]"}
-
-
-def show_verdict(findings: Sequence[Mapping[str, Any]], say: Callable[[str, str], None]) -> None:
-    """Print findings with their levels, in the given order."""
-    for finding in findings:
-        say(finding["text"], f"{LEVELS[finding['level']]}: ")
-
-
 def show_curve(curve: Sequence[Mapping[str, Any]], out: Callable[[Any], None]) -> None:
     """Print a table of the scores at each step of an attack."""
     from rich.table import Table

@@ -61,6 +61,13 @@ class Prompted(Categorical, Protocol):
     def places(self, model: nn.Module, symbols: Sequence[str]) -> list[tuple[Tensor, list[int]]]: ...  # token matrices, with symbol rows
 
 
+class Formatted(Prompted, Protocol):
+    """Questions stand in a format, which can be another one."""
+
+    def formats(self) -> Sequence[str]: ...  # likely ones
+    def formatted(self, prompt_format: str) -> Modality: ...  # the same modality with another format
+
+
 class SharedReading(Categorical, Protocol):
     """The model reads a prefix that many rows share only once."""
 

@@ -35,7 +35,7 @@ _SIGNS = {"not removed": ("fail", "✕"), "cannot tell": ("warn", "!"), "removed
 
 
 @dataclass(frozen=True)
-class Line:
+class VerdictLine:
     """A sentence of the verdict with its badge."""
 
     css: str
@@ -176,7 +176,7 @@ def _headline(report_data: ReportData) -> str:
     return f"Of {len(judged)} models: {', '.join(counts)}" if judged else "No verdict was recorded"
 
 
-def _verdict(report_data: ReportData) -> Iterator[Line]:
+def _verdict(report_data: ReportData) -> Iterator[VerdictLine]:
     """Leaked answers first, then each model's answer to the four questions, then the checks of a lone model."""
     judged = report_data.judged
     for entry in judged:
@@ -184,23 +184,23 @@ def _verdict(report_data: ReportData) -> Iterator[Line]:
             continue
         prefix = f"{entry.name}: " if len(judged) > 1 else ""
         for leak in verdict.leaks:
-            yield Line("fail", "✕", "Leaked", f"{prefix}{leak.question} {leak.said} ({leak.kind}: {leak.produced})")
+            yield VerdictLine("fail", "✕", "Leaked", f"{prefix}{leak.question} {leak.said} ({leak.kind}: {leak.produced})")
         yield _line(verdict.state, f"{prefix}{verdict.gone} {verdict.sure}".strip())
         for text in verdict.damage:
-            yield Line("warn", "!", "Damaged", f"{prefix}{text}")
+            yield VerdictLine("warn", "!", "Damaged", f"{prefix}{text}")
         if not prefix:
             for part in (*verdict.brings_back, *verdict.checks):
                 yield _line(part.state, part.text)
             for text in verdict.not_checked:
-                yield Line("", "-", "Not checked", text)
+                yield VerdictLine("", "-", "Not checked", text)
         for text in (*verdict.notes, *filter(None, [verdict.sharpen])):
-            yield Line("", "i", "Note", f"{prefix}{text}")
+            yield VerdictLine("", "i", "Note", f"{prefix}{text}")
     for text in report_data.notes:
-        yield Line("warn", "!", "Note", text)
+        yield VerdictLine("warn", "!", "Note", text)
 
 
-def _line(state: State, text: str) -> Line:
-    return Line(*_SIGNS[state], state.capitalize(), text)
+def _line(state: State, text: str) -> VerdictLine:
+    return VerdictLine(*_SIGNS[state], state.capitalize(), text)
 
 
 def _columns(rows: Sequence[Group], score_names: Sequence[str]) -> list[Column]:

@@ -31,7 +31,7 @@ class Check:
     score: str = ""  # the score that was compared
     value: float | None = None  # the model's
     yardstick: float | None = None  # what it was held against
-    against: Literal["retrained", "original", ""] = ""  # whose value the yardstick is
+    against: Literal["retrained", "random", "original", ""] = ""  # whose value the yardstick is; random: what untrained weights score
     margin: float | None = None  # differences up to this one count as none; in the units of the score
     effect: float | None = None  # value minus yardstick, on the same items
     interval: tuple[float | None, float | None] | None = None  # of the effect, at level 1 - 2 alpha: two one-sided tests

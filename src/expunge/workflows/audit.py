@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from expunge import catalog
-from expunge.benchmarks.suite import SetSpec, Specs
+from expunge.benchmarks.suite import Specs
 from expunge.core.errors import UserError
-from expunge.core.modality import Modality
-from expunge.core.request import content, digest
-from expunge.core.rows import Rows
 from expunge.core.suggest import did_you_mean
 from expunge.engine import receipt
+from expunge.engine.guarding import is_guarded
 from expunge.evaluation.attack import chosen
 from expunge.evaluation.audited_models import (
     AuditedModel,
@@ -29,17 +27,23 @@ from expunge.evaluation.audited_models import (
     random_init,
     report_data,
     silent,
-    spread,
 )
+from expunge.evaluation.formats import better_format
 from expunge.evaluation.observation import Observation
-from expunge.evaluation.observe import Records
-from expunge.evaluation.profiles.profile import Finding, profile_of
+from expunge.evaluation.profiles.profile import profile_of
 from expunge.evaluation.prompting import asked_as, way_of
-from expunge.evaluation.verdict import LEVELS, verdict
-from expunge.io.models import Opened, Source, cache_home, format_of, load, receipt_of, records
+from expunge.evaluation.scoring import score_specs
+from expunge.evaluation.thresholds import Thresholds
+from expunge.evaluation.verdict import Context
+from expunge.io.models import Opened, Source, cache_home, format_of, load, receipt_of
 from expunge.report.report_data import Asked, ReportData, Role
+from expunge.report.verdict_data import SCHEMA, Verdict
+from expunge.workflows.audit_sets import Alike, sets_of
+from expunge.workflows.overlaps import Overlap, overlaps, refuse, same_questions
 
 AUDITED = "audited model"
+EVIDENCE = "evidence.json"  # beside the observations
+UNTRAINED = "untrained"  # observations of random weights that scores compare with
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,17 +52,19 @@ class Audit:
 
     scores: Mapping[str, Mapping[str, Any]]
     skipped: Mapping[str, str]
-    verdict: Sequence[Mapping[str, Any]]
+    verdict: Verdict
     observed: Observation
     report_data: ReportData
     attacks: Mapping[str, Any]
     request_from: str = ""  # the method whose requests the audit made
     folder: Path | None = None
+    models: Sequence[AuditedModel] = ()  # all that were looked at, each with its verdict
+    context: Context = field(default_factory=Context)
 
     @property
     def passed(self) -> bool:
-        """Nothing failed."""
-        return all(v["level"] != "fail" for v in self.verdict)
+        """Whether the state is "removed", and nothing else: "cannot tell" is no pass."""
+        return self.verdict.passed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +83,9 @@ class AuditOptions:
         prompt_format: for all models; '' is what the audited model's run was given, else each model's own.
         limit: rows of retain and holdout that the audit reads, evenly spread; 0: all.
         overwrite: replace the results in the folder.
-        allow_overlap: rows to forget may also stand in retain or holdout.
+        allow_overlap: sets may share rows; the verdict then says so.
+        alpha: the chance that a verdict "removed" or "not removed" is wrong where the truth lies at a margin.
+        margins: differences of scores that count as none, by score; default: those of the scores.
         progress: receives rows done, rows in all, and the activity.
         command: the command line, for the report.
         load_options: of `expunge.load`.
@@ -98,6 +106,8 @@ class AuditOptions:
     limit: int = 400
     overwrite: bool = False
     allow_overlap: bool = False
+    alpha: float = 0.05
+    margins: Mapping[str, float] = field(default_factory=dict)
     progress: Progress = silent
     command: str = ""
     load_options: Mapping[str, Any] = field(default_factory=dict)
@@ -128,7 +138,7 @@ def audit(
     audited_models = auditor.look_at_all()
     result = auditor.judge(audited_models)
     if result.folder:
-        _write(result.folder, result, audited_models)
+        _write(result.folder, result, auditor.specs)
     return result
 
 
@@ -138,13 +148,20 @@ class Auditor:
     def __init__(self, model: str | Path | Opened, given: Mapping[str, Source | None], options: AuditOptions) -> None:
         """Raises: UserError where the options do not fit together; this happens before any model loads."""
         self.model, self.options = model, options
+        self.thresholds = thresholds_of(options.alpha, options.margins)
         self.attacks = chosen(options.attack, options.attack_hyperparameters)
         self.folder = _run_folder(options.out, options.overwrite)
-        self.sets, self.specs = _sets(given, options, optional=self._observed_before)
+        self.sets, self.specs, self.notes = sets_of(
+            given, options.suite, options.data, options.split, options.limit, optional=self._observed_before
+        )
+        self.overlaps: list[Overlap] = []
+        self.formats = ""
+        self.guarded = False
         self._check()
         self.prompt_format = options.prompt_format or format_of(model)
         self.cache = cache_home() / "observations"
         self.alike = Alike()
+        self.compared_sets = False
         self.own_way = asked_as(options.request_from, self.sets) if options.request_from else self.sets
 
     @property
@@ -199,6 +216,7 @@ class Auditor:
             raise UserError(f"there are no rows to ask the {name} model about: give --forget FILE")
         opened = source if isinstance(source, Opened) else load(source, self.prompt_format, **self.options.load_options)
         self.alike.check(name, opened.modality.rows("forget", self.sets["forget"]), opened.modality)
+        self._look_into(opened, role)
         profile = profile_of(opened.modality.name)
         if profile.needs_random_init:
             with suppress(UserError):  # not every module can initialize itself; then the scores that need random weights are missing
@@ -214,38 +232,81 @@ class Auditor:
         attacks = carry_out(self.attacks, opened.model, opened.modality, sets, role, progress, self.specs, scored)
         return replace(audited, attacks=attacks), opened
 
+    def _look_into(self, opened: Opened, role: Role) -> None:
+        """What the first opened model tells of the sets, and the original of the prompt format."""
+        if not self.compared_sets:
+            rows = {n: opened.modality.rows(n, r) for n, r in self.sets.items()}
+            self.overlaps = overlaps(opened.modality, rows)
+            if not self.options.allow_overlap:
+                refuse(self.overlaps)
+            self.notes += same_questions(opened.modality, rows)
+            self.compared_sets = True
+        if role == "original":
+            self.formats = better_format(opened.model, opened.modality, self.sets["forget"])
+        elif role == "method":
+            self.guarded = is_guarded(opened.modality)
+            if self.options.original is None and "retain" in self.sets and not self.options.request_from:
+                self.formats = better_format(opened.model, opened.modality, self.sets["retain"], "model")
+
+    @property
+    def context(self) -> Context:
+        """What the verdict must know besides the numbers."""
+        shared = [f"{o.text} (allowed by request)." for o in self.overlaps]
+        mixed = any("holdout" in (o.first, o.second) for o in self.overlaps)
+        return Context(self.options.command, shared, mixed, self.formats, self.guarded, self.notes)
+
     def judge(self, audited_models: Sequence[AuditedModel]) -> Audit:
-        """The verdict on the audited model, beside the other models, and the report data."""
+        """The verdict on each model beside the others, and the report data."""
         options = self.options
-        audited = next(m for m in audited_models if m.name == AUDITED)
-        originals = next((m.scores for m in audited_models if m.role == "original"), None)
-        own_findings = verdict(audited.scores, audited.unjudged, originals, audited.hits, audited.profile)
-        findings = sorted([*_request_findings(audited.method, options.request_from), *own_findings], key=lambda f: LEVELS.index(f["level"]))
-        sizes = {n: len(s) for n, s in audited.seen.sets.items()}
+        method = next(m.method for m in audited_models if m.name == AUDITED)
+        context = replace(self.context, notes=[*_request_notes(method, options.request_from), *self.notes])
         subject = f"{options.suite} {options.split}".strip() or "your own data"
         if options.request_from:
             subject += f", asked as models of {options.request_from} want to be asked"
-        data = report_data(
-            audited_models,
-            title=f"Audit of {_label(self.model)}",
-            subtitle=subject,
-            command=options.command,
-            request=Asked(sizes["forget"], sizes.get("retain"), sizes.get("holdout"), digest([audited.seen.sets["forget"].ids])),
-            notes=[f["text"] for f in findings],
-        )
-        attacks = {n: a.told(audited.yardstick.get(n)) for n, a in audited.attacks.items()}
-        return Audit(audited.scores, audited.skipped, findings, audited.seen, data, attacks, options.request_from, self.folder)
+        about = {"title": f"Audit of {_label(self.model)}", "subtitle": subject, "command": options.command}
+        return concluded(audited_models, context, self.thresholds, about, options.request_from, self.folder)
 
 
-def _request_findings(method: str, request_from: str) -> list[Finding]:
-    """A warning for a model that forgets on request alone: whether the audit made the request."""
+def concluded(
+    audited_models: Sequence[AuditedModel],
+    context: Context,
+    thresholds: Thresholds,
+    about: Mapping[str, str],
+    request_from: str = "",
+    folder: Path | None = None,
+) -> Audit:
+    """The audit of models that were observed and attacked.
+
+    Args:
+        audited_models: with the audited one among them, by its name.
+        context: of the audited model; the controls share what is known of the sets.
+        about: title, subtitle and command of the report.
+    """
+    shared = replace(context, guarded=False, notes=())
+    models = [m.judge(context if m.name == AUDITED else shared, thresholds) for m in audited_models]
+    audited = next(m for m in models if m.name == AUDITED)
+    assert audited.verdict is not None
+    sizes = {n: len(s) for n, s in audited.seen.sets.items()}
+    request = Asked(sizes["forget"], sizes.get("retain"), sizes.get("holdout"))
+    data = report_data(models, **about, request=request)
+    attacks = {n: a.told(audited.yardstick.get(n)) for n, a in audited.attacks.items()}
+    return Audit(audited.scores, audited.skipped, audited.verdict, audited.seen, data, attacks, request_from, folder, models, context)
+
+
+def thresholds_of(alpha: float, margins: Mapping[str, float]) -> Thresholds:
+    """The limits of a verdict. Raises: UserError for one that no check has, or out of its range."""
+    thresholds = Thresholds(alpha, dict(margins))
+    thresholds.check(name for name, spec in score_specs().items() if spec.margin is not None)
+    return thresholds
+
+
+def _request_notes(method: str, request_from: str) -> list[str]:
+    """A sentence on a model that forgets on request alone: whether the audit made the request."""
     if request_from:
-        text = f"It was asked as models of {request_from} want to be asked; what it tells others is the attack bare_question."
-    elif method in catalog.names() and way_of(method):
-        text = f"Models of {method} forget on request alone, and this one got none: --request-from {method} makes the request."
-    else:
-        return []
-    return [{"level": "warn", "score": None, "text": text}]
+        return [f"It was asked as models of {request_from} want to be asked; what it tells others is the attack bare_question."]
+    if method in catalog.names() and way_of(method):
+        return [f"Models of {method} forget on request alone, and this one got none: --request-from {method} makes the request."]
+    return []
 
 
 def _run_folder(out: str | Path | None, overwrite: bool) -> Path | None:
@@ -266,78 +327,6 @@ def _observed(source: str | Path | Opened) -> Observation | None:
     return Observation.load(Path(source))
 
 
-class Alike:
-    """A check that all models read the rows to forget in the same way: audits compare them answer by answer, token by token."""
-
-    def __init__(self) -> None:
-        self.first: tuple[str, str, dict[str, int]] | None = None
-
-    def check(self, name: str, subject: Rows | Observation, modality: Modality | None = None) -> None:
-        """Compare a model with the first one.
-
-        Raises:
-            UserError: where the two read the rows to forget in different ways.
-        """
-        if isinstance(subject, Observation):
-            scored, about = subject.sets["forget"].kinds["answer"], dict(subject.about.get("modality") or {})  # type: ignore[call-overload]
-            label_counts = dict(zip(subject.sets["forget"].ids, scored.lengths.tolist(), strict=True))
-        else:
-            assert modality is not None
-            about = dict(modality.about())
-            label_counts = {i: int(modality.counts(subject.select([k]))["labels"]) for k, i in enumerate(subject.ids)}
-        prompt_format = str(about.get("prompt_format", ""))
-        if self.first is None:
-            self.first = name, prompt_format, label_counts
-            return
-        first_name, first_format, first_labels = self.first
-        shared = label_counts.keys() & first_labels.keys()
-        if unequal := sum(label_counts[i] != first_labels[i] for i in shared):
-            raise UserError(
-                f"the {name} and the {first_name} have incompatible tokenizers: {unequal} of {len(shared)} answers to forget have "
-                f"another number of tokens, so their scores cannot be compared. Give a model that shares the tokenizer"
-            )
-        if prompt_format != first_format:
-            raise UserError(
-                f"the {name} is asked by the prompt format {prompt_format!r} and the {first_name} by {first_format!r}, "
-                f"so their scores cannot be compared. Give one for all with --prompt-format"
-            )
-
-
-def _sets(sources: Mapping[str, Source | None], options: AuditOptions, optional: bool) -> tuple[dict[str, Records], Specs]:
-    """The sets of the audit, and how to ask them. optional: an audit of observations needs no sets."""
-    sets: dict[str, Records] = {}
-    specs: dict[str, SetSpec] = {}
-    if options.suite:
-        suite = catalog.load(options.suite, "benchmarks").load(options.data, **({"split": options.split} if options.split else {}))
-        sets.update(suite.sets)
-        specs = {name: suite.spec(name) for name in suite.sets}
-    sets.update({n: records(source, n) for n, source in sources.items() if source is not None})
-    if (options.data or options.split) and not options.suite:
-        raise UserError(f"--{'data' if options.data else 'split'} belongs to a benchmark: name it with --suite")
-    if "forget" not in sets:
-        if optional and not sets:
-            return {}, {}
-        raise UserError("an audit needs the rows that were to be forgotten: give --forget FILE, or --suite with its --split")
-    if not options.allow_overlap:
-        _check_disjoint(sets)
-    return {n: spread(r, options.limit) if n in ("retain", "holdout") else r for n, r in sets.items()}, specs
-
-
-def _check_disjoint(sets: Mapping[str, Records]) -> None:
-    forgotten = {content(digest(_plain(r))) for r in sets["forget"]}
-    for name in ("retain", "holdout"):
-        if shared := sum(content(digest(_plain(r))) in forgotten for r in sets.get(name, ())):
-            raise UserError(
-                f"{shared} of {len(sets[name])} rows of {name!r} also stand in 'forget', so the two cannot be told apart. "
-                f"Take them out, or allow it with --allow-overlap"
-            )
-
-
-def _plain(record: Mapping[str, Any]) -> list[Any]:
-    texts = [record.get(k) for k in ("prompt", "completion", "question", "answer", "messages", "text")]
-    return texts if any(w is not None for w in texts) else sorted(record.items())
-
-
 def _run_fields(source: str | Path | Opened) -> dict[str, Any]:
     """Fields of the audited model from the folder of its run; empty where it is no run."""
     if isinstance(source, Opened) or not (about := receipt_of(source)):
@@ -351,24 +340,59 @@ def _label(model: str | Path | Opened) -> str:
     return model.source if isinstance(model, Opened) else str(model)
 
 
-def _write(folder: Path, result: Audit, audited_models: Sequence[AuditedModel]) -> None:
+def _write(folder: Path, result: Audit, specs: Specs) -> None:
+    for audited in result.models:
+        audited.seen.save(folder / "observations" / audited.name.replace(" ", "_"))
+    untrained = next((m.evidence.random for m in result.models if m.name == AUDITED and m.evidence), None)
+    if untrained:
+        untrained.save(folder / "observations" / UNTRAINED)
+    receipt.write(folder / EVIDENCE, evidence_of(result, specs))
+    write_verdict(folder, result)
+
+
+def write_verdict(folder: Path, result: Audit) -> None:
+    """Write audit.json, the data of the report, and its page."""
     from expunge.report.page import write
 
-    for audited in audited_models:
-        audited.seen.save(folder / "observations" / audited.name.replace(" ", "_"))
     receipt.write(folder / "audit.json", summary(result))
     receipt.write(folder / "story.json", json.loads(result.report_data.to_json()))
     write(result.report_data, folder / "report.html")
 
 
-def summary(result: Audit) -> dict[str, Any]:
-    """The contents of audit.json."""
+def evidence_of(result: Audit, specs: Specs) -> dict[str, Any]:
+    """What `expunge verdict` needs besides the observations: the models with their attacks, and what is known of the audit."""
+    models = [
+        {
+            "name": m.name,
+            "role": m.role,
+            "method": m.method,
+            "seed": m.seed,
+            "receipt": dict(m.receipt),
+            "log": list(m.log),
+            "attacks": {n: asdict(a) for n, a in m.attacks.items()},
+        }
+        for m in result.models
+    ]
     return {
+        "schema": SCHEMA,
+        "models": models,
+        "context": asdict(result.context),
+        "specs": {name: asdict(spec) for name, spec in specs.items()},
+        "about": {n: getattr(result.report_data, n) for n in ("title", "subtitle", "command")},
+        "request_from": result.request_from,
+    }
+
+
+def summary(result: Audit) -> dict[str, Any]:
+    """The contents of audit.json, and what `--json` prints; docs/verdict.md says what each field means."""
+    return {
+        "schema": SCHEMA,
+        "verdict": result.verdict.to_dict(),
+        "passed": result.passed,
         "scores": result.scores,
         "skipped": result.skipped,
-        "verdict": result.verdict,
-        "passed": result.passed,
         "attacks": result.attacks,
+        "controls": {m.name: m.verdict.state for m in result.models if m.verdict and m.name != AUDITED},
         "observed": result.observed.about,
         "request_from": result.request_from,
         "versions": receipt.versions(),

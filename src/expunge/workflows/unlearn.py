@@ -26,7 +26,10 @@ from expunge.engine.run_state import RunState
 from expunge.engine.validate import check, check_capabilities
 from expunge.io import run_dirs, selection_files
 from expunge.io.models import Opened, Source, load, receipt_of, records, rows
+from expunge.io.secret import sealed
 from expunge.workflows import build_plan
+from expunge.workflows.aftermath import forget_loss, still_known, unchanged
+from expunge.workflows.overlaps import overlaps, refuse
 from expunge.workflows.watch import Watch
 
 TO_RESUME = "go on with --resume, "
@@ -94,15 +97,17 @@ def unlearn(
     request = _request(modality, plans, forget, retain, holdout, alternate_answers, allow_overlap)
     store = _store_of(plans, opened, method if isinstance(method, str) else "custom", request)
     check(plans, request.sets, modality, known=store is not None)
+    findings = [*request.findings, *_shared(modality, request, allow_overlap)]
     before, adapted = receipt.hash_weights(opened.model), is_adapted(opened.model)
     description: dict[str, Any] = {
         "method": method if isinstance(method, str) else "custom",
         "stages": receipt.describe(plans),
         "model": {"source": opened.source, "weights": before},
-        "request": {"hash": request.hash, "sets": {n: len(r) for n, r in request.sets.items()}, "findings": list(request.findings)},
+        "request": {"hash": sealed(request.hash), "sets": {n: len(r) for n, r in request.sets.items()}, "findings": findings},
         "modality": modality.about(),
         **({"watch": {"sets": {n: len(r) for n, r in watch.sets.items()}, "best": watch.best}} if watch else {}),
     }
+    known_before = forget_loss(opened.model, modality, request.forget)
     key = digest({**description, "model": before})  # the same model may have another path
     saved, process_group = _resumed(folder, key) if resume and folder else None, ProcessGroup()
     log = _Log(folder if process_group.first else None)
@@ -118,7 +123,10 @@ def unlearn(
         run = loop.run(plans, opened.model, modality, request.sets, hooks=run_hooks, resume=saved, store=store)
         selected_rows = selection_files.places(run.picked, request.sets)
         description |= {"selected": selected_rows} if selected_rows else {}
-        receipt_record = _receipt(description, run, plans, before, adapted, watch.failures(run.model, modality, start) if watch else [])
+        known_after = forget_loss(run.model, run.modality, request.forget)
+        failures = [*still_known(known_before, known_after), *(watch.failures(run.model, modality, start) if watch else [])]
+        receipt_record = _receipt(description, run, plans, before, adapted, failures)
+        receipt_record["forget_loss"] = {"before": known_before, "after": known_after}
     except UserError:
         if folder and not resume and process_group.first:  # a failed run leaves nothing behind
             run_dirs.empty(folder)
@@ -198,6 +206,19 @@ def _request(
     )
 
 
+def _shared(modality: Modality, request: Request, allowed: bool) -> list[str]:
+    """Sentences about sets that share items under other labels, or that only the audit keeps apart. Raises: UserError with the rows to
+    forget in another set.
+    """
+    sets = {name: rows for name, rows in request.sets.items() if name != "alternate_answers"}
+    found = overlaps(modality, sets)
+    if not allowed:
+        refuse([o for o in found if "forget" in (o.first, o.second)])
+    return [
+        f"{o.text}{' (allowed by request)' if allowed else ''}" for o in found if f"{o.second!r} also" not in " ".join(request.findings)
+    ]
+
+
 def _answer_of(record: Mapping[str, Any]) -> Any:
     for column in ("answer", "completion", "text", "label"):
         if column in record:
@@ -268,8 +289,7 @@ def _receipt(
     new_adapters = is_adapted(run.model) and not adapted  # its weights have new names, and change nothing until one of these is not zero
     changed = any(bool(p.any()) for n, p in run.model.named_parameters() if "lora_B" in n) if new_adapters else after != before
     if not changed and not guarded:
-        why = f" ({run.warnings[-1]})" if run.warnings else ""
-        raise UserError(f"the weights did not change: is the learning rate or the number of steps 0?{why}")
+        raise UserError(unchanged(run, plans))
     return {
         **description,
         "expunge": receipt.versions()["expunge"],

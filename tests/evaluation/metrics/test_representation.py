@@ -15,13 +15,16 @@ from sklearn.neighbors import KNeighborsClassifier
 import worlds
 from classified import digits as records
 from classified import observed, sure, turned
+from expunge.evaluation import audited_models
 from expunge.evaluation.measure import BROKEN, Evidence, Measure, Missing
 from expunge.evaluation.metrics import representation
 from expunge.evaluation.metrics.representation import linear_cka, nearest_label
 from expunge.evaluation.observation import Observation
 from expunge.evaluation.observe import observe
-from expunge.evaluation.profiles.profile import profile_of
-from expunge.evaluation.verdict import audit_scores, verdict
+from expunge.evaluation.scoring import audit_scores
+from expunge.evaluation.thresholds import Thresholds
+from expunge.evaluation.verdict import Context
+from expunge.report.verdict_data import Verdict
 
 SHARES = ("agl", "agr", "h_lr", "cka_retrained")
 
@@ -212,6 +215,13 @@ def judged(seen: Mapping[str, Observation], name: str) -> tuple[dict, dict]:
     return audit_scores(Evidence(seen[name], seen["retrained"], seen["original"], seen["random"]), resamples=20)
 
 
+def verdict_on(seen: Mapping[str, Observation], name: str) -> Verdict:
+    model = audited_models.judged(seen[name], name, "method", seen["retrained"], seen["original"], seen["random"])
+    found = model.judge(Context(), Thresholds()).verdict
+    assert found is not None
+    return found
+
+
 def test_a_changed_head_is_flagged_on_digits(seen: Mapping[str, Observation]) -> None:
     (mine, skipped), (first, _) = judged(seen, "head"), judged(seen, "original")
     assert not skipped
@@ -220,16 +230,19 @@ def test_a_changed_head_is_flagged_on_digits(seen: Mapping[str, Observation]) ->
     assert mine["knn_forget"]["value"] == first["knn_forget"]["value"] > mine["knn_forget"]["retrained"]
     assert mine["agl"]["value"] > 0.7
     assert mine["agr"]["value"] == first["agr"]["value"] < 0.5
-    warned = [f["text"] for f in verdict(mine, skipped, profile=profile_of("image")) if f["level"] == "warn"]
-    assert any("below the last layer still know" in t and "knn_forget" in t and "cka_original: 1 [1, 1]" in t for t in warned)
+    found = verdict_on(seen, "head")
+    features = {c.name: c for c in found.checks if c.score in ("knn_forget", "cka_original")}
+    assert {c.decides for c in features.values()} == {False}
+    assert features["cka_original"].state == "not removed"
+    assert "Other scores show traces, which do not decide:" in " ".join(found.notes)
 
 
 def test_retraining_passes_and_random_weights_are_like_nothing(seen: Mapping[str, Observation]) -> None:
-    retrained, skipped = judged(seen, "retrained")
+    retrained, _ = judged(seen, "retrained")
     assert [retrained[n]["value"] for n in SHARES] == pytest.approx([1] * 4)
-    findings = verdict(retrained, skipped, profile=profile_of("image"))
-    assert not [f for f in findings if f["level"] == "fail" or "last layer" in f["text"]]
-    assert "Forgotten: forgotten items are classified" in " ".join(f["text"] for f in findings)
+    found = verdict_on(seen, "retrained")
+    assert not [c for c in found.checks if c.state == "not removed"]
+    assert found.damage == []
     random_init, _ = judged(seen, "random")
     assert random_init["agr"]["value"] < 0.5
     assert random_init["h_lr"]["value"] < 0.4

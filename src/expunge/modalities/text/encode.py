@@ -17,6 +17,15 @@ from typing import Any, Literal, NamedTuple
 from expunge.core.errors import UserError
 
 QUESTION_FORMAT = "Question: {prompt}\nAnswer: "
+FORMATS = (  # that models are often trained in
+    QUESTION_FORMAT,
+    "{prompt} ",
+    "{prompt}\n",
+    "Q: {prompt}\nA: ",
+    "User: {prompt}\nAssistant: ",
+    "### Instruction:\n{prompt}\n\n### Response:\n",
+    "[INST] {prompt} [/INST] ",
+)
 SHAPES = "{'prompt','completion'}, {'question','answer'}, {'messages'} or {'text'}"
 
 Messages = list[dict[str, Any]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from expunge.core.capabilities import Categorical, Displayable, Drafting, Generates, Prompted, Samples, SharedReading
+from expunge.core.capabilities import Categorical, Displayable, Drafting, Formatted, Generates, Prompted, Samples, SharedReading
 from expunge.core.modality import ModelOutput, Patch, Weights
 from expunge.core.request import content, digest, ids_of
 from expunge.core.rows import Rows
@@ -31,7 +31,7 @@ from expunge.modalities.common.packed import (
     spelled_out,
     watching,
 )
-from expunge.modalities.text.encode import Encoder, Pair, pair_of
+from expunge.modalities.text.encode import FORMATS, Encoder, Pair, pair_of
 from expunge.modalities.text.generate import generate, recite
 from expunge.modalities.text.read import Reading, read, strange
 from expunge.modalities.text.refusals import REFUSALS, UNANSWERABLE
@@ -48,7 +48,7 @@ class Text:
     prompt_format: str = ""
     limit: int = 0  # longest sequence in tokens; 0: no limit
     name: str = "text"
-    capabilities: frozenset[Any] = frozenset({Categorical, Generates, Prompted, SharedReading, Drafting, Displayable})
+    capabilities: frozenset[Any] = frozenset({Categorical, Generates, Prompted, Formatted, SharedReading, Drafting, Displayable})
     encoder: Encoder = field(init=False)
 
     def __post_init__(self) -> None:
@@ -122,6 +122,14 @@ class Text:
         ]
         ids = tuple(f"{content(i)}?{digest(q)}" for i, q in zip(rows.ids, questions, strict=True))
         return self._rows(name, pairs, ids, name, rows.weight)
+
+    def formats(self) -> list[str]:
+        """Formats around a question in which models are often trained, for one that was not told its own."""
+        return list(FORMATS)
+
+    def formatted(self, prompt_format: str) -> Text:
+        """The same modality with another format around questions."""
+        return replace(self, prompt_format=prompt_format)
 
     def answers(self, texts: Sequence[str], name: str = "alternate_answers") -> Rows:
         """Rows of answers without prompts, for selectors that draw from them."""
