@@ -1,7 +1,4 @@
-"""The interfaces of a run for its parts: `View` (whole sets, no gradient) and `Step` (one micro-batch of one gradient evaluation).
-
-These are protocols; `expunge.engine.context` implements them.
-"""
+"""The interfaces of a run for its parts: `View` (whole sets, no gradient) and `Step` (one micro-batch); see `expunge.engine.context`."""
 
 from __future__ import annotations
 
