@@ -167,7 +167,7 @@ def test_a_full_sized_audit_takes_seconds():
     spent = time.process_time() - start
     assert not [name for name in skipped if not name.startswith(("holdout", "forget_leakage"))]
     assert len(records) >= 26
-    assert spent < 3, f"{spent:.1f} s of processor time"
+    assert spent < 6, f"{spent:.1f} s of processor time"
 
 
 # Classifiers

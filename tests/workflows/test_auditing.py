@@ -131,7 +131,7 @@ def test_an_audit_with_next_to_nothing(forgotten: Path, cases: Cases, tmp_path: 
     done = cases.audit(forgotten, tmp_path / "audit").fine()
     found = audit_of(tmp_path / "audit")
     assert found["scores"].keys() == {
-        *("forget_truth_ratio", "forget_probability", "forget_rouge"),
+        *("forget_truth_ratio", "forget_probability", "forget_rouge", "forget_leakage"),
         *("extraction_strength", "exact_memorization", "remnant_memorization_accuracy"),
     }
     assert found["skipped"].keys() == NAMES - found["scores"].keys()
@@ -181,7 +181,8 @@ def test_a_model_that_forgets_on_request_alone_is_asked_with_and_without(cases: 
     warned = {n: " ".join(audit_of(tmp_path / n)["verdict"]["notes"]) for n in ("plain", "asked")}
     assert "--request-from in_context makes the request" in warned["plain"]
     assert "what it tells others is the attack bare_question" in warned["asked"]
-    assert audit_of(tmp_path / "asked")["verdict"]["state"] == "not removed", "whoever leaves the request out gets the answers"
+    (bare_question,) = audit_of(tmp_path / "asked")["verdict"]["brings_back"]
+    assert bare_question["state"] != "removed", "whoever leaves the request out gets more of the answers"
     said, bare = audit_of(tmp_path / "asked"), audit_of(tmp_path / "plain")
     assert (said["request_from"], bare["request_from"]) == ("in_context", "")
     assert said["scores"]["forget_rouge"]["value"] < 0.1 < 0.5 < bare["scores"]["forget_rouge"]["value"]

@@ -222,7 +222,7 @@ def audit(
     _required(out=run != Path())
     result = _audit(ctx, tuple(attack or ()), hyperparameters, controls, alpha=alpha, margins=verdicts.margins_from(margin))
     if as_json:
-        from expunge.workflows.audit import summary
+        from expunge.workflows.audit_result import summary
 
         verdicts.show_json(summary(result))
     else:

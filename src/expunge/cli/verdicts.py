@@ -114,7 +114,7 @@ def judge_again(
     write: Annotated[bool, typer.Option("--write", help="put the new verdict into audit.json and the report of the folder")] = False,
 ) -> None:
     """Judge an audit again, with other margins and without the model."""
-    from expunge.workflows.audit import summary, write_verdict
+    from expunge.workflows.audit_result import summary, write_verdict
     from expunge.workflows.rejudge import verdict
 
     result = verdict(folder, alpha=alpha, margins=margins_from(margin))

@@ -14,7 +14,8 @@ from expunge.evaluation.audited_models import AuditedModel, compared, judged
 from expunge.evaluation.observation import Observation
 from expunge.evaluation.verdict import Context
 from expunge.report.verdict_data import SCHEMA
-from expunge.workflows.audit import EVIDENCE, UNTRAINED, Audit, concluded, thresholds_of
+from expunge.workflows.audit import thresholds_of
+from expunge.workflows.audit_result import EVIDENCE, UNTRAINED, Audit, concluded
 
 
 def verdict(audit: str | Path, *, alpha: float = 0.05, margins: Mapping[str, float] | None = None) -> Audit:

@@ -24,7 +24,7 @@ from expunge.evaluation.scoring import audit_scores, measured
 from expunge.evaluation.thresholds import Thresholds
 from expunge.evaluation.verdict import Case, verdict
 from expunge.io.models import Opened, Source, cache_home, format_of, load, records
-from expunge.workflows.audit import Alike
+from expunge.workflows.audit_sets import Alike
 
 EACH_EPOCH = ObservationSpec(generations=False, moments=False, gradient_norms=False)
 Records = dict[str, dict[str, Any]]
