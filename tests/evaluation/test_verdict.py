@@ -286,6 +286,9 @@ def test_an_attack_counts_only_where_it_moves_a_control() -> None:
     assert (idle.state, idle.works) == ("cannot tell", False)
     taught = attacked(outcome(0.1, 0.3, recovered=0.5), outcome(0.1, 0.32, recovered=0.5))[1]
     assert (taught.state, taught.works) == ("removed", True)
+    wide = attacked(outcome(0.1, 0.2, half=0.15), outcome(0.1, 0.1), outcome(0.9, 0.85))[1]
+    assert wide.state == "cannot tell"
+    assert "may bring back up to 0.25" in wide.text  # 0.2 + 0.15 - 0.1
     alone = attacked(outcome(0.1, 0.12))[1]
     assert (alone.state, alone.works) == ("cannot tell", None)
 

@@ -150,7 +150,7 @@ def test_an_audit_with_next_to_nothing(forgotten: Path, cases: Cases, tmp_path: 
     done = cases.audit(forgotten, tmp_path / "audit").fine()
     report = audit_of(tmp_path / "audit")
     assert report["scores"].keys() == {
-        *("forget_truth_ratio", "forget_probability", "forget_rouge"),
+        *("forget_truth_ratio", "forget_probability", "forget_rouge", "forget_leakage"),
         *("extraction_strength", "exact_memorization", "remnant_memorization_accuracy"),
     }
     assert report["skipped"].keys() == NAMES - report["scores"].keys()
@@ -158,7 +158,7 @@ def test_an_audit_with_next_to_nothing(forgotten: Path, cases: Cases, tmp_path: 
     for option in ("--retrained", "--original", "--retain", "--holdout", "--attack relearn"):
         assert option in sharpen
     assert "no audit has a" not in done.out
-    assert "Not judged: mia_loss" in done.out
+    assert "membership: whether an attacker can tell that the rows were trained on (needs unseen rows, --holdout)" in done.out
 
 
 @pytest.mark.parametrize(
@@ -200,8 +200,9 @@ def test_a_model_that_forgets_on_request_alone_is_asked_with_and_without(cases: 
     warned = {n: " ".join(audit_of(tmp_path / n)["verdict"]["notes"]) for n in ("plain", "asked")}
     assert "--request-from in_context makes the request" in warned["plain"]
     assert "what it tells others is the attack bare_question" in warned["asked"]
+    (bare_question,) = audit_of(tmp_path / "asked")["verdict"]["brings_back"]
+    assert bare_question["state"] != "removed", "whoever leaves the request out gets more of the answers"
     asked, bare = audit_of(tmp_path / "asked"), audit_of(tmp_path / "plain")
-    assert asked["verdict"]["state"] == "not removed", "whoever leaves the request out gets the answers"
     assert (asked["request_from"], bare["request_from"]) == ("in_context", "")
     assert asked["scores"]["forget_rouge"]["value"] < 0.1 < 0.5 < bare["scores"]["forget_rouge"]["value"]
     attack = asked["attacks"]["bare_question"]["ways"][""]["forget_probability"]

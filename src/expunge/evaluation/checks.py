@@ -64,7 +64,7 @@ def _against_retrained(name: str, compared: Compared, p: float, limits: Limits) 
         name,
         state,
         "",
-        spec.decides,
+        spec.decides or (spec.kind == "knowledge" and state == "not removed"),
         score=name,
         value=difference.value,
         yardstick=difference.yardstick,

@@ -49,7 +49,7 @@ class ScoreSpec:
         margin: makes the score a check of the verdict: differences from the retrained model up to this one count as none, in the units of
             the score. Of knowledge and features, a larger value means that more is known; of membership, a difference in either direction
             gives the forgotten items away. None: no check.
-        decides: whether the verdict rests on the check; else it is shown for its information.
+        decides: whether the verdict needs the check; else it is shown for its information. Knowledge that is found counts in any case.
     """
 
     kind: Kind

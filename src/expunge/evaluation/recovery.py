@@ -69,7 +69,12 @@ def _of_attack(
         after, other = float(shown.scores[lead]["value"]), others.get(shown.case)
         works = _works(outcome, retrained, original, way, thresholds)
         teaches = bool(outcome.recovered)
+        open_by = max(_rise(t, lead, max(before, _value(others.get(c), lead))) for c, t in tries.items())
         state, text = _judged(lead in present, bool(back), bool(beyond), bool(others), teaches, works)
+        if state == "removed" and open_by >= margin:
+            n = int(worst.scores[lead]["n"])
+            rows = f"with {n} row{'' if n == 1 else 's'}"
+            state, text = "cannot tell", f"may bring back up to {number(open_by)}: {rows} it cannot be told whether that is nothing"
         retrained_after = float(other.scores[lead]["value"]) if other else None
         took = _took(shown, len(tries), int(shown.scores[lead]["n"]), teaches)
         values = f"{lead.replace('_', ' ')} {number(before)} before, {number(after)} after"
@@ -88,6 +93,15 @@ def _of_attack(
             shown.at.get("rows"),
             None if teaches else float(len(tries) * int(shown.scores[lead]["n"])),
         )
+
+
+def _value(t: Try | None, lead: str) -> float:
+    return float(t.scores[lead]["value"]) if t else 0.0
+
+
+def _rise(t: Try, lead: str, above: float) -> float:
+    """How far a score may have risen above a value, at most."""
+    return float(t.scores[lead]["interval"][1]) - above
 
 
 def _effort(t: Try) -> tuple[float, float]:

@@ -271,7 +271,7 @@ class Auditor:
         """What the verdict must know besides the numbers."""
         reason = " (allowed by request)" if self.options.allow_overlap else ""
         shared = [f"{o.text}{reason}." for o in self.overlaps]
-        mixed = any("holdout" in (o.first, o.second) for o in self.overlaps)
+        mixed = any(o.usual and "holdout" in (o.first, o.second) for o in self.overlaps)
         return Context(self.options.command, shared, mixed, self.formats, self.guarded, self.notes)
 
     def judge(self, audited_models: Sequence[AuditedModel]) -> Audit:

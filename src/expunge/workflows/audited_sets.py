@@ -96,13 +96,13 @@ def read_rows(
         notes: takes what the comparison has to say.
 
     Raises:
-        UserError: for a row that cannot be read, with file and row, and for a set of the user that shares items with the rows to forget,
-            or with the unseen ones.
+        UserError: for a row that cannot be read, with file and row, and for a set of the user that shares items with another one of
+            forget, retain and holdout.
     """
     read = {name: read_set for name, r in sets.items() if (read_set := rows(modality, name, r)) is not None and len(read_set)}
     shared = overlaps(modality, read)
     if not allow_overlap:
-        refuse([o for o in shared if {o.first, o.second} & {"forget", "holdout"} and {o.first, o.second} & set(own)])
+        refuse([o for o in shared if {o.first, o.second} & set(own)])
     for name in (n for n in SETS if n in read):
         notes += Request(**{name: read[name]}).findings  # rows that repeat others of their set
     notes += same_questions(modality, read)
