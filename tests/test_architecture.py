@@ -220,7 +220,7 @@ def test_no_modality_is_asked_for_by_name(path: Path) -> None:
 
 def test_scores_are_named_where_they_are_defined_alone() -> None:
     """In the files of metrics and attacks, and where a profile or a panel speaks of them."""
-    from expunge.evaluation.verdict import families
+    from expunge.evaluation.scoring import families
 
     for family in families():
         own = Path(str(family.__file__))
@@ -233,7 +233,7 @@ def test_scores_are_named_where_they_are_defined_alone() -> None:
 
 
 def test_a_metric_says_what_its_scores_are() -> None:
-    from expunge.evaluation.verdict import families
+    from expunge.evaluation.scoring import families
 
     for family in families():
         for name, spec in family.SCORES.items():

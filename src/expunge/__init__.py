@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from expunge.io.models import classifier as classifier
     from expunge.io.models import load as load
     from expunge.workflows.attack import attack as attack
-    from expunge.workflows.audit import Audit as Audit
     from expunge.workflows.audit import audit as audit
+    from expunge.workflows.audit_result import Audit as Audit
     from expunge.workflows.benchmark import bench as bench
     from expunge.workflows.build_plan import plan as plan
     from expunge.workflows.callbacks import Callback as Callback
@@ -88,7 +88,7 @@ _MODULES = {  # the module that a name comes from
     "Tracker": "workflows.trackers",  # where the numbers of runs are kept
     "Opened": "io.models",  # what load returns
     "Result": "workflows.unlearn",  # what unlearn and train return
-    "Audit": "workflows.audit",  # what audit and attack return
+    "Audit": "workflows.audit_result",  # what audit and attack return
     "SweepResult": "workflows.sweep",  # what bench returns
     "Watch": "workflows.watch",  # what watching returns
     "UserError": "core.errors",  # a mistake that the user can correct, in one sentence

@@ -179,7 +179,7 @@ def test_the_whole_way_of_a_deletion_request(files: Files, tmp_path: Path) -> No
     assert (tmp_path / "audit" / "report.html").exists()
     observations = tmp_path / "audit" / "observations"
     expunge("audit", observations / "original", "--retrained", observations / "retrained", "--out", tmp_path / "original").fine()
-    assert audited(tmp_path / "original")["verdict"][0]["text"].startswith("Forgetting failed: too many forgotten items are still")
+    assert audited(tmp_path / "original")["verdict"]["state"] == "not removed"
 
 
 def test_an_adapter_on_a_transformer(files: Files, tmp_path: Path) -> None:

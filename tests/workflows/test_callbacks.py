@@ -99,7 +99,8 @@ def test_an_audit_tells_progress_and_its_scores(files: Path) -> None:
     result = expunge.audit(files / "original", *sets, callbacks=[heard])
     assert heard.of("on_progress")
     assert heard.of("on_end")[0]["scores"] == {name: record["value"] for name, record in result.scores.items()}
-    assert sum(heard.of("on_end")[0]["levels"].values()) == len(result.verdict)
+    assert heard.of("on_end")[0]["state"] == result.verdict.state
+    assert sum(heard.of("on_end")[0]["checks"].values()) == len(result.verdict.checks)
 
 
 def test_a_callback_that_fails_is_said_and_the_run_goes_on(files: Path, tmp_path: Path) -> None:

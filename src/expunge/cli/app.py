@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from expunge.cli import auditing, benchmarking, parsing, publishing, showing, unlearning
+from expunge.cli import auditing, benchmarking, parsing, publishing, showing, unlearning, verdicts
 from expunge.cli.exits import MEANINGS
 
 ABOUT = "Remove the influence of chosen training data from a trained model, and give evidence that it is gone."
@@ -40,7 +40,7 @@ def root(
     """The options before a command."""
 
 
-for add in (unlearning.add, auditing.add, benchmarking.add, publishing.add, showing.add):
+for add in (unlearning.add, auditing.add, verdicts.add, benchmarking.add, publishing.add, showing.add):
     add(app)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from expunge import catalog
-from expunge.cli import console, declared, options, parsing, precheck, tables
+from expunge.cli import declared, options, parsing, precheck, tables, verdicts
 from expunge.cli.console import Printer
 from expunge.cli.exits import usage
 from expunge.cli.options import ATTACKS
@@ -68,13 +68,16 @@ def audit(
     dtype: options.Dtype = None,
     overwrite: options.Overwrite = False,
     allow_overlap: options.Overlap = False,
+    margin: options.Margins = None,
+    alpha: options.Alpha = 0.05,
+    fail_on: options.FailOn = "not-removed",
     allow_pickle: options.Pickle = False,
     trust_remote_code: options.Remote = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
     wide: options.Wide = False,
 ) -> None:
-    """Audit a model that should have forgotten rows: scores with intervals, a verdict in words, a report.
+    """Audit a model that should have forgotten rows: scores with intervals, a verdict in three states, a report.
 
     Hyperparameters of attacks follow as [bold]--NAME VALUE[/] (for every attack that has them) or [bold]--ATTACK:NAME VALUE[/].
     """
@@ -82,9 +85,10 @@ def audit(
     result = _audit(ctx, tuple(attack or ()), printer, controls)
     main = result.report_data.main
     tables.show_scores({n: result.scores[n] for n in (*main, *result.scores) if n in result.scores}, printer)
-    console.show_verdict(result.verdict, printer.say)
+    verdicts.show(result.verdict, printer)
     printer.say(f"report: {run / 'report.html'}")
     printer.result(lambda: {"folder": str(run), **_summary(result)})
+    verdicts.end(result.verdict.state, fail_on)
 
 
 def _audit(ctx: typer.Context, attacks: tuple[str, ...], printer: Printer, controls: bool = False) -> Any:
@@ -92,6 +96,7 @@ def _audit(ctx: typer.Context, attacks: tuple[str, ...], printer: Printer, contr
     params = ctx.params
     with usage():
         hyperparameters = parsing.hyperparameters_from(ctx.args)
+        limits = {"alpha": params["alpha"], "margins": verdicts.margins_from(params["margin"])} if "margin" in params else {}
         parsing.required(out=params["run"] != Path())
         precheck.names("attacks", *attacks)
         precheck.names("methods", params["request_from"])
@@ -114,11 +119,14 @@ def _audit(ctx: typer.Context, attacks: tuple[str, ...], printer: Printer, contr
         from expunge.engine.device import choose
         from expunge.evaluation.attack import chosen
         from expunge.workflows.audit import audit as audit_model
+        from expunge.workflows.audit import thresholds_of
 
         with usage():
             choose(params["device"])
             chosen(attacks, hyperparameters)
-        result = audit_model(
+            if limits:
+                thresholds_of(**limits)
+        return audit_model(
             params["model"],
             **{n: params[n] or None for n in (*SOURCES, *MODELS)},
             **{n: params[n] for n in SAME_NAME},
@@ -132,14 +140,12 @@ def _audit(ctx: typer.Context, attacks: tuple[str, ...], printer: Printer, contr
             progress=show,
             command=parsing.command_line(),
             load_options=options.load_options(*(params[n] for n in ("device", "dtype", "allow_pickle", "trust_remote_code"))),
+            **limits,
         )
-    for note in result.notes:
-        printer.say(note)
-    return result
 
 
 def _summary(result: Any) -> dict[str, Any]:
-    from expunge.workflows.audit import summary
+    from expunge.workflows.audit_result import summary
 
     return summary(result)
 
@@ -177,6 +183,8 @@ def attack(
     """Attack one model and print the result. Hyperparameters of the attack follow as [bold]--NAME VALUE[/]."""
     printer = Printer(as_json, quiet, wide)
     result = _audit(ctx, (name,), printer)
+    for note in result.notes:
+        printer.say(note)
     own = {s.strip() for s in catalog.card(name, "attacks").fields.get("Scores", "").split(",")}
     scores = {n: r for n, r in result.scores.items() if n in own}
     missing = {n: result.skipped[n] for n in sorted(own & result.skipped.keys())}

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from expunge.cli import console, options, parsing, precheck
+from expunge.cli import console, options, parsing, precheck, verdicts
 from expunge.cli.console import Printer
 from expunge.cli.exits import usage
 from expunge.cli.options import ATTACKS, BENCHMARKS, METHODS
@@ -127,7 +127,8 @@ def _run(sweep_of: Any, run: Path, printer: Printer, overwrite: bool, device: st
         settings: dict[str, Any] = {"ray": ray, "overwrite": overwrite, "device": device, "command": parsing.command_line()}
         result = run_benchmark(sweep, run, progress=show, interrupted=interrupted, **settings)
     printer.table(render(list(result.entries), list(result.report_data.main), printer.width))
-    console.show_verdict([{"level": v.level, "text": v.text} for v in result.report_data.verdict], printer.say)
+    data = result.report_data
+    verdicts.show_models({e.name: e.verdict for e in data.judged if e.verdict}, data.states, printer)
     printer.say(f"report: {run / 'report.html'}")
     printer.result(lambda: {"folder": str(run), **json.loads((run / "bench.json").read_text(encoding="utf-8"))})
 

@@ -6,7 +6,7 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -53,11 +53,12 @@ class Printer:
             (Console(quiet=out.quiet, width=WIDE) if self.wide else out).print(table)
 
     def result(self, value: Callable[[], Any]) -> None:
-        """Print the result as JSON, where JSON is asked for. value: makes it."""
+        """Print the result as strict JSON, where JSON is asked for: numbers that are not finite become null. value: makes it."""
         if self.as_json and not rank():
             from expunge.engine.receipt import plain
 
-            print(json.dumps(value(), indent=1, default=plain))
+            values = json.loads(json.dumps(value(), default=plain), parse_constant=lambda _: None)
+            print(json.dumps(values, indent=1))
 
     def progress(self) -> Any:
         """A context with a function that shows progress."""
@@ -127,12 +128,3 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         yield lambda: requested[0]
     finally:
         signal.signal(signal.SIGINT, previous)
-
-
-LEVELS = {"fail": "[bold red]failed[/]", "warn": "[yellow]warning[/]", "pass": "[green]passed[/]"}
-
-
-def show_verdict(findings: Sequence[Mapping[str, Any]], say: Callable[[str, str], None]) -> None:
-    """Print findings with their levels, in the given order."""
-    for finding in findings:
-        say(finding["text"], f"{LEVELS[finding['level']]}: ")

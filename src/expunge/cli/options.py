@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from expunge import catalog
+from expunge.cli.exits import ExitCode
 
 
 def _completing(*kinds: str) -> dict[str, object]:
@@ -82,3 +83,16 @@ Variants = Annotated[
         help="SCORE=NAME: another definition of a score, where papers and code differ, e.g. zrf=released; may be repeated",
     ),
 ]
+FailState = Literal["not-removed", "cannot-tell", "never"]
+FailOn = Annotated[
+    FailState,
+    typer.Option(
+        help=f"exit with code {int(ExitCode.VERDICT)} where the verdict is so bad: not-removed; cannot-tell (also where it cannot be told, "
+        "for gates, since that is no pass); never"
+    ),
+]
+Margins = Annotated[
+    list[str] | None,
+    typer.Option("--margin", help="SCORE=VALUE: a difference up to this counts as none, e.g. forget_rouge=0.2; may be repeated"),
+]
+Alpha = Annotated[float, typer.Option(help="chance that a verdict is wrong where the truth lies at a margin")]

@@ -59,6 +59,7 @@ class Prompted(Categorical, Protocol):
     def unanswerable(self, answers: Sequence[str]) -> Rows: ...  # questions about things that do not exist
     def admit(self, model: nn.Module, symbols: Sequence[str], seed: int) -> None: ...  # add symbols to the vocabulary as tokens
     def places(self, model: nn.Module, symbols: Sequence[str]) -> list[tuple[Tensor, list[int]]]: ...  # token matrices, with symbol rows
+    def formats(self) -> dict[str, Modality]: ...  # the same modality with other likely formats around a question, by format
 
 
 class SharedReading(Categorical, Protocol):

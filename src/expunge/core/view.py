@@ -1,4 +1,4 @@
-"""The protocols of a run for its parts: `View` (whole sets, no gradient) and `Step` (one micro-batch of one gradient evaluation)."""
+"""The interfaces of a run for its parts: `View` (whole sets, no gradient) and `Step` (one micro-batch); see `expunge.engine.context`."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ from expunge.core.errors import UserError
 from expunge.core.modality import Modality
 from expunge.core.rows import Rows
 from expunge.evaluation.observation import Observation
+from expunge.io.secret import sealed_id
 
 
 class Alike:
@@ -26,7 +27,7 @@ class Alike:
         else:
             assert modality is not None
             about = dict(modality.about())
-            label_counts = {i: int(modality.counts(subject.select([k]))["labels"]) for k, i in enumerate(subject.ids)}
+            label_counts = {i: int(modality.counts(subject.select([k]))["labels"]) for k, i in enumerate(map(sealed_id, subject.ids))}
         prompt_format = str(about.get("prompt_format", ""))
         if self.first is None:
             self.first = name, prompt_format, label_counts

@@ -28,7 +28,7 @@ from expunge.evaluation.measure import Evidence, Missing
 from expunge.evaluation.observation_spec import QUICK
 from expunge.evaluation.observe import Records, observe
 from expunge.evaluation.profiles.profile import Hit, profile_of
-from expunge.evaluation.verdict import audit_scores
+from expunge.evaluation.scoring import audit_scores
 from expunge.functional.brief import brief
 
 KEPT = ("value", "interval", "n")  # fields of a score record that an attack keeps
@@ -223,6 +223,16 @@ class Attack(ABC):
     @abstractmethod
     def run(self, scene: Scene) -> None:
         """Change a copy of the model, or the prompts, and look at it."""
+
+
+WITHOUT_GUARD = "without_the_guard"  # the attack that every guarded model gets
+
+
+class Unguarded(Attack):
+    """The weights alone, as whoever holds them can ask them."""
+
+    def run(self, scene: Scene) -> None:
+        scene.look(scene.scores(scene.bare()))
 
 
 def intervene(

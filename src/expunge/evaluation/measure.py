@@ -46,6 +46,10 @@ class ScoreSpec:
         ideal: the best value; None: the retrained model's.
         shows: more of it means that more of the forgotten data is known.
         scale: p: a p-value, which is averaged and drawn as its logarithm.
+        margin: makes the score a check of the verdict: differences from the retrained model up to this one count as none, in the units of
+            the score. Of knowledge and features, a larger value means that more is known; of membership, a difference in either direction
+            gives the forgotten items away. None: no check.
+        decides: whether the verdict needs the check; else it is shown for its information. Knowledge that is found counts in any case.
     """
 
     kind: Kind
@@ -54,16 +58,23 @@ class ScoreSpec:
     ideal: float | None = None
     shows: bool = False
     scale: Literal["linear", "p"] = "linear"
+    margin: float | None = None
+    decides: bool = True
 
 
 @brief("n", "variant")
 @dataclass(frozen=True, eq=False)
 class Measure:
-    """`stat(*items)` is the value; the bootstrap draws the rows of each array of `items` again, each array on its own."""
+    """`stat(*items)` is the value; the bootstrap draws the rows of each array of `items` again, each array on its own.
+
+    kernel: of a value that is a mean over items, or over pairs of items of two arrays: what it is the mean of, one axis for each array,
+    from 0 to 1. A difference between two models is then tested without assumptions about its distribution (see `equivalence`).
+    """
 
     items: tuple[Items, ...]
     stat: Callable[..., float]
     variant: str = ""  # which definition, where paper and code differ
+    kernel: Callable[..., Items] | None = None
 
     @property
     def n(self) -> int:
@@ -91,7 +102,9 @@ class Evidence:
     retrained: Observation | None = None
     original: Observation | None = None
     random: Observation | None = None
-    variants: Mapping[str, str] = field(default_factory=dict)  # by score, the definition to use; default: the first of its family
+    variants: Mapping[str, str] = field(
+        default_factory=dict, hash=False
+    )  # by score, the definition to use; default: the first of its family
 
     def variant(self, score: str, of: Sequence[str]) -> str:
         """The definition of a score to use, among those that its family has."""
@@ -136,6 +149,11 @@ class Evidence:
         aligned = np.empty_like(other_values)
         aligned[np.argsort(ids, kind="stable")] = other_values[np.argsort(other_ids, kind="stable")]
         return own_values, aligned
+
+
+def averaged(values: Items, variant: str = "") -> Measure:
+    """The mean over items of values from 0 to 1, (items,)."""
+    return Measure((values,), np.mean, variant, kernel=np.asarray)
 
 
 def labeled(observation: SetObservation, kind: str) -> Scored:

@@ -24,6 +24,7 @@ from expunge.engine.run_state import evaluating
 from expunge.evaluation.observation import Observation, SetObservation
 from expunge.evaluation.observation_spec import ObservationSpec
 from expunge.evaluation.profiles.profile import AskedSet, profile_of
+from expunge.io.secret import sealed, sealed_id
 from expunge.modalities.common.records import kind_of, listed, present
 
 DRAWS = 4  # sampled answers of an item that is asked to `draw`
@@ -78,7 +79,8 @@ def observe(
         **details,
         "seconds": round(time.monotonic() - started, 3),
     }
-    observation = Observation(observations, about)
+    sealed_sets = {n: replace(o, ids=tuple(map(sealed_id, o.ids))) for n, o in observations.items()}
+    observation = Observation(sealed_sets, {**about, "key": sealed(key)})
     if cache:
         observation.save(cache / key)
     return observation

@@ -17,8 +17,8 @@ from pydantic import AliasChoices, ConfigDict, Field, JsonValue, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from expunge.functional.brief import brief
+from expunge.report.verdict_data import STATES, State, Verdict
 
-Level = Literal["fail", "warn", "pass"]
 Role = Literal["original", "retrained", "random", "filter", "method"]
 Direction = Literal["lower", "higher", "retrained"]
 _STRICT = ConfigDict(extra="forbid")
@@ -123,15 +123,7 @@ class Entry:
     cost: ReportedCost | None = None
     receipt: dict[str, Any] = field(default_factory=dict)
     panels: dict[str, JsonValue] = field(default_factory=dict)  # panel -> its data on this model, plain JSON, checked by the panel
-
-
-@brief("level")
-@dataclass(frozen=True, config=_STRICT)
-class Verdict:
-    """One finding, in words."""
-
-    level: Level
-    text: str
+    verdict: Verdict | None = None  # of an audited model: on the controls too, where they were judged
 
 
 @brief("set", "said")
@@ -158,7 +150,7 @@ class Asked:
     paths: dict[str, str] = field(default_factory=dict)  # set -> where its rows came from
 
 
-@brief("title", "models", "verdict", "samples")
+@brief("title", "models", "notes", "samples")
 @dataclass(frozen=True, config=_STRICT)
 class ReportData:
     """Everything that a report shows."""
@@ -169,13 +161,23 @@ class ReportData:
     created: str = ""  # ISO date, set by the caller: the page is a pure function of the story
     request: Asked | None = None
     command: str = ""
-    verdict: list[Verdict] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # what the reader must know first: not audited yet, warnings of the run
     samples: list[Sample] = field(default_factory=list)
     receipt: dict[str, Any] = field(default_factory=dict)
     main: list[str] = field(default_factory=list)  # scores of the short table, in order; default: the first eight
     panels: list[str] = field(default_factory=list)  # panels to show, in order; default: those of the entries (`shown_panels`)
     utility: str = ""  # the score on the scatter's x axis; without both axes there is no scatter
     quality: str = ""  # and on its y axis
+
+    @property
+    def judged(self) -> list[Entry]:
+        """The unlearned models that have a verdict, in order: one in an audit, one for each method and seed in a benchmark."""
+        return [entry for entry in self.models if entry.verdict and entry.role == "method"]
+
+    @property
+    def states(self) -> dict[State, int]:
+        """How many of the judged models are in which state, worst first."""
+        return {state: sum(entry.verdict.state == state for entry in self.judged if entry.verdict) for state in STATES}
 
     @property
     def shown_panels(self) -> list[str]:

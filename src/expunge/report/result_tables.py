@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ from expunge.core.errors import UserError
 from expunge.report.frames import bounds, frame
 from expunge.report.notebook import table
 from expunge.report.report_data import Entry
+from expunge.report.verdict_data import STATES, Verdict
 from expunge.report.words import duration, number, span
 
 if TYPE_CHECKING:
@@ -38,22 +38,20 @@ def audit_frame(scores: Mapping[str, Record], skipped: Mapping[str, str], attack
     return frame(rows, ATTACK)
 
 
-def audit_numbers(scores: Mapping[str, Record], attacks: Mapping[str, Record], verdict: Sequence[Record]) -> dict[str, Any]:
-    """The numbers of an audit: values of the scores, of each attack's worst cases, and findings by level."""
-    worst = {n: {way: {s: r["value"] for s, r in rs.items()} for way, rs in told["ways"].items()} for n, told in attacks.items()}
-    levels = Counter(str(finding["level"]) for finding in verdict)
-    return {"scores": {n: r["value"] for n, r in scores.items()}, "attacks": worst, "levels": dict(levels)}
+def audit_numbers(scores: Mapping[str, Record], attacks: Mapping[str, Record], verdict: Verdict) -> dict[str, Any]:
+    """The numbers of an audit: values of the scores, of each attack's worst cases, the state of the verdict, and its checks by state."""
+    worst = {n: {way: {s: r["value"] for s, r in rs.items()} for way, rs in outcome["ways"].items()} for n, outcome in attacks.items()}
+    checks = {state: count for state in STATES if (count := sum(check.state == state for check in verdict.checks))}
+    return {"scores": {n: r["value"] for n, r in scores.items()}, "attacks": worst, "state": verdict.state, "checks": checks}
 
 
-def audit_html(scores: Mapping[str, Record], skipped: Mapping[str, str], verdict: Sequence[Record], first: Sequence[str] = ()) -> str:
+def audit_html(scores: Mapping[str, Record], skipped: Mapping[str, str], verdict: Verdict, first: Sequence[str] = ()) -> str:
     """The scores of an audit. first: names of the scores that stand above the others."""
-    levels = Counter(str(finding["level"]) for finding in verdict)
     names = [n for n in dict.fromkeys((*first, *scores)) if n in scores]
     rows = [
         [n, number(scores[n]["value"]), span(*scores[n]["interval"]), str(scores[n]["n"]), number(scores[n]["retrained"])] for n in names
     ]
-    counts = ", ".join(f"{n} {level}" for level, n in levels.items())
-    notes = [*([f"verdict: {counts}"] if counts else []), *([f"{len(skipped)} scores are missing"] if skipped else [])]
+    notes = [f"verdict: {verdict.state}", *([f"{len(skipped)} scores are missing"] if skipped else [])]
     return table("Audit", ("score", "value", "95 % interval", "n", "retrained model"), rows, notes)
 
 

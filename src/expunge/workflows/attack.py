@@ -8,8 +8,9 @@ from typing import Any, Unpack
 
 from expunge import catalog
 from expunge.io.models import Opened, Source
-from expunge.workflows.audit import Audit, audit
+from expunge.workflows.audit import audit
 from expunge.workflows.audit_keywords import AuditKeywords
+from expunge.workflows.audit_result import Audit
 
 
 def attack(

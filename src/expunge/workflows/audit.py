@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from expunge import catalog
 from expunge.core.errors import UserError
 from expunge.core.hyperparameters import hyperparameters_of
-from expunge.core.modality import Modality
-from expunge.core.request import digest
 from expunge.core.rows import Rows
 from expunge.core.suggest import did_you_mean
 from expunge.engine import receipt
+from expunge.engine.guarding import is_guarded
 from expunge.evaluation.alike import Alike
 from expunge.evaluation.attack import chosen
 from expunge.evaluation.audited_models import (
@@ -28,71 +26,30 @@ from expunge.evaluation.audited_models import (
     examine,
     judged,
     random_init,
-    report_data,
     silent,
 )
+from expunge.evaluation.formats import better_format
 from expunge.evaluation.observation import Observation
-from expunge.evaluation.profiles.profile import Finding, profile_of
+from expunge.evaluation.profiles.profile import profile_of
 from expunge.evaluation.prompting import asked_as, way_of
-from expunge.evaluation.verdict import LEVELS, verdict
+from expunge.evaluation.scoring import score_specs
+from expunge.evaluation.thresholds import Thresholds
+from expunge.evaluation.verdict import Context
 from expunge.functional.brief import brief
 from expunge.io import run_dirs
 from expunge.io.models import Opened, Source, cache_home, format_of, load, receipt_of
 from expunge.io.requested import ColumnMap, Conditions, notes_of, requested
 from expunge.report import result_tables
-from expunge.report.report_data import Asked, ReportData, Role, Verdict
+from expunge.report.report_data import Role
 from expunge.workflows.audit_keywords import AuditKeywords
-from expunge.workflows.audited_sets import SETS, audited_sets, read_rows
+from expunge.workflows.audit_result import AUDITED, Audit, concluded, write
+from expunge.workflows.audited_sets import audited_sets, read_rows
 from expunge.workflows.callbacks import Callbacks
+from expunge.workflows.overlaps import Overlap
 from expunge.workflows.trackers import Track, listening
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
-
-AUDITED = "audited model"
-
-
-@brief("passed", "scores", "skipped", "attacks", "folder")
-@dataclass(frozen=True, eq=False)
-class Audit:
-    """Scores of one model, the verdict and the data of the report."""
-
-    scores: Mapping[str, Mapping[str, Any]]
-    skipped: Mapping[str, str]
-    verdict: Sequence[Mapping[str, Any]]
-    observed: Observation
-    report_data: ReportData
-    attacks: Mapping[str, Any]
-    request_from: str = ""  # the method whose requests the audit made
-    folder: Path | None = None
-    compute: Mapping[str, str] = field(default_factory=dict)  # device and dtype of the audited model; empty where it was observed before
-    notes: Sequence[str] = ()  # what was done with the rows of the sets, in words
-
-    @property
-    def passed(self) -> bool:
-        """Nothing failed."""
-        return all(v["level"] != "fail" for v in self.verdict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """What audit.json holds, as plain JSON values."""
-        return receipt.as_json(summary(self))
-
-    def to_pandas(self, of: Literal["scores", "attacks"] = "scores") -> DataFrame:
-        """A data frame of numbers.
-
-        Args:
-            of: scores (a row a score, those that are missing too) or attacks (a row for each way and score, at its worst case).
-
-        Returns:
-            A `pandas.DataFrame`. Values have the unit of their score; `low` and `high` are the ends of the 95 % interval; `n` counts items.
-
-        Raises:
-            UserError: where pandas is not installed, or `of` is something else.
-        """
-        return result_tables.audit_frame(self.scores, self.skipped, self.attacks, of)
-
-    def _repr_html_(self) -> str:
-        return result_tables.audit_html(self.scores, self.skipped, self.verdict, self.report_data.main)
+    pass
 
 
 @brief("suite", "split", "attack", "limit", "out")
@@ -113,9 +70,11 @@ class AuditOptions:
         prompt_format: for all models; '' is what the audited model's run was given, else each model's own.
         limit: rows of retain and holdout that the audit reads, evenly spread; 0: all.
         overwrite: replace the results in the folder.
-        allow_overlap: rows to forget may also stand in retain or holdout.
+        allow_overlap: sets may share rows; the verdict then says so.
         where: conditions such as `customer_id=17`: the rows of `forget` that meet all of them are the forgotten ones, the others `retain`.
         map: columns by the names that the modality reads, such as `prompt=subject,answer=body` or a mapping.
+        alpha: the chance that a verdict "removed" or "not removed" is wrong where the truth lies at a margin.
+        margins: differences of scores that count as none, by score; default: those of the scores.
         progress: receives rows done, rows in all, and the activity.
         callbacks, track: objects that are told of the audit, and trackers that get its numbers (see `Callback` and `Tracker`).
         command: the command line, for the report.
@@ -140,6 +99,8 @@ class AuditOptions:
     allow_overlap: bool = False
     where: Conditions = ()
     map: ColumnMap = ()
+    alpha: float = 0.05
+    margins: Mapping[str, float] = field(default_factory=dict)
     progress: Progress = silent
     callbacks: Callbacks = ()
     track: Track = ()
@@ -175,7 +136,7 @@ def audit(
         audited_models = auditor.look_at_all()
         result = auditor.judge(audited_models)
         if result.folder:
-            _write(result.folder, result, audited_models)
+            write(result.folder, result, auditor.specs)
         ended |= result_tables.audit_numbers(result.scores, result.attacks, result.verdict)
     return result
 
@@ -186,12 +147,13 @@ class Auditor:
     def __init__(self, model: str | Path | Opened, given: Mapping[str, Source | None], options: AuditOptions) -> None:
         """Raises: UserError where the options do not fit together; this happens before any model loads."""
         self.model, self.options = model, options
+        self.thresholds = thresholds_of(options.alpha, options.margins)
         self.attacks = chosen(options.attack, options.attack_hyperparameters)
         self.folder = run_dirs.audit_folder(options.out, options.overwrite)
         sources = requested(given, options.where, options.map)
         self.own_sets = frozenset(n for n, source in sources.items() if source is not None)
         self.notes = notes_of(sources)
-        self.sets, self.specs = audited_sets(
+        self.sets, self.specs, left_out = audited_sets(
             sources,
             options.suite,
             options.data,
@@ -201,10 +163,15 @@ class Auditor:
             allow_overlap=options.allow_overlap,
             variants=options.variants,
         )
+        self.notes += left_out
+        self.overlaps: list[Overlap] = []
+        self.formats = ""
+        self.guarded = False
         self._check()
         self.prompt_format = options.prompt_format or format_of(model)
         self.cache = cache_home() / "observations"
-        self.alike, self.compared = Alike(), False
+        self.alike = Alike()
+        self.forgotten: Rows | None = None  # as the first model reads them
         self.compute: Mapping[str, str] = {}  # device and dtype of the audited model
         self.own_way = asked_as(options.request_from, self.sets) if options.request_from else self.sets
 
@@ -265,9 +232,7 @@ class Auditor:
         if not self.sets:
             raise UserError(f"there are no rows to ask the {name} model about: give --forget FILE")
         opened = source if isinstance(source, Opened) else load(source, self.prompt_format, **self.options.load_options)
-        self.alike.check(name, self._forgotten(opened.modality), opened.modality)
-        if role == "method":
-            self.compute = receipt.compute(opened.model)
+        self.alike.check(name, self._look_into(opened, role), opened.modality)
         profile = profile_of(opened.modality.name)
         if profile.needs_random_init:
             with suppress(UserError):  # not every module can initialize itself; then the scores that need random weights are missing
@@ -283,55 +248,56 @@ class Auditor:
         attacks = carry_out(self.attacks, opened.model, opened.modality, sets, role, progress, self.specs, scored)
         return replace(audited, attacks=attacks), opened
 
-    def _forgotten(self, modality: Modality) -> Rows:
-        """The rows to forget as a model reads them. Before the first model is observed, the user's sets are read and compared."""
-        alone = self.compared or not self.own_sets
-        self.compared = True
-        return read_rows(modality, self.sets, ("forget",) if alone else SETS, self.options.allow_overlap, self.notes)
+    def _look_into(self, opened: Opened, role: Role) -> Rows:
+        """The rows to forget as a model reads them; what the first model tells of the sets, and the original of the prompt format."""
+        if self.forgotten is None:
+            forgotten, self.overlaps = read_rows(opened.modality, self.sets, self.own_sets, self.options.allow_overlap, self.notes)
+            self.forgotten = forgotten
+        else:
+            forgotten = opened.modality.rows("forget", self.sets["forget"])
+        if role == "original":
+            self.formats = better_format(opened.model, opened.modality, self.sets["forget"])
+        elif role == "method":
+            self.compute = receipt.compute(opened.model)
+            self.guarded = is_guarded(opened.modality)
+            if self.options.original is None and "retain" in self.sets and not self.options.request_from:
+                self.formats = better_format(opened.model, opened.modality, self.sets["retain"], "model")
+        return forgotten
+
+    @property
+    def context(self) -> Context:
+        """What the verdict must know besides the numbers."""
+        reason = " (allowed by request)" if self.options.allow_overlap else ""
+        shared = [f"{o.text}{reason}." for o in self.overlaps]
+        mixed = any(o.usual and "holdout" in (o.first, o.second) for o in self.overlaps)
+        return Context(self.options.command, shared, mixed, self.formats, self.guarded, self.notes)
 
     def judge(self, audited_models: Sequence[AuditedModel]) -> Audit:
-        """The verdict on the audited model, beside the other models, and the report data."""
+        """The verdict on each model beside the others, and the report data."""
         options = self.options
-        audited = next(m for m in audited_models if m.name == AUDITED)
-        originals = next((m.scores for m in audited_models if m.role == "original"), None)
-        own_findings = verdict(audited.scores, audited.unjudged, originals, audited.hits, audited.profile)
-        findings = sorted([*_request_findings(audited.method, options.request_from), *own_findings], key=lambda f: LEVELS.index(f["level"]))
-        sizes = {n: len(s) for n, s in audited.observation.sets.items()}
+        method = next(m.method for m in audited_models if m.name == AUDITED)
+        context = replace(self.context, notes=[*_request_notes(method, options.request_from), *self.notes])
         subject = f"{options.suite} {options.split}".strip() or "your own data"
         if options.request_from:
             subject += f", asked as models of {options.request_from} want to be asked"
-        data = report_data(
-            audited_models,
-            title=f"Audit of {_label(self.model)}",
-            subtitle=subject,
-            command=options.command,
-            request=Asked(sizes["forget"], sizes.get("retain"), sizes.get("holdout"), digest([audited.observation.sets["forget"].ids])),
-            verdict=[Verdict(level=f["level"], text=f["text"]) for f in findings],
-        )
-        attacks = {n: a.record(audited.yardstick.get(n)) for n, a in audited.attacks.items()}
-        return Audit(
-            audited.scores,
-            audited.skipped,
-            findings,
-            audited.observation,
-            data,
-            attacks,
-            options.request_from,
-            self.folder,
-            self.compute,
-            self.notes,
-        )
+        about = {"title": f"Audit of {_label(self.model)}", "subtitle": subject, "command": options.command}
+        return concluded(audited_models, context, self.thresholds, about, options.request_from, self.folder, self.compute)
 
 
-def _request_findings(method: str, request_from: str) -> list[Finding]:
-    """A warning for a model that forgets on request alone: whether the audit made the request."""
+def thresholds_of(alpha: float, margins: Mapping[str, float]) -> Thresholds:
+    """The limits of a verdict. Raises: UserError for one that no check has, or out of its range."""
+    thresholds = Thresholds(alpha, dict(margins))
+    thresholds.check(name for name, spec in score_specs().items() if spec.margin is not None)
+    return thresholds
+
+
+def _request_notes(method: str, request_from: str) -> list[str]:
+    """A sentence on a model that forgets on request alone: whether the audit made the request."""
     if request_from:
-        text = f"It was asked as models of {request_from} want to be asked; what it tells others is the attack bare_question."
-    elif method in catalog.names() and way_of(method):
-        text = f"Models of {method} forget on request alone, and this one got none: --request-from {method} makes the request."
-    else:
-        return []
-    return [{"level": "warn", "score": None, "text": text}]
+        return [f"It was asked as models of {request_from} want to be asked; what it tells others is the attack bare_question."]
+    if method in catalog.names() and way_of(method):
+        return [f"Models of {method} forget on request alone, and this one got none: --request-from {method} makes the request."]
+    return []
 
 
 def _observed(source: str | Path | Opened) -> Observation | None:
@@ -355,30 +321,3 @@ def _run_fields(source: str | Path | Opened) -> dict[str, Any]:
 
 def _label(model: str | Path | Opened) -> str:
     return model.source if isinstance(model, Opened) else str(model)
-
-
-def _write(folder: Path, result: Audit, audited_models: Sequence[AuditedModel]) -> None:
-    from expunge.report.page import write
-
-    for audited in audited_models:
-        audited.observation.save(folder / "observations" / audited.name.replace(" ", "_"))
-    receipt.write(folder / "audit.json", summary(result))
-    receipt.write(folder / "story.json", json.loads(result.report_data.to_json()))
-    write(result.report_data, folder / "report.html")
-
-
-def summary(result: Audit) -> dict[str, Any]:
-    """The contents of audit.json."""
-    return {
-        "scores": result.scores,
-        "skipped": result.skipped,
-        "verdict": result.verdict,
-        "passed": result.passed,
-        "attacks": result.attacks,
-        "observed": result.observed.about,
-        "request_from": result.request_from,
-        "notes": list(result.notes),
-        "versions": receipt.versions(),
-        "machine": receipt.machine(),
-        "compute": result.compute,
-    }

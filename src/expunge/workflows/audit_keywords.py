@@ -34,6 +34,8 @@ class AuditKeywords(TypedDict, total=False):
     allow_overlap: bool
     where: Conditions
     map: ColumnMap
+    alpha: float
+    margins: Mapping[str, float]
     progress: Progress
     callbacks: Callbacks
     track: Track

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from expunge import catalog
@@ -13,9 +13,10 @@ from expunge.core.request import Request, digest
 from expunge.core.rows import Rows
 from expunge.evaluation.audited_models import spread
 from expunge.evaluation.observe import Records
-from expunge.evaluation.verdict import with_variants
+from expunge.evaluation.scoring import with_variants
 from expunge.io.models import records, rows
 from expunge.io.requested import Sources
+from expunge.workflows.overlaps import Overlap, overlaps, refuse, same_questions
 
 SETS = ("forget", "retain", "holdout")
 
@@ -30,8 +31,8 @@ def audited_sets(
     limit: int,
     allow_overlap: bool,
     variants: Mapping[str, str],
-) -> tuple[dict[str, Records], Specs]:
-    """The sets of an audit, and how to ask them.
+) -> tuple[dict[str, Records], Specs, list[str]]:
+    """The sets of an audit, how to ask them, and sentences about rows that were left out.
 
     Args:
         sources: the user's sets, by name.
@@ -55,12 +56,15 @@ def audited_sets(
         raise UserError(f"--{'data' if data else 'split'} belongs to a benchmark: name it with --suite")
     if "forget" not in sets:
         if optional and not sets:
-            return {}, with_variants({}, variants)
+            return {}, with_variants({}, variants), []
         raise UserError("an audit needs the rows that were to be forgotten: give --forget FILE, or --suite with its --split")
     if not allow_overlap:
         _check_disjoint(sets)
-    spread_sets = {n: spread(r, limit) if n in ("retain", "holdout") else r for n, r in sets.items()}
-    return spread_sets, with_variants(specs, variants)
+    kept = {n: spread(r, limit) if n in ("retain", "holdout") else r for n, r in sets.items()}
+    notes = [
+        f"Only {len(kept[n])} of {len(r)} rows of {n!r} were read (--limit {limit})." for n, r in sets.items() if len(kept[n]) < len(r)
+    ]
+    return kept, with_variants(specs, variants), notes
 
 
 def _check_disjoint(sets: Mapping[str, Records]) -> None:
@@ -79,22 +83,27 @@ def _plain(record: Mapping[str, Any]) -> list[Any]:
     return texts if any(w is not None for w in texts) else sorted(record.items())
 
 
-def read_rows(modality: Modality, sets: Mapping[str, Records], names: Sequence[str], overlap: bool, notes: list[str]) -> Rows:
-    """The rows to forget as a model reads them, compared with those of other sets.
+def read_rows(
+    modality: Modality, sets: Mapping[str, Records], own: Collection[str], allow_overlap: bool, notes: list[str]
+) -> tuple[Rows, list[Overlap]]:
+    """The rows to forget as a model reads them, and the pairs of sets that share items.
 
     Args:
         modality: of the model.
         sets: records, by name.
-        names: of the sets to read.
-        overlap: rows to forget may also stand in the others.
+        own: the user's sets, whose overlaps are refused; a benchmark's sets are as they are.
+        allow_overlap: nothing is refused.
         notes: takes what the comparison has to say.
 
     Raises:
-        UserError: for a row that cannot be read, with file and row, and for rows to forget that another set holds too.
+        UserError: for a row that cannot be read, with file and row, and for a set of the user that shares items with another one of
+            forget, retain and holdout.
     """
-    read = {name: rows(modality, name, sets[name]) for name in names if name in sets}
-    if len(read) > 1:
-        notes += Request(**read, overlap=overlap).findings
-    forget = read["forget"]
-    assert forget is not None
-    return forget
+    read = {name: read_set for name, r in sets.items() if (read_set := rows(modality, name, r)) is not None and len(read_set)}
+    shared = overlaps(modality, read)
+    if not allow_overlap:
+        refuse([o for o in shared if {o.first, o.second} & set(own)])
+    for name in (n for n in SETS if n in read):
+        notes += Request(**{name: read[name]}).findings  # rows that repeat others of their set
+    notes += same_questions(modality, read)
+    return read["forget"], shared

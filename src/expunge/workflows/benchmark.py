@@ -16,6 +16,7 @@ from typing import Any
 from expunge.benchmarks.suite import Specs, Suite
 from expunge.core.errors import Interrupted, UserError
 from expunge.engine import receipt
+from expunge.engine.guarding import is_guarded
 from expunge.engine.loop import Hooks
 from expunge.evaluation import attack
 from expunge.evaluation.audited_models import (
@@ -35,12 +36,13 @@ from expunge.evaluation.observation import Observation
 from expunge.evaluation.observe import Records
 from expunge.evaluation.profiles.profile import profile_of
 from expunge.evaluation.prompting import asked_as, way_of
-from expunge.evaluation.verdict import verdict
+from expunge.evaluation.thresholds import Thresholds
+from expunge.evaluation.verdict import Context
 from expunge.functional.brief import brief
 from expunge.io.models import Opened, cache_home, load, receipt_of
 from expunge.io.run_dirs import check_free, empty, log_of
 from expunge.parallel import ray_cluster
-from expunge.report.report_data import Asked, Entry, ReportData, Verdict
+from expunge.report.report_data import Asked, Entry, ReportData
 from expunge.workflows.sweep import Sweep as Sweep  # `bench.Sweep`
 from expunge.workflows.sweep import SweepResult as SweepResult
 from expunge.workflows.sweep import key_of
@@ -74,11 +76,8 @@ class Setting:
 
     def attacked(self, audited: AuditedModel, opened: Opened, progress: Progress) -> AuditedModel:
         """An audited model with the outcomes of attacks, beside the original and the retrained one."""
-        return compared(
-            _attacked(self.sweep, self.folder, audited, opened, self.asked(audited.method), progress, self.specs),
-            self.first,
-            self.retrained,
-        )
+        attacked = _attacked(self.sweep, self.folder, audited, opened, self.asked(audited.method), progress, self.specs)
+        return _judged(compared(attacked, self.first, self.retrained), is_guarded(opened.modality))
 
     @property
     def specs(self) -> Specs:
@@ -180,7 +179,7 @@ def bench(
     setting = Setting(sweep, suite, folder.absolute(), source, sets, cache.absolute(), blank, original_audited, retrained_audited, device)
     control_source = Opened(original.model, filtered(original, forget), "") if any(s.role == "filter" for s in control_models) else original
     fixed = [setting.attacked(original_audited, original, look("original"))]
-    fixed.append(compared(retrained_audited, original_audited, retrained_audited))
+    fixed.append(_judged(compared(retrained_audited, original_audited, retrained_audited)))
     fixed += [setting.attacked(s, control_source, look(s.name)) for s in control_models]
     done: list[Entry] = [_entry_of(folder, s.name, s.entry) for s in fixed]
     jobs = {f"{m} seed {seed}" if sweep.seeds > 1 else m: (m, seed) for m in sweep.methods for seed in range(sweep.seeds)}
@@ -193,10 +192,15 @@ def bench(
         job_results = {name: _job(setting, name, *job, look(name), interrupted) for name, job in jobs.items()}
     done += [entry for entry, _ in job_results.values()]
     quoted = [*fixed, *(s for _, s in job_results.values() if s)]
-    data = _story(sweep, suite, done, quoted, original_audited, command, key)
+    data = _story(sweep, suite, done, quoted, command, key)
     result = SweepResult(done, data, folder, sweep, receipt.compute(original.model))
     _write(result)
     return result
+
+
+def _judged(audited: AuditedModel, guarded: bool = False) -> AuditedModel:
+    """The model with the verdict on it."""
+    return audited.judge(Context(guarded=guarded), Thresholds())
 
 
 def _absolute(model: str) -> str:
@@ -320,17 +324,9 @@ def _story(
     suite: Suite,
     entries: Sequence[Entry],
     audited_models: Sequence[AuditedModel],
-    first: AuditedModel,
     command: str,
     key: str,
 ) -> ReportData:
-    report_findings = []
-    for s in audited_models:
-        if s.role == "method":
-            findings = verdict(s.scores, s.unjudged, first.scores, s.hits, s.profile)
-            worst = [f for f in findings if f["level"] == "fail"] or [f for f in findings if f["level"] == "warn"] or findings
-            report_findings += [Verdict(level=f["level"], text=f"{s.name}: {f['text']}") for f in worst[:2]]
-    order = {"fail": 0, "warn": 1, "pass": 2}
     own_ways = [f"{m} asked its own way" for m in sweep.methods if way_of(m)]
     seeds = f"{sweep.seeds} seed{'s' if sweep.seeds > 1 else ''}"
     data = report_data(
@@ -339,7 +335,6 @@ def _story(
         subtitle=", ".join((f"{sweep.size} model", f"{len(sweep.methods)} methods", seeds, *own_ways)),
         command=command,
         request=Asked(**{n: len(r) for n, r in suite.sets.items() if n in ("forget", "retain", "holdout")}, hash=key),
-        verdict=sorted(report_findings, key=lambda v: order[v.level]),
     )
     return ReportData(**{**{k: getattr(data, k) for k in ReportData.__dataclass_fields__}, "models": list(entries)})
 

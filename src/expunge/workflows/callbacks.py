@@ -68,8 +68,8 @@ class Callback(Protocol):
 
         Args:
             result: of a run `kind`, `changed`, `cost` and the number of `warnings` (and `cached` where a trained model was read from the
-                cache); of an audit `scores`, `attacks` (the worst case of each way) and `levels` (findings by level); where an error ends
-                the run, `failed`, the name of its class.
+                cache); of an audit `scores`, `attacks` (the worst case of each way), `state` (of the verdict) and `checks` (how many
+                are in each state); where an error ends the run, `failed`, the name of its class.
         """
         return None
 

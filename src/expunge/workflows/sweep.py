@@ -19,7 +19,7 @@ from expunge.core.suggest import did_you_mean
 from expunge.engine import identity, receipt
 from expunge.evaluation.attack import Attack, chosen
 from expunge.evaluation.prompting import way_of
-from expunge.evaluation.verdict import with_variants
+from expunge.evaluation.scoring import with_variants
 from expunge.functional.brief import brief
 from expunge.report import result_tables
 from expunge.report.report_data import Entry, ReportData

@@ -187,7 +187,7 @@ class Tracked(Callback):
         self._log({"scores": record.get("scores", {})})
 
     def on_end(self, result: Record) -> None:
-        self._log({n: result[n] for n in ("cost", "scores", "attacks", "levels") if n in result})
+        self._log({n: result[n] for n in ("cost", "scores", "attacks", "checks") if n in result})
         self.tracker.end("failed" in result)
 
     def _log(self, record: Record) -> None:

@@ -28,9 +28,12 @@ from expunge.functional.brief import brief
 from expunge.io import run_dirs, selection_files
 from expunge.io.models import Opened, Source, load, receipt_of, records, rows
 from expunge.io.requested import ColumnMap, Conditions, Sources, notes_of, requested
+from expunge.io.secret import sealed
 from expunge.report import model_card, result_tables
 from expunge.workflows import build_plan, resuming
+from expunge.workflows.aftermath import forget_loss, still_known, unchanged
 from expunge.workflows.callbacks import Callbacks, result_of
+from expunge.workflows.overlaps import overlaps, refuse
 from expunge.workflows.trackers import Track, listening
 from expunge.workflows.watch import Watch
 
@@ -142,7 +145,7 @@ def unlearn(
     given = {"forget": forget, "retain": retain, "holdout": holdout, "alternate_answers": alternate_answers}
     sources = requested(given, where, map)
     request = _request(modality, plans, sources, allow_overlap)
-    findings = [*notes_of(sources), *request.findings]
+    findings = [*notes_of(sources), *request.findings, *_shared(modality, request, allow_overlap)]
     store = _store_of(plans, opened, method if isinstance(method, str) else "custom", request)
     check(plans, request.sets, modality, known=store is not None)
     before, adapted = identity.of_model(opened.model), adapters.is_adapted(opened.model)
@@ -156,10 +159,11 @@ def unlearn(
             "written": stored.words(opened.model),
             **({"start": origin.FRESH} if opened.fresh else {}),
         },
-        "request": {"hash": request.hash, "sets": {n: len(r) for n, r in request.sets.items()}, "findings": findings},
+        "request": {"hash": sealed(request.hash), "sets": {n: len(r) for n, r in request.sets.items()}, "findings": findings},
         "modality": modality.about(),
         **({"watch": {"sets": {n: len(r) for n, r in watch.sets.items()}, "best": watch.best}} if watch else {}),
     }
+    known_before = forget_loss(opened.model, modality, request.forget)
     key = resuming.key_of(description, plans, opened, request, watch)
     saved, process_group = resuming.checkpoint_of(folder, key) if resume and folder else None, ProcessGroup()
     log = _Log(folder if process_group.first else None)
@@ -179,8 +183,11 @@ def unlearn(
                 run.warnings.append(rounding)
             selected_rows = selection_files.places(run.picked, request.sets)
             description |= {"selected": selected_rows} if selected_rows else {}
-            failures = [*(watch.failures(run.model, modality, start) if watch else []), *listeners.failures]
+            known_after = forget_loss(run.model, run.modality, request.forget)
+            watched = watch.failures(run.model, modality, start) if watch else []
+            failures = [*still_known(known_before, known_after), *watched, *listeners.failures]
             receipt_record = _receipt(description, run, plans, before["weights"], adapted, loaded, failures)
+            receipt_record["forget_loss"] = {"before": known_before, "after": known_after}
         except UserError:
             if folder and not resume and process_group.first:  # a failed run leaves nothing behind
                 run_dirs.empty(folder)
@@ -253,6 +260,17 @@ def _request(
     return Request(forget, retain, holdout, answer_rows, overlap)
 
 
+def _shared(modality: Modality, request: Request, allowed: bool) -> list[str]:
+    """Sentences about sets that share items under other labels, or that only the audit keeps apart. Raises: UserError with the rows to
+    forget in another set.
+    """
+    shared = overlaps(modality, {name: rows for name, rows in request.sets.items() if name != "alternate_answers"})
+    if not allowed:
+        refuse([o for o in shared if "forget" in (o.first, o.second)])
+    known = " ".join(request.findings)
+    return [f"{o.text}{' (allowed by request)' if allowed else ''}" for o in shared if o.text not in known]
+
+
 def _answer_of(record: Mapping[str, Any]) -> Any:
     for column in ("answer", "completion", "text", "label"):
         if column in record:
@@ -318,8 +336,7 @@ def _receipt(
     )  # its weights have new names, and change nothing until one of these is not zero
     changed = any(bool(p.any()) for n, p in run.model.named_parameters() if "lora_B" in n) if new_adapters else after != before
     if not changed and not guarded:
-        why = f" ({run.warnings[-1]})" if run.warnings else ""
-        raise UserError(f"the weights did not change: is the learning rate or the number of steps 0?{why}")
+        raise UserError(unchanged(run, plans))
     return {
         **description,
         "expunge": receipt.versions()["expunge"],

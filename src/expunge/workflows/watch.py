@@ -15,12 +15,15 @@ from expunge.core.suggest import did_you_mean
 from expunge.core.view import View
 from expunge.evaluation.alike import Alike
 from expunge.evaluation.audited_models import spread
+from expunge.evaluation.compare import comparisons
 from expunge.evaluation.measure import Evidence
 from expunge.evaluation.observation import Observation
 from expunge.evaluation.observation_spec import ObservationSpec
 from expunge.evaluation.observe import observe
 from expunge.evaluation.profiles.profile import profile_of
-from expunge.evaluation.verdict import audit_scores, verdict
+from expunge.evaluation.scoring import audit_scores, measured
+from expunge.evaluation.thresholds import Thresholds
+from expunge.evaluation.verdict import Case, verdict
 from expunge.functional.brief import brief
 from expunge.io.models import Opened, Source, cache_home, format_of, load, records
 from expunge.io.requested import ColumnMap, Conditions, requested
@@ -52,9 +55,15 @@ class Watch:
         return self.scores(opened.model, opened.modality)
 
     def failures(self, model: nn.Module, modality: Modality, before: Records) -> list[str]:
-        """Findings of level fail at the end, in words: collapsed utility, too much or too little forgotten."""
-        findings = verdict(*self.scores(model, modality, resamples=200), before, profile=profile_of(modality.name))
-        return [f["text"] for f in findings if f["level"] == "fail"]
+        """What is wrong at the end, in words: collapsed utility, too much or too little forgotten."""
+        observation = observe(model, modality, self.sets, wants=EACH_EPOCH)
+        evidence = Evidence(observation, self.retrained)
+        measures = measured(evidence)
+        records, skipped = audit_scores(evidence, measures=measures)
+        judged = verdict(
+            Case(evidence, comparisons(measures), records, skipped, profile_of(modality.name), before), thresholds=Thresholds()
+        )
+        return [*(c.text for c in judged.checks if c.decides and c.state == "not removed"), *judged.damage]
 
     def hooks(self, modality: Modality, records: Records, skipped: Mapping[str, str]) -> dict[str, Any]:
         """Hooks for the loop. records: scores before the start, which show a missing score before any computation.

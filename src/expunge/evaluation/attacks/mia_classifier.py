@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from expunge.evaluation.attacks.mia import auc
+from expunge.evaluation.attacks.mia import auc, precedes
 from expunge.evaluation.measure import Evidence, Items, Measure, Missing, PerItem, ScoreSpec, attempt
 from expunge.evaluation.metrics.classification import among, confidence, entropy, gone, hits, log_probabilities, mean, unseen_of
 from expunge.evaluation.observation import SetObservation
@@ -34,7 +34,7 @@ from expunge.functional.unlearning_scores import nomus
 
 READS = frozenset({"distributions"})  # what must have been observed
 SCORES = {
-    "mia_loss": ScoreSpec("membership", "retrained", "how well losses tell forgotten items from unseen ones; 0.5: not at all"),
+    "mia_loss": ScoreSpec("membership", "retrained", "how well losses tell forgotten items from unseen ones; 0.5: not at all", margin=0.15),
     "mia_efficacy": ScoreSpec(
         "membership", "retrained", "share of the forgotten items that an attacker who sees confidences takes for unseen"
     ),
@@ -167,7 +167,7 @@ def _unseen(evidence: Evidence, of: PerItem) -> tuple[Items, Items]:
 
 
 def _loss(evidence: Evidence) -> Measure:
-    return Measure(_unseen(evidence, loss), auc, variant="loss; unseen items of the same classes")
+    return Measure(_unseen(evidence, loss), auc, "loss; unseen items of the same classes", kernel=precedes)
 
 
 def _cv(accuracies: Callable[[], Items]) -> Measure:

@@ -23,20 +23,21 @@ from typing import Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from expunge.evaluation.measure import Evidence, Items, Measure, Missing, ScoreSpec, attempt, item_mean, labeled
+from expunge.evaluation.measure import Evidence, Items, Measure, Missing, ScoreSpec, attempt, averaged, item_mean, labeled
 from expunge.evaluation.observation import Scored, SetObservation
 from expunge.functional.memorization import exact_memorization, extraction_strength, remnant_memorization_accuracy
 
 READS = frozenset({"tokens"})  # what must have been observed
+MARGIN = 0.1  # two retrained models with different seeds differ by less (studies/calibrate_verdict.py)
 SCORES = {
     "extraction_strength": ScoreSpec(
-        "knowledge", "retrained", "share of a forgotten answer that its beginning makes the model say", shows=True
+        "knowledge", "retrained", "share of a forgotten answer that its beginning makes the model say", shows=True, margin=MARGIN
     ),
     "exact_memorization": ScoreSpec(
-        "knowledge", "retrained", "share of the tokens of forgotten answers that the model would say", shows=True
+        "knowledge", "retrained", "share of the tokens of forgotten answers that the model would say", shows=True, margin=MARGIN
     ),
     "remnant_memorization_accuracy": ScoreSpec(
-        "knowledge", "retrained", "probability of a token of forgotten answers, on average", shows=True
+        "knowledge", "retrained", "probability of a token of forgotten answers, on average", shows=True, margin=MARGIN
     ),
 }
 VARIANTS = {"extraction_strength": ("definition", "open-unlearning")}
@@ -59,7 +60,7 @@ def scores(evidence: Evidence) -> dict[str, Measure | Missing]:
             values_by_answer = np.array([of(answer_values) if len(answer_values) else np.nan for answer_values in answers])
             return item_mean(values_by_answer, scored.item, len(observation))
 
-        return Measure((evidence.items("forget", per_item),), np.mean, variant=variant)
+        return averaged(evidence.items("forget", per_item), variant)
 
     ou_compat = evidence.variant("extraction_strength", VARIANTS["extraction_strength"]) == "open-unlearning"
     strength = "open-unlearning: at least 1/N" if ou_compat else "definition: 0 where the last token is wrong"

@@ -26,7 +26,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer
 from scipy.stats import ks_2samp
 
-from expunge.evaluation.measure import Broken, Evidence, Items, Measure, Missing, PerItem, ScoreSpec, attempt, item_mean, labeled
+from expunge.evaluation.measure import Broken, Evidence, Items, Measure, Missing, PerItem, ScoreSpec, attempt, averaged, item_mean, labeled
 from expunge.evaluation.observation import SetObservation
 from expunge.evaluation.words import words
 
@@ -47,6 +47,7 @@ MEASURED = {
     "truth_ratio": "how far wrong answers to {} are from being as probable as the true one",
     "quality": "whether answers to {} can be told from the retrained model's: a p-value, below 0.05 they can",
 }
+MARGIN = 0.1  # two retrained models with different seeds differ by less (studies/calibrate_verdict.py)
 SCORES = {
     **{
         f"{name}_{column}": ScoreSpec(
@@ -54,6 +55,7 @@ SCORES = {
             "retrained" if name == "forget" else "higher",
             MEASURED[column].format(WHOSE[name]),
             shows=name == "forget" and column != "truth_ratio",
+            margin=MARGIN if name == "forget" and column != "truth_ratio" else None,
         )
         for name in SETS
         for column in ("probability", "rouge", "truth_ratio")
@@ -209,7 +211,7 @@ def _average(evidence: Evidence, name: str, column: str, mean: Mean) -> Measure:
         "truth_ratio": f"{STYLE[mean]}, {'min(R, 1/R)' if name == 'forget' else 'max(0, 1 - R)'}",
     }[column]
     values = evidence.items(name, _columns(name, mean)[column])
-    return Measure((values,), np.mean, variant=variant)
+    return averaged(values, variant)
 
 
 def _quality(evidence: Evidence, name: str, mean: Mean) -> Measure:

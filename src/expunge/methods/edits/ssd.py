@@ -87,9 +87,16 @@ class Dampen(Edit):
         compared = [t / (n + m) for t in total] if self.against == "all" else [r / m for r in retain]
         forget, share = [f / n for f in forget], len(view.forget) / (len(view.forget) + len(view.retain))
         alpha = threshold(forget, compared, share) if self.adaptive else self.alpha
+        selected = 0
         for p, f, d in zip(view.params, forget, compared, strict=True):
             factor = (self.dampening * d / f).clamp(self.floor, 1.0)  # a weight with f = 0 is never selected
+            selected += int((f > alpha * d).sum())
             p.copy_(torch.where(f > alpha * d, p * factor, p))
+        if not selected:
+            text = f"no weight was selected: none matters more than alpha = {alpha:g} times as much to the rows to forget"
+            if self.against == "all" and (most := (n + m) / n) <= alpha:
+                text += f", and none can, since they are {n} of {n + m} batches (at most {most:.3g} times)"
+            view.warn(f"{text}; give a smaller --alpha, --against retain, or --adaptive true")
 
     def _hopeless(self, view: View) -> bool:
         """Whether no weight can be selected, because I_D holds I_F in the share of the forget batches; if so, warn."""

@@ -138,7 +138,7 @@ class Image(Network):
 
     def questions(self, rows: Rows) -> list[str]:
         """A text for each image, for places that show text only."""
-        return [f"image {content(i)}" for i in rows.ids]
+        return [f"image {k}" for k in range(1, len(rows) + 1)]
 
     def answer_texts(self, rows: Rows) -> list[str]:
         """The names of the classes."""

@@ -21,6 +21,15 @@ from expunge.modalities.text.records import Pair
 
 QUESTION_FORMAT = "Question: {prompt}\nAnswer: "
 CONTEXT = 0.25  # share of a later window of a long text that repeats the tokens before it
+FORMATS = (  # that models are often trained in
+    QUESTION_FORMAT,
+    "{prompt} ",
+    "{prompt}\n",
+    "Q: {prompt}\nA: ",
+    "User: {prompt}\nAssistant: ",
+    "### Instruction:\n{prompt}\n\n### Response:\n",
+    "[INST] {prompt} [/INST] ",
+)
 Content = tuple[list[int], list[int]]  # token ids of a prompt and of its answer
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from expunge.core.capabilities import Categorical, Displayable, Drafting, Generates, Prompted, Samples, SharedReading
 from expunge.core.errors import UserError
-from expunge.core.modality import ModelOutput, Patch, Weights
+from expunge.core.modality import Modality, ModelOutput, Patch, Weights
 from expunge.core.request import content, digest, ids_of
 from expunge.core.rows import Rows
 from expunge.engine.adapters import base_of
@@ -33,7 +33,7 @@ from expunge.modalities.common.packed import (
 )
 from expunge.modalities.common.records import kind_of, listed
 from expunge.modalities.text.decoding import disturbed, looks_ahead
-from expunge.modalities.text.encode import Content, Encoder
+from expunge.modalities.text.encode import FORMATS, Content, Encoder
 from expunge.modalities.text.generate import generate, recite
 from expunge.modalities.text.read import Reading, read, strange
 from expunge.modalities.text.records import Pair, answering, pairs_of, same_question
@@ -163,6 +163,10 @@ class Text(Network):
         pairs = [answering(asked, a).reasked(q) for q, asked, a in zip(questions, rows["context"], rows["answer_text"], strict=True)]
         ids = tuple(f"{content(i)}?{digest(q)}" for i, q in zip(rows.ids, questions, strict=True))
         return self._rows(name, pairs, ids, name, rows.weight)
+
+    def formats(self) -> dict[str, Modality]:
+        """The same modality with other formats around a question, in which models are often trained, by format."""
+        return {f: replace(self, prompt_format=f) for f in FORMATS}
 
     def answers(self, texts: Sequence[str], name: str = "alternate_answers") -> Rows:
         """Rows of answers without prompts, for selectors that draw from them."""
