@@ -166,9 +166,11 @@ def hub_data(benchmark: str) -> str:
 def built_in_sizes() -> list[str]:
     """Names of the built-in model sizes: the keys of SIZES in the files of models."""
     sizes = []
-    for path in (catalog.path_of(name, "models") for name in catalog.names("models")):
-        node = _module(path).symbols.get("SIZES") if path else None
-        value = getattr(node, "value", None)
+    for name in catalog.names("models"):
+        if (path := catalog.path_of(name, "models")) is None:  # a plug-in
+            sizes += [*getattr(catalog.load(name, "models"), "SIZES", ())]
+            continue
+        value = getattr(_module(path).symbols.get("SIZES"), "value", None)
         if isinstance(value, ast.Dict):
             sizes += [str(k.value) for k in value.keys if isinstance(k, ast.Constant)]
     return sizes

@@ -33,7 +33,7 @@ def began_fresh(source: str) -> bool:
         file = next((f for f in (folder / "receipt.json", folder.parent / "receipt.json") if f.exists()), None)
         if file is None:
             return False
-        receipt = json.loads(file.read_text())
+        receipt = json.loads(file.read_text(encoding="utf-8"))
         drawn = any(isinstance(stage.get("action"), str) and stage["action"] in DRAWING for stage in receipt.get("stages", ()))
         if drawn or receipt.get("model", {}).get("start") == FRESH:
             return True

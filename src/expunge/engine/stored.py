@@ -177,4 +177,4 @@ def _with_dtype(entries: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _edit(file: Path, change: Any) -> None:
-    file.write_text(json.dumps(change(json.loads(file.read_text())), indent=2) + "\n")
+    file.write_text(json.dumps(change(json.loads(file.read_text(encoding="utf-8"))), indent=2) + "\n")

@@ -60,7 +60,7 @@ def push_to_hub(run: str | Path, repo: str, *, base: str = "", private: bool = T
         content["adapter_config.json"], base = _with_base(files["adapter_config.json"], base)
     content["receipt.json"] = json.dumps(model_card.without_private(receipt), indent=2, ensure_ascii=False).encode()
     if base or "README.md" not in files:
-        config = json.loads(files["config.json"].read_text()) if "config.json" in files else {}
+        config = json.loads(files["config.json"].read_text(encoding="utf-8")) if "config.json" in files else {}
         content["README.md"] = model_card.card(receipt, base=base, library=model_card.loading(kind, config)).encode()
     return _upload(content, repo, f"Upload the {kind} of {receipt['method']}", private, token, api)
 
@@ -75,7 +75,7 @@ def _files(folder: Path) -> dict[str, Path]:
 
 def _with_base(file: Path, base: str) -> tuple[bytes, str]:
     """The configuration of an adapter that names its base on the hub, and the base."""
-    config = json.loads(file.read_text())
+    config = json.loads(file.read_text(encoding="utf-8"))
     base = base or str(config.get("base_model_name_or_path", ""))
     if not model_card.is_hub_id(base):
         raise UserError("the adapter was trained on a model in a local folder, where nobody else finds it: give --base HUB_ID")

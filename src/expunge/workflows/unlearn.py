@@ -34,6 +34,7 @@ from expunge.workflows import build_plan, resuming
 from expunge.workflows.aftermath import forget_loss, still_known, unchanged
 from expunge.workflows.callbacks import Callbacks, result_of
 from expunge.workflows.overlaps import overlaps, refuse
+from expunge.workflows.run_log import RunLog
 from expunge.workflows.trackers import Track, listening
 from expunge.workflows.watch import Watch
 
@@ -166,7 +167,7 @@ def unlearn(
     known_before = forget_loss(opened.model, modality, request.forget)
     key = resuming.key_of(description, plans, opened, request, watch)
     saved, process_group = resuming.checkpoint_of(folder, key) if resume and folder else None, ProcessGroup()
-    log = _Log(folder if process_group.first else None)
+    log = RunLog(folder if process_group.first else None)
     start, skipped = watch.start(opened) if watch else ({}, {})
     run_hooks = _hooks(listeners.hooks(hooks or Hooks()), folder, key, log, watch.hooks(modality, start, skipped) if watch else {})
     folder_existed = folder is not None and folder.exists()
@@ -278,43 +279,7 @@ def _answer_of(record: Mapping[str, Any]) -> Any:
     raise UserError(f"alternate answers need a column 'answer' (or 'completion', 'text', 'label'); found {', '.join(map(repr, record))}")
 
 
-@dataclass
-class _Log:
-    """log.jsonl: one record per step."""
-
-    folder: Path | None
-    records: list[Mapping[str, Any]] = field(default_factory=list)
-
-    @property
-    def path(self) -> Path | None:
-        return self.folder / "log.jsonl" if self.folder else None
-
-    def __call__(self, record: Mapping[str, Any]) -> None:
-        if self.path:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
-
-    def lines(self) -> list[dict[str, Any]]:
-        """The records on disk; none where nothing is written."""
-        return [json.loads(line) for line in self.path.read_text().splitlines()] if self.path and self.path.exists() else []
-
-    def keep_until(self, saved: Mapping[str, Any] | None) -> None:
-        """Drop what a killed run wrote after its last checkpoint."""
-        if not self.path or not self.path.exists():
-            return
-        stage, done = (saved["stage"], saved["done"]) if saved else (-1, 0)
-        lines = []
-        for line in self.path.read_text(encoding="utf-8").splitlines(keepends=True):
-            if not line.endswith("\n"):  # the process died while it wrote the line
-                break
-            record = json.loads(line)
-            # A checkpoint is older than the scores and the end that follow its step; both come again.
-            if record["stage"] < stage or (record["stage"] == stage and record.get("done", done) < done + ("loss" in record)):
-                lines.append(line)
-        self.path.write_text("".join(lines), encoding="utf-8")
-
-
-def _hooks(hooks: Hooks, folder: Path | None, key: Mapping[str, str], log: _Log, watching: Mapping[str, Any]) -> Hooks:
+def _hooks(hooks: Hooks, folder: Path | None, key: Mapping[str, str], log: RunLog, watching: Mapping[str, Any]) -> Hooks:
     def record(entry: Mapping[str, Any]) -> None:
         log(entry)
         hooks.log(entry)
@@ -362,7 +327,7 @@ def _card(receipt_record: Mapping[str, Any], folder: Path) -> str:
     method, kind = str(receipt_record["method"]), str(receipt_record["result"]["kind"])
     summary = f"{catalog.card(method).headline}." if method in catalog.names() else ""
     files = (folder / "config.json", folder / "adapter_config.json")
-    config, adapter = (json.loads(f.read_text()) if f.exists() else {} for f in files)
+    config, adapter = (json.loads(f.read_text(encoding="utf-8")) if f.exists() else {} for f in files)
     base = str(adapter.get("base_model_name_or_path") or "")
     return model_card.card(receipt_record, summary, base, model_card.loading(kind, config))
 
@@ -374,7 +339,7 @@ def _write(folder: Path, model: nn.Module, modality: Modality, receipt_record: M
     run_dirs.empty(temporary)
     artifact.write(temporary, kind, model, modality)
     if kind != "guard":
-        (temporary / "README.md").write_text(_card(receipt_record, temporary))
+        (temporary / "README.md").write_text(_card(receipt_record, temporary), encoding="utf-8")
     run_dirs.remove(folder / kind)
     temporary.rename(folder / kind)
     if store is not None:

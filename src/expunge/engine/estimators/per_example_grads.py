@@ -95,6 +95,9 @@ def row_gradients(
     with evaluating(model), torch.enable_grad():
         if way is None or size == 1:
             ways = () if size == 1 else ((vectorized, vectorizes), (watched, watches))
+            if ways:
+                with torch.no_grad():
+                    ask(rows.select([0]))  # a modality may try a model out at its first pass, and has to meet it as it is
             way = next((way for way, works in ways if works(model, ask, rows, moving)), alone)
         step = 1 if way is alone else size
         for i in range(0, len(rows), step):

@@ -26,7 +26,7 @@ def config_of(path: str) -> dict[str, Any] | None:
 
     config = find_adapter_config_file(path)
     try:
-        return dict(json.loads(Path(config).read_text())) if config else None
+        return dict(json.loads(Path(config).read_text(encoding="utf-8"))) if config else None
     except ValueError as error:
         raise UserError(f"{config} is damaged: {error}") from None
 

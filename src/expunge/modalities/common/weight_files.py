@@ -67,7 +67,7 @@ def files_in(folder: Path) -> list[Path]:
 def _shards(index: Path) -> list[Path]:
     """The files that an index names."""
     try:
-        weight_map = json.loads(index.read_text())["weight_map"]
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         names = sorted(set(weight_map.values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{index} is damaged: it should map the weights of the model to files, and it does not ({error!r})") from None
@@ -103,7 +103,7 @@ def check_not_quantized(path: str) -> None:
 
     try:
         file = cached_file(path, "config.json", _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False)
-        config: Any = json.loads(Path(file).read_text()) if file else {}
+        config: Any = json.loads(Path(file).read_text(encoding="utf-8")) if file else {}
     except (OSError, ValueError):
         return  # the library says what is wrong
     quantization = config.get("quantization_config") or (config.get("text_config") or {}).get("quantization_config")
@@ -132,7 +132,7 @@ def stored_in(path: str, name: str = "model.safetensors") -> Stored | None:
             return stored.read([file])
         if (index := local(INDEX)) is None:
             return None
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         return stored.read([place for n in names if (place := local(n))])
     except (OSError, ValueError, SafetensorError):
         return None
