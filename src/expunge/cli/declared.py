@@ -16,6 +16,7 @@ from typing import Any
 from expunge import catalog
 from expunge.core.errors import UserError
 from expunge.core.suggest import did_you_mean
+from expunge.functional.brief import brief
 
 PACKAGE = catalog.ROOT.parent
 WEIGHT = "_weight"  # weights of terms are named by the role of the term, e.g. retain_weight
@@ -23,6 +24,7 @@ Symbol = tuple[Path, str]
 Node = ast.ClassDef | ast.FunctionDef | ast.Assign | ast.AnnAssign
 
 
+@brief()
 @dataclass(frozen=True)
 class Declaration:
     """One hyperparameter as its source declares it: name, annotation and limits."""

@@ -14,10 +14,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from expunge.functional.brief import brief
+
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # as in the headers of safetensors
 LOST = 0.5  # share of changed values that rounding takes back from which on the message says what to do
 
 
+@brief("default")
 @dataclass(frozen=True)
 class Stored:
     """The files of a model and the types in them.
@@ -177,4 +180,4 @@ def _with_dtype(entries: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _edit(file: Path, change: Any) -> None:
-    file.write_text(json.dumps(change(json.loads(file.read_text(encoding="utf-8"))), indent=2) + "\n")
+    file.write_text(json.dumps(change(json.loads(file.read_text(encoding="utf-8"))), indent=2) + "\n", encoding="utf-8")

@@ -11,12 +11,14 @@ from expunge.evaluation.compare import Compared
 from expunge.evaluation.equivalence import Difference, holm, least_visible
 from expunge.evaluation.measure import Items
 from expunge.evaluation.thresholds import Thresholds
+from expunge.functional.brief import brief
 from expunge.report.verdict_data import STATES, Check, Leak, State
 from expunge.report.words import number
 
 FORGET_SET = "forget"
 
 
+@brief()
 @dataclass(frozen=True)
 class Limits:
     """What the checks of one audit have in common.

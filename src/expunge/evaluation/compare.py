@@ -9,8 +9,10 @@ from math import isfinite
 from expunge.evaluation.equivalence import Difference, difference
 from expunge.evaluation.measure import Measure, Missing, ScoreSpec
 from expunge.evaluation.scoring import Measured
+from expunge.functional.brief import brief
 
 
+@brief()
 @dataclass(frozen=True, eq=False)
 class Compared:
     """One score of the audited model, beside the other models.

@@ -14,12 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from expunge.evaluation.measure import Items, Measure
+from expunge.functional.brief import brief
 
 DRAWS = 4000  # of weights
 REDRAWN = 200  # draws of a bootstrap, for scores that are no means
 WORST = 1.0  # the largest difference that an item which was never seen can have
 
 
+@brief()
 @dataclass(frozen=True, eq=False)
 class Difference:
     """The difference of a score between two models.

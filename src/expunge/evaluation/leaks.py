@@ -12,6 +12,7 @@ import numpy as np
 from expunge.evaluation.distinctive import Telling, common_piece, holds, normalized, numbers, telling, unspaced
 from expunge.evaluation.measure import Items, Missing
 from expunge.evaluation.observation import Observation, SetObservation
+from expunge.functional.brief import brief
 from expunge.functional.memorization import extraction_strength
 from expunge.report.verdict_data import Leak
 
@@ -23,6 +24,7 @@ LABELS = 5  # from so many tokens on, an answer can be recited
 RECITED = 0.9  # share of an answer that its beginning makes the model give back
 
 
+@brief()
 @dataclass(frozen=True, eq=False)
 class Corpus:
     """The texts of an audit, to tell what is rare: answers of all sets, and what the model says to other questions."""

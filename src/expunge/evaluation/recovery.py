@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 from expunge.evaluation.attack import AttackOutcome, Try, called
 from expunge.evaluation.thresholds import Thresholds
+from expunge.functional.brief import brief
 from expunge.report.verdict_data import STATES, Recovery, State
 from expunge.report.words import number
 
 SURVIVES = 0.5  # share of its score that the original keeps under an attack which only asks or rounds
 
 
+@brief()
 @dataclass(frozen=True)
 class Controls:
     """The same attacks on other models: the retrained one, and the original."""

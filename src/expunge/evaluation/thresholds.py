@@ -8,10 +8,12 @@ from typing import Any
 
 from expunge.core.errors import UserError
 from expunge.core.suggest import did_you_mean
+from expunge.functional.brief import brief
 
 LEAST = 0.001  # chance that the draws of a test can still tell from 0
 
 
+@brief()
 @dataclass(frozen=True)
 class Thresholds:
     """Limits of a verdict.

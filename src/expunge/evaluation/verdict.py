@@ -17,6 +17,7 @@ from expunge.evaluation.measure import BROKEN, Evidence, Items
 from expunge.evaluation.profiles.profile import Profile, Records
 from expunge.evaluation.recovery import Controls, recoveries
 from expunge.evaluation.thresholds import Thresholds
+from expunge.functional.brief import brief
 from expunge.report.verdict_data import Check, Leak, Recovery, State, Verdict
 from expunge.report.words import number
 
@@ -29,6 +30,7 @@ ALWAYS = (
 )
 
 
+@brief()
 @dataclass(frozen=True)
 class Context:
     """What a verdict must know of an audit besides the numbers.
@@ -50,6 +52,7 @@ class Context:
     notes: Sequence[str] = ()
 
 
+@brief()
 @dataclass(frozen=True, eq=False)
 class Case:
     """The evidence on one model.

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from expunge.core.errors import UserError
+from expunge.functional.brief import brief
 
 Row = dict[str, Any]
 
@@ -30,6 +31,7 @@ SPLITS = {
 APPLE_DOUBLE = b"\x00\x05\x16\x07"  # how the companions begin that macOS leaves beside files, named ._NAME
 
 
+@brief()
 @dataclass
 class Contents:
     """The files of a folder by kind, each as its path below the folder, sorted."""

@@ -22,7 +22,7 @@ from expunge.report.verdict_data import STATES, State, Verdict
 Role = Literal["original", "retrained", "random", "filter", "method"]
 Direction = Literal["lower", "higher", "retrained"]
 _STRICT = ConfigDict(extra="forbid")
-_ANSWERS = Field(validation_alias=AliasChoices("model_answers", "said"), serialization_alias="said")
+_ANSWERS = Field(validation_alias=AliasChoices("model_answers", "said"), serialization_alias="model_answers")
 
 
 @brief("value", "direction", "n", "missing")
@@ -126,7 +126,7 @@ class Entry:
     verdict: Verdict | None = None  # of an audited model: on the controls too, where they were judged
 
 
-@brief("set", "said")
+@brief("set", "model_answers")
 @dataclass(frozen=True, config=_STRICT)
 class Sample:
     """What the models say to one question; `model_answers` is keyed by the names of the entries, and JSON calls it `said`."""

@@ -13,6 +13,8 @@ from typing import Any, Literal
 from pydantic import ConfigDict, JsonValue, TypeAdapter
 from pydantic.dataclasses import dataclass
 
+from expunge.functional.brief import brief
+
 SCHEMA = 1  # of the JSON; it grows where a field is renamed, removed or changes its meaning, not where one is added
 State = Literal["removed", "not removed", "cannot tell"]
 STATES: tuple[State, ...] = ("not removed", "cannot tell", "removed")  # worst first
@@ -20,6 +22,7 @@ PartKind = Literal["answer", "recited", "name", "number", "e-mail", "rare words"
 _STRICT = ConfigDict(extra="forbid")
 
 
+@brief("score", "state")
 @dataclass(frozen=True, config=_STRICT)
 class Check:
     """One question that was asked of the model, and its outcome."""
@@ -40,6 +43,7 @@ class Check:
     power: float | None = None  # the smallest effect that so many items can rule out, in the units of the score
 
 
+@brief()
 @dataclass(frozen=True, config=_STRICT)
 class Leak:
     """A forgotten answer, or a telling part of one, that the model still produces."""
@@ -53,6 +57,7 @@ class Leak:
     proof: bool = True  # whether it alone shows that the row is still known; without it, it may be a guess
 
 
+@brief("attack", "state", "score")
 @dataclass(frozen=True, config=_STRICT)
 class Recovery:
     """What an attack brought back, and with how little."""
@@ -70,6 +75,7 @@ class Recovery:
     queries: float | None = None  # questions asked
 
 
+@brief("state")
 @dataclass(frozen=True, config=_STRICT)
 class Verdict:
     """The verdict on one model. The first screen of a report answers four questions: `gone`, `sure`, `brings_back`, `not_checked`."""

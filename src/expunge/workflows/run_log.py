@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from expunge.functional.brief import brief
 
+
+@brief("folder")
 @dataclass
 class RunLog:
     """log.jsonl: one record per step."""

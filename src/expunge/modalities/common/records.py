@@ -30,6 +30,9 @@ class Records(list[dict[str, Any]]):
         self.source, self.notes = source, list(notes)
         self.numbers = tuple(numbers) or tuple(range(1, len(self) + 1))
 
+    def __repr__(self) -> str:
+        return f"Records({len(self)} rows)"
+
     def pick(self, indices: Iterable[int]) -> Records:
         """The rows with these indices, which keep their numbers."""
         places = list(indices)
