@@ -78,9 +78,9 @@ def losses(
 
 
 def texts(modality: Modality, rows: Rows) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Questions and answers for people to read; ids and empty texts where a modality shows neither."""
+    """Questions and answers for people to read; places of rows and empty texts where a modality shows neither."""
     if not offers(modality, Displayable):
-        return rows.ids, ("",) * len(rows)
+        return tuple(f"row {k}" for k in range(1, len(rows) + 1)), ("",) * len(rows)
     display = require(modality, Displayable)
     return tuple(display.questions(rows)), tuple(display.answer_texts(rows))
 
