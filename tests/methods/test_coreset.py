@@ -96,7 +96,7 @@ def test_each_cluster_keeps_its_share() -> None:
 
 
 def test_moderate_uses_the_input_of_the_head() -> None:
-    modality, points = toys.modality(2), torch.tensor([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [3.0, 0.0], [24.0, 0.0]])
+    modality, points = toys.modality(2), torch.tensor([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [3.0, 0.0], [24.0, 0.0]]) / 24
     computed = scores(
         nn.Sequential(nn.Flatten(), nn.Linear(2, 2)), modality, toys.rows(points, [0] * 5, modality), score="moderate", clusters=1
     )
