@@ -290,7 +290,8 @@ def test_relearning_takes_hyperparameters_and_prints_a_curve(forgotten: Path, ca
     assert steps_of(audit_of(tmp_path / "attack")["attacks"]["relearn"]) == [0, 2, 4]
     assert "retrained, by steps of the attack:" in done.out
     assert "audited model, by steps of the attack:" in done.out
-    assert [line.split()[0] for line in done.out.splitlines() if line[:1].isdigit()] == ["0", "2", "4"] * 2
+    first_words = [line.split()[0] for line in done.out.splitlines() if line.strip()]
+    assert [word for word in first_words if word.isdigit()] == ["0", "2", "4"] * 2
 
 
 def test_every_attack_is_followed_by_the_same_scores(forgotten: Path, cases: Cases, tmp_path: Path) -> None:
