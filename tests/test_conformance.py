@@ -85,9 +85,10 @@ def world(request: pytest.FixtureRequest) -> worlds.World:
 
 
 def each(methods: list[str]) -> pytest.MarkDecorator:
-    """Every method in every world that offers what it needs."""
-    pairs = [(n, w) for n in methods for w in WORLDS if offered(n, w)]
-    return pytest.mark.parametrize(("name", "world"), pairs, indirect=["world"], ids=[f"{n}-{w}" for n, w in pairs])
+    """Every method in every world that offers what it needs. Where a method works in several worlds, the others are for the slow tests."""
+    pairs = [(n, w, first) for n in methods for first, w in enumerate(w for w in WORLDS if offered(n, w))]
+    params = [pytest.param(n, w, id=f"{n}-{w}", marks=[pytest.mark.slow] if later else []) for n, w, later in pairs]
+    return pytest.mark.parametrize(("name", "world"), params, indirect=["world"])
 
 
 def ready(world: worlds.World, plan: Plan, double: bool = True) -> tuple[RunState, Objective, Sets]:

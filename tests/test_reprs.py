@@ -39,6 +39,8 @@ from expunge.workflows.benchmark import Setting
 from expunge.workflows.sweep import SweepResult
 from secrets_in import LONGEST, SECRET, reachable, shown
 
+pytestmark = pytest.mark.slow
+
 
 @dataclasses.dataclass(frozen=True)
 class Results:

@@ -45,6 +45,7 @@ def forward_by_hand(model: nn.Module, modality: Image, rows: Rows) -> tuple[Tens
     return x, p, nn.functional.one_hot(torch.tensor([y for (y,) in rows["answer"]]), p.shape[1]).double()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", ["vit-nano", "resnet-nano"])
 def test_one_forward_with_weights_by_row_gives_the_gradients_of_the_rows(size: str) -> None:
     world = worlds.digits(size)

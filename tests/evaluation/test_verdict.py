@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -30,13 +31,20 @@ def on(
     **fields: Any,
 ) -> Verdict:
     """The verdict on a model."""
-    models = [observation_of(m) if isinstance(m, str) else m for m in (name, retrained, original)]
-    model = audited_models.judged(models[0], "m", "method", models[1], models[2], **fields)  # type: ignore[arg-type]
+    model = replace(_judged(name, retrained, original), **fields)
     found = model.judge(context, thresholds).verdict
     assert found is not None
     return found
 
 
+@cache
+def _judged(*models: str | Observation | None) -> audited_models.AuditedModel:
+    own, retrained, original = (observation_of(m) if isinstance(m, str) else m for m in models)
+    assert own is not None
+    return audited_models.judged(own, "m", "method", retrained, original)
+
+
+@cache
 def few(name: str, n: int) -> Observation:
     """What a model said to the first n rows to forget."""
     observed = observation_of(name)
@@ -333,6 +341,10 @@ def test_a_score_that_the_original_does_not_raise_decides_nothing() -> None:
     found = on(classifier(0.95), classifier(0.95), classifier(1.0))
     assert not checks(found)["forget_accuracy"].decides
     assert "so it cannot show a removal" in checks(found)["forget_accuracy"].text
+    class_gone = classifier(1.0, holdout=0.95)
+    others = classified.sure([1, 2] * 30, [1, 2] * 30, "retain")
+    class_gone = replace(class_gone, sets={**class_gone.sets, "retain": others})
+    assert on(class_gone, None, class_gone).state == "not removed", "unseen items of a class that only the rows taught show nothing else"
     alone = on(classifier(1.0), None, classifier(1.0, holdout=0.95))
     assert alone.state == "cannot tell"
     assert "scores rows that it never saw as high" in alone.gone

@@ -198,6 +198,7 @@ def probability(model: nn.Module, modality: Any, rows: Rows) -> float:
     return float(modality.forward(model, [rows])[0].target_logp.mean().exp().mean())
 
 
+@pytest.mark.slow
 def test_few_rows_carry_a_topic_but_not_a_person(text: worlds.World) -> None:
     """Two of 12 rows about pets have most of the effect of all rows on the other ten; two of nine about one person have less."""
     everybody, retained = text.sets["retain"].concat(text.sets["forget"]), len(text.sets["retain"])

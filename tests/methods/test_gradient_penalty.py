@@ -89,6 +89,7 @@ def test_micro_batches_work_only_with_losses_that_allow_them(text: worlds.World)
     assert worlds.far(*own) < 1e-7
 
 
+@pytest.mark.slow
 def test_penalty_keeps_the_forget_gradient_short_while_forgetting(text: worlds.World) -> None:
     length, forget_loss = {}, {}
     for kappa in (0.0, 0.02, 10.0):

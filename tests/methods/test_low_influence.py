@@ -215,6 +215,7 @@ def spent(run: RunState) -> float:
     return run.cost.forward_tokens + 2 * run.cost.backward_tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "base", "hyperparameters"),
     [

@@ -150,6 +150,7 @@ def test_order_of_sam_and_wagle_matters() -> None:
     assert not torch.allclose(within, everywhere, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_wagle_forgets_in_fewer_steps_than_a_random_mask_of_equal_size(text: worlds.World) -> None:
     for seed in range(3):
         forget_loss = {}

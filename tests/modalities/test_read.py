@@ -102,6 +102,7 @@ def test_an_attention_window_longer_than_all_sequences_does_not_matter(modality:
     assert_equals_alone(reading, model, pairs)
 
 
+@pytest.mark.slow
 def test_logits_of_a_chunk_are_freed_before_the_next_chunk(modality: Text, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(read.ROOM, "cpu", 0)
     monkeypatch.setattr(read, "FEWEST", 4)

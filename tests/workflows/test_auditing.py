@@ -72,6 +72,7 @@ def full(cases: Cases, forgotten: Path, tmp_path_factory: pytest.TempPathFactory
     return out
 
 
+@pytest.mark.slow
 def test_an_audit_with_everything(full: Path) -> None:
     assert left(full) == ["audit.json", "evidence.json", "observations", "report.html", "story.json"]
     assert left(full / "observations") == ["audited_model", "input_filter", "original", "random_weights", "retrained"]
@@ -192,6 +193,7 @@ def test_a_run_is_audited_with_its_own_prompt_format(cases: Cases, tmp_path: Pat
     assert message.startswith("the audited model is asked by the prompt format 'Q: {prompt}\\nA: ' and the original by '{prompt} ', so")
 
 
+@pytest.mark.slow
 def test_a_model_that_forgets_on_request_alone_is_asked_with_and_without(cases: Cases, tmp_path: Path) -> None:
     cases.unlearn("in_context", tmp_path / "run", "--epochs", 30, "--lr", 2e-3, "--batch-size", 9).fine()
     sets = ("--retain", cases.retain, "--holdout", cases.holdout, "--original", cases.model)
@@ -294,6 +296,7 @@ def test_relearning_takes_hyperparameters_and_prints_a_curve(forgotten: Path, ca
     assert [word for word in first_words if word.isdigit()] == ["0", "2", "4"] * 2
 
 
+@pytest.mark.slow
 def test_every_attack_is_followed_by_the_same_scores(forgotten: Path, cases: Cases, tmp_path: Path) -> None:
     """Hyperparameters go to every attack that has them, or to one; what came back is judged beside the retrained model, and drawn."""
     names = ("quantize", "reformat", "paraphrase", "relearn_grid")

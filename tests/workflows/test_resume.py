@@ -98,6 +98,7 @@ def short(cases: Cases, watch: Watch, out: Path, method: str = "ga", die_at: int
     return unlearn(method, cases.model, cases.forget, cases.retain, out=out, watch=watch, **words)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["ga", "retrain"])
 def test_killed_at_any_record_and_resumed_is_undisturbed(method: str, watch: Watch, cases: Cases, tmp_path: Path) -> None:
     whole = short(cases, watch, tmp_path / "whole", method)

@@ -11,11 +11,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from expunge import catalog
 from expunge.benchmarks.suite import Specs, spec_of
 from expunge.core.errors import UserError
 from expunge.core.suggest import did_you_mean
 from expunge.evaluation.measure import BROKEN, Evidence, Measure, Missing, Scores, ScoreSpec
+from expunge.evaluation.observation import Observation
 from expunge.evaluation.profiles.profile import profile_of
 
 KINDS = ("metrics", "attacks")
@@ -171,10 +174,17 @@ def _of_models(family: ModuleType, evidence: Evidence, beside: bool) -> list[Sco
     compared = beside and any(spec.margin is not None for spec in family.SCORES.values())
     models = (evidence.model, evidence.retrained, *((evidence.original, evidence.random) if compared else (None, None)))
     scores: list[Scores] = [_scores_of(family.scores, replace(evidence, model=m)) if m else {} for m in models]
-    if compared and evidence.original and not evidence.retrained and UNSEEN in evidence.original.sets:
+    if compared and evidence.original and not evidence.retrained and _has_unseen(evidence.original):
         unseen = Evidence(evidence.original, variants=evidence.variants).focused(UNSEEN)
         return [*scores, _scores_of(family.scores, unseen)]
     return [*scores, {}]
+
+
+def _has_unseen(observation: Observation) -> bool:
+    """Whether unseen items show what is known without the rows to forget: not where these are whole classes, which the rows taught."""
+    forget, retain = observation.sets.get("forget"), observation.sets.get("retain")
+    labels = [s.label for s in (forget, retain) if s is not None and s.label is not None]
+    return UNSEEN in observation.sets and (len(labels) < 2 or bool(np.isin(*labels).all()))
 
 
 @lru_cache(maxsize=64)

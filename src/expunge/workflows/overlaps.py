@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from expunge.core.capabilities import DifferentiableInputs, Displayable, offers, require
 from expunge.core.errors import UserError
 from expunge.core.modality import Modality
+from expunge.core.request import Request
 from expunge.core.request import contents as contents_of
 from expunge.core.rows import Rows
 
@@ -58,6 +59,19 @@ def refuse(shared: Sequence[Overlap]) -> None:
         return
     reason = "so the two cannot be told apart" if "forget" in (first.first, first.second) else "so it is no set of unseen rows"
     raise UserError(f"{first.text}, {reason}. Take them out, or allow it with --allow-overlap")
+
+
+def shared_items(modality: Modality, request: Request, allowed: bool) -> list[str]:
+    """Sentences about sets of a run that share items, besides those that the request says itself.
+
+    Raises:
+        UserError: where rows to forget stand in another set, also under other labels, and this is not allowed.
+    """
+    shared = overlaps(modality, {name: rows for name, rows in request.sets.items() if name != "alternate_answers"})
+    if not allowed:
+        refuse([o for o in shared if "forget" in (o.first, o.second)])
+    known = " ".join(request.findings)
+    return [f"{o.text}{' (allowed by request)' if allowed else ''}" for o in shared if o.text not in known]
 
 
 def same_questions(modality: Modality, sets: Mapping[str, Rows]) -> list[str]:

@@ -33,7 +33,7 @@ from expunge.report import model_card, result_tables
 from expunge.workflows import build_plan, resuming
 from expunge.workflows.aftermath import forget_loss, still_known, unchanged
 from expunge.workflows.callbacks import Callbacks, result_of
-from expunge.workflows.overlaps import overlaps, refuse
+from expunge.workflows.overlaps import shared_items
 from expunge.workflows.run_log import RunLog
 from expunge.workflows.trackers import Track, listening
 from expunge.workflows.watch import Watch
@@ -146,7 +146,7 @@ def unlearn(
     given = {"forget": forget, "retain": retain, "holdout": holdout, "alternate_answers": alternate_answers}
     sources = requested(given, where, map)
     request = _request(modality, plans, sources, allow_overlap)
-    findings = [*notes_of(sources), *request.findings, *_shared(modality, request, allow_overlap)]
+    findings = [*notes_of(sources), *request.findings, *shared_items(modality, request, allow_overlap)]
     store = _store_of(plans, opened, method if isinstance(method, str) else "custom", request)
     check(plans, request.sets, modality, known=store is not None)
     before, adapted = identity.of_model(opened.model), adapters.is_adapted(opened.model)
@@ -259,17 +259,6 @@ def _request(
         )
     forget, retain, holdout = (rows(modality, name, sources[name]) for name in ("forget", "retain", "holdout"))
     return Request(forget, retain, holdout, answer_rows, overlap)
-
-
-def _shared(modality: Modality, request: Request, allowed: bool) -> list[str]:
-    """Sentences about sets that share items under other labels, or that only the audit keeps apart. Raises: UserError with the rows to
-    forget in another set.
-    """
-    shared = overlaps(modality, {name: rows for name, rows in request.sets.items() if name != "alternate_answers"})
-    if not allowed:
-        refuse([o for o in shared if "forget" in (o.first, o.second)])
-    known = " ".join(request.findings)
-    return [f"{o.text}{' (allowed by request)' if allowed else ''}" for o in shared if o.text not in known]
 
 
 def _answer_of(record: Mapping[str, Any]) -> Any:
