@@ -81,7 +81,7 @@ def test_batches_are_limited_by_gradient_memory(monkeypatch: pytest.MonkeyPatch)
         lambda self, groups, *a, _f=RunState.forward, **k: batch_sizes.append(len(groups[0])) or _f(self, groups, *a, **k),
     )
     assert worlds.far(view_of(model, modality, {}).fisher(rows), fisher) < 1e-12
-    assert batch_sizes == [2, 2, 2, 1]
+    assert batch_sizes == [1, 2, 2, 2, 1]  # a row as the model is, the trial of two, the batches
 
 
 @pytest.mark.parametrize("batch_size", [1, 32], ids=["by row", "together"])
