@@ -222,14 +222,14 @@ def test_scores_are_named_where_they_are_defined_alone() -> None:
     """In the files of metrics and attacks, and where a profile or a panel speaks of them."""
     from expunge.evaluation.scoring import families
 
-    for family in families():
-        own = Path(str(family.__file__))
-        for path in FILES:
-            place = path.relative_to(ROOT).as_posix()
-            if path == own or place.startswith(("evaluation/profiles/", "report/panels/")):
-                continue
-            beside = {n for f in families() if Path(str(f.__file__)) == path for n in f.SCORES}
-            assert not (strings(path) & family.SCORES.keys()) - beside, place
+    homes = {Path(str(family.__file__)): family.SCORES.keys() for family in families()}
+    for path in FILES:
+        place = path.relative_to(ROOT).as_posix()
+        if place.startswith(("evaluation/profiles/", "report/panels/")):
+            continue
+        texts = strings(path)
+        for home, scores in homes.items():
+            assert home == path or not (texts & scores) - homes.get(path, set()), place
 
 
 def test_a_metric_says_what_its_scores_are() -> None:

@@ -115,6 +115,7 @@ def test_runs_and_changes_what_it_should(world: worlds.World, name: str) -> None
     assert not run.warnings
 
 
+@pytest.mark.slow
 @each(METHODS)
 def test_seeded_runs_are_equal(world: worlds.World, name: str) -> None:
     ends = []
@@ -191,6 +192,7 @@ def test_roles_add_up(world: worlds.World, name: str) -> None:
     assert worlds.far(whole, total) < 1e-6 * max(1.0, float(loop.global_norm(whole)))
 
 
+@pytest.mark.slow
 @each(ONE_STAGE)
 def test_frozen_parameters_stay_bit_identical(world: worlds.World, name: str) -> None:
     plan = small(name)[0]
@@ -277,6 +279,7 @@ def test_an_update_without_strength_is_the_base_run(world: worlds.World, name: s
     assert not worlds.same(ends[0], ends[2]), "nor is any other strength: this test shows nothing"
 
 
+@pytest.mark.slow
 @each(UPDATES)
 @pytest.mark.parametrize("base", ["npo", "flat", "graddiff"])
 def test_an_update_works_under_other_objectives(world: worlds.World, name: str, base: str, tmp_path: Path) -> None:
@@ -291,6 +294,7 @@ def test_an_update_works_under_other_objectives(world: worlds.World, name: str, 
     assert worlds.same(worlds.tensors(whole), worlds.tensors(resumed(plans, world, left[2])))
 
 
+@pytest.mark.slow
 @each(TRAINED)
 def test_trains_an_adapter(world: worlds.World, name: str) -> None:
     model = world.model()

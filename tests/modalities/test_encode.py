@@ -239,7 +239,7 @@ def test_long_answers_are_cut_and_counted() -> None:
         assert prompt == full[0]
         assert answer == full[1][: limit - len(prompt)]
         assert encoder.cut == (limit < length)
-    with pytest.raises(UserError, match=f"row 1: a prompt has {len(full[0])} tokens and the model takes {len(full[0])}"):
+    with pytest.raises(UserError, match=f"row 1: a prompt has {len(full[0])} tokens, and the model takes {len(full[0])}"):
         Encoder(tokenizer, limit=len(full[0])).encode([Pair("Who?", "Ana", "prompt")], "rows")
 
 

@@ -273,7 +273,7 @@ def test_the_real_tofu(tofu_folder: str, cases: Cases, tmp_path: Path) -> None:
     suite = ("--suite", "tofu", "--data", tofu_folder, "--split", "forget01", "--limit", 10, "--out", tmp_path / "audit")
     expunge("audit", cases.model, *suite).fine()
     scores = audit_of(tmp_path / "audit")["scores"]
-    assert (scores["forget_rouge"]["n"], scores["retain_rouge"]["n"], scores["world_facts_rouge"]["n"]) == (40, 10, 117)
+    assert (scores["forget_rouge"]["n"], scores["retain_rouge"]["n"], scores["world_facts_rouge"]["n"]) == (79, 14, 117)  # with windows
 
 
 def test_people_are_a_benchmark_too(cases: Cases, tmp_path: Path) -> None:
