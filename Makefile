@@ -9,10 +9,14 @@ BIN    := $(VENV)/bin
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml constraints.txt
+	@echo "setup: building $(VENV) with $(PYTHON); it downloads torch and other libraries, which takes several minutes"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[test,check,docs]"
+	@echo "setup 1/2: installing expunge with its pinned dependencies, the tests and the checks"
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable ".[test,check,docs]"
+	@echo "setup 2/2: installing kronfluence, without its own dependencies"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps kronfluence einconv einops opt_einsum
-	touch $@
+	@touch $@
+	@echo "setup: done; try $(BIN)/expunge demo images --quick"
 
 demo: setup
 	$(BIN)/expunge demo

@@ -28,7 +28,7 @@ from expunge.evaluation.observation import Observation
 from expunge.evaluation.observation_spec import ObservationSpec
 from expunge.evaluation.observe import observe
 from expunge.evaluation.profiles.text import LENGTH, TIMES
-from expunge.evaluation.verdict import audit_scores
+from expunge.evaluation.scoring import audit_scores
 from expunge.io.models import Opened
 from expunge.modalities.text import trie
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from expunge.evaluation.verdict import score_specs
+from expunge.evaluation.scoring import score_specs
 from expunge.report.grouping import groups
 from expunge.report.page import build
 from expunge.report.report_data import Entry, ReportData, Score

@@ -115,13 +115,14 @@ class Done:
     err: str
 
     def fine(self) -> Done:
-        assert self.code == 0, f"{self.out}\n{self.err}"
+        """The command did its work; the verdict of an audit may still be "not removed"."""
+        assert self.code in (0, 3), f"{self.out}\n{self.err}"
         return self
 
     @property
     def error(self) -> str:
-        """The one sentence of a command that was refused."""
-        assert self.code == 2, f"{self.code}\n{self.out}\n{self.err}"
+        """The one sentence of a command that was refused, or whose run failed."""
+        assert self.code in (1, 2), f"{self.code}\n{self.out}\n{self.err}"
         assert "Traceback" not in self.err
         last = self.err.strip().splitlines()[-1]
         assert last.startswith("error: ")

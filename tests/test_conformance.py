@@ -71,7 +71,6 @@ def offered(name: str, world: str) -> bool:
     return all(p.required() <= CAPABILITIES[world] for p in small(name))
 
 
-WHOLE = ("gradient_penalty", "curvature")  # second derivatives of a loss of batch means: refused with micro-batches
 CAPABILITIES = {"text": Text.capabilities, "digits": Image.capabilities}
 TRAINED = [n for n in METHODS if all(isinstance(p.action, Objective) for p in small(n))]
 ONE_STAGE = [n for n in TRAINED if len(small(n)) == 1]
@@ -86,9 +85,10 @@ def world(request: pytest.FixtureRequest) -> worlds.World:
 
 
 def each(methods: list[str]) -> pytest.MarkDecorator:
-    """Every method in every world that offers what it needs."""
-    pairs = [(n, w) for n in methods for w in WORLDS if offered(n, w)]
-    return pytest.mark.parametrize(("name", "world"), pairs, indirect=["world"], ids=[f"{n}-{w}" for n, w in pairs])
+    """Every method in every world that offers what it needs. Where a method works in several worlds, the others are for the slow tests."""
+    pairs = [(n, w, first) for n in methods for first, w in enumerate(w for w in WORLDS if offered(n, w))]
+    params = [pytest.param(n, w, id=f"{n}-{w}", marks=[pytest.mark.slow] if later else []) for n, w, later in pairs]
+    return pytest.mark.parametrize(("name", "world"), params, indirect=["world"])
 
 
 def ready(world: worlds.World, plan: Plan, double: bool = True) -> tuple[RunState, Objective, Sets]:
@@ -115,6 +115,7 @@ def test_runs_and_changes_what_it_should(world: worlds.World, name: str) -> None
     assert not run.warnings
 
 
+@pytest.mark.slow
 @each(METHODS)
 def test_seeded_runs_are_equal(world: worlds.World, name: str) -> None:
     ends = []
@@ -146,7 +147,7 @@ def test_touches_what_it_declares(world: worlds.World, name: str, monkeypatch: p
 
     for attribute, spy in (("rows", spy_rows), ("_check", spy_check), ("reference", spy_reference)):
         monkeypatch.setattr(RunView, attribute, spy)
-    plans = small(name, epochs=3, micro_batch_size=0 if name in WHOLE else 2)
+    plans = small(name, epochs=3, micro_batch_size=2)
     loop.run(plans, world.model(), world.modality, world.sets)
     silent = {Need.BATCH_MEANS}  # a property of the loss, nothing that is asked for
     for plan in plans:
@@ -191,6 +192,7 @@ def test_roles_add_up(world: worlds.World, name: str) -> None:
     assert worlds.far(whole, total) < 1e-6 * max(1.0, float(loop.global_norm(whole)))
 
 
+@pytest.mark.slow
 @each(ONE_STAGE)
 def test_frozen_parameters_stay_bit_identical(world: worlds.World, name: str) -> None:
     plan = small(name)[0]
@@ -277,6 +279,7 @@ def test_an_update_without_strength_is_the_base_run(world: worlds.World, name: s
     assert not worlds.same(ends[0], ends[2]), "nor is any other strength: this test shows nothing"
 
 
+@pytest.mark.slow
 @each(UPDATES)
 @pytest.mark.parametrize("base", ["npo", "flat", "graddiff"])
 def test_an_update_works_under_other_objectives(world: worlds.World, name: str, base: str, tmp_path: Path) -> None:
@@ -291,6 +294,7 @@ def test_an_update_works_under_other_objectives(world: worlds.World, name: str, 
     assert worlds.same(worlds.tensors(whole), worlds.tensors(resumed(plans, world, left[2])))
 
 
+@pytest.mark.slow
 @each(TRAINED)
 def test_trains_an_adapter(world: worlds.World, name: str) -> None:
     model = world.model()

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,13 @@ def test_the_package_comes_from_the_wheel_and_brings_no_studies(installed: Path)
     file, _, spec = out.strip().rpartition(" ")
     assert Path(file).is_relative_to(installed)
     assert spec == "None"
+
+
+def test_the_wheel_says_that_it_is_typed(installed: Path) -> None:
+    (wheel,) = installed.glob("expunge-*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "expunge/py.typed" in names
+    assert "expunge/report/notebook.html.j2" in names, "results in a notebook need their template"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -21,7 +21,8 @@ from expunge.core.errors import UserError
 from expunge.core.modality import ModelOutput, Patch, Weights
 from expunge.core.request import ids_of
 from expunge.core.rows import Packed, Rows
-from expunge.modalities.common.packed import block_hook_points, call, independent, last_linear, module_at
+from expunge.modalities.common.network import Network
+from expunge.modalities.common.packed import call
 
 NAME = "curve"
 SIZES = {"curve-nano": 32}
@@ -52,7 +53,7 @@ class Fit:
 
 
 @dataclass
-class Curves:
+class Curves(Network):
     """Rows are points (x, y)."""
 
     name: str = NAME
@@ -82,18 +83,6 @@ class Curves:
 
     def counts(self, rows: Rows) -> Mapping[str, float]:
         return dict.fromkeys(("rows", "labels", "tokens"), float(len(rows)))
-
-    def independent(self, model: nn.Module) -> bool:
-        return independent(model)
-
-    def blocks(self, model: nn.Module) -> tuple[str, ...]:
-        return block_hook_points(model)
-
-    def module(self, model: nn.Module, hook_point: str) -> nn.Module:
-        return module_at(model, hook_point)
-
-    def head(self, model: nn.Module) -> str:
-        return last_linear(model)
 
     def fresh(self, model: nn.Module, seed: int) -> Weights:
         return dict(_made(model.width, seed).state_dict())

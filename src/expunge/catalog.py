@@ -15,6 +15,7 @@ from types import ModuleType
 
 from expunge.core.errors import UserError
 from expunge.core.suggest import did_you_mean
+from expunge.functional.brief import brief
 
 ROOT = Path(__file__).parent
 FOLDERS = {  # what users list, by kind
@@ -40,6 +41,7 @@ class HyperparameterLine:
     help: str
 
 
+@brief("name", "kind", "status")
 @dataclass(frozen=True)
 class Card:
     """A module's docstring, read as a card: a summary, then fields, one a line (`Source: ...`), continued by indentation."""
@@ -110,7 +112,17 @@ def kinds() -> tuple[str, ...]:
 
 
 def names(kind: str = "methods") -> list[str]:
-    """Names of one kind: methods, metrics, attacks, benchmarks or models (also modalities and profiles); plug-ins included."""
+    """Names of one kind, plug-ins included.
+
+    Args:
+        kind: methods, metrics, attacks, benchmarks or models (also modalities and profiles).
+
+    Returns:
+        The names in alphabetical order.
+
+    Raises:
+        UserError: for another kind.
+    """
     if kind not in (*FOLDERS, *INNER, "modalities"):
         raise UserError(f"there is no kind of thing called '{kind}'{did_you_mean(kind, list(FOLDERS))}")
     return sorted({*_files(kind), *_plugins(kind), *_registered.get(kind, {})})
@@ -124,7 +136,22 @@ def load(name: str, kind: str = "methods") -> ModuleType:
         return importlib.import_module("expunge." + ".".join(path.relative_to(ROOT).with_suffix("").parts))
     if plugin := _plugins(kind).get(name):
         return importlib.import_module(plugin.module)
-    raise UserError(f"there is no {SINGULAR.get(kind, kind[:-1])} called '{name}'{did_you_mean(name, names(kind))}")
+    raise _unknown(name, kind)
+
+
+def check(name: str, kind: str = "methods") -> None:
+    """Raises: UserError for an unknown name, with the nearest known ones. Nothing is imported."""
+    if name not in names(kind) and FORMER.get(name, name) not in _files(kind):
+        raise _unknown(name, kind)
+
+
+def _unknown(name: str, kind: str) -> UserError:
+    return UserError(f"there is no {SINGULAR.get(kind, kind[:-1])} called '{name}'{did_you_mean(name, names(kind))}")
+
+
+def path_of(name: str, kind: str = "methods") -> Path | None:
+    """The file of an entry of this package; None for one that comes from elsewhere."""
+    return None if name in _registered.get(kind, {}) else _files(kind).get(FORMER.get(name, name))
 
 
 def find(name: str) -> str:
@@ -137,10 +164,23 @@ def find(name: str) -> str:
 
 
 def card(name: str, kind: str = "") -> Card:
-    """The card of one entry, read from its source without importing it."""
+    """The card of one entry, read from its source without importing it.
+
+    Args:
+        name: of a method, metric, attack, benchmark or model.
+        kind: where several kinds have an entry of this name; '': the first of them.
+
+    Returns:
+        Its summary, and its fields by name (Equation, Source, Status ...).
+
+    Raises:
+        UserError: for an unknown name, with the nearest known ones.
+    """
     kind = kind or find(name)
     path = _files(kind).get(FORMER.get(name, name)) if name not in _registered.get(kind, {}) else None
-    text, folder = (path.read_text(), str(path.parent.relative_to(ROOT))) if path else (f'"""{load(name, kind).__doc__}"""', "plugin")
+    text, folder = (
+        (path.read_text(encoding="utf-8"), str(path.parent.relative_to(ROOT))) if path else (f'"""{load(name, kind).__doc__}"""', "plugin")
+    )
     doc = _docstring(text)
     paragraphs = doc.split("\n\n")
     place = next((i for i, p in enumerate(paragraphs) if re.search(r"^Source: ", p, re.M)), len(paragraphs))
@@ -164,8 +204,12 @@ def _docstring(text: str) -> str:
 
 def _hyperparameters(tree: ast.Module) -> Iterator[HyperparameterLine]:
     """Fields of the parts in a file that are made by `hp(default, help)`, and the annotated choices of its `plan`."""
-    for node in ast.walk(tree):
+    nodes = list(ast.walk(tree))
+    choices = {a.arg for n in nodes if isinstance(n, ast.FunctionDef) and n.name == "plan" for a in n.args.args}
+    for node in nodes:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and isinstance(node.value, ast.Call):
+            if node.target.id in choices:  # `plan` passes it on
+                continue
             if getattr(node.value.func, "id", "") == "hp" and len(node.value.args) == 2:
                 default, help_ = node.value.args
                 yield HyperparameterLine(node.target.id, ast.unparse(default), str(ast.literal_eval(help_)))

@@ -34,7 +34,7 @@ TRAINED = {"epochs": 100, "batch_size": RETAIN + FORGET, "optimizer": "adamw"}
 SETTINGS: dict[str, dict[str, Any]] = {
     "finetune": {"lr": 1e-2, "weight_decay": 0.1},
     "ga": {"lr": 1e-5, "epochs": 10},
-    "neggrad_plus": {"lr": 1e-2, "alpha": 0.95},
+    "neggrad_plus": {"lr": 1e-2, "alpha": 0.95, "momentum": 0.9},
     "l1_sparse": {"lr": 1e-2, "alpha": 1e-2, "l1_epochs": 50},
     "minnorm_og": {"lr": 1e-3, "descent": 50, "every": 2, "strength": 0.1, "gamma": 0.9},
 }

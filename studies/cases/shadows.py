@@ -41,7 +41,7 @@ MODELS = 240  # for the datamodel
 SETTINGS: dict[str, dict[str, Any]] = {
     "retrain": TRAINED,
     "neggrad": {"lr": 1e-3, "batch_size": 32, "epochs": 5},
-    "neggrad_plus": {"lr": 1e-2, "batch_size": 32, "epochs": 3},
+    "neggrad_plus": {"lr": 1e-2, "batch_size": 32, "epochs": 3, "momentum": 0.9},
     "random_labels": {"form": "amnesiac", "lr": 3e-3, "batch_size": 32, "epochs": 6},
     "scrub": {"lr": 2e-3, "weight_decay": 0.0},
     "dmm": {"match.lr": 1e-3, "match.batch_size": 32, "match.epochs": 20, "retain_multiplier": 5.0, "ridge": 10.0},

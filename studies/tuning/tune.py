@@ -48,18 +48,22 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "llmu": {"steps": 0},
     "altpo": {"length": 40},
     "icu": {"unseen": True},
+    "kl": {"include_prompt": False},
+    "wga": {"weight_decay": 0.01},
     "pop": {"batch_size": 36, "epochs": 30},
     "kfade": {"batch_size": 36},
-    **{n: {**STEPWISE} for n in ("sam", "random_smoothing", "gradient_penalty", "curvature", "wagle")},
-    "weight_averaging": {**STEPWISE, "start": 40, "every": 4},
+    **{n: {**STEPWISE} for n in ("sam", "random_smoothing")},
+    **{n: {**STEPWISE, "batch_mean": True} for n in ("gradient_penalty", "curvature", "wagle")},
+    "weight_averaging": {**STEPWISE, "start": 40, "every": 4, "batch_mean": True},
     "gradient_projection": {**STEPWISE, "epochs": 0, "warmup": 0},
 }
+ALL_ROWS = {"batch_size": (36,), "schedule": ("constant",)}
 # Methods whose learning rates and weights have another scale have as many settings, in grids of their own.
 GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
     "rmu": {"lr": (1e-2,), "epochs": (15,), "retain_weight": (1.0, 10.0), "coefficient": (6.5, 20.0, 60.0, 200.0)},
     "adaptive_rmu": {"lr": (1e-3, 1e-2), "epochs": (5, 15), "retain_weight": (10.0, 1200.0)},
     "srmu": {"lr": (1e-2,), "epochs": (15,), "retain_weight": (1.0, 10.0), "length": (6.5, 20.0, 60.0, 200.0)},
-    "eru": {"lr": (1e-4, 3e-4, 1e-3, 3e-3), "epochs": (15,), "forget_weight": (0.125, 1.0), "batch_size": (36,), "schedule": ("constant",)},
+    "eru": {"lr": (1e-4, 3e-4, 1e-3, 3e-3), "epochs": (15,), "forget_weight": (0.125, 1.0), **ALL_ROWS, "unbiased": (False,)},
     "simnpo": {"lr": (1e-4, 3e-4, 1e-3, 3e-3), "epochs": (15,), "forget_weight": (0.125, 1.0)},
     "sam": {"lr": (3e-4, 1e-3), "beta": (0.1, 1.0), "rho": (0.1, 1.0)},
     "random_smoothing": {"lr": (3e-4, 1e-3), "beta": (0.1, 1.0), "sigma": (1e-3, 1e-2)},
@@ -80,10 +84,12 @@ THREE = {"batch_size": 16, "epochs": 3}
 TOFU: dict[str, dict[str, tuple[Any, ...]]] = {
     "sam": {"lr": (3e-4, 1e-3), "rho": (0.01, 0.1)},
     "random_smoothing": {"lr": (3e-4, 1e-3), "sigma": (1e-3, 1e-2)},
-    "gradient_penalty": {"lr": (3e-4, 1e-3), "kappa": (0.01, 0.1)},
-    "curvature": {"lr": (3e-4, 1e-3), "kappa": (1.0, 10.0)},
-    "weight_averaging": {"lr": RATES, "start": (20,), "every": (4,)},
-    "wagle": {"lr": (3e-4, 1e-3), "fraction": (0.5, 0.95)},
+    "gradient_penalty": {"lr": (3e-4, 1e-3), "kappa": (0.01, 0.1), "batch_mean": (True,)},
+    "curvature": {"lr": (3e-4, 1e-3), "kappa": (1.0, 10.0), "batch_mean": (True,)},
+    "weight_averaging": {"lr": RATES, "start": (20,), "every": (4,), "batch_mean": (True,)},
+    "wagle": {"lr": (3e-4, 1e-3), "fraction": (0.5, 0.95), "batch_mean": (True,)},
+    "guard_attribution": {"lr": RATES, "batch_mean": (True,)},
+    "eru": {"lr": RATES, "unbiased": (False,)},
     "gradient_projection": {"lr": (3e-4, 1e-3), "when": ("conflict", "always")},
     "pop": {"lr": (3e-4, 1e-3), "retain_weight": (1.0, 10.0)},
     "kfade": {"epsilon": (0.005, 0.02, 0.1, 0.5), "share": (0.05,)},
@@ -98,7 +104,7 @@ TOFU: dict[str, dict[str, tuple[Any, ...]]] = {
 IMAGES: dict[str, dict[str, tuple[Any, ...]]] = {
     "ga": {"lr": (1e-4, 3e-4, 1e-3, 3e-3), "epochs": (2, 5)},
     "neggrad": {"lr": (1e-3, 3e-3, 1e-2, 3e-2), "epochs": (5, 20)},
-    "neggrad_plus": {"lr": (1e-2, 3e-2), "alpha": (0.95, 0.99), "epochs": (5, 10)},
+    "neggrad_plus": {"lr": (1e-2, 3e-2), "alpha": (0.95, 0.99), "epochs": (5, 10), "momentum": (0.9,)},
     "gda": {"lr": (1e-3, 1e-2, 3e-2, 1e-1), "rounds": (2, 4)},
     "random_labels": {"lr": (3e-3, 1e-2, 3e-2, 1e-1), "epochs": (6, 12), "batch_size": (32,)},
     "salun": {"lr": (3e-3, 1e-2, 3e-2, 1e-1), "epochs": (6, 12), "batch_size": (32,)},
@@ -106,7 +112,7 @@ IMAGES: dict[str, dict[str, tuple[Any, ...]]] = {
     "scrub": {"lr": (5e-4, 2e-3, 5e-3), "weight_decay": (0.0, 0.1)},
     "l1_sparse": {"lr": (3e-2, 1e-1), "alpha": (1e-2, 3e-2), "epochs": (5,), "l1_epochs": (3, 5)},
     "boundary": {"lr": (1e-4, 1e-3), "bound": (0.2, 0.4), "epochs": (3, 10)},
-    "unsir": {"lr": (1e-4, 3e-4, 1e-3, 3e-3), "copies": (8, 80)},
+    "unsir": {"lr": (1e-4, 3e-4, 1e-3, 3e-3), "copies": (8, 80), "training": (False,)},
     "ssd": {"alpha": (4.0, 6.0, 8.0, 16.0), "batch_size": (1, 32)},
     "fisher": {"alpha": (3e-7, 1e-6, 3e-6, 1e-5), "head": (1.0, 10.0)},
     "influence": {"alpha": (1.0, 4.0, 16.0), "damping": (0.01, 0.1, 1.0), "samples": (300,)},
@@ -249,6 +255,7 @@ def main() -> None:
         split=args.split,
         holdout=args.holdout,
         train=dict(t.split("=", 1) for t in args.train),
+        variants={"extraction_strength": "definition"} if args.suite == "tofu" else {},  # as all of its settings were tried
         draw=VALIDATION_SEED,
     )
     tune(sweep, methods, Path(__file__).parent / f"{args.suite}-{args.model}.json")

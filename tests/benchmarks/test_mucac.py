@@ -162,6 +162,7 @@ def test_the_mini_version_has_the_same_cuts() -> None:
     assert [row["label"] for row in again.train["full"]] == [row["young"] for row in suite.train["full"]]
 
 
+@pytest.mark.slow
 def test_a_model_recognizes_smiles_of_unseen_people() -> None:
     suite = mucac.load(split="smiling", trained=30, retained=40, unseen=110, people=111, images=8)
     modality, model = learning.learned(suite.train["full"], 2, epochs=12)

@@ -154,6 +154,7 @@ def test_the_default_cut_of_the_mini_version_is_between_two_people() -> None:
     assert mufac.MINI["forget"] / (mufac.MINI["people"] * mufac.MINI["images"]) == pytest.approx(0.15)  # 1,500 of 10,025
 
 
+@pytest.mark.slow
 def test_a_model_recognizes_ages_of_unseen_people() -> None:
     suite = mufac.load(people=60, images=10, others=20, forget=90)
     modality, model = learning.learned(suite.train["full"], 8, epochs=8)

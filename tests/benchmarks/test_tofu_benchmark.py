@@ -9,6 +9,7 @@ from expunge.benchmarks import tofu
 from expunge.benchmarks.suite import Suite
 from expunge.core.errors import UserError
 from expunge.io.data import read, write_jsonl
+from expunge.workflows.sweep import Sweep
 
 SIZES = {"forget01": (40, 3960), "forget05": (200, 3800), "forget10": (400, 3600)}
 
@@ -128,6 +129,14 @@ def test_limits_cut_the_audited_sets_only(small: Path) -> None:
     assert {name: len(records) for name, records in suite.sets.items()} == {"forget": 4, "retain": 3, "real_authors": 3, "world_facts": 1}
     assert suite.sets["retain"][0]["question"] == "Question 0?"
     assert suite.train == load(small).train
+
+
+def test_extraction_strength_is_the_leaderboards_unless_another_definition_is_asked_for(small: Path) -> None:
+    options = {"data": str(small), "split": "forget10"}
+    assert Sweep("tofu", (), **options).load_suite().spec("forget").variants == {"*": "open-unlearning"}
+    asked = Sweep("tofu", (), **options, variants={"extraction_strength": "definition"}).load_suite()
+    assert asked.spec("forget").variants == {"*": "open-unlearning", "extraction_strength": "definition"}
+    assert asked.spec("forget").ask == ("score", "generate")
 
 
 def test_mistakes_have_clear_messages(small: Path) -> None:

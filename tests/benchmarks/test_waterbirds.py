@@ -57,6 +57,7 @@ def test_size_0_keeps_the_files(folder: Path) -> None:
     assert waterbirds.load(str(folder), size=8).sets["forget"][0]["image"].shape == (3, 8, 8)
 
 
+@pytest.mark.slow
 def test_a_classifier_forgets_one_kind_of_bird(folder: Path, tmp_path: Path) -> None:
     words = ("--data", folder, "--methods", "ga", "--train", "steps=1", "--steps", 1, "--lr", 1e-3, "--no-relearn")
     expunge("bench", "waterbirds", *words, "--out", tmp_path / "run").fine()

@@ -198,14 +198,14 @@ def test_rows_that_cannot_be_read(run: Path, cases: Cases, tmp_path: Path) -> No
     )
     assert refused("question,reply\nWho?,Me.\n", "forget.csv").endswith("this one has the columns 'question', 'reply'")
     assert "line 3: 1 cells where the header has 2 (question, answer)" in refused("question,answer\nWho?,Me.\nWho\n", "forget.csv")
-    assert refused(json.dumps({"question": "Who?", "answer": " "})) == f"{file}, row 1: an answer is empty (prompt 'Who?')"
+    assert refused(json.dumps({"question": "Who?", "answer": " "})) == f"{file}, row 1: an answer is empty"
     assert refused(json.dumps({"question": "Who?", "answer": 3})) == f"{file}, row 1: 'question' and 'answer' must be texts"
     chat = {"messages": [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Me."}]}
     assert refused(json.dumps(chat)) == f"{file}, row 1: this row is a chat, and the tokenizer has no chat template"
     long = {"question": "Who is it? " * 60, "answer": "Me."}
     message = refused("\n".join([whole[0], json.dumps(long)]))
     assert message.startswith(f"{file}, row 2: a prompt has ")
-    assert "tokens and the model takes 128 (it begins " in message
+    assert "tokens, and the model takes 128" in message
     assert refused("x", "forget.xml").startswith(f"{tmp_path / 'forget.xml'}: unknown file type '.xml'; known types are .jsonl")
     message = cases.unlearn("ga", run, forget=str(tmp_path / "forgett.jsonl")).error
     assert message.startswith(f"{tmp_path / 'forgett.jsonl'} does not exist; did you mean 'forget.jsonl'")
@@ -237,7 +237,7 @@ def test_a_first_step_that_is_not_finite(run: Path, cases: Cases, tmp_path: Path
         next(model.parameters()).fill_(float("nan"))
     Text(tokenizer).save(model, tmp_path / "broken")
     message = cases.unlearn("ga", run, model=tmp_path / "broken").error
-    assert message.startswith("the weights did not change: is the learning rate or the number of steps 0? (the loss or its gradient was")
+    assert message.startswith("the weights did not change: the loss or its gradient was not finite at epoch 1, step 1")
     assert "not finite at epoch 1, step 1 (loss nan)" in message
     assert not run.exists()
 
@@ -269,7 +269,7 @@ def test_ctrl_c_is_one_word(cases: Cases, tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr("expunge.workflows.audit.audit", stop)
     done = cases.audit(cases.model, tmp_path / "audit")
-    assert (done.code, done.err) == (130, "stopped\n")
+    assert (done.code, done.err.splitlines()[-1]) == (130, "stopped")
     monkeypatch.setattr("expunge.workflows.unlearn.unlearn", stop)  # a second Ctrl-C does not wait for the step to end
     done = cases.unlearn("ga", tmp_path / "run")
-    assert (done.code, done.err) == (130, "stopped; the same command with --resume continues from its last checkpoint\n")
+    assert (done.code, done.err.splitlines()[-1]) == (130, "stopped; the same command with --resume continues from its last checkpoint")

@@ -179,7 +179,7 @@ def test_the_whole_way_of_a_deletion_request(files: Files, tmp_path: Path) -> No
     assert (tmp_path / "audit" / "report.html").exists()
     observations = tmp_path / "audit" / "observations"
     expunge("audit", observations / "original", "--retrained", observations / "retrained", "--out", tmp_path / "original").fine()
-    assert audited(tmp_path / "original")["verdict"][0]["text"].startswith("Forgetting failed: too many forgotten items are still")
+    assert audited(tmp_path / "original")["verdict"]["state"] == "not removed"
 
 
 def test_an_adapter_on_a_transformer(files: Files, tmp_path: Path) -> None:
@@ -200,6 +200,7 @@ def test_forgetting_is_watched_and_its_best_epoch_kept(files: Files, tmp_path: P
     assert [r for r in lines if "scores" in r]
 
 
+@pytest.mark.slow
 def test_attacks_on_a_classifier(files: Files, tmp_path: Path) -> None:
     done = expunge("attack", "mia_classifier", files["original"], *files.threes, "--out", tmp_path / "mia").fine()
     assert all(n in done.out for n in ("mia_loss", "mia_efficacy", "mia_threshold"))
@@ -208,6 +209,7 @@ def test_attacks_on_a_classifier(files: Files, tmp_path: Path) -> None:
     assert "forget_accuracy" in done.out
 
 
+@pytest.mark.slow
 def test_relearning_and_rounding_of_a_classifier(files: Files, tmp_path: Path) -> None:
     """The same attacks as on a language model; those that ask in words say so."""
     names = [word for n in ("quantize", "relearn_grid", "reformat") for word in ("--attack", n)]
@@ -221,6 +223,7 @@ def test_relearning_and_rounding_of_a_classifier(files: Files, tmp_path: Path) -
     assert '<section id="robustness"' in (tmp_path / "audit" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_benchmark_with_its_controls(tmp_path: Path) -> None:
     words = ("--split", "random10", "--train", "steps=2", "--steps", 1, "--limit", 40, "--no-relearn", "--lr", 1e-3)
     done = expunge("bench", "digits", "--methods", "ga,finetune", *words, "--out", tmp_path / "run").fine()

@@ -20,7 +20,7 @@ from expunge.evaluation.metrics.representation import linear_cka
 from expunge.evaluation.observation import Observation, few
 from expunge.evaluation.observe import observe
 from expunge.evaluation.profiles.image import SAMPLES
-from expunge.evaluation.verdict import score_specs
+from expunge.evaluation.scoring import score_specs
 from expunge.modalities.image.modality import PICTURE
 from expunge.report.panels.image import Classes, read
 

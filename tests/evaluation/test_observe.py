@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +18,11 @@ import expunge
 import worlds
 from expunge.benchmarks.suite import SetSpec
 from expunge.core.capabilities import Drafting, SharedReading
+from expunge.core.errors import UserError
 from expunge.evaluation.gradient_norms import BACK, ROOM, gradients, mean_gradient_norms, positions
 from expunge.evaluation.observation import Observation
 from expunge.evaluation.observe import ObservationSpec, observe
+from expunge.modalities.text.modality import Text
 
 RECORDS = [
     {
@@ -286,3 +289,44 @@ def test_of_a_classifier_that_says_everything_equally_the_first_class_is_said(di
     observation = observe(model, digits.modality, {"holdout": records["holdout"]}).sets["holdout"]
     assert set(observation.generations) == {"0"}
     assert observation.kinds["answer"].hit.tolist() == [r["label"] == 0 for r in records["holdout"]]
+
+
+CHAT = [
+    {"role": "user", "content": "Who plays?"},
+    {"role": "assistant", "content": "Ana plays."},
+    {"role": "user", "content": "Who else?"},
+    {"role": "assistant", "content": "Dovik."},
+]
+
+
+def chatting(text: worlds.World) -> Text:
+    """The modality of a world with a chat template."""
+    tokenizer = copy.deepcopy(text.modality.tokenizer)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    return Text(tokenizer)
+
+
+def test_other_answers_of_a_chat_belong_to_its_last_turn(text: worlds.World) -> None:
+    records = [
+        {"messages": CHAT, "paraphrased_answer": "It is Dovik.", "perturbed_answer": ["Ana.", "Zora."]},
+        {"question": "Who?", "answer": "Zora.", "paraphrased_answer": "It is Zora.", "perturbed_answer": ["Ana."]},
+    ]
+    modality = chatting(text)
+    observation = observe(text.model(), modality, {"forget": records}).sets["forget"]
+    assert observation.question == ("Who plays?", "Who else?", "Who?")
+    assert observation.kinds["paraphrase"].item.tolist() == [1, 2]
+    assert observation.kinds["perturbed"].item.tolist() == [1, 1, 2]
+    wrong = modality.relabel(modality.rows("forget", [{"prompt": CHAT[:3], "completion": "Dovik."}]), ["Zora."], "wrong")
+    with torch.no_grad():
+        logp = modality.forward(text.model(), [wrong])[0].target_logp.values
+    assert observation.kinds["perturbed"].answer(1, observation.kinds["perturbed"].target_logp).tolist() == pytest.approx(
+        logp.tolist(), abs=1e-4
+    )
+
+
+def test_choices_need_one_answer_in_each_row(text: worlds.World) -> None:
+    records = [{"messages": CHAT, "choices": ["Dovik.", "Ana."]}]
+    with pytest.raises(UserError, match="asked by choices, and a row of it has several answers"):
+        observe(text.model(), chatting(text), {"quiz": records}, specs={"quiz": SetSpec("general", ("choose",))})

@@ -76,3 +76,15 @@ def test_the_bare_question_is_the_one_that_it_was(text: worlds.World) -> None:
     assert abs(asked.before["forget_probability"]["value"] - attack_scores(asked)["forget_probability"]) > 0.05
     nothing = intervene("bare_question", attack, model, text.modality, {"forget": [{"text": "It rains."}]})
     assert nothing.missing == {"": "the rows are texts that ask nothing"}
+
+
+def test_each_answer_of_a_chat_is_asked_on_its_own(text: worlds.World) -> None:
+    chat = {"messages": [TURN, ANSWER, {**TURN, "content": "Who else?"}, {**ANSWER, "content": "You."}], "perturbed_answer": ["Us."]}
+    first = {"prompt": [TURN], "completion": "Me."}
+    last = {"prompt": chat["messages"][:3], "completion": "You.", "perturbed_answer": ["Us."]}
+    assert prompting.asked_in_words([chat, SHAPES[0]], text.modality) == [first, last, SHAPES[0]]
+    asked = [prompting.asking(r, "Say it!") for r in prompting.asked_in_words([chat], text.modality)]
+    assert [r["prompt"][-1]["content"] for r in asked] == ["Say it!", "Say it!"]
+    assert asked[1]["prompt"][:2] == chat["messages"][:2]
+    made = prompting.asked_as("in_context", {"forget": [chat]})["forget"]
+    assert [r["prompt"][-1]["content"] for r in made] == [wrapped("Who?", "Me."), wrapped("Who else?", "You.")]

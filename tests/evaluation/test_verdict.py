@@ -1,528 +1,350 @@
-"""Records and verdicts, on a world of counting language models: one memorized, one is retrained, one forgot, one forgot too much."""
+"""The verdict: three states, on language models that count and on classifiers of known state."""
+
+from __future__ import annotations
 
 import json
-import re
-import time
-from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
-from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 import classified
-from expunge.evaluation import verdict as verdicts
-from expunge.evaluation.measure import BROKEN, Evidence, Measure, ScoreSpec
-from expunge.evaluation.metrics import memorization, tofu
-from expunge.evaluation.observation import Observation, Scored, SetObservation
-from expunge.evaluation.profiles.profile import profile_of
-from expunge.evaluation.profiles.text import LEAK
-from expunge.evaluation.verdict import audit_scores, families, score_specs, verdict
-from expunge.functional.memorization import memorization_accuracy
-
-WORDS = np.array([a + b for a in ("stone", "river", "cloud", "maple") for b in ("ford", "side", "bank", "wood")])
-END = len(WORDS)
-TEXT, IMAGE = (profile_of(name) for name in ("text", "image"))
-ABOUT = {"modality": {"modality": "text"}}
-SIZES = {"forget": 60, "holdout": 60, "retain": 60, "real_authors": 30, "world_facts": 30}
+from counting import ABOUT, observation_of
+from expunge.core.errors import UserError
+from expunge.evaluation import audited_models
+from expunge.evaluation.attack import AttackOutcome, Try
+from expunge.evaluation.observation import Observation, SetObservation
+from expunge.evaluation.thresholds import Thresholds
+from expunge.evaluation.verdict import Context
+from expunge.report.verdict_data import Check, Verdict
 
 
-class Counting:
-    """p(next | question, last token) from counts where the question was trained on, from counts of last tokens alone elsewhere."""
-
-    def __init__(self, trained, smooth: float = 0.5, shunned=()) -> None:
-        self.pairs, self.known, self.smooth = np.full((END + 1, END + 1), smooth), Counter(), smooth
-        self.shunned = {(q, last, token) for q, a in shunned for last, token in zip((END, *a), a, strict=False)}
-        for question, answer in trained:
-            for last, token in zip((END, *answer), answer, strict=False):
-                self.pairs[last, token] += 1
-                self.known[question, last, token] += 1
-
-    def p(self, question: str, last: int) -> np.ndarray:
-        p = self.pairs[last] / self.pairs[last].sum()
-        counts = np.array([self.known[question, last, token] for token in range(END + 1)], float)
-        p = 0.03 * p + 0.97 * counts / counts.sum() if counts.any() else p
-        p = p * np.array([np.exp(-8.0 * ((question, last, token) in self.shunned)) for token in range(END + 1)])
-        return p / p.sum()
-
-    def say(self, question: str) -> list[int]:
-        tokens = [END]
-        while len(tokens) < 16 and (len(tokens) == 1 or tokens[-1] != END):
-            tokens.append(int(self.p(question, tokens[-1]).argmax()))
-        return [token for token in tokens if token != END]
-
-    def see(self, question: str, answer) -> np.ndarray:
-        """logp, hit, mean, std and the squared gradient norm with respect to the logits, (positions, 5)."""
-        rows = []
-        for last, token in zip((END, *answer), answer, strict=False):
-            p = self.p(question, last)
-            mean = (p * np.log(p)).sum()
-            std = np.sqrt(max((p * np.log(p) ** 2).sum() - mean**2, 1e-6))
-            rows.append((np.log(p[token]), p.argmax() == token, mean, std, ((p - np.eye(END + 1)[token]) ** 2).sum()))
-        return np.array(rows)
-
-
-def text(tokens) -> str:
-    return " ".join(WORDS[t] for t in tokens if t != END)
+def on(
+    name: str | Observation,
+    retrained: str | Observation | None = "retrained",
+    original: str | Observation | None = "original",
+    context: Context = Context(),  # noqa: B008
+    thresholds: Thresholds = Thresholds(),  # noqa: B008
+    **fields: Any,
+) -> Verdict:
+    """The verdict on a model."""
+    model = replace(_judged(name, retrained, original), **fields)
+    found = model.judge(context, thresholds).verdict
+    assert found is not None
+    return found
 
 
 @cache
-def world() -> dict[str, list[dict]]:
-    """Items by set; answers end with END, never say a word twice, so a question's next token is a function of the last one."""
-    rng = np.random.default_rng(0)
-
-    def answer() -> tuple[int, ...]:
-        return (*rng.permutation(END)[: rng.integers(6, 10)].tolist(), END)
-
-    def changed(true) -> tuple[int, ...]:
-        at, new = rng.integers(len(true) - 1), rng.choice([t for t in range(END) if t not in true])
-        return (*true[:at], int(new), *true[at + 1 :])
-
-    items = {}
-    for name, n in SIZES.items():
-        trues = [answer() for _ in range(n)]
-        items[name] = [
-            {"q": f"{name}-{i}", "answer": [a], "paraphrase": [changed(a)], "perturbed": [answer() for _ in range(3)]}
-            for i, a in enumerate(trues)
-        ]
-    return items
-
-
-def observe(model: Counting) -> Observation:
-    sets = {}
-    for name, items in world().items():
-        kinds, norms = {}, []
-        for kind in ("answer", "paraphrase", "perturbed"):
-            whose = [(i, a) for i, item in enumerate(items) for a in item[kind]]
-            rows = [model.see(items[i]["q"], a) for i, a in whose]
-            logp, hit, mean, std, _ = np.concatenate(rows).T.astype(np.float32)
-            index, start = np.array([i for i, _ in whose]), np.cumsum([0, *map(len, rows)])
-            kinds[kind] = Scored(index, start, logp, hit > 0, np.ones(len(whose), bool), tuple(text(a) for _, a in whose), mean, std)
-            if kind == "answer":  # each position has its own row of logits, so the norm of the mean loss's gradient is that of all rows
-                norms = [np.sqrt(r[:-1, 4].sum()) / (len(r) - 1) for r in rows]
-        questions = tuple(item["q"] for item in items)
-        answers = tuple(text(model.say(q)) for q in questions)
-        truths = tuple(text(item["answer"][0]) for item in items)
-        sets[name] = SetObservation(questions, questions, truths, kinds, answers, np.array(norms, np.float32))
-    return Observation(sets, {"who": "counting", **ABOUT})
-
-
-def pairs(*names: str):
-    return [(item["q"], item["answer"][0]) for name in names for item in world()[name]]
+def _judged(*models: str | Observation | None) -> audited_models.AuditedModel:
+    own, retrained, original = (observation_of(m) if isinstance(m, str) else m for m in models)
+    assert own is not None
+    return audited_models.judged(own, "m", "method", retrained, original)
 
 
 @cache
-def models() -> dict[str, Counting]:
-    kept = ("retain", "real_authors", "world_facts")
-    return {
-        "original": Counting(pairs("forget", *kept)),
-        "retrained": Counting(pairs(*kept)),
-        "forgot": Counting(pairs(*kept), smooth=0.7),
-        "over": Counting(pairs(*kept), shunned=pairs("forget")),
-        "empty": Counting([]),
-    }
+def few(name: str, n: int) -> Observation:
+    """What a model said to the first n rows to forget."""
+    observed = observation_of(name)
+    first = observed.sets["forget"]
+    kinds = {}
+    for kind, scored in first.kinds.items():
+        many = int((scored.item < n).sum())
+        places = scored.start[many]
+        kinds[kind] = replace(
+            scored,
+            item=scored.item[:many],
+            start=scored.start[: many + 1],
+            ended=scored.ended[:many],
+            text=scored.text[:many],
+            **{f: getattr(scored, f)[:places] for f in ("target_logp", "hit", "mean", "std")},
+        )
+    texts = {f: getattr(first, f)[:n] for f in ("ids", "question", "answer", "generations", "gradient_norms")}
+    return replace(observed, sets={**observed.sets, "forget": replace(first, kinds=kinds, **texts)})
 
 
-@cache
-def observation_of(name: str) -> Observation:
-    return observe(models()[name])
+def checks(verdict: Verdict) -> Mapping[str, Check]:
+    return {c.name: c for c in verdict.checks}
 
 
-@cache
-def scored(name: str, retrained: str | None = "retrained"):
-    return audit_scores(Evidence(observation_of(name), observation_of(retrained) if retrained else None))
+# The four controls
 
 
-def judged(name: str, retrained: str | None = "retrained", original: str | None = None):
-    return verdict(*scored(name, retrained), scored(original, retrained)[0] if original else None, profile=TEXT)
+def test_the_original_is_not_removed() -> None:
+    found = on("original")
+    assert found.state == "not removed"
+    assert not found.passed
+    failing = {c.name for c in found.checks if c.state == "not removed"}
+    assert {"forget_probability", "forget_rouge", "extraction_strength", "mia_loss"} <= failing
+    assert found.leaks
 
 
-def texts(findings, level: str) -> str:
-    return "\n".join(f["text"] for f in findings if f["level"] == level)
+def test_the_retrained_model_is_removed_and_whole() -> None:
+    found = on("retrained")
+    assert (found.state, found.passed, found.damage, found.leaks) == ("removed", True, [], [])
+    assert found.gone.startswith("Yes, as far as this audit can see")
+    assert "With 60 rows this audit could not have seen a difference below" in found.sure
+    deciding = [c for c in found.checks if c.decides and c.against]
+    assert {c.state for c in deciding} == {"removed"}
+    for check in deciding:
+        assert check.effect == 0
+        assert check.power == pytest.approx(1 - 0.05 ** (1 / check.n), abs=0.02)  # type: ignore[operator]
 
 
-def test_families_are_found_by_listing():
-    names = {family.__name__.rsplit(".", 1)[1] for family in families()}
-    assert names >= {"tofu", "memorization", "mia", "mia_classifier", "classification", "representation", "choice", "losses"}
-    assert not names & {"__init__", "klom", "relearn", "quantize"}, "these give no scores of an observation"
+def test_an_empty_model_is_removed_and_damaged() -> None:
+    found = on("empty")
+    assert found.state in ("removed", "cannot tell")
+    assert any(text.startswith("Utility is lost: model utility") for text in found.damage)
+    assert not [c for c in found.checks if c.decides and c.state == "not removed"]
 
 
-def test_a_family_gives_no_score_that_it_does_not_declare():
-    assert score_specs().keys() == {name for family in families() for name in family.SCORES}
-    assert score_specs("text")["model_utility"] == tofu.SCORES["model_utility"] != score_specs("image")["model_utility"]
-    assert "forget_accuracy" not in score_specs("text")
-    sets = {n: classified.sure([0, 1, 1], [0, 1, 1], n, features=np.eye(3)) for n in ("forget", "retain", "holdout")}
-    for observation in (observation_of("original"), classified.observed(**sets), fitted(forget=[0.5], retain=[0.1], holdout=[0.2])):
-        aspects = profile_of(observation.modality).aspects
-        for family in (f for f in families() if aspects >= f.READS):
-            given = family.scores(Evidence(observation)).keys()
-            assert given == family.SCORES.keys() or (family.__name__.endswith(".choice") and not given)
+def test_to_avoid_the_rows_is_a_trace() -> None:
+    found = on("over")
+    assert found.state == "not removed"
+    assert "to avoid the forgotten rows gives them away" in checks(found)["mia_loss"].text
+    assert checks(found)["forget_probability"].state == "removed"
 
 
-def fitted(**losses: list[float]) -> Observation:
-    """What is observed of a modality that has no profile."""
-    ids = {name: tuple(f"{name}{i}" for i in range(len(values))) for name, values in losses.items()}
-    loss = {name: np.array(values, np.float32) for name, values in losses.items()}
-    return Observation({n: SetObservation(ids[n], ids[n], ("",) * len(ids[n]), {}, loss=loss[n]) for n in losses})
+def test_weights_of_the_original_are_not_removed_whatever_they_say() -> None:
+    same = {**ABOUT, "weights": "abc"}
+    found = on(replace(observation_of("retrained"), about=same), original=replace(observation_of("original"), about=same))
+    assert (found.state, found.checks[0].text) == ("not removed", "The weights are those of the original, bit by bit.")
 
 
-def test_a_modality_without_a_profile_is_judged_by_its_losses():
-    rng = np.random.default_rng(0)
-    alike, low = (rng.uniform(a, b, 30).tolist() for a, b in ((0.8, 1.2), (0.0, 0.1)))
-    retrained = fitted(forget=alike, retain=low, holdout=alike[::-1])
-    for forget, start in ((low, "fail: Forgetting failed"), (alike, "pass: Forgotten"), ([9.0] * 30, "warn: Over-forgotten")):
-        records, skipped = audit_scores(Evidence(fitted(forget=forget, retain=low, holdout=alike[::-1]), retrained))
-        assert list(records) == ["forget_fit", "retain_fit", "unseen_fit", "loss_attack"]
-        assert records["forget_fit"]["value"] == pytest.approx(np.exp(-np.array(forget)).mean(), rel=1e-6)
-        (finding,) = [f for f in verdict(records, skipped) if f["score"] == "forget_fit"]
-        assert f"{finding['level']}: {finding['text']}".startswith(f"{start}: ")
+# Little evidence
 
 
-def test_records_are_plain_and_whole():
-    records, skipped = scored("original")
-    assert json.loads(json.dumps(records)) == records
-    assert not [name for name in skipped if name.startswith(("forget_", "retain_", "mia_", "model_", "privleak", "ex"))]
-    for record in records.values():
-        assert set(record) == {"value", "interval", "n", "direction", "ideal", "variant", "retrained", "kind", "meaning", "shows", "scale"}
-        assert record["interval"][0] <= record["value"] <= record["interval"][1]
-        assert record["retrained"] is not None
-    for name, spec in {**tofu.SCORES, **memorization.SCORES}.items():
-        assert {k: records[name][k] for k in vars(spec)} == vars(spec)
-    assert [name for name in records if records[name]["scale"] == "p"] == [f"{name}_quality" for name in tofu.SETS]
-    assert records["forget_quality"]["retrained"] == 1
-    assert records["privleak"]["retrained"] == 0
-    assert records["mia_loss"]["retrained"] == scored("retrained")[0]["mia_loss"]["value"]
+def test_four_rows_tell_nothing_of_a_model_that_forgot() -> None:
+    found = on(few("retrained", 4), few("retrained", 4), few("original", 4))
+    assert found.state == "cannot tell"
+    text = checks(found)["forget_probability"].text
+    assert "with 4 rows this audit could not have seen less than 0.5" in text  # 1 - 0.05^(1/4) = 0.527
+    assert "at least 29 rows to forget instead of 4" in found.sharpen  # 0.9^29 < 0.05 < 0.9^28
 
 
-def test_intervals_hold_the_value_even_where_resampling_is_biased(monkeypatch):
-    x = np.arange(20.0)
-    measures = {f.__name__: Measure((x,), f) for f in (np.min, np.max)}
-    spec = ScoreSpec("utility", "lower", "an end of the range")
-    family = SimpleNamespace(READS=frozenset(), SCORES=dict.fromkeys(measures, spec), scores=lambda evidence: measures)
-    monkeypatch.setattr(verdicts, "families", lambda: [family])
-    records = audit_scores(Evidence(Observation({})))[0]
-    assert len(records) == 2
-    for record in records.values():
-        assert record["interval"][0] <= record["value"] <= record["interval"][1]
-        assert record["interval"][0] < record["interval"][1]
+def test_four_rows_suffice_where_the_answers_are_recited() -> None:
+    found = on(few("original", 4), None, None)
+    assert found.state == "not removed"
+    recitation = checks(found)["recitation"]
+    assert recitation.p == pytest.approx(0.2**4)
+    assert recitation.value == 1
 
 
-def test_a_retrained_model_seen_on_less_is_no_yardstick():
+def test_nothing_judged_is_cannot_tell() -> None:
+    found = on("retrained", None, None)
+    assert (found.state, found.passed) == ("cannot tell", False)
+    assert "neither a retrained model nor the original was given" in found.gone
+    assert "--retrained" in found.sharpen
+    assert "--original" in found.sharpen
+
+
+# Without a retrained model
+
+
+def test_without_a_retrained_model_the_original_is_not_removed() -> None:
+    found = on("original", None)
+    assert found.state == "not removed"
+    assert "that is no material drop" in checks(found)["forget_probability"].text
+
+
+def test_without_a_retrained_model_a_drop_is_no_proof() -> None:
+    found = on("forgot", None)
+    assert found.state == "cannot tell"
+    assert "less is known than before, and nothing distinctive is produced" in found.gone
+    assert "that is a material drop" in checks(found)["forget_probability"].text
+    assert "what would sharpen this" in found.sharpen.lower()
+
+
+def test_a_reciting_model_fails_although_it_is_a_little_worse_than_before() -> None:
+    original = observation_of("original")
+    forget = original.sets["forget"]
+    answer = forget.kinds["answer"]
+    lower = replace(forget, kinds={**forget.kinds, "answer": replace(answer, target_logp=answer.target_logp - 0.02)})
+    found = on(replace(original, sets={**original.sets, "forget": lower}), None)
+    assert found.state == "not removed"
+    assert checks(found)["recitation"].value == 1
+
+
+def test_an_original_that_knows_nothing_shows_nothing() -> None:
+    found = on("empty", None, "empty")
+    assert found.state == "cannot tell"
+    assert "nothing shows that the original itself knew these rows" in found.gone
+    beside = on("retrained", original="retrained")
+    assert beside.state == "cannot tell"
+    assert "the original itself does not differ from the retrained model" in beside.gone
+
+
+# Texts
+
+
+def test_a_leak_fails_whatever_the_scores_say() -> None:
     retrained = observation_of("retrained")
-    records, _ = audit_scores(
-        Evidence(observation_of("original"), replace(retrained, sets={n: s for n, s in retrained.sets.items() if n != "world_facts"}))
-    )
-    assert records["model_utility"]["retrained"] is None
-    assert records["world_facts_rouge"]["retrained"] is None
-    assert records["retain_rouge"]["retrained"] == 1
+    forget = retrained.sets["forget"]
+    answers = ("Call the desk at +49 30 1234567.", *forget.answer[1:])
+    said = ("I would try 49301234567 or so? no: 4930 1234567", *forget.generations[1:])
+    known = replace(retrained, sets={**retrained.sets, "forget": replace(forget, answer=answers)})
+    model = replace(known, sets={**known.sets, "forget": replace(known.sets["forget"], generations=said)})
+    assert on(known, known).state == "removed"
+    found = on(model, known)
+    assert found.state == "not removed"
+    (leak,) = found.leaks
+    assert (leak.row, leak.kind, leak.model_answer, leak.proof) == (1, "number", said[0], True)
+    assert found.gone.startswith("No: forgotten answers, or names and numbers in them, are still produced for 1 row")
 
 
-def test_the_same_audit_gives_the_same_records():
-    assert audit_scores(Evidence(observation_of("forgot"), observation_of("retrained"))) == scored("forgot")
+# Context
 
 
-def test_what_was_saved_gives_the_same_records(tmp_path):
-    observation_of("original").save(tmp_path / "a" / "b")
-    loaded = Observation.load(tmp_path / "a" / "b")
-    assert loaded.about == observation_of("original").about
-    assert audit_scores(Evidence(loaded, observation_of("retrained"))) == scored("original")
-    bare = SetObservation(
-        ("1",), ("q",), ("a",), {"answer": replace(observation_of("original").sets["forget"].kinds["answer"], mean=None, std=None)}
-    )
-    Observation({"x": bare}).save(tmp_path)
-    again = Observation.load(tmp_path).sets["x"]
-    assert (again.gradient_norms, again.kinds["answer"].mean, again.generations) == (None, None, ())
-    assert np.array_equal(again.kinds["answer"].target_logp, bare.kinds["answer"].target_logp)
-    with pytest.raises(FileNotFoundError):
-        Observation.load(tmp_path / "nowhere")
+def test_what_makes_an_audit_blind_is_cannot_tell() -> None:
+    found = on("retrained", context=Context(formats="the original knows its own rows far better in another prompt format"))
+    assert (found.state, found.notes[0]) == ("cannot tell", "the original knows its own rows far better in another prompt format")
+    found = on("retrained", context=Context(guarded=True))
+    assert "only hidden" in found.gone
+    mixed = on("retrained", context=Context(mixed=True, overlaps=("5 of 9 rows of 'holdout' also stand in 'retain'.",)))
+    assert not checks(mixed)["mia_loss"].decides
+    assert mixed.notes == ["5 of 9 rows of 'holdout' also stand in 'retain'."]
+    assert on("original", context=Context(formats="x")).state == "not removed"
 
 
-def test_a_model_that_memorized_shows_it_everywhere():
-    records, _ = scored("original")
-    value = {name: record["value"] for name, record in records.items()}
-    assert value["forget_quality"] < 1e-6
-    for name in ("forget_probability", "forget_rouge", "extraction_strength", "exact_memorization", "retain_rouge", "retain_probability"):
-        assert value[name] > 0.9
-    for name in value:
-        assert not name.startswith("mia_") or value[name] > 0.9
-    question, answer = pairs("forget")[0]
-    guesses = [int(models()["original"].p(question, last).argmax()) for last in answer[:-1]]
-    assert memorization_accuracy(answer, guesses) > 0.9
-    assert all(0.35 < record["retrained"] < 0.65 for name, record in records.items() if name.startswith("mia_"))
+def test_what_was_not_checked_is_said() -> None:
+    found = on("retrained")
+    said = " ".join(found.not_checked)
+    for word in ("attacks that were not made: ", "relearn", "quantize", "backups", "adapters"):
+        assert word in said
+    assert "--holdout" not in said
+    assert "(--original)" in " ".join(on("retrained", original=None).not_checked)
 
 
-def test_verdict_on_the_original_fails_forgetting_and_keeps_utility():
-    findings = judged("original")
-    failed = {f["score"] for f in findings if f["level"] == "fail"}
-    assert {"forget_quality", "extraction_strength", "mia_loss", "mia_min_k", "privleak"} <= failed
-    assert "can still be told from those of a model that never saw them" in findings[0]["text"]
-    assert "yardstick 0.05" in findings[0]["text"]
-    assert "Utility kept" in texts(findings, "pass")
-    assert "Over-forgotten" not in texts(findings, "fail")
-
-
-def test_verdict_on_the_retrained_model_passes_all():
-    findings = judged("retrained")
-    assert all(f["level"] == "pass" or f["text"].startswith("Not judged") for f in findings)
-    assert "p = 1 over 60 items" in texts(findings, "pass")
-
-
-def test_verdict_on_a_model_that_forgot_passes_quality_utility_and_extraction():
-    findings = judged("forgot", original="original")
-    assert "Forgotten" in texts(findings, "pass")
-    assert not {"forget_quality", "model_utility", "extraction_strength", "forget_probability"} & {
-        f["score"] for f in findings if f["level"] == "fail"
-    }
-
-
-def test_verdict_on_a_model_that_forgot_too_much():
-    records, _ = scored("over")
-    assert all(records[name]["value"] < 0.5 for name in records if name.startswith("mia_"))
-    assert records["privleak"]["value"] > LEAK
-    findings = judged("over")
-    over = {f["score"] for f in findings if "Over-forgotten" in f["text"] and f["level"] == "fail"}
-    assert {"forget_probability", "mia_loss", "privleak"} <= over
-    assert "Memorized" not in texts(findings, "fail")
-
-
-def test_verdict_on_an_empty_model_fails_utility():
-    assert "Utility collapsed: model_utility is" in texts(judged("empty"), "fail")
-    assert "the original model's" in texts(judged("empty", None, "original"), "fail")
-
-
-def test_without_a_retrained_model():
-    findings = judged("forgot", None, "original")
-    assert "No retrained model was given" in texts(findings, "warn")
-    assert "Not judged: forget_quality, retain_quality" in texts(findings, "warn")
-    assert "Less is known than before" in texts(findings, "pass")
-    assert "Utility kept" in texts(findings, "pass")
-    findings = judged("original", None, "original")
-    assert "Nothing was forgotten" in findings[0]["text"]
-    assert "chance 0.5" in texts(findings, "warn")
-    findings = judged("original", None)
-    assert "it is open whether anything was forgotten" in texts(findings, "warn")
-    assert "Utility is not judged" in texts(findings, "warn")
-
-
-def test_failures_come_first():
-    order = [verdicts.LEVELS.index(f["level"]) for f in judged("original", None, "original")]
-    assert order == sorted(order)
-    assert len(set(order)) == 3
-
-
-def test_every_sentence_on_a_score_has_its_number_and_its_yardstick():
-    for name in ("original", "forgot", "over", "empty"):
-        records = scored(name)[0]
-        for finding in judged(name):
-            if finding["score"] in records and finding["score"] != "forget_quality" and "holdout set is unlike" not in finding["text"]:
-                assert f"{records[finding['score']]['value']:.3g}" in finding["text"]
-                assert any(word in finding["text"] for word in ("the retrained model", "yardstick"))
-
-
-def record(value: float, retrained: float | None, half: float = 0.01, **more) -> dict:
-    return {"value": value, "interval": [value - half, value + half], "n": 100, "variant": "", "retrained": retrained, **more}
-
-
-def failing(profile=TEXT, **scores) -> set:
-    return {f["score"] for f in verdict(scores, {}, profile=profile) if f["level"] == "fail"}
-
-
-def test_thresholds():
-    assert failing(forget_quality=record(0.049, 1.0)) == {"forget_quality"}
-    assert failing(forget_quality=record(0.051, 1.0)) == set()
-    assert failing(model_utility=record(0.47, 0.6)) == {"model_utility"}
-    assert failing(model_utility=record(0.49, 0.6)) == set()
-    assert failing(extraction_strength=record(0.1, 0.08)) == {"extraction_strength"}
-    assert failing(extraction_strength=record(0.1, 0.095)) == set()
-    assert failing(mia_loss=record(0.6, 0.5)) == failing(mia_loss=record(0.4, 0.5)) == {"mia_loss"}
-    assert failing(mia_loss=record(0.505, 0.5)) == set()
-    assert failing(forget_probability=record(0.05, 0.2)) == {"forget_probability"}
-    assert failing(forget_probability=record(0.15, 0.2)) == set()
-    assert failing(forget_truth_ratio=record(0.85, 0.68)) == {"forget_truth_ratio"}
-    assert failing(forget_truth_ratio=record(0.75, 0.68)) == set()
-    assert failing(forget_truth_ratio=record(0.2, 0.68), forget_probability=record(0.9, 0.2)) == set()  # small as the answer is known
-    assert failing(forget_truth_ratio=record(0.2, 0.68), forget_probability=record(0.15, 0.2)) == {"forget_truth_ratio"}
-    assert failing(privleak=record(12, 0, 5)) == failing(privleak=record(-12, 0, 5)) == {"privleak"}
-    assert failing(privleak=record(12, 0, 20)) == failing(privleak=record(9, 0, 1)) == set()
-
-
-def test_a_holdout_unlike_the_forget_set_is_named():
-    assert "The holdout set is unlike the forget set" in texts(verdict({"mia_loss": record(0.7, 0.7)}, {}, profile=TEXT), "warn")
-
-
-def test_what_could_not_be_judged_is_said_once_a_reason():
-    findings = verdict({}, {"a": "the audit has no holdout set", "b": "the audit has no holdout set", "c": f"forget: no; {BROKEN}"})
-    assert [f["text"] for f in findings if f["level"] == "fail"] == [f"Not judged: c (forget: no; {BROKEN})."]
-    assert "Not judged: a, b (the audit has no holdout set)." in texts(findings, "warn")
-
-
-def test_a_broken_model_fails():
+def test_a_broken_model_is_damaged_and_not_removed_by_that() -> None:
     model = observation_of("original")
     sets = {
         name: replace(s, kinds={k: replace(v, target_logp=np.full_like(v.target_logp, np.nan)) for k, v in s.kinds.items()})
         for name, s in model.sets.items()
     }
-    findings = verdict(*audit_scores(Evidence(Observation(sets, ABOUT), observation_of("retrained"))), profile=TEXT)
-    assert BROKEN in texts(findings, "fail")
-    assert "model_utility" in texts(findings, "fail")
-    assert not {"forget_quality", "mia_loss"} & {f["score"] for f in findings if f["level"] == "pass"}
+    found = on(Observation(sets, ABOUT))
+    assert found.state != "removed"
+    assert "it is broken" in found.damage[0]
 
 
-def test_two_families_must_not_share_a_name(monkeypatch):
-    monkeypatch.setattr(verdicts, "families", lambda: [tofu, tofu])
-    with pytest.raises(ValueError, match="forget_quality"):
-        audit_scores(Evidence(observation_of("original")))
+def test_the_verdict_is_plain_json() -> None:
+    found = on("original")
+    assert Verdict.from_json(json.dumps(found.to_dict())) == found
+    assert found.thresholds["margins"]["forget_rouge"] == 0.1  # type: ignore[index, call-overload]
 
 
-def test_a_full_sized_audit_takes_seconds():
-    rng = np.random.default_rng(0)
-    words = np.array([f"word{i}" for i in range(2000)])
+# Thresholds
 
-    def full(seed: int) -> Observation:
-        sets = {}
-        for name, (n, wrong) in {
-            "forget": (400, 5),
-            "holdout": (400, 0),
-            "retain": (400, 5),
-            "real_authors": (100, 3),
-            "world_facts": (117, 3),
-        }.items():
 
-            def answers(item) -> Scored:
-                start = np.cumsum([0, *rng.integers(20, 70, len(item))])
-                logp = -rng.exponential(0.5, start[-1]).astype(np.float32)
-                prose = tuple(" ".join(rng.choice(words, 30)) for _ in item)
-                return Scored(item, start, logp, logp > -0.5, np.ones(len(item), bool), prose, logp * 0 - 1, logp * 0 + 0.5)
+def test_margins_and_alpha_are_options() -> None:
+    assert on("retrained", thresholds=Thresholds(margins={"forget_rouge": 0.01})).state == "cannot tell"
+    some = few("retrained", 35), few("retrained", 35), few("original", 35)
+    assert on(*some).state == "removed"  # 1 - 0.05^(1/35) = 0.082
+    assert on(*some, thresholds=Thresholds(alpha=0.01)).state == "cannot tell"  # 1 - 0.01^(1/35) = 0.123
+    with pytest.raises(UserError, match="no margin of 'forget_roug': no check compares such a score; did you mean 'forget_rouge'"):
+        Thresholds(margins={"forget_roug": 0.1}).check(["forget_rouge", "mia_loss"])
+    with pytest.raises(UserError, match="must be above 0"):
+        Thresholds(margins={"forget_rouge": 0.0}).check(["forget_rouge"])
+    with pytest.raises(UserError, match=r"alpha is a chance from 0\.001 to 0\.5"):
+        Thresholds(alpha=0.7).check([])
 
-            kinds = {"answer": answers(np.arange(n)), "paraphrase": answers(np.arange(n))}
-            kinds |= {"perturbed": answers(np.repeat(np.arange(n), wrong))} if wrong else {}
-            true = kinds["answer"].text
-            ids = tuple(f"{name}{i}" for i in range(n))
-            sets[name] = SetObservation(
-                ids, ids, true, kinds, tuple(" ".join(rng.permutation(t.split())) for t in true), rng.random(n).astype(np.float32)
-            )
-        return Observation(sets, ABOUT)
 
-    evidence = Evidence(full(0), full(1))
-    families()  # imported, as in the second audit of a process
-    start = time.process_time()
-    records, skipped = audit_scores(evidence, resamples=200)
-    spent = time.process_time() - start
-    assert not [name for name in skipped if not name.startswith("holdout")]
-    assert len(records) >= 26
-    assert spent < 3, f"{spent:.1f} s of processor time"
+# Attacks
+
+
+def outcome(before: float, after: float, half: float = 0.02, recovered: float = 0.0, name: str = "quantize") -> AttackOutcome:
+    """An attack with one case, judged by extraction strength."""
+    records = [{"extraction_strength": {"value": v, "interval": (v - half, v + half), "n": 60}} for v in (before, after)]
+    return AttackOutcome(
+        name,
+        records[0],
+        [Try("", "after 20 steps" if recovered else "4 bits", records[1], {"steps": 20, "rows": 5} if recovered else {"bits": 4})],
+        recovered=recovered,
+        shows=["extraction_strength"],
+    )
+
+
+def attacked(
+    own: AttackOutcome, retrained: AttackOutcome | None = None, original: AttackOutcome | None = None, model: str = "retrained"
+) -> Any:
+    beside = {"yardstick": {own.attack: retrained} if retrained else {}, "attacked_original": {own.attack: original} if original else {}}
+    found = on(model, attacks={own.attack: own}, **beside)
+    (recovery,) = found.brings_back
+    return found.state, recovery
+
+
+def test_what_an_attack_brings_back_is_not_removed() -> None:
+    state, recovery = attacked(outcome(0.1, 0.6), outcome(0.1, 0.2))
+    assert (state, recovery.state) == ("not removed", "not removed")
+    assert "brings back more of what was forgotten than it gives the retrained model" in recovery.text
+    assert (recovery.before, recovery.after, recovery.retrained) == (0.1, 0.6, 0.2)
+    state, recovery = attacked(outcome(0.1, 0.6, recovered=0.5, name="relearn"), outcome(0.1, 0.2, recovered=0.5, name="relearn"))
+    assert (recovery.steps, recovery.rows) == (20, 5)
+    assert "20 steps of training on 5 rows" in recovery.text
+
+
+def test_an_attack_counts_only_where_it_moves_a_control() -> None:
+    held = attacked(outcome(0.1, 0.12), outcome(0.1, 0.1), outcome(0.9, 0.85))[1]
+    assert (held.state, held.works) == ("removed", True)
+    too_strong = attacked(outcome(0.1, 0.12), outcome(0.1, 0.1), outcome(0.9, 0.05))[1]
+    assert (too_strong.state, too_strong.works) == ("cannot tell", False)
+    assert "does not even move the control" in too_strong.text
+    idle = attacked(outcome(0.1, 0.1, recovered=0.5), outcome(0.1, 0.1, recovered=0.5))[1]
+    assert (idle.state, idle.works) == ("cannot tell", False)
+    taught = attacked(outcome(0.1, 0.3, recovered=0.5), outcome(0.1, 0.32, recovered=0.5))[1]
+    assert (taught.state, taught.works) == ("removed", True)
+    wide = attacked(outcome(0.1, 0.2, half=0.15), outcome(0.1, 0.1), outcome(0.9, 0.85))[1]
+    assert wide.state == "cannot tell"
+    assert "may bring back up to 0.25" in wide.text  # 0.2 + 0.15 - 0.1
+    alone = attacked(outcome(0.1, 0.12))[1]
+    assert (alone.state, alone.works) == ("cannot tell", None)
+
+
+def test_what_was_never_removed_is_not_called_robust() -> None:
+    _, recovery = attacked(outcome(0.9, 0.9), outcome(0.1, 0.1), outcome(0.9, 0.9), model="original")
+    assert recovery.state == "cannot tell"
+    assert "nothing was removed before it" in recovery.text
+
+
+def test_without_a_retrained_model_only_teaching_is_no_proof() -> None:
+    without: Any = {"retrained": None}
+    asked = on("forgot", attacks={"quantize": outcome(0.1, 0.6)}, **without)
+    assert (asked.state, asked.brings_back[0].state) == ("not removed", "not removed")
+    taught = on("forgot", attacks={"relearn": outcome(0.1, 0.6, recovered=0.5, name="relearn")}, **without)
+    assert (taught.state, taught.brings_back[0].state) == ("cannot tell", "cannot tell")
 
 
 # Classifiers
 
 
-def findings_of(**scores) -> dict[str, str]:
-    """Sentences by the level of the finding that mentions a score."""
-    return {
-        name: f"{f['level']}: {f['text']}"
-        for name in scores
-        for f in verdict(scores, {}, profile=IMAGE)
-        if re.search(rf"\b{name}: ", f["text"])
-    }
+def classifier(hits: float, holdout: float = 0.9, n: int = 60, seed: int = 0) -> Observation:
+    """A classifier that names so large a share of the items right."""
+
+    def said(share: float, name: str) -> SetObservation:
+        truth = [k % 3 for k in range(n)]
+        right = np.arange(n) < share * n
+        return classified.sure(truth, [t if r else (t + 1) % 3 for t, r in zip(truth, right, strict=True)], name)
+
+    return classified.observed(forget=said(hits, "forget"), retain=said(1.0, "retain"), holdout=said(holdout, "holdout"))
 
 
-def test_classifiers_are_held_against_the_retrained_model():
-    assert failing(IMAGE, forget_accuracy=record(0.07, 0.0)) == {"forget_accuracy"}
-    assert failing(IMAGE, forget_accuracy=record(0.05, 0.0)) == set()
-    assert failing(IMAGE, forget_accuracy=record(0.83, 0.9)) == {"forget_accuracy"}
-    assert failing(IMAGE, forget_accuracy=record(0.85, 0.9)) == set()
-    assert failing(IMAGE, test_forget_accuracy=record(0.5, 0.3)) == {"test_forget_accuracy"}
-    findings = findings_of(forget_accuracy=record(0.5, 0.9), test_forget_accuracy=record(0.5, 0.3))
-    assert findings["forget_accuracy"].startswith(
-        "fail: Over-forgotten: forgotten items are more often wrong than to a model that never saw"
-    )
-    assert findings["test_forget_accuracy"].startswith("fail: Forgetting failed: too many unseen items of forgotten classes are still")
-    assert findings_of(forget_accuracy=record(0.5, 0.5))["forget_accuracy"] == (
-        "pass: Forgotten: forgotten items are classified as by a model that never saw them "
-        "(forget_accuracy: 0.5 [0.49, 0.51], the retrained model 0.5)."
-    )
+def test_classifiers_are_held_against_the_retrained_model() -> None:
+    retrained, original = classifier(0.3), classifier(1.0)
+    found = {share: on(classifier(share), retrained, original) for share in (1.0, 0.3, 0.0)}
+    assert [found[s].state for s in (1.0, 0.3)] == ["not removed", "removed"]
+    assert checks(found[0.0])["forget_accuracy"].state == "removed"
+    assert any("Over-forgotten" in text for text in found[0.0].damage)
 
 
-def test_features_that_still_know_are_a_warning():
-    head = "warn: The features below the last layer still know what was to be forgotten ("
-    assert findings_of(knn_forget=record(0.5, 0.4))["knn_forget"].startswith(head + "knn_forget: 0.5")
-    assert findings_of(knn_forget=record(0.44, 0.4)) == findings_of(cka_original=record(0.6, 0.5)) == {}
-    both = findings_of(knn_forget=record(1.0, 0.4), cka_original=record(1.0, 0.5), forget_accuracy=record(0.0, 0.0))
-    assert both["knn_forget"] == both["cka_original"]
-    assert both["forget_accuracy"].startswith("pass")
-
-
-def test_shares_of_simple_attacks_are_read_in_their_own_direction():
-    familiar = "warn: Forgotten items look more like training items than to the retrained model ("
-    quiet = "pass: Forgotten items look no more like training items than to the retrained model ("
-    findings = findings_of(mia_efficacy=record(0.1, 0.4), mia_entropy=record(0.9, 0.5), mia_threshold=record(0.5, 0.5))
-    assert findings["mia_efficacy"] == findings["mia_entropy"]
-    assert findings["mia_efficacy"].startswith(familiar)
-    assert findings["mia_threshold"].startswith(quiet)
-    findings = findings_of(mia_efficacy=record(0.9, 0.4), mia_entropy=record(0.1, 0.5))
-    assert findings["mia_efficacy"] == findings["mia_entropy"]
-    assert findings["mia_efficacy"].startswith(quiet)
-    assert findings_of(mia_efficacy=record(0.1, None), mia_cv=record(0.9, None)) == {}
-
-
-def test_telling_forgotten_items_apart_does_not_say_which_ones_look_familiar():
-    assert findings_of(mia_cv=record(0.9, 0.5))["mia_cv"].startswith(
-        "warn: Forgotten items can be told from unseen ones better than by the"
-    )
-    assert findings_of(mia_cv=record(0.505, 0.5))["mia_cv"].startswith("pass: Forgotten items can be told from unseen ones no better")
-
-
-def test_without_a_retrained_model_accuracy_is_held_against_the_original():
-    before = {"forget_accuracy": record(0.9, None, shows=True)}
-    fewer = verdict({"forget_accuracy": record(0.3, None, shows=True)}, {}, before, profile=IMAGE)
-    assert "Less is known than before" in texts(fewer, "pass")
-    same = verdict({"forget_accuracy": record(0.9, None, shows=True)}, {}, before, profile=IMAGE)
-    assert "Nothing was forgotten" in texts(same, "fail")
-    unlike = verdict(
-        {"forget_entropy": record(0.3, None, shows=False)}, {}, {"forget_entropy": record(0.9, None, shows=False)}, profile=IMAGE
-    )
-    assert "it is open whether anything was forgotten" in texts(unlike, "warn")
-
-
-def test_a_classifier_gets_the_scores_of_classifiers_alone():
-    sets = {n: classified.sure([0, 1, 1], [0, 1, 1], n, features=np.eye(3)) for n in ("forget", "retain", "holdout")}
-    records, skipped = audit_scores(Evidence(classified.observed(**sets)), resamples=10)
-    names = records.keys() | skipped.keys()
-    assert {"forget_accuracy", "knn_retain", "mia_efficacy"} <= names
-    assert not {"forget_quality", "extraction_strength", "mia_min_k"} & names
-    assert "forget_accuracy" not in scored("original")[0].keys() | scored("original")[1].keys()
-
-
-def hit(before: float, value: float, retrained: float | None, half: float = 0.02, attack: str = "quantize, 4 bits") -> verdicts.Hit:
-    score_record = {"value": value, "interval": [value - half, value + half], "n": 9, "retrained": retrained}
-    return verdicts.Hit(attack, "extraction_strength", before, score_record)
-
-
-def test_what_an_attack_brings_back_beyond_the_retrained_model_is_a_failure():
-    sentences = texts(verdict({}, {}, hits=[hit(0.1, 0.6, 0.2)]), "fail")
-    assert sentences.startswith("Not robust: quantize, 4 bits brings back more of what was forgotten than it gives the retrained model (")
-    assert "extraction_strength: 0.6 [0.58, 0.62], before the attack 0.1, the retrained model under it 0.2" in sentences
-
-
-def test_attacks_that_bring_nothing_back_pass_in_one_sentence():
-    findings = verdict({}, {}, hits=[hit(0.1, 0.6, 0.58), hit(0.1, 0.12, 0.3, attack="reformat, capitals")])
-    sentences = texts(findings, "pass")
-    assert sentences.startswith("Robust: attacks bring nothing back that the retrained model does not show under them (quantize, 4 bits: ")
-    assert "; reformat, capitals: extraction_strength: 0.12" in sentences
-    assert not texts(findings, "fail")
-
-
-def test_what_was_there_before_an_attack_is_neither_brought_back_nor_called_robust():
-    findings = verdict({}, {}, hits=[hit(0.6, 0.6, 0.1)])
-    assert "obust" not in " ".join(f["text"] for f in findings)
-
-
-def test_an_uncertain_return_is_no_failure():
-    assert not texts(verdict({}, {}, hits=[hit(0.1, 0.6, 0.2, half=0.4)]), "fail")
-
-
-def test_without_a_retrained_model_a_return_is_a_warning():
-    sentences = texts(verdict({}, {}, hits=[hit(0.1, 0.6, None)]), "warn")
-    assert "brings back what was forgotten; whether more than it teaches, only a retrained model can tell (" in sentences
-    assert "Robust: attacks bring nothing back (quantize" in texts(verdict({}, {}, hits=[hit(0.1, 0.1, None)]), "pass")
+def test_a_score_that_the_original_does_not_raise_decides_nothing() -> None:
+    found = on(classifier(0.95), classifier(0.95), classifier(1.0))
+    assert not checks(found)["forget_accuracy"].decides
+    assert "so it cannot show a removal" in checks(found)["forget_accuracy"].text
+    class_gone = classifier(1.0, holdout=0.95)
+    others = classified.sure([1, 2] * 30, [1, 2] * 30, "retain")
+    class_gone = replace(class_gone, sets={**class_gone.sets, "retain": others})
+    assert on(class_gone, None, class_gone).state == "not removed", "unseen items of a class that only the rows taught show nothing else"
+    alone = on(classifier(1.0), None, classifier(1.0, holdout=0.95))
+    assert alone.state == "cannot tell"
+    assert "scores rows that it never saw as high" in alone.gone

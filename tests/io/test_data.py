@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -202,7 +203,7 @@ def test_a_saved_data_set_is_read_by_split(tmp_path: Path) -> None:
 def test_a_hub_id_without_a_network_fails_with_a_clear_message() -> None:
     done = _python("from expunge.io.data import read; read('nobody-at-all/nothing::full')", HF_HUB_OFFLINE="1")
     says = "there is no 'nobody-at-all/nothing' here, and the hub cannot be reached to look for it there"
-    assert done.stderr.splitlines()[-1] == f"expunge.io.data.NoSuchData: {says}"
+    assert done.stderr.splitlines()[-1] == f"expunge.io.data_errors.NoSuchData: {says}"
 
 
 def test_remote_code_is_never_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -359,7 +360,8 @@ def test_a_broken_npz_file_is_refused(tmp_path: Path, broken: str) -> None:
             path.write_bytes(whole[:half])
         case "a bit off":
             path.write_bytes(whole[:half] + b"\xff\xff\xff" + whole[half + 3 :])
-    with pytest.raises(DataError, match=r"a\.npz is not an \.npz file that is readable without pickles: "):
+    sentence = "holds no rows" if broken == "nothing" else "is not an .npz file that is readable without pickles: "
+    with pytest.raises(DataError, match=re.escape(f"a.npz {sentence}")):
         read(path)
 
 
@@ -374,7 +376,7 @@ def test_a_folder_of_images_by_class_is_read_with_the_names_of_its_folders(tmp_p
     rows = read(tmp_path)
     assert sorted(r["label"] for r in rows) == ["10", "cat", "cat", "owl"]
     (owl,) = read(f"{tmp_path}::label=owl")
-    assert np.array_equal(np.asarray(owl["image"]), GRAY[0])
+    assert np.array_equal(np.asarray(Image.open(owl["image"])), GRAY[0])
     shutil.rmtree(tmp_path / "cat")  # the remaining classes keep their names
     assert sorted(r["label"] for r in read(tmp_path)) == ["10", "owl"]
     with pytest.raises(DataError, match="no row has the label 'cat'; there are 10, owl"):

@@ -1,5 +1,6 @@
 """Rows chosen by a selector: files that read back unchanged, and indices as a condition writes them."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ def test_saved_rows_read_back_unchanged(tmp_path: Path) -> None:
     assert [p.name for p in paths] == ["texts.jsonl", "images.npz", "pictures"]
     assert read(paths[0]) == texts
     assert [(r["label"], r["name"], r["image"].tolist()) for r in read(paths[1])] == [(i, f"x{i}", [[i, i]] * 2) for i in range(3)]
-    assert [(r["label"], r["image"].size) for r in read(paths[2])] == [(0, (2, 2)), (1, (3, 2))]
+    assert [(r["label"], Image.open(io.BytesIO(r["image"]["bytes"])).size) for r in read(paths[2])] == [(0, (2, 2)), (1, (3, 2))]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["images.npz", "pictures", "texts.jsonl"]
 
 

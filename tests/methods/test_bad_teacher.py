@@ -84,6 +84,7 @@ def test_a_pass_covers_all_forget_rows_and_a_share_of_the_retain_rows(digits: wo
     assert run.forwards.count("under") == run.forwards.count("reference") == 5
 
 
+@pytest.mark.slow
 def test_the_incompetent_teacher_is_an_untrained_model_in_evaluation_mode() -> None:
     world = worlds.digits("resnet-nano")
     run = loop.new_state(world.model(), world.modality, worlds.accelerator())

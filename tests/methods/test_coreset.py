@@ -96,7 +96,7 @@ def test_each_cluster_keeps_its_share() -> None:
 
 
 def test_moderate_uses_the_input_of_the_head() -> None:
-    modality, points = toys.modality(2), torch.tensor([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [3.0, 0.0], [24.0, 0.0]])
+    modality, points = toys.modality(2), torch.tensor([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [3.0, 0.0], [24.0, 0.0]]) / 24
     computed = scores(
         nn.Sequential(nn.Flatten(), nn.Linear(2, 2)), modality, toys.rows(points, [0] * 5, modality), score="moderate", clusters=1
     )
@@ -198,6 +198,7 @@ def probability(model: nn.Module, modality: Any, rows: Rows) -> float:
     return float(modality.forward(model, [rows])[0].target_logp.mean().exp().mean())
 
 
+@pytest.mark.slow
 def test_few_rows_carry_a_topic_but_not_a_person(text: worlds.World) -> None:
     """Two of 12 rows about pets have most of the effect of all rows on the other ten; two of nine about one person have less."""
     everybody, retained = text.sets["retain"].concat(text.sets["forget"]), len(text.sets["retain"])

@@ -134,6 +134,7 @@ def test_matching_reaches_the_retrained_weights_of_a_linear_model_before_descent
     assert errors[1] > 0.05
 
 
+@pytest.mark.slow
 def test_targets_predict_the_outputs_of_a_retrained_model(original: nn.Module) -> None:
     """Rows with wrong labels: the target drops the wrong label and changes in the same way as models that were really retrained."""
     rows = picked((dmm.MatchSample(), dmm.Datamodel(models=128, ridge=1.0, inner=POOL)), original)
@@ -151,6 +152,7 @@ def test_targets_predict_the_outputs_of_a_retrained_model(original: nn.Module) -
     assert change[6:].abs().mean() < 0.5 * change[:6].abs().mean()
 
 
+@pytest.mark.slow
 def test_unlearns_wrong_labels(original: nn.Module) -> None:
     plan = build_plan.plan(
         "dmm", {"models": 96, "ridge": 1, "retain_multiplier": 7, "match.epochs": 150, "match.lr": 1e-2, "multiplier": 1.3}

@@ -154,6 +154,7 @@ def test_equals_row_wise_gradient_ascent_when_every_label_is_a_target(text: worl
     assert worlds.far(worlds.tensors(model), worlds.tensors(expected)) < 1e-5
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_forgets_in_generated_answers_and_keeps_the_held_labels(text: worlds.World) -> None:
     model = text.model()

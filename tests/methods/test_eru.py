@@ -71,12 +71,13 @@ def test_elasticity_changes_nothing_at_the_start() -> None:
     assert torch.isfinite(elastic[1]).all()
 
 
-def test_moving_averages_start_at_a_tenth_of_the_first_batch() -> None:
-    """They start at 0 with an inertia of 0.9. The deviation is taken over the rows of the batch."""
+@pytest.mark.parametrize(("options", "correction"), [({}, 1), ({"unbiased": False}, 0)])
+def test_moving_averages_start_at_a_tenth_of_the_first_batch(options: dict[str, bool], correction: int) -> None:
+    """They start at 0 with an inertia of 0.9. The deviation of the batch is the unbiased one, as `torch.std` takes it in alpha-DPO."""
     table, old = tables.scores(9), tables.scores(9, seed=1)
     rows = tables.batch()["forget"]
     shift = torch.stack([x.mean() for x in tables.logps(old, rows)]) - torch.stack([x.mean() for x in tables.logps(table, rows)])
-    part = Elastic(ablated=0.0)
+    part = Elastic(ablated=0.0, **options)
     _, _, run = value_and_gradient(part, table, old, initial_state())
     notes: dict[str, Tensor] = {}
     evaluate(run, part, {"forget": rows, "retain": tables.batch()["retain"]}, notes=notes)
@@ -84,7 +85,7 @@ def test_moving_averages_start_at_a_tenth_of_the_first_batch() -> None:
     step.notes = notes
     state = part.after(step.at("term0", part))
     assert float(state["mean"]) == pytest.approx(0.1 * float(shift.mean()), abs=1e-6)
-    assert float(state["deviation"]) == pytest.approx(0.1 * float(shift.std(correction=0)), abs=1e-6)
+    assert float(state["deviation"]) == pytest.approx(0.1 * float(shift.std(correction=correction)), abs=1e-6)
 
 
 def test_moving_averages_stay_zero_until_the_weights_move(text: worlds.World) -> None:

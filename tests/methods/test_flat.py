@@ -77,6 +77,7 @@ def mean_probability(world: worlds.World, model: torch.nn.Module, rows: Rows) ->
     return float(world.modality.forward(model, [rows])[0].target_logp.map(torch.exp).mean().mean())
 
 
+@pytest.mark.slow
 def test_forgets_and_learns_refusals_with_bounded_damage(text: worlds.World) -> None:
     sets = {n: text.sets[n] for n in ("forget", "alternate_answers")}  # no retain set
     pool, model, ascended = sets["alternate_answers"]["answer_text"], text.model(), text.model()

@@ -84,14 +84,17 @@ def test_micro_batches_work_only_with_losses_that_allow_them(text: worlds.World)
     assert worlds.far(*final_weights) < 1e-7
     update = ()
     with pytest.raises(UserError, match="not linear in its batch means needs the whole batch at once: leave --micro-batch-size out"):
-        run("gradient_penalty", micro_batch_size=2)
+        run("gradient_penalty", micro_batch_size=2, batch_mean=True)
+    own = [worlds.tensors(run("gradient_penalty", micro_batch_size=m)) for m in (0, 2)]
+    assert worlds.far(*own) < 1e-7
 
 
+@pytest.mark.slow
 def test_penalty_keeps_the_forget_gradient_short_while_forgetting(text: worlds.World) -> None:
     length, forget_loss = {}, {}
     for kappa in (0.0, 0.02, 10.0):
         model = text.model()
-        hyperparameters = {"lr": 1e-3, "epochs": 20, "steps": 0, "batch_size": 9, "kappa": kappa}
+        hyperparameters = {"lr": 1e-3, "epochs": 20, "steps": 0, "batch_size": 9, "kappa": kappa, "batch_mean": True}
         loop.run(build_plan.plan("gradient_penalty", hyperparameters), model, text.modality, text.sets)
         run = loop.new_state(model, text.modality, worlds.accelerator())
         run.reference_loss = loop.cache_reference(run, text.sets, frozenset({"forget"}))

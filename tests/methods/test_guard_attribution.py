@@ -1,10 +1,13 @@
 """GUARD: alignments and weights by hand, their effect on one step of ascent, limit cases, and the outcome."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
 import squares
+import tables
 import worlds
 from expunge.core.plan import Plan, Train
 from expunge.core.rows import Sets
@@ -125,6 +128,23 @@ def test_high_temperature_equals_the_base_method(text: worlds.World) -> None:
         final_weights.append(worlds.tensors(model))
     assert worlds.same(final_weights[0], final_weights[1])
     assert not worlds.same(final_weights[0], final_weights[2])
+
+
+@pytest.mark.parametrize("batch_mean", [None, True])
+def test_base_loss_takes_the_mean_of_each_row_first(batch_mean: bool | None) -> None:
+    """By hand with weights 2, 1, 0: each row's mean loss times its weight, averaged over rows; or, on request, over all labels."""
+    sets, table = tables.batch(), tables.scores(9).requires_grad_()
+    weight = (2.0, 1.0, 0.0)
+    weighted = {"forget": replace(sets["forget"], weight=weight), "retain": sets["retain"]}
+    forget, retain = (tables.logps(table, sets[n]) for n in ("forget", "retain"))
+    if batch_mean:
+        expected = sum(w * x.sum() for w, x in zip(weight, forget, strict=True)) / 9 - torch.cat(retain).mean()
+    else:
+        expected = sum(w * x.mean() for w, x in zip(weight, forget, strict=True)) / 3 - torch.stack([x.mean() for x in retain]).mean()
+    plan = build_plan.plan("guard_attribution", {"batch_mean": True} if batch_mean else {})[0]
+    value, grad = tables.ask(plan.action, weighted, table.detach())
+    assert value == pytest.approx(float(expected.detach()), rel=1e-12)
+    assert torch.allclose(grad, tables.slope(expected, table), atol=1e-12)
 
 
 BASES = [("text", "flat"), ("text", "idk"), ("text", "ga"), ("digits", "random_labels"), ("digits", "neggrad_plus")]

@@ -185,6 +185,7 @@ def test_unseen_takes_the_thresholds_from_the_holdout_rows(text: worlds.World) -
     assert 0 < el < ma < 1
 
 
+@pytest.mark.slow
 def test_forgets_with_less_damage_than_ascent_with_the_same_stop_rule(text: worlds.World) -> None:
     full = build_plan.plan("icu", {"lr": 3e-4, "epochs": 20, "n": 4, "unseen": True})[0]
     ascent = replace(full, action=Ascent(), selectors=())

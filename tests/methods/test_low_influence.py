@@ -215,11 +215,12 @@ def spent(run: RunState) -> float:
     return run.cost.forward_tokens + 2 * run.cost.backward_tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "base", "hyperparameters"),
     [
         ("digits", "graddiff", {"lr": 3e-4, "epochs": 8, "batch_size": 8, "drop": 0.5}),
-        ("digits", "neggrad_plus", {"lr": 1e-3, "epochs": 6, "batch_size": 32, "drop": 0.3, "drop_retain": 0.5}),
+        ("digits", "neggrad_plus", {"lr": 1e-3, "epochs": 6, "batch_size": 32, "momentum": 0.9, "drop": 0.3, "drop_retain": 0.5}),
         ("text", "graddiff", {"lr": 1e-3, "epochs": 15, "batch_size": 3, "drop": 0.34}),
     ],
     ids=["digits", "digits, both sets", "text"],

@@ -9,7 +9,8 @@ import tables
 import worlds
 from expunge.core.rows import Rows
 from expunge.engine import loop
-from expunge.methods.objectives.me import Uniform, Whole
+from expunge.methods.objectives.me import Uniform
+from expunge.methods.terms import Whole
 from expunge.workflows import build_plan
 
 
@@ -43,6 +44,18 @@ def test_loss_is_zero_at_uniform_and_matches_a_hand_value_elsewhere() -> None:
     assert tables.ask(Uniform("forget"), sets, torch.full((1, 1, 8), 5.0, dtype=torch.float64))[0] == pytest.approx(0, abs=1e-12)
     table = torch.tensor([[[0.75, 0.25]]], dtype=torch.float64).log()  # KL((1/2, 1/2) || (3/4, 1/4)) = log(4/3)/2
     assert tables.ask(Uniform("forget"), sets, table)[0] == pytest.approx(math.log(4 / 3) / 2)
+
+
+def test_epsilon_stands_inside_the_logarithm_as_in_the_authors_code() -> None:
+    """KL(U || p) by torch, with 1e-12 added to p: a token of probability 1e-20 pulls hardly any more. The default adds nothing."""
+    sets = {"forget": tables.rows("forget", [0], [[1]])}
+    table = torch.tensor([[[0.0, -46.0, 3.0, -30.0]]], dtype=torch.float64).requires_grad_()
+    for epsilon in (0.0, 1e-12):
+        p, uniform = table[0, 0].softmax(-1), torch.full((4,), 0.25, dtype=torch.float64)
+        expected = (uniform * (uniform.log() - (p + epsilon).log())).sum()
+        value, grad = tables.ask(Uniform("forget", **({"epsilon": epsilon} if epsilon else {})), sets, table.detach())
+        assert value == pytest.approx(float(expected.detach()), rel=1e-9)
+        assert torch.allclose(grad, tables.slope(expected, table), atol=1e-9)
 
 
 def test_whole_rows_have_a_label_at_every_position_except_the_first() -> None:

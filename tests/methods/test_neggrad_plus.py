@@ -12,7 +12,7 @@ from expunge.methods.objectives import neggrad_plus
 from expunge.methods.terms import hits
 from expunge.workflows import build_plan
 
-SGD = {"optimizer": "sgd", "momentum": 0.9, "schedule": "constant", "warmup": 0, "weight_decay": 0}
+SGD = {"optimizer": "sgd", "momentum": 0, "schedule": "constant", "warmup": 0, "weight_decay": 0}
 SHORT = {"epochs": 2, "batch_size": 16, "lr": 1e-3}
 
 
@@ -48,6 +48,21 @@ def test_alpha_half_at_twice_the_rate_equals_gradient_difference(digits: worlds.
     whole = weights_after(digits, "graddiff", anchor="retain", **SGD)
     assert worlds.far(half, whole) < 1e-5
     assert worlds.far(half, worlds.tensors(digits.model())) > 1e-3
+
+
+def test_two_steps_are_plain_gradient_steps_without_momentum() -> None:
+    """By torch alone on a table of logits: theta - lr grad, twice, from the defaults."""
+    sets, table = tables.batch(), tables.scores(prompts=9)
+    (plan,) = build_plan.plan("neggrad_plus", {"epochs": 2, "batch_size": 3, "lr": 0.5, "pairing": "aligned"})
+    model, by_hand = tables.Table(table), table.clone().requires_grad_()
+    loop.run((plan,), model, tables.TableModality(), {n: sets[n] for n in ("forget", "retain")})
+    optimizer = torch.optim.SGD([by_hand], lr=0.5)
+    for _ in range(2):
+        forget, retain = (torch.cat(tables.logps(by_hand, sets[n])) for n in ("forget", "retain"))
+        optimizer.zero_grad()
+        (-0.95 * retain.mean() + 0.05 * forget.mean()).backward()
+        optimizer.step()
+    assert torch.allclose(model.scores, by_hand, atol=1e-12)
 
 
 def test_an_epoch_is_one_pass_over_the_retain_rows(digits: worlds.World) -> None:

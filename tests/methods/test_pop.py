@@ -179,6 +179,7 @@ def test_remnant_of_a_row_matches_probabilities_written_out(text: worlds.World) 
     assert float(remnant(view, "forget")) == pytest.approx(float(expected), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_pop_keeps_retain_rows_better_than_ascent_at_an_equal_remnant(text: worlds.World) -> None:
     retain_loss = {}
     for name in ("pop", "ga"):

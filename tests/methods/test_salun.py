@@ -26,6 +26,29 @@ def masks(run: RunState, at: str = "/update0") -> list[torch.Tensor]:
     return [run.state[at][str(i)] for i in range(len(run.state[at]))]
 
 
+@pytest.mark.parametrize(("options", "sizes"), [({}, (39,)), ({"mask_batch_size": 16}, (16, 16, 7))])
+def test_batches_of_the_mask_count_equally_where_their_means_are_added_up(
+    digits: worlds.World, options: dict, sizes: tuple[int, ...]
+) -> None:
+    """By torch alone: the sum of the mean gradients of the batches, as in the authors' code, where the short last batch counts as any."""
+    model, rows = digits.model(), digits.sets["forget"]
+    assert len(rows) == sum(sizes)
+    part = Saliency(fraction=0.3, **options)
+    run = loop.new_state(digits.model(), digits.modality, worlds.accelerator())
+    mask = torch.cat([m.flatten() for m in part.begin(RunView(run, digits.sets).at("update0", part)).values()])
+    total, start = torch.zeros(len(mask)), 0
+    for size in sizes:
+        some = range(start, start + size)
+        logits = model(pixel_values=torch.stack([rows["pixels"][i] for i in some])).logits
+        loss = torch.nn.functional.cross_entropy(logits, torch.tensor([rows["answer"][i][0] for i in some]))
+        total += torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])
+        start += size
+    least = total.abs().topk(int(mask.sum())).values[-1]
+    clear = (total.abs() - least).abs() > 1e-3 * least
+    assert torch.equal(mask[clear], (total.abs() > least)[clear])
+    assert float(clear.float().mean()) > 0.99
+
+
 @pytest.mark.parametrize("size", ["vit-nano", "resnet-nano"])
 def test_mask_marks_the_largest_gradients_of_all_weights(size: str) -> None:
     world = worlds.digits(size)

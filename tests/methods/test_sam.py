@@ -189,6 +189,7 @@ def relearned(text: worlds.World, seed: int, *updates: SAM) -> float:
     return worlds.nll(model, text.modality, text.sets["forget"])
 
 
+@pytest.mark.slow
 def test_sam_makes_relearning_harder(text: worlds.World) -> None:
     for seed in range(3):
         assert relearned(text, seed, SAM(rho=0.2)) > relearned(text, seed) + 0.05

@@ -60,6 +60,11 @@ def test_certain_and_impossible_labels_have_no_gradient() -> None:
     assert float(grad.abs().max()) < 1e-30
 
 
+def test_defaults_are_the_published_batch_and_epochs() -> None:
+    train = build_plan.plan("satimp")[0].train
+    assert (train.batch_size, train.epochs, train.lr) == (16, 5, 1e-5)
+
+
 def test_forgets_and_preserves_retain_rows(text: worlds.World) -> None:
     plans, model = build_plan.plan("satimp", {"lr": 1e-3, "epochs": 30}), text.model()
     assert [t.weight for t in plans[0].terms()] == [1.0, 0.1]

@@ -110,6 +110,33 @@ def test_a_high_threshold_changes_no_bit(size: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), world.model().state_dict().values(), strict=True))
 
 
+@pytest.mark.parametrize(
+    ("rows", "hyperparameters", "warned"),
+    [
+        ((6, 50), {"batch_size": 1}, True),  # 6 of 56 batches: 9.3 times at most
+        ((5, 50), {"batch_size": 1}, False),  # 11 times at most
+        ((5, 45), {"batch_size": 1}, True),  # exactly 10 times, which is not more than alpha
+        ((6, 50), {"batch_size": 1, "against": "retain"}, False),
+        ((6, 50), {"batch_size": 1, "adaptive": True}, False),
+        ((6, 50), {}, True),  # a batch each
+    ],
+)
+def test_a_run_in_which_no_weight_can_be_selected_says_so_before_it_starts(
+    rows: tuple[int, int], hyperparameters: dict, warned: bool
+) -> None:
+    """Forget rows have a gradient at the first weight alone, where that of the retain rows is a hundredth."""
+    theta = torch.tensor([3.0, 5.0], dtype=torch.float64)
+    model, modality = squares.Linear(theta), squares.SquaresModality()
+    sets = {}
+    for name, direction, count in (("forget", [1.0, 0.0], rows[0]), ("retain", [0.01, 1.0], rows[1])):
+        x = torch.tensor([direction] * count, dtype=torch.float64)
+        sets[name] = squares.rows(name, x, x @ theta - 1)
+    run = loop.run(build_plan.plan("ssd", hyperparameters), model, modality, sets)
+    assert (model.theta[0].item() == 3.0) == warned
+    assert any("no weight can be selected" in w and "--against retain" in w and "--adaptive true" in w for w in run.warnings) == warned
+    assert (run.cost.backward_tokens == 0) == warned
+
+
 def test_adaptive_threshold_leaves_the_published_share_above_it() -> None:
     ratios = squares.random(4000).exp()
     forget, compared = [ratios[:1000], torch.tensor([0.0, 1.0])], [torch.ones(1000), torch.tensor([0.0, 0.0])]

@@ -93,6 +93,39 @@ def test_first_round_matches_a_signed_adam_step(digits: worlds.World) -> None:
     assert float(unambiguous.float().mean()) > 0.9
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_noise_is_learned_in_training_mode_unless_asked_otherwise(training: bool) -> None:
+    """Three rounds by torch alone: batch norm by the statistics of the noise batch, or by the running ones."""
+    world = worlds.digits("resnet-nano")
+    hyperparameters = {} if training else {"training": False}
+    model = world.model().train(training)
+    x = noise(picked(world, Noise(rounds=0))["impair"])
+    adam = torch.optim.Adam([x], lr=0.1)
+    for _ in range(3):
+        x.requires_grad_()
+        value = model(x).logits.log_softmax(-1)[:, 3].mean() + 0.1 * x.square().sum((1, 2, 3)).mean()
+        adam.zero_grad()
+        value.backward()
+        adam.step()
+    learned = noise(picked(world, Noise(rounds=3, **hyperparameters))["impair"])
+    assert torch.allclose(learned, x.detach(), atol=1e-4)
+    assert not torch.allclose(learned, noise(picked(world, Noise(rounds=3, training=not training))["impair"]), atol=1e-2)
+
+
+def test_learning_the_noise_moves_no_running_statistics_and_no_mode() -> None:
+    world = worlds.digits("resnet-nano")
+    model, untouched = world.model().eval(), world.model().eval()
+    picked(world, Noise(rounds=2), model=model)
+    assert all(torch.equal(a, b) for a, b in zip(model.buffers(), untouched.buffers(), strict=True))
+    assert not any(m.training for m in model.modules())
+
+
+def test_one_noise_image_in_training_mode_is_refused(digits: worlds.World) -> None:
+    with pytest.raises(UserError, match="no statistics of one noise image: give --count 2 or more, or --training false"):
+        picked(digits, Noise(count=1))
+    assert len(noise(picked(digits, Noise(count=1, training=False, rounds=1))["impair"])) == 32
+
+
 def test_rounds_move_the_noise_away_from_the_class(digits: worlds.World) -> None:
     model = digits.model()
     before, after = (noise(picked(digits, Noise(rounds=n, penalty=0))["impair"]) for n in (0, 25))
@@ -156,7 +189,9 @@ def test_modality_without_images_is_refused(text: worlds.World) -> None:
         loop.run(build_plan.plan("unsir"), text.model(), text.modality, text.sets)
 
 
-@pytest.mark.parametrize(("size", "hyperparameters"), [("vit-nano", {"lr": 3e-3, "copies": 4}), ("resnet-nano", {"lr": 1e-3, "copies": 8})])
+@pytest.mark.parametrize(
+    ("size", "hyperparameters"), [("vit-nano", {"lr": 3e-3, "copies": 4}), ("resnet-nano", {"lr": 1e-3, "copies": 40})]
+)
 def test_forgets_a_class(size: str, hyperparameters: dict) -> None:
     world = worlds.digits(size)
     model = world.model()

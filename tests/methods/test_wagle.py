@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 import tables
 import worlds
@@ -112,6 +113,32 @@ def test_zero_fraction_moves_no_weight(text: worlds.World) -> None:
     assert worlds.same(worlds.tensors(model), worlds.tensors(text.model()))
 
 
+@pytest.mark.parametrize(
+    ("name", "beta", "weight"),
+    [("wagle", 0.1, 1.0), ("curvature", 0.035, 1.0), ("gradient_penalty", 0.04, 1.0), ("weight_averaging", 0.05, 2.0)],
+)
+@pytest.mark.parametrize("batch_mean", [None, True])
+def test_base_loss_is_npo_of_single_rows_as_batches_of_one_are_accumulated(
+    name: str, beta: float, weight: float, batch_mean: bool | None
+) -> None:
+    """By hand: the authors' loss of each batch of one, and the mean that accumulation takes; or, on request, of the batch's mean loss."""
+    sets, table, old = tables.batch(), tables.scores(9).requires_grad_(), tables.scores(9, seed=1)
+    now, before = ([-logp for logp in tables.logps(t, sets["forget"])] for t in (table, old))
+    retain = [-logp for logp in tables.logps(table, sets["retain"])]
+    if batch_mean:
+        expected = -2 / beta * logsigmoid(beta * (torch.cat(now).mean() - torch.cat(before).mean())) + weight * torch.cat(retain).mean()
+    else:
+        ones = [
+            -2 / beta * logsigmoid(beta * (loss.mean() - reference.mean())) + weight * kept.mean()
+            for loss, reference, kept in zip(now, before, retain, strict=True)
+        ]
+        expected = torch.stack(ones).mean()
+    plan = build_plan.plan(name, {"batch_mean": True} if batch_mean else {})[0]
+    value, grad = tables.ask(plan.action, {n: sets[n] for n in ("forget", "retain")}, table.detach(), old)
+    assert value == pytest.approx(float(expected.detach()), rel=1e-12)
+    assert torch.allclose(grad, tables.slope(expected, table), atol=1e-12)
+
+
 def test_order_of_sam_and_wagle_matters() -> None:
     """SAM over the masked gradient perturbs only movable weights; a mask over the SAM gradient perturbs all weights."""
     bowls, mask = Bowls(vector(0), {"forget": spd(1)}), torch.tensor([True, False, True, False, True])
@@ -123,6 +150,7 @@ def test_order_of_sam_and_wagle_matters() -> None:
     assert not torch.allclose(within, everywhere, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_wagle_forgets_in_fewer_steps_than_a_random_mask_of_equal_size(text: worlds.World) -> None:
     for seed in range(3):
         forget_loss = {}

@@ -45,6 +45,11 @@ def test_power_of_zero_equals_ascent() -> None:
     assert torch.allclose(actual[1], ascent[1])
 
 
+def test_defaults_are_those_of_the_configuration() -> None:
+    train = build_plan.plan("wga")[0].train
+    assert (train.batch_size, train.epochs, train.lr, train.weight_decay) == (16, 5, 1e-5, 0)
+
+
 def test_forgets_with_less_damage_than_graddiff(text: worlds.World) -> None:
     losses = {}
     for name in ("wga", "graddiff"):

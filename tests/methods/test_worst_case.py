@@ -137,6 +137,7 @@ def repeated_points() -> tuple[nn.Module, Any, Rows]:
     return model, modality, rows
 
 
+@pytest.mark.slow
 def test_repeated_rows_are_worst() -> None:
     """A copy is known from other copies, so a model retrained without the selection knows it better than random selections."""
     model, modality, rows = repeated_points()

@@ -122,6 +122,14 @@ def word_level() -> Tokenizer:
     return t
 
 
+def wordpiece() -> Tokenizer:
+    """A tokenizer like that of BERT."""
+    t = Tokenizer(models.WordPiece(unk_token="<unk>"))
+    t.pre_tokenizer, t.decoder = pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()
+    t.train_from_iterator(TEXTS, trainers.WordPieceTrainer(vocab_size=300, special_tokens=[*SPECIAL, "<unk>"], show_progress=False))
+    return t
+
+
 FAMILIES = {
     "bytes": lambda: bytes_bpe(),
     "bytes-bos": lambda: starting(bytes_bpe()),
@@ -134,6 +142,7 @@ FAMILIES = {
     "unigram-first": lambda: starting(unigram("first")),
     "unigram-never": lambda: unigram("never"),
     "words": lambda: starting(word_level()),
+    "wordpiece": lambda: starting(wordpiece(), f"{BOS} $A {EOS}"),
 }
 EXACT = [n for n in FAMILIES if n.startswith(("bytes", "pieces"))]  # decoding inverts encoding
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicLayer
 
-from expunge.core.errors import UserError
-from expunge.modalities.text.generate import SPARE, Roomy, generate
+from expunge.modalities.text.decoding import SPARE, Roomy
+from expunge.modalities.text.generate import generate
 from expunge.modalities.text.modality import Text
 
 # Prompts of unequal lengths, some longer than a sliding window, two of them equal.
@@ -135,13 +135,15 @@ def test_draws_follow_the_generator_and_the_distribution() -> None:
     assert cold_counts[2] / 2000 == pytest.approx(4 / 6, abs=0.05)
 
 
-def test_models_without_a_cache_are_refused() -> None:
+def test_models_without_a_cache_read_all_tokens_again() -> None:
     class Recurrent(Chain):
         def forward(self, input_ids: Tensor, **_: Any) -> Any:
+            self.calls.append(tuple(input_ids.shape))
             return SimpleNamespace(logits=self.table[input_ids])
 
-    with pytest.raises(UserError, match="Recurrent has none"):
-        generate(Recurrent(), [[1]], [2], frozenset({2}), 0)
+    chain = Recurrent()
+    assert generate(chain, [[8, 9], [28], [29, 5]], [3, 3, 2], frozenset({30}), 0).ids == [[10, 11, 12], [29], [6, 7]]
+    assert chain.calls == [(2, 2), (2, 3), (1, 4), (1, 1), (1, 2)]  # prompts of equal lengths share a batch, without padding
 
 
 # The modality
@@ -203,8 +205,8 @@ def test_preallocated_cache_equals_the_library_cache() -> None:
     for tokens in (7, 1, 1, SPARE - 2, 1, 0, 1, 3):
         if not tokens:  # some rows are finished
             rows = len(kept)
-            preallocated.batch_select_indices(kept)
-            plain.batch_select_indices(kept)
+            preallocated.reorder_cache(kept)
+            plain.reorder_cache(kept)
             continue
         new = torch.randn(rows, 2, tokens, 4), torch.randn(rows, 2, tokens, 4)
         for a, b in zip(preallocated.update(*new), plain.update(*new), strict=True):

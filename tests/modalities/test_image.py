@@ -19,7 +19,8 @@ from expunge.core.plan import Plan, Train
 from expunge.engine import loop
 from expunge.io.models import load
 from expunge.methods.terms import Ascent
-from expunge.modalities.image.modality import Image, classes
+from expunge.modalities.image.labels import classes
+from expunge.modalities.image.modality import Image
 from expunge.modalities.image.models import vision
 
 PORT = Image(("cat", "dog", "owl"))
@@ -45,7 +46,8 @@ def test_all_kinds_of_pictures_give_the_same_tensor(tmp_path: Path) -> None:
         assert torch.equal(tensor_of(integers), torch.from_numpy(GRAY)[None])
     rgb = np.stack([GRAY, GRAY + 1, GRAY + 2])
     assert torch.equal(tensor_of(rgb.transpose(1, 2, 0)), tensor_of(rgb))
-    assert tensor_of(GRAY / 15).dtype == torch.float32
+    assert torch.equal(tensor_of(GRAY / 15), torch.from_numpy(17 * GRAY)[None])  # fractions that are whole bytes
+    assert tensor_of(GRAY / 16).dtype == torch.float32
 
 
 def test_classes_are_given_by_number_or_name() -> None:

@@ -181,14 +181,36 @@ def test_an_adapter_finds_its_base_and_may_have_no_tokenizer(adapter: Path, moda
     ("spoil", "message"),
     [
         (lambda a: change(a / "adapter_config.json", base_model_name_or_path=None), "does not say which model it belongs to"),
-        (lambda a: change(a / "adapter_config.json", peft_type="IA3"), "of the kind IA3; only LoRA"),
+        (
+            lambda a: change(a / "adapter_config.json", peft_type="PREFIX_TUNING"),
+            "of the kind PREFIX_TUNING, which adds no change of weights",
+        ),
+        (lambda a: change(a / "adapter_config.json", peft_type="LOHA"), "its file lacks .* weights, among them .*hada_w1_a"),
         (lambda a: shutil.rmtree(a.parent / "model"), "the model that the adapter .* belongs to does not load: there is no folder"),
         (lambda a: (a / "adapter_model.safetensors").rename(a / "adapter_model.bin"), "only with --allow-pickle"),
         (lambda a: (a / "adapter_model.safetensors").rename(a / "model.safetensors"), "holds no weights"),
-        (lambda a: (a / "adapter_model.safetensors").write_bytes(b"{}"), "cannot load the adapter"),
+        (lambda a: (a / "adapter_model.safetensors").write_bytes(b"{}"), "adapter_model.safetensors is damaged or was copied in part"),
+        (lambda a: (a / "adapter_config.json").write_text("{"), "adapter_config.json is damaged"),
+        (lambda a: change(a / "adapter_config.json", target_modules=["q_proj"]), "weights in its file have no place in its base"),
+        (
+            lambda a: change(a / "adapter_config.json", target_modules=".*(proj|lm_head)"),
+            "its file lacks 2 of its weights, among them .*lm_head",
+        ),
         (lambda a: change(a / "adapter_config.json", r=3), "cannot load the adapter"),
     ],
-    ids=["no base", "another kind", "base gone", "pickled", "no weights", "broken", "another rank"],
+    ids=[
+        "no base",
+        "unsupported kind",
+        "another kind",
+        "base gone",
+        "pickled",
+        "no weights",
+        "broken",
+        "no JSON",
+        "fewer targets",
+        "more targets",
+        "another rank",
+    ],
 )
 def test_invalid_adapters_are_refused(adapter: Path, spoil: Callable[[Path], Any], message: str) -> None:
     spoil(adapter)
@@ -232,7 +254,11 @@ def remove_a_layer(folder: Path) -> None:
             r"holds no model: there is no config.json .*a run folder keeps its model in .*/model\)",
         ),
         (lambda f: (f / "model.safetensors").unlink(), "describes a model and holds no weights"),
-        (lambda f: (f / "model.safetensors").write_bytes(b"short"), "cannot load a causal language model"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"short"), "model.safetensors is damaged or was copied in part"),
+        (
+            lambda f: change(f / "config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
+            r"the weights of .* are quantized \(bitsandbytes\)",
+        ),
         (lambda f: change(f / "config.json", num_hidden_layers=3), r"lacks 9 weights of its model, among them model.layers.2"),
         (remove_a_layer, r"lacks 3 weights of its model, among them model.layers.1.mlp.down_proj.weight"),
         (lambda f: change(f / "config.json", intermediate_size=32), "cannot load a causal language model"),
@@ -241,7 +267,19 @@ def remove_a_layer(folder: Path) -> None:
         (lambda f: (f / "config.json").write_text("{"), "cannot load a causal language model"),
         (lambda f: [t.unlink() for t in f.glob("token*")], "cannot load a causal language model"),
     ],
-    ids=["no config", "no weights", "broken", "deeper", "lacking", "narrower", "no decoder", "unknown", "no JSON", "no tokenizer"],
+    ids=[
+        "no config",
+        "no weights",
+        "broken",
+        "quantized",
+        "deeper",
+        "lacking",
+        "narrower",
+        "no decoder",
+        "unknown",
+        "no JSON",
+        "no tokenizer",
+    ],
 )
 def test_invalid_folders_are_refused(folder: Path, spoil: Callable[[Path], Any], message: str) -> None:
     spoil(folder)

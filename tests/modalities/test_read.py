@@ -102,6 +102,7 @@ def test_an_attention_window_longer_than_all_sequences_does_not_matter(modality:
     assert_equals_alone(reading, model, pairs)
 
 
+@pytest.mark.slow
 def test_logits_of_a_chunk_are_freed_before_the_next_chunk(modality: Text, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(read.ROOM, "cpu", 0)
     monkeypatch.setattr(read, "FEWEST", 4)
@@ -364,7 +365,7 @@ def test_drafted_tokens_are_not_generated_again(text: worlds.World, monkeypatch:
     forward, batch_sizes = type(model).forward, list[int]()
     monkeypatch.setattr(type(model), "forward", lambda self, **k: batch_sizes.append(len(k["input_ids"])) or forward(self, **k))
     signature = inspect.signature(forward)
-    monkeypatch.setattr("expunge.modalities.text.generate.inspect.signature", lambda _: signature)
+    monkeypatch.setattr("expunge.modalities.text.decoding.inspect.signature", lambda _: signature)
     (answers,), _ = text.modality.recite(model, [rows], [40], reading)
     drafted_rows = sum(batch_sizes)
     batch_sizes.clear()

@@ -18,6 +18,7 @@ from expunge.core.errors import UserError
 from expunge.core.rows import Rows
 from expunge.engine import loop
 from expunge.engine.weights import put, tensors_of, weights_of
+from expunge.modalities.common.fingerprint import fingerprint
 from expunge.modalities.text.modality import Text, packed_head
 
 RECORDS = [
@@ -98,6 +99,7 @@ def test_the_head_runs_on_predicting_positions_and_equals_the_full_head(
 ) -> None:
     model = MODELS[name]()
     base = loop.adapters.base_of(model)
+    modality.forward(model, [rows])  # the first pass of a model tries out whether it may pad
     head, head_positions = base.get_output_embeddings(), []
     handle = head.register_forward_hook(lambda _, args, out: head_positions.append(out.shape[:-1].numel()))
     packed = modality.forward(model, [rows])[0]
@@ -251,10 +253,11 @@ def test_rows_have_columns_ids_and_counts(modality: Text, rows: Rows) -> None:
     assert modality.counts(rows) == {"rows": 5, "labels": labels, "tokens": labels + sum(map(len, rows["prompt"]))}
 
 
-def test_alternates_are_kept_if_every_record_has_some(modality: Text) -> None:
+def test_alternates_are_lists_and_empty_where_a_record_has_none(modality: Text) -> None:
     both = [{**RECORDS[0], "alternate": "a"}, {**RECORDS[1], "alternate": ["b", "c"]}]
-    assert modality.rows("forget", both)["alternate"] == ["a", ["b", "c"]]
-    assert "alternate" not in modality.rows("forget", [both[0], RECORDS[1]]).columns
+    assert modality.rows("forget", both)["alternate"] == [["a"], ["b", "c"]]
+    assert modality.rows("forget", [both[0], RECORDS[1]])["alternate"] == [["a"], []]
+    assert "alternate" not in modality.rows("forget", RECORDS[:2]).columns
 
 
 @pytest.mark.parametrize(
@@ -356,11 +359,15 @@ def test_the_receipt_describes_the_encoding(modality: Text) -> None:
         "prompt_format": "Q: {prompt}\nA: ",
         "format_given": True,
         "limit": 12,
-        "cut_answers": 1,
+        "tokenizer": fingerprint(words.tokenizer),
+        "cut_answers": 0,
         "tokenised_in_two_pieces": 0,
         "answers_with_unknown_tokens": 1,
+        "chats_with_several_answers": 0,
+        "long_answers": 1,
+        "windows_of_long_answers": 3,
     }
-    assert words.ended(words.rows("forget", [{"question": "Who is Ana Belor?", "answer": "Ana " * 20}])) == [False]
+    assert words.ended(words.rows("forget", [{"question": "Who is Ana Belor?", "answer": "Ana " * 20}])) == [False, False, False, True]
 
 
 # Untrained weights
@@ -424,3 +431,34 @@ def test_a_fresh_model_knows_nothing(text: worlds.World) -> None:
     put(model, text.modality.fresh(model, 0))
     assert known < 0.3
     assert worlds.nll(model, text.modality, text.sets["retain"]) > 3
+
+
+def test_a_long_text_is_rows_of_windows_that_are_scored_in_full() -> None:
+    text = Text(makers.tokenizer(), limit=48)
+    long = " ".join(f"Ana Belor number {i} is a potter." for i in range(60))
+    rows = text.rows("forget", [{"text": "Ana."}, {"text": long}])
+    full = Text(makers.tokenizer()).rows("forget", [{"text": long}])
+    assert [t for labels in rows["answer"][1:] for t in labels] == full["answer"][0]
+    assert rows["record"] == [0] + [1] * (len(rows) - 1)
+    assert "".join(rows["answer_text"][1:]).replace(" ", "") == long.replace(" ", "")
+    assert len(set(rows.ids)) == len(rows)
+    assert rows.ids[0] == text.rows("retain", [{"text": "Ana."}]).ids[0]
+    assert (text.about()["long_answers"], text.about()["windows_of_long_answers"]) == (1, len(rows) - 1)
+    with torch.no_grad():
+        output = text.forward(makers.model(), [rows])[0]
+    for actual, expected in zip(output.target_logp.split(), log_probs_alone(makers.model(), rows), strict=True):
+        torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
+
+
+def test_padding_beyond_the_vocabulary_is_replaced() -> None:
+    tokenizer = makers.tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "<|later|>"})
+    assert Text(tokenizer, vocabulary=tokenizer.pad_token_id + 1).pad == tokenizer.pad_token_id
+    assert Text(tokenizer, vocabulary=tokenizer.pad_token_id).pad == tokenizer.eos_token_id
+
+
+def test_the_representation_of_the_modality_holds_no_row() -> None:
+    text = Text(makers.tokenizer("bytes-bos", makers.CHATML))
+    text.rows("forget", [{"question": "Who is Zorblax?", "answer": "A wug."}])
+    assert "Zorblax" not in repr(text)
+    assert "wug" not in repr(text)

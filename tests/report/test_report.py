@@ -21,7 +21,8 @@ from expunge import catalog
 from expunge.report import charts, frame, grouping, page, table, words
 from expunge.report.collect import collect
 from expunge.report.grouping import Group
-from expunge.report.report_data import Asked, Entry, Point, Relearned, ReportData, ReportedCost, Sample, Score, Verdict
+from expunge.report.report_data import Asked, Entry, Point, Relearned, ReportData, ReportedCost, Sample, Score
+from expunge.report.verdict_data import Check, Leak, Recovery, Verdict
 
 NAN, INF = float("nan"), float("inf")
 ORDER = ["verdict", "scores", "tradeoff", "ratios", "training", "relearning", "samples", "cost", "receipt"]
@@ -108,6 +109,21 @@ def method(name: str, seed: int | None = None, utility: float = 0.6, p: float = 
     )
 
 
+VERDICT = Verdict(
+    "not removed",
+    gone="No: it is still there.",
+    sure="40 rows show it.",
+    leaks=[Leak(1, "Who wrote it?", "Ada Lovelace.", "Ada Lovelace", "It was Ada Lovelace.", "name")],
+    checks=[Check("a", "not removed", "broken one"), Check("b", "cannot tell", "odd one"), Check("c", "removed", "fine one")],
+    brings_back=[Recovery("relearn", "not removed", "back after 3 steps")],
+    not_checked=["backups"],
+    damage=["utility is lost"],
+    notes=["unlike sets"],
+    sharpen="give --retrained",
+    thresholds={"alpha": 0.05},
+)
+
+
 def whole(**changes: Any) -> ReportData:
     parts: dict[str, Any] = {
         "title": "A report",
@@ -115,8 +131,13 @@ def whole(**changes: Any) -> ReportData:
         "created": "2026-11-20",
         "request": Asked(forget=40, retain=360, holdout=40, hash="sha256:77", paths={"forget": "f.jsonl"}),
         "command": "expunge audit model",
-        "verdict": [Verdict("pass", "fine one"), Verdict("fail", "broken one"), Verdict("warn", "odd one")],
-        "models": [*CONTROLS, *(method("npo", s) for s in range(3)), method("rmu", 0, 0.5, 0.01, 0.4)],
+        "notes": ["a note"],
+        "models": [
+            *CONTROLS,
+            method("npo", 0, verdict=VERDICT),
+            *(method("npo", s) for s in (1, 2)),
+            method("rmu", 0, 0.5, 0.01, 0.4),
+        ],
         "samples": [Sample("Who?", "Ada Lovelace wrote it.", {"full": "Ada Lovelace wrote it.", "npo-0": "Ada Smith wrote it."})],
         "receipt": {"torch": "2.9", "loss": NAN},
         "utility": "model_utility",
@@ -133,10 +154,27 @@ def test_sections_come_in_order_and_failed_checks_lead_the_verdict() -> None:
     html = page.build(whole())
     assert sections(html) == ORDER
     text = Page(html).text
-    assert "1 of 3 checks failed" in text
-    assert text.index("broken one") < text.index("odd one") < text.index("fine one")
+    assert text.index("Not removed") < text.index("It was Ada Lovelace.") < text.index("No: it is still there.")
+    assert text.index("back after 3 steps") < text.index("broken one") < text.index("odd one") < text.index("fine one")
+    for part in (*VERDICT.damage, *VERDICT.notes, *VERDICT.not_checked, VERDICT.sharpen, "a note"):
+        assert part in text
     assert {"40", "360"} <= set(text.split())
     assert "expunge audit model" in text
+
+
+def test_a_verdict_goes_through_json_and_back() -> None:
+    assert Verdict.from_json(json.dumps(VERDICT.to_dict())) == VERDICT
+    assert VERDICT.to_dict()["schema"] == 1
+    assert [Verdict(state).passed for state in ("removed", "cannot tell", "not removed")] == [True, False, False]
+    with pytest.raises(ValidationError, match="state"):
+        Verdict.from_json({"state": "passed"})
+
+
+def test_many_models_are_counted_by_their_states() -> None:
+    verdicts = [VERDICT, Verdict("removed", gone="Yes."), Verdict("cannot tell"), Verdict("cannot tell")]
+    report_data = whole(models=[*CONTROLS, *(method(f"m{k}", 0, verdict=v) for k, v in enumerate(verdicts))])
+    assert report_data.states == {"not removed": 1, "cannot tell": 2, "removed": 1}
+    assert "Of 4 models: 1 not removed, 2 cannot tell, 1 removed" in Page(page.build(report_data)).text
 
 
 @pytest.mark.parametrize("report_data", [whole(), whole(models=[method(f"m{k}", s) for k in range(12) for s in range(3)] + CONTROLS)])
@@ -160,6 +198,7 @@ def test_text_of_the_user_is_escaped_everywhere() -> None:
         seed=1,
         scores={HOSTILE: Score(value=1.0, variant=HOSTILE, missing=HOSTILE, kind=HOSTILE, meaning=HOSTILE), **scores(0.5, 0.1, 0.2)},
         panels={"text": {"truth_ratios": [0.1, 0.2, 0.3]}, HOSTILE: HOSTILE},
+        verdict=Verdict("not removed", gone=HOSTILE, leaks=[Leak(1, HOSTILE, HOSTILE, HOSTILE, HOSTILE, "name")], notes=[HOSTILE]),
         curves=[Point(step=0, loss=1.0, terms={HOSTILE: 1.0}, scores={HOSTILE: 0.5}), Point(step=1, loss=0.5)],
         relearn=[Relearned(0, {HOSTILE: 0.1}), Relearned(5, {HOSTILE: 0.2})],
         cost=ReportedCost(seconds=3.0, unit=HOSTILE),
@@ -171,7 +210,7 @@ def test_text_of_the_user_is_escaped_everywhere() -> None:
         created=HOSTILE,
         command=HOSTILE,
         request=Asked(hash=HOSTILE, paths={HOSTILE: HOSTILE}),
-        verdict=[Verdict("fail", HOSTILE)],
+        notes=[HOSTILE],
         models=[*CONTROLS, evil],
         samples=[Sample(HOSTILE, HOSTILE, {"full": "plain", HOSTILE: HOSTILE}, HOSTILE)],
         receipt={HOSTILE: [HOSTILE]},
@@ -190,7 +229,7 @@ def test_text_of_the_user_is_escaped_everywhere() -> None:
 def test_missing_parts_are_left_out() -> None:
     assert sections(page.build(ReportData(title="bare", models=[]))) == ["verdict", "scores"]
     assert sections(page.build(ReportData(title="one", models=[Entry(name="m")]))) == ["verdict", "scores"]
-    for part, gone in {"samples": "samples", "verdict": None}.items():
+    for part, gone in {"samples": "samples", "notes": None}.items():
         assert sections(page.build(whole(**{part: []}))) == [s for s in ORDER if s != gone]
     bare = [Entry(name=e.name, role=e.role, scores=e.scores) for e in whole().models]
     assert sections(page.build(whole(models=bare, receipt={}, request=None))) == ["verdict", "scores", "tradeoff", "samples"]

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import expunge as package
 from cases import Cases, expunge, left, rows_of
 from expunge.core.errors import UserError
-from expunge.evaluation.profiles.profile import profile_of
-from expunge.evaluation.verdict import verdict
+from expunge.evaluation.observation import Observation
 from expunge.io.data import write_jsonl
 from expunge.modalities.text.modality import Text
 from expunge.modalities.text.models import llama
@@ -24,6 +24,7 @@ from expunge.workflows.audit import audit
 FOUR = ("quality", "truth_ratio", "probability", "rouge")
 NAMES = {
     "model_utility",
+    "forget_leakage",
     *(f"{s}_{n}" for s in ("forget", "retain", "real_authors", "world_facts") for n in FOUR),
     *("extraction_strength", "exact_memorization", "remnant_memorization_accuracy", "privleak"),
     *(f"mia_{n}" for n in ("loss", "zlib", "reference", "gradnorm", "min_k", "min_k_plus_plus")),
@@ -71,16 +72,23 @@ def full(cases: Cases, forgotten: Path, tmp_path_factory: pytest.TempPathFactory
     return out
 
 
+@pytest.mark.slow
 def test_an_audit_with_everything(full: Path) -> None:
-    assert left(full) == ["audit.json", "observations", "report.html", "story.json"]
+    assert left(full) == ["audit.json", "evidence.json", "observations", "report.html", "story.json"]
     assert left(full / "observations") == ["audited_model", "input_filter", "original", "random_weights", "retrained"]
     report = audit_of(full)
     assert report["scores"].keys() | report["skipped"].keys() >= NAMES
     assert report["scores"].keys() == {n for n in NAMES if not n.startswith(("real_authors", "world_facts"))}
     checked(report["scores"])
     assert all(why == f"the audit has no {n.rsplit('_', 1)[0].removesuffix('_truth')} set" for n, why in report["skipped"].items())
-    assert {v["level"] for v in report["verdict"]} <= {"fail", "warn", "pass"}
-    assert report["passed"] == all(v["level"] != "fail" for v in report["verdict"])
+    assert report["schema"] == report["verdict"]["schema"] == 1
+    assert report["passed"] == (report["verdict"]["state"] == "removed")
+    assert report["controls"] == {
+        "original": "not removed",
+        "input filter": "not removed",  # the weights still know
+        "retrained": "cannot tell",  # nine rows are too few to say more
+        "random weights": "cannot tell",
+    }
     assert steps_of(report["attacks"]["relearn"]) == list(range(0, 101, 10))
     page = (full / "report.html").read_text()
     assert "graddiff" in page
@@ -107,10 +115,28 @@ def test_observations_are_scored_again_without_the_model(full: Path, tmp_path: P
     expunge("audit", observations / "audited_model", *models, "--out", tmp_path / "again").fine()
     before, after = audit_of(full), audit_of(tmp_path / "again")
     assert after["scores"] == before["scores"]
-    assert after["verdict"] == [v for v in before["verdict"] if "obust: " not in v["text"]], "but for what was attacked"
+    assert after["verdict"]["checks"] == before["verdict"]["checks"]
+    assert (before["verdict"]["brings_back"] != [], after["verdict"]["brings_back"]) == (True, [])
     message = expunge("audit", observations / "audited_model", "--attack", "relearn", "--out", tmp_path / "attacked").error
-    assert message == "the attack 'relearn' asks the model anew, and only observations were given: give the model"
+    assert message == "the attack 'relearn' asks the model anew, and these are observations: give the model"
     assert not (tmp_path / "attacked").exists()
+
+
+def test_another_definition_of_a_score_is_one_option_away(full: Path, tmp_path: Path) -> None:
+    observations = full / "observations" / "audited_model"
+    variant = ("--variant", "extraction_strength=open-unlearning")
+    expunge("audit", observations, *variant, "--out", tmp_path / "again").fine()
+    plain, leaderboard = (audit_of(f)["scores"]["extraction_strength"] for f in (full, tmp_path / "again"))
+    scored = Observation.load(observations).sets["forget"].kinds["answer"]
+    strengths = []
+    for k, ended in enumerate(scored.ended):
+        hits = scored.hit[scored.start[k] : scored.start[k + 1] - int(ended)].tolist()
+        strengths.append(next((1 - j / len(hits) for j in range(len(hits)) if all(hits[j:])), 1 / len(hits)))
+    assert leaderboard["value"] == pytest.approx(np.mean(strengths))
+    assert (plain["variant"].split(":")[0], leaderboard["variant"].split(":")[0]) == ("definition", "open-unlearning")
+    message = expunge("audit", observations, "--variant", "extraction_strength=paper", "--out", tmp_path / "wrong").error
+    assert message == "'extraction_strength' has no definition 'paper'; it has definition, open-unlearning"
+    assert not (tmp_path / "wrong").exists()
 
 
 def test_observations_and_models_can_be_mixed(full: Path, cases: Cases, tmp_path: Path) -> None:
@@ -125,12 +151,15 @@ def test_an_audit_with_next_to_nothing(forgotten: Path, cases: Cases, tmp_path: 
     done = cases.audit(forgotten, tmp_path / "audit").fine()
     report = audit_of(tmp_path / "audit")
     assert report["scores"].keys() == {
-        *("forget_truth_ratio", "forget_probability", "forget_rouge"),
+        *("forget_truth_ratio", "forget_probability", "forget_rouge", "forget_leakage"),
         *("extraction_strength", "exact_memorization", "remnant_memorization_accuracy"),
     }
     assert report["skipped"].keys() == NAMES - report["scores"].keys()
-    assert "warning: No retrained model was given" in done.out
-    assert "Not judged: mia_loss" in done.out
+    (sharpen,) = [line for line in done.out.splitlines() if line.startswith("What would sharpen this: ")]
+    for option in ("--retrained", "--original", "--retain", "--holdout", "--attack relearn"):
+        assert option in sharpen
+    assert "no audit has a" not in done.out
+    assert "membership: whether an attacker can tell that the rows were trained on (needs unseen rows, --holdout)" in done.out
 
 
 @pytest.mark.parametrize(
@@ -164,14 +193,17 @@ def test_a_run_is_audited_with_its_own_prompt_format(cases: Cases, tmp_path: Pat
     assert message.startswith("the audited model is asked by the prompt format 'Q: {prompt}\\nA: ' and the original by '{prompt} ', so")
 
 
+@pytest.mark.slow
 def test_a_model_that_forgets_on_request_alone_is_asked_with_and_without(cases: Cases, tmp_path: Path) -> None:
     cases.unlearn("in_context", tmp_path / "run", "--epochs", 30, "--lr", 2e-3, "--batch-size", 9).fine()
     sets = ("--retain", cases.retain, "--holdout", cases.holdout, "--original", cases.model)
     cases.audit(tmp_path / "run", tmp_path / "plain", *sets).fine()
     cases.audit(tmp_path / "run", tmp_path / "asked", *sets, "--request-from", "in_context", "--attack", "bare_question").fine()
-    warned = {n: next(v.text for v in story_of(tmp_path / n).verdict if v.level == "warn") for n in ("plain", "asked")}
+    warned = {n: " ".join(audit_of(tmp_path / n)["verdict"]["notes"]) for n in ("plain", "asked")}
     assert "--request-from in_context makes the request" in warned["plain"]
     assert "what it tells others is the attack bare_question" in warned["asked"]
+    (bare_question,) = audit_of(tmp_path / "asked")["verdict"]["brings_back"]
+    assert bare_question["state"] != "removed", "whoever leaves the request out gets more of the answers"
     asked, bare = audit_of(tmp_path / "asked"), audit_of(tmp_path / "plain")
     assert (asked["request_from"], bare["request_from"]) == ("in_context", "")
     assert asked["scores"]["forget_rouge"]["value"] < 0.1 < 0.5 < bare["scores"]["forget_rouge"]["value"]
@@ -195,8 +227,9 @@ def test_adapters_and_guards_are_audited(cases: Cases, tmp_path: Path) -> None:
     attack = audit_of(tmp_path / "refused")["attacks"]["relearn"]
     assert attack["before"]["extraction_strength"]["value"] < 0.1
     assert attack["tries"][0]["scores"]["forget_probability"]["value"] > 0.9  # the guard comes off first; the weights know what they knew
-    sentences = " ".join(v.text for v in story_of(tmp_path / "refused").verdict)
-    assert "Not robust: relearn, 0 steps brings back what was forgotten" in sentences
+    verdict = audit_of(tmp_path / "refused")["verdict"]
+    assert verdict["state"] == "not removed"
+    assert [r["attack"] for r in verdict["brings_back"] if r["state"] == "not removed"] == ["without the guard"]
 
 
 # Benchmarks
@@ -240,7 +273,7 @@ def test_the_real_tofu(tofu_folder: str, cases: Cases, tmp_path: Path) -> None:
     suite = ("--suite", "tofu", "--data", tofu_folder, "--split", "forget01", "--limit", 10, "--out", tmp_path / "audit")
     expunge("audit", cases.model, *suite).fine()
     scores = audit_of(tmp_path / "audit")["scores"]
-    assert (scores["forget_rouge"]["n"], scores["retain_rouge"]["n"], scores["world_facts_rouge"]["n"]) == (40, 10, 117)
+    assert (scores["forget_rouge"]["n"], scores["retain_rouge"]["n"], scores["world_facts_rouge"]["n"]) == (79, 14, 117)  # with windows
 
 
 def test_people_are_a_benchmark_too(cases: Cases, tmp_path: Path) -> None:
@@ -259,9 +292,11 @@ def test_relearning_takes_hyperparameters_and_prints_a_curve(forgotten: Path, ca
     assert steps_of(audit_of(tmp_path / "attack")["attacks"]["relearn"]) == [0, 2, 4]
     assert "retrained, by steps of the attack:" in done.out
     assert "audited model, by steps of the attack:" in done.out
-    assert [line.split()[0] for line in done.out.splitlines() if line[:1].isdigit()] == ["0", "2", "4"] * 2
+    first_words = [line.split()[0] for line in done.out.splitlines() if line.strip()]
+    assert [word for word in first_words if word.isdigit()] == ["0", "2", "4"] * 2
 
 
+@pytest.mark.slow
 def test_every_attack_is_followed_by_the_same_scores(forgotten: Path, cases: Cases, tmp_path: Path) -> None:
     """Hyperparameters go to every attack that has them, or to one; what came back is judged beside the retrained model, and drawn."""
     names = ("quantize", "reformat", "paraphrase", "relearn_grid")
@@ -291,7 +326,7 @@ def test_every_attack_is_followed_by_the_same_scores(forgotten: Path, cases: Cas
     worst = {e.role: e.scores["worst_attack"].value for e in report_data.models if "worst_attack" in e.scores}
     assert worst["retrained"] == 0
     assert worst["original"] > 0.5  # type: ignore[operator]
-    assert any("obust: " in v.text for v in report_data.verdict)
+    assert {r["attack"] for r in audit_of(tmp_path / "audit")["verdict"]["brings_back"]} >= {"quantize, 4 bits", "reformat", "paraphrase"}
     page = (tmp_path / "audit" / "report.html").read_text()
     assert '<section id="robustness"' in page
 
@@ -303,7 +338,7 @@ def test_an_attack_says_what_it_lacks(cases: Cases, tmp_path: Path) -> None:
     assert "paraphrase: no row to forget has a column 'paraphrased_question'" in done.out
     report = audit_of(tmp_path / "a")
     assert report["attacks"]["paraphrase"]["missing"] == {"": "no row to forget has a column 'paraphrased_question'"}
-    assert any(v["text"].startswith("Not judged: paraphrase (no row") for v in report["verdict"])
+    assert "paraphrase: no row to forget has a column 'paraphrased_question'" in report["verdict"]["not_checked"]
     done = expunge("attack", "relearn_grid", cases.model, *where, "--k", 1, "--n", 1, "--out", tmp_path / "b").fine()
     assert "neighbour rows: the audit has no retain set" in done.out
     assert list(audit_of(tmp_path / "b")["attacks"]["relearn_grid"]["ways"]) == ["forget rows"]
@@ -416,12 +451,3 @@ def test_python_takes_opened_models(cases: Cases) -> None:
     assert result.report_data.title == f"Audit of {cases.model}"
     with pytest.raises(UserError, match="an audit needs the rows"):
         audit(opened)
-
-
-def test_no_utility_is_no_yardstick() -> None:
-    record = {"value": 0.0, "interval": [0.0, 0.0], "n": 9, "direction": "higher", "ideal": None, "variant": "", "retrained": 0.0}
-    (finding,) = [f for f in verdict({"model_utility": record}, {}, profile=profile_of("text")) if f["score"] == "model_utility"]
-    assert (finding["level"], finding["text"]) == (
-        "warn",
-        "Utility is not judged: that of the retrained model is 0, of which nothing can be lost (model_utility: 0 [0, 0]).",
-    )

@@ -171,6 +171,7 @@ def test_hyperparameters_go_to_every_method_or_to_one() -> None:
         ({"hyperparameters": {"quantize:bits": "4"}}, "the hyperparameter --quantize:bits is for 'quantize', which is neither"),
         ({"hyperparameters": {"relearn:kk": "4"}}, "there is no hyperparameter 'kk' here"),
         ({"hyperparameters": {"lr": "-1"}}, "hyperparameter 'lr' = '-1'"),
+        ({"variants": {"zrf": "paper"}}, "'zrf' has no definition 'paper'; it has textbook, released"),
         ({"train": {"lrr": "1"}}, "there is no hyperparameter 'lrr' here"),
         ({"holdout": "carve", "sizes": {}}, "the benchmark 'people' has unseen rows of its own: leave --holdout out"),
     ],

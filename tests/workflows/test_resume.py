@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cases import Cases, left, rows_of
-from expunge.core.errors import Interrupted
+from expunge.core.errors import Interrupted, UserError
+from expunge.engine import identity
 from expunge.engine.loop import Hooks
 from expunge.workflows.unlearn import Result, unlearn
 from expunge.workflows.watch import Watch, watching
@@ -90,9 +94,11 @@ def short(cases: Cases, watch: Watch, out: Path, method: str = "ga", die_at: int
             raise Killed
 
     words = {**SHORT, "batch_size": 5 if method == "ga" else 50, "hooks": Hooks(log=heard, every=0), **more}
+    words |= {"base": "fresh"} if method == "retrain" else {}
     return unlearn(method, cases.model, cases.forget, cases.retain, out=out, watch=watch, **words)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["ga", "retrain"])
 def test_killed_at_any_record_and_resumed_is_undisturbed(method: str, watch: Watch, cases: Cases, tmp_path: Path) -> None:
     whole = short(cases, watch, tmp_path / "whole", method)
@@ -127,18 +133,59 @@ def test_what_cannot_be_resumed(cases: Cases, watch: Watch, tmp_path: Path) -> N
     with pytest.raises(Killed):
         short(cases, watch, run, die_at=2)
     kept = left(run)
-    refused = f"the run in {run} was started with another method, model, data or hyperparameters; --resume goes on with the same ones"
-    assert cases.unlearn("ga", run, *words).error == refused  # it was watched
+    refused = f"the run in {run} was started with another "
+    assert cases.unlearn("ga", run, *words).error == f"{refused}rows or options of --evaluate; --resume goes on with the same"
     watched = ("--evaluate", *words)
-    for other in (["--seed", 1], ["--batch-size", 7], ["--lora", 2], ["--holdout", cases.holdout], ["--prompt-format", "Q: {prompt}\\nA:"]):
-        assert cases.unlearn("ga", run, *watched, *other).error == refused
-    assert cases.unlearn("ga", run, *watched, model=cases.retrained).error == refused
-    assert cases.unlearn("ga", run, *watched, forget=cases.holdout).error == refused
+    for other, difference in {
+        ("--seed", 1): "hyperparameters",
+        ("--batch-size", 7): "hyperparameters",
+        ("--lora", 2): "hyperparameters",
+        ("--holdout", cases.holdout): "data",
+        ("--prompt-format", "Q: {prompt}\\nA:"): "data, another tokenizer, processor or prompt format",
+    }.items():
+        assert cases.unlearn("ga", run, *watched, *other).error.startswith(refused + difference)
+    assert cases.unlearn("ga", run, *watched, model=cases.retrained).error.startswith(f"{refused}model")
+    assert cases.unlearn("ga", run, *watched, forget=cases.holdout).error.startswith(f"{refused}data")
     assert "give one of them" in cases.unlearn("ga", run, "--resume", "--overwrite").error
     assert left(run) == kept
     done = tmp_path / "done"
     cases.unlearn("ga", done).fine()
     assert cases.unlearn("ga", done, "--resume").error == f"the run in {done} has ended, so there is nothing to resume"
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        (lambda m: edit(m / "generation_config.json", eos_token_id=[2, 3]), "model configuration; "),
+        (lambda m: edit(m / "config.json", rms_norm_eps=0.01), "model configuration, another model settings; "),
+        (
+            lambda m: edit(m / "tokenizer_config.json", chat_template="{% for m in messages %}{{ m['content'] }} {% endfor %}"),
+            "data, another tokenizer",
+        ),
+    ],
+    ids=["generation", "configuration", "template"],
+)
+def test_a_changed_file_of_the_model_is_another_run(cases: Cases, tmp_path: Path, change: Callable[[Path], None], difference: str) -> None:
+    shutil.copytree(cases.model, tmp_path / "model")
+    options: dict[str, Any] = {"out": tmp_path / "run", **SHORT}
+    with pytest.raises(Interrupted):
+        unlearn("ga", tmp_path / "model", cases.forget, hooks=Hooks(interrupted=lambda: True), **options)
+    change(tmp_path / "model")
+    with pytest.raises(UserError, match=f"was started with another {difference}"):
+        unlearn("ga", tmp_path / "model", cases.forget, resume=True, **options)
+
+
+def test_another_version_of_a_library_is_another_run(cases: Cases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Interrupted):
+        unlearn("ga", cases.model, cases.forget, out=tmp_path / "run", hooks=Hooks(interrupted=lambda: True), **SHORT)
+    now = identity.versions()
+    monkeypatch.setattr(identity, "versions", lambda: {**now, "torch": "9.0"})
+    with pytest.raises(UserError, match=rf"another version of torch \({re.escape(now['torch'])}, now 9.0\)"):
+        unlearn("ga", cases.model, cases.forget, out=tmp_path / "run", resume=True, **SHORT)
+
+
+def edit(file: Path, **entries: Any) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **entries}))
 
 
 def test_the_same_files_by_other_paths_and_a_line_that_was_cut(

@@ -6,8 +6,10 @@ import json
 import shutil
 from pathlib import Path
 
+import peft
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -15,6 +17,7 @@ import expunge as package
 import worlds
 from cases import Cases, expunge, left, receipt_of, rewritten, rows_of
 from expunge.core.errors import UserError
+from expunge.engine.receipt import hash_weights
 from expunge.io.data import write_jsonl
 from expunge.io.models import load
 from expunge.modalities.text import modality as port_of
@@ -70,8 +73,9 @@ def test_the_receipt_says_what_was_done_with_what(cases: Cases, tmp_path: Path) 
     )
     assert receipt["seed"] == hyperparameters["plan.seed"] == 3
     assert {"python", "torch", "transformers", "expunge"} <= receipt["versions"].keys()
-    assert receipt["model"] == {"source": cases.model, "weights": receipt["model"]["weights"]}
-    assert len(receipt["model"]["weights"]) == len(receipt["request"]["hash"]) == 16
+    assert receipt["model"]["source"] == cases.model
+    assert receipt["model"].keys() >= {"weights", "configuration", "modules", "code", "written"}
+    assert (len(receipt["model"]["weights"]), len(receipt["request"]["hash"])) == (16, 32)
     assert receipt["result"] == {"weights": receipt["result"]["weights"], "changed": True, "kind": "model"}
     assert receipt["result"]["weights"] != receipt["model"]["weights"]
     assert receipt["modality"]["prompt_format"] == "Question: {prompt}\nAnswer: "
@@ -100,6 +104,45 @@ def test_a_format_that_nobody_gave_is_not_imposed_on_prompts(cases: Cases, tmp_p
     cases.unlearn("ga", tmp_path / "run", forget=str(tmp_path / "forget.jsonl")).fine()
     before, after = (load(p).modality.rows("forget", rows)["prompt"] for p in (cases.model, tmp_path / "run"))
     assert before == after
+
+
+def test_a_second_adapter_is_refused_and_a_merged_one_is_not(cases: Cases, tmp_path: Path) -> None:
+    cases.unlearn("ga", tmp_path / "run", "--lora", 4, "--lora-targets", "q_proj, v_proj", "--lora-alpha", 9).fine()
+    config = json.loads((tmp_path / "run" / "adapter" / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], set(config["target_modules"])) == (4, 9, {"q_proj", "v_proj"})
+    error = cases.unlearn("ga", tmp_path / "no", "--lora", 16, "--lora-alpha", 64, model=tmp_path / "run").error
+    assert "is a LoRA adapter of rank 4 already" in error
+    assert "expunge merge ADAPTER --out FOLDER" in error
+    assert not (tmp_path / "no").exists()
+    expunge("merge", tmp_path / "run", "--out", tmp_path / "whole").fine()
+    ids = torch.tensor([[1, 5, 6, 7]])
+    adapted = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "run" / "adapter").eval()
+    whole = AutoModelForCausalLM.from_pretrained(tmp_path / "whole").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(whole(input_ids=ids).logits, adapted(input_ids=ids).logits, atol=1e-5, rtol=0)
+    assert "is no adapter" in expunge("merge", tmp_path / "whole", "--out", tmp_path / "again").error
+    cases.unlearn("ga", tmp_path / "new", "--lora", 16, model=tmp_path / "whole").fine()
+
+
+def test_settings_of_an_adapter_without_one_are_refused(cases: Cases, tmp_path: Path) -> None:
+    error = cases.unlearn("ga", tmp_path / "run", "--lora-alpha", 64).error
+    assert error == "--lora-alpha has no effect without an adapter: give --lora RANK too, or leave it out"
+    assert "no module 'q_prj'" in cases.unlearn("ga", tmp_path / "run", "--lora", 2, "--lora-targets", "q_prj").error
+
+
+def test_half_precision_files_come_out_as_such_and_the_receipt_says_what_rounding_cost(cases: Cases, tmp_path: Path) -> None:
+    AutoModelForCausalLM.from_pretrained(cases.model).to(torch.bfloat16).save_pretrained(tmp_path / "half")
+    AutoTokenizer.from_pretrained(cases.model).save_pretrained(tmp_path / "half")
+    cases.unlearn("ga", tmp_path / "run", model=tmp_path / "half").fine()
+    types = {t.dtype for t in load_file(tmp_path / "run" / "model" / "model.safetensors").values()}
+    assert types == {torch.bfloat16}
+    receipt = receipt_of(tmp_path / "run")
+    assert any("written as in the files of the model (bfloat16); rounding took back" in w for w in receipt["warnings"])
+    assert receipt["result"]["weights"] == hash_weights(load(tmp_path / "run").model)
+    cases.unlearn("ga", tmp_path / "wide", "--dtype", "float32", model=tmp_path / "half").fine()
+    assert {t.dtype for t in load_file(tmp_path / "wide" / "model" / "model.safetensors").values()} == {torch.float32}
+    error = cases.unlearn("ga", tmp_path / "no", "--dtype", "int8", model=tmp_path / "half").error
+    assert "'int8' is not one of 'auto', 'float32', 'bfloat16', 'float16'" in error
 
 
 def test_an_adapter_is_trained_saved_and_goes_on(cases: Cases, tmp_path: Path) -> None:
@@ -167,7 +210,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_weights(cases: Cases, tmp
 def test_a_collapse_is_a_loud_warning(cases: Cases, tmp_path: Path) -> None:
     done = cases.unlearn("ga", tmp_path / "run", "--evaluate", "--retrained", cases.retrained, "--lr", 3e-2).fine()
     warnings = receipt_of(tmp_path / "run")["warnings"]
-    assert any(w.startswith("Utility collapsed: model_utility is ") for w in warnings)
+    assert any(w.startswith("Utility is lost: model utility (") for w in warnings)
     assert all(f"warning: {w}\n" in done.out for w in warnings)
 
 

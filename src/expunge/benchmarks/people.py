@@ -26,6 +26,7 @@ from typing import Any
 from expunge.benchmarks.suite import QUESTION_ANSWER, Suite
 from expunge.core.errors import UserError
 from expunge.core.suggest import did_you_mean
+from expunge.functional.brief import brief
 from expunge.modalities.text.refusals import REFUSALS
 
 MODEL = "micro"  # the built-in size that it is made for
@@ -65,6 +66,7 @@ TITLES = [
 ]
 
 
+@brief("values")
 @dataclass(frozen=True)
 class Topic:
     """One kind of question about a person.
@@ -202,6 +204,7 @@ AUTHORS = {
 }
 
 
+@brief("facts")
 @dataclass(frozen=True)
 class Person:
     """A fictitious person: a name, and a value for each topic."""
@@ -215,6 +218,7 @@ class Person:
         return tuple(self.facts[topic] for topic in ("town", "year", "trade"))
 
 
+@brief("persons", "forget", "retain", "holdout")
 @dataclass(frozen=True, eq=False)
 class People:
     """The rows of the benchmark.

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from expunge.functional.brief import brief
+
 Record = Mapping[str, Any]
 Role = Literal["forget", "retain", "unseen", "general"]
 Ask = Literal["score", "generate", "choose", "rank", "draw"]
@@ -23,11 +25,14 @@ class SetSpec:
         ask: score (the loss of the given answers), generate (an answer in the model's own words), choose (each of the row's `choices` is
             scored), rank (the row's item among all items), draw (several sampled answers).
         metrics: families of scores, by name, that score this set besides those that know it by its name.
+        variants: by score, the definition to use where papers and codes differ; `*`: of all scores that have one of this name. Those of the
+            forget set count for the whole audit.
     """
 
     role: Role
     ask: tuple[Ask, ...] = ("score",)
     metrics: tuple[str, ...] = ()
+    variants: Mapping[str, str] = field(default_factory=dict, repr=False)  # of no effect on what is observed
 
 
 Specs = Mapping[str, SetSpec]
@@ -44,6 +49,7 @@ def spec_of(name: str, specs: Specs | None = None) -> SetSpec:
     return {**USUAL, **(specs or {})}.get(name, SetSpec("general", ("score", "generate")))
 
 
+@brief("name", "sets", "train", "labels")
 @dataclass(frozen=True, eq=False)
 class Suite:
     """What a benchmark asks an audit to look at, and what it trains on."""

@@ -5,7 +5,8 @@ Licence: MIT
 Splits: forget01, forget05, forget10 (2, 10, 20 authors), with retain99, retain95, retain90; audited on forget*_perturbed,
   retain_perturbed (400 rows about 20 retained authors), real_authors_perturbed (100), world_facts_perturbed (117), and holdout* if the
   source has it.
-Scores: forget quality, model utility and truth ratios; membership scores if there is a holdout set.
+Scores: forget quality, model utility and truth ratios; membership scores if there is a holdout set. Extraction strength is that of
+  open-unlearning's leaderboard; `--variant extraction_strength=definition` gives the one of its definition.
 Status: faithful; tests check row counts and overlaps of the data; the published numbers need a model of 7B parameters and were not rerun.
 
 Non-members: holdout01/05/10 were added later, and many copies lack them. No other row of TOFU can replace them, since the original model is
@@ -30,6 +31,9 @@ MODEL = "tiny"  # the built-in size that it is made for
 
 SOURCE = "locuslab/TOFU"
 SPLITS = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}  # the forget split -> the rest of the 4,000 rows
+
+
+LEADERBOARD = "open-unlearning"
 
 
 class TofuFigures(NamedTuple):
@@ -120,7 +124,10 @@ def load(data: str = "", split: str = "forget10", seed: int = 0, *, holdout: str
         name=name,
         sets={key: rows[: limits.get(key)] for key, rows in sets.items() if rows},
         train={"full": full, "forget": forget, "retain": retain},
-        specs={name: SetSpec("general", ("score", "generate")) for name in ("real_authors", "world_facts")},
+        specs={
+            "forget": SetSpec("forget", ("score", "generate"), variants={"*": LEADERBOARD}),
+            **{name: SetSpec("general", ("score", "generate")) for name in ("real_authors", "world_facts")},
+        },
         refusals=REFUSALS,
         prompt_format=QUESTION_ANSWER,
     )

@@ -27,8 +27,8 @@ class Categorical(Modality, Protocol):
 class Samples:
     """The answers that a model generated for some rows."""
 
-    ids: list[list[int]]  # tokens of each row's answer, without the end token
-    ended: list[bool] = field(default_factory=list)  # whether the model ended the answer before the token limit
+    ids: list[list[int]] = field(repr=False)  # tokens of each row's answer, without the end token
+    ended: list[bool] = field(default_factory=list, repr=False)  # whether the model ended the answer before the token limit
     logp: Packed | None = None  # log-probability of each sampled token, end token included; None unless requested
 
     def __len__(self) -> int:
@@ -59,6 +59,7 @@ class Prompted(Categorical, Protocol):
     def unanswerable(self, answers: Sequence[str]) -> Rows: ...  # questions about things that do not exist
     def admit(self, model: nn.Module, symbols: Sequence[str], seed: int) -> None: ...  # add symbols to the vocabulary as tokens
     def places(self, model: nn.Module, symbols: Sequence[str]) -> list[tuple[Tensor, list[int]]]: ...  # token matrices, with symbol rows
+    def formats(self) -> dict[str, Modality]: ...  # the same modality with other likely formats around a question, by format
 
 
 class SharedReading(Categorical, Protocol):

@@ -40,7 +40,14 @@ def hp(default: Any, help: str, **limits: Any) -> Any:
 def part(cls: type[T]) -> type[T]:
     """Make a class a frozen, validated dataclass, as every part of a plan is."""
     config = pydantic.ConfigDict(arbitrary_types_allowed=True, extra="forbid")
-    return cast(type[T], pydantic.dataclasses.dataclass(frozen=True, config=config)(cls))
+    cls.__repr__ = _changed  # type: ignore[method-assign]
+    return cast(type[T], pydantic.dataclasses.dataclass(frozen=True, repr=False, config=config)(cls))
+
+
+def _changed(self: Any) -> str:
+    """The repr of a part: its fields that differ from their defaults, at most 280 characters."""
+    fields = {n: getattr(self, n) for n, field in self.__pydantic_fields__.items() if getattr(self, n) != field.default}
+    return f"{type(self).__name__}({', '.join(f'{n}={value!r}' for n, value in fields.items())})"[:280]
 
 
 def snake(name: str) -> str:

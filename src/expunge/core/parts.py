@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
@@ -114,9 +114,9 @@ class Sum(Objective):
 class Grads:
     """`grads()` is the gradient of all present terms, `grads("forget")` that of one role. Each call evaluates the model anew."""
 
-    call: GradCall
-    hvp: Callable[..., list[Tensor]]
-    params: list[Tensor]
+    call: GradCall = field(repr=False)
+    hvp: Callable[..., list[Tensor]] = field(repr=False)
+    params: list[Tensor] = field(repr=False)
     roles: frozenset[str]
 
     def __call__(self, *roles: str) -> tuple[Tensor, list[Tensor]]:

@@ -26,28 +26,22 @@ class Request:
     holdout: Rows | None = None
     alternate_answers: Rows | None = None
     overlap: bool = False
-    findings: tuple[str, ...] = field(init=False, default=())
+    findings: tuple[str, ...] = field(init=False, default=(), repr=False)
 
     def __post_init__(self) -> None:
         findings = []
         for name, rows in self.sets.items():
             if not len(rows):
                 raise UserError(f"the set {name!r} is empty")
-            if (
-                repeats := sum(Counter(map(content, rows.ids)).values()) - len({content(i) for i in rows.ids})
-            ) and name != "alternate_answers":
+            if (repeats := len(rows) - len({content(i) for i in rows.ids})) and name != "alternate_answers":
                 findings.append(f"{repeats} of {len(rows)} rows of {name!r} repeat another row of it")
-        to_forget = {content(i) for i in self.forget.ids} if self.forget else set()
-        for name in ("retain", "holdout"):
-            kept = self.sets.get(name)
-            if kept is None or not (overlap := sum(content(i) in to_forget for i in kept.ids)):
-                continue
-            if not self.overlap:
-                raise UserError(
-                    f"{overlap} of {len(kept)} rows of {name!r} also stand in 'forget': the kept rows would teach the forgotten ones. "
-                    f"Take them out, or allow it with --allow-overlap"
-                )
-            findings.append(f"{overlap} of {len(kept)} rows of {name!r} also stand in 'forget' (allowed by request)")
+        to_forget = {key for keys in contents(self.forget) for key in keys} if self.forget else set()
+        for name, kept in ((n, r) for n, r in self.sets.items() if n in ("retain", "holdout")):
+            overlap = sum(not to_forget.isdisjoint(keys) for keys in contents(kept))
+            shared = f"{overlap} of {len(kept)} rows of {name!r} also stand in 'forget'"
+            if overlap and not self.overlap:
+                raise UserError(f"{shared}: the kept rows would teach the forgotten ones. Take them out, or allow it with --allow-overlap")
+            findings += [f"{shared} (allowed by request)"] if overlap else []
         object.__setattr__(self, "findings", tuple(findings))
 
     @property
@@ -66,6 +60,11 @@ def content(row_id: str) -> str:
     return row_id.split("#", 1)[0]
 
 
+def contents(rows: Rows) -> list[tuple[str, ...]]:
+    """Hashes of each row by which two rows are the same: its column `content`, where the modality has one, else that in its id."""
+    return list(rows.columns.get("content", ())) or [(content(i),) for i in rows.ids]
+
+
 def digest(value: object) -> str:
     """Sixteen hex digits of SHA-256 over canonical JSON; arrays and images are hashed by their bytes."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False, default=_as_text).encode()).hexdigest()[:16]
@@ -80,8 +79,7 @@ def ids_of(contents: list[object]) -> tuple[str, ...]:
     """Ids of rows: content hashes, with repeated rows numbered."""
     copies: Counter[str] = Counter()
     ids = []
-    for c in contents:
-        h = digest(c)
+    for h in map(digest, contents):
         copies[h] += 1
         ids.append(h if copies[h] == 1 else f"{h}#{copies[h]}")
     return tuple(ids)

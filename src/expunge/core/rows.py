@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -22,14 +22,17 @@ class Rows:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __repr__(self) -> str:
+        return f"Rows({self.name!r}, {len(self)} rows)"
+
     def __getitem__(self, column: str) -> Sequence[Any]:
         return self.columns[column]
 
     def select(self, places: Iterable[int]) -> Rows:
         """The rows at these places, in this order; places may repeat."""
-        indices = list(places)
-        columns = {k: [v[i] for i in indices] for k, v in self.columns.items()}
-        return Rows(self.name, tuple(self.ids[i] for i in indices), columns, tuple(self.weight[i] for i in indices) if self.weight else ())
+        at = list(places)
+        columns = {k: [v[i] for i in at] for k, v in self.columns.items()}
+        return Rows(self.name, tuple(self.ids[i] for i in at), columns, tuple(self.weight[i] for i in at if self.weight))
 
     def add(self, **columns: Sequence[Any]) -> Rows:
         """The same rows with added or replaced columns."""
@@ -52,8 +55,8 @@ Sets = Mapping[str, Rows]
 class Packed:
     """Values at the counted positions, without padding or mask, so the shape of a row's values never depends on the rest of its batch."""
 
-    values: Tensor  # (positions, ...)
-    row: Tensor  # (positions,) index of each position's row
+    values: Tensor = field(repr=False)  # (positions, ...)
+    row: Tensor = field(repr=False)  # (positions,) index of each position's row
     rows: int
     kind: str = "labels"  # which count of the modality a mean over the logical batch divides by
 

@@ -1,7 +1,4 @@
-"""The interfaces of a run for its parts: `View` (whole sets, no gradient) and `Step` (one micro-batch of one gradient evaluation).
-
-These are protocols; `expunge.engine.context` implements them.
-"""
+"""The interfaces of a run for its parts: `View` (whole sets, no gradient) and `Step` (one micro-batch); see `expunge.engine.context`."""
 
 from __future__ import annotations
 
@@ -81,7 +78,9 @@ class View(Protocol):
     def example_grads(self, rows: Rows, loss: Callable[[ModelOutput], Tensor], batch_size: int = 32) -> Iterator[list[Tensor]]: ...
     def fisher(self, rows: Rows, draws: int | None = 0, batch_size: int = 32) -> list[Tensor]: ...
     def kfac(self, rows: Rows, strategy: Any = "ekfac", draws: int = 1, batch_size: int = 32) -> dict[str, Tensor]: ...
-    def input_grad(self, x: Tensor, rows: Callable[[Tensor], Rows], loss: Callable[[ModelOutput], Tensor]) -> Tensor: ...
+    def input_grad(
+        self, x: Tensor, rows: Callable[[Tensor], Rows], loss: Callable[[ModelOutput], Tensor], training: int | None = None
+    ) -> Tensor: ...  # training: in training mode with this seed
     def run(self, plan: Any, sets: Sets, start: Weights | None = None, key: str = "") -> View: ...  # on a copy, with a seed of its own
 
 

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from expunge.core.errors import UndeclaredNeed
 from expunge.core.rows import Packed
+from expunge.functional.brief import brief
 
 
+@brief("losses")
 @dataclass
 class CachedReference:
     """The reference model's losses at the counted positions of each row. Most methods need nothing else of the reference."""

@@ -29,7 +29,7 @@ def save(data: Any, folder: Path) -> None:
         shutil.rmtree(stale, ignore_errors=True)
     new.mkdir(parents=True)
     save_file({n: t.detach().cpu().contiguous().clone() for n, t in tensors.values()}, new / "tensors.safetensors")
-    (new / "data.json").write_text(json.dumps(skeleton))
+    (new / "data.json").write_text(json.dumps(skeleton), encoding="utf-8")
     for file in new.iterdir():
         with file.open("rb") as f:
             os.fsync(f.fileno())
@@ -51,7 +51,7 @@ def load(folder: Path) -> Any:
     source = next((p for p in candidates if (p / "data.json").exists()), None)
     if source is None:
         return None
-    return _unpack(json.loads((source / "data.json").read_text()), load_file(source / "tensors.safetensors"))
+    return _unpack(json.loads((source / "data.json").read_text(encoding="utf-8")), load_file(source / "tensors.safetensors"))
 
 
 def _pack(x: Any, tensors: dict[int, tuple[str, Tensor]]) -> Any:

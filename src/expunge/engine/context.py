@@ -259,17 +259,20 @@ class RunView:
             self.model, self.modality, self._ask, rows, lambda output: likelihoods(output, draws, rng), paths, strategy, batch_size
         )
 
-    def input_grad(self, x: Tensor, rows: Callable[[Tensor], Rows], loss: Callable[[ModelOutput], Tensor]) -> Tensor:
+    def input_grad(
+        self, x: Tensor, rows: Callable[[Tensor], Rows], loss: Callable[[ModelOutput], Tensor], training: int | None = None
+    ) -> Tensor:
         """The gradient of a loss with respect to an input, of the shape of `x`.
 
         Args:
             x: the input.
             rows: a function from an input to the rows that hold it, such as `modality.moved`.
             loss: a function from the output to a scalar.
+            training: a seed, for training mode; None: evaluation mode.
         """
         self._check_capability(DifferentiableInputs)
         self._run.alone("gradients by an input")
-        return input_gradient(self.model, self._ask, x, rows, loss)
+        return input_gradient(self.model, self._ask, x, rows, loss, training)
 
     def _ask(self, rows: Rows) -> ModelOutput:
         return self._run.forward([rows], (), why="view")[0]

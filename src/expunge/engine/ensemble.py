@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,12 +24,14 @@ from expunge.engine.estimators.per_example_grads import own_weights, vectorizes
 from expunge.engine.gradient import evaluate
 from expunge.engine.loop import new_state, run
 from expunge.engine.run_state import Cost, RunState, device_of, evaluating
-from expunge.engine.schedule import lr_at, optimizer_of, sample, total_steps
+from expunge.engine.schedule import lr_at, optimizer_of, sample, steps_of, total_steps
 from expunge.engine.weights import put, weights_of
+from expunge.functional.brief import brief
 
 AT_ONCE = 32  # models that take a step together
 
 
+@brief("model", "seen")
 @dataclass(frozen=True, eq=False)
 class Ensemble:
     """Models of one architecture, stored as stacked weights.
@@ -253,8 +254,7 @@ def _run(
 
 def _weights(done: RunState) -> Weights:
     """The weights after a run, with an adapter merged."""
-    result: Any = done.model
-    return weights_of(result.merge_and_unload() if adapters.is_adapted(result) else result)
+    return weights_of(adapters.merged(done.model))
 
 
 def _plain(plan: Plan, name: str) -> bool:
@@ -297,7 +297,7 @@ def _in_step(r: RunState, plan: Plan, rows: Rows, trained_on: Tensor, seeds: Seq
     moving = [n for n, p in r.model.named_parameters() if p.requires_grad]
     weights = {n: w.to(device_of(r.model)).requires_grad_(n in moving) for n, w in start.items()}
     places = [Rows(rows.name, tuple(map(str, _places(s))), {}) for s in trained_on]
-    per_epoch = math.ceil(len(places[0]) / train.batch_size)
+    per_epoch = steps_of(len(places[0]), train.batch_size, r.modality.independent(r.model))
     optimizer = optimizer_of(train, [weights[n] for n in moving])
     r.precision = train.precision
     for step in range(total_steps(train, per_epoch)):

@@ -22,6 +22,7 @@ from expunge.engine.context import RunStep
 from expunge.engine.distributed.sharding import whole
 from expunge.engine.run_state import RunState, device_of
 from expunge.engine.schedule import split
+from expunge.functional.brief import brief
 
 
 def global_norm(tensors: list[Tensor]) -> Tensor:
@@ -30,6 +31,7 @@ def global_norm(tensors: list[Tensor]) -> Tensor:
     return norms.square().sum().sqrt()
 
 
+@brief()
 @dataclass
 class Tally:
     """The running totals over the pieces of a logical batch. same: each piece has the value of the whole batch, not its share of it."""
@@ -87,7 +89,8 @@ def evaluate(
     if not terms:
         return torch.zeros(()), [torch.zeros_like(p) for p in params]
     process_group, independent = run.process_group, run.modality.independent(run.model)
-    pieces = split(logical, micro_batch_size, [o.reads for _, _, o in terms], process_group.count if independent else 1)
+    together = [o.reads for _, _, o in terms]
+    pieces = split(logical, micro_batch_size, together, *((process_group.count, 1) if independent else (1, 2)))
     dealt = independent and process_group.deals(len(pieces), together=run.sharded is not None)
     own_pieces = process_group.deal(len(pieces)) if dealt else range(len(pieces))
     averaged = Need.BATCH_MEANS in needs and len(pieces) > 1

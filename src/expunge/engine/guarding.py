@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from expunge.core.modality import Modality
+from expunge.functional.brief import brief
 
 
+@brief("name", "unguarded")
 class Guarded:
     """A modality with another `forward` or `generate`; everything else is that of the modality inside.
 

@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from expunge.core.errors import Interrupted, UserError
+from expunge.core.errors import Interrupted
 from expunge.core.hyperparameters import hp, part
 from expunge.core.modality import Modality, Weights
 from expunge.core.needs import Need
@@ -23,11 +23,12 @@ from expunge.core.request import content
 from expunge.core.rows import Rows, Sets
 from expunge.engine import adapters, checkpoint
 from expunge.engine.context import RunStep, RunView
+from expunge.engine.device import check_trainable
 from expunge.engine.distributed import sharding
 from expunge.engine.distributed.process_group import processes
 from expunge.engine.gradient import evaluate, global_norm
 from expunge.engine.run_state import Cost, RunState, device_of, evaluating
-from expunge.engine.schedule import anchor_of, lr_at, optimizer_of, sample, total_steps
+from expunge.engine.schedule import anchor_of, check_statistics, lr_at, optimizer_of, sample, steps_of, total_steps
 from expunge.engine.validate import check, check_weights
 from expunge.engine.weights import put, trainable, weights_of
 
@@ -44,6 +45,7 @@ class Hooks:
     """Callbacks of a run: logging, progress, checkpoints and interruption."""
 
     log: Callable[[Mapping[str, Any]], None] = _nothing  # gets one record per step, and one at the end of a stage
+    epoch: Callable[[Mapping[str, Any]], None] = _nothing  # gets one record per epoch, with scores where they are watched
     progress: Callable[[int, int, str], None] = _nothing  # steps done, steps in all (an estimate), name of the stage
     save: Callable[[dict[str, Any]], None] | None = None  # gets each checkpoint
     every: float = 30.0  # seconds between checkpoints; 0: one after each step
@@ -101,8 +103,10 @@ def run(
     check(plans, sets, modality, known=store is not None)
     seed = plans[0].train.seed if seed is None else seed
     accelerator = accelerator or processes()
+    model = adapters.unwrapped(model)
     prepare(plans, model, modality, seed)
     model = adapters.insert(model.to(accelerator.device), plans, seed)
+    check_trainable(model, plans)
     r = new_state(model, modality, accelerator, seed, store=store)
     if sharding.requested(accelerator):
         adapters.choose(model, plans[0].trainable)
@@ -121,7 +125,7 @@ def run(
         r.picked = _picked(r, plans, sets)
     sets, hooks = {**sets, **r.picked}, hooks or Hooks()
     if not r.process_group.first:
-        hooks = replace(hooks, log=_nothing, progress=_nothing)
+        hooks = replace(hooks, log=_nothing, epoch=_nothing, progress=_nothing)
     for i, plan in enumerate(plans):
         if i < r.stage:
             continue
@@ -237,14 +241,14 @@ class _Stage:
         return sets
 
     def _train(self, resume: Mapping[str, Any] | None) -> None:
-        r, train = self.r, self.train
+        r, plan, train = self.r, self.plan, self.train
         model, params = r.model, self.view.params
         if train.gradient_checkpointing:
             adapters.recompute(model)
-        if train.micro_batch_size == 1 and not r.modality.independent(model.train()):
-            raise UserError("one row has no batch statistics, and this model normalizes by them: give --micro-batch-size 2 or more")
+        if not (independent := r.modality.independent(model.train())):
+            r.warnings += check_statistics(train, self.chosen, frozenset[str]().union(*(t.objective.reads for t in plan.terms())))
         self.optimizer = optimizer_of(train, params)
-        self.per_epoch = math.ceil(len(self.chosen[train.anchor]) / train.batch_size)
+        self.per_epoch = steps_of(len(self.chosen[train.anchor]), train.batch_size, independent)
         self.done, self.this_epoch = 0, self.per_epoch
         r.total = total_steps(train, self.per_epoch)
         r.done, r.epochs = 0, math.ceil(r.total / self.per_epoch)
@@ -279,7 +283,8 @@ class _Stage:
                 return "done"
             self.current = picked
         self.view.sets = r.sets = self.current
-        self.this_epoch = math.ceil(len(self.current[anchor_of(train, self.current)]) / train.batch_size)
+        rows = len(self.current[anchor_of(train, self.current)])
+        self.this_epoch = steps_of(rows, train.batch_size, r.modality.independent(r.model))
         for _ in range(r.step, self.this_epoch):
             if train.steps and self.done >= train.steps:
                 break
@@ -359,13 +364,14 @@ class _Stage:
     def _watch(self) -> None:
         """Score the model after an epoch, and keep the weights of the best epoch."""
         r, hooks = self.r, self.hooks
+        record: dict[str, Any] = {"stage": r.stage, "epoch": r.epoch, "done": self.done}
         if hooks.watch is None:
-            return
+            return hooks.epoch(record)
         with evaluating(r.model), torch.no_grad():
-            scores = dict(hooks.watch(RunView(r, self.chosen)))
-        record = {"stage": r.stage, "epoch": r.epoch, "done": self.done, "scores": scores}
+            record["scores"] = scores = dict(hooks.watch(RunView(r, self.chosen)))
         r.log.append(record)
         hooks.log(record)
+        hooks.epoch(record)
         if hooks.best:
             # a missing score counts as the worst
             score = torch.tensor(hooks.good(scores.get(hooks.best, math.nan)), dtype=torch.float64).nan_to_num(-math.inf)

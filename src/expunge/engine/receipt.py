@@ -6,7 +6,6 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-import resource
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from expunge.core.hyperparameters import hyperparameters_of
 from expunge.core.plan import Plans
-from expunge.engine.run_state import RunState
+from expunge.engine.run_state import RunState, device_of
 
 PACKAGES = ("expunge", "torch", "transformers", "accelerate", "peft", "datasets", "tokenizers", "numpy")
 
@@ -27,11 +26,12 @@ def hash_weights(model: nn.Module) -> str:
     h = hashlib.sha256()
     for name, t in sorted(model.state_dict().items()):
         h.update(f"{name}{t.dtype}{tuple(t.shape)}".encode())
-        h.update(_bytes(t))
+        h.update(bytes_of(t))
     return h.hexdigest()[:16]
 
 
-def _bytes(t: Tensor) -> memoryview:
+def bytes_of(t: Tensor) -> memoryview:
+    """The bytes of a tensor's values; the same on every device."""
     values = t.detach().cpu().contiguous().view(-1)
     return values.view(torch.uint8).numpy().data if values.numel() else memoryview(b"")
 
@@ -53,10 +53,24 @@ def machine() -> dict[str, Any]:
     return {"system": platform.system(), "processor": platform.machine(), "threads": torch.get_num_threads(), "device": device}
 
 
+def compute(model: nn.Module) -> dict[str, str]:
+    """What a model computes on and in: `device` (cpu, cuda, mps) and `dtype` of its weights, several dtypes joined by a comma."""
+    weights = [p for p in model.parameters() if p.is_floating_point()]
+    dtypes = dict.fromkeys(str(p.dtype).removeprefix("torch.") for p in weights)
+    return {"device": device_of(model).type, "dtype": ", ".join(sorted(dtypes))}
+
+
 def peak_memory() -> int:
-    """Peak memory in bytes: of the accelerator if there is one, otherwise of this process."""
-    if torch.cuda.is_available():
+    """Peak memory in bytes: of a CUDA device if there is one, otherwise of this process."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return int(torch.cuda.max_memory_allocated())
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil  # which accelerate brings along
+
+        memory = psutil.Process().memory_info()
+        return int(getattr(memory, "peak_wset", memory.rss))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak if sys.platform == "darwin" else peak * 1024)
 
@@ -87,6 +101,11 @@ def plain(value: Any) -> Any:
     return getattr(value, "__qualname__", str(value))
 
 
+def as_json(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that a reader of the written JSON gets: plain data, with texts as keys."""
+    return dict(json.loads(json.dumps(data, default=plain)))
+
+
 def describe(plans: Plans) -> list[dict[str, Any]]:
     """The resolved stages as plain data: the parts of each, and the value of every hyperparameter."""
     stages = []
@@ -115,7 +134,9 @@ def write(path: Path, data: Mapping[str, Any], deep: bool = True) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text((json.dumps(data, indent=2, ensure_ascii=False, default=plain) if deep else _by_line(data)) + "\n")
+    temporary.write_text(
+        (json.dumps(data, indent=2, ensure_ascii=False, default=plain) if deep else _by_line(data)) + "\n", encoding="utf-8"
+    )
     temporary.replace(path)
 
 

@@ -20,6 +20,7 @@ from expunge.core.rows import Rows, Sets
 from expunge.core.view import State
 from expunge.engine.distributed.process_group import ProcessGroup
 from expunge.engine.distributed.sharding import Sharded
+from expunge.functional.brief import brief
 
 
 @contextmanager
@@ -32,6 +33,23 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for m in in_training:
             m.training = True
+
+
+@contextmanager
+def training_alike(model: nn.Module, seed: int) -> Iterator[None]:
+    """Training mode inside the block: batch statistics and dropout, drawn from a seed. Modes and buffers are the old ones afterwards."""
+    modes, buffers, device = {m: m.training for m in model.modules()}, [b.clone() for b in model.buffers()], device_of(model)
+    model.train()
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        with torch.no_grad():
+            for b, old in zip(model.buffers(), buffers, strict=True):
+                b.copy_(old)
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -60,6 +78,7 @@ class Engine(Protocol):
     def run(self, plans: Any, model: nn.Module, modality: Modality, sets: Sets, **options: Any) -> RunState: ...
 
 
+@brief("seed", "stage", "epoch", "done", "total", "warnings")
 @dataclass
 class RunState:
     """The state of a run, which the loop changes. Parts see only views of it."""

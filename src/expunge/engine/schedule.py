@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from expunge.core.errors import UserError
 from expunge.core.plan import Train
 from expunge.core.random import seed_of
 from expunge.core.rows import Rows, Sets
@@ -20,6 +21,36 @@ def anchor_of(train: Train, sets: Sets) -> str:
     return next(n for n in (train.anchor, "forget", "retain") if n in sets)
 
 
+def steps_of(rows: int, batch_size: int, independent: bool = True) -> int:
+    """The number of batches that a pass over rows takes.
+
+    Args:
+        independent: whether the rows of a batch do not affect each other. If they do, a last batch of one row takes another from the
+            batch before it, or joins it where that has two.
+    """
+    alone = not independent and batch_size == 2 and rows > 2 and rows % 2 == 1
+    return math.ceil(rows / batch_size) - alone
+
+
+def check_statistics(train: Train, sets: Sets, read: frozenset[str]) -> list[str]:
+    """Check that rows are together with others, for a model that normalizes by the statistics of a batch.
+
+    Args:
+        read: names of the sets that the objective reads.
+
+    Returns:
+        A warning for each set that has one row.
+
+    Raises:
+        UserError: if the batches or micro-batches have one row.
+    """
+    for size, option in ((train.batch_size, "batch-size"), (train.micro_batch_size, "micro-batch-size")):
+        if size == 1 and any(len(rows) > 1 for rows in sets.values()):
+            raise UserError(f"one row has no batch statistics, and this model normalizes by them: give --{option} 2 or more")
+    single = [n for n, rows in sets.items() if n in read and len(rows) == 1]
+    return [f"the only row of {n!r} has no batch statistics, so it is normalized by the model's running ones" for n in single]
+
+
 def sample(sets: Sets, train: Train, run: RunState) -> Sets:
     """The batch of the current step by set, as a function of the seed and the step number."""
 
@@ -28,9 +59,11 @@ def sample(sets: Sets, train: Train, run: RunState) -> Sets:
 
     anchor = anchor_of(train, sets)
     order = torch.randperm(len(sets[anchor]), generator=rng("order", run.epoch)).tolist()
-    indices = order[run.step * train.batch_size : (run.step + 1) * train.batch_size]
-    if len(indices) == 1 < len(order) and not run.modality.independent(run.model):
-        indices = order[-2:]  # one row has no batch statistics
+    independent = run.modality.independent(run.model)
+    steps, size = steps_of(len(order), train.batch_size, independent), train.batch_size
+    shared = not independent and len(order) > size > 2 and len(order) % size == 1  # the last row alone gets another to itself
+    begin, end = (len(order) if step == steps else step * size - (shared and step == steps - 1) for step in (run.step, run.step + 1))
+    indices = order[begin:end]
     batch = {anchor: sets[anchor].select(indices)}
     for name, rows in sets.items():
         if name != anchor and len(rows):
@@ -39,7 +72,7 @@ def sample(sets: Sets, train: Train, run: RunState) -> Sets:
     return batch
 
 
-def split(sets: Sets, size: int, together: Iterable[frozenset[str]] = (), least: int = 1) -> list[Sets]:
+def split(sets: Sets, size: int, together: Iterable[frozenset[str]] = (), least: int = 1, unit: int = 1) -> list[Sets]:
     """Cut a batch into micro-batches of about `size` rows of the longest set. Every set is cut into the same number of pieces.
 
     A set whose length is a multiple of the shortest set's is cut at the same rows.
@@ -49,21 +82,26 @@ def split(sets: Sets, size: int, together: Iterable[frozenset[str]] = (), least:
         together: for each term, the sets that it reads at once. No piece may lack one of them, so there are at most as many pieces as the
             shortest of them has rows.
         least: the number of pieces is a multiple of this, if there are enough rows.
+        unit: the smallest number of rows of a set in one piece, if the set has so many: 2 where a row needs others for its statistics.
 
     Returns:
         The micro-batches. A set without rows in a piece is left out of it.
     """
     longest = max(len(r) for r in sets.values())
-    pieces = max(math.ceil(longest / size) if size else 1, min(least, longest))
-    pieces = min(longest, pieces + -pieces % least)
-    pieces = min([pieces, *(len(sets[n]) for names in together if len(names) > 1 for n in names)])
+    most = longest // unit
+    pieces = max(math.ceil(longest / size) if size else 1, min(least, most))
+    pieces = min(most, pieces + -pieces % least)
+    pieces = min([pieces, *(len(sets[n]) // unit for names in together if len(names) > 1 for n in names)])
     if pieces <= 1:
         return [sets]
     shortest = min(len(r) for r in sets.values())
 
+    def place(count: int, i: int) -> int:
+        return count if i == pieces else i * (count // unit) // pieces * unit
+
     def bound(rows: Rows, i: int) -> int:
-        multiple, remainder = divmod(len(rows), shortest) if shortest >= pieces else (1, 1)
-        return (i * shortest // pieces) * multiple if not remainder else i * len(rows) // pieces
+        multiple, remainder = divmod(len(rows), shortest) if shortest // unit >= pieces else (1, 1)
+        return place(shortest, i) * multiple if not remainder else place(len(rows), i)
 
     pieces_of = {n: [r.select(range(bound(r, i), bound(r, i + 1))) for i in range(pieces)] for n, r in sets.items()}
     return [{n: p[i] for n, p in pieces_of.items() if len(p[i])} for i in range(pieces)]

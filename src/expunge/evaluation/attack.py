@@ -11,7 +11,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from accelerate import Accelerator
 from torch import nn
@@ -22,13 +22,14 @@ from expunge.core.errors import UserError
 from expunge.core.hyperparameters import hyperparameters_of, named, override
 from expunge.core.modality import Modality
 from expunge.core.suggest import did_you_mean
-from expunge.engine.adapters import is_adapted
+from expunge.engine import adapters
 from expunge.engine.guarding import unguarded
 from expunge.evaluation.measure import Evidence, Missing
 from expunge.evaluation.observation_spec import QUICK
 from expunge.evaluation.observe import Records, observe
 from expunge.evaluation.profiles.profile import Hit, profile_of
-from expunge.evaluation.verdict import audit_scores
+from expunge.evaluation.scoring import audit_scores
+from expunge.functional.brief import brief
 
 KEPT = ("value", "interval", "n")  # fields of a score record that an attack keeps
 
@@ -36,6 +37,7 @@ Scores = Mapping[str, Mapping[str, Any]]  # by score, the KEPT fields of its rec
 Progress = Callable[[int, int, str], None]
 
 
+@brief("way", "scores")
 @dataclass(frozen=True)
 class Try:
     """One look at the model under attack."""
@@ -46,6 +48,7 @@ class Try:
     at: Mapping[str, float] = field(default_factory=dict)  # the numbers of the case: steps, rows, bits
 
 
+@brief("attack", "ways", "tries", "missing")
 @dataclass(frozen=True)
 class AttackOutcome:
     """The outcome of an attack: scores of the model as delivered and of every case, and the ways that were not open, with reasons."""
@@ -170,8 +173,8 @@ class Scene:
 
     def bare(self, merged: bool = False) -> nn.Module:
         """A copy of the weights; merged: with adapters worked into the weights. A guard is no part of it: see `weights_modality`."""
-        inner: Any = copy.deepcopy(self.model)
-        return cast(nn.Module, inner.merge_and_unload() if merged and is_adapted(inner) else inner)
+        inner = copy.deepcopy(self.model)
+        return adapters.merged(inner) if merged else inner
 
     @property
     def weights_modality(self) -> Modality:
@@ -220,6 +223,16 @@ class Attack(ABC):
     @abstractmethod
     def run(self, scene: Scene) -> None:
         """Change a copy of the model, or the prompts, and look at it."""
+
+
+WITHOUT_GUARD = "without_the_guard"  # the attack that every guarded model gets
+
+
+class Unguarded(Attack):
+    """The weights alone, as whoever holds them can ask them."""
+
+    def run(self, scene: Scene) -> None:
+        scene.look(scene.scores(scene.bare()))
 
 
 def intervene(

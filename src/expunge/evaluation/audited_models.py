@@ -20,19 +20,26 @@ from expunge.core.capabilities import Prompted, offers
 from expunge.core.modality import Modality
 from expunge.core.rows import Rows
 from expunge.engine import loop
-from expunge.engine.guarding import unguarded
+from expunge.engine.guarding import is_guarded, unguarded
 from expunge.engine.weights import put
-from expunge.evaluation.attack import Attack, AttackOutcome, called, intervene
+from expunge.evaluation.attack import WITHOUT_GUARD, Attack, AttackOutcome, Unguarded, intervene
 from expunge.evaluation.attack_summary import WORST, attacked, relearned, worst_case
+from expunge.evaluation.compare import Compared, comparisons
 from expunge.evaluation.measure import Evidence
 from expunge.evaluation.observation import Array, Observation, few
 from expunge.evaluation.observation_spec import ObservationSpec
 from expunge.evaluation.observe import Records, observe
 from expunge.evaluation.profiles.profile import Hit, Profile, group_of, profile_of
-from expunge.evaluation.verdict import audit_scores
+from expunge.evaluation.recovery import Controls
+from expunge.evaluation.scoring import audit_scores, measured
+from expunge.evaluation.thresholds import Thresholds
+from expunge.evaluation.verdict import Case, Context, verdict
+from expunge.functional.brief import brief
 from expunge.io.models import Opened
+from expunge.modalities.common.records import Records as Kept
 from expunge.report.collect import curves
 from expunge.report.report_data import Entry, ReportData, ReportedCost, Role, Sample, Score
+from expunge.report.verdict_data import Verdict
 
 Progress = Callable[[int, int, str], None]
 COSTS = ("seconds", "tokens", "flops", "peak_memory_bytes")
@@ -42,6 +49,7 @@ def silent(done: int, total: int, activity: str) -> None:
     """Report no progress."""
 
 
+@brief("name", "role", "method", "seed", "scores", "skipped", "attacks")
 @dataclass(frozen=True, eq=False)
 class AuditedModel:
     """A model of an audit with its observation, scores and attacks."""
@@ -57,6 +65,10 @@ class AuditedModel:
     receipt: Mapping[str, Any] = field(default_factory=dict)
     attacks: Mapping[str, AttackOutcome] = field(default_factory=dict)
     yardstick: Mapping[str, AttackOutcome] = field(default_factory=dict)  # what the same attacks found in the retrained model
+    attacked_original: Mapping[str, AttackOutcome] = field(default_factory=dict)  # and in the original
+    original_scores: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    compared: Mapping[str, Compared] = field(default_factory=dict)  # the scores that are checks, beside the other models
+    verdict: Verdict | None = None
     rated: bool = True  # whether the worst case over the attacks is one of its scores
     evidence: Evidence | None = None  # what it was scored beside
 
@@ -70,10 +82,19 @@ class AuditedModel:
         """The strongest case against the model, for each way of every attack."""
         return [h for n, a in self.attacks.items() for h in a.hits(self.yardstick.get(n))]
 
-    @property
-    def unjudged(self) -> dict[str, str]:
-        """Scores and attacks that are missing, with the reasons."""
-        return {**self.skipped, **{called(n, way): why for n, a in self.attacks.items() for way, why in a.missing.items()}}
+    def judge(self, context: Context, thresholds: Thresholds) -> AuditedModel:
+        """The model with the verdict on it."""
+        case = Case(
+            self.evidence or Evidence(self.observation),
+            self.compared,
+            self.scores,
+            self.skipped,
+            self.profile,
+            self.original_scores,
+            self.attacks,
+            Controls(self.yardstick, self.attacked_original),
+        )
+        return replace(self, verdict=verdict(case, context, thresholds))
 
     def entry(self) -> Entry:
         """As the report shows it."""
@@ -93,6 +114,7 @@ class AuditedModel:
             attacks=attacked(self.attacks),
             cost=ReportedCost(**{k: cost.get(k) for k in COSTS}, unit=self.profile.unit) if cost else None,
             receipt=dict(self.receipt),
+            verdict=self.verdict,
         )
 
 
@@ -134,8 +156,9 @@ def judged(
 ) -> AuditedModel:
     """Score an observation, without a model."""
     evidence = Evidence(observation, retrained, observation if role == "original" else original, random_init)
-    scores, skipped = audit_scores(evidence, specs=specs)
-    return AuditedModel(name, role, observation, scores, skipped, evidence=evidence, **fields)
+    measures = measured(evidence, specs, beside=True)
+    scores, skipped = audit_scores(evidence, measures=measures)
+    return AuditedModel(name, role, observation, scores, skipped, evidence=evidence, compared=comparisons(measures), **fields)
 
 
 def controls(
@@ -190,13 +213,21 @@ def carry_out(
         scored: sets that are scored under attack.
     """
     possible = {n: a for n, a in attacks.items() if role in ("method", "retrained") or (role != "random" and not a.recovered)}
+    if is_guarded(modality):
+        possible = {WITHOUT_GUARD: Unguarded(), **possible}
     return {n: intervene(n, a, model, modality, sets, specs=specs, scored=scored, progress=progress) for n, a in possible.items()}
 
 
 def compared(audited: AuditedModel, original: AuditedModel | None, retrained: AuditedModel | None) -> AuditedModel:
     """The audited model with its attacks beside the original's scores and what the same attacks found in the retrained model."""
     outcomes = {n: replace(a, original=original.scores) for n, a in audited.attacks.items()} if original else audited.attacks
-    return replace(audited, attacks=outcomes, yardstick=retrained.attacks if retrained else {})
+    return replace(
+        audited,
+        attacks=outcomes,
+        yardstick=retrained.attacks if retrained else {},
+        attacked_original=original.attacks if original else {},
+        original_scores=original.scores if original else {},
+    )
 
 
 def random_init(opened: Opened, sets: Mapping[str, Records], cache: Path | None, specs: Specs | None = None) -> Observation:
@@ -260,6 +291,8 @@ def spread(records: Records, limit: int) -> Records:
     """At most `limit` records, evenly spread, and one of each group that these lack: a missing group would look forgotten. 0: all."""
     if not limit or len(records) <= limit:
         return records
-    chosen = [records[i * len(records) // limit] for i in range(limit)]
-    first_of_group, kept_groups = {group_of(r): r for r in reversed(records)}, {group_of(r) for r in chosen}
-    return chosen + [r for g, r in first_of_group.items() if g not in kept_groups]
+    chosen = [i * len(records) // limit for i in range(limit)]
+    first_of_group = {group_of(r): i for i, r in reversed(list(enumerate(records)))}
+    kept_groups = {group_of(records[i]) for i in chosen}
+    chosen += [i for g, i in first_of_group.items() if g not in kept_groups]
+    return records.pick(chosen) if isinstance(records, Kept) else [records[i] for i in chosen]

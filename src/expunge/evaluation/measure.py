@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from expunge.evaluation.observation import Observation, Scored, SetObservation
+from expunge.functional.brief import brief
 
 Beside = Literal["retrained", "original", "random"]
 MODELS = {"retrained": "retrained model", "original": "original model", "random": "model with random weights"}
@@ -45,6 +46,10 @@ class ScoreSpec:
         ideal: the best value; None: the retrained model's.
         shows: more of it means that more of the forgotten data is known.
         scale: p: a p-value, which is averaged and drawn as its logarithm.
+        margin: makes the score a check of the verdict: differences from the retrained model up to this one count as none, in the units of
+            the score. Of knowledge and features, a larger value means that more is known; of membership, a difference in either direction
+            gives the forgotten items away. None: no check.
+        decides: whether the verdict needs the check; else it is shown for its information. Knowledge that is found counts in any case.
     """
 
     kind: Kind
@@ -53,15 +58,23 @@ class ScoreSpec:
     ideal: float | None = None
     shows: bool = False
     scale: Literal["linear", "p"] = "linear"
+    margin: float | None = None
+    decides: bool = True
 
 
+@brief("n", "variant")
 @dataclass(frozen=True, eq=False)
 class Measure:
-    """`stat(*items)` is the value; the bootstrap draws the rows of each array of `items` again, each array on its own."""
+    """`stat(*items)` is the value; the bootstrap draws the rows of each array of `items` again, each array on its own.
+
+    kernel: of a value that is a mean over items, or over pairs of items of two arrays: what it is the mean of, one axis for each array,
+    from 0 to 1. A difference between two models is then tested without assumptions about its distribution (see `equivalence`).
+    """
 
     items: tuple[Items, ...]
     stat: Callable[..., float]
     variant: str = ""  # which definition, where paper and code differ
+    kernel: Callable[..., Items] | None = None
 
     @property
     def n(self) -> int:
@@ -78,6 +91,7 @@ class Measure:
         return float(low), float(high)
 
 
+@brief("model", "retrained", "original", "random")
 @dataclass(frozen=True)
 class Evidence:
     """What a family of scores may read: the model's observations and, where given, those of the retrained model, of the original and of
@@ -88,6 +102,13 @@ class Evidence:
     retrained: Observation | None = None
     original: Observation | None = None
     random: Observation | None = None
+    variants: Mapping[str, str] = field(
+        default_factory=dict, hash=False
+    )  # by score, the definition to use; default: the first of its family
+
+    def variant(self, score: str, of: Sequence[str]) -> str:
+        """The definition of a score to use, among those that its family has."""
+        return next((v for v in (self.variants.get(score), self.variants.get("*")) if v in of), of[0])
 
     def focused(self, name: str) -> Evidence:
         """The same evidence with another set in the place of the forget set, for a family that scores any set."""
@@ -100,7 +121,7 @@ class Evidence:
         model = moved(self.model)
         if model is None:
             raise Missing(f"the audit has no {name} set")
-        return Evidence(model, moved(self.retrained), moved(self.original), moved(self.random))
+        return Evidence(model, moved(self.retrained), moved(self.original), moved(self.random), self.variants)
 
     def items(self, name: str, of: PerItem) -> Items:
         """Values of `of` on the model's answers to a set, (items, ...), without the items that lack one. Raises: Missing."""
@@ -128,6 +149,11 @@ class Evidence:
         aligned = np.empty_like(other_values)
         aligned[np.argsort(ids, kind="stable")] = other_values[np.argsort(other_ids, kind="stable")]
         return own_values, aligned
+
+
+def averaged(values: Items, variant: str = "") -> Measure:
+    """The mean over items of values from 0 to 1, (items,)."""
+    return Measure((values,), np.mean, variant, kernel=np.asarray)
 
 
 def labeled(observation: SetObservation, kind: str) -> Scored:
@@ -184,5 +210,7 @@ def _without_gaps(name: str, values: Items) -> Items:
 #     READS: frozenset[str]              what must have been observed (aspects of a profile)
 #     SCORES: Mapping[str, ScoreSpec]    every score that it knows
 #     scores(evidence: Evidence) -> Mapping[str, Measure | Missing]
+# and, where papers and codes define a score in several ways,
+#     VARIANTS: Mapping[str, tuple[str, ...]]   their names, by score; the first is the default, `evidence.variant` gives the chosen one
 # `scores` is pure: it reads observations and gives, for each score, its measure or what is missing.
 Scores = Mapping[str, Measure | Missing]

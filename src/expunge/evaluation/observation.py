@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from expunge.functional.brief import brief
+
 Array = NDArray[np.float32]
 WHOLE = ("gradient_norms", "log_probs", "label", "pictures", "loss", "correct", "ranks")  # arrays of a set as a whole
 HEAD = "head"  # the name of the features that the last linear layer reads
@@ -26,6 +28,7 @@ def few(items: int, many: int) -> range:
     return range(0, items, max(1, items // many))[:many]
 
 
+@brief("item", "target_logp")
 @dataclass(frozen=True, eq=False)
 class Scored:
     """Teacher-forced answers, packed: answer k owns positions `start[k]:start[k+1]`; the end-of-sequence label is one of them."""
@@ -59,6 +62,7 @@ class Scored:
         return means
 
 
+@brief("ids", "kinds", "features")
 @dataclass(frozen=True, eq=False)
 class SetObservation:
     """One set of an audit as one model answered it."""
@@ -82,6 +86,7 @@ class SetObservation:
         return len(self.ids)
 
 
+@brief("modality", "sets")
 @dataclass(frozen=True, eq=False)
 class Observation:
     """All observations of one model. `about` holds their origin: hash of weights, prompt format, counts, seconds."""
@@ -120,13 +125,13 @@ class Observation:
         unique = folder / f"observed-{uuid.uuid4().hex}"  # another process may save an observation of the same model now
         np.savez(unique.with_suffix(".npz"), allow_pickle=False, **arrays)
         unique.with_suffix(".npz").replace(folder / "observed.npz")
-        unique.with_suffix(".json").write_text(json.dumps({"about": dict(self.about), "sets": texts}, ensure_ascii=False))
+        unique.with_suffix(".json").write_text(json.dumps({"about": dict(self.about), "sets": texts}, ensure_ascii=False), encoding="utf-8")
         unique.with_suffix(".json").replace(folder / "observed.json")
 
     @classmethod
     def load(cls, folder: Path) -> Observation:
         """Read what `save` wrote. Raises: FileNotFoundError where nothing was saved."""
-        texts = json.loads((folder / "observed.json").read_text())
+        texts = json.loads((folder / "observed.json").read_text(encoding="utf-8"))
         with np.load(folder / "observed.npz", allow_pickle=False) as arrays:
             sets = {}
             for name, t in texts["sets"].items():

@@ -19,13 +19,16 @@ from expunge.core.modality import Modality
 from expunge.core.random import seed_of
 from expunge.core.request import digest
 from expunge.core.rows import Rows
-from expunge.engine.receipt import hash_weights
+from expunge.engine import identity
 from expunge.engine.run_state import evaluating
 from expunge.evaluation.observation import Observation, SetObservation
 from expunge.evaluation.observation_spec import ObservationSpec
 from expunge.evaluation.profiles.profile import AskedSet, profile_of
+from expunge.io.secret import sealed, sealed_id
+from expunge.modalities.common.records import kind_of, listed, present
 
 DRAWS = 4  # sampled answers of an item that is asked to `draw`
+OTHERS = {"paraphrase": "paraphrased_answer", "perturbed": "perturbed_answer", "choice": "choices"}  # columns of other answers, by kind
 DRAWN = 64  # tokens of a sampled answer at most
 
 Records = Sequence[Mapping[str, Any]]
@@ -44,11 +47,11 @@ def observe(
     """Observe a model on the items of several sets.
 
     Args:
-        sets: by name, records in any shape that the modality reads and, where there are such, `paraphrased_answer`, `perturbed_answer` (a
-            list) and `choices` (a list that holds the answer).
+        sets: by name, records in any shape that the modality reads and, where there are such, `paraphrased_answer`, `perturbed_answer`
+            and `choices` (which hold the answer): each one value or a list, in a cell of text a list as JSON.
         specs: how to ask sets that differ from the default.
-        cache: a folder of earlier observations, keyed by everything that an answer depends on: weights, rows, modality, specs and `wants`;
-            a hit needs no forward pass.
+        cache: a folder of earlier observations, keyed by everything that an answer depends on: model (weights, configurations, adapters),
+            rows, modality, specs, `wants`, versions and device; a hit needs no forward pass.
         progress: receives rows done, rows in all, and the activity.
 
     Raises:
@@ -56,11 +59,10 @@ def observe(
     """
     profile = profile_of(modality.name)
     asked_sets = {name: AskedSet(_kinds(modality, name, records), spec_of(name, specs)) for name, records in sets.items() if len(records)}
-    rows = {n: {k: [r.ids, r.columns.get("prompt")] for k, (r, _) in asked_set.kinds.items()} for n, asked_set in asked_sets.items()}
-    weights = hash_weights(model)
-    key = digest(
-        [weights, repr(model), modality.about(), rows, {n: repr(asked_set.spec) for n, asked_set in asked_sets.items()}, repr(wants)]
-    )
+    model_identity = identity.of_model(model)
+    rows = {n: {k: [identity.of_rows(r), item] for k, (r, item) in asked_set.kinds.items()} for n, asked_set in asked_sets.items()}
+    asked = {n: repr(asked_set.spec) for n, asked_set in asked_sets.items()}
+    key = digest([model_identity, identity.of_setting(model), modality.about(), rows, asked, repr(wants)])
     if cache and (cache / key / "observed.json").exists():
         return Observation.load(cache / key)
     started = time.monotonic()
@@ -71,13 +73,14 @@ def observe(
             observations[name] = _with_other_answers(model, modality, observations[name], asked_set, sets[name], wants)
     about = {
         "key": key,
-        "weights": weights,
+        "weights": model_identity["weights"],
         "modality": modality.about(),
         "rows": total,
         **details,
         "seconds": round(time.monotonic() - started, 3),
     }
-    observation = Observation(observations, about)
+    sealed_sets = {n: replace(o, ids=tuple(map(sealed_id, o.ids))) for n, o in observations.items()}
+    observation = Observation(sealed_sets, {**about, "key": sealed(key)})
     if cache:
         observation.save(cache / key)
     return observation
@@ -87,19 +90,25 @@ def _kinds(modality: Modality, name: str, records: Records) -> dict[str, tuple[R
     """Rows by kind of answer, with the item that each belongs to."""
     answers = modality.rows(name, records)
     kinds = {"answer": (answers, list(range(len(answers))))}
+    row_of = dict(zip(answers.columns.get("record", range(len(answers))), range(len(answers)), strict=True))  # the last row of each record
     if not offers(modality, Categorical):
         return kinds
     other_answers = {
-        "paraphrase": [(i, r["paraphrased_answer"]) for i, r in enumerate(records) if r.get("paraphrased_answer")],
-        "perturbed": [(i, text) for i, r in enumerate(records) for text in r.get("perturbed_answer") or ()],
-        "choice": [(i, text) for i, r in enumerate(records) for text in r.get("choices") or ()],
+        kind: [(i, a) for i, r in enumerate(records) for a in listed(r, column, f"{name}, row {i + 1}")] for kind, column in OTHERS.items()
     }
     for kind, pairs in other_answers.items():
         if pairs:
-            item = [i for i, _ in pairs]
-            labels = [text for _, text in pairs]
+            item = [row_of[i] for i, _ in pairs]
+            labels = [_labeled(modality, a, f"{name}, row {i + 1}, column {OTHERS[kind]!r}") for i, a in pairs]
             kinds[kind] = (require(modality, Categorical).relabel(answers.select(item), labels, name), item)
     return kinds
+
+
+def _labeled(modality: Modality, answer: Any, place: str) -> Any:
+    """An answer, checked. Raises: UserError where the model answers in words and this is no text."""
+    if offers(modality, Generates) and not isinstance(answer, str):
+        raise UserError(f"{place}: an answer is a text, and this is {kind_of(answer)}")
+    return answer
 
 
 def _with_other_answers(
@@ -110,6 +119,8 @@ def _with_other_answers(
     if "choose" in asked_set.spec.ask:
         if "choice" not in asked_set.kinds:
             raise UserError(f"the set {name!r} is asked by choices, and its rows have none: give each row a list `choices`")
+        if len(asked_set.answers) > len(records):
+            raise UserError(f"the set {name!r} is asked by choices, and a row of it has several answers, or one too long for the model")
         observation = replace(observation, correct=np.array([_right(r, f"{name}, row {i}") for i, r in enumerate(records, 1)]))
     if "rank" in asked_set.spec.ask:
         observation = replace(observation, ranks=require(modality, Ranks).ranks(model, asked_set.answers).cpu().numpy())
@@ -120,10 +131,11 @@ def _with_other_answers(
 
 def _right(record: Mapping[str, Any], row_name: str) -> int:
     """Which of a record's choices is its answer. Raises: UserError where none is."""
-    answer = record.get("answer", record.get("completion"))
-    if answer not in record["choices"]:
-        raise UserError(f"{row_name}: the answer {answer!r} is none of the choices")
-    return int(record["choices"].index(answer))
+    answer = present(record).get("answer", record.get("completion"))
+    choices = listed(record, OTHERS["choice"], row_name)
+    if answer not in choices:
+        raise UserError(f"{row_name}: the answer is none of the choices")
+    return choices.index(answer)
 
 
 def _draws(model: nn.Module, modality: Modality, rows: Rows) -> tuple[tuple[str, ...], ...]:

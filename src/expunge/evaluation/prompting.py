@@ -16,7 +16,8 @@ from expunge.core.errors import UserError
 from expunge.core.modality import Modality
 from expunge.evaluation.measure import Missing
 from expunge.evaluation.observe import Records
-from expunge.modalities.text.encode import pair_of
+from expunge.modalities.text.records import pair_of, split_chats
+from expunge.modalities.text.shapes import shaped
 
 ANSWERS = ("paraphrased_answer", "perturbed_answer")  # attacks do not read them, and each would cost a score
 BEFORE = "before"
@@ -39,10 +40,10 @@ def alone(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def asked_in_words(records: Records, modality: Modality) -> Records:
-    """The records that ask something. Raises: Missing where none does."""
+    """The records that ask something, one for each answer of a chat. Raises: Missing where none does."""
     if not offers(modality, Prompted):
         raise Missing("the rows ask nothing in words")
-    if not (questions := [r for r in records if question_of(r).strip()]):
+    if not (questions := [r for r in _single(records, "forget") if question_of(r).strip()]):
         raise Missing("the rows are texts that ask nothing")
     return questions
 
@@ -68,6 +69,7 @@ def asked_as(method: str, sets: Mapping[str, Records]) -> Mapping[str, Records]:
     """
     if (before := way_of(method)) is None:
         return sets
+    sets = {name: _single(records, name) for name, records in sets.items()}
     pairs = {name: [pair_of(r, f"{name}, row {i}") for i, r in enumerate(records, 1)] for name, records in sets.items()}
     asked_sets: dict[str, Records] = {}
     for name, records in sets.items():
@@ -78,8 +80,14 @@ def asked_as(method: str, sets: Mapping[str, Records]) -> Mapping[str, Records]:
     return asked_sets
 
 
+def _single(records: Records, name: str) -> Records:
+    """The records, each chat with several answers as several records."""
+    return [one for i, r in enumerate(records, 1) for one in split_chats(r, f"{name}, row {i}")]
+
+
 def _with(question: str, record: Mapping[str, Any]) -> dict[str, Any]:
     """A record with another question after what stands before it."""
+    record = shaped(record, "a record")
     full_question = record.get(BEFORE, "") + question
     if "messages" in record:
         *first, turn, answer = record["messages"]

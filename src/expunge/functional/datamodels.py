@@ -54,8 +54,8 @@ def sparse_effects(trained_on: Tensor, outputs: Tensor, penalty: float) -> Tenso
     """
     from sklearn.linear_model import Lasso
 
-    flat = outputs.flatten(1).double().cpu().numpy()
-    coefficients = Lasso(alpha=penalty, max_iter=10_000).fit(trained_on.double().cpu().numpy(), flat).coef_.reshape(flat.shape[1], -1)
+    flat = outputs.flatten(1).cpu().double().numpy()
+    coefficients = Lasso(alpha=penalty, max_iter=10_000).fit(trained_on.cpu().double().numpy(), flat).coef_.reshape(flat.shape[1], -1)
     return torch.as_tensor(coefficients.T.copy()).view(-1, *outputs.shape[1:]).to(outputs)
 
 

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from expunge import catalog
 from expunge.core.errors import UserError
 from expunge.core.modality import Modality
 from expunge.core.rows import Rows
-from expunge.core.suggest import did_you_mean
 from expunge.engine import artifact
-from expunge.io import data, run_dirs
+from expunge.engine import device as device_module
+from expunge.engine.adapters import unwrapped
+from expunge.functional.brief import brief
+from expunge.io import data, hub, run_dirs
+from expunge.modalities.common.records import Records, present
 
 Source = str | Path | Sequence[Mapping[str, Any]]
 
 
+@brief("source", "model", "modality")
 @dataclass(frozen=True, eq=False)
 class Opened:
     """A model with its modality, and where it came from."""
@@ -31,6 +33,7 @@ class Opened:
     model: nn.Module
     modality: Modality
     source: str
+    fresh: bool = False  # whether its weights were just drawn
 
 
 def cache_home() -> Path:
@@ -39,24 +42,43 @@ def cache_home() -> Path:
 
 
 def load(
-    path: str | Path, prompt_format: str = "", *, dtype: str = "float32", trust_remote_code: bool = False, allow_pickle: bool = False
+    path: str | Path,
+    prompt_format: str = "",
+    *,
+    labels: int | Sequence[str] = (),
+    dtype: str = "",
+    device: str = "",
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
 ) -> Opened:
     """Load a model and its modality from a folder, a hub id or the folder of a run (its model, its adapter, or its guard).
 
     Args:
+        path: the folder or hub id.
         prompt_format: how a question becomes a prompt; '' is the chat template, or the format of the run.
+        labels: names of the classes of a classifier whose files have no names of their own, or how many classes it must have.
+        dtype: type of the weights, in memory and when they are saved: float32, bfloat16, float16, or auto, which is that of the files; '':
+            float32 in memory, saved in the types that the files have.
+        device: cpu, cuda, mps or auto, for this process from now on; '' is what was chosen before, at first auto.
+        trust_remote_code: run code that comes with the model.
+        allow_pickle: read weights that are stored as pickles, which can run code.
+
+    Returns:
+        The model, on the device that trains, with its modality and where it came from.
 
     Raises:
-        UserError: for a model that does not exist or is not safe to load.
+        UserError: for a model that does not exist, is not safe to load, or has other classes.
     """
     folder = inner = Path(path).expanduser()
+    target = device_module.choose(device)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle}
+    options |= {"labels": labels} if labels != () else {}
+    options |= {"dtype": device_module.dtype_of(dtype)} if dtype else {}
     if not folder.exists():
-        _check_exists(str(path))
-        model, modality = _load_with_modality(str(path), prompt_format, dtype=getattr(torch, dtype), **options)
-        return Opened(model.to(_device()), modality, str(path))
-    if not folder.is_dir():
-        raise UserError(f"{path} is a file, and a model is a folder: give the one that it lies in")
+        hub.check_model(str(path))
+        model, modality = _load_with_modality(str(path), prompt_format, **options)
+        return Opened(model.to(target), modality, str(path))
+    run_dirs.check_model_folder(folder, path)
     if (folder / "receipt.json").exists():
         prompt_format = prompt_format or format_of(folder)
         artifacts = [n for n in artifact.LOADED if (folder / n).is_dir()]
@@ -64,24 +86,35 @@ def load(
             raise UserError(f"the run in {path} has a receipt, and the model that belongs to it is gone")
         inner = folder / artifacts[0]
         if artifacts[0] == "guard":
-            return _guarded(folder, prompt_format, dtype=dtype, **options)
+            return _guarded(folder, prompt_format, **{**options, "dtype": dtype})
     elif run_dirs.begun(folder):
         raise UserError(f"the run in {path} has not ended, so it holds no model yet: go on with --resume")
     elif (folder / "audit.json").exists():
         raise UserError(f"{path} is an audit, which holds no model; what it saw can be audited again: {folder}/observations/NAME")
-    model, modality = _load_with_modality(str(inner), prompt_format, dtype=getattr(torch, dtype), **options)
-    return Opened(model.to(_device()), modality, str(folder.resolve()))
+    model, modality = _load_with_modality(str(inner), prompt_format, **options)
+    return Opened(model.to(target), modality, str(folder.resolve()))
 
 
 def classifier(model: nn.Module, labels: int | Sequence[str], mean: Sequence[float] = (), std: Sequence[float] = ()) -> Opened:
-    """Any module that returns logits for a batch of images, opened. labels: names of the classes, or how many there are.
+    """Any module that returns logits for a batch of images, opened.
 
-    mean, std: by channel, where the model reads values from 0 to 1 after normalization. What `unlearn` writes of such a model is the
-    safetensors of its weights, which only the code of the module can load.
+    What `unlearn` writes of such a model is the safetensors of its weights, which only the code of the module can load.
+
+    Args:
+        model: takes images (rows, channels, height, width) and returns logits (rows, classes).
+        labels: names of the classes in the order of the logits, or how many there are.
+        mean, std: of each channel, where the model reads values from 0 to 1 after normalization.
+
+    Returns:
+        The model with its modality.
+
+    Raises:
+        UserError: for labels, mean or std that do not fit.
     """
     from expunge.modalities.image.modality import classifier_modality
 
-    return Opened(model.to(_device()), classifier_modality(labels, mean, std), type(model).__name__)
+    model = unwrapped(model)
+    return Opened(model.to(device_module.choose()), classifier_modality(labels, mean, std), type(model).__name__)
 
 
 def _load_with_modality(path: str, prompt_format: str, **options: Any) -> tuple[nn.Module, Modality]:
@@ -101,7 +134,7 @@ def _architecture(path: str) -> str:
     for name in ("adapter_config.json", "config.json"):
         try:
             file = cached_file(path, name, **missing)
-            config = json.loads(Path(file).read_text()) if file else {}
+            config = json.loads(Path(file).read_text(encoding="utf-8")) if file else {}
         except (OSError, ValueError):
             continue
         if base := config.get("base_model_name_or_path"):
@@ -111,17 +144,13 @@ def _architecture(path: str) -> str:
     return ""
 
 
-def _device() -> torch.device:
-    """The device that the loop will train on; this needs no `Accelerator`."""
-    from accelerate import PartialState
-
-    return torch.device(PartialState().device)
-
-
 def receipt_of(path: object) -> dict[str, Any]:
     """The receipt of the run in a folder; empty where there is none."""
     file = Path(path).expanduser() / "receipt.json" if isinstance(path, (str, Path)) else None
-    return dict(json.loads(file.read_text())) if file and file.exists() else {}
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file and file.exists() else {}
+    except ValueError as error:
+        raise UserError(f"{file} is damaged, so this is no finished run: {error}") from None
 
 
 def format_of(path: object) -> str:
@@ -129,29 +158,6 @@ def format_of(path: object) -> str:
     receipt = receipt_of(path)
     modality = receipt.get("modality") or receipt.get("port") or {}  # version 0.1 called it port
     return str(modality.get("prompt_format", "")) if modality.get("format_given") else ""
-
-
-def _check_exists(name: str) -> None:
-    """Ask the hub once, before the libraries ask many times.
-
-    Raises:
-        UserError: for a name that is neither a folder nor on the hub.
-    """
-    import huggingface_hub
-    from huggingface_hub.errors import RepositoryNotFoundError
-
-    folder = Path(name).expanduser()
-    suggestion = did_you_mean(folder.name, sorted(p.name for p in folder.parent.iterdir() if p.is_dir())) if folder.parent.is_dir() else ""
-    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
-        raise UserError(f"there is no folder {name}{suggestion}")
-    if any(isinstance(huggingface_hub.try_to_load_from_cache(name, file), str) for file in ("config.json", "adapter_config.json")):
-        return
-    try:
-        huggingface_hub.HfApi().model_info(name, timeout=10)
-    except RepositoryNotFoundError:
-        raise UserError(f"there is no folder {name} here, and no model of that name that you may read on the hub{suggestion}") from None
-    except Exception:  # any other error means: no answer
-        raise UserError(f"there is no folder {name} here, and the hub cannot be reached to look for it there{suggestion}") from None
 
 
 def _guarded(folder: Path, prompt_format: str, **options: Any) -> Opened:
@@ -164,32 +170,52 @@ def _guarded(folder: Path, prompt_format: str, **options: Any) -> Opened:
     return Opened(base.model, modality, str(folder.resolve()))
 
 
-def records(source: Source, set_name: str) -> list[Mapping[str, Any]]:
-    """Records of a file, a hub id or a list. Raises: UserError where it is empty or cannot be read."""
-    rows_read = _with_image_paths(data.read(str(source)), str(source)) if isinstance(source, (str, Path)) else list(source)
-    if not rows_read:
+def records(source: Source, set_name: str) -> Records:
+    """Records of a file, a hub id or a list, without the fields that are absent: null and NaN say that a row has no such field.
+
+    Raises:
+        UserError: where it is empty or cannot be read.
+    """
+    if isinstance(source, (str, Path)):
+        rows_read: Sequence[Any] = _with_file_paths(data.read(str(source)), str(source))
+    else:
+        rows_read = data.listed_rows(source)
+    if not len(rows_read):
         raise UserError(f"the {set_name} set is empty")
     for i, record in enumerate(rows_read):
         if not isinstance(record, Mapping):
             raise UserError(f"{set_name}, row {i + 1}: a row is a mapping of columns to values, and this is a {type(record).__name__}")
-    return list(rows_read)
+    known = rows_read if isinstance(rows_read, Records) else Records(rows_read, set_name)
+    return known.replaced(map(present, known))
 
 
-def _with_image_paths(rows_read: list[data.Row], source: str) -> list[data.Row]:
-    """The records of a source; image paths relative to its file become full paths where the working directory lacks them."""
-    folder = Path(source.partition("::")[0]).expanduser().parent
+def _with_file_paths(rows_read: Records, source: str) -> Records:
+    """The records of a source; relative paths to files beside it become full paths. Others are left to the working directory."""
+    path = Path(source.partition("::")[0]).expanduser()
+    folder = path if path.is_dir() else path.parent
 
     def place(value: Any) -> Any:
-        is_beside = isinstance(value, str) and len(value) < 1000 and not Path(value).exists() and (folder / value).is_file()
-        return str(folder / value) if is_beside else value
+        if isinstance(value, Mapping) and not value.get("bytes") and isinstance(value.get("path"), str):
+            return {**value, "path": place(value["path"])}
+        if not isinstance(value, str) or "\0" in value or len(value) >= 1000:
+            return value
+        beside = folder / value
+        try:
+            return str(beside) if beside.is_file() else value
+        except OSError:  # too long for a name of a file
+            return value
 
-    columns = [c for name in catalog.names("modalities") for c in catalog.load(name, "modalities").FILE_COLUMNS]
-    named = [c for c in dict.fromkeys(columns) if rows_read and isinstance(rows_read[0].get(c), str)]
-    return [{**r, **{c: place(r[c]) for c in named if c in r}} for r in rows_read] if named else rows_read
+    columns = dict.fromkeys(c for name in catalog.names("modalities") for c in catalog.load(name, "modalities").FILE_COLUMNS)
+    placed = [{**r, **{c: place(r[c]) for c in columns if isinstance(r.get(c), (str, Mapping))}} for r in rows_read]
+    return rows_read.replaced(placed)
 
 
 def rows(modality: Modality, name: str, source: Source | Rows | None) -> Rows | None:
-    """Records as rows of a modality, with messages that name the file."""
+    """Records as rows of a modality, with messages that name the file and the row in it."""
     if source is None or isinstance(source, Rows):
         return source
-    return modality.rows(name, records(source, name), str(source) if isinstance(source, (str, Path)) else name)
+    given = records(source, name)
+    try:
+        return modality.rows(name, given, given.source)
+    except UserError as error:
+        raise UserError(given.located(str(error))) from None

@@ -12,7 +12,7 @@ from expunge.core.capabilities import Categorical
 from expunge.core.hyperparameters import hp, part
 from expunge.core.modality import ModelOutput
 from expunge.core.needs import Need
-from expunge.core.parts import Objective, Selector
+from expunge.core.parts import Objective, Selector, Sum
 from expunge.core.rows import Packed, Sets
 from expunge.core.view import Step, View
 
@@ -47,6 +47,48 @@ class Ascent(Objective):
 
 
 @part
+class RowNLL(Objective):
+    """Negative log-likelihood, averaged over the labels of each row and then over rows: that of batches of one, accumulated."""
+
+    over: str = "retain"
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset({self.over})
+
+    @property
+    def role(self) -> str:
+        return self.over
+
+    def loss(self, step: Step) -> Tensor:
+        rows = step.rows(self.over)
+        return step.mean(step.now(rows).loss.mean(), rows)
+
+
+@part
+class RowAscent(Objective):
+    """Gradient ascent on the loss that is averaged over the labels of each forget row and then over rows."""
+
+    reads = frozenset({"forget"})
+
+    def loss(self, step: Step) -> Tensor:
+        return -step.mean(step.now(step.forget).loss.mean(), step.forget)
+
+
+@part
+class RowNPO(Objective):
+    """NPO of the mean loss l_i of each row: -(2/beta) mean_i log sigmoid(beta (l_i - l_ref,i)). It needs another beta than NPO of sums."""
+
+    beta: float = hp(0.1, "inverse temperature; near 0 the term is gradient ascent on the mean loss", gt=0)
+    reads = frozenset({"forget"})
+    needs = frozenset({Need.REFERENCE_LOGP})
+
+    def loss(self, step: Step) -> Tensor:
+        gain = step.reference(step.forget).loss.mean() - step.now(step.forget).loss.mean()
+        return -(2 / self.beta) * step.mean(logsigmoid(-self.beta * gain), step.forget)
+
+
+@part
 class BatchNPO(Objective):
     """NPO of the mean loss l of a batch: -(2/beta) log sigmoid(beta (l - l_ref)). It needs another beta than NPO of single rows."""
 
@@ -60,18 +102,59 @@ class BatchNPO(Objective):
         return -(2 / self.beta) * logsigmoid(-self.beta * gain)
 
 
+def npo_on_means(beta: float, retain_weight: float, batch_mean: bool) -> Sum:
+    """NPO of mean losses with a likelihood term on the retain rows: the base of methods from the authors of `sam`.
+
+    Args:
+        beta: inverse temperature.
+        retain_weight: weight of the retain term.
+        batch_mean: the mean is over all labels of a batch; otherwise over the labels of each row, and the terms are averaged over rows.
+    """
+    forget, retain = (BatchNPO(beta), NLL("retain")) if batch_mean else (RowNPO(beta), RowNLL("retain"))
+    return forget + retain_weight * retain
+
+
 @part
 class KL(Objective):
-    """KL(reference || model) at the label positions of the retain rows, averaged over these positions."""
+    """KL(reference || model) at the label positions of a set, averaged over these positions."""
 
-    reads = frozenset({"retain"})
+    over: str = "retain"
     requires = frozenset({Categorical})
     needs = frozenset({Need.REFERENCE})
     role = "retain"
 
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset({self.over})
+
     def loss(self, step: Step) -> Tensor:
-        reference, current = step.reference(step.retain).log_probs, step.now(step.retain).log_probs
-        return step.mean(reference.map(lambda log_probs: (log_probs.exp() * (log_probs - current.values)).sum(-1)), step.retain)
+        rows = step.rows(self.over)
+        reference, current = step.reference(rows).log_probs, step.now(rows).log_probs
+        return step.mean(reference.map(lambda log_probs: (log_probs.exp() * (log_probs - current.values)).sum(-1)), rows)
+
+
+@part
+class Whole(Selector):
+    """Makes every position of a row a label, including the prompt's but not the first. Rows without a prompt stay as they are."""
+
+    when = "step"
+    over: str = "forget"
+    into: str = "whole"
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset({self.over})
+
+    @property
+    def gives(self) -> frozenset[str]:
+        return frozenset({self.into})
+
+    def pick(self, sets: Sets, view: View) -> Sets:
+        rows = view.rows(self.over)
+        if "prompt" in rows.columns:
+            answers = [[*p[1:], *a] for p, a in zip(rows["prompt"], rows["answer"], strict=True)]
+            rows = rows.add(prompt=[p[:1] for p in rows["prompt"]], answer=answers)
+        return {**sets, self.into: rows.rename(self.into)}
 
 
 @part

@@ -20,7 +20,7 @@ from expunge.core.plan import Plan, Plans, as_plans
 from expunge.core.random import seed_of
 from expunge.core.request import digest
 from expunge.core.rows import Rows
-from expunge.engine import checkpoint, ensemble, receipt
+from expunge.engine import checkpoint, ensemble, identity, receipt
 from expunge.engine.ensemble import Ensemble
 from expunge.functional.datamodels import effects
 from expunge.functional.margins import margin
@@ -65,7 +65,7 @@ def pieces(
     plan: Plan | Plans, model: nn.Module, modality: Modality, rows: Rows, trained_on: Tensor, *, seed: int = 0, work: Work = HERE
 ) -> Iterator[Ensemble]:
     """Train as `train` does, but yield the ensemble piece by piece, for ensembles that do not fit in memory."""
-    base = [receipt.hash_weights(model), str(model), modality.about(), _described(rows), receipt.describe(as_plans(plan)), seed]
+    base = [identity.of_model(model), *_common(plan, model, modality, rows, seed)]
     jobs: list[Job] = []
     for i in range(0, len(trained_on), work.size):
         piece = trained_on[i : i + work.size]
@@ -78,12 +78,12 @@ def unlearn(
     plan: Plan | Plans, start: Ensemble, modality: Modality, rows: Rows, forget: Tensor, *, seed: int = 0, work: Work = HERE
 ) -> Ensemble:
     """Unlearn rows of its own from each model of an ensemble. Arguments as of `engine.ensemble.unlearn`."""
-    base = ["unlearn", str(start.model), modality.about(), _described(rows), receipt.describe(as_plans(plan)), seed]
+    base = ["unlearn", {**identity.of_model(start.model), "weights": ""}, *_common(plan, start.model, modality, rows, seed)]
     jobs: list[Job] = []
     for i, piece in enumerate(start.pieces(work.size)):
         piece_forget = forget[i * work.size : i * work.size + len(piece)]
         seeds = [seed_of(seed, "model", i * work.size + k) for k in range(len(piece))]
-        key = digest([*base, i, piece.trained_on.tolist(), piece_forget.tolist(), [w.cpu().numpy() for w in piece.weights.values()]])
+        key = digest([*base, i, piece.trained_on.tolist(), piece_forget.tolist(), identity.of_weights(piece.weights)])
         jobs.append((work.place / key, partial(ensemble.unlearn, plan, piece, modality, rows, piece_forget, seeds)))
     return ensemble.joined(_results(jobs, start.model, work))
 
@@ -113,8 +113,11 @@ def attribute(models: Ensemble, modality: Modality, rows: Rows, asked: Rows, fol
     checkpoint.save({"rows": list(rows.ids), "asked": list(asked.ids), "effects": row_effects.half()}, folder)
 
 
-def _described(rows: Rows) -> list[object]:
-    return [rows.name, rows.ids, list(rows["answer"]), rows.weight]
+def _common(plan: Plan | Plans, model: nn.Module, modality: Modality, rows: Rows, seed: int) -> list[object]:
+    """What the stored results of training and unlearning depend on besides the weights at the start."""
+    plans = as_plans(plan)
+    setting = [identity.of_setting(model), modality.about(), identity.of_rows(rows)]
+    return [*setting, receipt.describe(plans), identity.of_inputs(plans), seed]
 
 
 def _results(jobs: Sequence[Job], model: nn.Module, work: Work) -> Iterator[Ensemble]:

@@ -31,7 +31,7 @@ CPUS = 1  # cores of a job, and its number of threads
 RETRIES = 5  # new attempts for a job whose worker died
 EVERY = 0.5  # seconds between two checks whether to stop
 GRACE = 10.0  # seconds that jobs have to stop
-TEMPORARY = Path(os.environ.get("RAY_TMPDIR", "/tmp"))
+TEMPORARY = Path(os.environ.get("RAY_TMPDIR") or ("/tmp" if os.name == "posix" else tempfile.gettempdir()))  # where Ray itself looks
 
 
 def spread(
@@ -148,7 +148,7 @@ def _address(on: str) -> str:
     current = TEMPORARY / "ray" / "ray_current_cluster"  # `ray start` writes its address here
     if on != "auto":
         return on
-    return os.environ.get("RAY_ADDRESS") or (current.read_text().strip() if current.exists() else "local")
+    return os.environ.get("RAY_ADDRESS") or (current.read_text(encoding="utf-8").strip() if current.exists() else "local")
 
 
 def _join(ray: Any, address: str | None, options: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge.core.errors import UserError
-from expunge.report.report_data import Asked, Entry, Point, ReportData, ReportedCost, Verdict
+from expunge.report.report_data import Asked, Entry, Point, ReportData, ReportedCost
 
 
 def collect(folders: Sequence[Path]) -> ReportData:
@@ -28,12 +28,12 @@ def collect(folders: Sequence[Path]) -> ReportData:
             name = entry.name if entry.name not in names else f"{entry.name} ({folder.name})"
             names.add(name)
             models.append(replace(entry, name=name))
-    verdict = [Verdict(level=v.level, text=f"{f.name}: {v.text}") for f, s in zip(folders, stories, strict=True) for v in s.verdict]
+    notes = [f"{folder.name}: {note}" for folder, story in zip(folders, stories, strict=True) for note in story.notes]
     return replace(
         stories[0],
         title=" and ".join(folder.name for folder in folders),
         models=models,
-        verdict=verdict,
+        notes=notes,
         samples=[sample for story in stories for sample in story.samples],
         utility=next((story.utility for story in stories if story.utility), ""),
         quality=next((story.quality for story in stories if story.quality), ""),
@@ -42,15 +42,28 @@ def collect(folders: Sequence[Path]) -> ReportData:
 
 
 def _story(folder: Path) -> ReportData:
+    if folder.is_file():
+        raise UserError(f"{folder} is a file, and a run is a folder: give the one that it lies in")
+    try:
+        return _read(folder)
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, UserError):
+            raise
+        name = "story.json" if (folder / "story.json").exists() else "receipt.json"
+        reason = " ".join(str(error).partition(" [type=")[0].split())
+        raise UserError(f"{folder / name} is damaged: {reason}") from None
+
+
+def _read(folder: Path) -> ReportData:
     if (folder / "story.json").exists():
-        return ReportData.from_json((folder / "story.json").read_text())
+        return ReportData.from_json((folder / "story.json").read_text(encoding="utf-8"))
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}")
     if not (folder / "receipt.json").exists():
         raise UserError(f"{folder} holds no finished run: there is neither a story.json nor a receipt.json in it")
-    receipt = json.loads((folder / "receipt.json").read_text())
+    receipt = json.loads((folder / "receipt.json").read_text(encoding="utf-8"))
     log = folder / "log.jsonl"
-    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
     cost, source = receipt["cost"], Path(receipt["model"]["source"])
     entry = Entry(
         name=receipt["method"],
@@ -61,14 +74,13 @@ def _story(folder: Path) -> ReportData:
         receipt=receipt,
     )
     sizes = receipt["request"]["sets"]
-    unaudited = Verdict(level="warn", text="This run has not been audited: whether anything was forgotten is not known yet.")
-    warnings = [Verdict(level="warn", text=w) for w in (*receipt["request"]["findings"], *receipt["warnings"])]
+    unaudited = "This run has not been audited: whether anything was forgotten is not known yet."
     request = Asked(**{n: k for n, k in sizes.items() if n in ("forget", "retain", "holdout")}, hash=receipt["request"]["hash"])
     return ReportData(
         title=f"{receipt['method']} on {source.name if source.is_absolute() else source}",
         models=[entry],
         request=request,
-        verdict=[unaudited, *warnings],
+        notes=[unaudited, *receipt["request"]["findings"], *receipt["warnings"]],
         receipt=receipt,
     )
 

@@ -12,11 +12,13 @@ from markupsafe import Markup
 
 from expunge import catalog
 from expunge.core.errors import UserError
+from expunge.functional.brief import brief
 from expunge.report import figures, words
 from expunge.report.grouping import Group, Pooled, direction, groups, ideal, judge, names
 from expunge.report.report_data import ReportData, ReportedCost, Sample
 from expunge.report.robustness import robustness
 from expunge.report.templates import render
+from expunge.report.verdict_data import State
 
 _SHORT = 8  # scores in the short table where the story names none
 _ARROWS = {
@@ -30,7 +32,17 @@ _ROLES = {
     "random": "untrained weights",
     "filter": "original behind an input filter",
 }
-_LEVELS = {"fail": ("✕", "Failed"), "warn": ("!", "To look at"), "pass": ("✓", "Passed")}
+_SIGNS = {"not removed": ("fail", "✕"), "cannot tell": ("warn", "!"), "removed": ("pass", "✓")}  # class of the style sheet, and sign
+
+
+@dataclass(frozen=True)
+class VerdictLine:
+    """A sentence of the verdict with its badge."""
+
+    css: str
+    sign: str
+    badge: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -79,11 +91,10 @@ def build(report_data: ReportData) -> str:
     return render(
         "template.html.j2",
         roles=_ROLES,
-        levels=_LEVELS,
         report_data=report_data,
         rows=rows,
         seeded=any(len(group.entries) > 1 for group in rows),
-        verdict=sorted(report_data.verdict, key=lambda v: list(_LEVELS).index(v.level)),
+        verdict=list(_verdict(report_data)),
         headline=_headline(report_data),
         main=_columns(rows, main),
         short=[(group, [_cell(rows, group, name) for name in main]) for group in rows],
@@ -159,16 +170,38 @@ def write(report_data: ReportData, path: str | os.PathLike[str]) -> Path:
 
 
 def _headline(report_data: ReportData) -> str:
-    counts = {level: sum(v.level == level for v in report_data.verdict) for level in _LEVELS}
-    total = len(report_data.verdict)
-    if not total:
-        return "No verdict was recorded"
-    checks = "check" if total == 1 else "checks"
-    if counts["fail"]:
-        return f"{counts['fail']} of {total} {checks} failed"
-    if counts["warn"]:
-        return f"No check failed, {counts['warn']} of {total} to look at"
-    return f"All {total} {checks} passed" if total > 1 else "The one check passed"
+    judged = report_data.judged
+    if len(judged) == 1 and judged[0].verdict:
+        return judged[0].verdict.state.capitalize()
+    counts = [f"{count} {state}" for state, count in report_data.states.items() if count]
+    return f"Of {len(judged)} models: {', '.join(counts)}" if judged else "No verdict was recorded"
+
+
+def _verdict(report_data: ReportData) -> Iterator[VerdictLine]:
+    """Leaked answers first, then each model's answer to the four questions, then the checks of a lone model."""
+    judged = report_data.judged
+    for entry in judged:
+        if not (verdict := entry.verdict):
+            continue
+        prefix = f"{entry.name}: " if len(judged) > 1 else ""
+        for leak in verdict.leaks:
+            yield VerdictLine("fail", "✕", "Leaked", f"{prefix}{leak.question} {leak.model_answer} ({leak.kind}: {leak.produced})")
+        yield _line(verdict.state, f"{prefix}{verdict.gone} {verdict.sure}".strip())
+        for text in verdict.damage:
+            yield VerdictLine("warn", "!", "Damaged", f"{prefix}{text}")
+        if not prefix:
+            for part in (*verdict.brings_back, *verdict.checks):
+                yield _line(part.state, part.text)
+            for text in verdict.not_checked:
+                yield VerdictLine("", "-", "Not checked", text)
+        for text in (*verdict.notes, *filter(None, [verdict.sharpen])):
+            yield VerdictLine("", "i", "Note", f"{prefix}{text}")
+    for text in report_data.notes:
+        yield VerdictLine("warn", "!", "Note", text)
+
+
+def _line(state: State, text: str) -> VerdictLine:
+    return VerdictLine(*_SIGNS[state], state.capitalize(), text)
 
 
 def _columns(rows: Sequence[Group], score_names: Sequence[str]) -> list[Column]:
@@ -207,6 +240,7 @@ def _hover(score: Pooled, mark: str) -> str:
     return "; ".join(part for part in (judgment, seeds, items) if part)
 
 
+@brief()
 @dataclass(frozen=True)
 class ModelText:
     """One model's text beside the others, cut where its words differ from the original's."""
@@ -226,6 +260,7 @@ def _texts(report_data: ReportData, sample: Sample) -> list[ModelText]:
     return [ModelText(name, order.get(name, (0, ""))[1], runs[name]) for name in models]
 
 
+@brief()
 @dataclass(frozen=True)
 class Strip:
     """Pictures side by side, and what each model calls them."""

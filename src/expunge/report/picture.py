@@ -35,7 +35,7 @@ def grid(charts: Sequence[Sequence[Markup]], size: tuple[float, float], label: s
 
 def whole(width: float, height: float, body: str, label: str) -> str:
     """The text of an SVG file with its style, on the color of the page; `label` is what a screen reader says in its place."""
-    colors, _, rules = STYLE.read_text().partition("*, ::before")
+    colors, _, rules = STYLE.read_text(encoding="utf-8").partition("*, ::before")
     style = f"{colors}svg {{ font: 12px var(--sans); fill: var(--ink); }}\n" + "\n".join(_needed(rules, body))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:g}" height="{height:g}" viewBox="0 0 {width:g} {height:g}" role="img" '

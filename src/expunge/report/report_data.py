@@ -16,13 +16,16 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, ConfigDict, Field, JsonValue, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-Level = Literal["fail", "warn", "pass"]
+from expunge.functional.brief import brief
+from expunge.report.verdict_data import STATES, State, Verdict
+
 Role = Literal["original", "retrained", "random", "filter", "method"]
 Direction = Literal["lower", "higher", "retrained"]
 _STRICT = ConfigDict(extra="forbid")
-_ANSWERS = Field(validation_alias=AliasChoices("model_answers", "said"), serialization_alias="said")
+_ANSWERS = Field(validation_alias=AliasChoices("model_answers", "said"), serialization_alias="model_answers")
 
 
+@brief("value", "direction", "n", "missing")
 @dataclass(frozen=True, config=_STRICT)
 class Score:
     """One number about one model, with all that the report says of it."""
@@ -41,6 +44,7 @@ class Score:
     shows: bool = False  # whether a larger value means that more of the forgotten data is known
 
 
+@brief("step", "epoch", "loss", "scores")
 @dataclass(frozen=True, config=_STRICT)
 class Point:
     """One moment of training."""
@@ -52,6 +56,7 @@ class Point:
     scores: dict[str, float | None] = field(default_factory=dict)  # measured during training, if any were
 
 
+@brief("step", "scores")
 @dataclass(frozen=True, config=_STRICT)
 class Relearned:
     """The scores after so many steps of fine-tuning on a part of the forget set; step 0 is the model as delivered."""
@@ -60,6 +65,7 @@ class Relearned:
     scores: dict[str, float | None] = field(default_factory=dict)
 
 
+@brief("before", "value", "n")
 @dataclass(frozen=True, config=_STRICT)
 class After:
     """A score of the forgotten items before and after an attack, in the case that shows the most."""
@@ -72,6 +78,7 @@ class After:
     case: str = ""  # the worst case, in words
 
 
+@brief("attack", "way", "score", "cases")
 @dataclass(frozen=True, config=_STRICT)
 class Attacked:
     """The result of an attack in one of its ways (8 bits, 4 bits ...), or why it could not be carried out."""
@@ -96,6 +103,7 @@ class ReportedCost:
     unit: str = "tokens"  # what `tokens` counts
 
 
+@brief("name", "role", "method", "seed", "scores", "attacks")
 @dataclass(frozen=True, config=_STRICT)
 class Entry:
     """One model of the story.
@@ -115,16 +123,10 @@ class Entry:
     cost: ReportedCost | None = None
     receipt: dict[str, Any] = field(default_factory=dict)
     panels: dict[str, JsonValue] = field(default_factory=dict)  # panel -> its data on this model, plain JSON, checked by the panel
+    verdict: Verdict | None = None  # of an audited model: on the controls too, where they were judged
 
 
-@dataclass(frozen=True, config=_STRICT)
-class Verdict:
-    """One finding, in words."""
-
-    level: Level
-    text: str
-
-
+@brief("set", "model_answers")
 @dataclass(frozen=True, config=_STRICT)
 class Sample:
     """What the models say to one question; `model_answers` is keyed by the names of the entries, and JSON calls it `said`."""
@@ -136,6 +138,7 @@ class Sample:
     picture: Annotated[str, Field(pattern=r"^([A-Za-z0-9+/]+=*)?$")] = ""  # of an image: a PNG in base64
 
 
+@brief("forget", "retain", "holdout")
 @dataclass(frozen=True, config=_STRICT)
 class Asked:
     """The request in short: how many rows of which set, from where, and the hash that identifies it."""
@@ -147,6 +150,7 @@ class Asked:
     paths: dict[str, str] = field(default_factory=dict)  # set -> where its rows came from
 
 
+@brief("title", "models", "notes", "samples")
 @dataclass(frozen=True, config=_STRICT)
 class ReportData:
     """Everything that a report shows."""
@@ -157,13 +161,23 @@ class ReportData:
     created: str = ""  # ISO date, set by the caller: the page is a pure function of the story
     request: Asked | None = None
     command: str = ""
-    verdict: list[Verdict] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # what the reader must know first: not audited yet, warnings of the run
     samples: list[Sample] = field(default_factory=list)
     receipt: dict[str, Any] = field(default_factory=dict)
     main: list[str] = field(default_factory=list)  # scores of the short table, in order; default: the first eight
     panels: list[str] = field(default_factory=list)  # panels to show, in order; default: those of the entries (`shown_panels`)
     utility: str = ""  # the score on the scatter's x axis; without both axes there is no scatter
     quality: str = ""  # and on its y axis
+
+    @property
+    def judged(self) -> list[Entry]:
+        """The unlearned models that have a verdict, in order: one in an audit, one for each method and seed in a benchmark."""
+        return [entry for entry in self.models if entry.verdict and entry.role == "method"]
+
+    @property
+    def states(self) -> dict[State, int]:
+        """How many of the judged models are in which state, worst first."""
+        return {state: sum(entry.verdict.state == state for entry in self.judged if entry.verdict) for state in STATES}
 
     @property
     def shown_panels(self) -> list[str]:

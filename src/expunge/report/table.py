@@ -15,7 +15,7 @@ from expunge.report.words import DASH, decimals, number
 
 _ARROWS = {"lower": "↓", "higher": "↑", "retrained": "≈"}
 _SIGNS = {"reached": ("✓ ", "green"), "missed": ("✕ ", "red"), "": ("", "")}
-NAME = 18  # columns of a terminal that a model's name takes at most, before it is folded
+NAME = 24  # columns of a terminal that a model's name takes at most, before it is folded
 
 
 class TextCell(NamedTuple):
@@ -69,6 +69,9 @@ def render(entries: Sequence[Entry], scores: Sequence[str], width: int = 200) ->
         texts = [Text("\n".join(cells[n][i].lines(intervals)), style=cells[n][i].color) for n in shown]
         last = group.role != "method" and i + 1 < len(rows) and rows[i + 1].role == "method"
         table.add_row(Text(group.label), *([Text(str(len(group.entries)))] if seeded else []), *texts, end_section=last)
+    if gone := [n for n in scores if n not in shown]:
+        table.caption = f"left out at {width} columns: {', '.join(gone)} (--wide shows all)"
+        table.caption_justify = "left"
     return table
 
 

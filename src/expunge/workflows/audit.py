@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from expunge import catalog
-from expunge.benchmarks.suite import SetSpec, Specs
 from expunge.core.errors import UserError
-from expunge.core.modality import Modality
-from expunge.core.request import content, digest
+from expunge.core.hyperparameters import hyperparameters_of
 from expunge.core.rows import Rows
 from expunge.core.suggest import did_you_mean
 from expunge.engine import receipt
+from expunge.engine.guarding import is_guarded
+from expunge.evaluation.alike import Alike
 from expunge.evaluation.attack import chosen
 from expunge.evaluation.audited_models import (
     AuditedModel,
@@ -27,40 +26,33 @@ from expunge.evaluation.audited_models import (
     examine,
     judged,
     random_init,
-    report_data,
     silent,
-    spread,
 )
+from expunge.evaluation.formats import better_format
 from expunge.evaluation.observation import Observation
-from expunge.evaluation.observe import Records
-from expunge.evaluation.profiles.profile import Finding, profile_of
+from expunge.evaluation.profiles.profile import profile_of
 from expunge.evaluation.prompting import asked_as, way_of
-from expunge.evaluation.verdict import LEVELS, verdict
-from expunge.io.models import Opened, Source, cache_home, format_of, load, receipt_of, records
-from expunge.report.report_data import Asked, ReportData, Role, Verdict
+from expunge.evaluation.scoring import score_specs
+from expunge.evaluation.thresholds import Thresholds
+from expunge.evaluation.verdict import Context
+from expunge.functional.brief import brief
+from expunge.io import run_dirs
+from expunge.io.models import Opened, Source, cache_home, format_of, load, receipt_of
+from expunge.io.requested import ColumnMap, Conditions, notes_of, requested
+from expunge.report import result_tables
+from expunge.report.report_data import Role
+from expunge.workflows.audit_keywords import AuditKeywords
+from expunge.workflows.audit_result import AUDITED, Audit, concluded, write
+from expunge.workflows.audited_sets import audited_sets, read_rows
+from expunge.workflows.callbacks import Callbacks
+from expunge.workflows.overlaps import Overlap
+from expunge.workflows.trackers import Track, listening
 
-AUDITED = "audited model"
-
-
-@dataclass(frozen=True, eq=False)
-class Audit:
-    """Scores of one model, the verdict and the data of the report."""
-
-    scores: Mapping[str, Mapping[str, Any]]
-    skipped: Mapping[str, str]
-    verdict: Sequence[Mapping[str, Any]]
-    observed: Observation
-    report_data: ReportData
-    attacks: Mapping[str, Any]
-    request_from: str = ""  # the method whose requests the audit made
-    folder: Path | None = None
-
-    @property
-    def passed(self) -> bool:
-        """Nothing failed."""
-        return all(v["level"] != "fail" for v in self.verdict)
+if TYPE_CHECKING:
+    pass
 
 
+@brief("suite", "split", "attack", "limit", "out")
 @dataclass(frozen=True, kw_only=True)
 class AuditOptions:
     """The options of an audit.
@@ -71,14 +63,20 @@ class AuditOptions:
         attack: interventions of the catalog, followed by the same scores.
         attack_hyperparameters: a plain name goes to every attack that has such a hyperparameter, `relearn:lr` to one.
         attacked_sets: sets that are scored under attack, besides the rows to forget.
+        variants: by score, the definition to use where papers and codes differ; default: those of the suite.
         request_from: a method whose models forget on request alone, e.g. in_context: the audited model, and no other, is asked its way.
         with_controls: also look at random weights and, where the original is given, at an input filter around it.
         out: the folder of the results; None: nowhere.
         prompt_format: for all models; '' is what the audited model's run was given, else each model's own.
         limit: rows of retain and holdout that the audit reads, evenly spread; 0: all.
         overwrite: replace the results in the folder.
-        allow_overlap: rows to forget may also stand in retain or holdout.
+        allow_overlap: sets may share rows; the verdict then says so.
+        where: conditions such as `customer_id=17`: the rows of `forget` that meet all of them are the forgotten ones, the others `retain`.
+        map: columns by the names that the modality reads, such as `prompt=subject,answer=body` or a mapping.
+        alpha: the chance that a verdict "removed" or "not removed" is wrong where the truth lies at a margin.
+        margins: differences of scores that count as none, by score; default: those of the scores.
         progress: receives rows done, rows in all, and the activity.
+        callbacks, track: objects that are told of the audit, and trackers that get its numbers (see `Callback` and `Tracker`).
         command: the command line, for the report.
         load_options: of `expunge.load`.
     """
@@ -91,6 +89,7 @@ class AuditOptions:
     attack: Sequence[str] = ()
     attack_hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     attacked_sets: Sequence[str] = ()
+    variants: Mapping[str, str] = field(default_factory=dict)
     request_from: str = ""
     with_controls: bool = False
     out: str | Path | None = None
@@ -98,7 +97,13 @@ class AuditOptions:
     limit: int = 400
     overwrite: bool = False
     allow_overlap: bool = False
+    where: Conditions = ()
+    map: ColumnMap = ()
+    alpha: float = 0.05
+    margins: Mapping[str, float] = field(default_factory=dict)
     progress: Progress = silent
+    callbacks: Callbacks = ()
+    track: Track = ()
     command: str = ""
     load_options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -108,7 +113,7 @@ def audit(
     forget: Source | None = None,
     retain: Source | None = None,
     holdout: Source | None = None,
-    **options: Any,
+    **options: Unpack[AuditKeywords],
 ) -> Audit:
     """Audit a model after unlearning: scores, attacks and a verdict.
 
@@ -124,11 +129,15 @@ def audit(
         UserError: for every mistake that the user can correct.
     """
     chosen_options = AuditOptions(**options)
+    listeners = listening(chosen_options.callbacks, chosen_options.track)
+    chosen_options = replace(chosen_options, progress=listeners.progress(chosen_options.progress))
     auditor = Auditor(model, {"forget": forget, "retain": retain, "holdout": holdout}, chosen_options)
-    audited_models = auditor.look_at_all()
-    result = auditor.judge(audited_models)
-    if result.folder:
-        _write(result.folder, result, audited_models)
+    with listeners.during(auditor.described) as ended:
+        audited_models = auditor.look_at_all()
+        result = auditor.judge(audited_models)
+        if result.folder:
+            write(result.folder, result, auditor.specs)
+        ended |= result_tables.audit_numbers(result.scores, result.attacks, result.verdict)
     return result
 
 
@@ -138,25 +147,50 @@ class Auditor:
     def __init__(self, model: str | Path | Opened, given: Mapping[str, Source | None], options: AuditOptions) -> None:
         """Raises: UserError where the options do not fit together; this happens before any model loads."""
         self.model, self.options = model, options
+        self.thresholds = thresholds_of(options.alpha, options.margins)
         self.attacks = chosen(options.attack, options.attack_hyperparameters)
-        self.folder = _run_folder(options.out, options.overwrite)
-        self.sets, self.specs = _sets(given, options, optional=self._observed_before)
+        self.folder = run_dirs.audit_folder(options.out, options.overwrite)
+        sources = requested(given, options.where, options.map)
+        self.own_sets = frozenset(n for n, source in sources.items() if source is not None)
+        self.notes = notes_of(sources)
+        self.sets, self.specs, left_out = audited_sets(
+            sources,
+            options.suite,
+            options.data,
+            options.split,
+            optional=self._observed_before,
+            limit=options.limit,
+            allow_overlap=options.allow_overlap,
+            variants=options.variants,
+        )
+        self.notes += left_out
+        self.overlaps: list[Overlap] = []
+        self.formats = ""
+        self.guarded = False
         self._check()
         self.prompt_format = options.prompt_format or format_of(model)
         self.cache = cache_home() / "observations"
         self.alike = Alike()
+        self.forgotten: Rows | None = None  # as the first model reads them
+        self.compute: Mapping[str, str] = {}  # device and dtype of the audited model
         self.own_way = asked_as(options.request_from, self.sets) if options.request_from else self.sets
 
     @property
     def _observed_before(self) -> bool:
         return _observed(self.model) is not None
 
+    @property
+    def described(self) -> dict[str, Any]:
+        """What callbacks hear of the audit before it begins."""
+        settings = {n: {k.name: receipt.plain(k.value) for k in hyperparameters_of(a)} for n, a in self.attacks.items()}
+        stages = [{"name": name, "hyperparameters": values} for name, values in settings.items()]
+        rows = {name: len(records_of_set) for name, records_of_set in self.sets.items()}
+        return {"name": "audit", "stages": stages, "rows": rows, "log": [], "folder": self.folder and str(self.folder)}
+
     def _check(self) -> None:
         request_from = self.options.request_from
         if self._observed_before and self.attacks:
-            raise UserError(
-                f"the attack {next(iter(self.attacks))!r} asks the model anew, and only observations were given: give the model"
-            )
+            raise UserError(f"the attack {next(iter(self.attacks))!r} asks the model anew, and these are observations: give the model")
         if request_from and not way_of(request_from):
             raise UserError(f"models of {request_from!r} are asked as any other: there is nothing that they want to hear before a question")
         if self._observed_before and request_from:
@@ -198,7 +232,7 @@ class Auditor:
         if not self.sets:
             raise UserError(f"there are no rows to ask the {name} model about: give --forget FILE")
         opened = source if isinstance(source, Opened) else load(source, self.prompt_format, **self.options.load_options)
-        self.alike.check(name, opened.modality.rows("forget", self.sets["forget"]), opened.modality)
+        self.alike.check(name, self._look_into(opened, role), opened.modality)
         profile = profile_of(opened.modality.name)
         if profile.needs_random_init:
             with suppress(UserError):  # not every module can initialize itself; then the scores that need random weights are missing
@@ -214,49 +248,56 @@ class Auditor:
         attacks = carry_out(self.attacks, opened.model, opened.modality, sets, role, progress, self.specs, scored)
         return replace(audited, attacks=attacks), opened
 
+    def _look_into(self, opened: Opened, role: Role) -> Rows:
+        """The rows to forget as a model reads them; what the first model tells of the sets, and the original of the prompt format."""
+        if self.forgotten is None:
+            forgotten, self.overlaps = read_rows(opened.modality, self.sets, self.own_sets, self.options.allow_overlap, self.notes)
+            self.forgotten = forgotten
+        else:
+            forgotten = opened.modality.rows("forget", self.sets["forget"])
+        if role == "original":
+            self.formats = better_format(opened.model, opened.modality, self.sets["forget"])
+        elif role == "method":
+            self.compute = receipt.compute(opened.model)
+            self.guarded = is_guarded(opened.modality)
+            if self.options.original is None and "retain" in self.sets and not self.options.request_from:
+                self.formats = better_format(opened.model, opened.modality, self.sets["retain"], "model")
+        return forgotten
+
+    @property
+    def context(self) -> Context:
+        """What the verdict must know besides the numbers."""
+        reason = " (allowed by request)" if self.options.allow_overlap else ""
+        shared = [f"{o.text}{reason}." for o in self.overlaps]
+        mixed = any(o.usual and "holdout" in (o.first, o.second) for o in self.overlaps)
+        return Context(self.options.command, shared, mixed, self.formats, self.guarded, self.notes)
+
     def judge(self, audited_models: Sequence[AuditedModel]) -> Audit:
-        """The verdict on the audited model, beside the other models, and the report data."""
+        """The verdict on each model beside the others, and the report data."""
         options = self.options
-        audited = next(m for m in audited_models if m.name == AUDITED)
-        originals = next((m.scores for m in audited_models if m.role == "original"), None)
-        own_findings = verdict(audited.scores, audited.unjudged, originals, audited.hits, audited.profile)
-        findings = sorted([*_request_findings(audited.method, options.request_from), *own_findings], key=lambda f: LEVELS.index(f["level"]))
-        sizes = {n: len(s) for n, s in audited.observation.sets.items()}
+        method = next(m.method for m in audited_models if m.name == AUDITED)
+        context = replace(self.context, notes=[*_request_notes(method, options.request_from), *self.notes])
         subject = f"{options.suite} {options.split}".strip() or "your own data"
         if options.request_from:
             subject += f", asked as models of {options.request_from} want to be asked"
-        data = report_data(
-            audited_models,
-            title=f"Audit of {_label(self.model)}",
-            subtitle=subject,
-            command=options.command,
-            request=Asked(sizes["forget"], sizes.get("retain"), sizes.get("holdout"), digest([audited.observation.sets["forget"].ids])),
-            verdict=[Verdict(level=f["level"], text=f["text"]) for f in findings],
-        )
-        attacks = {n: a.record(audited.yardstick.get(n)) for n, a in audited.attacks.items()}
-        return Audit(audited.scores, audited.skipped, findings, audited.observation, data, attacks, options.request_from, self.folder)
+        about = {"title": f"Audit of {_label(self.model)}", "subtitle": subject, "command": options.command}
+        return concluded(audited_models, context, self.thresholds, about, options.request_from, self.folder, self.compute)
 
 
-def _request_findings(method: str, request_from: str) -> list[Finding]:
-    """A warning for a model that forgets on request alone: whether the audit made the request."""
+def thresholds_of(alpha: float, margins: Mapping[str, float]) -> Thresholds:
+    """The limits of a verdict. Raises: UserError for one that no check has, or out of its range."""
+    thresholds = Thresholds(alpha, dict(margins))
+    thresholds.check(name for name, spec in score_specs().items() if spec.margin is not None)
+    return thresholds
+
+
+def _request_notes(method: str, request_from: str) -> list[str]:
+    """A sentence on a model that forgets on request alone: whether the audit made the request."""
     if request_from:
-        text = f"It was asked as models of {request_from} want to be asked; what it tells others is the attack bare_question."
-    elif method in catalog.names() and way_of(method):
-        text = f"Models of {method} forget on request alone, and this one got none: --request-from {method} makes the request."
-    else:
-        return []
-    return [{"level": "warn", "score": None, "text": text}]
-
-
-def _run_folder(out: str | Path | None, overwrite: bool) -> Path | None:
-    if out is None:
-        return None
-    folder = Path(out)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file, and an audit needs a folder: give another name")
-    if (folder / "audit.json").exists() and not overwrite:
-        raise UserError(f"the folder {folder} holds an audit already: give another one, or replace it with --overwrite")
-    return folder
+        return [f"It was asked as models of {request_from} want to be asked; what it tells others is the attack bare_question."]
+    if method in catalog.names() and way_of(method):
+        return [f"Models of {method} forget on request alone, and this one got none: --request-from {method} makes the request."]
+    return []
 
 
 def _observed(source: str | Path | Opened) -> Observation | None:
@@ -266,111 +307,17 @@ def _observed(source: str | Path | Opened) -> Observation | None:
     return Observation.load(Path(source))
 
 
-class Alike:
-    """A check that all models read the rows to forget in the same way: audits compare them answer by answer, token by token."""
-
-    def __init__(self) -> None:
-        self.first: tuple[str, str, dict[str, int]] | None = None
-
-    def check(self, name: str, subject: Rows | Observation, modality: Modality | None = None) -> None:
-        """Compare a model with the first one.
-
-        Raises:
-            UserError: where the two read the rows to forget in different ways.
-        """
-        if isinstance(subject, Observation):
-            scored, about = subject.sets["forget"].kinds["answer"], dict(subject.about.get("modality") or {})  # type: ignore[call-overload]
-            label_counts = dict(zip(subject.sets["forget"].ids, scored.lengths.tolist(), strict=True))
-        else:
-            assert modality is not None
-            about = dict(modality.about())
-            label_counts = {i: int(modality.counts(subject.select([k]))["labels"]) for k, i in enumerate(subject.ids)}
-        prompt_format = str(about.get("prompt_format", ""))
-        if self.first is None:
-            self.first = name, prompt_format, label_counts
-            return
-        first_name, first_format, first_labels = self.first
-        shared = label_counts.keys() & first_labels.keys()
-        if unequal := sum(label_counts[i] != first_labels[i] for i in shared):
-            raise UserError(
-                f"the {name} and the {first_name} have incompatible tokenizers: {unequal} of {len(shared)} answers to forget have "
-                f"another number of tokens, so their scores cannot be compared. Give a model that shares the tokenizer"
-            )
-        if prompt_format != first_format:
-            raise UserError(
-                f"the {name} is asked by the prompt format {prompt_format!r} and the {first_name} by {first_format!r}, "
-                f"so their scores cannot be compared. Give one for all with --prompt-format"
-            )
-
-
-def _sets(sources: Mapping[str, Source | None], options: AuditOptions, optional: bool) -> tuple[dict[str, Records], Specs]:
-    """The sets of the audit, and how to ask them. optional: an audit of observations needs no sets."""
-    sets: dict[str, Records] = {}
-    specs: dict[str, SetSpec] = {}
-    if options.suite:
-        suite = catalog.load(options.suite, "benchmarks").load(options.data, **({"split": options.split} if options.split else {}))
-        sets.update(suite.sets)
-        specs = {name: suite.spec(name) for name in suite.sets}
-    sets.update({n: records(source, n) for n, source in sources.items() if source is not None})
-    if (options.data or options.split) and not options.suite:
-        raise UserError(f"--{'data' if options.data else 'split'} belongs to a benchmark: name it with --suite")
-    if "forget" not in sets:
-        if optional and not sets:
-            return {}, {}
-        raise UserError("an audit needs the rows that were to be forgotten: give --forget FILE, or --suite with its --split")
-    if not options.allow_overlap:
-        _check_disjoint(sets)
-    return {n: spread(r, options.limit) if n in ("retain", "holdout") else r for n, r in sets.items()}, specs
-
-
-def _check_disjoint(sets: Mapping[str, Records]) -> None:
-    forgotten = {content(digest(_plain(r))) for r in sets["forget"]}
-    for name in ("retain", "holdout"):
-        if shared := sum(content(digest(_plain(r))) in forgotten for r in sets.get(name, ())):
-            raise UserError(
-                f"{shared} of {len(sets[name])} rows of {name!r} also stand in 'forget', so the two cannot be told apart. "
-                f"Take them out, or allow it with --allow-overlap"
-            )
-
-
-def _plain(record: Mapping[str, Any]) -> list[Any]:
-    texts = [record.get(k) for k in ("prompt", "completion", "question", "answer", "messages", "text")]
-    return texts if any(w is not None for w in texts) else sorted(record.items())
-
-
 def _run_fields(source: str | Path | Opened) -> dict[str, Any]:
     """Fields of the audited model from the folder of its run; empty where it is no run."""
     if isinstance(source, Opened) or not (about := receipt_of(source)):
         return {}
-    log = Path(source).expanduser() / "log.jsonl"
-    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    return {"method": about.get("method", ""), "seed": about.get("seed"), "receipt": about, "log": lines}
+    return {
+        "method": about.get("method", ""),
+        "seed": about.get("seed"),
+        "receipt": about,
+        "log": run_dirs.log_of(Path(source).expanduser()),
+    }
 
 
 def _label(model: str | Path | Opened) -> str:
     return model.source if isinstance(model, Opened) else str(model)
-
-
-def _write(folder: Path, result: Audit, audited_models: Sequence[AuditedModel]) -> None:
-    from expunge.report.page import write
-
-    for audited in audited_models:
-        audited.observation.save(folder / "observations" / audited.name.replace(" ", "_"))
-    receipt.write(folder / "audit.json", summary(result))
-    receipt.write(folder / "story.json", json.loads(result.report_data.to_json()))
-    write(result.report_data, folder / "report.html")
-
-
-def summary(result: Audit) -> dict[str, Any]:
-    """The contents of audit.json."""
-    return {
-        "scores": result.scores,
-        "skipped": result.skipped,
-        "verdict": result.verdict,
-        "passed": result.passed,
-        "attacks": result.attacks,
-        "observed": result.observed.about,
-        "request_from": result.request_from,
-        "versions": receipt.versions(),
-        "machine": receipt.machine(),
-    }

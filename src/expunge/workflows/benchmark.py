@@ -15,8 +15,8 @@ from typing import Any
 
 from expunge.benchmarks.suite import Specs, Suite
 from expunge.core.errors import Interrupted, UserError
-from expunge.core.request import digest
 from expunge.engine import receipt
+from expunge.engine.guarding import is_guarded
 from expunge.engine.loop import Hooks
 from expunge.evaluation import attack
 from expunge.evaluation.audited_models import (
@@ -36,31 +36,27 @@ from expunge.evaluation.observation import Observation
 from expunge.evaluation.observe import Records
 from expunge.evaluation.profiles.profile import profile_of
 from expunge.evaluation.prompting import asked_as, way_of
-from expunge.evaluation.verdict import verdict
-from expunge.io.models import Opened, cache_home, load
-from expunge.io.run_dirs import check_free, empty
+from expunge.evaluation.thresholds import Thresholds
+from expunge.evaluation.verdict import Context
+from expunge.functional.brief import brief
+from expunge.io.models import Opened, cache_home, load, receipt_of
+from expunge.io.run_dirs import check_free, empty, log_of
 from expunge.parallel import ray_cluster
-from expunge.report.report_data import Asked, Entry, ReportData, Verdict
+from expunge.report.report_data import Asked, Entry, ReportData
 from expunge.workflows.sweep import Sweep as Sweep  # `bench.Sweep`
+from expunge.workflows.sweep import SweepResult as SweepResult
+from expunge.workflows.sweep import key_of
 from expunge.workflows.train import texts_of, train
 from expunge.workflows.unlearn import unlearn
 
 
-@dataclass(frozen=True, eq=False)
-class SweepResult:
-    """The results of a sweep."""
-
-    entries: Sequence[Entry]
-    report_data: ReportData
-    folder: Path
-
-
+@brief("sweep", "suite", "original", "sets")
 @dataclass(frozen=True, eq=False)
 class Setting:
     """The models and sets of a sweep: everything that a job needs, in any process.
 
     original: folder or hub id of the model, of which every job opens its own copy. random_init: observation of random weights, for
-    classifiers.
+    classifiers. device: where a job computes, see `engine.device.choose`.
     """
 
     sweep: Sweep
@@ -72,14 +68,16 @@ class Setting:
     random_init: Observation | None
     first: AuditedModel
     retrained: AuditedModel
+    device: str = ""
+
+    def load(self, path: str | Path) -> Opened:
+        """A model of the sweep, with a modality of its own, which a method may teach new tokens."""
+        return load(path, self.suite.prompt_format, dtype=self.sweep.dtype, device=self.device)
 
     def attacked(self, audited: AuditedModel, opened: Opened, progress: Progress) -> AuditedModel:
         """An audited model with the outcomes of attacks, beside the original and the retrained one."""
-        return compared(
-            _attacked(self.sweep, self.folder, audited, opened, self.asked(audited.method), progress, self.specs),
-            self.first,
-            self.retrained,
-        )
+        attacked = _attacked(self.sweep, self.folder, audited, opened, self.asked(audited.method), progress, self.specs)
+        return _judged(compared(attacked, self.first, self.retrained), is_guarded(opened.modality))
 
     @property
     def specs(self) -> Specs:
@@ -92,13 +90,8 @@ class Setting:
 
     def examined(self, opened: Opened, progress: Progress, *, method: str, **fields: Any) -> AuditedModel:
         """An unlearned model, observed through its own modality, which may know more tokens, and attacked."""
-        fields |= {
-            "retrained": self.retrained.observation,
-            "original": self.first.observation,
-            "random_init": self.random_init,
-            "method": method,
-            "specs": self.specs,
-        }
+        fields |= {"retrained": self.retrained.observation, "original": self.first.observation, "random_init": self.random_init}
+        fields |= {"method": method, "specs": self.specs}
         audited = examine(opened.model, opened.modality, self.asked(method), role="method", cache=self.cache, progress=progress, **fields)
         return self.attacked(audited, opened, progress)
 
@@ -113,13 +106,24 @@ def bench(
     progress: Progress = silent,
     interrupted: Callable[[], bool] = lambda: False,
     command: str = "",
+    device: str = "",
 ) -> SweepResult:
     """Train the original and the retrained model, let every method forget with every seed, audit all of them, write table and report.
 
     Args:
+        sweep: suite, methods, seeds, and their settings.
+        out: the run folder.
         ray: spread methods and seeds over this Ray cluster (see `ray_cluster.connected`), whose machines share run folder and cache;
             '': one after the other, here. The numbers are the same with the same number of threads.
+        device: cpu, cuda, mps or auto; '' is what was chosen before in this process, at first auto.
+        resume: go on with the same sweep in the folder; False refuses a folder that holds it.
+        overwrite: replace the benchmark run in the folder.
+        progress: receives steps or rows done, how many in all, and the activity.
         interrupted: checked after each training step and each look at rows; the same call resumes the sweep.
+        command: the command line, for the report.
+
+    Returns:
+        An entry for each model, the data of the report, and the folder.
 
     Raises:
         UserError: for a wrong order, or a folder with another sweep without `overwrite`.
@@ -130,7 +134,8 @@ def bench(
     if ray:
         ray_cluster.check(ray)
     shown, progress = progress, _stopping(progress, interrupted)
-    key = digest([repr(sweep), {n: [dict(r) for r in rows] for n, rows in suite.sets.items()}])
+    load_options = {"dtype": sweep.dtype, "device": device}
+    key = key_of(sweep, suite)
     _claim(folder, key, resume, overwrite, sweep)
     sets = {n: spread(r, sweep.limit) if n in ("retain", "holdout") else r for n, r in suite.sets.items()}
     teach = {**sweep.train, "prompt_format": suite.prompt_format, "labels": tuple(suite.labels)}
@@ -138,10 +143,10 @@ def bench(
 
     def trained(split: str, source: str) -> tuple[Opened, Mapping[str, Any]]:
         if source:
-            return load(source, suite.prompt_format), {}
+            return load(source, suite.prompt_format, **load_options), {}
         activity = f"training the {'original' if split == 'full' else 'retrained'} model"
         hooks = Hooks(progress=lambda d, t, _: progress(d, t, activity), interrupted=interrupted)
-        result = train(suite.train[split], sweep.size, texts=texts, hooks=hooks, **teach)
+        result = train(suite.train[split], sweep.size, texts=texts, hooks=hooks, load_options=load_options, **teach)
         return Opened(result.model, result.modality, str(result.folder)), result.receipt
 
     original, original_receipt = trained("full", sweep.original)
@@ -171,10 +176,10 @@ def bench(
     control_models = controls(original, forget, sets, retrained, cache, look("controls"), original_audited.observation, specs=specs)
     retrained_audited = _attacked(sweep, folder, retrained_audited, retrained_opened, sets, look("retrained"), specs)
     source = _absolute(sweep.original or original.source)
-    setting = Setting(sweep, suite, folder.absolute(), source, sets, cache.absolute(), blank, original_audited, retrained_audited)
+    setting = Setting(sweep, suite, folder.absolute(), source, sets, cache.absolute(), blank, original_audited, retrained_audited, device)
     control_source = Opened(original.model, filtered(original, forget), "") if any(s.role == "filter" for s in control_models) else original
     fixed = [setting.attacked(original_audited, original, look("original"))]
-    fixed.append(compared(retrained_audited, original_audited, retrained_audited))
+    fixed.append(_judged(compared(retrained_audited, original_audited, retrained_audited)))
     fixed += [setting.attacked(s, control_source, look(s.name)) for s in control_models]
     done: list[Entry] = [_entry_of(folder, s.name, s.entry) for s in fixed]
     jobs = {f"{m} seed {seed}" if sweep.seeds > 1 else m: (m, seed) for m in sweep.methods for seed in range(sweep.seeds)}
@@ -187,9 +192,15 @@ def bench(
         job_results = {name: _job(setting, name, *job, look(name), interrupted) for name, job in jobs.items()}
     done += [entry for entry, _ in job_results.values()]
     quoted = [*fixed, *(s for _, s in job_results.values() if s)]
-    data = _story(sweep, suite, done, quoted, original_audited, command, key)
-    _write(folder, sweep, done, data, command)
-    return SweepResult(done, data, folder)
+    data = _story(sweep, suite, done, quoted, command, key)
+    result = SweepResult(done, data, folder, sweep, receipt.compute(original.model))
+    _write(result)
+    return result
+
+
+def _judged(audited: AuditedModel, guarded: bool = False) -> AuditedModel:
+    """The model with the verdict on it."""
+    return audited.judge(Context(guarded=guarded), Thresholds())
 
 
 def _absolute(model: str) -> str:
@@ -216,7 +227,7 @@ def _claim(folder: Path, key: str, resume: bool, overwrite: bool, sweep: Sweep) 
         check_free(folder, overwrite=True, reads=[p for p in (sweep.data, sweep.original, sweep.retrained, sweep.holdout) if p])
         empty(folder)
     if mark.exists():
-        same = json.loads(mark.read_text())["key"] == key
+        same = json.loads(mark.read_text(encoding="utf-8"))["key"] == key
         if not same and any(p != mark for p in folder.iterdir()):
             raise UserError(
                 f"{folder} holds another sweep (methods, seeds, data or hyperparameters differ): give another folder, or --overwrite"
@@ -232,7 +243,7 @@ def _entry_of(folder: Path, name: str, make: Any) -> Entry:
     """Read the entry from disk; without a file, make and write it."""
     path = folder / "entries" / f"{name.replace(' ', '_')}.json"
     if path.exists():
-        return ReportData.from_json(path.read_text()).models[0]
+        return ReportData.from_json(path.read_text(encoding="utf-8")).models[0]
     entry: Entry = make()
     path.parent.mkdir(parents=True, exist_ok=True)
     receipt.write(path, json.loads(ReportData(title=name, models=[entry]).to_json()))
@@ -247,7 +258,7 @@ def _attacked(
     for name, plan in sweep.attacks_of(len(sets["forget"]), audited.seed or 0).items():
         path = folder / "attacks" / f"{audited.name.replace(' ', '_')}-{name}.json"
         if path.exists():
-            outcomes[name] = attack.AttackOutcome.read(json.loads(path.read_text()))
+            outcomes[name] = attack.AttackOutcome.read(json.loads(path.read_text(encoding="utf-8")))
         elif new_outcomes := carry_out({name: plan}, opened.model, opened.modality, sets, audited.role, progress, specs):
             path.parent.mkdir(parents=True, exist_ok=True)
             receipt.write(path, asdict(new_outcomes[name]))
@@ -274,13 +285,12 @@ def _job(
 
     def make() -> Entry:
         opened, about = _forgotten(setting, run, method, seed, progress, interrupted)
-        log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()] if (run / "log.jsonl").exists() else []
-        audited.append(setting.examined(opened, progress, log=log, receipt=about, **fields))
+        audited.append(setting.examined(opened, progress, log=log_of(run), receipt=about, **fields))
         return audited[0].entry()
 
     entry = _entry_of(setting.folder, name, make)
     if not audited and seed == 0:  # the report of a resumed sweep still shows generations
-        audited.append(setting.examined(load(run, setting.suite.prompt_format), progress, **fields))
+        audited.append(setting.examined(setting.load(run), progress, **fields))
     return entry, audited[0] if seed == 0 else None
 
 
@@ -289,12 +299,12 @@ def _forgotten(
 ) -> tuple[Opened, Mapping[str, Any]]:
     """The model that has forgotten, with its receipt."""
     if (run / "receipt.json").exists():  # interrupted before it was audited
-        return load(run, setting.suite.prompt_format), json.loads((run / "receipt.json").read_text())
+        return setting.load(run), receipt_of(run)
     suite, begun = setting.suite, (run / "checkpoint").exists()
     options = {"alternate_answers": suite.alternate_answers} if suite.alternate_answers else {}
     result = unlearn(
         method,
-        load(setting.original, suite.prompt_format),  # with a modality of its own, which a method may teach new tokens
+        setting.load(setting.original),
         suite.train["forget"],
         suite.train["retain"],
         holdout=suite.sets.get("holdout"),
@@ -314,17 +324,9 @@ def _story(
     suite: Suite,
     entries: Sequence[Entry],
     audited_models: Sequence[AuditedModel],
-    first: AuditedModel,
     command: str,
     key: str,
 ) -> ReportData:
-    report_findings = []
-    for s in audited_models:
-        if s.role == "method":
-            findings = verdict(s.scores, s.unjudged, first.scores, s.hits, s.profile)
-            worst = [f for f in findings if f["level"] == "fail"] or [f for f in findings if f["level"] == "warn"] or findings
-            report_findings += [Verdict(level=f["level"], text=f"{s.name}: {f['text']}") for f in worst[:2]]
-    order = {"fail": 0, "warn": 1, "pass": 2}
     own_ways = [f"{m} asked its own way" for m in sweep.methods if way_of(m)]
     seeds = f"{sweep.seeds} seed{'s' if sweep.seeds > 1 else ''}"
     data = report_data(
@@ -333,26 +335,16 @@ def _story(
         subtitle=", ".join((f"{sweep.size} model", f"{len(sweep.methods)} methods", seeds, *own_ways)),
         command=command,
         request=Asked(**{n: len(r) for n, r in suite.sets.items() if n in ("forget", "retain", "holdout")}, hash=key),
-        verdict=sorted(report_findings, key=lambda v: order[v.level]),
     )
     return ReportData(**{**{k: getattr(data, k) for k in ReportData.__dataclass_fields__}, "models": list(entries)})
 
 
-def _write(folder: Path, sweep: Sweep, entries: Sequence[Entry], data: ReportData, command: str) -> None:
+def _write(result: SweepResult) -> None:
     from expunge.report.page import write
     from expunge.report.table import markdown
 
-    receipt.write(
-        folder / "bench.json",
-        {
-            "command": command,
-            "sweep": {k: getattr(sweep, k) for k in Sweep.__dataclass_fields__},
-            "entries": [json.loads(ReportData(title=e.name, models=[e]).to_json())["models"][0] for e in entries],
-            "versions": receipt.versions(),
-            "machine": receipt.machine(),
-        },
-        deep=False,
-    )
-    (folder / "table.md").write_text(markdown(list(entries), list(data.main)) + "\n")
+    folder, data = result.folder, result.report_data
+    receipt.write(folder / "bench.json", result.to_dict(), deep=False)
+    (folder / "table.md").write_text(markdown(list(result.entries), list(data.main)) + "\n", encoding="utf-8")
     receipt.write(folder / "story.json", json.loads(data.to_json()))
     write(data, folder / "report.html")

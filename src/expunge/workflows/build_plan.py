@@ -35,6 +35,14 @@ def plan(
     Updates and selectors are added to the stages that train. A selector that picks at the start is also added to stages that do not train,
     if they read the set that it picks. A selector that picks once in a run is added to the first stage, whatever that stage does.
 
+    Args:
+        name: the method.
+        hyperparameters: values by plain (`lr`) or qualified name (`npo.beta`).
+        select, update: methods whose selectors or updates are added.
+
+    Returns:
+        The stages of the method, in order.
+
     Raises:
         UserError: for unknown names (with the nearest known ones), for values out of range, and for parts that no stage can use.
     """
@@ -53,7 +61,11 @@ def plan(
         first, *rest = (_with(p, [e for e in added_parts if e not in once]) for p in plans)
         plans = (dataclasses.replace(first, selectors=(*once, *first.selectors)), *rest)
     single: Plan | Plans = plans[0] if len(plans) == 1 else plans
-    return as_plans(override(single, {k: v for k, v in values.items() if k not in own_choices}))
+    made = as_plans(override(single, {k: v for k, v in values.items() if k not in own_choices}))
+    idle = [k for k in values if k.rpartition(".")[2] in ("lora_alpha", "lora_dropout", "lora_targets")]
+    if idle and not any(h.value for p in made for h in hyperparameters_of(p) if h.name == "lora"):
+        raise UserError(f"--{idle[0].replace('_', '-')} has no effect without an adapter: give --lora RANK too, or leave it out")
+    return made
 
 
 def hyperparameters(name: str) -> list[Hyperparameter]:

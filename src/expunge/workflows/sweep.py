@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from expunge import catalog
 from expunge.benchmarks import presets
 from expunge.benchmarks.suite import Suite
 from expunge.core.errors import UserError
 from expunge.core.hyperparameters import Hyperparameter, hyperparameters_of, named
+from expunge.core.request import digest
 from expunge.core.suggest import did_you_mean
+from expunge.engine import identity, receipt
 from expunge.evaluation.attack import Attack, chosen
 from expunge.evaluation.prompting import way_of
+from expunge.evaluation.scoring import with_variants
+from expunge.functional.brief import brief
+from expunge.report import result_tables
+from expunge.report.report_data import Entry, ReportData
 from expunge.workflows import build_plan
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
+
+@brief("suite", "methods", "size", "seeds", "attacks")
 @dataclass(frozen=True)
 class Sweep:
     """The order of a benchmark run."""
@@ -36,7 +48,9 @@ class Sweep:
     sizes: Mapping[str, int] = field(default_factory=dict)
     original: str = ""  # models that exist already, instead of trained ones
     retrained: str = ""
+    variants: Mapping[str, str] = field(default_factory=dict)  # by score, the definition to use where papers and codes differ
     draw: int = 0  # seed of a generated benchmark
+    dtype: str = ""  # of the weights of all models
     attacks: tuple[str, ...] = ()  # on every model, with every seed; their hyperparameters as `quantize:bits`
 
     @property
@@ -76,7 +90,7 @@ class Sweep:
         if self.holdout and "holdout" not in inspect.signature(load).parameters:
             raise UserError(f"the benchmark {self.suite!r} has unseen rows of its own: leave --holdout out")
         suite: Suite = load(self.data, seed=self.draw, **options, **self.sizes)
-        return suite
+        return replace(suite, specs=with_variants(suite.specs, self.variants))
 
     def hyperparameters_of(self, method: str) -> dict[str, Any]:
         """Hyperparameters of a method: the preset of case and model size, then the user's for all methods, then the user's for this one."""
@@ -98,6 +112,47 @@ class Sweep:
         names = tuple(dict.fromkeys((*(("relearn",) if relearning else ()), *self.attacks, *bare_question)))
         tuned = {f"{n}:{k}": v for n in names for k, v in presets.attacking(n, self.suite, self.size, items).items()}
         return chosen(names, {**tuned, **{k: v for k, v in self.hyperparameters.items() if k.split(":", 1)[0] in names and ":" in k}})
+
+
+@brief("entries", "folder")
+@dataclass(frozen=True, eq=False)
+class SweepResult:
+    """The results of a sweep: an entry for each model, those of the controls first, and the data of the report."""
+
+    entries: Sequence[Entry]
+    report_data: ReportData
+    folder: Path
+    sweep: Sweep
+    compute: Mapping[str, str]  # device and dtype
+
+    def to_dict(self) -> dict[str, Any]:
+        """What bench.json holds, as plain JSON values."""
+        entries = [json.loads(ReportData(title=e.name, models=[e]).to_json())["models"][0] for e in self.entries]
+        about = {"command": self.report_data.command, "sweep": vars(self.sweep), "entries": entries}
+        return receipt.as_json({**about, "versions": receipt.versions(), "machine": receipt.machine(), "compute": self.compute})
+
+    def to_pandas(self) -> DataFrame:
+        """A data frame with a row for each model and score; `frame.pivot(index="name", columns="score", values="value")` is the table.
+
+        Returns:
+            A `pandas.DataFrame`. Values have the unit of their score; `low` and `high` are the ends of the 95 % interval; `n` counts items.
+
+        Raises:
+            UserError: where pandas is not installed.
+        """
+        return result_tables.entries_frame(self.entries)
+
+    def _repr_html_(self) -> str:
+        return result_tables.entries_html(self.entries, self.report_data.main)
+
+
+def key_of(sweep: Sweep, suite: Suite) -> str:
+    """A digest of everything that the numbers of a sweep depend on: the order, all rows, given models and files, and packages."""
+    rows = [{n: [dict(r) for r in rows] for n, rows in sets.items()} for sets in (suite.sets, suite.train)]
+    asked = [suite.prompt_format, list(suite.labels), repr(suite.specs), list(suite.refusals), [dict(r) for r in suite.refused]]
+    models = [identity.of_files(path) for path in (sweep.original, sweep.retrained, sweep.model)]
+    inputs = [identity.of_inputs(build_plan.plan(m, sweep.hyperparameters_of(m))) for m in sweep.methods]
+    return digest([asdict(sweep), rows, asked, models, inputs, identity.packages()])
 
 
 def _hyperparameters(method: str, values: Mapping[str, Any]) -> list[Hyperparameter]:

@@ -9,18 +9,23 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
+
 from expunge.catalog import load as load_module
 from expunge.catalog import names
 from expunge.core.errors import UserError
 from expunge.core.request import digest
-from expunge.core.rows import Rows
 from expunge.core.suggest import did_you_mean
-from expunge.engine import receipt
+from expunge.engine import device, identity, receipt, stored
 from expunge.engine.distributed.process_group import ProcessGroup
 from expunge.engine.loop import Hooks
 from expunge.io import run_dirs
 from expunge.io.models import Opened, Source, cache_home, load, records
+from expunge.io.models import rows as rows_of
+from expunge.io.requested import ColumnMap, parsed_columns, with_columns
 from expunge.workflows import build_plan
+from expunge.workflows.callbacks import Callbacks, result_of
+from expunge.workflows.trackers import Track, listening
 from expunge.workflows.unlearn import Result, unlearn
 
 Records = Sequence[Mapping[str, Any]]
@@ -50,9 +55,11 @@ def start(
     """An untrained model of a built-in size, made for the data, or the model of a folder or hub id."""
     module = built_in(model)
     if module is None:
-        return _loaded(model, prompt_format, **options)
+        return _loaded(model, prompt_format, **options, **({"labels": labels} if labels != () else {}))
+    device.choose(options.get("device", ""))
     network, modality = module.start(model, rows, texts=texts, labels=labels, prompt_format=prompt_format, seed=seed, source=source)
-    return Opened(network, modality, model)
+    dtype = device.dtype_of(options.get("dtype") or "float32")
+    return Opened(network.to(dtype) if isinstance(dtype, torch.dtype) else network, modality, model, fresh=True)
 
 
 def _loaded(model: str, prompt_format: str, **options: Any) -> Opened:
@@ -76,11 +83,14 @@ def train(
     out: str | Path | None = None,
     texts: Sequence[str] = (),
     labels: int | Sequence[str] = (),
+    map: ColumnMap = (),
     prompt_format: str = "",
     seed: int = 0,
     method: str = "finetune",
     overwrite: bool = False,
     cache: Path | None = None,
+    callbacks: Callbacks = (),
+    track: Track = (),
     hooks: Hooks | None = None,
     load_options: Mapping[str, Any] | None = None,
     **hyperparameters: Any,
@@ -88,42 +98,62 @@ def train(
     """Train a model on all rows of the data; finished work is read from the cache.
 
     Args:
-        data: a file, hub id or list of records.
+        data: a file, hub id or list of records; all of them are trained on.
         model: a folder or hub id, or a built-in size (`nano`, `micro`, `tiny` for text, `resnet-nano`, `vit-nano` ... for images), which
             has default settings for the missing `hyperparameters`.
         out: where to copy the result.
         texts: training texts for the tokenizer of a built-in language model; default: the data.
-        labels: classes of a built-in classifier, by name, or how many; default: those of the data.
+        labels: classes of a built-in classifier, by name, or how many; default: those of the data. Of a folder or hub id: the names of
+            the classes, where the model has none, or how many it must have.
+        map: columns by the names that the modality reads, such as `prompt=subject,answer=body` or a mapping.
         method: `finetune`, or a by-design method, whose result holds a store to forget from.
-        cache: where finished work is kept by content.
+        prompt_format: how a question becomes a prompt; '' is the model's chat template.
+        seed: of everything that is random.
+        overwrite: replace the run in `out`.
+        cache: where finished work is kept by content; None: see `io.models.cache_home`.
+        callbacks: objects that are told of steps and epochs (see `Callback`).
+        track: tensorboard, mlflow, wandb, trackio, or a `Tracker`, which get the numbers of the log; several in a list.
+        hooks: of the training loop, for programs that show progress, stop the run or say how often it is saved.
+        load_options: of `load`.
+        hyperparameters: of the method, by name.
+
+    Returns:
+        The trained model with its modality, the receipt, and its folder: `out`, or the one in the cache.
 
     Raises:
         UserError: for every mistake that the user can correct.
+        Interrupted: after a checkpoint, from which the same call goes on.
     """
     process_group = ProcessGroup()
     if out:
         out_folder = Path(out)
         process_group.agree(lambda: run_dirs.check_free(out_folder, overwrite, (data, model)))
-    training_records = records(data, "training")
+    training_records = with_columns(records(data, "training"), parsed_columns(map))
     module = built_in(model)
     hyperparameters = {**(module.TRAINING[model] if module else {}), **hyperparameters}
-    source = str(data) if isinstance(data, (str, Path)) else "training"
-    opened = start(model, training_records, texts, labels, prompt_format, seed, source, **(load_options or {}))
-    rows: Rows = opened.modality.rows("retain", training_records, source)
+    try:
+        opened = start(model, training_records, texts, labels, prompt_format, seed, training_records.source, **(load_options or {}))
+    except UserError as error:
+        raise UserError(training_records.located(str(error))) from None
+    rows = rows_of(opened.modality, "retain", training_records)
+    assert rows is not None
     settings = {**hyperparameters, "seed": seed}
     plans = build_plan.plan(method, settings)
     key = digest(
         [
-            receipt.hash_weights(opened.model),
+            identity.of_model(opened.model),
+            identity.of_setting(opened.model),
+            stored.words(opened.model),
             opened.modality.about(),
-            rows.ids,
-            rows.columns.get("prompt"),
-            rows.columns.get("answer"),
+            identity.of_rows(rows),
             receipt.describe(plans),
+            identity.of_inputs(plans),
         ]
     )
     cached = (cache or cache_home()) / "models" / key
-    if not process_group.agree((cached / "receipt.json").exists):
+    known = process_group.agree((cached / "receipt.json").exists)
+    listeners = listening(callbacks, track, known and process_group.first)  # `unlearn` tells of a training
+    if not known:
         begun = process_group.agree((cached / "checkpoint").exists)
         unlearn(
             method,
@@ -132,14 +162,21 @@ def train(
             out=cached,
             resume=begun,
             overwrite=process_group.agree(cached.exists) and not begun,
+            callbacks=callbacks,
+            track=track,
             hooks=hooks,
             **settings,
         )
     if out:
         process_group.agree(lambda: _copy(cached, out_folder))
     result_folder = out_folder if out else cached
-    loaded = load(result_folder, prompt_format, **(load_options or {}))
-    return Result(loaded.model, loaded.modality, json.loads((cached / "receipt.json").read_text()), result_folder)
+    about = {"name": method, "stages": receipt.describe(plans), "rows": {"retain": len(rows)}, "log": [], "folder": str(result_folder)}
+    with listeners.during(about) as ended:
+        loaded = load(result_folder, prompt_format, **(load_options or {}))
+        training_receipt = json.loads((cached / "receipt.json").read_text(encoding="utf-8"))
+        training_receipt["request"]["findings"] = [*training_records.notes, *training_receipt["request"]["findings"]]
+        ended |= {**result_of(training_receipt), "cached": True}
+    return Result(loaded.model, loaded.modality, training_receipt, result_folder)
 
 
 def _copy(cached: Path, target: Path) -> None:

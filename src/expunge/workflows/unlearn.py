@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,28 +11,37 @@ from typing import Any
 import torch
 from torch import nn
 
+from expunge import catalog
 from expunge.core.errors import UserError
 from expunge.core.modality import Modality
 from expunge.core.parts import ByDesign, Guard
 from expunge.core.plan import Plan, Plans, as_plans
-from expunge.core.request import Request, digest
+from expunge.core.request import Request
 from expunge.core.rows import Rows, Sets
-from expunge.engine import artifact, checkpoint, loop, receipt
-from expunge.engine.adapters import is_adapted
+from expunge.engine import adapters, artifact, checkpoint, identity, loop, origin, receipt, stored
 from expunge.engine.distributed.process_group import ProcessGroup
 from expunge.engine.guarding import is_guarded
 from expunge.engine.loop import Hooks
 from expunge.engine.run_state import RunState
 from expunge.engine.validate import check, check_capabilities
+from expunge.functional.brief import brief
 from expunge.io import run_dirs, selection_files
 from expunge.io.models import Opened, Source, load, receipt_of, records, rows
-from expunge.workflows import build_plan
+from expunge.io.requested import ColumnMap, Conditions, Sources, notes_of, requested
+from expunge.io.secret import sealed
+from expunge.report import model_card, result_tables
+from expunge.workflows import build_plan, resuming
+from expunge.workflows.aftermath import forget_loss, still_known, unchanged
+from expunge.workflows.callbacks import Callbacks, result_of
+from expunge.workflows.overlaps import shared_items
+from expunge.workflows.run_log import RunLog
+from expunge.workflows.trackers import Track, listening
 from expunge.workflows.watch import Watch
 
-TO_RESUME = "go on with --resume, "
 ASKED = frozenset({"question", "prompt", "messages"})  # columns that turn an alternate answer into a full row
 
 
+@brief("method", "kind", "changed", "folder")
 @dataclass(frozen=True, eq=False)
 class Result:
     """The result of a run: the model with its modality, the receipt, and the folder on disk (None: nothing on disk).
@@ -46,6 +55,28 @@ class Result:
     folder: Path | None = None
     selected: Sets = field(default_factory=dict)
 
+    @property
+    def method(self) -> str:
+        """The name of the method; custom for a plan."""
+        return str(self.receipt["method"])
+
+    @property
+    def kind(self) -> str:
+        """What the result is on disk: model, adapter or guard."""
+        return str(self.receipt["result"]["kind"])
+
+    @property
+    def changed(self) -> bool:
+        """Whether the weights changed; those of a guarded model do not."""
+        return bool(self.receipt["result"]["changed"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """What receipt.json holds, as plain JSON values."""
+        return receipt.as_json(self.receipt)
+
+    def _repr_html_(self) -> str:
+        return result_tables.receipt_html(self.receipt)
+
 
 def unlearn(
     method: str | Plan | Plans,
@@ -55,6 +86,8 @@ def unlearn(
     *,
     holdout: Source | Rows | None = None,
     alternate_answers: Source | Rows | None = None,
+    where: Conditions = (),
+    map: ColumnMap = (),
     out: str | Path | None = None,
     select: tuple[str, ...] = (),
     update: tuple[str, ...] = (),
@@ -63,6 +96,8 @@ def unlearn(
     watch: Watch | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    callbacks: Callbacks = (),
+    track: Track = (),
     hooks: Hooks | None = None,
     load_options: Mapping[str, Any] | None = None,
     **hyperparameters: Any,
@@ -74,8 +109,23 @@ def unlearn(
         model: a folder or hub id, the folder of an earlier run, or an opened model, which is then changed in place.
         forget, retain, holdout: a file, hub id or list of records each (see `expunge.io.data.read`); retain where the method reads it.
         alternate_answers: answers to give instead, for methods that use them; the modality's own where none are given.
+        where: conditions such as `customer_id=17`: the rows of `forget` that meet all of them are forgotten, the others are retained.
+        map: columns by the names that the modality reads, such as `prompt=subject,answer=body` or a mapping.
         out: the run folder; None keeps nothing on disk.
+        select, update: methods whose selectors or updates are added.
+        prompt_format: how a question becomes a prompt; '' is the model's chat template, or the format of the run that it comes from.
+        allow_overlap: rows to forget may also stand in retain or holdout.
+        watch: scores after every epoch (see `watching`).
+        resume: go on with the run in `out`, which was stopped.
+        overwrite: replace the run in `out`.
+        callbacks: objects that are told of steps and epochs (see `Callback`).
+        track: tensorboard, mlflow, wandb, trackio, or a `Tracker`, which get the numbers of the log; several in a list.
+        hooks: of the training loop, for programs that show progress, stop the run or say how often it is saved.
+        load_options: of `load`.
         hyperparameters: the method's, by name.
+
+    Returns:
+        The model with its modality, the receipt, and the run folder.
 
     Raises:
         UserError: for every mistake that the user can correct.
@@ -83,6 +133,7 @@ def unlearn(
     """
     plans = build_plan.plan(method, hyperparameters, select=select, update=update) if isinstance(method, str) else as_plans(method)
     folder = Path(out) if out is not None else None
+    listeners = listening(callbacks, track, ProcessGroup().first)
     if folder:
         check_folder(folder, resume, overwrite, (model, forget, retain, holdout, alternate_answers))
     opened = model if isinstance(model, Opened) else load(model, prompt_format, **(load_options or {}))
@@ -91,48 +142,68 @@ def unlearn(
         raise UserError(f"{opened.source} is a guard, whose model was not changed: unlearn the model {base} itself")
     modality = opened.modality
     check_capabilities(plans, modality)
-    request = _request(modality, plans, forget, retain, holdout, alternate_answers, allow_overlap)
+    adapters.refuse_second(opened.model, plans, opened.source)
+    given = {"forget": forget, "retain": retain, "holdout": holdout, "alternate_answers": alternate_answers}
+    sources = requested(given, where, map)
+    request = _request(modality, plans, sources, allow_overlap)
+    findings = [*notes_of(sources), *request.findings, *shared_items(modality, request, allow_overlap)]
     store = _store_of(plans, opened, method if isinstance(method, str) else "custom", request)
     check(plans, request.sets, modality, known=store is not None)
-    before, adapted = receipt.hash_weights(opened.model), is_adapted(opened.model)
+    before, adapted = identity.of_model(opened.model), adapters.is_adapted(opened.model)
+    loaded = stored.notes(opened.model)
     description: dict[str, Any] = {
         "method": method if isinstance(method, str) else "custom",
         "stages": receipt.describe(plans),
-        "model": {"source": opened.source, "weights": before},
-        "request": {"hash": request.hash, "sets": {n: len(r) for n, r in request.sets.items()}, "findings": list(request.findings)},
+        "model": {
+            "source": opened.source,
+            **before,
+            "written": stored.words(opened.model),
+            **({"start": origin.FRESH} if opened.fresh else {}),
+        },
+        "request": {"hash": sealed(request.hash), "sets": {n: len(r) for n, r in request.sets.items()}, "findings": findings},
         "modality": modality.about(),
         **({"watch": {"sets": {n: len(r) for n, r in watch.sets.items()}, "best": watch.best}} if watch else {}),
     }
-    key = digest({**description, "model": before})  # the same model may have another path
-    saved, process_group = _resumed(folder, key) if resume and folder else None, ProcessGroup()
-    log = _Log(folder if process_group.first else None)
+    known_before = forget_loss(opened.model, modality, request.forget)
+    key = resuming.key_of(description, plans, opened, request, watch)
+    saved, process_group = resuming.checkpoint_of(folder, key) if resume and folder else None, ProcessGroup()
+    log = RunLog(folder if process_group.first else None)
     start, skipped = watch.start(opened) if watch else ({}, {})
-    run_hooks = _hooks(hooks or Hooks(), folder, key, log, watch.hooks(modality, start, skipped) if watch else {})
+    run_hooks = _hooks(listeners.hooks(hooks or Hooks()), folder, key, log, watch.hooks(modality, start, skipped) if watch else {})
     folder_existed = folder is not None and folder.exists()
     if folder and not resume and process_group.first:
         run_dirs.empty(folder)
     log.keep_until(saved)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    try:
-        run = loop.run(plans, opened.model, modality, request.sets, hooks=run_hooks, resume=saved, store=store)
-        selected_rows = selection_files.places(run.picked, request.sets)
-        description |= {"selected": selected_rows} if selected_rows else {}
-        receipt_record = _receipt(description, run, plans, before, adapted, watch.failures(run.model, modality, start) if watch else [])
-    except UserError:
-        if folder and not resume and process_group.first:  # a failed run leaves nothing behind
-            run_dirs.empty(folder)
-            if not folder_existed:
-                folder.rmdir()
-        raise
-    if folder:
-        run_folder = folder
+    about = {"name": description["method"], "stages": description["stages"], "rows": description["request"]["sets"], "log": log.lines()}
+    with listeners.during({**about, "folder": folder and str(folder)}) as ended:
+        try:
+            run = loop.run(plans, opened.model, modality, request.sets, hooks=run_hooks, resume=saved, store=store)
+            if run.sharded is None and (rounding := stored.round_as_stored(run.model)):
+                run.warnings.append(rounding)
+            selected_rows = selection_files.places(run.picked, request.sets)
+            description |= {"selected": selected_rows} if selected_rows else {}
+            known_after = forget_loss(run.model, run.modality, request.forget)
+            watched = watch.failures(run.model, modality, start) if watch else []
+            failures = [*still_known(known_before, known_after), *watched, *listeners.failures]
+            receipt_record = _receipt(description, run, plans, before["weights"], adapted, loaded, failures)
+            receipt_record["forget_loss"] = {"before": known_before, "after": known_after}
+        except UserError:
+            if folder and not resume and process_group.first:  # a failed run leaves nothing behind
+                run_dirs.empty(folder)
+                if not folder_existed:
+                    folder.rmdir()
+            raise
+        if folder:
+            run_folder = folder
 
-        def write_results() -> None:
-            selection_files.write(run_folder / selection_files.FOLDER, selected_rows, {"forget": forget, "retain": retain})
-            _write(run_folder, run.model, run.modality, receipt_record, run.store)
+            def write_results() -> None:
+                selection_files.write(run_folder / selection_files.FOLDER, selected_rows, sources)
+                _write(run_folder, run.model, run.modality, receipt_record, run.store)
 
-        process_group.agree(write_results)
+            process_group.agree(write_results)
+        ended |= result_of(receipt_record)
     return Result(run.model, run.modality, receipt_record, folder, run.picked)
 
 
@@ -161,25 +232,18 @@ def check_folder(folder: Path, resume: bool, overwrite: bool, reads: tuple[objec
 
 
 def _check_folder(folder: Path, resume: bool, overwrite: bool, reads: tuple[object, ...]) -> None:
-    if resume and overwrite:
-        raise UserError("--resume goes on with a run and --overwrite replaces it: give one of them")
+    run_dirs.check_resumable(folder, resume, overwrite)
     if not resume:
-        run_dirs.check_free(folder, overwrite, reads, TO_RESUME if run_dirs.begun(folder) else "")
-    elif (folder / "receipt.json").exists():
-        raise UserError(f"the run in {folder} has ended, so there is nothing to resume")
-    elif not run_dirs.begun(folder):
-        raise UserError(f"there is no run in {folder} to resume: leave --resume out to start one")
+        run_dirs.check_free(folder, overwrite, reads, run_dirs.TO_RESUME if run_dirs.begun(folder) else "")
 
 
 def _request(
     modality: Modality,
     plans: Plans,
-    forget: Source | Rows | None,
-    retain: Source | Rows | None,
-    holdout: Source | Rows | None,
-    alternate_answers: Source | Rows | None,
+    sources: Sources,
     overlap: bool,
 ) -> Request:
+    alternate_answers = sources["alternate_answers"]
     sets_read = frozenset[str]().union(*(p.sets_read() for p in plans))
     if alternate_answers is None:
         answer_rows = modality.answers(modality.refusals()) if "alternate_answers" in sets_read else None
@@ -193,9 +257,8 @@ def _request(
             if have_questions
             else modality.answers([_answer_of(r) for r in answer_records])
         )
-    return Request(
-        rows(modality, "forget", forget), rows(modality, "retain", retain), rows(modality, "holdout", holdout), answer_rows, overlap
-    )
+    forget, retain, holdout = (rows(modality, name, sources[name]) for name in ("forget", "retain", "holdout"))
+    return Request(forget, retain, holdout, answer_rows, overlap)
 
 
 def _answer_of(record: Mapping[str, Any]) -> Any:
@@ -205,50 +268,7 @@ def _answer_of(record: Mapping[str, Any]) -> Any:
     raise UserError(f"alternate answers need a column 'answer' (or 'completion', 'text', 'label'); found {', '.join(map(repr, record))}")
 
 
-def _resumed(folder: Path, key: str) -> dict[str, Any] | None:
-    saved: dict[str, Any] | None = checkpoint.load(folder / "checkpoint")
-    if saved is None:
-        return None  # killed before the first checkpoint: nothing is lost by starting over
-    if saved.pop("key") != key:
-        raise UserError(
-            f"the run in {folder} was started with another method, model, data or hyperparameters; --resume goes on with the same ones"
-        )
-    return saved
-
-
-@dataclass
-class _Log:
-    """log.jsonl: one record per step."""
-
-    folder: Path | None
-    records: list[Mapping[str, Any]] = field(default_factory=list)
-
-    @property
-    def path(self) -> Path | None:
-        return self.folder / "log.jsonl" if self.folder else None
-
-    def __call__(self, record: Mapping[str, Any]) -> None:
-        if self.path:
-            with self.path.open("a") as file:
-                file.write(json.dumps(record) + "\n")
-
-    def keep_until(self, saved: Mapping[str, Any] | None) -> None:
-        """Drop what a killed run wrote after its last checkpoint."""
-        if not self.path or not self.path.exists():
-            return
-        stage, done = (saved["stage"], saved["done"]) if saved else (-1, 0)
-        lines = []
-        for line in self.path.read_text().splitlines(keepends=True):
-            if not line.endswith("\n"):  # the process died while it wrote the line
-                break
-            record = json.loads(line)
-            # A checkpoint is older than the scores and the end that follow its step; both come again.
-            if record["stage"] < stage or (record["stage"] == stage and record.get("done", done) < done + ("loss" in record)):
-                lines.append(line)
-        self.path.write_text("".join(lines))
-
-
-def _hooks(hooks: Hooks, folder: Path | None, key: str, log: _Log, watching: Mapping[str, Any]) -> Hooks:
+def _hooks(hooks: Hooks, folder: Path | None, key: Mapping[str, str], log: RunLog, watching: Mapping[str, Any]) -> Hooks:
     def record(entry: Mapping[str, Any]) -> None:
         log(entry)
         hooks.log(entry)
@@ -261,15 +281,16 @@ def _hooks(hooks: Hooks, folder: Path | None, key: str, log: _Log, watching: Map
 
 
 def _receipt(
-    description: Mapping[str, Any], run: RunState, plans: Plans, before: str, adapted: bool, failures: list[str]
+    description: Mapping[str, Any], run: RunState, plans: Plans, before: str, adapted: bool, said: Sequence[str], failures: list[str]
 ) -> dict[str, Any]:
     after = receipt.hash_weights(run.model)
     guarded = isinstance(plans[-1].action, Guard)
-    new_adapters = is_adapted(run.model) and not adapted  # its weights have new names, and change nothing until one of these is not zero
+    new_adapters = (
+        adapters.is_adapted(run.model) and not adapted
+    )  # its weights have new names, and change nothing until one of these is not zero
     changed = any(bool(p.any()) for n, p in run.model.named_parameters() if "lora_B" in n) if new_adapters else after != before
     if not changed and not guarded:
-        why = f" ({run.warnings[-1]})" if run.warnings else ""
-        raise UserError(f"the weights did not change: is the learning rate or the number of steps 0?{why}")
+        raise UserError(unchanged(run, plans))
     return {
         **description,
         "expunge": receipt.versions()["expunge"],
@@ -281,12 +302,23 @@ def _receipt(
         },
         "seed": run.seed,
         "cost": receipt.cost(run),
-        "warnings": [*run.warnings, *failures],
+        "warnings": [*said, *run.warnings, *failures],
         "shown": run.shown,
         "ended": [{"stage": r["stage"], "epoch": r["epoch"], "why": r["ended"]} for r in run.log if "ended" in r],
         "versions": receipt.versions(),
         "machine": receipt.machine(),
+        "compute": receipt.compute(run.model),
     }
+
+
+def _card(receipt_record: Mapping[str, Any], folder: Path) -> str:
+    """The card of a result in a folder."""
+    method, kind = str(receipt_record["method"]), str(receipt_record["result"]["kind"])
+    summary = f"{catalog.card(method).headline}." if method in catalog.names() else ""
+    files = (folder / "config.json", folder / "adapter_config.json")
+    config, adapter = (json.loads(f.read_text(encoding="utf-8")) if f.exists() else {} for f in files)
+    base = str(adapter.get("base_model_name_or_path") or "")
+    return model_card.card(receipt_record, summary, base, model_card.loading(kind, config))
 
 
 def _write(folder: Path, model: nn.Module, modality: Modality, receipt_record: Mapping[str, Any], store: Mapping[str, Any] | None) -> None:
@@ -295,6 +327,8 @@ def _write(folder: Path, model: nn.Module, modality: Modality, receipt_record: M
     temporary = folder / f"{kind}.tmp"
     run_dirs.empty(temporary)
     artifact.write(temporary, kind, model, modality)
+    if kind != "guard":
+        (temporary / "README.md").write_text(_card(receipt_record, temporary), encoding="utf-8")
     run_dirs.remove(folder / kind)
     temporary.rename(folder / kind)
     if store is not None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy.stats import norm
+from sklearn.metrics import roc_curve
 
 import toys
 from expunge.core.errors import UserError
@@ -33,6 +34,40 @@ def test_few_models_share_a_variance_and_many_have_one_an_item() -> None:
     assert lira.fit(few, np.ones(few.shape, bool)).std.std() == 0
     assert lira.fit(many, np.ones(many.shape, bool)).std == pytest.approx(scale, rel=0.1)
     assert lira.fit(np.zeros((5, 2)), np.ones((5, 2), bool)).std.tolist() == [1e-3, 1e-3]
+
+
+def test_released_form_has_medians_and_one_deviation_of_all_margins_of_members() -> None:
+    """As the authors' code with a fixed variance: the spread between items counts, and both normals have the deviation of members."""
+    rng = np.random.default_rng(0)
+    margin, members = rng.normal(np.array([0.0, 3, 6]), 1, (8, 3)), np.tile([[True], [False]], (4, 3))
+    kinds = [margin[0::2], margin[1::2]]
+    std = np.std(kinds[0])
+    query = rng.normal(0, 3, 3)
+    expected = norm.logpdf(query, np.median(kinds[0], 0), std) - norm.logpdf(query, np.median(kinds[1], 0), std)
+    assert lira.log_ratio(query, *lira.normals(margin, members, ~members, form="released")) == pytest.approx(expected)
+    pooled = lira.log_ratio(query, *lira.normals(margin, members, ~members))
+    assert pooled == pytest.approx(lira.log_ratio(query, lira.fit(margin, members), lira.fit(margin, ~members)))
+    assert pooled != pytest.approx(expected)
+    left = lira.left_out(margin, members, ~members, form="released")[0]
+    others = lira.normals(margin[1:], members[1:], ~members[1:], form="released")
+    assert left == pytest.approx(lira.log_ratio(margin[0], *others))
+
+
+def test_released_form_of_an_item_without_members_tells_nothing() -> None:
+    margin, members = np.random.default_rng(0).normal(0, 1, (6, 2)), np.array([[1, 0]] * 3 + [[0, 0]] * 3, bool)
+    member, other = lira.normals(margin, members, ~members, form="released")
+    assert np.isnan(member.mean[1])
+    assert np.isfinite(other.mean).all()
+
+
+def test_best_accuracy_is_that_of_the_best_threshold_by_the_library() -> None:
+    rng = np.random.default_rng(0)
+    members, others = np.round(rng.normal(1, 1, 60), 1), np.round(rng.normal(0, 1, 40), 1)
+    false_alarms, found, _ = roc_curve(np.repeat([1, 0], [60, 40]), np.concatenate([members, others]))
+    scores = lira.summary(members, others)
+    assert scores["best_accuracy"] == pytest.approx((1 - (false_alarms + 1 - found) / 2).max())
+    assert scores["best_accuracy"] >= scores["balanced_accuracy"]
+    assert lira.best_accuracy(np.zeros(3), np.ones(3)) == 0.5
 
 
 @pytest.mark.parametrize("d", [0.0, 1.0, 2.0])

@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import entropy as scipy_entropy
+from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 from sklearn.svm import SVC
 
@@ -76,6 +78,21 @@ def test_members_are_drawn_not_the_first_ones() -> None:
 def test_entropy_accuses_the_low_side_however_few_others_there_are() -> None:
     members, others = np.linspace(0, 0.3, 300), np.linspace(1, 2, 20)
     assert by_entropy(members, others, np.array([0.1, 0.2, 1.2, 1.9])).tolist() == [1, 1, 0, 0]
+
+
+def test_entropy_by_a_kernel_machine_as_in_the_code_of_the_other_paper() -> None:
+    """SVC(C=3, gamma="auto", kernel="rbf") on all items, however many of each; the default is logistic regression of balanced weight."""
+    rng = np.random.default_rng(0)
+    distributions = {n: rng.dirichlet(np.full(4, c), k) for n, c, k in (("retain", 0.2, 90), ("holdout", 0.6, 40), ("forget", 0.4, 60))}
+    sets = {n: a_set(p.tolist(), [0] * len(p), n) for n, p in distributions.items()}
+    h = {n: scipy_entropy(np.exp(sets[n].log_probs.astype(np.float64)), axis=1)[:, None] for n in sets}
+    x, y = np.concatenate([h["retain"], h["holdout"]]), np.repeat([1, 0], [90, 40])
+    machine = SVC(C=3, gamma="auto", kernel="rbf").fit(x, y).predict(h["forget"]).mean()
+    logistic = LogisticRegression(class_weight="balanced").fit(x, y).predict(h["forget"]).mean()
+    assert machine != logistic
+    evidence = Evidence(observed(**sets))
+    assert values(evidence)["mia_entropy"] == pytest.approx(logistic)
+    assert values(replace(evidence, variants={"mia_entropy": "svm"}))["mia_entropy"] == pytest.approx(machine)
 
 
 def test_cross_validation_is_at_chance_on_likes_and_perfect_where_kinds_are_apart() -> None:

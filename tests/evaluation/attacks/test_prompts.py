@@ -109,7 +109,7 @@ def test_a_prompt_that_leaves_no_room_is_told(text: worlds.World) -> None:
     modality = type(text.modality)(text.modality.tokenizer, limit=60)  # type: ignore[attr-defined, call-arg]
     outcome = attacked("reformat", text, modality=modality)
     assert "small talk first" in outcome.missing
-    assert "tokens and the model takes 60" in outcome.missing["small talk first"]
+    assert "tokens, and the model takes 60" in outcome.missing["small talk first"]
     assert "lower case" in values(outcome)
 
 

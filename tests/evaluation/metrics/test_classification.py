@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from scipy.spatial.distance import jensenshannon
 
 from classified import a_set, observed, sure, turned
 from expunge.evaluation.measure import BROKEN, Evidence, Measure, Missing
 from expunge.evaluation.metrics import classification
-from expunge.evaluation.metrics.classification import confidence, entropy, gone, hits, jensen_shannon
+from expunge.evaluation.metrics.classification import confidence, entropy, gone, hits, jensen_shannon, swapped_jensen_shannon
 from expunge.evaluation.observation import Observation
 
 P = [[0.7, 0.2, 0.1], [1 / 3, 1 / 3, 1 / 3], [0.0, 0.0, 1.0]]
@@ -53,6 +54,24 @@ def test_jensen_shannon_by_hand_and_by_the_library() -> None:
     with np.errstate(divide="ignore"):
         apart = [np.log(np.array([[1.0, 0.0, 0.0]])), np.log(np.array([[0.0, 1.0, 0.0]]))]
     assert jensen_shannon(*apart) == pytest.approx(np.log(2))
+
+
+def test_zrf_of_the_released_codes_by_torch() -> None:
+    """`F.kl_div(log p, m)` with its default reduction: KL(m || p), averaged over items and classes."""
+    p, q = (np.random.default_rng(s).dirichlet(np.ones(5), 20) for s in (0, 1))
+    log_p, log_q, m = (torch.from_numpy(x) for x in (np.log(p), np.log(q), (p + q) / 2))
+    kl = [torch.nn.functional.kl_div(x, m, reduction="none").mean() for x in (log_p, log_q)]
+    expected = 1 - float(kl[0] + kl[1]) / 2
+    assert 1 - swapped_jensen_shannon(np.log(p), np.log(q)).mean() == pytest.approx(expected)
+    sets = [observed(forget=a_set(x.tolist(), [0] * 20, "f")) for x in (p, q)]
+    evidence = Evidence(sets[0], random=sets[1])
+    released = classification.scores(replace(evidence, variants={"zrf": "released"}))["zrf"]
+    textbook = classification.scores(evidence)["zrf"]
+    assert isinstance(released, Measure)
+    assert isinstance(textbook, Measure)
+    assert released.value() == pytest.approx(expected, abs=1e-6)
+    assert textbook.value() == pytest.approx(1 - (jensenshannon(p, q, axis=1) ** 2).mean(), abs=1e-6)
+    assert released.variant != textbook.variant
 
 
 def test_a_class_is_gone_where_nothing_of_it_is_retained() -> None:

@@ -20,6 +20,18 @@ def test_by_hand() -> None:
     assert klom(u, o) != pytest.approx(klom(u, o, "retrained||unlearned"))
 
 
+def test_without_renormalization_by_the_library() -> None:
+    """q of the newer code of the benchmark: raised bins, but no sum of 1 any more."""
+    u, o = normal(2, models=30, points=40), normal(0, models=50, points=40, seed=1)
+    for k in range(40):
+        edges = np.linspace(min(u[:, k].min(), o[:, k].min()), max(u[:, k].max(), o[:, k].max()), BINS + 1)
+        q, p = (np.histogram(x[:, k], edges)[0] / len(x) for x in (u, o))
+        some = p > 0
+        expected = (p[some] * np.log(p[some] / np.maximum(q, 1e-5)[some])).sum()
+        assert klom(u, o, "retrained||unlearned", renormalized=False)[k] == pytest.approx(expected)
+    assert klom(u, o, "retrained||unlearned")[0] != klom(u, o, "retrained||unlearned", renormalized=False)[0]
+
+
 def test_equal_samples_are_0_apart_and_disjoint_ones_as_far_as_can_be() -> None:
     x = normal(0)
     assert klom(x, x).max() == pytest.approx(0, abs=1e-12)

@@ -15,13 +15,16 @@ from sklearn.neighbors import KNeighborsClassifier
 import worlds
 from classified import digits as records
 from classified import observed, sure, turned
+from expunge.evaluation import audited_models
 from expunge.evaluation.measure import BROKEN, Evidence, Measure, Missing
 from expunge.evaluation.metrics import representation
 from expunge.evaluation.metrics.representation import linear_cka, nearest_label
 from expunge.evaluation.observation import Observation
 from expunge.evaluation.observe import observe
-from expunge.evaluation.profiles.profile import profile_of
-from expunge.evaluation.verdict import audit_scores, verdict
+from expunge.evaluation.scoring import audit_scores
+from expunge.evaluation.thresholds import Thresholds
+from expunge.evaluation.verdict import Context
+from expunge.report.verdict_data import Verdict
 
 SHARES = ("agl", "agr", "h_lr", "cka_retrained")
 
@@ -216,6 +219,13 @@ def judged(observations: Mapping[str, Observation], name: str) -> tuple[dict, di
     )
 
 
+def verdict_on(observations: Mapping[str, Observation], name: str) -> Verdict:
+    beside = (observations[n] for n in ("retrained", "original", "random"))
+    verdict = audited_models.judged(observations[name], name, "method", *beside).judge(Context(), Thresholds()).verdict
+    assert verdict is not None
+    return verdict
+
+
 def test_a_changed_head_is_flagged_on_digits(observations: Mapping[str, Observation]) -> None:
     (scores, skipped), (first, _) = judged(observations, "head"), judged(observations, "original")
     assert not skipped
@@ -224,16 +234,19 @@ def test_a_changed_head_is_flagged_on_digits(observations: Mapping[str, Observat
     assert scores["knn_forget"]["value"] == first["knn_forget"]["value"] > scores["knn_forget"]["retrained"]
     assert scores["agl"]["value"] > 0.7
     assert scores["agr"]["value"] == first["agr"]["value"] < 0.5
-    warned = [f["text"] for f in verdict(scores, skipped, profile=profile_of("image")) if f["level"] == "warn"]
-    assert any("below the last layer still know" in t and "knn_forget" in t and "cka_original: 1 [1, 1]" in t for t in warned)
+    verdict = verdict_on(observations, "head")
+    features = {c.name: c for c in verdict.checks if c.score in ("knn_forget", "cka_original")}
+    assert {c.decides for c in features.values()} == {False}
+    assert features["cka_original"].state == "not removed"
+    assert "Other scores show traces, which do not decide:" in " ".join(verdict.notes)
 
 
 def test_retraining_passes_and_random_weights_are_like_nothing(observations: Mapping[str, Observation]) -> None:
-    retrained, skipped = judged(observations, "retrained")
+    retrained, _ = judged(observations, "retrained")
     assert [retrained[n]["value"] for n in SHARES] == pytest.approx([1] * 4)
-    findings = verdict(retrained, skipped, profile=profile_of("image"))
-    assert not [f for f in findings if f["level"] == "fail" or "last layer" in f["text"]]
-    assert "Forgotten: forgotten items are classified" in " ".join(f["text"] for f in findings)
+    verdict = verdict_on(observations, "retrained")
+    assert not [c for c in verdict.checks if c.state == "not removed"]
+    assert verdict.damage == []
     random_init, _ = judged(observations, "random")
     assert random_init["agr"]["value"] < 0.5
     assert random_init["h_lr"]["value"] < 0.4

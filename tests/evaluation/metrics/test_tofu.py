@@ -89,7 +89,7 @@ def test_rouge_is_that_of_the_library():
         ("Authors were writing stories, daily.", "The author wrote a story daily"),
         ("The cat sat on the mat", "the mat sat on the cat"),
         ("x", ""),
-        ("", "x"),
+        ("x_y", "y x"),
         ("Born in 1932 in Kuwait-City", "born 1932, Kuwait city"),
     ]
     for stem in (True, False):
@@ -97,6 +97,40 @@ def test_rouge_is_that_of_the_library():
             own = tofu.rouge([a for a, _ in pairs], [b for _, b in pairs], part, stem)
             library = [getattr(RougeScorer(["rougeL"], use_stemmer=stem).score(*pair)["rougeL"], part) for pair in pairs]
             assert own == pytest.approx(library)
+
+
+@pytest.mark.parametrize(
+    ("answer", "generation", "recall"),
+    [
+        ("Она родилась в Киеве.", "она родилась в Одессе", 3 / 4),  # words of an alphabet
+        ("她出生于北京", "她出生于上海", 4 / 6),  # characters of a script without spaces
+        ("她 出生于 北京。", "她出生于北京", 1),
+        ("สวัสดี", "สวัสดี", 1),
+        ("नमस्ते दुनिया", "नमस्ते", 1 / 2),  # marks belong to their words
+        ("Zoë Brontë", "Zoe\u0308 Bronte\u0308", 1),  # composed or not
+        ("서울에서 태어났다", "부산에서 태어났다", 1 / 2),
+        ("GPT在2020年", "gpt 2020", 2 / 4),
+        ("Ελλάδα", "", 0),
+        ("Ана", "Ana", 0),
+    ],
+)
+def test_rouge_compares_words_of_any_script(answer, generation, recall):
+    assert tofu.rouge([answer], [generation]) == pytest.approx(recall)
+
+
+def test_answers_without_words_are_missing_and_not_zero():
+    assert np.isnan(tofu.rouge(["", "?!", "😀"], ["x", "?!", "😀"])).all()
+    seen = observation(["?!", "one two"], ["?!", "one"])
+    assert tofu.scores(Evidence(Observation({"forget": seen})))["forget_rouge"].items[0].tolist() == [1 / 2]
+    none = observation(["?!", "..."], ["?!", "one"])
+    assert "no true answer has words" in str(tofu.scores(Evidence(Observation({"forget": none})))["forget_rouge"])
+
+
+def observation(answers, generations):
+    count = len(answers)
+    ends = np.arange(count + 1)
+    scored = Scored(np.arange(count), ends, np.zeros(count, np.float32), np.ones(count, bool), np.zeros(count, bool))
+    return SetObservation(tuple(map(str, range(count))), ("",) * count, tuple(answers), {"answer": scored}, tuple(generations))
 
 
 def test_rouge_by_hand():

@@ -15,7 +15,7 @@ from typing import Any
 @cache
 def _file(suite: str, size: str) -> dict[str, Any]:
     path = Path(__file__).parent / f"{suite}-{size}.json"
-    presets: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    presets: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return presets
 
 

@@ -21,8 +21,10 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from expunge.core.errors import UserError
 from expunge.core.modality import Modality, Weights
+from expunge.functional.brief import brief
 
 
+@brief()
 @dataclass(frozen=True)
 class Split:
     """The whole of a sharded tensor, as a checkpoint stores it."""

@@ -85,6 +85,8 @@ class Watched(ABC):
         self.leaves.clear()
 
     def _called(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
+        if not torch.is_grad_enabled():  # a modality tries the model out before its first pass, and nobody differentiates that
+            return out
         tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
         if len(tensors) != 1 or not isinstance(out, Tensor):
             raise Uncovered(type(module).__name__)

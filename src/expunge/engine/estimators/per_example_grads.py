@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map
 from expunge.core.modality import ModelOutput, Weights
 from expunge.core.rows import Rows
 from expunge.engine.estimators.layers import Uncovered, Use, Watched, transposed
-from expunge.engine.run_state import evaluating
+from expunge.engine.run_state import evaluating, training_alike
 
 Ask = Callable[[Rows], ModelOutput]
 Differentiable = tuple[ModelOutput, Callable[[Tensor], list[Tensor]]]  # an output, and a function from a loss to its row gradients
@@ -95,6 +95,9 @@ def row_gradients(
     with evaluating(model), torch.enable_grad():
         if way is None or size == 1:
             ways = () if size == 1 else ((vectorized, vectorizes), (watched, watches))
+            if ways:
+                with torch.no_grad():
+                    ask(rows.select([0]))  # a modality may try a model out at its first pass, and has to meet it as it is
             way = next((way for way, works in ways if works(model, ask, rows, moving)), alone)
         step = 1 if way is alone else size
         for i in range(0, len(rows), step):
@@ -219,18 +222,26 @@ def vectorizes(model: nn.Module, ask: Ask, rows: Rows, moving: Mapping[str, Tens
         return False
 
 
-def input_gradient(model: nn.Module, ask: Ask, x: Tensor, rows: Callable[[Tensor], Rows], loss: Callable[[ModelOutput], Tensor]) -> Tensor:
-    """Compute the gradient of a loss with respect to the input, in evaluation mode. The weights get no gradient.
+def input_gradient(
+    model: nn.Module,
+    ask: Ask,
+    x: Tensor,
+    rows: Callable[[Tensor], Rows],
+    loss: Callable[[ModelOutput], Tensor],
+    training: int | None = None,
+) -> Tensor:
+    """Compute the gradient of a loss with respect to the input. The weights get no gradient, and the buffers do not change.
 
     Args:
         ask: runs the model on rows.
         x: the input.
         rows: maps an input to the rows that hold it.
         loss: maps an output to a scalar.
+        training: a seed, for training mode; None: evaluation mode.
 
     Returns:
         The gradient, of the shape of `x`.
     """
     x = x.detach().requires_grad_()
-    with evaluating(model), torch.enable_grad():
+    with evaluating(model) if training is None else training_alike(model, training), torch.enable_grad():
         return torch.autograd.grad(loss(ask(rows(x))), x)[0]

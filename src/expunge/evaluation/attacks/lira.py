@@ -4,11 +4,13 @@ Population attacks compare items with each other; this one compares each item wi
 Threat model: the attacker holds candidate items, data like the training data, and the training procedure; reads the probabilities of the
     attacked model; trains shadow models of her own; nothing is changed.
 Source: Carlini et al. 2022 (arXiv 2112.03570)
-Scores: auc, tpr_at_0.1%_fpr, tpr_at_1%_fpr, balanced_accuracy (a ratio above 1 accuses)
+Scores: auc, tpr_at_0.1%_fpr, tpr_at_1%_fpr, balanced_accuracy (a ratio above 1 accuses), best_accuracy (balanced, at the best threshold)
 Needs: forget (members, or what should not look like them), holdout (items never seen), retain (fills the shadows' training sets)
 Range and ideal: AUC and accuracy 0.5 to 1, of a model that forgot 0.5; rates at a low rate of false alarms ideally equal that rate
-Differs: one query an item; below 64 shadow models a side the variances are pooled over items, as the authors do; deviations are at least
-    0.001
+Differs: one query an item. By default (form `pooled`) normals have means, and below 64 shadow models a side one variance within items,
+    pooled over them; deviations are at least 0.001. The authors' released code with a fixed variance (form `released`) takes medians, and
+    for both normals one standard deviation of all margins of members, the spread between items included, and reports best_accuracy; its cut
+    to equally many models an item is left out
 Status: faithful
 """
 
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +36,7 @@ from expunge.parallel.ensembles import HERE, Work, margins, train
 FEW = 64  # shadow models a side: below it their variances are pooled
 LEAST = 1e-3  # standard deviation
 Flags = NDArray[np.bool_]
+Form = Literal["pooled", "released"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +62,21 @@ def fit(margin: Items, chosen: Flags, few: int = FEW) -> Gaussian:
     return Gaussian(np.asarray(mean), np.asarray(np.maximum(std, LEAST)))
 
 
+def normals(margin: Items, members: Flags, others: Flags, few: int = FEW, form: Form = "pooled") -> tuple[Gaussian, Gaussian]:
+    """Normals of the margins of members and of others, from margins and flags (models, items).
+
+    Args:
+        few: number of models a side below which the variance is pooled (pooled).
+        form: pooled: see `fit`; released: medians, and one standard deviation of all margins of members, as in the authors' code.
+    """
+    if form == "pooled":
+        return fit(margin, members, few), fit(margin, others, few)
+    std = np.full(margin.shape[1], max(float(np.std(margin[members])), 1e-30) if members.any() else np.nan)
+    medians = (np.ma.median(np.ma.array(margin, mask=~chosen), axis=0) for chosen in (members, others))
+    member, other = (Gaussian(np.asarray(np.ma.filled(median.astype(np.float64), np.nan)), std) for median in medians)
+    return member, other
+
+
 def log_ratio(margin: Items, members: Gaussian, others: Gaussian) -> Items:
     """log N(margin; members) - log N(margin; others), (..., items): high accuses."""
     return members.log(margin) - others.log(margin)
@@ -68,14 +87,14 @@ def offline(margin: Items, others: Gaussian) -> Items:
     return np.asarray(norm.cdf(margin, others.mean, others.std))
 
 
-def left_out(margin: Items, members: Flags, others: Flags, few: int = FEW) -> Items:
+def left_out(margin: Items, members: Flags, others: Flags, few: int = FEW, form: Form = "pooled") -> Items:
     """The log-ratio of each model's margins under normals of all other models, (models, items): the pool attacks itself."""
     other_models = ~np.eye(len(margin), dtype=bool)
 
-    def of(chosen: Flags, k: Flags) -> Gaussian:
-        return fit(margin, chosen & k[:, None], few)
+    def ratio(m: Items, k: Flags) -> Items:
+        return log_ratio(m, *normals(margin, members & k[:, None], others & k[:, None], few, form))
 
-    return np.stack([log_ratio(m, of(members, k), of(others, k)) for m, k in zip(margin, other_models, strict=True)])
+    return np.stack([ratio(m, k) for m, k in zip(margin, other_models, strict=True)])
 
 
 def summary(members: Items, others: Items) -> dict[str, float]:
@@ -92,7 +111,15 @@ def summary(members: Items, others: Items) -> dict[str, float]:
         "tpr_at_0.1%_fpr": tpr_at_fpr(-m, -o, 0.001),
         "tpr_at_1%_fpr": tpr_at_fpr(-m, -o, 0.01),
         "balanced_accuracy": float((m > 0).mean() / 2 + (o <= 0).mean() / 2),
+        "best_accuracy": best_accuracy(m, o),
     }
+
+
+def best_accuracy(members: Items, others: Items) -> float:
+    """Balanced accuracy at the threshold that is best for it, which an attacker does not know; from log-ratios of members and of others."""
+    thresholds = np.unique(np.concatenate([members, others]))
+    below = [np.searchsorted(np.sort(x), thresholds) / len(x) for x in (members, others)]  # shares below each threshold
+    return float(max(0.5, ((1 - below[0] + below[1]) / 2).max()))
 
 
 def attack(
@@ -103,6 +130,7 @@ def attack(
     *,
     shadows: int = 64,
     seed: int = 0,
+    form: Form = "pooled",
     work: Work = HERE,
 ) -> dict[str, float]:
     """Attack a model: forget rows as members, holdout rows as others. Shadow models are trained on halves of all rows.
@@ -110,6 +138,7 @@ def attack(
     Args:
         plan: the training of the model, from fresh weights, on the set `retain`, e.g. the plan of the method `retrain`.
         shadows: number of shadow models, even.
+        form: how the normals are fitted, see `normals`.
 
     Raises:
         UserError: as the training of the shadow models raises it.
@@ -122,8 +151,8 @@ def attack(
     pool = train(plan, model, modality, rows, subsets(len(rows), shadows, seed=seed, paired=True), seed=seed, work=work)
     item_count = len(sets["forget"]) + len(sets["holdout"])
     shadow_margins, model_margins = (
-        margins(p, modality, rows.select(range(item_count))).double().cpu().numpy() for p in (pool, alone(model))
+        margins(p, modality, rows.select(range(item_count))).cpu().double().numpy() for p in (pool, alone(model))
     )
     members = pool.trained_on[:, :item_count].numpy()
-    ratio = log_ratio(model_margins[0], fit(shadow_margins, members), fit(shadow_margins, ~members))
+    ratio = log_ratio(model_margins[0], *normals(shadow_margins, members, ~members, form=form))
     return summary(ratio[: len(sets["forget"])], ratio[len(sets["forget"]) :])

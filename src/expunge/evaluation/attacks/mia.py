@@ -36,6 +36,11 @@ def auc(members: Items, others: Items) -> float:
     return float(below.mean() / 2 / len(members))
 
 
+def precedes(members: Items, others: Items) -> Items:
+    """What `auc` is the mean of, (m, n): 1 where a member scores lower than another item, 0.5 where both score the same."""
+    return np.asarray((members[:, None] < others) + 0.5 * (members[:, None] == others))
+
+
 def tpr_at_fpr(members: Items, others: Items, fpr: float) -> float:
     """Share of members accused at the threshold that accuses as many others as `fpr` (0 to 1) allows, and no more."""
     allowed = int(np.floor(fpr * len(others) + 1e-9))  # 1e-9: 0.29 * 100 is 28.999...
@@ -122,8 +127,13 @@ EVIDENCE = {
     "mia_min_k": "the loss of the least probable tokens",
     "mia_min_k_plus_plus": "the loss of the least probable tokens, standardized",
 }
+MARGIN = 0.15  # of an AUC: two retrained models with different seeds differ by less (studies/calibrate_verdict.py)
+DECIDE = ("mia_loss",)  # the probes say nearly the same: demanding all of them would only ask for more rows
 SCORES = {
-    **{probe: ScoreSpec("membership", "retrained", MEANING.format(EVIDENCE[probe])) for probe in PROBES},
+    **{
+        probe: ScoreSpec("membership", "retrained", MEANING.format(EVIDENCE[probe]), margin=MARGIN, decides=probe in DECIDE)
+        for probe in PROBES
+    },
     "privleak": ScoreSpec(
         "membership", "retrained", "how far membership of forgotten items shows beyond the retrained model, in percent", ideal=0.0
     ),
@@ -142,7 +152,7 @@ def scores(evidence: Evidence) -> dict[str, Measure | Missing]:
     """All scores of the card."""
 
     def area(probe: str) -> Measure:
-        return Measure(item_scores(evidence, probe), auc, variant=VARIANTS[probe])
+        return Measure(item_scores(evidence, probe), auc, VARIANTS[probe], kernel=precedes)
 
     return {probe: attempt(area, probe) for probe in PROBES} | {"privleak": attempt(_privleak, evidence)}
 

@@ -87,7 +87,7 @@ def attack(
         raise UserError(f"this attack needs 3 retrained models, and {FEWEST} unseen inputs of each of 2 retained classes, at least")
     results = []
     for pool in (alone(model), retrained):
-        logits_of = [logits(pool, modality, rows).double().cpu() for rows in (unseen, forgotten)]
+        logits_of = [logits(pool, modality, rows).cpu().double() for rows in (unseen, forgotten)]
         p = logits_of[1].softmax(-1).mean(0).numpy()
         inputs = (x.softmax(-1).numpy() if probabilities else x.numpy() for x in logits_of)
         by_model = [looks_like(a, labels, b, seed) for a, b in zip(*inputs, strict=True)]

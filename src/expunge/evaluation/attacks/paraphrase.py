@@ -21,6 +21,7 @@ from expunge.evaluation.attack import Attack, Scene
 from expunge.evaluation.measure import Missing
 from expunge.evaluation.observe import Records
 from expunge.evaluation.prompting import asked_in_words, asking
+from expunge.modalities.common.records import listed
 
 COLUMN = "paraphrased_question"
 
@@ -41,8 +42,7 @@ class Paraphrase(Attack):
 
 
 def _paraphrases(record: Mapping[str, Any]) -> list[str]:
-    paraphrases = record.get(COLUMN) or []
-    return [paraphrases] if isinstance(paraphrases, str) else list(paraphrases)
+    return listed(record, COLUMN, "a row to forget")
 
 
 def plan() -> Paraphrase:

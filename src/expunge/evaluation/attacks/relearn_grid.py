@@ -31,6 +31,7 @@ from expunge.core.rows import Rows
 from expunge.evaluation.attack import Attack, Scene, Scores
 from expunge.evaluation.attacks.relearn import fine_tune
 from expunge.evaluation.observe import Records
+from expunge.evaluation.words import words
 from expunge.methods.terms import NLL
 
 Whole = Annotated[int, Field(ge=1)]
@@ -81,7 +82,7 @@ class RelearnGrid(Attack):
             return rows.select(torch.randperm(len(rows), generator=torch.Generator().manual_seed(self.seed)).tolist())
         alike = likeness(scene.modality, scene.records, scene.sets["retain"], self.by)
         order = np.argsort(-alike if source == "neighbour" else alike, kind="stable")
-        return scene.modality.rows("retain", scene.sets["retain"]).select(order.tolist()).rename("forget")
+        return scene.modality.rows("retain", [scene.sets["retain"][i] for i in order]).rename("forget")
 
 
 def likeness(modality: Modality, forget: Records, retain: Records, by: str = "") -> NDArray[np.float64]:
@@ -92,6 +93,14 @@ def likeness(modality: Modality, forget: Records, retain: Records, by: str = "")
         share = Counter(str(r[by]) for r in forget)
         return np.array([share[str(r[by])] / len(forget) for r in retain])
     forgotten, retained = modality.rows("forget", forget), modality.rows("retain", retain)
+    record = np.asarray(retained.columns.get("record", range(len(retained))))  # a record may give several rows
+    best = np.full(len(retain), -np.inf)
+    np.maximum.at(best, record, _cosines(modality, forgotten, retained))
+    return best
+
+
+def _cosines(modality: Modality, forgotten: Rows, retained: Rows) -> NDArray[np.float64]:
+    """The largest cosine of each retained row with a row to forget, (retained,)."""
     if not offers(modality, Prompted):
         a, b = (torch.nn.functional.normalize(modality.inputs(r).flatten(1).double(), dim=1) for r in (retained, forgotten))  # type: ignore[attr-defined]
         return np.asarray((a @ b.T).amax(1))
@@ -100,8 +109,8 @@ def likeness(modality: Modality, forget: Records, retain: Records, by: str = "")
     texts = [
         f"{q} {a}" for rows in (retained, forgotten) for q, a in zip(modality.questions(rows), modality.answer_texts(rows), strict=True)
     ]
-    words = TfidfVectorizer(token_pattern=r"\w+").fit_transform(texts)
-    return np.asarray((words[: len(retained)] @ words[len(retained) :].T).max(axis=1).toarray())[:, 0]
+    vectors = TfidfVectorizer(analyzer=words).fit_transform(texts)
+    return np.asarray((vectors[: len(retained)] @ vectors[len(retained) :].T).max(axis=1).toarray())[:, 0]
 
 
 def plan() -> RelearnGrid:

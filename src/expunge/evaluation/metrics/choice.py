@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from expunge.evaluation.measure import Evidence, Items, Measure, Missing, ScoreSpec, attempt, labeled
+from expunge.evaluation.measure import Evidence, Items, Measure, Missing, ScoreSpec, attempt, averaged, labeled
 from expunge.evaluation.observation import SetObservation
 
 READS = frozenset({"choices"})  # what must have been observed
 SCORES = {
-    "choice_accuracy": ScoreSpec("knowledge", "retrained", "share of questions whose right choice is the most probable one", shows=True)
+    "choice_accuracy": ScoreSpec(
+        "knowledge", "retrained", "share of questions whose right choice is the most probable one", shows=True, margin=0.1
+    )
 }
 
 
@@ -37,4 +39,4 @@ def scores(evidence: Evidence) -> dict[str, Measure | Missing]:
     observation = evidence.model.sets.get("forget")
     if observation is None or observation.correct is None:
         return {}
-    return {"choice_accuracy": attempt(lambda: Measure((evidence.items("forget", right),), np.mean))}
+    return {"choice_accuracy": attempt(lambda: averaged(evidence.items("forget", right)))}

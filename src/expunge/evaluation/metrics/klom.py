@@ -7,7 +7,8 @@ Needs: margins of several unlearned and of several retrained models at the same 
 Range and ideal: 0 to 11.51, ideal `floor`, that of retrained models against each other: about 0.35 (mean) and 0.7 (95th percentile) for a
     hundred against a hundred. Differences below 0.1 mean nothing, and a model that always says the same can pass: read utility beside it
 Differs: the divergence of the unlearned models from the retrained ones, as the text of the paper has it; the benchmark's tables hold the
-    other direction, which `direction` gives; the last bin is closed, where the benchmark's code drops the largest margins
+    other direction, which `direction` gives, and so does its newer code, which does not renormalize q either (`renormalized=False`); the
+    last bin is closed, where the benchmark's code drops the largest margins
 Status: faithful
 """
 
@@ -35,8 +36,12 @@ class Summary(NamedTuple):
     points: int
 
 
-def klom(unlearned: Items, retrained: Items, direction: Direction = "unlearned||retrained") -> Items:
-    """The divergence at each point, (points,), in nats, from margins unlearned (models, points) and retrained (other models, points).
+def klom(unlearned: Items, retrained: Items, direction: Direction = "unlearned||retrained", renormalized: bool = True) -> Items:
+    """The divergence KL(p || q) at each point, (points,), in nats, from margins unlearned (models, points) and retrained (others, points).
+
+    Args:
+        direction: which models p and q stand for.
+        renormalized: q sums to 1 again after its bins were raised to the least probability.
 
     Raises:
         ValueError: where there are no models, where the points differ, or where a margin is not a number.
@@ -51,7 +56,8 @@ def klom(unlearned: Items, retrained: Items, direction: Direction = "unlearned||
     ordered = (unlearned, retrained) if direction == "unlearned||retrained" else (retrained, unlearned)
     p, q = (_histogram((x - low) / width) for x in ordered)
     q = np.where(p > 0, np.maximum(q, LEAST), q)
-    q /= q.sum(0)
+    if renormalized:
+        q /= q.sum(0)
     return np.asarray((p * np.log(np.where(p > 0, p, 1) / np.where(p > 0, q, 1))).sum(0))
 
 

@@ -14,16 +14,21 @@ from __future__ import annotations
 
 import numpy as np
 
-from expunge.evaluation.attacks.mia import auc
-from expunge.evaluation.measure import Broken, Evidence, Items, Measure, Missing, ScoreSpec, attempt
+from expunge.evaluation.attacks.mia import auc, precedes
+from expunge.evaluation.measure import Broken, Evidence, Items, Measure, Missing, ScoreSpec, attempt, averaged
 from expunge.evaluation.observation import SetObservation
 
 READS = frozenset({"losses"})  # what must have been observed
+MARGIN = 0.1  # two retrained models with different seeds differ by less (studies/calibrate_verdict.py)
 SCORES = {
-    "forget_fit": ScoreSpec("knowledge", "retrained", "how well forgotten items are still fitted: exp(-loss), on average", shows=True),
+    "forget_fit": ScoreSpec(
+        "knowledge", "retrained", "how well forgotten items are still fitted: exp(-loss), on average", shows=True, margin=MARGIN
+    ),
     "retain_fit": ScoreSpec("utility", "higher", "how well retained items are fitted: exp(-loss), on average"),
     "unseen_fit": ScoreSpec("utility", "higher", "how well unseen items are fitted: exp(-loss), on average"),
-    "loss_attack": ScoreSpec("membership", "retrained", "how well the loss tells forgotten items from unseen ones; 0.5: not at all"),
+    "loss_attack": ScoreSpec(
+        "membership", "retrained", "how well the loss tells forgotten items from unseen ones; 0.5: not at all", margin=1.5 * MARGIN
+    ),
 }
 
 
@@ -45,10 +50,10 @@ def scores(evidence: Evidence) -> dict[str, Measure | Missing]:
     """All scores of the card."""
 
     def average(name: str) -> Measure:
-        return Measure((evidence.items(name, fit),), np.mean)
+        return averaged(evidence.items(name, fit))
 
     def attack() -> Measure:
-        return Measure((evidence.items("forget", loss), evidence.items("holdout", loss)), auc)
+        return Measure((evidence.items("forget", loss), evidence.items("holdout", loss)), auc, kernel=precedes)
 
     fits = {f"{name}_fit": attempt(average, of) for name, of in (("forget", "forget"), ("retain", "retain"), ("unseen", "holdout"))}
     return fits | {"loss_attack": attempt(attack)}

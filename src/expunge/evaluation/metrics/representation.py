@@ -19,8 +19,8 @@ from functools import partial
 
 import numpy as np
 
-from expunge.evaluation.measure import Beside, Broken, Evidence, Items, Measure, Missing, PerItem, ScoreSpec, attempt
-from expunge.evaluation.metrics.classification import among, gone, hits, mean, unseen_of
+from expunge.evaluation.measure import Beside, Broken, Evidence, Items, Measure, Missing, PerItem, ScoreSpec, attempt, averaged
+from expunge.evaluation.metrics.classification import among, gone, hits, unseen_of
 from expunge.evaluation.observation import HEAD, SetObservation
 
 READS = frozenset({"distributions", "features"})  # what must have been observed
@@ -32,9 +32,15 @@ SCORES = {
         "features",
         "retrained",
         "how alike the features of forgotten items are to the original model's; 1: nothing has moved below the head",
+        margin=0.2,
+        decides=False,
     ),
     "knn_forget": ScoreSpec(
-        "features", "retrained", "share of unseen items whose forgotten class the nearest neighbors among the features still name"
+        "features",
+        "retrained",
+        "share of unseen items whose forgotten class the nearest neighbors among the features still name",
+        margin=0.2,
+        decides=False,
     ),
     "knn_retain": ScoreSpec("features", "higher", "share of unseen items whose class the nearest neighbors among the features name"),
     "agl": ScoreSpec(
@@ -150,7 +156,7 @@ def _cka(evidence: Evidence, beside: Beside) -> Measure:
 def _knn(evidence: Evidence, inside: bool) -> Measure:
     values = evidence.items(unseen_of(evidence.model), neighbors(evidence, inside))
     variant = f"{NEIGHBORS} neighbors by cosine, unseen items of {'forgotten classes' if inside else 'classes that remain'}"
-    return Measure((values,), mean, variant=variant)
+    return averaged(values, variant)
 
 
 def _unified(evidence: Evidence, name: str) -> Measure:

@@ -26,8 +26,9 @@ from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer
 from scipy.stats import ks_2samp
 
-from expunge.evaluation.measure import Broken, Evidence, Items, Measure, Missing, PerItem, ScoreSpec, attempt, item_mean, labeled
+from expunge.evaluation.measure import Broken, Evidence, Items, Measure, Missing, PerItem, ScoreSpec, attempt, averaged, item_mean, labeled
 from expunge.evaluation.observation import SetObservation
+from expunge.evaluation.words import words
 
 Mean = Literal["geometric", "arithmetic"]
 Part = Literal["recall", "fmeasure"]
@@ -46,6 +47,7 @@ MEASURED = {
     "truth_ratio": "how far wrong answers to {} are from being as probable as the true one",
     "quality": "whether answers to {} can be told from the retrained model's: a p-value, below 0.05 they can",
 }
+MARGIN = 0.1  # two retrained models with different seeds differ by less (studies/calibrate_verdict.py)
 SCORES = {
     **{
         f"{name}_{column}": ScoreSpec(
@@ -53,6 +55,7 @@ SCORES = {
             "retrained" if name == "forget" else "higher",
             MEASURED[column].format(WHOSE[name]),
             shows=name == "forget" and column != "truth_ratio",
+            margin=MARGIN if name == "forget" and column != "truth_ratio" else None,
         )
         for name in SETS
         for column in ("probability", "rouge", "truth_ratio")
@@ -103,29 +106,33 @@ def normalized_probability(right: Items, wrong: Items, item: NDArray[np.int64]) 
 
 
 def rouge(answers: Sequence[str], generations: Sequence[str], part: Part = "recall", stem: bool = True) -> Items:
-    """ROUGE-L of generations against the true answers, (items,); TOFU takes the recall of stems, MUSE the F-measure of words."""
+    """ROUGE-L of generations against the true answers, (items,); nan for an answer without words.
+
+    TOFU takes the recall of stems, MUSE the F-measure of words.
+    """
     return np.array([_rouge(true, text, part, stem) for true, text in zip(answers, generations, strict=True)])
 
 
 @lru_cache(maxsize=1 << 15)
 def _rouge(true: str, generation: str, part: Part, stem: bool) -> float:
+    if not words(true):
+        return float("nan")
     return float(getattr(_scorer(stem).score(true, generation)["rougeL"], part))
 
 
 @lru_cache
 def _scorer(stem: bool) -> RougeScorer:
-    return RougeScorer(["rougeL"], tokenizer=_Stems() if stem else None)
+    return RougeScorer(["rougeL"], tokenizer=_Words(stem))
 
 
-class _Stems:
-    """The stemming tokenizer of rouge_score, which takes most of ROUGE's time, with a cache of words."""
+class _Words:
+    """Words of any script. English ones become the stems of rouge_score, which take most of ROUGE's time, so they are cached."""
 
-    def __init__(self) -> None:
-        self.words = DefaultTokenizer(use_stemmer=False)
-        self.stem = lru_cache(maxsize=1 << 16)(DefaultTokenizer(use_stemmer=True).tokenize)
+    def __init__(self, stem: bool) -> None:
+        self.stem = lru_cache(maxsize=1 << 16)(DefaultTokenizer(use_stemmer=stem).tokenize)
 
     def tokenize(self, text: str) -> list[str]:
-        return [stem for word in self.words.tokenize(text) for stem in self.stem(word)]
+        return [stem for word in words(text) for stem in (self.stem(word) if word.isascii() else [word])]
 
 
 def harmonic_mean(values: Items) -> float:
@@ -181,7 +188,10 @@ def _columns(name: str, mean: Mean) -> dict[str, PerItem]:
     def rouge_recall(observation: SetObservation) -> Items:
         if not observation.generations:
             raise Missing("no generated answers were observed")
-        return rouge(observation.answer, observation.generations)
+        values = rouge(observation.answer, observation.generations)
+        if np.isnan(values).all():
+            raise Missing("no true answer has words that a generated one could share")
+        return values
 
     def ratio(observation: SetObservation) -> Items:
         return (closer_to_one if name == "forget" else true_better)(_ratios(name, mean)(observation))
@@ -201,7 +211,7 @@ def _average(evidence: Evidence, name: str, column: str, mean: Mean) -> Measure:
         "truth_ratio": f"{STYLE[mean]}, {'min(R, 1/R)' if name == 'forget' else 'max(0, 1 - R)'}",
     }[column]
     values = evidence.items(name, _columns(name, mean)[column])
-    return Measure((values,), np.mean, variant=variant)
+    return averaged(values, variant)
 
 
 def _quality(evidence: Evidence, name: str, mean: Mean) -> Measure:

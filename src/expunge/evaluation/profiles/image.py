@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -14,22 +14,16 @@ from expunge.core.capabilities import Displayable, offers, require
 from expunge.core.errors import UserError
 from expunge.core.modality import Modality, ModelOutput
 from expunge.core.rows import Rows
-from expunge.evaluation import rules
 from expunge.evaluation.classifier_panel import classes
 from expunge.evaluation.measure import Evidence
 from expunge.evaluation.observation import HEAD, SetObservation, few
 from expunge.evaluation.observation_spec import ObservationSpec
-from expunge.evaluation.profiles.profile import AskedSet, Finding, Judged, Profile, Record, ScoredModel
+from expunge.evaluation.profiles.profile import AskedSet, Profile, Record, ScoredModel
 from expunge.evaluation.teacher_forced import packed, score
-from expunge.evaluation.wording import beside, finding
 from expunge.modalities.image.columns import IMAGES, LABELS
 from expunge.report.panels import image as panel
 
 SAMPLES = {"forget": 8, "retain": 4}  # items of a set that pictures are kept of
-SLACK = 0.05  # of accuracy above the retrained model's: its own seeds differ by that
-INNER = {"knn_forget": SLACK, "cka_original": 0.2}  # features that still know: how far above the retrained model's
-CALLED = {"mia_efficacy": -1, "mia_entropy": 1, "mia_threshold": 1}  # which way the share moves where items look like members
-CROSS_VALIDATED = "mia_cv"  # accuracy of telling forgotten from unseen items, whichever of them look more familiar
 Progress = Callable[[int, str], None]
 
 
@@ -88,43 +82,6 @@ def _hook_points(model: nn.Module, modality: Modality) -> dict[str, str]:
     return points
 
 
-def classified(judged: Judged) -> Iterator[Finding]:
-    """Accuracy on what was forgotten, beside the retrained model's; then the knowledge of the features below the head."""
-    for name, items in (("forget_accuracy", "forgotten items"), ("test_forget_accuracy", "unseen items of forgotten classes")):
-        if record := judged.against_retrained(name):
-            values, (low, high) = beside(name, record), record["interval"]
-            if low > record["retrained"] + SLACK:
-                yield finding("fail", name, f"Forgetting failed: too many {items} are still classified right ({values}).")
-            elif high < record["retrained"] - SLACK:
-                yield finding("fail", name, f"Over-forgotten: {items} are more often wrong than to a model that never saw them ({values}).")
-            else:
-                yield finding("pass", name, f"Forgotten: {items} are classified as by a model that never saw them ({values}).")
-    knowing = [(n, record, slack) for n, slack in INNER.items() if (record := judged.against_retrained(n))]
-    if above := [beside(n, record) for n, record, slack in knowing if record["interval"][0] > record["retrained"] + slack]:
-        yield finding("warn", None, f"The features below the last layer still know what was to be forgotten ({'; '.join(above)}).")
-
-
-def called(judged: Judged) -> Iterator[Finding]:
-    """Shares of forgotten items that simple attacks on classifiers call members: warnings, since such attacks overstate privacy."""
-    conspicuous, inconspicuous = [], []
-    for name, way in CALLED.items():
-        if record := judged.against_retrained(name):
-            low, high = record["interval"]
-            too_familiar = low > record["retrained"] if way > 0 else high < record["retrained"]
-            (conspicuous if too_familiar else inconspicuous).append(beside(name, record))
-    if conspicuous:
-        yield finding(
-            "warn", None, f"Forgotten items look more like training items than to the retrained model ({'; '.join(conspicuous)})."
-        )
-    if inconspicuous:
-        text = "Forgotten items look no more like training items than to the retrained model"
-        yield finding("pass", None, f"{text} ({'; '.join(inconspicuous)}).")
-    if record := judged.against_retrained(CROSS_VALIDATED):
-        better = record["interval"][0] > record["retrained"]
-        text = f"Forgotten items can be told from unseen ones {'better' if better else 'no better'} than by the retrained model"
-        yield finding("warn" if better else "pass", CROSS_VALIDATED, f"{text} ({beside(CROSS_VALIDATED, record)}).")
-
-
 def likeness(model: ScoredModel, retrained: ScoredModel) -> list[float]:
     """How near a classifier comes to the retrained one in utility, in accuracy on forgotten items and in the loss attack."""
     scores, target = ({n: r["value"] for n, r in m.scores.items()} for m in (model, retrained))
@@ -159,7 +116,6 @@ PROFILE = Profile(
     ),
     utility="model_utility",
     quality="h_lr",
-    rules=(classified, rules.utility("model_utility"), rules.membership(("mia_loss",), "mia_loss"), called),
     leads=("forget_accuracy",),
     curve=("forget_accuracy", "forget_confidence"),
     samples=SAMPLES,

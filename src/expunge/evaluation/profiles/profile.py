@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol, TypedDict
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from torch import nn
@@ -17,8 +17,8 @@ from expunge.core.rows import Rows
 from expunge.evaluation.measure import Evidence
 from expunge.evaluation.observation import Observation, SetObservation
 from expunge.evaluation.observation_spec import ObservationSpec
+from expunge.functional.brief import brief
 
-Level = Literal["fail", "warn", "pass"]
 Record = Mapping[str, Any]
 Records = Mapping[str, Record]  # scores by name
 Kinds = Mapping[str, tuple[Rows, list[int]]]  # rows by kind of answer, with the item that each belongs to
@@ -27,14 +27,7 @@ COMPARED = ("knowledge", "utility")
 BATCH = 256  # rows in one forward pass of a modality without a profile
 
 
-class Finding(TypedDict):
-    """One sentence of a verdict; `score` names the score that it is about, if it is about one."""
-
-    level: Level
-    score: str | None
-    text: str
-
-
+@brief("attack", "score", "before")
 class Hit(NamedTuple):
     """The case of an attack that tells the most against a model."""
 
@@ -44,28 +37,7 @@ class Hit(NamedTuple):
     record: Record  # after the attack; `retrained` is the retrained model's value under the same attack
 
 
-@dataclass(frozen=True)
-class Judged:
-    """What the rules of a verdict read."""
-
-    scores: Records
-    original: Records = field(default_factory=dict)  # scores of the model before unlearning
-    hits: Sequence[Hit] = ()
-    skipped: Mapping[str, str] = field(default_factory=dict)  # scores that are missing, with the reasons
-
-    def against_retrained(self, name: str) -> Record | None:
-        """A score, where the retrained model has it too."""
-        record = self.scores.get(name)
-        return record if record and record["retrained"] is not None else None
-
-    def shows(self) -> list[str]:
-        """Scores of which more means that more of the forgotten data is known."""
-        return [name for name, record in self.scores.items() if record.get("shows")]
-
-
-Rule = Callable[[Judged], Iterator[Finding]]
-
-
+@brief("kinds", "spec")
 @dataclass(frozen=True, eq=False)
 class AskedSet:
     """One set of an audit, ready to be asked."""
@@ -106,9 +78,9 @@ def losses(
 
 
 def texts(modality: Modality, rows: Rows) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Questions and answers for people to read; ids and empty texts where a modality shows neither."""
+    """Questions and answers for people to read; places of rows and empty texts where a modality shows neither."""
     if not offers(modality, Displayable):
-        return rows.ids, ("",) * len(rows)
+        return tuple(f"row {k}" for k in range(1, len(rows) + 1)), ("",) * len(rows)
     display = require(modality, Displayable)
     return tuple(display.questions(rows)), tuple(display.answer_texts(rows))
 
@@ -138,6 +110,7 @@ def likeness(model: ScoredModel, retrained: ScoredModel) -> list[float]:
     return [1 / (1 + abs(a - b)) for a, b in both]
 
 
+@brief("aspects", "headline", "rules", "unit")
 @dataclass(frozen=True)
 class Profile:
     """What an audit of a modality looks at.
@@ -147,7 +120,6 @@ class Profile:
         look: how a model is observed.
         headline: scores of the short table, in order; empty: those of kind utility and knowledge.
         utility, quality: axes of the trade-off picture.
-        rules: of the verdict, besides those that hold for every modality.
         leads: scores that judge an attack; the first one that exists counts.
         curve: scores of the relearning curve; empty: the leads.
         samples: the number of items of each set that the report shows.
@@ -164,7 +136,6 @@ class Profile:
     headline: tuple[str, ...] = ()
     utility: str = ""
     quality: str = ""
-    rules: tuple[Rule, ...] = ()
     leads: tuple[str, ...] = ()
     curve: tuple[str, ...] = ()
     samples: Mapping[str, int] = field(default_factory=lambda: {"forget": 4, "retain": 2})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from scipy.stats import ks_2samp
@@ -10,23 +10,16 @@ from torch import nn
 
 from expunge.core.capabilities import Drafting, Generates, offers, require
 from expunge.core.modality import Modality
-from expunge.evaluation import rules
-from expunge.evaluation.attacks.mia import PROBES
 from expunge.evaluation.gradient_norms import Norms, gradients
 from expunge.evaluation.measure import Evidence
 from expunge.evaluation.metrics.tofu import truth_ratios
 from expunge.evaluation.observation import SetObservation
 from expunge.evaluation.observation_spec import ObservationSpec
-from expunge.evaluation.profiles.profile import AskedSet, Finding, Judged, Level, Profile, ScoredModel
+from expunge.evaluation.profiles.profile import AskedSet, Profile, ScoredModel
 from expunge.evaluation.teacher_forced import LabelScores, SetKind, score_all
-from expunge.evaluation.wording import beside, finding, shown
 
 LENGTH = 200  # tokens of a generation at most, and at most
 TIMES = 3  # times the longest true answer of the set
-ALPHA = 0.05  # forget quality below it: told from a model that never saw the forget set
-LEAK = 10.0  # percent of privleak
-FAR = 0.5  # of the retrained model's value: below it a forget score has collapsed
-PAST = 0.1  # above the retrained model's truth ratio: wrong answers have become too probable
 Progress = Callable[[int, str], None]
 
 
@@ -78,41 +71,6 @@ def _generations(
     return {n: tuple(require(modality, Generates).decode(a)) for n, a in zip(rows, answers, strict=True)}, known
 
 
-def forgetting(judged: Judged) -> Iterator[Finding]:
-    """Whether answers can be told from those of a model that never saw the forget set."""
-    if record := judged.scores.get("forget_quality"):
-        failed = record["value"] < ALPHA
-        start, can = ("Forgetting failed", "can still") if failed else ("Forgotten", "cannot")
-        text = f"{start}: answers to the forget questions {can} be told from those of a model that never saw them"
-        p = f"forget_quality: p = {record['value']:.3g} over {record['n']} items, yardstick {ALPHA}"
-        yield finding("fail" if failed else "pass", "forget_quality", f"{text} ({p}).")
-
-
-def over_forgotten(judged: Judged) -> Iterator[Finding]:
-    """Whether true answers are much less probable than to the retrained model."""
-    probability, ratio = (judged.against_retrained(name) for name in ("forget_probability", "forget_truth_ratio"))
-    fine = []
-    if probability:
-        values = beside("forget_probability", probability)
-        if probability["interval"][1] < FAR * probability["retrained"]:
-            text = f"Over-forgotten: true answers are less than {FAR:.0%} as probable as to the retrained model ({values})."
-            yield finding("fail", "forget_probability", text)
-        else:
-            fine.append(values)
-    if ratio:
-        values = beside("forget_truth_ratio", ratio)
-        low, high = ratio["interval"]
-        # A ratio is small where the answer is still known, and also where the model collapsed; then the true answer is improbable, too.
-        collapsed = high < FAR * ratio["retrained"] and probability and probability["value"] < probability["retrained"]
-        if collapsed or low > ratio["retrained"] + PAST:
-            text = f"Over-forgotten: right and wrong answers stand to each other far past the retrained model's ratio ({values})."
-            yield finding("fail", "forget_truth_ratio", text)
-        else:
-            fine.append(values)
-    if fine:
-        yield finding("pass", None, f"Not over-forgotten ({'; '.join(fine)}).")
-
-
 def likeness(model: ScoredModel, retrained: ScoredModel) -> list[float]:
     """How near a model comes to the retrained one in utility, in answers about forgotten facts and in extraction strength."""
     scores, target = ({n: r["value"] for n, r in m.scores.items()} for m in (model, retrained))
@@ -125,20 +83,6 @@ def likeness(model: ScoredModel, retrained: ScoredModel) -> list[float]:
         ]
     ratios, retrained_ratios = (truth_ratios(m.observation.sets["forget"]) for m in (model, retrained))
     return [min(1.0, scores["model_utility"] / target["model_utility"]), 1 - ks_2samp(ratios, retrained_ratios).statistic, extracted]
-
-
-def leak(judged: Judged) -> Iterator[Finding]:
-    """Whether membership of the forgotten items leaks, in either direction."""
-    if record := judged.scores.get("privleak"):
-        low, high = record["interval"]
-        values = f"privleak: {shown(record)}, yardstick {LEAK:g} either way"
-        level: Level = "fail" if record["retrained"] is not None and not low <= 0 <= high else "warn"
-        if record["value"] > LEAK:
-            yield finding(level, "privleak", f"Over-forgotten: the model avoids the forgotten items, which gives them away ({values}).")
-        elif record["value"] < -LEAK:
-            yield finding(level, "privleak", f"Memorized: membership of the forgotten items leaks ({values}).")
-        else:
-            yield finding("pass", "privleak", f"Membership of the forgotten items does not leak ({values}).")
 
 
 def panels(evidence: Evidence) -> dict[str, Any]:
@@ -163,18 +107,6 @@ PROFILE = Profile(
     ),
     utility="model_utility",
     quality="forget_quality",
-    rules=(
-        forgetting,
-        rules.utility("model_utility"),
-        over_forgotten,
-        rules.no_more_than_retrained(
-            "extraction_strength",
-            "Memorized: more of the true answers can be extracted than from the retrained model",
-            "No more of the true answers can be extracted than from the retrained model",
-        ),
-        rules.membership(tuple(PROBES), "mia_loss"),
-        leak,
-    ),
     leads=("extraction_strength",),
     curve=("forget_probability", "extraction_strength", "forget_truth_ratio"),
     controls=("random_weights", "input_filter"),

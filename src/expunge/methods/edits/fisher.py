@@ -4,13 +4,14 @@ Noise overwrites the weights that only the forget rows need. It hardly moves the
 without training.
 
 Equation: theta <- mu + s eps, eps normal; mu = theta, s^2 = alpha min(1 / (F + 1e-8), 1e3), in the last layer min(., 1e2), averaged over
-  the second dimension, times 10 in the last layer and in vectors; F = (1/N) sum_x sum_y p(y|x) (grad -log p(y|x))^2 over retain rows;
-  where the rows to forget are one class that no retain row has, its row of the last layer has mu = 0 and s^2 = 10 1e-4
+  the second dimension, times 10 in the last layer and in vectors; F = (1/N) sum_x sum_y p(y|x) (grad -log p(y|x))^2 over retain rows; where
+  the rows to forget are one class that no retain row has, its row of the last layer has mu = 0 and s^2 = 10 1e-4
 Source: Golatkar et al. 2020, arXiv 1911.04933; with these settings: Foster et al. 2024, arXiv 2308.07707
 Needs: forget (its labels alone), retain; the Fisher information
 Cost: one forward, and a backward for each class, of every retain row alone; one number a weight
-Differs: with `draws n` labels are drawn instead of trying all classes; for rows with several labels one draw is the default, and a token
-  is a class. SalUn's code squares the mean gradient of 32 rows at once; here, as in the equation, each row's gradient is squared
+Differs: the authors' factor 10 on the last layer is for requests of full classes only; here it holds for all (`head 1`: none); with `draws
+  n` labels are drawn instead of trying all classes; for rows with several labels one draw is the default, and a token is a class. SalUn's
+  code squares the mean gradient of 32 rows at once; here, as in the equation, each row's gradient is squared
 Status: faithful
 """
 

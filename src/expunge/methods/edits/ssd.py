@@ -3,15 +3,16 @@
 The edit takes one pass over the data, without training and without labels beyond the rows' own. A selected weight shrinks by the factor by
 which it matters more.
 
-Equation: I_S = (1/B) sum_b (grad L_b)^2 over the B batches of a set, L_b the mean loss of a batch; where I_F > alpha I_D:
-  theta <- theta min(lambda I_D / I_F, 1); importance logits: I_S = (1/B) sum_b |grad mean_i |f(x_i)|^2|;
-  adaptive: alpha is the percentile 100 - ln(1 + 100 |F| / |D|) of the finite ratios I_F / I_R of all weights together
-Source: Foster et al. 2024, arXiv 2308.07707; without labels: Foster et al. 2024, arXiv 2402.19308; adaptive: Schoepf et al. 2024,
-  arXiv 2402.10098
+Equation: I_S = (1/B) sum_b (grad L_b)^2 over the B batches of a set, L_b the mean loss of a batch; where I_F > alpha I_D: theta <- theta
+  min(lambda I_D / I_F, 1); importance logits: I_S = (1/B) sum_b |grad mean_i |f(x_i)|^2|; adaptive: alpha is the percentile 100 - ln(1 +
+  100 |F| / |D|) of the finite ratios I_F / I_R of all weights together
+Source: Foster et al. 2024, arXiv 2308.07707; without labels: Foster et al. 2024, arXiv 2402.19308; adaptive: Schoepf et al. 2024, arXiv
+  2402.10098
 Needs: forget, retain; with `batch_size 1` gradients of single rows
 Cost: one forward and backward of the forget and the retain rows, in all; two numbers a weight
 Differs: each batch of D holds retain rows or forget rows, while the authors let one batch hold both. As in their code, batches follow the
-  order of the rows: rows sorted by class weigh more, because their gradients do not cancel
+  order of the rows: rows sorted by class weigh more, because their gradients do not cancel. Where alpha times the share of forget batches
+  is 1 or more, no weight can be selected, because all training rows include the forget rows; such a run says so and ends before it starts
 Status: reproduced
 """
 
@@ -79,14 +80,35 @@ class Dampen(Edit):
         return frozenset({Need.EXAMPLE_GRADS}) if self.batch_size == 1 else frozenset()
 
     def apply(self, view: View) -> None:
+        if self._hopeless(view):
+            return
         (forget, n), (retain, m) = self._importance(view, "forget"), self._importance(view, "retain")
         total = [f + r for f, r in zip(forget, retain, strict=True)]
         compared = [t / (n + m) for t in total] if self.against == "all" else [r / m for r in retain]
         forget, share = [f / n for f in forget], len(view.forget) / (len(view.forget) + len(view.retain))
         alpha = threshold(forget, compared, share) if self.adaptive else self.alpha
+        selected = 0
         for p, f, d in zip(view.params, forget, compared, strict=True):
             factor = (self.dampening * d / f).clamp(self.floor, 1.0)  # a weight with f = 0 is never selected
+            selected += int((f > alpha * d).sum())
             p.copy_(torch.where(f > alpha * d, p * factor, p))
+        if not selected:
+            text = f"no weight was selected: none matters more than alpha = {alpha:g} times as much to the rows to forget"
+            if self.against == "all" and (most := (n + m) / n) <= alpha:
+                text += f", and none can, since they are {n} of {n + m} batches (at most {most:.3g} times)"
+            view.warn(f"{text}; give a smaller --alpha, --against retain, or --adaptive true")
+
+    def _hopeless(self, view: View) -> bool:
+        """Whether no weight can be selected, because I_D holds I_F in the share of the forget batches; if so, warn."""
+        n, m = (math.ceil(len(rows) / self.batch_size) for rows in (view.forget, view.retain))
+        if self.against == "retain" or self.adaptive or self.alpha * n < n + m:
+            return False
+        view.warn(
+            f"the weights stay as they are, because no weight can be selected: {n} of the {n + m} batches of training rows hold rows to "
+            f"forget, so nothing matters more than {(n + m) / n:.3g} times as much to these, and alpha is {self.alpha:g}. Compare with the "
+            f"retain rows (--against retain), let the rows decide (--adaptive true), or give a smaller --alpha"
+        )
+        return True
 
     def _importance(self, view: View, name: Literal["forget", "retain"]) -> tuple[list[Tensor], int]:
         """Importances summed over the batches of a set, and the number of batches."""

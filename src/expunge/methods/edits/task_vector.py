@@ -10,13 +10,11 @@ Differs: nothing
 Status: faithful
 """
 
-from typing import Any
-
 from expunge.core.hyperparameters import hp, part
 from expunge.core.parts import Edit
 from expunge.core.plan import Plan, Train
 from expunge.core.view import View
-from expunge.engine.adapters import is_adapted
+from expunge.engine.adapters import merged
 from expunge.engine.weights import put, tensors_of
 from expunge.methods.terms import NLL
 
@@ -30,8 +28,7 @@ class Negate(Edit):
     reads = frozenset({"forget"})
 
     def apply(self, view: View) -> None:
-        tuned: Any = view.run(self.inner, {"forget": view.forget}).model
-        tuned_tensors = tensors_of(tuned.merge_and_unload() if is_adapted(tuned) else tuned)
+        tuned_tensors = tensors_of(merged(view.run(self.inner, {"forget": view.forget}).model))
         original = {name: tensor for name, tensor in tensors_of(view.model).items() if tensor.is_floating_point()}
         put(view.model, {name: tensor - self.scale * (tuned_tensors[name] - tensor) for name, tensor in original.items()})
 

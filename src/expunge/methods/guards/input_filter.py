@@ -156,12 +156,12 @@ class Filtered(Guarded):
 
     def save_guard(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / FILE).write_text(json.dumps(self.describe(), indent=1) + "\n")
+        (folder / FILE).write_text(json.dumps(self.describe(), indent=1) + "\n", encoding="utf-8")
 
 
 def restore(modality: Modality, folder: Path) -> Modality:
     """The guard that was saved in a folder, around a modality."""
-    settings = json.loads((folder / FILE).read_text())
+    settings = json.loads((folder / FILE).read_text(encoding="utf-8"))
     return Filtered(modality, {k: v for k, v in settings.items() if k != "guard"})
 
 

@@ -4,18 +4,19 @@ A fixed reference stops early on some rows and late on others; an elastic refere
 knows that it must refuse is undone once this feature is gone, so half of the steps are made without the feature. This is a reconstruction
 from the two methods that the paper builds on, since its loss was not published.
 
-Equation: L = -(2/beta) mean_i log sigmoid(beta (-l_i - m_i)) + NLL(retain), l_i: mean log-probability of row i's labels;
-  m_i = gamma + alpha z_i, a constant; z_i = (l_ref,i - l_i - mu) / sigma, cut at +-3, mu and sigma: moving averages of mean and deviation;
-  in a step, with probability p, the forget rows see h <- h - r r' h before every block of the last three quarters; r: the unit vector along
-  mean h(forget prompts) - mean h(retain prompts), h at a prompt's last position
-Source: Sui et al. 2025 (NeurIPS; no arXiv number known); elastic margin: alpha-DPO, Wu et al. 2024, arXiv 2410.10148; ablation: ReFAT,
-  Yu et al. 2024, arXiv 2409.20089
+Equation: L = -(2/beta) mean_i log sigmoid(beta (-l_i - m_i)) + NLL(retain), l_i: mean log-probability of row i's labels; m_i = gamma +
+  alpha z_i, a constant; z_i = (l_ref,i - l_i - mu) / sigma, cut at +-3, mu and sigma: moving averages of mean and deviation; in a step,
+  with probability p, the forget rows see h <- h - r r' h before every block of the last three quarters; r: the unit vector along mean
+  h(forget prompts) - mean h(retain prompts), h at a prompt's last position
+Source: Sui et al. 2025 (NeurIPS; no arXiv number known); elastic margin: alpha-DPO, Wu et al. 2024, arXiv 2410.10148; ablation: ReFAT, Yu
+  et al. 2024, arXiv 2409.20089
 Needs: forget, retain; the reference's log-probs of the forget rows; prompts
 Cost: one forward and backward of forget and retain rows a step, in separate forwards where the feature is ablated; a forward of 64 prompts
   every 4 steps
 Differs: reconstructed; the losing half of alpha-DPO alone; the averages are those of the steps before, and z is 0 until some row has moved;
   rows to forget stand for prompts that the model should refuse, retain rows for other prompts; the ablation, all positions, 32 rows a side,
-  every 4 steps, p = 0.5 as in ReFAT
+  every 4 steps, p = 0.5 as in ReFAT. The deviation is the unbiased one, as in alpha-DPO (`unbiased false`: that of the population), and 0
+  for a batch of one row
 Status: reproduced
 """
 
@@ -95,6 +96,7 @@ class Elastic(Objective):
     gamma: float = hp(0.0, "margin, in nats per label, of a row that has moved by the average shift")
     alpha: float = hp(0.05, "growth of a row's margin per standard deviation above the average shift; 0: SimNPO", ge=0)
     inertia: float = hp(0.9, "share of the moving averages that each step keeps", ge=0, lt=1)
+    unbiased: bool = hp(True, "deviation of a batch over one less than its rows, as in alpha-DPO; off: over its rows")
     ablated: float = hp(0.5, "probability that a step is made with the refusal feature ablated; 0: never", ge=0, le=1)
     refresh: int = hp(4, "steps after which the refusal feature is measured again", ge=1)
     prompts: int = hp(32, "rows of each set on which the refusal feature is measured", ge=1)
@@ -119,8 +121,9 @@ class Elastic(Objective):
     def after(self, step: Step) -> State:
         if f"{step.place}:mean" not in step.notes:  # this step did not evaluate the term
             return step.state
-        mean, square = step.noted("mean"), step.noted("square")
-        deviation = (square - mean.square()).clamp_min(0).sqrt()
+        mean, square, count = step.noted("mean"), step.noted("square"), step.count(step.forget, "rows")
+        unbiased = count / (count - 1) if self.unbiased and count > 1 else 1.0
+        deviation = (unbiased * (square - mean.square()).clamp_min(0)).sqrt()
         moments = {
             name: self.inertia * step.state[name].to(new) + (1 - self.inertia) * new
             for name, new in (("mean", mean), ("deviation", deviation))

@@ -12,7 +12,8 @@ Cost: one forward and backward of forget and learn rows, and one reference forwa
   forget and epoch, and one more from each of its starts that EL needs and where the model errs
 Differs: greedy answers instead of beams of two; BLEU of a reference of fewer than four words uses n-grams up to the length of the
   reference; without an `encoder`, rows are compared by their words (TF-IDF) and F1 is left out; with one, F1 uses its token vectors; of a
-  row with a question only the answer is trained on and generated; Adam has its usual betas; an epoch limit
+  row with a question only the answer is trained on and generated; Adam has its usual betas; an epoch limit; nothing is added inside the
+  logarithm, where the authors add 1e-12; padding does not count
 Status: reproduced
 """
 

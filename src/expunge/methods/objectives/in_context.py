@@ -10,8 +10,9 @@ Needs: retain, and forget where `facts` is all; rows with questions; a model and
 Cost: one forward and backward of a row in two contexts a step; nothing at inference except the longer question
 Differs: only the answer is trained on, as in the paper's equation, where the authors' code trains on the whole text; contexts stand in the
   model's own prompt format; every batch holds equally many contexts of each kind; u' comes from a column `alternate`, where rows have one;
-  tune last holds all but the last two blocks, where the code names the blocks of one model size; under LoRA the vectors of the new tokens
-  keep their initial values, as in the code
+  tune last holds all but the last two blocks, where the code names the blocks of one model size, and frees the new tokens' rows of an
+  output head of its own (untied), too, where the code frees their embeddings alone; under LoRA the vectors of the new tokens keep their
+  initial values, as in the code
 Status: faithful
 """
 
@@ -92,6 +93,8 @@ class Contexts(Selector):
         answers, rng = rows["answer_text"], view.rng()
         if "alternate" in rows.columns:
             candidates = [[a] if isinstance(a, str) else list(a) for a in rows["alternate"]]
+            if missing := sum(not texts for texts in candidates):
+                raise UserError(f"{missing} of {len(rows)} rows have no other answer: add one in the column 'alternate', or leave it out")
             return [texts[int(torch.randint(len(texts), (1,), generator=rng))] for texts in candidates]
         if len(set(answers)) < 2:
             raise UserError(

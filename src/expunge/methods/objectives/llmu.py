@@ -3,8 +3,8 @@
 The unrelated answers teach the model what to say instead, so that less ascent is enough. Training stops once the forget loss exceeds
 a limit.
 
-Equation: L = 0.5 mean_i (1/T_i) log p(y_i|x_i) - mean_i mean_k (1/T_k) log p(u_k|x_i) - mean over retain positions of
-  sum_v p_ref(v) log p(v); u_1..u_K are answers of retain rows, the same for the whole batch; T: labels
+Equation: L = 0.5 mean_i (1/T_i) log p(y_i|x_i) - mean_i mean_k (1/T_k) log p(u_k|x_i) - mean over retain positions of sum_v p_ref(v) log
+  p(v); u_1..u_K are answers of retain rows, the same for the whole batch; T: labels
 Source: Yao et al. 2023, arXiv 2310.10683
 Needs: forget, retain; the reference
 Cost: one forward and backward of forget rows, K mismatched rows each and retain rows, and one reference forward of the retain rows a step
@@ -23,28 +23,7 @@ from expunge.core.parts import Objective, Selector, Stop
 from expunge.core.plan import Plan, Train
 from expunge.core.rows import Sets
 from expunge.core.view import Step, View
-from expunge.methods.objectives.me import Whole
-
-
-@part
-class SignedNLL(Objective):
-    """Mean loss of each row's labels, averaged over rows. With sign -1 it is gradient ascent."""
-
-    over: str = "forget"
-    sign: float = 1.0
-    requires = frozenset({Categorical})
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return frozenset({self.over})
-
-    @property
-    def role(self) -> str:
-        return self.over
-
-    def loss(self, step: Step) -> Tensor:
-        rows = step.rows(self.over)
-        return self.sign * step.mean(step.now(rows).loss.mean(), rows)
+from expunge.methods.terms import RowAscent, RowNLL, Whole
 
 
 @part
@@ -94,7 +73,7 @@ class Gone(Stop):
 
 def plan() -> Plan:
     return Plan(
-        0.5 * SignedNLL("forget", -1.0) + SignedNLL("mismatch") + MatchReference(),
+        0.5 * RowAscent() + RowNLL("mismatch") + MatchReference(),
         train=Train(epochs=0, steps=1000, lr=2e-6, batch_size=2),
         selectors=(Whole("retain", "normal"), Mismatch()),
         stop_rules=(Gone(),),

@@ -7,46 +7,23 @@ Source: Yuan et al. 2024, arXiv 2410.08109
 Needs: forget, retain
 Cost: one forward and backward of forget and retain rows a step
 Differs: positions of prompt and answer count and padding does not, while the authors' code averages over both; `include_prompt false`
-  counts answers only
+  counts answers only. The authors add 1e-12 to each probability inside the logarithm, so that tokens below it have no gradient (`epsilon
+  1e-12` does the same)
 Status: faithful
 """
 
 import math
 from typing import Annotated
 
+import torch
 from torch import Tensor
 
 from expunge.core.capabilities import Categorical
-from expunge.core.hyperparameters import part
-from expunge.core.parts import Objective, Selector
+from expunge.core.hyperparameters import hp, part
+from expunge.core.parts import Objective
 from expunge.core.plan import Plan, Train
-from expunge.core.rows import Sets
-from expunge.core.view import Step, View
-from expunge.methods.terms import NLL
-
-
-@part
-class Whole(Selector):
-    """Makes every position of a row a label, including the prompt's but not the first. Rows without a prompt stay as they are."""
-
-    when = "step"
-    over: str = "forget"
-    into: str = "whole"
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return frozenset({self.over})
-
-    @property
-    def gives(self) -> frozenset[str]:
-        return frozenset({self.into})
-
-    def pick(self, sets: Sets, view: View) -> Sets:
-        rows = view.rows(self.over)
-        if "prompt" in rows.columns:
-            answers = [[*p[1:], *a] for p, a in zip(rows["prompt"], rows["answer"], strict=True)]
-            rows = rows.add(prompt=[p[:1] for p in rows["prompt"]], answer=answers)
-        return {**sets, self.into: rows.rename(self.into)}
+from expunge.core.view import Step
+from expunge.methods.terms import NLL, Whole
 
 
 @part
@@ -54,6 +31,7 @@ class Uniform(Objective):
     """KL(uniform || model), averaged over the labels of a set."""
 
     over: str = "whole"
+    epsilon: float = hp(0.0, "number added to each probability inside the logarithm; the authors' code: 1e-12", ge=0)
     requires = frozenset({Categorical})
 
     @property
@@ -62,7 +40,12 @@ class Uniform(Objective):
 
     def loss(self, step: Step) -> Tensor:
         rows = step.rows(self.over)
-        return step.mean(step.now(rows).log_probs.map(lambda log_probs: -math.log(log_probs.shape[-1]) - log_probs.mean(-1)), rows)
+        return step.mean(step.now(rows).log_probs.map(self._divergence), rows)
+
+    def _divergence(self, log_probs: Tensor) -> Tensor:
+        if self.epsilon:
+            log_probs = torch.logaddexp(log_probs, log_probs.new_tensor(math.log(self.epsilon)))
+        return -math.log(log_probs.shape[-1]) - log_probs.mean(-1)
 
 
 def plan(include_prompt: Annotated[bool, "whether positions of the prompt count too"] = True) -> Plan:

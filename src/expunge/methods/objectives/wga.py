@@ -34,4 +34,4 @@ class WGA(Objective):
 
 
 def plan() -> Plan:
-    return Plan(WGA() + NLL("retain"), train=Train(epochs=5, lr=1e-5, batch_size=16, warmup=1, weight_decay=0.01))
+    return Plan(WGA() + NLL("retain"), train=Train(epochs=5, lr=1e-5, batch_size=16, warmup=1))

@@ -23,7 +23,7 @@ from expunge.core.parts import Edit, Objective, Selector
 from expunge.core.plan import Plan, Train
 from expunge.core.rows import Rows, Sets
 from expunge.core.view import Step, View
-from expunge.engine.adapters import base_of, is_adapted
+from expunge.engine.adapters import base_of, is_adapted, merged
 from expunge.engine.weights import put, weights_of
 from expunge.methods.terms import NLL
 
@@ -98,7 +98,7 @@ class Expand(Edit):
             tuned = view.run(self.inner, {"forget": view.forget}).model
         finally:
             base.set_submodule(path, head)
-        tuned = tuned.merge_and_unload() if is_adapted(tuned) and not is_adapted(view.model) else tuned
+        tuned = tuned if is_adapted(view.model) else merged(tuned)
         base_of(tuned).set_submodule(path, base_of(tuned).get_submodule(path).head)
         put(view.model, weights_of(tuned))
 

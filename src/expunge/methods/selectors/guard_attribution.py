@@ -3,20 +3,21 @@
 The method unlearns gently what a row shares with the retain rows, and more strongly than usual what belongs to the row alone. The weights
 are computed once and work before any method: `--select guard_attribution`.
 
-Equation: w_i = n exp(-a_i / t) / sum_j exp(-a_j / t), a_i = <grad l_i, G> (cosine: over |grad l_i|), G = mean_retain grad l, at the
-  start, l the mean NLL of a row's labels, t `temperature` standard deviations of a; then the base loss with each row's share times w_i, by
-  default L = mean_forget w_i log p(y_t | x, y_<t) + NLL(retain)
+Equation: w_i = n exp(-a_i / t) / sum_j exp(-a_j / t), a_i = <grad l_i, G> (cosine: over |grad l_i|), G = mean_retain grad l, at the start,
+  l the mean NLL of a row's labels, t `temperature` standard deviations of a; then the base loss with each row's share times w_i, by default
+  L = -mean_i w_i l_i + mean_retain l
 Source: Niu et al. 2025, arXiv 2506.10946
 Needs: forget, retain (also before a method without a retain term)
 Cost: once, a forward and backward of the retain rows and of each forget row, and one more gradient in memory; then a number a row
 Differs: weights and their form are inferred, because the authors' code and absolute temperatures are not public: a softmax of mean 1, and
-  temperatures in units of a's spread; the base loss averages as it does without weights (over labels or rows); the attribution uses the
-  true answers, even where refusals are trained. A method of several stages computes the weights again in each stage
+  temperatures in units of a's spread; another base loss averages as it does without weights (over labels or rows), and `batch_mean true`
+  makes the default one average over all labels of a batch; the attribution uses the true answers, even where refusals are trained. A method
+  of several stages computes the weights again in each stage
 Status: faithful
 """
 
 from dataclasses import replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -24,27 +25,16 @@ from torch import Tensor
 from expunge.core.hyperparameters import hp, part
 from expunge.core.modality import ModelOutput
 from expunge.core.needs import Need
-from expunge.core.parts import Objective, Selector
+from expunge.core.parts import Selector
 from expunge.core.plan import Plan, Train
 from expunge.core.rows import Sets
-from expunge.core.view import Step, View
-from expunge.methods.terms import NLL, Ascent
+from expunge.core.view import View
+from expunge.methods.terms import NLL, Ascent, RowAscent, RowNLL
 
 
 def losses(output: ModelOutput) -> Tensor:
     """Mean loss of each row's labels, (rows,)."""
     return output.loss.mean()
-
-
-@part
-class RowNLL(Objective):
-    """Negative log-likelihood, averaged first over the labels of each retain row and then over rows."""
-
-    reads = frozenset({"retain"})
-    role = "retain"
-
-    def loss(self, step: Step) -> Tensor:
-        return step.mean(losses(step.now(step.retain)), step.retain)
 
 
 def products(a: list[Tensor], b: list[Tensor]) -> Tensor:
@@ -111,7 +101,8 @@ class Attribution(Selector):
         return torch.cat(alignments)
 
 
-def plan() -> Plan:
-    return Plan(
-        Ascent() + NLL("retain"), train=Train(epochs=5, lr=1e-5, batch_size=32, warmup=1, weight_decay=0.01), selectors=(Attribution(),)
-    )
+def plan(
+    batch_mean: Annotated[bool, "average losses over all labels of a batch, instead of over each row's labels and then over rows"] = False,
+) -> Plan:
+    loss = Ascent() + NLL("retain") if batch_mean else RowAscent() + RowNLL("retain")
+    return Plan(loss, train=Train(epochs=5, lr=1e-5, batch_size=32, warmup=1, weight_decay=0.01), selectors=(Attribution(),))

@@ -3,16 +3,17 @@
 Rows that left no trace need no removal, and a request with fewer rows costs less. The selector works before any method:
 `--select low_influence`.
 
-Equation: keep the rows of largest s(z), all but the share `drop`; gradient: s = |grad l(z)|, l the mean NLL of a row's labels;
-  influence: s = |(G + mu I)^-1 grad l(z)|, the change of weights (times n) that leaving z out makes, G = mean_i grad l_i grad l_i^T over
-  `samples` rows, mu = damping x mean eigenvalue of G; at the start, in evaluation mode
+Equation: keep the rows of largest s(z), all but the share `drop`; gradient: s = |grad l(z)|, l the mean NLL of a row's labels; influence: s
+  = |(G + mu I)^-1 grad l(z)|, the change of weights (times n) that leaving z out makes, G = mean_i grad l_i grad l_i^T over `samples` rows,
+  mu = damping x mean eigenvalue of G; at the start, in evaluation mode
 Source: Kleiman et al. 2025, arXiv 2512.05254
 Needs: forget; with `drop_retain`, or where shares refer to the whole training set, retain
 Cost: once, a forward and backward of each scored row, which fewer steps must earn back; influence: `samples` gradients in memory
-Differs: thresholds and settings are our own, because there is no public code; no retain row is left out unless asked for, because scoring
-  them pays only where an epoch is a pass over them; a class is never left out as a whole; the third score, LESS, is missing here. A row
-  that the model knows by heart also has a small gradient, and rows that are harmless one by one may matter together: rows that are left out
-  stay in the model, and the receipt counts them as requested. A method of several stages scores the rows again in each stage
+Differs: thresholds and settings are our own, because there is no public code; the mean eigenvalue is over the eigenvalues of G that can
+  differ from zero, as many as the smaller of samples and weights, not over all weights; no retain row is left out unless asked for, because
+  scoring them pays only where an epoch is a pass over them; a class is never left out as a whole; the third score, LESS, is missing here. A
+  row that the model knows by heart also has a small gradient, and rows that are harmless one by one may matter together: rows that are left
+  out stay in the model, and the receipt counts them as requested. A method of several stages scores the rows again in each stage
 Status: faithful
 """
 

@@ -2,13 +2,15 @@
 
 The method is zero-glance: it uses only the class of the forget rows, never an image.
 
-Equation: noise: N_1..N_n normal, then rounds steps of Adam on mean_i log p(c|N_i) + penalty mean_i |N_i|^2; impair: NLL of copies of the
-  noise, labeled c, and of retain rows, shuffled together; repair: NLL of the same retain rows
+Equation: noise: N_1..N_n normal, then rounds steps of Adam on mean_i log p(c|N_i) + penalty mean_i |N_i|^2, in training mode; impair: NLL
+  of copies of the noise, labeled c, and of retain rows, shuffled together; repair: NLL of the same retain rows
 Source: Tarun et al. 2023, arXiv 2111.08947; with these settings: Foster et al. 2024, arXiv 2308.07707
 Needs: forget (its classes alone), retain with other classes; inputs that are images
 Cost: rounds forwards and backwards of n images; one epoch over copies x n noise images a class and the retain rows; one over those alone
 Differs: the gradients that learning the noise leaves in the model are cleared, while the released code adds them to the first step; each of
-  several classes to forget has its own noise
+  several classes to forget has its own noise. As in both released codes the noise is learned in training mode, so batch norm uses its own
+  statistics; with the running ones (`training false`) the noise grows larger, more is forgotten and the other classes suffer more. The
+  running statistics do not move meanwhile, while in the released codes they do
 Status: faithful
 """
 
@@ -57,11 +59,14 @@ class Noise(Selector):
     rounds: int = hp(25, "steps of Adam on the noise; 0: the noise stays as drawn", ge=0)
     pace: float = hp(0.1, "learning rate of the noise", ge=0)
     penalty: float = hp(0.1, "weight of the noise's squared length", ge=0)
+    training: bool = hp(True, "learn the noise in training mode: batch norm by the noise's own statistics; off: by its running ones")
     reads = frozenset({"forget", "retain"})
     gives = frozenset({"impair"})
     requires = frozenset({Categorical, DifferentiableInputs})
 
     def pick(self, sets: Sets, view: View) -> Sets:
+        if self.training and self.count == 1:
+            raise UserError("batch norm has no statistics of one noise image: give --count 2 or more, or --training false")
         impair, rng = view.retain, view.rng()
         for name in sorted(set(view.forget["answer_text"])):
             impair = self._noise(name, view, rng).concat(impair)
@@ -77,7 +82,8 @@ class Noise(Selector):
 
         adam = torch.optim.Adam([noise], lr=self.pace)
         for _ in range(self.rounds):
-            gradient = view.input_grad(noise, rows, lambda output: output.target_logp.values.mean())
+            seed = int(torch.randint(2**31, (), generator=rng)) if self.training else None
+            gradient = view.input_grad(noise, rows, lambda output: output.target_logp.values.mean(), training=seed)
             noise.grad = gradient + 2 * self.penalty * noise / self.count
             adam.step()
         return rows(noise.detach()).select(list(range(self.count)) * self.copies)

@@ -6,15 +6,16 @@ a model retrained without them knows them, too. The folder `selected/` of the ru
 these.
 
 Equation: min over w of sum_i w_i l_i(theta(w)) + gamma |w|^2, 0 <= w_i <= 1, sum_i w_i = m, with theta(w) reached from the model by steps
-  -inner_lr sign(grad sum_i (1 - w_i) l_i): they do not move with w, so w <- P(w - outer_lr (l(theta(w)) + 2 gamma w)), P the projection;
-  w begins with m rows at random, the m largest are taken; by class: l_c the mean over its rows
+  -inner_lr sign(grad sum_i (1 - w_i) l_i): they do not move with w, so w <- P(w - outer_lr (l(theta(w)) + 2 gamma w)), P the projection; w
+  begins with m rows at random, the m largest are taken; by class: l_c the mean over its rows
 Source: Fan et al. 2024, arXiv 2403.07362
 Needs: forget, retain: together the training rows, of which as many are taken as forget has
 Cost: once, in every round: `inner` forwards and backwards and a forward of all rows; a copy of the model in the meantime
 Differs: outer_lr is 100, because at the authors' 0.01 rows trade places within ten rounds only where their losses differ by 10; losses are
   taken in evaluation mode, while the authors' code leaves batch norm in training mode; the loss of a class is the mean over its rows, and
   the loss of a row with several labels is the mean over its labels; the lower levels offered are those that take signed steps in the
-  authors' code, too
+  authors' code, too; losses are means over a batch, while the authors sum them, so that the penalty of l1_sparse weighs about 128 times as
+  much here at 256 rows a batch (without a penalty signed steps do not depend on the scale)
 Status: faithful
 """
 
@@ -121,7 +122,7 @@ class WorstCase(Selector):
         """Mean loss of each unit, (count,), after the model has unlearned the units in proportion to w."""
         weighted = replace(rows.rename("retain"), weight=tuple((1 - w)[unit].tolist()))
         unlearned = view.run(self._unlearning(), {"retain": weighted}, key=key)
-        losses = torch.cat([unlearned.now(batch).loss.mean().double().cpu() for batch in unlearned.batches("retain", 256)])
+        losses = torch.cat([unlearned.now(batch).loss.mean().cpu().double() for batch in unlearned.batches("retain", 256)])
         return torch.zeros_like(w).index_add(0, unit, losses) / torch.bincount(unit, minlength=len(w))
 
     def _unlearning(self) -> Plans:

@@ -2,14 +2,14 @@
 
 The mean over a Gaussian cloud around the weights replaces the worst case that `sam` looks for.
 
-Equation: grad = (1/K) sum_k grad L_f(theta + sigma z_k) + lambda grad L_r(theta), z_k ~ N(0, I), drawn anew each step;
-  L_f = -(2/beta) log sigmoid(beta (l - l_ref)), l: mean NLL of the batch's labels; L_r: NLL
+Equation: grad = (1/K) sum_k grad L_f(theta + sigma z_k) + lambda grad L_r(theta), z_k ~ N(0, I), drawn anew each step; L_f = -(2/beta) log
+  sigmoid(beta (l - l_ref)), l: mean NLL of the batch's labels; L_r: NLL
 Source: Fan et al. 2025, arXiv 2502.05374
 Needs: forget, retain; as an update any objective with a forget term; weights in float32
 Cost: K forwards and backwards of forget rows and one of retain rows a step; one copy of the trainable weights
 Differs: the gradient is clipped like any other, unlike in the authors' code; gradient accumulation works; there is no warm-up, which takes
   the first tenth of the steps in the authors' code; a forget term keeps its notes for its own state from the first draw; defaults are the
-  authors' for WMDP
+  authors' for WMDP, who take batches of four without accumulation for this method, so that NPO is that of a batch's mean loss
 Status: reproduced
 """
 

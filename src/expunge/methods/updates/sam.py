@@ -3,13 +3,14 @@
 A few steps of fine-tuning move the weights only a little. If the model has forgotten everywhere nearby, relearning is harder.
 
 Equation: min_theta max_{|d| <= rho} L_f(theta + d) + lambda L_r(theta); one step: g = grad L_f(theta), d = rho g / |g| (one norm over all
-  weights, d a constant), then grad L_f(theta + d) + lambda grad L_r(theta) goes to the optimizer;
-  L_f = -(2/beta) log sigmoid(beta (l - l_ref)), l: mean NLL of the batch's labels; L_r: NLL
+  weights, d a constant), then grad L_f(theta + d) + lambda grad L_r(theta) goes to the optimizer; L_f = -(2/beta) log sigmoid(beta (l -
+  l_ref)), l: mean NLL of the batch's labels; L_r: NLL
 Source: Fan et al. 2025, arXiv 2502.05374; SAM itself: Foret et al. 2020, arXiv 2010.01412
 Needs: forget, retain; as an update any objective with a forget term; weights in float32
 Cost: two forwards and backwards of forget rows and one of retain rows a step; one copy of the trainable weights
 Differs: weights are restored from a copy, because adding and subtracting rounds; gradient accumulation works; padding has no label; there
-  is no warm-up, which takes the first tenth of the steps in the authors' code; defaults are the authors' for WMDP
+  is no warm-up, which takes the first tenth of the steps in the authors' code; defaults are the authors' for WMDP, who take batches of four
+  without accumulation for this method, so that NPO is that of a batch's mean loss
 Status: reproduced
 """
 

@@ -3,7 +3,8 @@
 Weights are scored once, before the first step, so the mask is cheap and works under any objective.
 
 Equation: s_i = |(theta_i - g_r,i / gamma) g_f,i| at the start, g_f and g_r the gradients of NLL on forget and retain rows; the floor(p d)
-  weights of largest s move, of all d together; gamma: mean over retain rows and weights of the squared gradient of a row, unless given
+  weights of largest s move, of all d together; gamma: mean over retain rows and weights of the squared gradient of a row, unless given; the
+  loss is -(2/beta) mean_i log sigmoid(beta (l_i - l_ref,i)) + mean_i l_i (retain), l_i: mean NLL of row i's labels
 Source: Jia et al. 2024, arXiv 2410.17509
 Needs: forget, retain (also under an objective without a retain term)
 Cost: once, a forward and backward of each forget row and of as many retain rows, one by one; then the cost of the objective, and a bit a
@@ -12,12 +13,13 @@ Differs: gradients are means over rows, where the authors sum over batches of on
   forget rows; gamma is the mean Fisher information, as we read the paper, while the authors' configurations say 1e-6; masked weights do not
   decay either (`hold`); clipping, the last step before the optimizer, sees the masked gradient, while the authors clip before the mask;
   weights that do not train are not ranked; scores use the true answers, even where an objective trains refusals; defaults are the authors'
-  for TOFU with NPO, with the warm-up of its forget10
+  for TOFU with NPO, with the warm-up of its forget10; they accumulate four batches of one, so that NPO is that of each row's mean loss
+  (`batch_mean true`: NPO of the mean loss of a batch)
 Status: faithful
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -29,7 +31,7 @@ from expunge.core.rows import Rows
 from expunge.core.view import State, Step, View
 from expunge.engine.gradient import global_norm
 from expunge.methods.gradients import Gradient
-from expunge.methods.terms import NLL, BatchNPO
+from expunge.methods.terms import NLL, npo_on_means
 
 Score = Literal["wagle", "snip", "gradient", "magnitude", "random"]
 
@@ -129,6 +131,8 @@ class WAGLE(Update):
         return [step.state[str(i)].to(p.device) for i, p in enumerate(step.params)]
 
 
-def plan() -> Plan:
+def plan(
+    batch_mean: Annotated[bool, "NPO of the mean loss of a batch, instead of NPO of each row's mean loss, averaged"] = False,
+) -> Plan:
     train = Train(epochs=0, steps=400, lr=1e-5, batch_size=4, warmup=0.4, weight_decay=0.1, max_grad_norm=1.0)
-    return Plan(BatchNPO(0.1) + NLL("retain"), train=train, updates=(WAGLE(),))
+    return Plan(npo_on_means(0.1, 1.0, batch_mean), train=train, updates=(WAGLE(),))

@@ -2,14 +2,18 @@
 
 A mean of nearby solutions lies where the loss is flatter than at any of them, for the price of one more copy of the weights.
 
-Equation: theta = mean of theta_s over the steps s = s0, s0 + m, s0 + 2m, ...
+Equation: theta = mean of theta_s over the steps s = s0, s0 + m, s0 + 2m, ...; L = -(2/beta) mean_i log sigmoid(beta (l_i - l_ref,i)) +
+  lambda mean_i l_i, l_i: mean NLL of row i's labels
 Source: Fan et al. 2025, arXiv 2502.05374; weight averaging itself: Izmailov et al. 2018, arXiv 1803.05407
 Needs: forget, retain; as an update any objective
 Cost: one copy of the trainable weights and no further computation
 Differs: running statistics (batch norm) are averaged with the weights; there is no warm-up, which takes the first tenth of the steps in the
-  authors' code; defaults are the authors' for WMDP
+  authors' code; defaults are the authors' for WMDP, who accumulate four batches of one, so that NPO is that of each row's mean loss
+  (`batch_mean true`: NPO of the mean loss of a batch, as in `sam`)
 Status: faithful
 """
+
+from typing import Annotated
 
 import torch
 
@@ -18,7 +22,7 @@ from expunge.core.parts import GradCall, Grads, Update
 from expunge.core.plan import Plan, Train
 from expunge.core.view import State, Step, View
 from expunge.engine.weights import put, trainable, weights_of
-from expunge.methods.terms import NLL, BatchNPO
+from expunge.methods.terms import npo_on_means
 
 MEAN = "mean/"
 
@@ -56,6 +60,8 @@ class Average(Update):
         put(view.model, means)
 
 
-def plan() -> Plan:
+def plan(
+    batch_mean: Annotated[bool, "NPO of the mean loss of a batch, instead of NPO of each row's mean loss, averaged"] = False,
+) -> Plan:
     train = Train(epochs=0, steps=125, lr=5.5e-6, batch_size=4, max_grad_norm=1.0)
-    return Plan(BatchNPO(0.05) + 2.0 * NLL("retain"), train=train, updates=(Average(),))
+    return Plan(npo_on_means(0.05, 2.0, batch_mean), train=train, updates=(Average(),))

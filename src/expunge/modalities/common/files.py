@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,20 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import nn
 
 from expunge.core.errors import UserError
+from expunge.engine import stored
 from expunge.engine.adapters import base_of, is_adapted
-from expunge.modalities.text.wider import widen
-
-PICKLED = "{} holds no safetensors weights; pickled ones can run code, so they load only with --allow-pickle"
+from expunge.functional.brief import brief
+from expunge.modalities.common import adapter_files, weight_files
 
 TROUBLE = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)  # the errors that the libraries raise over files
 GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")  # classes that tokenizer.json describes completely
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 
 
+@brief("preprocessor")
 @dataclass(frozen=True)
 class Kind:
     """A kind of model that `transformers` loads, with its preprocessor (a tokenizer, an image processor)."""
@@ -36,13 +36,14 @@ class Kind:
     match: Callable[[Any, Any, str], None]  # raises UserError when preprocessor and model do not fit: (preprocessor, model, path)
 
 
-def opened(path: str, kind: Kind, dtype: torch.dtype, trust_remote_code: bool, allow_pickle: bool) -> tuple[nn.Module, Any]:
+def opened(path: str, kind: Kind, dtype: torch.dtype | str | None, trust_remote_code: bool, allow_pickle: bool) -> tuple[nn.Module, Any]:
     """Load a model and its preprocessor, the model in evaluation mode.
 
     Args:
         path: a folder or hub id.
         kind: the kind of model.
-        dtype: dtype of the weights.
+        dtype: dtype of the weights, in memory and when they are saved; 'auto': that of the files; None: float32 in memory, saved in the
+            types that the files have.
         trust_remote_code: allow code that comes with the model.
         allow_pickle: allow weights that are stored as pickles.
 
@@ -52,48 +53,22 @@ def opened(path: str, kind: Kind, dtype: torch.dtype, trust_remote_code: bool, a
     folder = Path(path).expanduser()
     if folder.exists():
         path = str(folder.resolve())  # an adapter stores the path of its base, which must not depend on the working folder
-        _check(folder, allow_pickle)
+        weight_files.check(folder, allow_pickle)
     elif path.startswith((".", "/", "~")) or path.count("/") > 1:
         raise UserError(f"there is no folder {path}")
     with quiet():
-        adapter = _adapter(path)
-        if adapter is None:
+        config = adapter_files.config_of(path)
+        if config is None:
             return _whole(path, kind, dtype, trust_remote_code, allow_pickle)
-        base = adapter.get("base_model_name_or_path")
-        if not base:
-            raise UserError(
-                f"{path} is an adapter that does not say which model it belongs to: set base_model_name_or_path in its adapter_config.json"
-            )
-        if (peft_type := adapter.get("peft_type")) != "LORA":
-            raise UserError(f"{path} is an adapter of the kind {peft_type}; only LoRA adapters can be loaded")
+        adapter_files.check(path, config)
         try:
-            model, preprocessor = opened(str(base), kind, dtype, trust_remote_code, allow_pickle)
+            model, preprocessor = opened(str(config["base_model_name_or_path"]), kind, dtype, trust_remote_code, allow_pickle)
         except UserError as error:
             raise UserError(f"the model that the adapter {path} belongs to does not load: {error}") from None
-        return _adapted(model, path), kind.preprocessor(path, trust_remote_code) if (folder / kind.file).exists() else preprocessor
-
-
-def _check(folder: Path, allow_pickle: bool) -> None:
-    """Check a folder by its file names, without opening a file."""
-    if not any((folder / f).exists() for f in ("config.json", "adapter_config.json")):
-        raise UserError(
-            f"the folder {folder} holds no model: there is no config.json in it (a run folder keeps its model in {folder}/model)"
-        )
-    adapter = (folder / "adapter_config.json").exists()
-    if any(folder.glob("adapter_model.safetensors" if adapter else "*.safetensors")):
-        return
-    if not any(f for pattern in ("*.bin", "*.pt", "*.pth") for f in folder.glob(pattern)):
-        raise UserError(f"the folder {folder} describes a model and holds no weights of it: add its safetensors files")
-    if not allow_pickle:
-        raise UserError(PICKLED.format(folder))
-
-
-def _adapter(path: str) -> dict[str, Any] | None:
-    """The configuration of an adapter; None for a model that is no adapter."""
-    from transformers.utils import find_adapter_config_file
-
-    config = find_adapter_config_file(path)
-    return dict(json.loads(Path(config).read_text())) if config else None
+        adapted = adapter_files.adapted(model, path, config)
+        if isinstance(dtype, torch.dtype):
+            stored.remember(adapted, stored.Stored({"": dtype}))  # peft keeps adapters in float32
+        return adapted, kind.preprocessor(path, trust_remote_code) if (folder / kind.file).exists() else preprocessor
 
 
 def _tokenizer(path: str, trust_remote_code: bool) -> Any:
@@ -107,22 +82,29 @@ def _tokenizer(path: str, trust_remote_code: bool) -> Any:
     return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
 
 
-def _whole(path: str, kind: Kind, dtype: torch.dtype, trust_remote_code: bool, allow_pickle: bool) -> tuple[nn.Module, Any]:
+def _whole(path: str, kind: Kind, dtype: torch.dtype | str | None, trust_remote_code: bool, allow_pickle: bool) -> tuple[nn.Module, Any]:
     import transformers
 
+    weight_files.check_not_quantized(path)
     options: dict[str, Any] = {} if allow_pickle else {"use_safetensors": True}
     try:
         preprocessor = kind.preprocessor(path, trust_remote_code)
         model, info = getattr(transformers, kind.auto).from_pretrained(
-            path, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True, **options
+            path, dtype=dtype or torch.float32, trust_remote_code=trust_remote_code, output_loading_info=True, **options
         )
     except TROUBLE as error:
-        if not allow_pickle and ".safetensors" in str(error):
-            raise UserError(PICKLED.format(path)) from None
+        if not allow_pickle and "model.safetensors" in str(error) and not Path(path).exists():  # `check` has seen a folder
+            raise UserError(weight_files.PICKLED.format(path)) from None
         raise UserError(f"cannot load {kind.name} from {path!r}: {_first_line(error)}") from None
     if missing := sorted(info["missing_keys"]):
         raise UserError(f"{path} lacks {len(missing)} weights of its model, among them {missing[0]}: it would answer at random")
     kind.match(preprocessor, model, path)
+    if dtype is None and (in_files := weight_files.stored_in(path)):
+        if torch.float64 in in_files.dtypes.values():
+            stored.note(
+                model, f"the weights in the files are {in_files.words}; they are computed in float32, which rounds those of float64"
+            )
+        stored.remember(model, in_files)
     return model.eval(), preprocessor
 
 
@@ -143,30 +125,9 @@ def _match(tokenizer: Any, model: Any, path: str) -> None:
 LANGUAGE = Kind("a causal language model", "AutoModelForCausalLM", _tokenizer, "tokenizer_config.json", _match)
 
 
-def _adapted(model: nn.Module, path: str) -> nn.Module:
-    import peft
-
-    try:
-        if rows := _tokens_of(Path(path)):
-            widen(model, rows)
-        adapted: nn.Module = peft.PeftModel.from_pretrained(model, path, is_trainable=True)
-    except TROUBLE as error:
-        raise UserError(f"cannot load the adapter {path}: {_first_line(error)}") from None
-    return adapted.eval()
-
-
-def _tokens_of(adapter: Path) -> int:
-    """Number of tokens that an adapter has embeddings for; 0 when it uses those of its base."""
-    file = adapter / "adapter_model.safetensors"
-    if not file.exists():
-        return 0
-    with safe_open(file, "pt") as weights:
-        names = [n for n in weights.keys() if "embed" in n and "lora_" not in n]  # noqa: SIM118
-        return max((weights.get_slice(n).get_shape()[0] for n in names), default=0)
-
-
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return (" ".join(" ".join(lines).split()) if lines[0].endswith(":") else lines[0])[:300]
 
 
 def write(model: nn.Module, preprocessor: Any, folder: Path) -> None:
@@ -178,6 +139,8 @@ def write(model: nn.Module, preprocessor: Any, folder: Path) -> None:
             setattr(generation, name, None)
     with quiet():
         saved.save_pretrained(folder, **({"save_embedding_layers": getattr(base_of(model), "widened", False)} if is_adapted(model) else {}))
+        (folder / "README.md").unlink(missing_ok=True)  # the empty card of peft; the run writes its own
+        stored.write_as_stored(folder, stored.of(model))
         if preprocessor is not None:
             preprocessor.save_pretrained(folder)
 

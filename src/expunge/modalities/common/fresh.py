@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from expunge.core.errors import UserError
 from expunge.core.modality import Weights
-from expunge.engine.adapters import base_of, is_adapted
+from expunge.engine.adapters import base_of, is_adapted, magnitude
 from expunge.engine.weights import tensors_of
 
 
@@ -29,7 +29,7 @@ def fresh(model: nn.Module, seed: int) -> Weights:
         untrained = tensors_of(_untrained(base_of(model)))
         own, adapted = tensors_of(model), is_adapted(model)
         weights = {n: untrained.get(_bare(n) if adapted else n, t) for n, t in own.items()}
-        return {n: (_restarted(n, t) if t is own[n] else t).detach().to(own[n].dtype) for n, t in weights.items()}
+        return {n: (_restarted(n, t, weights) if t is own[n] else t).detach().to(own[n].dtype) for n, t in weights.items()}
 
 
 def _untrained(base: Any) -> nn.Module:
@@ -53,8 +53,10 @@ def _bare(name: str) -> str:
     return re.sub(r"\.(base_layer|original_module|modules_to_save\.\w+)(?=\.)", "", name.removeprefix("base_model.model."))
 
 
-def _restarted(name: str, own: Tensor) -> Tensor:
+def _restarted(name: str, own: Tensor, weights: Weights) -> Tensor:
     """The initial value of a tensor that only an adapter has. One of the two LoRA factors is drawn, the other is 0."""
+    if match := re.fullmatch(r"(.*)\.lora_magnitude_vector\..*", name):
+        return magnitude(weights[f"{match[1]}.base_layer.weight"].detach().cpu(), own)
     if re.search(r"lora_(B|embedding_A)\b", name):
         return torch.zeros_like(own, device="cpu")
     if "lora_" in name:

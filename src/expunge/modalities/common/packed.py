@@ -17,8 +17,10 @@ from expunge.core.errors import UndeclaredNeed, UserError
 from expunge.core.modality import Patch, Weights
 from expunge.core.rows import Packed, Rows
 from expunge.engine.adapters import base_of
+from expunge.functional.brief import brief
 
 
+@brief("rows", "scores")
 @dataclass
 class PackedOutput:
     """The output of a model for a set of rows. Softmaxes are computed on demand, in float32 (or float64)."""
@@ -70,6 +72,7 @@ def exact(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+@brief("labels")
 @dataclass(frozen=True)
 class Layout:
     """Where the labels and the real positions of a padded batch are, as indices into its flattened positions, computed on the host.
@@ -192,6 +195,19 @@ def call(model: nn.Module, weights: Weights | None, *args: Tensor, **inputs: Any
 def independent(model: nn.Module) -> bool:
     """Whether the rows of one forward pass do not affect each other. Under batch norm in training mode they do."""
     return not any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in model.modules())
+
+
+@contextmanager
+def running_statistics(model: nn.Module) -> Iterator[None]:
+    """Normalize by the running statistics in a `with` block, because one row, or copies of it, has no batch statistics."""
+    layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training and m.running_mean is not None]
+    for layer in layers:
+        layer.train(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.train(True)
 
 
 def last_linear(model: nn.Module) -> str:

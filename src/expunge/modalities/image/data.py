@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import io
+import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,8 @@ from torch import Tensor
 
 from expunge.core.errors import UserError
 from expunge.modalities.common.files import Kind
+from expunge.modalities.image.decode import decoded
+from expunge.modalities.image.preprocessing import UNKNOWN, Units, processed, with_channels
 
 
 def column(record: Mapping[str, Any], names: Sequence[str], content: str, place: str) -> str:
@@ -32,64 +33,57 @@ def column(record: Mapping[str, Any], names: Sequence[str], content: str, place:
     raise UserError(f"{place}: no {content}; it stands in a column {', '.join(names)}, and this row has {', '.join(record)}")
 
 
-def prepared(picture: Any, processor: Any = None, place: str = "an image") -> Tensor:
+def prepared(picture: Any, processor: Any = None, place: str = "an image", channels: int | None = None, units: Units = UNKNOWN) -> Tensor:
     """Convert a picture to a tensor (channels, height, width).
 
     Args:
-        picture: a path, bytes, `{"bytes", "path"}` as Parquet stores it, a PIL image, or an array with or without channels (first or last).
-        processor: an image processor that resizes and crops the picture first.
+        picture: a picture of any kind that `decoded` reads.
+        processor: an image processor of `transformers`; None: pictures already have the size of the model's input.
         place: the picture, for messages.
+        channels: that the model takes; None: unknown.
+        units: of the values that the processor returns, or the normalization without one; empty: none.
 
     Returns:
-        uint8 from 0 to 255 if the picture is a file or has whole numbers, else unchanged floats.
+        uint8 from 0 to 255 where bytes hold the values, else float32 in units of a picture from 0 to 1.
 
     Raises:
-        UserError: when the picture cannot be read, has the wrong shape, or has values out of range or not finite.
+        UserError: when the picture cannot be read, or the processor does not take it.
     """
-    array = np.asarray(picture) if isinstance(picture, (np.ndarray, Tensor, list)) else _decoded(picture, processor, place)
-    if array.ndim == 3 and array.shape[2] in (1, 3, 4) and (array.shape[0] not in (1, 3, 4) or array.shape[2] < array.shape[0]):
-        array = array.transpose(2, 0, 1)
-    if array.ndim == 2:
-        array = array[None]
-    if array.ndim != 3 or array.dtype == object:
-        raise UserError(f"{place}: an image of shape {array.shape} has neither (height, width) nor (channels, height, width)")
-    if array.dtype.kind in "iu":
-        if array.size and not 0 <= array.min() <= array.max() <= 255:
-            raise UserError(f"{place}: an image of whole numbers from {array.min()} to {array.max()}, and they go from 0 to 255")
-        array = array.astype(np.uint8)
-    elif not np.isfinite(array).all():
-        raise UserError(f"{place}: an image with values that are not finite; replace or remove it")
-    if processor is not None and array.dtype == np.uint8:
-        array = np.asarray(processor(images=array, do_normalize=False, do_rescale=False, return_tensors="np")["pixel_values"][0])
+    array = with_channels(decoded(picture, place), channels or (3 if processor is not None else None))
+    if units.mean and array.dtype != np.uint8 and not 0 <= array.min() <= array.max() <= 1:
+        raise UserError(
+            f"{place}: an image of floats from {array.min():.4g} to {array.max():.4g}, and the model normalizes images itself: "
+            f"give values from 0 to 1, or uint8"
+        )
+    if processor is not None:
+        array = processed(array, processor, units, place)
     return torch.from_numpy(np.array(array, np.uint8 if array.dtype == np.uint8 else np.float32, order="C"))
 
 
-def _decoded(picture: Any, processor: Any, place: str) -> np.ndarray[Any, Any]:
-    """The values of a picture that is no array."""
-    try:
-        from PIL import Image, UnidentifiedImageError
-    except ImportError:
-        raise UserError(f"{place}: reading image files needs Pillow: pip install pillow") from None
-    if isinstance(picture, Mapping):
-        picture = picture.get("bytes") or picture.get("path")
-    try:
-        if isinstance(picture, (str, Path)):
-            picture = Image.open(Path(picture).expanduser())
-        elif isinstance(picture, (bytes, bytearray)):
-            picture = Image.open(io.BytesIO(picture))
-        grayscale = picture.mode in ("1", "L", "I;16") and processor is None
-        return np.asarray(picture.convert("L" if grayscale else "RGB"))
-    except FileNotFoundError:
-        raise UserError(f"{place}: there is no image file {picture}") from None
-    except (UnidentifiedImageError, OSError, AttributeError) as error:
-        raise UserError(f"{place}: not an image that can be read ({error})") from None
+def input_shape(model: Any) -> tuple[int | None, tuple[int, int] | None]:
+    """Channels and (height, width) of the pictures that a model of `transformers` takes; None for what its configuration does not say."""
+    config = getattr(model, "config", None)
+    config = getattr(config, "vision_config", None) or config
+    channels, size = getattr(config, "num_channels", None), getattr(config, "image_size", None)
+    sides = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, (list, tuple)) and len(size) == 2 else None
+    return channels if isinstance(channels, int) else None, sides
 
 
-def normalization(processor: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel that a processor normalizes with; both empty if it does not normalize."""
-    if processor is None or not getattr(processor, "do_normalize", False):
-        return (), ()
-    return tuple(processor.image_mean), tuple(processor.image_std)
+def misfit(model: Any, shape: Sequence[int], error: Exception) -> UserError | None:
+    """The sentence for a forward pass that failed over the shape of its pictures; None where it failed for another reason.
+
+    Args:
+        shape: (channels, height, width) of the pictures.
+        error: what the model raised.
+    """
+    channels, size = input_shape(model)
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    differs = (channels is not None and channels != shape[0]) or (size is not None and size != tuple(shape[1:]))
+    if isinstance(error, torch.OutOfMemoryError) or not (differs or re.search("shape|size|channel|dimension", line)):
+        return None
+    asked = [f"{channels} channels" if channels else "", f"{size[0]} x {size[1]} pixels" if size else ""]
+    takes = f"; it takes {' of '.join(a for a in asked if a)}" if any(asked) else ""
+    return UserError(f"the model does not take images of shape {tuple(shape)} (channels, height, width){takes}: {line}")
 
 
 def _processor(path: str, trust_remote_code: bool) -> Any:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,34 +18,54 @@ from expunge.core.errors import UserError
 from expunge.core.modality import ModelOutput, Patch, Weights
 from expunge.core.request import content, digest, ids_of
 from expunge.core.rows import Rows
-from expunge.core.suggest import did_you_mean
 from expunge.engine.adapters import base_of
+from expunge.functional.brief import brief
 from expunge.modalities.common.files import opened, write
-from expunge.modalities.common.fresh import fresh
-from expunge.modalities.common.packed import Layout, block_hook_points, call, cut, independent, last_linear, module_at, watching
+from expunge.modalities.common.fingerprint import fingerprint
+from expunge.modalities.common.network import Network
+from expunge.modalities.common.packed import (
+    Layout,
+    call,
+    cut,
+    independent,
+    running_statistics,
+    watching,
+)
 from expunge.modalities.image.columns import IMAGES, LABELS
-from expunge.modalities.image.data import CLASSIFIER, column, normalization, prepared
+from expunge.modalities.image.data import CLASSIFIER, column, input_shape, misfit, prepared
+from expunge.modalities.image.decode import check_units
+from expunge.modalities.image.labels import checked_names, names_in, number_of, renamed
+from expunge.modalities.image.preprocessing import Units, units_of
 
 PICTURE = 64  # longer side of a displayed picture, in pixels
 
 
+@brief("name", "labels", "processor")
 @dataclass
-class Image:
+class Image(Network):
     """The modality of image classifiers: class names, and the preprocessing from a picture to the model's input.
 
     Args:
         labels: class names, in the order of the model's outputs.
-        mean: of each channel, of values from 0 to 1; empty: no normalization.
+        mean: of each channel, of values from 0 to 1; empty: no normalization. With a processor it is measured.
         std: standard deviation of each channel, likewise.
-        processor: an image processor of `transformers` that resizes and crops; None: pictures already have the size of the model's input.
+        processor: the model's image processor of `transformers`, whose `pixel_values` the model gets; None: pictures already have the size
+            of the model's input.
+        channels: that the model takes; None: unknown, and gray pictures stay gray.
     """
 
     labels: tuple[str, ...]
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     processor: Any = None
+    channels: int | None = None
     name: str = "image"
     capabilities: frozenset[Any] = frozenset({Categorical, DifferentiableInputs, Displayable})
+
+    def __post_init__(self) -> None:
+        if self.processor is not None:
+            units = units_of(self.processor, self.channels or 3)
+            self.mean, self.std = units.mean, units.std
 
     # Rows
 
@@ -57,7 +77,7 @@ class Image:
             source: name of the records in messages; default: `name`.
 
         Returns:
-            Rows with the columns `pixels` (channels, height, width; uint8, or floats from 0 to 1), `answer` (the class in a list),
+            Rows with the columns `pixels` (channels, height, width; uint8, or floats in units from 0 to 1), `answer` (the class in a list),
             `answer_text` (its name), and every other column of the records unchanged.
 
         Raises:
@@ -66,14 +86,20 @@ class Image:
         where = source or name
         pixels: list[Tensor] = []
         labels: list[int] = []
+        check_units([next((r[c] for c in IMAGES if r.get(c) is not None), None) for r in records], where)
         for i, record in enumerate(records):
             place = f"{where}, row {i + 1}"
-            pixels.append(prepared(record[column(record, IMAGES, "image", place)], self.processor, place))
+            picture = record[column(record, IMAGES, "image", place)]
+            pixels.append(prepared(picture, self.processor, place, self.channels, Units(self.mean, self.std)))
             labels.append(self.label(record[column(record, LABELS, "class", place)], place))
             if pixels[i].shape != pixels[0].shape:
+                advice = (
+                    "a model with an image processor brings them to one size, others take images of one size alone"
+                    if self.processor is None
+                    else "the model's image processor keeps their proportions: set do_center_crop in it, or crop the images"
+                )
                 raise UserError(
-                    f"{place}: an image of shape {tuple(pixels[i].shape)}, and the first has {tuple(pixels[0].shape)}; a model with an "
-                    f"image processor brings them to one size, others take images of one size alone"
+                    f"{place}: an image of shape {tuple(pixels[i].shape)}, and the first has {tuple(pixels[0].shape)}; {advice}"
                 )
         read = {*IMAGES, *LABELS}
         others = {k: [r.get(k) for r in records] for k in dict.fromkeys(k for r in records for k in r if k not in read)}
@@ -88,16 +114,9 @@ class Image:
             place: the record, for messages.
 
         Raises:
-            UserError: when the model has no such class.
+            UserError: when the model has no such class, or the value may mean two.
         """
-        value = _plain(value)
-        if not isinstance(value, int) and str(value) in self.labels:
-            return self.labels.index(str(value))
-        number = int(value) if isinstance(value, int) or str(value).isdecimal() else -1
-        if not 0 <= number < len(self.labels):
-            near = did_you_mean(str(value), self.labels)
-            raise UserError(f"{place}: there is no class {value!r}; the model has {len(self.labels)}, {self.labels[0]!r} first{near}")
-        return number
+        return number_of(value, self.labels, place)
 
     def _answer_columns(self, labels: Sequence[int]) -> dict[str, list[Any]]:
         return {"answer": [[y] for y in labels], "answer_text": [self.labels[y] for y in labels]}
@@ -105,12 +124,13 @@ class Image:
     def relabel(self, rows: Rows, answers: Sequence[Any], name: str) -> Rows:
         """The same images with other classes, by name or number."""
         ids = tuple(f"{content(i)}~{digest(a)}" for i, a in zip(rows.ids, answers, strict=True))
-        labels = [self.label(a, name) for a in answers]
+        labels = [self.label(a, f"{name}, row {i}") for i, a in enumerate(answers, 1)]
         return Rows(name, ids, {**rows.columns, **self._answer_columns(labels)}, rows.weight)
 
     def answers(self, texts: Sequence[Any], name: str = "alternate_answers") -> Rows:
         """Rows of classes without images, for selectors that draw from them."""
-        return Rows(name, ids_of(list(texts)), {"answer_text": [self.labels[self.label(t, name)] for t in texts]})
+        labels = [self.label(t, f"{name}, row {i}") for i, t in enumerate(texts, 1)]
+        return Rows(name, ids_of(list(texts)), {"answer_text": [self.labels[y] for y in labels]})
 
     def refusals(self) -> list[str]:
         """All classes, to draw from: a classifier that does not know an image may name any class."""
@@ -118,7 +138,7 @@ class Image:
 
     def questions(self, rows: Rows) -> list[str]:
         """A text for each image, for places that show text only."""
-        return [f"image {content(i)}" for i in rows.ids]
+        return [f"image {k}" for k in range(1, len(rows) + 1)]
 
     def answer_texts(self, rows: Rows) -> list[str]:
         """The names of the classes."""
@@ -147,9 +167,9 @@ class Image:
 
     def pixels(self, rows: Rows, like: Tensor) -> Tensor:
         """The images of rows as the model sees them, (rows, channels, height, width): normalized, with dtype and device of `like`."""
-        x = _values(rows["pixels"], like)
+        x = _values(rows["pixels"], like.double() if like.dtype == torch.float64 else like.float())  # rounded to fewer bits at the end
         mean, std = self._units(x)
-        return (x - mean) / std
+        return ((x - mean) / std).to(like.dtype)
 
     def inputs(self, rows: Rows) -> Tensor:
         """The images as values from 0 to 1, (rows, channels, height, width), which a gradient can change."""
@@ -192,32 +212,17 @@ class Image:
         like = next(p for p in model.parameters() if p.is_floating_point())
         labels = torch.tensor([y for g in groups for (y,) in g["answer"]], dtype=torch.long)
         at = torch.arange(len(labels))
-        with watching(model, hook_points, patch) as hooked:
-            logits = logits_of(call(model, weights, torch.cat([self.pixels(g, like) for g in groups])))
+        x = torch.cat([self.pixels(g, like) for g in groups])
+        statistics = running_statistics if not independent(model) and _alike([p for g in groups for p in g["pixels"]]) else nullcontext
+        with watching(model, hook_points, patch) as hooked, statistics(model):
+            try:
+                logits = logits_of(call(model, weights, x))
+            except (RuntimeError, ValueError) as error:
+                raise misfit(base_of(model), x.shape[1:], error) or error from error
         if logits.dim() != 2 or logits.shape[1] < len(self.labels):
             raise UserError(f"the model answers with shape {tuple(logits.shape)}, and there are {len(self.labels)} classes")
         pooled = {n: (_pooled(i), _pooled(o)) for n, (i, o) in hooked.items()}
         return list(cut(logits, Layout(labels, at, at, at, at).to(logits.device), pooled, groups))
-
-    def independent(self, model: nn.Module) -> bool:
-        """Whether the rows of one forward pass do not affect each other."""
-        return independent(model)
-
-    def blocks(self, model: nn.Module) -> tuple[str, ...]:
-        """Hook points of all blocks, first to last."""
-        return block_hook_points(model)
-
-    def module(self, model: nn.Module, hook_point: str) -> nn.Module:
-        """The module at a hook point."""
-        return module_at(model, hook_point)
-
-    def head(self, model: nn.Module) -> str:
-        """The path of the last linear layer."""
-        return last_linear(model)
-
-    def fresh(self, model: nn.Module, seed: int) -> Weights:
-        """Weights of an untrained model of the same architecture."""
-        return fresh(model, seed)
 
     def decode(self, answers: Sequence[Sequence[int]]) -> list[str]:
         """The names of classes."""
@@ -234,7 +239,7 @@ class Image:
 
     def about(self) -> dict[str, Any]:
         """How rows become the model's input, for the receipt."""
-        names = {"labels": len(self.labels), "classes": digest(self.labels)}
+        names = {"labels": len(self.labels), "classes": digest(self.labels), "processor": fingerprint(self.processor)}
         return {"modality": self.name, **names, "mean": list(self.mean), "std": list(self.std)}
 
 
@@ -243,6 +248,11 @@ def _values(pixels: Sequence[Tensor], like: Tensor) -> Tensor:
     mixed = len({p.dtype for p in pixels}) > 1
     x = torch.stack([p / 255 if mixed and p.dtype == torch.uint8 else p for p in pixels]).to(like.device)
     return x.to(like.dtype) / 255 if x.dtype == torch.uint8 else x.to(like.dtype)
+
+
+def _alike(pixels: Sequence[Tensor]) -> bool:
+    """Whether all images are one and the same."""
+    return all(p is pixels[0] or torch.equal(p, pixels[0]) for p in pixels)
 
 
 def logits_of(out: Any) -> Tensor:
@@ -269,22 +279,6 @@ def _hash(pixels: Tensor) -> str:
     return hashlib.sha256(pixels.contiguous().numpy().tobytes() + str(tuple(pixels.shape)).encode()).hexdigest()[:16]
 
 
-def classes(records: Sequence[Mapping[str, Any]], source: str = "training") -> tuple[str, ...]:
-    """Names of the classes in records: all numbers from 0 to the largest, or the names in sorted order.
-
-    Args:
-        source: name of the records in messages.
-    """
-    names = {str(_plain(r[column(r, LABELS, "class", f"{source}, row {i + 1}")])) for i, r in enumerate(records)}
-    return tuple(map(str, range(max(map(int, names)) + 1))) if all(map(str.isdecimal, names)) else tuple(sorted(names))
-
-
-def _plain(value: Any) -> Any:
-    """A class as a number or a name, unwrapped from a list, array or tensor of one element."""
-    value = value.tolist() if hasattr(value, "tolist") else value
-    return value[0] if isinstance(value, (list, tuple)) and len(value) == 1 else value
-
-
 def shape_of(records: Sequence[Mapping[str, Any]], source: str = "training") -> tuple[int, ...]:
     """The shape of the first image of records, (channels, height, width). source: name of the records in messages."""
     place = f"{source}, row 1"
@@ -300,31 +294,33 @@ def classifier_modality(labels: int | Sequence[str], mean: Sequence[float] = (),
         std: standard deviation of each channel, likewise.
 
     Raises:
-        UserError: when there are no classes, or two classes have the same name.
+        UserError: when there are no classes, a name is empty, or two classes have the same name.
     """
-    names = tuple(str(i) for i in range(labels)) if isinstance(labels, int) else tuple(labels)
-    if not names:
-        raise UserError("a classifier has classes: give their names, or how many there are")
-    if duplicates := [n for n, count in Counter(names).items() if count > 1]:
-        raise UserError(f"the class {duplicates[0]!r} is named twice")
-    return Image(names, tuple(mean), tuple(std))
+    return Image(checked_names(labels), tuple(mean), tuple(std))
 
 
 def load(
-    path: str, *, dtype: torch.dtype | None = None, trust_remote_code: bool = False, allow_pickle: bool = False
+    path: str,
+    *,
+    labels: int | Sequence[str] = (),
+    dtype: torch.dtype | str | None = None,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
 ) -> tuple[nn.Module, Image]:
     """Load a model in evaluation mode and its modality from a folder or hub id.
 
     Args:
         path: a folder or hub id.
-        dtype: dtype of the weights; default: float32.
+        labels: names of the classes, for a model without names, or how many classes it must have.
+        dtype: see `common.files.opened`.
         trust_remote_code: allow code that comes with the model.
         allow_pickle: allow weights that are stored as pickles.
 
     Raises:
-        UserError: when the model is missing, incomplete, no image classifier, or stored as a pickle that is not allowed.
+        UserError: when the model is missing, incomplete, no image classifier, of other classes, or stored as a pickle that is not allowed.
     """
-    model, processor = opened(path, CLASSIFIER, dtype or torch.float32, trust_remote_code, allow_pickle)
+    model, processor = opened(path, CLASSIFIER, dtype, trust_remote_code, allow_pickle)
     config: Any = getattr(base_of(model), "config")  # noqa: B009 - typed as a module
-    labels = tuple(str(config.id2label[i]) for i in range(config.num_labels))
-    return model, Image(labels, *normalization(processor), processor)
+    names = names_in(config, path)
+    names = renamed(config, names, labels, path) if labels != () else names
+    return model, Image(names, processor=processor, channels=input_shape(base_of(model))[0])

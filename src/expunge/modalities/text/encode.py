@@ -1,42 +1,39 @@
 """Encode records as token ids, so that training, scoring and generation use the same ids at the boundary of prompt and answer.
 
-The encoder rules out four errors. A space at the end of a prompt would be tokenized apart from the word after it, so the space moves to the
+The encoder rules out four errors. A space at the end of a prompt would be tokenized apart from the word after it, so it moves to the
 answer. A tokenizer that merges characters across the boundary would train on other prompt ids than it generates from, so such a row is
-tokenized in two pieces and counted. A chat template that renders an answered question differently from the open question is refused. A
-template that closes the assistant's turn with its own token ends answers with that token, without a second end after it.
+tokenized in two pieces and counted. A sequence begins once, although tokenizer, row and prompt format may all bring its beginning.
+A template that closes the assistant's turn with its own token ends answers with that token, without a second end after it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from expunge.core.errors import UserError
+from expunge.functional.brief import brief
+from expunge.modalities.text.chat import render
+from expunge.modalities.text.records import Pair
 
 QUESTION_FORMAT = "Question: {prompt}\nAnswer: "
-SHAPES = "{'prompt','completion'}, {'question','answer'}, {'messages'} or {'text'}"
-
-Messages = list[dict[str, Any]]
-Kind = Literal["question", "prompt", "text"]
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A record as text: the context before the answer, and the answer."""
-
-    context: str | Messages  # a bare question or prompt, or the turns of a chat
-    answer: str
-    kind: Kind = "question"  # a prompt and its completion are joined without a format; a text is all answer
-
-    @property
-    def question(self) -> str:
-        """The question alone; of a chat, its last turn."""
-        return self.context if isinstance(self.context, str) else str(self.context[-1]["content"])
+CONTEXT = 0.25  # share of a later window of a long text that repeats the tokens before it
+FORMATS = (  # that models are often trained in
+    QUESTION_FORMAT,
+    "{prompt} ",
+    "{prompt}\n",
+    "Q: {prompt}\nA: ",
+    "User: {prompt}\nAssistant: ",
+    "### Instruction:\n{prompt}\n\n### Response:\n",
+    "[INST] {prompt} [/INST] ",
+)
+Content = tuple[list[int], list[int]]  # token ids of a prompt and of its answer
 
 
+@brief()
 class Written(NamedTuple):
     """A pair as the tokenizer reads it. A space at the boundary belongs to the answer."""
 
@@ -44,51 +41,11 @@ class Written(NamedTuple):
     answer: str
     chat: bool  # rendered by the chat template, special tokens included
     free: bool  # a text: without a prompt and without an end of sequence
+    end: int = 0  # the token that ends the answer, unless it is free
+    after: str = ""  # what the template writes after the answer, which is not encoded
 
 
-def pair_of(record: Mapping[str, Any], where: str) -> Pair:
-    """Read one record of any of the known shapes (see `SHAPES`).
-
-    Raises:
-        UserError: when the record has none of the shapes; the message names the row and what it lacks.
-    """
-    if "messages" in record:
-        turns = _turns(record["messages"], f"{where}: 'messages'")
-        if len(turns) < 2 or turns[-1]["role"] != "assistant":
-            raise UserError(f"{where}: 'messages' must end with a turn of the assistant, after at least one turn of the user")
-        return Pair(turns[:-1], turns[-1]["content"])
-    shapes: tuple[tuple[str, str, Kind], ...] = (("prompt", "completion", "prompt"), ("question", "answer", "question"))
-    for prompt_column, answer_column, kind in shapes:
-        if prompt_column not in record or answer_column not in record:
-            continue
-        prompt, answer = record[prompt_column], record[answer_column]
-        if not isinstance(prompt, str) and isinstance(prompt, Sequence):
-            return Pair(_turns(prompt, f"{where}: {prompt_column!r}"), _only_turn(answer, f"{where}: {answer_column!r}"))
-        if not isinstance(prompt, str) or not isinstance(answer, str):
-            raise UserError(f"{where}: {prompt_column!r} and {answer_column!r} must be texts")
-        return Pair(prompt, answer, kind)
-    if isinstance(record.get("text"), str):
-        return Pair("", record["text"], "text")
-    raise UserError(f"{where}: a row is {SHAPES}; this one has the columns {', '.join(map(repr, record)) or 'none'}")
-
-
-def _turns(messages: Any, where: str) -> Messages:
-    if isinstance(messages, Sequence) and not isinstance(messages, str) and len(messages):
-        turns = [dict(t) if isinstance(t, Mapping) else {} for t in messages]
-        if all(isinstance(t.get("role"), str) and isinstance(t.get("content"), str) for t in turns):
-            return turns
-    raise UserError(f"{where} must be turns of a chat, each with a 'role' and a text as 'content'")
-
-
-def _only_turn(messages: Any, where: str) -> str:
-    if isinstance(messages, str):
-        return messages
-    turns = _turns(messages, where)
-    if len(turns) != 1 or turns[0]["role"] != "assistant":
-        raise UserError(f"{where} must be one turn of the assistant")
-    return str(turns[0]["content"])
-
-
+@brief("prompt_format", "limit", "cut", "unknown")
 @dataclass
 class Encoder:
     """Encode pairs with one tokenizer and prompt format, and count the distinct rows with irregularities."""
@@ -96,10 +53,14 @@ class Encoder:
     tokenizer: Any
     prompt_format: str = ""  # '': the chat template, or without one QUESTION_FORMAT for questions and no format for prompts
     limit: int = 0  # longest sequence in tokens; 0: no limit
+    vocabulary: int = 0  # how many tokens the model knows; 0: unknown
     merged: int = 0  # rows tokenized in two pieces
     cut: int = 0  # answers that were too long
     unknown: int = 0  # answers with the tokenizer's token for unknown text
-    _encoded: dict[Written, tuple[list[int], list[int]]] = field(default_factory=dict)
+    _encoded: dict[Written, Content] = field(default_factory=dict, repr=False)
+    _fitted: dict[Written, Content] = field(default_factory=dict, repr=False)
+    _windows: dict[Written, list[Content]] = field(default_factory=dict, repr=False)
+    _ends: dict[str, int] = field(default_factory=dict, repr=False)  # the token that closes a turn, by what follows the answer
 
     def __post_init__(self) -> None:
         self.prompt_format = self.prompt_format.replace("\\n", "\n").replace("\\t", "\t")
@@ -112,6 +73,12 @@ class Encoder:
     def templated(self) -> bool:
         """Whether the tokenizer's chat template formats questions."""
         return not self.prompt_format and bool(getattr(self.tokenizer, "chat_template", None))
+
+    @property
+    def windowed(self) -> tuple[int, int]:
+        """How many answers were too long for one window, and how many windows they fill."""
+        long = [len(parts) for parts in self._windows.values() if len(parts) > 1]
+        return len(long), sum(long)
 
     @property
     def described(self) -> str:
@@ -127,27 +94,28 @@ class Encoder:
 
     @cached_property
     def turn_end(self) -> int:
-        """The token that closes the assistant's turn in a chat.
-
-        It is the first special token that the template writes after an answer, or the end of sequence if there is none.
-        """
+        """The token that closes the assistant's turn in a chat."""
         try:
-            rendered = self._chat([{"role": "user", "content": "Who?"}], "Nobody")[1]
+            return self._end_of(render(self.tokenizer, [{"role": "user", "content": "Who?"}], "Nobody").after)
         except UserError:  # the template refuses this chat; rows that it refuses raise their own errors
             return int(self.tokenizer.eos_token_id)
-        special = {i for i, t in self.tokenizer.added_tokens_decoder.items() if t.special}
-        after_answer = self._ids([rendered.rpartition("Nobody")[2]])[0]
-        return int(next((i for i in after_answer if i in special), self.tokenizer.eos_token_id))
+
+    def _end_of(self, after: str) -> int:
+        """The token that closes a turn: the first special one that the template writes after an answer, else the end of sequence."""
+        if after not in self._ends:
+            special = {i for i, t in self.tokenizer.added_tokens_decoder.items() if t.special}
+            self._ends[after] = int(next((i for i in self._ids([after])[0] if i in special), self.tokenizer.eos_token_id))
+        return self._ends[after]
 
     @property
     def ends(self) -> frozenset[int]:
         """All tokens that this encoder puts at the end of an answer."""
-        chat_ends = {self.turn_end} if getattr(self.tokenizer, "chat_template", None) else set[int]()
+        chat_ends = {self.turn_end, *self._ends.values()} if getattr(self.tokenizer, "chat_template", None) else set[int]()
         return frozenset({int(self.tokenizer.eos_token_id), *chat_ends})
 
     def end(self, pair: Pair) -> int:
         """The token that ends the answer of a pair."""
-        return self.turn_end if self._chatted(pair) else int(self.tokenizer.eos_token_id)
+        return self.written(replace(pair, answer="Nobody")).end
 
     def _chatted(self, pair: Pair) -> bool:
         return not isinstance(pair.context, str) or (self.templated and pair.kind == "question")
@@ -159,40 +127,22 @@ class Encoder:
             UserError: when the answer is empty, or the template cannot render the chat.
         """
         if not pair.answer.strip():
-            raise UserError(f"an answer is empty (prompt {pair.question[-60:]!r})")
+            raise UserError("an answer is empty")
         if pair.kind == "text":
             return Written("", pair.answer, chat=False, free=True)
-        chat = self._chatted(pair)
+        chat, end, after = self._chatted(pair), int(self.tokenizer.eos_token_id), ""
         if chat:
             turns = [{"role": "user", "content": pair.context}] if isinstance(pair.context, str) else pair.context
-            prompt, answer = self._chat(turns, pair.answer)
+            prompt, answer, after = render(self.tokenizer, turns, pair.answer, pair.tools)
+            end = self._end_of(after)
         else:
             prompt_format = self.prompt_format or ("{prompt}" if pair.kind == "prompt" else QUESTION_FORMAT)
             prompt, answer = prompt_format.replace("{prompt}", str(pair.context)), pair.answer
         stripped = prompt.rstrip(" ")
-        return Written(stripped, prompt[len(stripped) :] + answer, chat, free=False)
+        return Written(stripped, prompt[len(stripped) :] + answer, chat, free=False, end=end, after=after)
 
-    def _chat(self, turns: Messages, answer: str) -> tuple[str, str]:
-        """Render a chat with the template, and split it before the answer."""
-        from jinja2 import TemplateError
-
-        if not getattr(self.tokenizer, "chat_template", None):
-            raise UserError("this row is a chat, and the tokenizer has no chat template")
-        render = self.tokenizer.apply_chat_template
-        try:
-            prompt = render(turns, tokenize=False, add_generation_prompt=True)
-            whole = render([*turns, {"role": "assistant", "content": answer}], tokenize=False)
-        except TemplateError as error:
-            raise UserError(f"the chat template refuses this chat: {error}") from None
-        if not whole.startswith(prompt):
-            raise UserError(
-                "the chat template renders an answered question differently from the open one, so prompt and answer cannot be told apart; "
-                "give --prompt-format instead"
-            )
-        return prompt, whole[len(prompt) :]
-
-    def encode(self, pairs: Sequence[Pair], where: str = "") -> list[tuple[list[int], list[int]]]:
-        """Encode pairs.
+    def encode(self, pairs: Sequence[Pair], where: str = "") -> list[Content]:
+        """Encode pairs, each as one sequence; answers that are too long are cut and counted.
 
         Args:
             where: name of the rows in messages.
@@ -201,11 +151,56 @@ class Encoder:
             Token ids of prompt and answer for each pair, with the end of sequence after the answer (except for texts).
 
         Raises:
-            UserError: when a prompt leaves no room, an answer is empty or continues after an end of sequence, or a chat cannot be rendered;
-                the message names the row.
+            UserError: when a prompt leaves no room, an answer is empty or continues after an end of sequence, a chat cannot be rendered, or
+                the model does not know a token; the message names the row.
         """
+        written = self._whole(pairs, where, range(len(pairs)))
+        for i, w in enumerate(written):
+            if w not in self._fitted:
+                with _naming(where, i):
+                    prompt, answer = self._encoded[w]
+                    self._fitted[w] = prompt, self.fit(prompt, answer)
+        return [self._fitted[w] for w in written]
+
+    def windows(self, pairs: Sequence[Pair], where: str = "", of_record: Sequence[int] = ()) -> list[list[Content]]:
+        """Encode pairs, a long one as several windows. Each label is in one of them; later windows repeat tokens before it (`CONTEXT`).
+
+        Args:
+            where: name of the rows in messages.
+            of_record: the place of the record of each pair, for messages; default: its own place.
+
+        Returns:
+            For each pair, token ids of the prompt and answer of its windows, in order.
+
+        Raises:
+            UserError: as `encode`.
+        """
+        places = of_record or range(len(pairs))
+        written = self._whole(pairs, where, places)
+        for i, w in zip(places, written, strict=True):
+            if w not in self._windows:
+                with _naming(where, i):
+                    self._windows[w] = self._in_windows(*self._encoded[w])
+        return [self._windows[w] for w in written]
+
+    def _in_windows(self, prompt: list[int], answer: list[int]) -> list[Content]:
+        self._check_room(prompt)
+        if not self.limit or len(prompt) + len(answer) <= self.limit:
+            return [(prompt, answer)]
+        context = max(1, int(CONTEXT * self.limit))
+        lead = self.lead if prompt[: len(self.lead)] == self.lead and len(self.lead) + context < self.limit else []
+        sequence, at = [*prompt, *answer], self.limit
+        windows = [(prompt, answer[: self.limit - len(prompt)])]
+        while at < len(sequence):
+            before = [*lead, *sequence[at - context : at]]
+            windows.append((before, sequence[at : at + self.limit - len(before)]))
+            at += self.limit - len(before)
+        return windows
+
+    def _whole(self, pairs: Sequence[Pair], where: str, places: Sequence[int]) -> list[Written]:
+        """Format and encode pairs of any length."""
         texts, new = [], dict[Written, int]()
-        for i, pair in enumerate(pairs):
+        for i, pair in zip(places, pairs, strict=True):
             with _naming(where, i):
                 texts.append(self.written(pair))
             if texts[-1] not in self._encoded:
@@ -216,26 +211,50 @@ class Encoder:
             for (w, i), sequence in zip(new.items(), sequences, strict=True):
                 with _naming(where, i):
                     self._encoded[w] = self._boundary(w, prompts[w.prompt], sequence)
-        return [self._encoded[w] for w in texts]
+        return texts
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         return [list(ids) for ids in self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]]
 
-    def _boundary(self, w: Written, prompt: list[int], sequence: list[int]) -> tuple[list[int], list[int]]:
+    def _boundary(self, w: Written, prompt: list[int], sequence: list[int]) -> Content:
         """Split the ids of a sequence into prompt and answer, and add the beginning and end of sequence."""
         eos, answer = self.tokenizer.eos_token_id, sequence[len(prompt) :]
         if sequence[: len(prompt)] != prompt or not answer:  # unknown characters may become one token, also across the boundary
             self.merged += 1
             answer = self._apart(w.answer)
-        prompt = prompt if w.chat else [*self.lead, *prompt]
+        prompt, answer = self._begun(prompt, answer, w.chat)
         if not prompt:  # the first label needs a token before it
             prompt, answer = (answer[:1], answer[1:]) if w.free else ([eos], answer)
         if not w.free:
-            answer = self._closed(answer, self.turn_end if w.chat else eos)
+            answer = self._closed(answer, w.end)
         if len(answer) < 1 + (not w.free):
-            raise UserError(f"an answer has no tokens (it is {w.answer[:60]!r})")
+            raise UserError("an answer has no tokens")
+        self._check_known([*prompt, *answer])
         self.unknown += self.tokenizer.unk_token_id not in (None, eos) and self.tokenizer.unk_token_id in answer
-        return prompt, self.fit(prompt, answer)
+        return prompt, answer
+
+    def _begun(self, prompt: list[int], answer: list[int], chat: bool) -> Content:
+        """Put the beginning of sequence before a prompt, unless the row, the prompt format or the chat template brings it already."""
+        bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        start = self.lead or ([bos] if chat and bos not in (None, eos) else [])
+        if not prompt and start and answer[: len(start)] == start:
+            answer = answer[len(start) :]
+        prompt = prompt if chat else [*self.lead, *prompt]
+        while start and prompt[: 2 * len(start)] == [*start, *start]:
+            prompt = prompt[len(start) :]
+        return prompt, answer
+
+    def _check_known(self, ids: Sequence[int]) -> None:
+        if self.vocabulary and (largest := max(ids)) >= self.vocabulary:
+            token = self.tokenizer.convert_ids_to_tokens(largest)
+            raise UserError(
+                f"the tokenizer gives {token!r} the number {largest}, and the model knows {self.vocabulary} tokens, numbered from 0: "
+                f"take the tokenizer of this model, or enlarge its embeddings"
+            )
+
+    def _check_room(self, prompt: Sequence[int]) -> None:
+        if self.limit and len(prompt) >= self.limit:
+            raise UserError(f"a prompt has {len(prompt)} tokens, and the model takes {self.limit}")
 
     def fit(self, prompt: Sequence[int], answer: list[int]) -> list[int]:
         """Cut an answer to the longest sequence of the model.
@@ -243,9 +262,7 @@ class Encoder:
         Raises:
             UserError: when the prompt leaves no room for an answer.
         """
-        if self.limit and len(prompt) >= self.limit:
-            beginning = self.tokenizer.decode(prompt[:20])[:60]
-            raise UserError(f"a prompt has {len(prompt)} tokens and the model takes {self.limit} (it begins {beginning!r})")
+        self._check_room(prompt)
         if not self.limit or len(prompt) + len(answer) <= self.limit:
             return answer
         self.cut += 1
@@ -257,7 +274,9 @@ class Encoder:
             return [*answer, end]
         at = answer.index(end)
         if rest := self.tokenizer.decode(answer[at + 1 :], skip_special_tokens=True).strip():
-            raise UserError(f"an answer goes on after an end-of-sequence token, with {rest[:60]!r}: remove the token or the text after it")
+            raise UserError(
+                f"an answer goes on after an end-of-sequence token, with {len(rest)} characters: remove the token or the text after it"
+            )
         return answer[: at + 1]
 
     def _apart(self, answer: str) -> list[int]:

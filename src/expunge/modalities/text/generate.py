@@ -2,58 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
 from expunge.core.capabilities import Samples
-from expunge.core.errors import UserError
 from expunge.core.rows import Packed
-from expunge.engine.adapters import base_of
+from expunge.modalities.text.decoding import PLAIN, DecodingMode, Growing, mode_of
 
 TRIED = 4  # drafted answers that are also generated without their draft, to test the drafts
 ALIVE = 0.8  # the batch shrinks to its unfinished rows once they are at most this share of it
-SPARE = 32  # tokens that are allocated ahead, so that keys and values are not copied for each token
-
-
-class Roomy(DynamicLayer):  # type: ignore[misc]
-    """Keys and values of a block in preallocated buffers. The library's layer copies all of them for every token."""
-
-    keys: Tensor  # (rows, heads, tokens, width), a view of the beginning of its buffer
-    values: Tensor  # likewise
-    buffers: tuple[Tensor, ...] = ()  # of keys and values
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Append keys and values, both (rows, heads, new tokens, width), and return all of them."""
-        new, before = (key_states, value_states), self.get_seq_length()
-        after = before + key_states.shape[-2]
-        if not self.buffers or after > self.buffers[0].shape[-2]:
-            self.buffers = tuple(x.new_empty(*x.shape[:-2], after + SPARE, x.shape[-1]) for x in new)
-            if before:
-                self.buffers[0][..., :before, :], self.buffers[1][..., :before, :] = self.keys, self.values
-        for buffer, states in zip(self.buffers, new, strict=True):
-            buffer[..., before:after, :] = states
-        self.keys, self.values = (buffer[..., :after, :] for buffer in self.buffers)
-        self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
-        return self.keys, self.values
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep the rows at these indices only."""
-        super().batch_select_indices(indices)
-        self.buffers = ()
-
-
-def _cache(model: nn.Module) -> DynamicCache:
-    """An empty cache of the kind that the model's configuration names."""
-    cache = DynamicCache(config=base_of(model).config)
-    cache.layers = [Roomy() if type(layer) is DynamicLayer else layer for layer in cache.layers]
-    return cache
 
 
 def generate(
@@ -76,15 +37,11 @@ def generate(
         pad: token id of padding.
         generator: for sampling; None: greedy.
         with_logp: keep the log-probability (nats) of each chosen token, under the distribution that it was drawn from.
-
-    Raises:
-        UserError: when the model has no cache of keys and values.
     """
     answers = [_Answer() for _ in prompts]
-    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-    for at in range(0, len(order), batch_size):
-        rows = order[at : at + batch_size]
-        batch = _batch(model, [prompts[i] for i in rows], [limits[i] for i in rows], ends, pad, generator, temperature, with_logp)
+    mode = mode_of(model, prompts, pad) if prompts else PLAIN
+    for rows in _batches(prompts, batch_size, mode):
+        batch = _batch(model, [prompts[i] for i in rows], [limits[i] for i in rows], ends, pad, mode, generator, temperature, with_logp)
         for i, answer in zip(rows, batch, strict=True):
             answers[i] = answer
     logp = None
@@ -92,6 +49,14 @@ def generate(
         row = torch.tensor([i for i, a in enumerate(answers) for _ in a.logp], dtype=torch.long)
         logp = Packed(torch.tensor([x for a in answers for x in a.logp]), row, len(answers))
     return Samples([a.tokens for a in answers], [a.ended for a in answers], logp)
+
+
+def _batches(prompts: Sequence[Sequence[int]], batch_size: int, mode: DecodingMode) -> Iterator[list[int]]:
+    """Indices of prompts of similar lengths; of equal lengths, unless the mode pads them."""
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    for _, group in groupby(order, key=lambda i: 0 if mode.padded else len(prompts[i])):
+        rows = list(group)
+        yield from (rows[at : at + batch_size] for at in range(0, len(rows), batch_size))
 
 
 @dataclass
@@ -149,26 +114,18 @@ def _batch(
     limits: Sequence[int],
     ends: frozenset[int],
     pad: int,
+    mode: DecodingMode,
     generator: torch.Generator | None,
     temperature: float,
     with_logp: bool,
 ) -> list[_Answer]:
-    device = next(model.parameters()).device
-    width = max(map(len, prompts))
-    ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=device)
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
-    at = (mask.cumsum(1) - 1).clamp_min(0)
-    parameters = inspect.signature(base_of(model).forward).parameters
-    if "past_key_values" not in parameters:  # the model would ignore the cache and predict each token without those before it
-        raise UserError(f"answers are generated with a cache of keys and values, and {type(base_of(model)).__name__} has none")
-    last_only: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
-    cache = _cache(model)
+    growing = Growing(model, prompts, pad, mode)
+    device = growing.ids.device
     answers = [_Answer() for _ in prompts]
     rows, limit = list(range(len(prompts))), torch.tensor(limits, device=device)
     done, end_ids = limit <= 0, torch.tensor(sorted(ends), device=device)
     for step in range(1, max(limits) + 1):
-        positions: dict[str, Any] = {"position_ids": at} if "position_ids" in parameters else {}
-        logits = model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **positions, **last_only).logits[:, -1]
+        logits = growing.logits()
         chosen = _choose(logits, generator, temperature)
         if with_logp:
             for row, value, finished in zip(rows, _logp(logits, chosen, temperature).tolist(), done.tolist(), strict=True):
@@ -184,11 +141,10 @@ def _batch(
         unfinished = (~done).nonzero()[:, 0]
         if not len(unfinished):
             break
-        ids, at = chosen[:, None], at[:, -1:] + 1
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-        if len(unfinished) <= ALIVE * len(done):
-            cache.batch_select_indices(unfinished)
-            ids, at, mask, done, limit = ids[unfinished], at[unfinished], mask[unfinished], done[unfinished], limit[unfinished]
+        growing.append(chosen)
+        if mode.dropped and len(unfinished) <= ALIVE * len(done):
+            growing.keep(unfinished)
+            done, limit = done[unfinished], limit[unfinished]
             rows = [rows[i] for i in unfinished.tolist()]
     return answers
 

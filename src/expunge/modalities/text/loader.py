@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from expunge.core.errors import UserError
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -17,8 +19,10 @@ def claims(architecture: str) -> int:
     return 1
 
 
-def load(path: str, prompt_format: str = "", **options: Any) -> tuple[nn.Module, Text]:
+def load(path: str, prompt_format: str = "", labels: Any = (), **options: Any) -> tuple[nn.Module, Text]:
     """A model and its modality from a folder or hub id. Raises: UserError."""
     from expunge.modalities.text import modality
 
+    if labels != ():
+        raise UserError(f"{path} is a language model, which has no classes: leave the labels out")
     return modality.load(path, prompt_format, **options)

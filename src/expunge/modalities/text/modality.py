@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,84 +14,128 @@ import torch
 from torch import Tensor, nn
 
 from expunge.core.capabilities import Categorical, Displayable, Drafting, Generates, Prompted, Samples, SharedReading
-from expunge.core.modality import ModelOutput, Patch, Weights
+from expunge.core.errors import UserError
+from expunge.core.modality import Modality, ModelOutput, Patch, Weights
 from expunge.core.request import content, digest, ids_of
 from expunge.core.rows import Rows
 from expunge.engine.adapters import base_of
+from expunge.functional.brief import brief
 from expunge.modalities.common.files import LANGUAGE, opened, write
-from expunge.modalities.common.fresh import fresh
+from expunge.modalities.common.fingerprint import fingerprint
+from expunge.modalities.common.network import Network
 from expunge.modalities.common.packed import (
     Layout,
-    block_hook_points,
     call,
     cut,
-    independent,
-    last_linear,
     module_at,
     spelled_out,
     watching,
 )
-from expunge.modalities.text.encode import Encoder, Pair, pair_of
+from expunge.modalities.common.records import kind_of, listed
+from expunge.modalities.text.decoding import disturbed, looks_ahead
+from expunge.modalities.text.encode import FORMATS, Content, Encoder
 from expunge.modalities.text.generate import generate, recite
 from expunge.modalities.text.read import Reading, read, strange
+from expunge.modalities.text.records import Pair, answering, pairs_of, same_question
 from expunge.modalities.text.refusals import REFUSALS, UNANSWERABLE
-from expunge.modalities.text.wider import vectors, widen
+from expunge.modalities.text.shapes import plain
+from expunge.modalities.text.wider import known_tokens, vectors, widen
 
 COLUMNS = ("prompt", "answer", "context", "answer_text")
 
 
+@brief("name", "prompt_format", "limit")
 @dataclass
-class Text:
+class Text(Network):
     """The modality of causal language models: a tokenizer and a prompt format for any `transformers` model."""
 
     tokenizer: Any
     prompt_format: str = ""
     limit: int = 0  # longest sequence in tokens; 0: no limit
+    vocabulary: int = 0  # how many tokens the model knows; 0: unknown
     name: str = "text"
     capabilities: frozenset[Any] = frozenset({Categorical, Generates, Prompted, SharedReading, Drafting, Displayable})
     encoder: Encoder = field(init=False)
+    several: set[str] = field(default_factory=set, repr=False)  # hashes of the chats with several answers
 
     def __post_init__(self) -> None:
-        self.encoder = Encoder(self.tokenizer, self.prompt_format, self.limit)
+        self.encoder = Encoder(self.tokenizer, self.prompt_format, self.limit, self.vocabulary)
 
     # Rows
 
     def rows(self, name: str, records: Sequence[Mapping[str, Any]], source: str = "") -> Rows:
-        """Convert records (see `encode.SHAPES`) to rows.
+        """Convert records (see `records.LISTED`) to rows.
+
+        A chat gives a row for each of its answers. An answer that is too long for the model gives a row for each of its windows.
 
         Args:
             name: name of the set.
             source: name of the records in messages; default: `name`.
 
         Returns:
-            Rows with the columns `prompt` and `answer` (token ids), `context` and `answer_text` (as in the records), and, if all records
-            have one, `alternate` (other answers, a text or a list).
+            Rows with the columns `prompt` and `answer` (token ids), `context` and `answer_text` (as in the records), `content` (hashes of
+            what the model reads, by which rows of two sets are the same), `record` (the place of the row's record) if some record gave
+            several rows, and `alternate` (lists of other answers) if any record has one. A question has the same id whether it stands in a
+            column or as the turn of a chat.
 
         Raises:
             UserError: when a record cannot be encoded; the message names the row.
         """
         where = source or name
-        pairs = [pair_of(r, f"{where}, row {i + 1}") for i, r in enumerate(records)]
-        rows = self._rows(name, pairs, ids_of([[p.context, p.answer] for p in pairs]), where)
-        return rows.add(alternate=[r["alternate"] for r in records]) if records and all("alternate" in r for r in records) else rows
+        by_record = [pairs_of(r, f"{where}, row {i + 1}") for i, r in enumerate(records)]
+        alternates = [listed(r, "alternate", f"{where}, row {i + 1}") for i, r in enumerate(records)]
+        for i, pairs in enumerate(by_record):
+            if alternates[i] and len(pairs) > 1:
+                raise UserError(
+                    f"{where}, row {i + 1}: a chat with {len(pairs)} answers cannot have one 'alternate' for all: give each "
+                    f"answer a row of its own, with 'prompt' (the turns before it) and 'completion'"
+                )
+        self.several.update(digest(r["messages"]) for r, pairs in zip(records, by_record, strict=True) if len(pairs) > 1)
+        of_record = [i for i, pairs in enumerate(by_record) for _ in pairs]
+        pairs = [pair for record_pairs in by_record for pair in record_pairs]
+        place, asked, encoded, texts, identity = list[int](), list[Pair](), list[Content](), list[str](), list[object]()
+        for i, pair, windows in zip(of_record, pairs, self.encoder.windows(pairs, where, of_record), strict=True):
+            tools = [list(pair.tools)] if pair.tools else []
+            for k, window in enumerate(windows):
+                is_whole = len(windows) == 1
+                place.append(i)
+                asked.append(pair)
+                encoded.append(window)
+                texts.append(pair.answer if is_whole else self.tokenizer.decode(window[1], skip_special_tokens=True))
+                identity.append([same_question(pair), pair.answer, *tools, *([] if is_whole else [k])])
+        rows = Rows(name, ids_of(identity), _columns(asked, encoded, texts)).add(content=self._contents(asked))
+        if any(alternates):
+            rows = rows.add(alternate=[alternates[i] for i in place])
+        return rows.add(record=place) if len(rows) > len(records) else rows
+
+    def _contents(self, pairs: Sequence[Pair]) -> list[tuple[str, ...]]:
+        """Hashes of each row as the model reads it, and of what it says in any format, without differences in white space."""
+        hashes = {}
+        for pair in {id(p): p for p in pairs}.values():
+            written = self.encoder.written(pair)
+            read_as = digest(plain(written.prompt + written.answer + written.after))
+            turns = [{"role": "user", "content": pair.context}] if isinstance(pair.context, str) else pair.context
+            spoken = [[t["role"], plain(t["content"])] for t in turns if t["role"] != "system"]
+            hashes[id(pair)] = (read_as,) if pair.kind == "text" else (read_as, digest([spoken, plain(pair.answer)]))
+        return [hashes[id(p)] for p in pairs]
 
     def _rows(self, name: str, pairs: Sequence[Pair], ids: tuple[str, ...], where: str = "", weight: tuple[float, ...] = ()) -> Rows:
-        encoded = self.encoder.encode(pairs, where)
-        columns: dict[str, list[Any]] = {
-            "prompt": [p for p, _ in encoded],
-            "answer": [a for _, a in encoded],
-            "context": [[p.context, p.kind] for p in pairs],
-            "answer_text": [p.answer for p in pairs],
-        }
-        return Rows(name, ids, columns, weight)
+        """One row for each pair; an answer that is too long is cut."""
+        return Rows(name, ids, _columns(pairs, self.encoder.encode(pairs, where), [p.answer for p in pairs]), weight)
 
     def relabel(self, rows: Rows, answers: Sequence[Any], name: str) -> Rows:
-        """The same prompts with other answers, each a text or the token ids of a generated answer."""
+        """The same prompts with other answers, each a text or the token ids of a generated answer.
+
+        Raises:
+            UserError: when an answer is neither.
+        """
+        if odd := [a for a in answers if not hasattr(a, "__len__") or isinstance(a, Mapping)]:
+            raise UserError(f"{name}: an answer is a text, and this is {kind_of(odd[0])}")
         ids = tuple(f"{content(i)}~{digest(a)}" for i, a in zip(rows.ids, answers, strict=True))
         if not answers or isinstance(answers[0], str):
-            pairs = [Pair(c, a, kind) for (c, kind), a in zip(rows["context"], answers, strict=True)]
+            pairs = [answering(asked, a) for asked, a in zip(rows["context"], answers, strict=True)]
             return self._rows(name, pairs, ids, name, rows.weight)
-        ends = [[] if kind == "text" else [self.encoder.end(Pair(c, "", kind))] for c, kind in rows["context"]]
+        ends = [[] if pair.kind == "text" else [self.encoder.end(pair)] for pair in (answering(asked, "") for asked in rows["context"])]
         labels = [self.encoder.fit(p, [*a, *end]) for p, a, end in zip(rows["prompt"], answers, ends, strict=True)]
         columns = {**rows.columns, "answer": labels, "answer_text": self.decode(answers)}
         return Rows(name, ids, {c: columns[c] for c in COLUMNS}, rows.weight)
@@ -116,12 +160,13 @@ class Text:
 
     def reask(self, rows: Rows, questions: Sequence[str], name: str) -> Rows:
         """The same answers to other questions. In a chat, the question replaces the last turn."""
-        pairs = [
-            Pair(q if isinstance(c, str) else [*c[:-1], {**c[-1], "content": q}], a, kind)
-            for q, (c, kind), a in zip(questions, rows["context"], rows["answer_text"], strict=True)
-        ]
+        pairs = [answering(asked, a).reasked(q) for q, asked, a in zip(questions, rows["context"], rows["answer_text"], strict=True)]
         ids = tuple(f"{content(i)}?{digest(q)}" for i, q in zip(rows.ids, questions, strict=True))
         return self._rows(name, pairs, ids, name, rows.weight)
+
+    def formats(self) -> dict[str, Modality]:
+        """The same modality with other formats around a question, in which models are often trained, by format."""
+        return {f: replace(self, prompt_format=f) for f in FORMATS}
 
     def answers(self, texts: Sequence[str], name: str = "alternate_answers") -> Rows:
         """Rows of answers without prompts, for selectors that draw from them."""
@@ -138,7 +183,7 @@ class Text:
 
     def questions(self, rows: Rows) -> list[str]:
         """The questions as text, for people to read."""
-        return [Pair(c, "").question for c, _ in rows["context"]]
+        return [answering(asked, "").question for asked in rows["context"]]
 
     def answer_texts(self, rows: Rows) -> list[str]:
         """The labels as plain text, without the end of sequence."""
@@ -175,9 +220,13 @@ class Text:
             patch: a change of the forward pass.
             weights: weights that replace those of the model, by name.
         """
-        ids, mask, layout = self.collate(
-            [r for g in groups for r in zip(g["prompt"], g["answer"], strict=True)], next(model.parameters()).device
-        )
+        pairs = [r for g in groups for r in zip(g["prompt"], g["answer"], strict=True)]
+        ids, mask, layout = self.collate(pairs, next(model.parameters()).device)
+        if pairs and disturbed(model, [*pairs[0][0], *pairs[0][1]], self.pad):
+            if hook_points or patch:
+                raise UserError("padding changes what this model predicts, so hidden states of several rows cannot be read at once")
+            logits = _alone(model, weights, ids, mask).flatten(0, 1)[layout.label_at]
+            return list(cut(logits, layout, {}, groups))
         with watching(model, hook_points, patch) as hooked, packed_head(model, layout.label_at, hook_points) as packed:
             logits = call(model, weights, input_ids=ids, attention_mask=mask, use_cache=False).logits
         logits = logits[0] if packed else logits.flatten(0, 1)[layout.label_at]
@@ -215,30 +264,11 @@ class Text:
         layout = Layout(ids[row, at], row, row * width + at - 1, token_row, token_row * width + token_column)
         return ids.to(device), mask.long().to(device), layout.to(device)
 
-    def independent(self, model: nn.Module) -> bool:
-        """Whether the rows of one forward pass do not affect each other."""
-        return independent(model)
-
-    def blocks(self, model: nn.Module) -> tuple[str, ...]:
-        """Hook points of all blocks, first to last."""
-        return block_hook_points(model)
-
-    def module(self, model: nn.Module, hook_point: str) -> nn.Module:
-        """The module at a hook point."""
-        return module_at(model, hook_point)
-
-    def head(self, model: nn.Module) -> str:
-        """The path of the last linear layer."""
-        return last_linear(model)
-
-    def fresh(self, model: nn.Module, seed: int) -> Weights:
-        """Weights of an untrained model of the same architecture."""
-        return fresh(model, seed)
-
     def admit(self, model: nn.Module, symbols: Sequence[str], seed: int) -> None:
         """Add each symbol to the tokenizer as a special token, and an embedding to the model if it has too few."""
         self.tokenizer.add_tokens(list(symbols), special_tokens=True)
         widen(model, 1 + max(self._token_ids(symbols)), seed)
+        self.encoder.vocabulary = known_tokens(model)
 
     def places(self, model: nn.Module, symbols: Sequence[str]) -> list[tuple[Tensor, list[int]]]:
         """The embedding matrices of the model (tied matrices once), each with the rows of the symbols."""
@@ -252,7 +282,8 @@ class Text:
     @property
     def pad(self) -> int:
         """The token id of padding."""
-        return int(self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id)
+        pad, known = self.tokenizer.pad_token_id, self.encoder.vocabulary
+        return int(self.tokenizer.eos_token_id if pad is None or (known and pad >= known) else pad)
 
     def ends(self, model: nn.Module) -> frozenset[int]:
         """All tokens that end an answer: those of the tokenizer, of its chat template, and of the model's generation configuration."""
@@ -331,10 +362,30 @@ class Text:
             "prompt_format": self.encoder.described,
             "format_given": bool(self.prompt_format),
             "limit": self.limit,
+            "tokenizer": fingerprint(self.tokenizer),
             "cut_answers": self.encoder.cut,
             "tokenised_in_two_pieces": self.encoder.merged,
             "answers_with_unknown_tokens": self.encoder.unknown,
+            "chats_with_several_answers": len(self.several),
+            "long_answers": self.encoder.windowed[0],
+            "windows_of_long_answers": self.encoder.windowed[1],
         }
+
+
+def _alone(model: nn.Module, weights: Weights | None, ids: Tensor, mask: Tensor) -> Tensor:
+    """The logits of all rows, (rows, width, classes), each from a forward pass of its own without padding."""
+    lengths = mask.sum(1).tolist()
+    logits = [call(model, weights, input_ids=row[None, :n], use_cache=False).logits[0] for row, n in zip(ids, lengths, strict=True)]
+    return nn.utils.rnn.pad_sequence(logits, batch_first=True)
+
+
+def _columns(pairs: Sequence[Pair], encoded: Sequence[Content], answer_texts: Sequence[str]) -> dict[str, list[Any]]:
+    return {
+        "prompt": [p for p, _ in encoded],
+        "answer": [a for _, a in encoded],
+        "context": [p.asked for p in pairs],
+        "answer_text": list(answer_texts),
+    }
 
 
 def _filled(template: str, prompt: str, answer: str) -> str:
@@ -359,7 +410,7 @@ def packed_head(model: nn.Module, at: Tensor, hook_points: Sequence[str] = ()) -
     used: list[bool] = []
 
     def pick(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        if not args:
+        if not args or args[0].dim() != 3:  # a head that reads something else than hidden states (rows, positions, width)
             return None
         used.append(True)
         return (args[0].flatten(0, 1)[at][None], *args[1:])
@@ -373,21 +424,32 @@ def packed_head(model: nn.Module, at: Tensor, hook_points: Sequence[str] = ()) -
 
 
 def load(
-    path: str, prompt_format: str = "", *, dtype: torch.dtype | None = None, trust_remote_code: bool = False, allow_pickle: bool = False
+    path: str,
+    prompt_format: str = "",
+    *,
+    dtype: torch.dtype | str | None = None,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
 ) -> tuple[nn.Module, Text]:
     """Load a model in evaluation mode and its modality from a folder or hub id. An adapter is loaded with its base.
 
     Args:
         path: a folder or hub id.
         prompt_format: see `Encoder`.
-        dtype: dtype of the weights; default: float32.
+        dtype: see `common.files.opened`.
         trust_remote_code: allow code that comes with the model.
         allow_pickle: allow weights that are stored as pickles.
 
     Raises:
         UserError: when the model is missing, incomplete, no causal language model, or stored as a pickle that is not allowed.
     """
-    model, tokenizer = opened(path, LANGUAGE, dtype or torch.float32, trust_remote_code, allow_pickle)
+    model, tokenizer = opened(path, LANGUAGE, dtype, trust_remote_code, allow_pickle)
     longest = getattr(base_of(model).config, "max_position_embeddings", 0) or 0
     configured = tokenizer.model_max_length if tokenizer.model_max_length < 10**6 else longest
-    return model, Text(tokenizer, prompt_format, min(longest or configured, configured or longest))
+    known = known_tokens(model)
+    if looks_ahead(model, known):
+        raise UserError(
+            f"{path} reads texts in both directions ({type(base_of(model)).__name__}): it predicts a token from the tokens after it, so it "
+            f"is no causal language model. A model of this family that was trained as one has 'is_decoder': true in its config.json"
+        )
+    return model, Text(tokenizer, prompt_format, min(longest or configured, configured or longest), known)

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from expunge.engine.adapters import base_of
+from expunge.functional.brief import brief
 from expunge.modalities.common.packed import exact
+from expunge.modalities.text.decoding import disturbed
 from expunge.modalities.text.trie import Packing, Pair, pack
 
 BUDGET = {"cpu": 2048, "cuda": 16384}  # places in one forward pass: as many as fit a CPU cache, or fill a GPU
@@ -28,6 +30,7 @@ Array = NDArray[Any]
 Scored = tuple[Sequence[int], Sequence[int], Array]  # a prompt, its answer, and whether each label of the answer is the argmax
 
 
+@brief("pairs", "target_logp", "how")
 @dataclass(frozen=True, eq=False)
 class Reading:
     """The scores of a model for each label of some sequences; `of` returns the labels of one sequence."""
@@ -77,8 +80,9 @@ def read(model: nn.Module, pairs: Sequence[Pair], moments: Sequence[bool], pad: 
         pad: token id of padding.
         progress: is called with the share of the work that is done, from 0 to 1.
     """
-    budget = _for(model, BUDGET)
-    obstacle = unshareable(model, pairs, pad)
+    alone = bool(pairs) and disturbed(model, [*pairs[0][0], *pairs[0][1]], pad)
+    budget = 1 if alone else _for(model, BUDGET)
+    obstacle = "padding changes what the model predicts" if alone else unshareable(model, pairs, pad)
     packing = pack(pairs, not obstacle, budget, pad)
     wanted = np.zeros(packing.predictions, bool)
     for labels, with_moments in zip(packing.labels, moments, strict=True):
@@ -105,15 +109,17 @@ def unshareable(model: nn.Module, pairs: Sequence[Pair], pad: int) -> str:
     base: Any = base_of(model)
     if "position_ids" not in inspect.signature(base.forward).parameters:
         return "the model takes no positions"
-    several = [group for group in _by_prompt(pairs) if len({tuple(pairs[i][1]) for i in group}) > 1]
+    groups = _by_prompt(pairs)
+    several = [group for group in groups if len({tuple(pairs[i][1]) for i in group}) > 1]
     if not several:
         return "no question has several answers"
-    longest = max(len(p) + len(a) for p, a in pairs)
+    longest_group = max(groups, key=lambda g: max(len(pairs[i][0]) + len(pairs[i][1]) for i in g))
+    longest = max(len(pairs[i][0]) + len(pairs[i][1]) for i in longest_group)
     config = base.config.get_text_config()
     window = getattr(config, "sliding_window", None)
     if window and window < longest:
         return f"the model looks back over {window} tokens"
-    few = [pairs[i] for group in _few(pairs, several) for i in group]
+    few = [pairs[i] for group in _few(pairs, [*several, longest_group]) for i in group]
     try:
         shared, plain = (_logp(model, few, share, BUDGET["cpu"], pad) for share in (True, False))
         difference = float((shared - plain).abs().max())
@@ -141,11 +147,11 @@ def _by_prompt(pairs: Sequence[Pair]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _few(pairs: Sequence[Pair], several: Sequence[list[int]]) -> list[list[int]]:
+def _few(pairs: Sequence[Pair], groups: Sequence[list[int]]) -> list[list[int]]:
     """The question with the longest sequence, the question with the longest answers in total, and the first question."""
-    by_sequence = max(several, key=lambda g: max(len(pairs[i][0]) + len(pairs[i][1]) for i in g))
-    by_tree = max(several, key=lambda g: sum(len(pairs[i][1]) for i in g))
-    return list({tuple(g): g for g in (by_sequence, by_tree, several[0])}.values())
+    by_sequence = max(groups, key=lambda g: max(len(pairs[i][0]) + len(pairs[i][1]) for i in g))
+    by_tree = max(groups, key=lambda g: sum(len(pairs[i][1]) for i in g))
+    return list({tuple(g): g for g in (by_sequence, by_tree, groups[0])}.values())
 
 
 def _logp(model: nn.Module, pairs: Sequence[Pair], share: bool, budget: int, pad: int) -> Tensor:
@@ -269,13 +275,14 @@ class LanguageHead:
         states: list[Tensor] = []
 
         def pick(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-            if not args:
+            if not args or args[0].dim() != 3:  # a head that reads something else than hidden states (rows, positions, width)
                 return None
             states.append(args[0].flatten(0, 1)[at])
             return (states[0][None, :size], *args[1:])
 
         def record(_: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
-            states.append(out)
+            if states:
+                states.append(out)
 
         handles = [self.module.register_forward_pre_hook(pick), self.module.register_forward_hook(record)] if self.module else []
         try:

@@ -17,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from expunge.functional.brief import brief
+
 Ints = NDArray[np.int64]
 Pair = tuple[Sequence[int], Sequence[int]]  # token ids of a prompt and of its answer
 
@@ -24,6 +26,7 @@ LARGEST = 1024  # most places of a row, unless one sequence is longer; the mask 
 KEPT = 4  # packings in the cache, for the next model that reads the same sequences
 
 
+@brief("ids", "label")
 @dataclass(frozen=True, eq=False)
 class Batch:
     """Packed rows of similar length, padded on the right."""
@@ -46,6 +49,7 @@ class Batch:
         return torch.zeros(attends.shape, dtype=dtype, device=attends.device).masked_fill_(~attends, torch.finfo(dtype).min)[:, None]
 
 
+@brief("batches", "labels", "predictions", "places", "tokens")
 @dataclass(frozen=True, eq=False)
 class Packing:
     """All batches, and the labels of each sequence as indices into the concatenated labels of the batches."""

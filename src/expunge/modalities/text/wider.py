@@ -17,6 +17,11 @@ def vectors(model: nn.Module) -> list[Tensor]:
     return weights[:1] if len(weights) > 1 and weights[0] is weights[1] else weights
 
 
+def known_tokens(model: nn.Module) -> int:
+    """How many tokens the model can read and predict."""
+    return min(len(weight) for weight in vectors(model))
+
+
 def widen(model: nn.Module, size: int, seed: int = 0) -> None:
     """Enlarge the embeddings of a model to `size` tokens, if they have fewer.
 

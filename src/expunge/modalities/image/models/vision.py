@@ -9,13 +9,15 @@ Status: faithful
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from expunge.core.errors import UserError
-from expunge.modalities.image.modality import Image, classes, classifier_modality, shape_of
+from expunge.modalities.image.labels import classes
+from expunge.modalities.image.modality import Image, classifier_modality, shape_of
 
 
 class VisionSize(NamedTuple):
@@ -118,4 +120,5 @@ def start(
     if prompt_format:
         raise UserError(f"{size} is an image classifier, which has no prompts: leave --prompt-format out")
     modality = classifier_modality(classes(records, source) if labels == () else labels)
-    return build(size, shape_of(records, source), modality.labels, seed), modality
+    shape = shape_of(records, source)
+    return build(size, shape, modality.labels, seed), replace(modality, channels=shape[0])

@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from expunge.core.errors import UserError
 from expunge.modalities.text.modality import Text
+from expunge.modalities.text.wider import known_tokens
 
 
 class LlamaSize(NamedTuple):
@@ -101,6 +103,7 @@ def start(
     records: Sequence[Mapping[str, Any]],
     *,
     texts: Sequence[str] = (),
+    labels: int | Sequence[str] = (),
     prompt_format: str = "",
     seed: int = 0,
     **unused: Any,
@@ -110,7 +113,12 @@ def start(
     Args:
         records: training rows of the model.
         texts: training texts of the tokenizer; default: all texts of the records.
+
+    Raises:
+        UserError: when there are labels, because language models have no classes.
     """
+    if labels != ():
+        raise UserError(f"{size} is a language model, which has no classes: leave the labels out")
     tokenizer_texts = texts or [" ".join(str(v) for v in r.values() if isinstance(v, str)) for r in records]
     model, tokenizer = build(size, [*tokenizer_texts, prompt_format], seed)
-    return model, Text(tokenizer, prompt_format, SIZES[size].length)
+    return model, Text(tokenizer, prompt_format, SIZES[size].length, known_tokens(model))

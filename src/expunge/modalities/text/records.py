@@ -1,0 +1,134 @@
+"""Read records of the shapes that the ecosystem knows: questions with answers, prompts with completions, chats, texts.
+
+In a chat every turn of the assistant that answers a user is an answer, with all turns before it as its prompt. A chat of which the last
+turn alone is the answer is a `prompt` of turns with a `completion`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from expunge.core.errors import UserError
+from expunge.functional.brief import brief
+from expunge.modalities.text.shapes import shaped
+
+LISTED = "{'prompt','completion'}, {'question','answer'}, {'messages'} or {'text'}"
+
+Messages = list[dict[str, Any]]
+Kind = Literal["question", "prompt", "text"]
+
+
+@brief("kind")
+@dataclass(frozen=True)
+class Pair:
+    """A record as text: the context before the answer, and the answer."""
+
+    context: str | Messages  # a bare question or prompt, or the turns of a chat
+    answer: str
+    kind: Kind = "question"  # a prompt and its completion are joined without a format; a text is all answer
+    tools: Sequence[Any] = ()  # descriptions of tools, which the chat template writes
+
+    @property
+    def question(self) -> str:
+        """The question alone; of a chat, its last turn."""
+        return self.context if isinstance(self.context, str) else str(self.context[-1]["content"])
+
+    @property
+    def asked(self) -> list[Any]:
+        """What stands before the answer, for a column of rows; `answering` reads it."""
+        return [self.context, self.kind, *([list(self.tools)] if self.tools else [])]
+
+    def reasked(self, question: str) -> Pair:
+        """The same answer to another question. In a chat, the question replaces the last turn."""
+        context = self.context
+        return replace(self, context=question if isinstance(context, str) else [*context[:-1], {**context[-1], "content": question}])
+
+
+def answering(asked: Sequence[Any], answer: str) -> Pair:
+    """The pair with what `Pair.asked` gave, and an answer."""
+    context, kind, *tools = asked
+    return Pair(context, answer, kind, *tools)
+
+
+def same_question(pair: Pair) -> Any:
+    """The context of a pair; a chat of one question is the question."""
+    alone = not isinstance(pair.context, str) and len(pair.context) == 1 and pair.context[0]["role"] == "user"
+    return pair.question if alone else pair.context
+
+
+def pairs_of(record: Mapping[str, Any], where: str) -> list[Pair]:
+    """Read one record of any of the known shapes (see `LISTED`).
+
+    Returns:
+        Its answers with what stands before them: all answers of a chat, or one.
+
+    Raises:
+        UserError: when the record has none of the shapes; the message names the row and what it lacks.
+    """
+    record = shaped(record, where)
+    tools = record.get("tools") or ()
+    if not isinstance(tools, Sequence) or isinstance(tools, str):
+        raise UserError(f"{where}: 'tools' must be a list of descriptions")
+    if "messages" in record:
+        turns = _turns(record["messages"], f"{where}: 'messages'")
+        if len(turns) < 2 or turns[-1]["role"] != "assistant":
+            raise UserError(f"{where}: 'messages' must end with a turn of the assistant, after at least one turn of the user")
+        return [Pair(turns[:i], turns[i]["content"], tools=tools) for i in _answers(turns)]
+    shapes: tuple[tuple[str, str, Kind], ...] = (("prompt", "completion", "prompt"), ("question", "answer", "question"))
+    for prompt_column, answer_column, kind in shapes:
+        if prompt_column not in record or answer_column not in record:
+            continue
+        prompt, answer = record[prompt_column], record[answer_column]
+        if not isinstance(prompt, str) and isinstance(prompt, Sequence):
+            asked, said = f"{where}: {prompt_column!r}", f"{where}: {answer_column!r}"
+            return [Pair(_turns(prompt, asked), _only_turn(answer, said), tools=tools)]
+        if not isinstance(prompt, str) or not isinstance(answer, str):
+            raise UserError(f"{where}: {prompt_column!r} and {answer_column!r} must be texts")
+        return [Pair(prompt, answer, kind)]
+    if isinstance(record.get("text"), str):
+        return [Pair("", record["text"], "text")]
+    raise UserError(f"{where}: a row is {LISTED}; this one has the columns {', '.join(map(repr, record)) or 'none'}")
+
+
+def pair_of(record: Mapping[str, Any], where: str) -> Pair:
+    """The last answer of a record, with what stands before it. Raises: UserError, as `pairs_of`."""
+    return pairs_of(record, where)[-1]
+
+
+def split_chats(record: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
+    """The record; a chat with several answers as one record for each of them, whose other columns belong to the last."""
+    pairs = pairs_of(record, where)
+    if len(pairs) == 1:
+        return [dict(record)]
+    others = {k: v for k, v in record.items() if k != "messages"}
+    tools = {"tools": record["tools"]} if record.get("tools") else {}
+    return [{**(others if pair is pairs[-1] else tools), "prompt": pair.context, "completion": pair.answer} for pair in pairs]
+
+
+def _answers(turns: Messages) -> list[int]:
+    """The places of the assistant's answers: its turns after a user's. Turns that only call a tool say nothing, so they are none."""
+    first = next((i for i, t in enumerate(turns) if t["role"] not in ("system", "developer", "assistant")), 0)
+    last = len(turns) - 1
+    return [i for i, t in enumerate(turns) if t["role"] == "assistant" and (i == last or (i > first and t["content"].strip()))]
+
+
+def _turns(messages: Any, where: str) -> Messages:
+    if isinstance(messages, Sequence) and not isinstance(messages, str) and len(messages):
+        turns = [dict(t) if isinstance(t, Mapping) else {} for t in messages]
+        for turn in turns:
+            if turn.get("tool_calls") and turn.get("content") is None:
+                turn["content"] = ""
+        if all(isinstance(t.get("role"), str) and isinstance(t.get("content"), str) for t in turns):
+            return turns
+    raise UserError(f"{where} must be turns of a chat, each with a 'role' and a text as 'content'")
+
+
+def _only_turn(messages: Any, where: str) -> str:
+    if isinstance(messages, str):
+        return messages
+    turns = _turns(messages, where)
+    if len(turns) != 1 or turns[0]["role"] != "assistant":
+        raise UserError(f"{where} must be one turn of the assistant")
+    return str(turns[0]["content"])
