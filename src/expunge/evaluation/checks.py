@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from scipy.stats import binom
-
 from expunge.evaluation.compare import Compared
 from expunge.evaluation.equivalence import Difference, holm, least_visible
 from expunge.evaluation.measure import Items
@@ -172,6 +170,8 @@ def production(leaked: Sequence[Leak], recited: Items, with_retrained: bool, thr
     many, total = int(recited.sum()), len(recited)
     if with_retrained or not total:
         return checks
+    from scipy.stats import binom
+
     p = float(binom.sf(many - 1, total, thresholds.guessed))
     text = f"{many} of {total} forgotten answers are recited once their beginning is given"
     if p < thresholds.alpha:
