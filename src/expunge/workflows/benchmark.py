@@ -260,9 +260,10 @@ def _attacked(
         if path.exists():
             outcomes[name] = attack.AttackOutcome.read(json.loads(path.read_text(encoding="utf-8")))
         elif new_outcomes := carry_out({name: plan}, opened.model, opened.modality, sets, audited.role, progress, specs):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            receipt.write(path, asdict(new_outcomes[name]))
-            outcomes |= new_outcomes
+            outcomes |= new_outcomes  # of a guarded model, what is there without the guard may stand in place of the attack
+            if name in new_outcomes:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                receipt.write(path, asdict(new_outcomes[name]))
     return replace(audited, attacks=outcomes, rated=bool(sweep.attacks))
 
 
