@@ -66,6 +66,7 @@ def test_two_processes_leave_the_model_of_one(how: tuple[str, ...], cases: cases
     steps = [len((tmp_path / run / "log.jsonl").read_text().splitlines()) for run in ("one", "two")]
     assert steps[0] == steps[1]
     costs = [json.loads((tmp_path / run / "receipt.json").read_text())["cost"] for run in ("one", "two")]
+    assert [c["processes"] for c in costs] == [1, 2], "processes that do not find each other all do the whole work, in one folder"
     assert costs[0]["backward_tokens"] == costs[1]["backward_tokens"]
 
 

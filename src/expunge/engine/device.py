@@ -10,6 +10,7 @@ from torch import nn
 from expunge.core.errors import UserError
 from expunge.core.plan import Plans
 from expunge.core.suggest import did_you_mean
+from expunge.engine.distributed.process_group import connect
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -30,11 +31,12 @@ def choose(name: str = "") -> torch.device:
     if not available.get(name, True):
         usable = " and ".join(n for n, there in available.items() if there)
         raise UserError(f"torch finds no {name} device on this machine, only {usable}: give another --device")
-    current = PartialState().device
+    state = connect()
+    current = state.device
     best = next((n for n in ("cuda", "mps") if available[n]), current.type)
     wanted = {"": current.type, "auto": best}.get(name, name)
     if wanted != current.type:
-        if PartialState().num_processes > 1:
+        if state.num_processes > 1:
             raise UserError(f"the launcher gave this process the device {current.type}, so --device {wanted} is not possible")
         AcceleratorState._reset_state(reset_partial_state=True)
         PartialState(cpu=wanted == "cpu")

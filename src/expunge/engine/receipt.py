@@ -76,7 +76,7 @@ def peak_memory() -> int:
 
 
 def cost(run: RunState) -> dict[str, float]:
-    """The cost of a run: seconds, optimizer steps, tokens, FLOPs (estimated), parameters and peak memory in bytes."""
+    """The cost of a run: seconds, optimizer steps, tokens, FLOPs (estimated), parameters, peak memory in bytes, processes."""
     c, n = run.cost, sum(p.numel() for p in run.model.parameters())
     return {
         "seconds": round(c.seconds, 3),
@@ -87,6 +87,7 @@ def cost(run: RunState) -> dict[str, float]:
         "parameters": n,
         "trained": sum(p.numel() for p in run.model.parameters() if p.requires_grad),
         "peak_memory_bytes": peak_memory(),
+        "processes": run.process_group.count,
     }
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from torch import Tensor
 from torch import distributed as dist
 from torch.distributed.tensor import DTensor
@@ -21,10 +21,19 @@ from expunge.core.errors import UserError
 T = TypeVar("T")
 
 
-def processes() -> Accelerator:
-    """Connect to the processes that a launcher started, or use this one alone. On CPUs, only WORLD_SIZE above 1 means several processes."""
+def connect() -> PartialState:
+    """Connect to the processes that a launcher started, or use this one alone. On CPUs, only WORLD_SIZE above 1 means several processes.
+
+    accelerate keeps the first connection of a process, so nothing else may make one: without `cpu`, processes on CPUs stay alone.
+    """
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    return Accelerator(cpu=True) if several and not torch.accelerator.is_available() else Accelerator()
+    return PartialState(cpu=True) if several and not torch.accelerator.is_available() else PartialState()
+
+
+def processes() -> Accelerator:
+    """The accelerator of the connected processes."""
+    state = connect()
+    return Accelerator(cpu=True) if state.num_processes > 1 and state.device.type == "cpu" else Accelerator()
 
 
 class ProcessGroup:
