@@ -92,7 +92,8 @@ def test_attacks_are_made_on_every_model_with_every_seed_and_once(
     result = bench(sweep, tmp_path / "run")
     attacks_by_entry = {e.name: [f"{a.attack} {a.way}".strip() for a in e.attacks] for e in result.entries}
     asked, trained = ["quantize 4 bits", "paraphrase"], ["relearn_grid forget rows"]
-    assert attacks_by_entry["original"] == attacks_by_entry["input filter"] == asked
+    assert attacks_by_entry["original"] == asked
+    assert attacks_by_entry["input filter"] == ["without_the_guard", *asked]
     assert attacks_by_entry["retrained"] == attacks_by_entry["npo seed 0"] == attacks_by_entry["npo seed 1"] == asked + trained
     assert attacks_by_entry["random weights"] == []
     assert value(result, "retrained", "worst_attack") == 0
@@ -100,8 +101,9 @@ def test_attacks_are_made_on_every_model_with_every_seed_and_once(
     assert value(result, "input filter", "worst_attack") > 0.5, "a filter hides nothing from those who hold the weights"
     assert "worst_attack" in (result.folder / "table.md").read_text()
     assert "worst_attack" not in (done.folder / "table.md").read_text()
-    monkeypatch.setattr("expunge.evaluation.audited_models.intervene", None)
-    (result.folder / "entries" / "npo_seed_1.json").unlink()
+    monkeypatch.setattr("expunge.evaluation.attack.intervene", None)
+    for entry in ("npo_seed_1", "input_filter"):
+        (result.folder / "entries" / f"{entry}.json").unlink()
     again = bench(sweep, result.folder)
     assert [e.attacks for e in again.entries] == [e.attacks for e in result.entries]
     with pytest.raises(UserError, match="did you mean 'quantize'"):

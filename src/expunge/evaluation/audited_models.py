@@ -197,6 +197,14 @@ def filtered(opened: Opened, forget: Rows) -> Modality:
     return loop.run((plan,), opened.model, unguarded(opened.modality), {"forget": forget}).modality
 
 
+def attacks_on(attacks: Mapping[str, Attack], modality: Modality, role: Role) -> dict[str, Attack]:
+    """Attacks that a model gets, by name. The original, with or without a filter, has nothing to relearn; random weights hold nothing;
+    a guarded model is also looked at without its guard.
+    """
+    possible = {n: a for n, a in attacks.items() if role in ("method", "retrained") or (role != "random" and not a.recovered)}
+    return {WITHOUT_GUARD: Unguarded(), **possible} if is_guarded(modality) else possible
+
+
 def carry_out(
     attacks: Mapping[str, Attack],
     model: nn.Module,
@@ -207,15 +215,13 @@ def carry_out(
     specs: Specs | None = None,
     scored: Sequence[str] = ("forget",),
 ) -> dict[str, AttackOutcome]:
-    """Outcomes of attacks on a model. The original, with or without a filter, has nothing to relearn; random weights hold nothing.
+    """Outcomes of the attacks that a model gets, by name.
 
     Args:
         scored: sets that are scored under attack.
     """
-    possible = {n: a for n, a in attacks.items() if role in ("method", "retrained") or (role != "random" and not a.recovered)}
-    if is_guarded(modality):
-        possible = {WITHOUT_GUARD: Unguarded(), **possible}
-    return {n: intervene(n, a, model, modality, sets, specs=specs, scored=scored, progress=progress) for n, a in possible.items()}
+    of_model = attacks_on(attacks, modality, role)
+    return {n: intervene(n, a, model, modality, sets, specs=specs, scored=scored, progress=progress) for n, a in of_model.items()}
 
 
 def compared(audited: AuditedModel, original: AuditedModel | None, retrained: AuditedModel | None) -> AuditedModel:

@@ -22,7 +22,7 @@ from expunge.evaluation import attack
 from expunge.evaluation.audited_models import (
     AuditedModel,
     Progress,
-    carry_out,
+    attacks_on,
     compared,
     controls,
     examine,
@@ -255,15 +255,15 @@ def _attacked(
 ) -> AuditedModel:
     """An audited model with the outcomes of attacks; each outcome is kept on disk, so each attack runs once."""
     outcomes: dict[str, attack.AttackOutcome] = {}
-    for name, plan in sweep.attacks_of(len(sets["forget"]), audited.seed or 0).items():
+    attacks = attacks_on(sweep.attacks_of(len(sets["forget"]), audited.seed or 0), opened.modality, audited.role)
+    for name, one in attacks.items():
         path = folder / "attacks" / f"{audited.name.replace(' ', '_')}-{name}.json"
         if path.exists():
             outcomes[name] = attack.AttackOutcome.read(json.loads(path.read_text(encoding="utf-8")))
-        elif new_outcomes := carry_out({name: plan}, opened.model, opened.modality, sets, audited.role, progress, specs):
-            outcomes |= new_outcomes  # of a guarded model, what is there without the guard may stand in place of the attack
-            if name in new_outcomes:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                receipt.write(path, asdict(new_outcomes[name]))
+            continue
+        outcomes[name] = attack.intervene(name, one, opened.model, opened.modality, sets, specs=specs, progress=progress)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        receipt.write(path, asdict(outcomes[name]))
     return replace(audited, attacks=outcomes, rated=bool(sweep.attacks))
 
 
