@@ -44,8 +44,9 @@ def main(folder: Path) -> None:
     for name in SCORES:
         values = [scores[role][name].value for role in ("original", "method", "retrained")]
         print(f"{name:20}" + "".join(f"{'-' if v is None else f'{v:.3f}':>11}" for v in values))
-    for finding in result.verdict:
-        print(f"{finding['level']}: {finding['text']}")
+    print(f"{result.verdict.state}: {result.verdict.gone}")
+    for check in result.verdict.checks:
+        print(f"{check.state}: {check.text}")
     print(f"report: {folder / 'audit' / 'report.html'}")
 
 

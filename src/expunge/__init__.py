@@ -79,6 +79,7 @@ _MODULES = {  # the module that a name comes from
     "classifier": "io.models",  # classifier(module, labels): any torch module that returns logits for images
     "plan": "workflows.build_plan",  # plan(name, hyperparameters): what a method does, with some of its settings changed
     "names": "catalog",  # names(kind): what there is
+    "register": "catalog",  # register(kind, name, module): one more of a kind, for this process
     "card": "catalog",  # card(name): what it is, from its docstring
     "Sweep": "workflows.sweep",  # what a benchmark run is asked to do
     "Plan": "core.plan",  # one stage: an objective with its updates, selectors and stops, or an edit, or a guard
