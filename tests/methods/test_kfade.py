@@ -14,6 +14,7 @@ from expunge.core.hyperparameters import part
 from expunge.core.parts import Stop
 from expunge.core.plan import Plan, Train
 from expunge.core.rows import Rows
+from expunge.core.view import Step
 from expunge.engine import loop
 from expunge.engine.context import RunView
 from expunge.engine.estimators import kfac
@@ -155,6 +156,27 @@ def test_step_with_too_much_kl_is_halved(digits: worlds.World) -> None:
         costs[check] = float((old.exp() * (old - new)).sum(-1).mean())
     assert costs[0] > 0.2
     assert costs[32] < 0.06  # measured on some of the rows; the prediction is 0.02
+
+
+@pytest.mark.parametrize("bent", [0.0, 300.0])
+def test_a_step_is_halved_until_its_kl_is_held_and_refused_where_none_holds_it(
+    digits: worlds.World, monkeypatch: pytest.MonkeyPatch, bent: float
+) -> None:
+    """bent: a KL that no step length changes."""
+    lengths: list[float] = []
+
+    def divergence(self: GaussNewton, step: Step, direction: list[Tensor], alpha: float) -> float:
+        lengths.append(alpha)
+        return bent + 1e4 * self.epsilon * alpha / lengths[0]  # 14 halvings away from twice the budget; the first five do not do
+
+    monkeypatch.setattr(GaussNewton, "_divergence", divergence)
+    if bent:
+        with pytest.raises(UserError, match="step 1 of kfade cannot keep its KL on the retain rows"):
+            run(digits.model(), digits.modality, digits.sets, steps=1)
+    else:
+        run(digits.model(), digits.modality, digits.sets, steps=1)
+        assert len(lengths) == 14
+        assert lengths[-1] == pytest.approx(lengths[0] / 2**13)
 
 
 def gradient_and_change(world: worlds.World, **hyperparameters: Any) -> tuple[list[Tensor], list[Tensor]]:

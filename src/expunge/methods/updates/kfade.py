@@ -10,10 +10,10 @@ Source: McKinney et al. 2026, arXiv 2602.10568; EK-FAC: George et al. 2018, arXi
 Needs: forget, retain; the extra `kronecker` (kronfluence); linear or convolutional layers; as an update any objective with a forget term
 Cost: once two forwards and backwards of retain rows (K-FAC: one) and three square matrices a layer; a forward and backward of the forget
   rows a step, and a forward of a few retain rows
-Differs: `step fixed` is the paper's. We added step lengths by KL, the check of the KL (a step is halved, five times at most, while the KL
-  is more than twice the prediction), damping by layer, which float32 and few rows call for, the choice of layers, and k. EK-FAC is the
-  default, while the paper's main runs use K-FAC. Units are those of a label, so alpha is not comparable with the paper's. Factors are
-  fitted once. Only rows of equal length share a forward, because padding must not count
+Differs: `step fixed` is the paper's. We added step lengths by KL, the check of the KL (a step is halved while the KL is more than twice
+  the prediction, and a run that cannot hold it ends), damping by layer, which float32 and few rows call for, the choice of layers, and k.
+  EK-FAC is the default, while the paper's main runs use K-FAC. Units are those of a label, so alpha is not comparable with the paper's.
+  Factors are fitted once. Only rows of equal length share a forward, because padding must not count
 Status: faithful
 """
 
@@ -36,7 +36,7 @@ from expunge.engine.weights import put, tensors_of
 from expunge.methods.gradients import Gradient, dot, on_role
 from expunge.methods.terms import Ascent
 
-HALVINGS = 5
+HALVINGS = 40  # a step of 1e-12 of the predicted one is none
 
 
 def precondition(gradient: Tensor, factors: State, damping: float, share: float = 0.0) -> Tensor:
@@ -114,24 +114,34 @@ class GaussNewton(Update):
         return direction
 
     def _length(self, step: Step, direction: list[Tensor], slope: float) -> float:
-        """The step length with the predicted KL, halved while the KL measured on retain rows is more than twice the prediction.
+        """The step length with the predicted KL, halved until the KL measured on retain rows is at most twice the prediction.
 
         Args:
             step: the current step.
             direction: the preconditioned gradient.
             slope: the inner product of gradient and direction.
+
+        Raises:
+            UserError: when no step, however short, keeps the KL.
         """
         alpha = (2 * self.epsilon / (step.total * max(slope, 1e-30))) ** 0.5
         budget = self.epsilon * (step.done + 1) / step.total
         for _ in range(HALVINGS if self.check else 0):
             if self._divergence(step, direction, alpha) <= 2 * budget:
-                break
+                return alpha
             alpha /= 2
+        if self.check:
+            raise UserError(
+                f"step {step.done + 1} of kfade cannot keep its KL on the retain rows: however short it is, the KL is more than "
+                f"{2 * budget:.3g} nats a label. Give a larger --epsilon, more --samples to estimate the curvature on, or --check 0 to do "
+                "without the measurement"
+            )
         return alpha
 
     def _divergence(self, step: Step, direction: list[Tensor], alpha: float) -> float:
-        """KL(reference model || model after the step) on some retain rows, in nats a label."""
-        rows = step.retain.select(range(min(self.check, len(step.retain))))
+        """KL(reference model || model after the step) on some retain rows, the same in every step, in nats a label."""
+        retain = step.whole_set("retain")  # a batch holds no more rows than the forget set, other ones in every step
+        rows = retain.select(range(0, len(retain), -(-len(retain) // self.check)))
         trainable = {n: p.detach() for n, p in step.model.named_parameters() if p.requires_grad}
         after = step.under({n: p - alpha * d for (n, p), d in zip(trainable.items(), direction, strict=True)}, rows).log_probs.values
         reference = step.reference(rows).log_probs.values
