@@ -177,10 +177,10 @@ def bench(
     retrained_audited = _attacked(sweep, folder, retrained_audited, retrained_opened, sets, look("retrained"), specs)
     source = _absolute(sweep.original or original.source)
     setting = Setting(sweep, suite, folder.absolute(), source, sets, cache.absolute(), blank, original_audited, retrained_audited, device)
-    control_source = Opened(original.model, filtered(original, forget), "") if any(s.role == "filter" for s in control_models) else original
+    filter_source = Opened(original.model, filtered(original, forget), "") if any(s.role == "filter" for s in control_models) else original
     fixed = [setting.attacked(original_audited, original, look("original"))]
     fixed.append(_judged(compared(retrained_audited, original_audited, retrained_audited)))
-    fixed += [setting.attacked(s, control_source, look(s.name)) for s in control_models]
+    fixed += [setting.attacked(s, filter_source if s.role == "filter" else original, look(s.name)) for s in control_models]
     done: list[Entry] = [_entry_of(folder, s.name, s.entry) for s in fixed]
     jobs = {f"{m} seed {seed}" if sweep.seeds > 1 else m: (m, seed) for m in sweep.methods for seed in range(sweep.seeds)}
     if ray:
