@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from expunge.catalog import card as card
     from expunge.catalog import names as names
+    from expunge.catalog import register as register
     from expunge.core.errors import Interrupted as Interrupted
     from expunge.core.errors import UserError as UserError
     from expunge.core.plan import Plan as Plan
@@ -59,8 +60,11 @@ __all__ = [
     "card",
     "classifier",
     "load",
+    "merge",
     "names",
     "plan",
+    "push_to_hub",
+    "register",
     "train",
     "unlearn",
     "watching",
