@@ -1,4 +1,4 @@
-"""Shared fixtures. Two threads, so that two test processes do not fight over two cores."""
+"""Shared fixtures. One thread in every process, so that two test processes, and those that they start, do not fight over two cores."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import cases as cases_module
 import worlds
 
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session")

@@ -66,6 +66,7 @@ def test_the_catalogue_can_be_listed_and_shown(installed: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_smallest_demo_ends_with_a_report(installed: Path) -> None:
     assert "report:" in run(installed, "demo", "--quick", "--out", "small")
     assert (installed / "small" / "report.html").stat().st_size > 10_000

@@ -159,6 +159,7 @@ def test_a_first_row_that_is_bad_is_named_too(files: Files, tmp_path: Path) -> N
 # Forgetting, and what it was worth
 
 
+@pytest.mark.slow
 def test_the_whole_way_of_a_deletion_request(files: Files, tmp_path: Path) -> None:
     done = files.unlearn("graddiff", tmp_path / "run", "--epochs", 3).fine()
     assert f"next: expunge audit {tmp_path / 'run'} --forget {files['train.npz::label=3']}" in done.out

@@ -95,6 +95,7 @@ def test_an_audit_with_everything(full: Path) -> None:
     assert "random weights" in page
 
 
+@pytest.mark.slow
 def test_the_controls_are_told_apart(full: Path) -> None:
     models = {m.role: m for m in ReportData.from_json((full / "story.json").read_text()).models}
     assert models.keys() == {"original", "retrained", "random", "filter", "method"}

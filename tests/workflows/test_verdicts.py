@@ -75,6 +75,7 @@ def test_the_four_controls_on_texts(texts: Path) -> None:
     assert brought["without the guard"] == brought["quantize, 8 bits"] == "not removed"
 
 
+@pytest.mark.slow
 def test_the_four_controls_on_pictures(digits: worlds.World) -> None:
     rows = classified.digits()
     beside = {"original": opened(digits, "original"), "retrained": opened(digits, "retrained")}
