@@ -221,14 +221,14 @@ class _Stage:
         r, plan = self.r, self.plan
         self.view.sets = self.chosen = r.sets = self._pick("start", self.chosen, self.view)
         check_weights(plan, self.chosen)
-        made_each_step = frozenset[str]().union(*(s.gives for s in plan.selectors if s.when == "step"))
+        picked_each_step = frozenset[str]().union(*(s.gives for s in plan.selectors if s.when == "step"))
         reference_users = [p for p in self.parts.values() if Need.REFERENCE_LOGP in p.needs]
         source = None if plan.reference == "start" else r.models[plan.reference]
         r.models.pop("reference", None)
-        if Need.REFERENCE in plan.needed() or any(p.reads & made_each_step for p in reference_users):
+        if Need.REFERENCE in plan.needed() or any(p.reads & picked_each_step for p in reference_users):
             names = trainable(r.model)
             r.models["reference"] = weights_of(r.model, names) if source is None else {n: w for n, w in source.items() if n in names}
-        cacheable = frozenset[str]().union(*(p.reads - made_each_step for p in reference_users))
+        cacheable = frozenset[str]().union(*(p.reads - picked_each_step for p in reference_users))
         r.reference_loss = cache_reference(r, self.chosen, cacheable, source, min(32, self.train.micro_batch_size or 32))
         r.state = {f"/{n}": p.begin(self.view.at(n, p)) for n, p in self.parts.items()}
 

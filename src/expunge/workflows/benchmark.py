@@ -76,7 +76,7 @@ class Setting:
 
     def attacked(self, audited: AuditedModel, opened: Opened, progress: Progress) -> AuditedModel:
         """An audited model with the outcomes of attacks, beside the original and the retrained one."""
-        attacked = _attacked(self.sweep, self.folder, audited, opened, self.asked(audited.method), progress, self.specs)
+        attacked = _attacked(self.sweep, self.folder, audited, opened, self.sets_for(audited.method), progress, self.specs)
         return _judged(compared(attacked, self.first, self.retrained), is_guarded(opened.modality))
 
     @property
@@ -84,7 +84,7 @@ class Setting:
         """How to ask the sets."""
         return {name: self.suite.spec(name) for name in self.sets}
 
-    def asked(self, method: str) -> Mapping[str, Records]:
+    def sets_for(self, method: str) -> Mapping[str, Records]:
         """The sets in the form that a method's models need."""
         return asked_as(method, self.sets) if method else self.sets
 
@@ -92,7 +92,9 @@ class Setting:
         """An unlearned model, observed through its own modality, which may know more tokens, and attacked."""
         fields |= {"retrained": self.retrained.observation, "original": self.first.observation, "random_init": self.random_init}
         fields |= {"method": method, "specs": self.specs}
-        audited = examine(opened.model, opened.modality, self.asked(method), role="method", cache=self.cache, progress=progress, **fields)
+        audited = examine(
+            opened.model, opened.modality, self.sets_for(method), role="method", cache=self.cache, progress=progress, **fields
+        )
         return self.attacked(audited, opened, progress)
 
 

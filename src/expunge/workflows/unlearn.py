@@ -143,8 +143,8 @@ def unlearn(
     modality = opened.modality
     check_capabilities(plans, modality)
     adapters.refuse_second(opened.model, plans, opened.source)
-    given = {"forget": forget, "retain": retain, "holdout": holdout, "alternate_answers": alternate_answers}
-    sources = requested(given, where, map)
+    own_sources = {"forget": forget, "retain": retain, "holdout": holdout, "alternate_answers": alternate_answers}
+    sources = requested(own_sources, where, map)
     request = _request(modality, plans, sources, allow_overlap)
     findings = [*notes_of(sources), *request.findings, *shared_items(modality, request, allow_overlap)]
     store = _store_of(plans, opened, method if isinstance(method, str) else "custom", request)
@@ -218,11 +218,11 @@ def _store_of(plans: Plans, opened: Opened, method: str, request: Request) -> Ma
     if request.forget is None:
         return None
     store = artifact.read_store(Path(opened.source))
-    made_by = receipt_of(opened.source).get("method", "")
+    maker = receipt_of(opened.source).get("method", "")
     if store is None:
         raise UserError(f"{opened.source} holds no store to forget from: make one with expunge train --method {method}")
-    if made_by != method:
-        raise UserError(f"the store in {opened.source} was made by {made_by!r}, and not by {method!r}: forget with that method")
+    if maker != method:
+        raise UserError(f"the store in {opened.source} was made by {maker!r}, and not by {method!r}: forget with that method")
     return store
 
 
@@ -281,7 +281,7 @@ def _hooks(hooks: Hooks, folder: Path | None, key: Mapping[str, str], log: RunLo
 
 
 def _receipt(
-    description: Mapping[str, Any], run: RunState, plans: Plans, before: str, adapted: bool, said: Sequence[str], failures: list[str]
+    description: Mapping[str, Any], run: RunState, plans: Plans, before: str, adapted: bool, notes: Sequence[str], failures: list[str]
 ) -> dict[str, Any]:
     after = receipt.hash_weights(run.model)
     guarded = isinstance(plans[-1].action, Guard)
@@ -302,7 +302,7 @@ def _receipt(
         },
         "seed": run.seed,
         "cost": receipt.cost(run),
-        "warnings": [*said, *run.warnings, *failures],
+        "warnings": [*notes, *run.warnings, *failures],
         "shown": run.shown,
         "ended": [{"stage": r["stage"], "epoch": r["epoch"], "why": r["ended"]} for r in run.log if "ended" in r],
         "versions": receipt.versions(),

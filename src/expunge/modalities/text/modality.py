@@ -93,17 +93,17 @@ class Text(Network):
         self.several.update(digest(r["messages"]) for r, pairs in zip(records, by_record, strict=True) if len(pairs) > 1)
         of_record = [i for i, pairs in enumerate(by_record) for _ in pairs]
         pairs = [pair for record_pairs in by_record for pair in record_pairs]
-        place, asked, encoded, texts, identity = list[int](), list[Pair](), list[Content](), list[str](), list[object]()
+        place, window_pairs, encoded, texts, identity = list[int](), list[Pair](), list[Content](), list[str](), list[object]()
         for i, pair, windows in zip(of_record, pairs, self.encoder.windows(pairs, where, of_record), strict=True):
             tools = [list(pair.tools)] if pair.tools else []
             for k, window in enumerate(windows):
                 is_whole = len(windows) == 1
                 place.append(i)
-                asked.append(pair)
+                window_pairs.append(pair)
                 encoded.append(window)
                 texts.append(pair.answer if is_whole else self.tokenizer.decode(window[1], skip_special_tokens=True))
                 identity.append([same_question(pair), pair.answer, *tools, *([] if is_whole else [k])])
-        rows = Rows(name, ids_of(identity), _columns(asked, encoded, texts)).add(content=self._contents(asked))
+        rows = Rows(name, ids_of(identity), _columns(window_pairs, encoded, texts)).add(content=self._contents(window_pairs))
         if any(alternates):
             rows = rows.add(alternate=[alternates[i] for i in place])
         return rows.add(record=place) if len(rows) > len(records) else rows
@@ -133,9 +133,9 @@ class Text(Network):
             raise UserError(f"{name}: an answer is a text, and this is {kind_of(odd[0])}")
         ids = tuple(f"{content(i)}~{digest(a)}" for i, a in zip(rows.ids, answers, strict=True))
         if not answers or isinstance(answers[0], str):
-            pairs = [answering(asked, a) for asked, a in zip(rows["context"], answers, strict=True)]
+            pairs = [answering(context, a) for context, a in zip(rows["context"], answers, strict=True)]
             return self._rows(name, pairs, ids, name, rows.weight)
-        ends = [[] if pair.kind == "text" else [self.encoder.end(pair)] for pair in (answering(asked, "") for asked in rows["context"])]
+        ends = [[] if pair.kind == "text" else [self.encoder.end(pair)] for pair in (answering(context, "") for context in rows["context"])]
         labels = [self.encoder.fit(p, [*a, *end]) for p, a, end in zip(rows["prompt"], answers, ends, strict=True)]
         columns = {**rows.columns, "answer": labels, "answer_text": self.decode(answers)}
         return Rows(name, ids, {c: columns[c] for c in COLUMNS}, rows.weight)
@@ -160,7 +160,7 @@ class Text(Network):
 
     def reask(self, rows: Rows, questions: Sequence[str], name: str) -> Rows:
         """The same answers to other questions. In a chat, the question replaces the last turn."""
-        pairs = [answering(asked, a).reasked(q) for q, asked, a in zip(questions, rows["context"], rows["answer_text"], strict=True)]
+        pairs = [answering(context, a).reasked(q) for q, context, a in zip(questions, rows["context"], rows["answer_text"], strict=True)]
         ids = tuple(f"{content(i)}?{digest(q)}" for i, q in zip(rows.ids, questions, strict=True))
         return self._rows(name, pairs, ids, name, rows.weight)
 
@@ -183,7 +183,7 @@ class Text(Network):
 
     def questions(self, rows: Rows) -> list[str]:
         """The questions as text, for people to read."""
-        return [answering(asked, "").question for asked in rows["context"]]
+        return [answering(context, "").question for context in rows["context"]]
 
     def answer_texts(self, rows: Rows) -> list[str]:
         """The labels as plain text, without the end of sequence."""
@@ -383,7 +383,7 @@ def _columns(pairs: Sequence[Pair], encoded: Sequence[Content], answer_texts: Se
     return {
         "prompt": [p for p, _ in encoded],
         "answer": [a for _, a in encoded],
-        "context": [p.asked for p in pairs],
+        "context": [p.context_fields for p in pairs],
         "answer_text": list(answer_texts),
     }
 
