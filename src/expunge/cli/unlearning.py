@@ -42,7 +42,7 @@ def unlearn(
     prompt_format: options.Format = "",
     evaluate: Annotated[bool, typer.Option("--evaluate", help="score the model after every epoch")] = False,
     keep_best: Annotated[str, typer.Option(help="keep the weights of the epoch that is best by this score")] = "",
-    retrained: Annotated[str, typer.Option(help="a retrained model, for scores that compare with it")] = "",
+    retrained: options.Retrained = "",
     track: options.Tracks = None,
     device: options.Device = "auto",
     dtype: options.Dtype = None,
