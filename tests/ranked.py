@@ -13,7 +13,7 @@ from torch import Tensor
 import worlds
 from expunge.core.errors import Interrupted, UserError
 from expunge.engine import checkpoint, loop
-from expunge.engine.loop import Hooks
+from expunge.engine.hooks import Hooks
 from expunge.engine.weights import weights_of
 from expunge.workflows import build_plan
 

@@ -27,7 +27,8 @@ from expunge.engine import checkpoint, loop
 from expunge.engine.adapters import choose
 from expunge.engine.context import RunView
 from expunge.engine.gradient import evaluate
-from expunge.engine.loop import Hooks, _Stage
+from expunge.engine.hooks import Hooks
+from expunge.engine.loop import _Stage
 from expunge.engine.receipt import plain
 from expunge.engine.run_state import RunState
 from expunge.engine.schedule import sample

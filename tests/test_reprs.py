@@ -25,7 +25,7 @@ from expunge.core.errors import UserError
 from expunge.core.hyperparameters import Hyperparameter
 from expunge.core.request import Request
 from expunge.core.rows import Packed
-from expunge.engine.loop import Hooks
+from expunge.engine.hooks import Hooks
 from expunge.evaluation.measure import Measure
 from expunge.functional.brief import brief
 from expunge.io.models import Opened

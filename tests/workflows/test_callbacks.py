@@ -198,7 +198,7 @@ def test_a_tracker_gets_the_numbers_of_the_log(files: Path, tmp_path: Path) -> N
 
 def test_a_resumed_run_gives_trackers_the_earlier_steps_too(files: Path, tmp_path: Path) -> None:
     from expunge.core.errors import Interrupted
-    from expunge.engine.loop import Hooks
+    from expunge.engine.hooks import Hooks
 
     whole, rest, entries = Store(), Store(), []
     forget(files, tmp_path / "whole", track=whole)

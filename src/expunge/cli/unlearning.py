@@ -75,7 +75,7 @@ def unlearn(
     with printer.progress() as show, console.interruptible() as interrupted:
         show(0, 0, f"loading {model}")
         from expunge.engine.device import choose
-        from expunge.engine.loop import Hooks
+        from expunge.engine.hooks import Hooks
         from expunge.evaluation.prompting import way_of
         from expunge.io.conditions import opposite
         from expunge.workflows import build_plan
@@ -166,7 +166,7 @@ def train(
     with printer.progress() as show, console.interruptible() as interrupted:
         show(0, 0, f"reading {data}")
         from expunge.engine.device import choose
-        from expunge.engine.loop import Hooks
+        from expunge.engine.hooks import Hooks
         from expunge.io.models import records
         from expunge.workflows import build_plan
         from expunge.workflows.train import texts_of

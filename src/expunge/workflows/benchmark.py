@@ -17,7 +17,7 @@ from expunge.benchmarks.suite import Specs, Suite
 from expunge.core.errors import Interrupted, UserError
 from expunge.engine import receipt
 from expunge.engine.guarding import is_guarded
-from expunge.engine.loop import Hooks
+from expunge.engine.hooks import Hooks
 from expunge.evaluation import attack
 from expunge.evaluation.audited_models import (
     AuditedModel,

@@ -21,7 +21,7 @@ from expunge.core.rows import Rows, Sets
 from expunge.engine import adapters, artifact, checkpoint, identity, loop, origin, receipt, stored
 from expunge.engine.distributed.process_group import ProcessGroup
 from expunge.engine.guarding import is_guarded
-from expunge.engine.loop import Hooks
+from expunge.engine.hooks import Hooks
 from expunge.engine.run_state import RunState
 from expunge.engine.validate import check, check_capabilities
 from expunge.functional.brief import brief
