@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM
 
 from expunge.core.errors import UserError
 from expunge.engine import stored
-from expunge.modalities.text.modality import Text, load
+from expunge.modalities.text.modality import Text
+from expunge.modalities.text.pretrained import load
 
 INDEX = "model.safetensors.index.json"
 
