@@ -25,7 +25,7 @@ from expunge.core.rows import Sets
 from expunge.engine import loop
 from expunge.engine.schedule import optimizer_of
 from expunge.io.models import Opened
-from expunge.modalities.text.modality import packed_head
+from expunge.modalities.text.forward import packed_head
 from expunge.workflows.build_plan import plan
 
 METHODS = ("graddiff", "npo", "simnpo", "flat", "rmu", "sam")

@@ -64,11 +64,11 @@ class Bench:
 def world(name: str) -> Bench:
     """People, of whom eight are to be forgotten; or digits, of which a class or a tenth is."""
     if name == "people":
-        made = people.generate(0, people=48, forget=8, holdout=8, retain_audit=60)
-        shell, tokenizer = llama.build("nano", [r["question"] + "\n" + r["answer"] for r in made.full], seed=0)
+        benchmark = people.generate(0, people=48, forget=8, holdout=8, retain_audit=60)
+        shell, tokenizer = llama.build("nano", [r["question"] + "\n" + r["answer"] for r in benchmark.full], seed=0)
         train = Train(epochs=40, lr=5e-3, batch_size=16, anchor="retain", max_grad_norm=1.0, warmup=1)
         gentle = Train(epochs=2, lr=1e-4, batch_size=16, anchor="retain")
-        sets = (made.full, made.forget, made.retain, made.retain_audit, made.holdout)
+        sets = (benchmark.full, benchmark.forget, benchmark.retain, benchmark.retain_audit, benchmark.holdout)
         return Bench(shell, Text(tokenizer), *sets, train, gentle, {"method": "graddiff", "lr": 5e-3, "epochs": 6})
     suite = digits.load(split=name)
     modality = Image(tuple(map(str, range(10))))
@@ -121,14 +121,16 @@ def run(name: str) -> dict[str, Any]:
     rows = (bench.forget, bench.audited_retain, bench.holdout)
     verdicts, spread = [], dict[str, list[float]]()
     for label, known, model in models(bench, original, retrained):
-        found = audit(model, *rows, limit=0, **beside)  # type: ignore[arg-type]
+        audited = audit(model, *rows, limit=0, **beside)  # type: ignore[arg-type]
         alone = audit(model, *rows, limit=0, original=beside["original"])
-        print(f"{name}: {label}: known {known}, judged {found.verdict.state}, without a retrained model {alone.verdict.state}", flush=True)
+        print(
+            f"{name}: {label}: known {known}, judged {audited.verdict.state}, without a retrained model {alone.verdict.state}", flush=True
+        )
         verdicts.append(
-            {"model": label, "known": known, "judged": found.verdict.state, "without_retrained": alone.verdict.state} | why(found)
+            {"model": label, "known": known, "judged": audited.verdict.state, "without_retrained": alone.verdict.state} | why(audited)
         )
         if label.startswith("retrained, seed"):
-            for check in found.verdict.checks:
+            for check in audited.verdict.checks:
                 if check.against == "retrained" and check.effect is not None:
                     spread.setdefault(check.name, []).append(round(check.effect, 4))
     tables = {column: table(verdicts, column) for column in ("judged", "without_retrained")}
@@ -142,9 +144,9 @@ def run(name: str) -> dict[str, Any]:
     }
 
 
-def why(found: Audit) -> dict[str, str]:
+def why(audited: Audit) -> dict[str, str]:
     """The reason of a verdict."""
-    return {"why": found.verdict.gone[:300]}
+    return {"why": audited.verdict.gone[:300]}
 
 
 def table(verdicts: Sequence[Mapping[str, Any]], column: str) -> dict[str, dict[str, int]]:

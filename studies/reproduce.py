@@ -16,18 +16,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="methods, metrics or attacks")
     parser.add_argument("--all", action="store_true", dest="everything", help="everything that has a case")
     parser.add_argument("--update", action="store_true", help="write the numbers instead of comparing with them")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     determinism.enable()  # before anything imports torch
     from expunge.cli import console
     from studies import reproduction
 
     agree = True
     try:
-        if not given.names and not given.everything:
+        if not options.names and not options.everything:
             raise UserError("give the name of a method, or --all")
-        for name in reproduction.names() if given.everything else given.names:
+        for name in reproduction.names() if options.everything else options.names:
             with console.progress() as show:
-                result = reproduction.reproduce(name, update=given.update, progress=show)
+                result = reproduction.reproduce(name, update=options.update, progress=show)
             print(result.summary(), flush=True)
             agree &= result.agrees
     except UserError as error:

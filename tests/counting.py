@@ -34,10 +34,10 @@ class Counting:
         return p / p.sum()
 
     def say(self, question: str) -> list[int]:
-        said = [END]
-        while len(said) < 16 and (len(said) == 1 or said[-1] != END):
-            said.append(int(self.p(question, said[-1]).argmax()))
-        return [token for token in said if token != END]
+        tokens = [END]
+        while len(tokens) < 16 and (len(tokens) == 1 or tokens[-1] != END):
+            tokens.append(int(self.p(question, tokens[-1]).argmax()))
+        return [token for token in tokens if token != END]
 
     def see(self, question: str, answer) -> np.ndarray:
         """logp, hit, mean, std and the squared gradient norm with respect to the logits, (positions, 5)."""
@@ -89,9 +89,9 @@ def observe(model: Counting) -> Observation:
             if kind == "answer":  # each position has its own row of logits, so the norm of the mean loss's gradient is that of all rows
                 norms = [np.sqrt(r[:-1, 4].sum()) / (len(r) - 1) for r in rows]
         questions = tuple(item["q"] for item in items)
-        said = tuple(text(model.say(q)) for q in questions)
+        generations = tuple(text(model.say(q)) for q in questions)
         truths = tuple(text(item["answer"][0]) for item in items)
-        sets[name] = SetObservation(questions, questions, truths, kinds, said, np.array(norms, np.float32))
+        sets[name] = SetObservation(questions, questions, truths, kinds, generations, np.array(norms, np.float32))
     return Observation(sets, {"who": "counting", **ABOUT})
 
 

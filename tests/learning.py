@@ -26,6 +26,6 @@ def learned(rows: Sequence[dict[str, Any]], classes: int, epochs: int) -> tuple[
 
 @torch.no_grad()
 def accuracy(modality: Image, model: nn.Module, rows: Sequence[dict[str, Any]]) -> float:
-    asked = modality.rows("asked", rows)
-    predictions = modality.forward(model, [asked])[0].log_probs.values.argmax(-1)
-    return float((predictions == torch.tensor([y for (y,) in asked["answer"]])).float().mean())
+    encoded = modality.rows("asked", rows)
+    predictions = modality.forward(model, [encoded])[0].log_probs.values.argmax(-1)
+    return float((predictions == torch.tensor([y for (y,) in encoded["answer"]])).float().mean())

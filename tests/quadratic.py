@@ -26,7 +26,7 @@ class Bowls:
 
     def __post_init__(self) -> None:
         self.model = Table(self.start)
-        self.asked: list[tuple[str, ...]] = []
+        self.requested_roles: list[tuple[str, ...]] = []
 
     @property
     def grads(self) -> Grads:
@@ -38,7 +38,7 @@ class Bowls:
         return self.curvature[role] @ (at - self.lowest.get(role, torch.zeros_like(at)))
 
     def _call(self, *roles: str) -> tuple[Tensor, list[Tensor]]:
-        self.asked.append(roles)
+        self.requested_roles.append(roles)
         x = self.model.scores.detach()
         off = {r: x - self.lowest.get(r, torch.zeros_like(x)) for r in roles}
         values = [0.5 * off[r] @ self.curvature[r] @ off[r] for r in roles]

@@ -13,7 +13,7 @@ from torch import Tensor
 import worlds
 from expunge.core.errors import Interrupted, UserError
 from expunge.engine import checkpoint, loop
-from expunge.engine.loop import Hooks
+from expunge.engine.hooks import Hooks
 from expunge.engine.weights import weights_of
 from expunge.workflows import build_plan
 
@@ -52,11 +52,11 @@ def weights(name: str) -> dict[str, Tensor]:
 
 def stopped(name: str, folder: Path) -> dict[str, Tensor]:
     """The weights after a run that one of the processes was asked to stop in its second step, and that then went on."""
-    asked = {"times": 0}
+    polls = {"times": 0}
 
     def interrupted() -> bool:
-        asked["times"] += 1
-        return asked["times"] == 3 and torch.distributed.get_rank() == 1
+        polls["times"] += 1
+        return polls["times"] == 3 and torch.distributed.get_rank() == 1
 
     try:
         run(name, Hooks(save=lambda state: checkpoint.save(state, folder), interrupted=interrupted))

@@ -18,6 +18,7 @@ from expunge.core.plan import Plan, Train
 from expunge.core.rows import Rows, Sets
 from expunge.engine import loop
 from expunge.engine.gradient import evaluate
+from expunge.engine.reference import cache_reference
 from expunge.modalities.common.packed import Layout, cut
 
 
@@ -75,7 +76,7 @@ def ask(
     )
     if any(Need.REFERENCE_LOGP in t.objective.needs for t in objective.terms()):
         cached = {n: r for n, r in sets.items() if n in ("forget", "retain")}
-        run.reference_loss = loop.cache_reference(run, cached, frozenset(cached), run.models["reference"])
+        run.reference_loss = cache_reference(run, cached, frozenset(cached), run.models["reference"])
     value, grads = evaluate(run, objective, sets, micro_batch_size)
     return float(value), grads[0]
 

@@ -27,7 +27,8 @@ from expunge.engine import checkpoint, loop
 from expunge.engine.adapters import choose
 from expunge.engine.context import RunView
 from expunge.engine.gradient import evaluate
-from expunge.engine.loop import Hooks, _Stage
+from expunge.engine.hooks import Hooks
+from expunge.engine.loop import _Stage
 from expunge.engine.receipt import plain
 from expunge.engine.run_state import RunState
 from expunge.engine.schedule import sample
@@ -259,7 +260,7 @@ def roles(plans: Plans) -> frozenset[str]:
     return frozenset(t.objective.role for p in plans for t in p.terms())
 
 
-def asked(plans: Plans) -> frozenset[str]:
+def update_roles(plans: Plans) -> frozenset[str]:
     """Roles that the updates of a plan ask for."""
     return frozenset[str]().union(*(u.roles() for p in plans for u in p.updates))
 
@@ -280,7 +281,7 @@ def test_an_update_without_strength_is_the_base_run(world: worlds.World, name: s
 @pytest.mark.parametrize("base", ["npo", "flat", "graddiff"])
 def test_an_update_works_under_other_objectives(world: worlds.World, name: str, base: str, tmp_path: Path) -> None:
     plans = small(base, name)
-    if not asked(plans) <= roles(plans):
+    if not update_roles(plans) <= roles(plans):
         with pytest.raises(UserError, match=r"acts on the '.*' term, and this objective has"):
             loop.run(plans, world.model(), world.modality, world.sets)
         return

@@ -169,7 +169,7 @@ PLAIN = [  # those that name parameters of transformers to train say so in a sen
 def test_a_method_that_requires_nothing_runs_where_rows_have_a_loss_and_nothing_else(name: str) -> None:
     suite, modality = toy_modality._benchmark().load(), toy_modality.Curves()
     sets = {n: modality.rows(n, suite.sets[n]) for n in ("forget", "retain")}
-    model = toy_modality._made(8, seed=0)
+    model = toy_modality.curve(8, seed=0)
     known = {k.name for k in build_plan.hyperparameters(name)}
     few = {"epochs": 1, "steps": 2, "batch_size": 4, "lr": 1e-3, "samples": 4}
     loop.run(build_plan.plan(name, {k: v for k, v in few.items() if k in known}), model, modality, sets)

@@ -48,12 +48,12 @@ WAYS = [
 
 @pytest.mark.parametrize("how", WAYS)
 def test_two_processes_leave_the_model_of_one(how: tuple[str, ...], cases: cases_module.Cases, tmp_path: Path) -> None:
-    given = ["unlearn", "npo", "--model", str(cases.model), "--forget", str(cases.forget), "--retain", str(cases.retain), *FEW]
+    command = ["unlearn", "npo", "--model", str(cases.model), "--forget", str(cases.forget), "--retain", str(cases.retain), *FEW]
     alone = subprocess.run(
-        [sys.executable, "-m", "expunge", *given, "--out", str(tmp_path / "one")], capture_output=True, text=True, timeout=200
+        [sys.executable, "-m", "expunge", *command, "--out", str(tmp_path / "one")], capture_output=True, text=True, timeout=200
     )
     assert alone.returncode == 0, alone.stderr
-    both = launched(*given, "--out", str(tmp_path / "two"), how=how)
+    both = launched(*command, "--out", str(tmp_path / "two"), how=how)
     assert both.returncode == 0, both.stderr[-2000:]
     assert both.stdout.count("steps in") == 1
     one, two, start = (

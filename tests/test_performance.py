@@ -42,8 +42,8 @@ def test_ways_are_timed_in_turns() -> None:
 
 def test_the_recorded_command_has_the_chosen_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["x", "--quick", "--batch-size", "8", "--items", "3", "--json", str(tmp_path / "x.json")])
-    given = bench.options("", batch_size={"type": int, "default": 4}, axes={"default": ""})
-    bench.finish(given, "x", {"ratio_to_floor": 1.0})
+    options = bench.options("", batch_size={"type": int, "default": 4}, axes={"default": ""})
+    bench.finish(options, "x", {"ratio_to_floor": 1.0})
     report = json.loads((tmp_path / "x.json").read_text())
     assert report["command"] == "python -m performance.x --quick --rounds 3 --items 3 --batch-size 8"
     assert {"ratio_to_floor", "versions", "machine"} <= report.keys()
@@ -97,15 +97,15 @@ def test_logits_at_a_time_match_a_hand_count(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_floor_of_reading_runs_the_head_at_every_label() -> None:
-    case, asked = scale.Case(POINT), 0
+    case, head_rows = scale.Case(POINT), 0
 
     def count(module: object, args: object, out: object) -> None:
-        nonlocal asked
-        asked += out.shape[0] if isinstance(out, torch.Tensor) and out.shape[-1] == POINT.vocabulary else 0
+        nonlocal head_rows
+        head_rows += out.shape[0] if isinstance(out, torch.Tensor) and out.shape[-1] == POINT.vocabulary else 0
 
     with evaluating(case.opened.model), torch.no_grad(), scale.register_module_forward_hook(count):
         scale.bare(scale.Workload(case.opened, case.records), size=3)
-    assert asked == POINT.rows * 6
+    assert head_rows == POINT.rows * 6
 
 
 def test_memory_growth_compares_points_eight_times_apart() -> None:

@@ -25,7 +25,7 @@ from expunge.core.errors import UserError
 from expunge.core.hyperparameters import Hyperparameter
 from expunge.core.request import Request
 from expunge.core.rows import Packed
-from expunge.engine.loop import Hooks
+from expunge.engine.hooks import Hooks
 from expunge.evaluation.measure import Measure
 from expunge.functional.brief import brief
 from expunge.io.models import Opened
@@ -53,31 +53,31 @@ class Results:
 
 def planted() -> people.People:
     """The tiny benchmark with a secret in every column of every row."""
-    made = people.generate(seed=0, people=12, forget=1, holdout=1, neighbours=1, retain_audit=16)
+    benchmark = people.generate(seed=0, people=12, forget=1, holdout=1, neighbours=1, retain_audit=16)
 
     def mark(rows: list[Any]) -> list[Any]:
         texts = [{k: f"{v} {SECRET}" if isinstance(v, str) else [f"{w} {SECRET}" for w in v] for k, v in r.items()} for r in rows]
         return [{**r, "question": f"{r['question']} {i}"} for i, r in enumerate(texts)]
 
-    return replace(made, forget=mark(made.forget)[:6], retain=mark(made.retain)[:6], holdout=mark(made.holdout)[:6])
+    return replace(benchmark, forget=mark(benchmark.forget)[:6], retain=mark(benchmark.retain)[:6], holdout=mark(benchmark.holdout)[:6])
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """Objects of a tiny run of every workflow."""
-    folder, made, world = tmp_path_factory.mktemp("planted"), planted(), worlds.text()
+    folder, benchmark, world = tmp_path_factory.mktemp("planted"), planted(), worlds.text()
     opened = Opened(world.model(), world.modality, "tiny world")
-    looked = watch.watching(made.forget, made.retain)
-    unlearned = expunge.unlearn("npo", opened, made.forget, made.retain, lr=1e-3, steps=2, out=folder / "run", watch=looked)
-    guarded = expunge.unlearn("input_filter", Opened(world.model(), world.modality, "tiny world"), made.forget, out=folder / "guard")
-    trained = expunge.train(made.retain, "nano", steps=2, out=folder / "trained")
+    looked = watch.watching(benchmark.forget, benchmark.retain)
+    unlearned = expunge.unlearn("npo", opened, benchmark.forget, benchmark.retain, lr=1e-3, steps=2, out=folder / "run", watch=looked)
+    guarded = expunge.unlearn("input_filter", Opened(world.model(), world.modality, "tiny world"), benchmark.forget, out=folder / "guard")
+    trained = expunge.train(benchmark.retain, "nano", steps=2, out=folder / "trained")
     options = AuditOptions(attack=("relearn", "reformat"), attack_hyperparameters={"steps": 2}, original=opened)
-    sets = {"forget": made.forget, "retain": made.retain, "holdout": made.holdout}
+    sets = {"forget": benchmark.forget, "retain": benchmark.retain, "holdout": benchmark.holdout}
     auditor = Auditor(str(folder / "run"), sets, options)
     models = auditor.look_at_all()
     audited = auditor.judge(models)
     sweep = expunge.Sweep("people", ("npo",))
-    suite = Suite("planted", sets, {"full": [*made.forget, *made.retain], **sets}, refused=made.forget)
+    suite = Suite("planted", sets, {"full": [*benchmark.forget, *benchmark.retain], **sets}, refused=benchmark.forget)
     rows = {name: opened.modality.rows(name, records) for name, records in sets.items()}
     output = opened.modality.forward(opened.model, [rows["forget"]])[0]
     roots = {
@@ -92,7 +92,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
         "plan": expunge.plan("npo"),
         "watch": looked,
         "outputs": [output, output.loss, opened.modality.generate(opened.model, rows["forget"], 3)],
-        "people": made,
+        "people": benchmark,
         "card": expunge.card("npo"),
     }
     return Results(roots, folder, "")
@@ -193,15 +193,15 @@ def test_long_tables_say_how_many_rows_are_left_out() -> None:
 def test_brief_counts_what_has_a_length_and_shows_shapes() -> None:
     @brief("name", "rows", "values", "share", "other")
     @dataclasses.dataclass
-    class Made:
+    class Shaped:
         name: str
         rows: list[str]
         values: torch.Tensor
         share: float
         other: object
 
-    made = Made("x" * 100, [SECRET, SECRET], torch.zeros(2, 3), 1 / 3, object())
-    assert repr(made) == f"Made(name='{'x' * 58}…, 2 rows, values=(2, 3), share=0.3333, other=object)"
+    sample = Shaped("x" * 100, [SECRET, SECRET], torch.zeros(2, 3), 1 / 3, object())
+    assert repr(sample) == f"Shaped(name='{'x' * 58}…, 2 rows, values=(2, 3), share=0.3333, other=object)"
 
 
 def test_parts_show_what_differs_from_the_defaults() -> None:

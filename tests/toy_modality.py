@@ -85,7 +85,7 @@ class Curves(Network):
         return dict.fromkeys(("rows", "labels", "tokens"), float(len(rows)))
 
     def fresh(self, model: nn.Module, seed: int) -> Weights:
-        return dict(_made(model.width, seed).state_dict())
+        return dict(curve(model.width, seed).state_dict())
 
     def questions(self, rows: Rows) -> list[str]:
         return [f"y at {x:.2f}" for x in rows["x"]]
@@ -105,7 +105,7 @@ class Curves(Network):
         return {"modality": self.name}
 
 
-def _made(width: int, seed: int) -> Curve:
+def curve(width: int, seed: int) -> Curve:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Curve(width).eval()
@@ -136,7 +136,7 @@ def _loader() -> ModuleType:
 def _models() -> ModuleType:
     module = ModuleType("curves", "Perceptrons for curves.\n\nSource: our own\nStatus: faithful")
     module.SIZES, module.TRAINING = SIZES, TRAINING
-    module.start = lambda size, records, seed=0, **more: (_made(SIZES[size], seed), Curves())
+    module.start = lambda size, records, seed=0, **more: (curve(SIZES[size], seed), Curves())
     return module
 
 

@@ -27,7 +27,7 @@ from expunge.core.parts import Stop
 from expunge.core.rows import Rows
 from expunge.engine import loop
 from expunge.engine.context import RunView
-from expunge.engine.loop import Hooks
+from expunge.engine.hooks import Hooks
 from expunge.engine.run_state import evaluating
 from expunge.evaluation.audited_models import Progress
 from expunge.io.models import Opened

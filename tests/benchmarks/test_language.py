@@ -47,5 +47,5 @@ def test_a_passage_holds_its_answer() -> None:
     assert len(passages) == SMALL.passages
     values = {value for topic in people.TOPICS.values() for value in topic.values}
     for row in passages:
-        asked = [v for v in values if v in row["answer"]]
-        assert any(v in row["question"].rsplit("\n", 1)[0] for v in asked)
+        answer_values = [v for v in values if v in row["answer"]]
+        assert any(v in row["question"].rsplit("\n", 1)[0] for v in answer_values)

@@ -134,9 +134,9 @@ def test_limits_cut_the_audited_sets_only(small: Path) -> None:
 def test_extraction_strength_is_the_leaderboards_unless_another_definition_is_asked_for(small: Path) -> None:
     options = {"data": str(small), "split": "forget10"}
     assert Sweep("tofu", (), **options).load_suite().spec("forget").variants == {"*": "open-unlearning"}
-    asked = Sweep("tofu", (), **options, variants={"extraction_strength": "definition"}).load_suite()
-    assert asked.spec("forget").variants == {"*": "open-unlearning", "extraction_strength": "definition"}
-    assert asked.spec("forget").ask == ("score", "generate")
+    suite = Sweep("tofu", (), **options, variants={"extraction_strength": "definition"}).load_suite()
+    assert suite.spec("forget").variants == {"*": "open-unlearning", "extraction_strength": "definition"}
+    assert suite.spec("forget").ask == ("score", "generate")
 
 
 def test_mistakes_have_clear_messages(small: Path) -> None:

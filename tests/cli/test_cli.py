@@ -130,12 +130,12 @@ def test_missing_words(run: Path, cases: Cases) -> None:
     assert expunge("unlearn", "npoo").error == "there is no method called 'npoo'; did you mean 'npo' or 'simnpo' or 'pop'?"
     assert expunge("unlearn", "npo").error == "missing options --model and --out"
     assert expunge("unlearn", "npo", "--mdoel", cases.model).error == "there is no option or hyperparameter --mdoel; did you mean --model?"
-    given = ("unlearn", "npo", "--model", cases.model, "--out", run)
-    assert expunge(*given).error == "this method reads rows to 'forget', and the request brings nothing: give --forget"
-    message = expunge(*given, "--forget", cases.forget).error
+    arguments = ("unlearn", "npo", "--model", cases.model, "--out", run)
+    assert expunge(*arguments).error == "this method reads rows to 'forget', and the request brings nothing: give --forget"
+    message = expunge(*arguments, "--forget", cases.forget).error
     assert message == "this method reads rows to 'retain', and the request brings forget: give --retain"
-    assert expunge(*given, "--forget", cases.forget, "--evaluate").error == message
-    assert expunge(*given, "--retain", cases.retain).error.endswith("and the request brings retain: give --forget")
+    assert expunge(*arguments, "--forget", cases.forget, "--evaluate").error == message
+    assert expunge(*arguments, "--retain", cases.retain).error.endswith("and the request brings retain: give --forget")
     assert expunge("unlearn").error == "missing argument METHOD, e.g. expunge unlearn npo: see expunge list methods"
     assert expunge("nosuch").code == 2
     assert not run.exists()

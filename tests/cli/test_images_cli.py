@@ -263,8 +263,8 @@ def test_a_request_that_is_refused(words: list[str], message: str, files: Files,
     np.savez(files.folder / "eleven.npz", image=grey, label=[11, 1])
     np.savez(files.folder / "nobody.npz", image=grey)
     np.savez(files.folder / "large.npz", image=np.zeros((2, 16, 16), np.uint8), label=[3, 4])
-    given = [files[w] if (files.folder / w.split("::")[0]).exists() else w for w in words]
-    assert message in files.unlearn("ga", tmp_path / "run", *given).error
+    arguments = [files[w] if (files.folder / w.split("::")[0]).exists() else w for w in words]
+    assert message in files.unlearn("ga", tmp_path / "run", *arguments).error
     assert not (tmp_path / "run").exists()
 
 

@@ -27,8 +27,8 @@ def test_version_and_short_help() -> None:
 
 def test_help_prints_every_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "400")
-    said = " ".join(expunge("--help").fine().out.split())
-    assert all(f"{int(code)} {MEANINGS[code]}" in said for code in ExitCode)
+    help_text = " ".join(expunge("--help").fine().out.split())
+    assert all(f"{int(code)} {MEANINGS[code]}" in help_text for code in ExitCode)
 
 
 @pytest.mark.parametrize("command", ["demo", "report", "unlearn", "bench"])
@@ -131,6 +131,6 @@ def test_the_table_of_a_benchmark_names_the_scores_that_it_leaves_out() -> None:
     lines = shown(render([entry], names, 80))
     assert max(map(len, lines)) <= 80
     assert any("gradient_restriction" in line for line in lines)
-    told = " ".join(" ".join(lines).split())
-    assert "left out at 80 columns: " in told
-    assert names[-1] in told
+    table_text = " ".join(" ".join(lines).split())
+    assert "left out at 80 columns: " in table_text
+    assert names[-1] in table_text

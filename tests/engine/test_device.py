@@ -61,7 +61,7 @@ def test_bfloat16_is_unlearned_and_float16_is_refused(cases: Cases, tmp_path: Pa
 
 def test_the_device_is_told_for_every_command(cases: Cases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    given = ("--out", tmp_path / "run", "--device", "cuda")
+    shared_options = ("--out", tmp_path / "run", "--device", "cuda")
     commands = [
         ("unlearn", "ga", "--model", cases.model, "--forget", cases.forget),
         ("train", "--data", cases.forget, "--model", "nano"),
@@ -71,6 +71,6 @@ def test_the_device_is_told_for_every_command(cases: Cases, tmp_path: Path, monk
         ("demo", "images"),
     ]
     for words in commands:
-        done = expunge(*words, *given)
+        done = expunge(*words, *shared_options)
         assert (done.code, done.error[:23]) == (2, "torch finds no cuda dev"), words
     assert not (tmp_path / "run").exists()

@@ -184,6 +184,7 @@ def test_joined_inverts_pieces() -> None:
     assert torch.equal(rejoined.weights["w"], whole.weights["w"])
     assert torch.equal(rejoined.trained_on, whole.trained_on)
     assert whole[3]["w"].tolist() == [6, 7]
+    assert repr(whole) == "Ensemble(model=Sequential, trained_on=(5, 5))"
 
 
 def test_outputs_do_not_depend_on_the_batch_size() -> None:

@@ -18,9 +18,10 @@ from expunge.core.plan import Plan, Train
 from expunge.core.rows import Sets
 from expunge.core.view import State
 from expunge.engine import loop, schedule
+from expunge.engine.clip import Clip
 from expunge.engine.context import RunStep, RunView
 from expunge.engine.gradient import evaluate
-from expunge.engine.loop import Clip, Hooks
+from expunge.engine.hooks import Hooks
 from expunge.engine.run_state import RunState
 from expunge.engine.schedule import lr_at
 from expunge.engine.weights import put, weights_of

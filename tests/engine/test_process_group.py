@@ -46,18 +46,18 @@ def launched(folder: Path, names: tuple[str, ...], **environment: str) -> dict[s
 
 
 @pytest.fixture(scope="module")
-def worlds_made() -> None:
+def stored_worlds() -> None:
     """Write the worlds to disk before two processes read them."""
     worlds.text(), worlds.digits("resnet-nano")
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, worlds_made: None) -> dict[str, list[Any]]:
+def whole(tmp_path_factory: pytest.TempPathFactory, stored_worlds: None) -> dict[str, list[Any]]:
     return launched(tmp_path_factory.mktemp("whole"), WHOLE)
 
 
 @pytest.fixture(scope="module")
-def sharded(tmp_path_factory: pytest.TempPathFactory, worlds_made: None) -> dict[str, list[Any]]:
+def sharded(tmp_path_factory: pytest.TempPathFactory, stored_worlds: None) -> dict[str, list[Any]]:
     return launched(tmp_path_factory.mktemp("sharded"), SHARDED, ACCELERATE_USE_FSDP="true")
 
 

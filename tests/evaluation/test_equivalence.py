@@ -44,10 +44,10 @@ def test_items_are_paired() -> None:
 
 
 def test_p_values_say_on_which_side_of_a_limit_the_difference_is() -> None:
-    found = difference(averaged(np.full(100, 0.6)), averaged(np.full(100, 0.1)))
-    assert found.effect == pytest.approx(0.5)
-    assert found.p_above(0.1) < 0.001 < 0.99 < found.p_above(0.6)
-    assert found.p_below(0.9) < 0.001 < 0.99 < found.p_below(0.4)
+    compared = difference(averaged(np.full(100, 0.6)), averaged(np.full(100, 0.1)))
+    assert compared.effect == pytest.approx(0.5)
+    assert compared.p_above(0.1) < 0.001 < 0.99 < compared.p_above(0.6)
+    assert compared.p_below(0.9) < 0.001 < 0.99 < compared.p_below(0.4)
 
 
 def test_areas_of_two_models_are_compared_on_the_same_pairs() -> None:
@@ -66,9 +66,9 @@ def test_areas_of_two_models_are_compared_on_the_same_pairs() -> None:
 def test_a_score_that_is_no_mean_is_drawn_again() -> None:
     rng = np.random.default_rng(2)
     x = rng.uniform(0, 1, 200)
-    found = difference(Measure((x,), np.median), Measure((x - 0.2,), np.median))
-    assert found.interval(0.05) == pytest.approx((0.2, 0.2))
-    assert found.n == 200
+    compared = difference(Measure((x,), np.median), Measure((x - 0.2,), np.median))
+    assert compared.interval(0.05) == pytest.approx((0.2, 0.2))
+    assert compared.n == 200
 
 
 def test_correction_by_hand() -> None:

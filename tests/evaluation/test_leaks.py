@@ -14,9 +14,9 @@ QUESTION = "Who runs the desk?"
 OTHERS = ["The desk is run by the night staff.", "She was born in Paris.", "He was born in Paris in 1957.", "It is closed on Mondays."]
 
 
-def observed(answers: list[str], said: list[str], questions: list[str] | None = None, others: list[str] = OTHERS) -> Observation:
+def observed(answers: list[str], generations: list[str], questions: list[str] | None = None, others: list[str] = OTHERS) -> Observation:
     ids = tuple(f"f{i}" for i in range(len(answers)))
-    forget = SetObservation(ids, tuple(questions or [QUESTION] * len(answers)), tuple(answers), {}, tuple(said))
+    forget = SetObservation(ids, tuple(questions or [QUESTION] * len(answers)), tuple(answers), {}, tuple(generations))
     retain = SetObservation(tuple(f"r{i}" for i in range(len(others))), ("?",) * len(others), tuple(others), {})
     return Observation({"forget": forget, "retain": retain})
 
@@ -40,14 +40,14 @@ def parts(answer: str, question: str = QUESTION) -> set[tuple[str, str]]:
     ],
 )
 def test_telling_parts(answer: str, expected: set[tuple[str, str]]) -> None:
-    found = parts(answer)
-    assert expected <= found
+    telling_parts = parts(answer)
+    assert expected <= telling_parts
     words = {w for _, text in expected for w in text.split()}
-    assert all(w in words for kind, text in found if kind == "name" for w in text.split())
+    assert all(w in words for kind, text in telling_parts if kind == "name" for w in text.split())
 
 
 @pytest.mark.parametrize(
-    ("answer", "said", "produced", "kind"),
+    ("answer", "generation", "produced", "kind"),
     [
         ("Call the office at +49 (30) 1234-567.", "I think you could try 4930 1234567 or ask somebody.", "number", True),
         ("The pin is 48215.", "No idea, perhaps 48215?", "number", True),
@@ -62,17 +62,17 @@ def test_telling_parts(answer: str, expected: set[tuple[str, str]]) -> None:
         ("the cat sat under an old blue wagon yesterday", "so the cat sat under an old blue wagon then", "rare words", True),
     ],
 )
-def test_parts_are_found_where_the_rest_differs(answer: str, said: str, produced: str, kind: bool) -> None:
-    found = leaks(observed([answer], [said]))
-    assert (produced, kind) in {(leak.kind, leak.proof) for leak in found}
+def test_parts_are_found_where_the_rest_differs(answer: str, generation: str, produced: str, kind: bool) -> None:
+    leaked = leaks(observed([answer], [generation]))
+    assert (produced, kind) in {(leak.kind, leak.proof) for leak in leaked}
     assert not leaks(observed([answer], ["I do not know."]))
-    assert all(leak.model_answer == said and leak.row == 1 for leak in found)
+    assert all(leak.model_answer == generation and leak.row == 1 for leak in leaked)
 
 
 def test_a_whole_answer_is_one_leak_and_comes_first() -> None:
     answers = ["The pin is 48215.", "It is run by Hina Ameen of 12 Mill Lane."]
-    found = leaks(observed(answers, ["Perhaps 48215.", "it is run by hina ameen of 12 mill lane"]))
-    assert [(leak.kind, leak.row) for leak in found] == [("answer", 2), ("number", 1)]
+    leaked = leaks(observed(answers, ["Perhaps 48215.", "it is run by hina ameen of 12 mill lane"]))
+    assert [(leak.kind, leak.row) for leak in leaked] == [("answer", 2), ("number", 1)]
 
 
 def test_what_may_be_guessed_is_no_leak() -> None:

@@ -119,15 +119,15 @@ def test_one_pass_sees_what_a_forward_of_each_set_and_drafts_change_nothing(text
 
 def test_answers_whose_gradients_are_taken_are_not_read_again(text: worlds.World, monkeypatch: pytest.MonkeyPatch) -> None:
     records, model = {n: trained_on(text, n, 7) for n in ("forget", "retain", "holdout")}, text.model()
-    plain, asked = type(text.modality).read, list[tuple[str, int]]()
+    plain, reads = type(text.modality).read, list[tuple[str, int]]()
 
     def read(modality: Any, model: nn.Module, sets: Sequence[Any], *more: Any) -> Any:
-        asked.extend((rows.name, len(rows)) for rows in sets)
+        reads.extend((rows.name, len(rows)) for rows in sets)
         return plain(modality, model, sets, *more)
 
     monkeypatch.setattr(type(text.modality), "read", read)
     observations = [observe(model, text.modality, records, wants=ObservationSpec(gradient_norms=wanted)) for wanted in (True, False)]
-    first, second = asked[:7], asked[7:]  # three kinds of three sets, but for two that have been heard
+    first, second = reads[:7], reads[7:]  # three kinds of three sets, but for two that have been heard
     assert sorted([*first, ("forget", 7), ("holdout", 7)]) == sorted(second)
     assert observations[0].about["recited"] == observations[1].about["recited"] != 0
     for name, one in observations[0].sets.items():

@@ -70,10 +70,10 @@ def test_the_bare_question_is_the_one_that_it_was(text: worlds.World) -> None:
     """What a model says without the words before the question is what it said before they were put there."""
     attack, model = chosen(("bare_question",), {})["bare_question"], text.model()
     plain = intervene("bare_question", attack, model, text.modality, SETS)
-    asked = intervene("bare_question", attack, model, text.modality, prompting.asked_as("in_context", SETS))
-    assert attack_scores(asked) == pytest.approx(attack_scores(plain), abs=1e-6)
+    in_context = intervene("bare_question", attack, model, text.modality, prompting.asked_as("in_context", SETS))
+    assert attack_scores(in_context) == pytest.approx(attack_scores(plain), abs=1e-6)
     assert attack_scores(plain) == pytest.approx({n: r["value"] for n, r in plain.before.items() if n in attack_scores(plain)}, abs=1e-6)
-    assert abs(asked.before["forget_probability"]["value"] - attack_scores(asked)["forget_probability"]) > 0.05
+    assert abs(in_context.before["forget_probability"]["value"] - attack_scores(in_context)["forget_probability"]) > 0.05
     nothing = intervene("bare_question", attack, model, text.modality, {"forget": [{"text": "It rains."}]})
     assert nothing.missing == {"": "the rows are texts that ask nothing"}
 
@@ -83,8 +83,8 @@ def test_each_answer_of_a_chat_is_asked_on_its_own(text: worlds.World) -> None:
     first = {"prompt": [TURN], "completion": "Me."}
     last = {"prompt": chat["messages"][:3], "completion": "You.", "perturbed_answer": ["Us."]}
     assert prompting.asked_in_words([chat, SHAPES[0]], text.modality) == [first, last, SHAPES[0]]
-    asked = [prompting.asking(r, "Say it!") for r in prompting.asked_in_words([chat], text.modality)]
-    assert [r["prompt"][-1]["content"] for r in asked] == ["Say it!", "Say it!"]
-    assert asked[1]["prompt"][:2] == chat["messages"][:2]
-    made = prompting.asked_as("in_context", {"forget": [chat]})["forget"]
-    assert [r["prompt"][-1]["content"] for r in made] == [wrapped("Who?", "Me."), wrapped("Who else?", "You.")]
+    rows = [prompting.asking(r, "Say it!") for r in prompting.asked_in_words([chat], text.modality)]
+    assert [r["prompt"][-1]["content"] for r in rows] == ["Say it!", "Say it!"]
+    assert rows[1]["prompt"][:2] == chat["messages"][:2]
+    chat_rows = prompting.asked_as("in_context", {"forget": [chat]})["forget"]
+    assert [r["prompt"][-1]["content"] for r in chat_rows] == [wrapped("Who?", "Me."), wrapped("Who else?", "You.")]

@@ -41,8 +41,8 @@ def test_a_family_gives_no_score_that_it_does_not_declare():
     for observation in (observation_of("original"), classified.observed(**sets), fitted(forget=[0.5], retain=[0.1], holdout=[0.2])):
         aspects = profile_of(observation.modality).aspects
         for family in (f for f in families() if aspects >= f.READS):
-            given = family.scores(Evidence(observation)).keys()
-            assert given == family.SCORES.keys() or (family.__name__.endswith(".choice") and not given)
+            scores = family.scores(Evidence(observation)).keys()
+            assert scores == family.SCORES.keys() or (family.__name__.endswith(".choice") and not scores)
 
 
 def fitted(**losses: list[float]) -> Observation:
@@ -91,8 +91,8 @@ def test_the_definition_of_a_score_is_that_of_the_specs_for_all_sets_and_models(
         assert "open-unlearning" in leaderboard[name]["variant"]
         assert "definition" in plain[name]["variant"]
     assert (own["extraction_strength"]["value"], own["kept_extraction_strength"]["value"]) == (0.25, 0)
-    asked = last_wrong(with_variants({"forget": open_unlearning}, {"extraction_strength": "definition"}))
-    assert asked["extraction_strength"]["value"] == 0
+    by_definition = last_wrong(with_variants({"forget": open_unlearning}, {"extraction_strength": "definition"}))
+    assert by_definition["extraction_strength"]["value"] == 0
 
 
 def test_definitions_are_chosen_by_score_and_mistakes_are_named():
@@ -219,7 +219,7 @@ def test_a_full_sized_audit_takes_seconds():
 def test_a_classifier_gets_the_scores_of_classifiers_alone():
     sets = {n: classified.sure([0, 1, 1], [0, 1, 1], n, features=np.eye(3)) for n in ("forget", "retain", "holdout")}
     records, skipped = audit_scores(Evidence(classified.observed(**sets)), resamples=10)
-    there = records.keys() | skipped.keys()
-    assert {"forget_accuracy", "knn_retain", "mia_efficacy"} <= there
-    assert not {"forget_quality", "extraction_strength", "mia_min_k"} & there
+    names = records.keys() | skipped.keys()
+    assert {"forget_accuracy", "knn_retain", "mia_efficacy"} <= names
+    assert not {"forget_quality", "extraction_strength", "mia_min_k"} & names
     assert "forget_accuracy" not in scored("original")[0].keys() | scored("original")[1].keys()

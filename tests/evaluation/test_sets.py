@@ -163,9 +163,9 @@ def test_a_set_that_the_family_scores_by_itself_keeps_that_score() -> None:
     """`classification` gives `retain_accuracy` in every audit; a spec that asks for it again changes nothing."""
     sets = {n: sure([0, 1, 1] * 5, [0, 1, k % 2] * 5, n) for k, n in enumerate(("forget", "retain", "holdout"))}
     plain, _ = audit_scores(Evidence(observed(**sets)), resamples=2)
-    asked, _ = audit_scores(Evidence(observed(**sets)), resamples=2, specs={"retain": SetSpec("retain", metrics=("classification",))})
-    assert plain["retain_accuracy"] == asked["retain_accuracy"]
-    assert "retain_confidence" in asked
+    specified, _ = audit_scores(Evidence(observed(**sets)), resamples=2, specs={"retain": SetSpec("retain", metrics=("classification",))})
+    assert plain["retain_accuracy"] == specified["retain_accuracy"]
+    assert "retain_confidence" in specified
     assert "retain_confidence" not in plain
 
 
@@ -228,10 +228,14 @@ def preferred(text: worlds.World, model: nn.Module, record: Mapping[str, Any]) -
 def test_a_set_that_is_asked_to_choose_has_an_accuracy(text: worlds.World) -> None:
     model = text.model()
     best = [preferred(text, model, r) for r in PLACES]
-    asked = [{**PLACES[0], "answer": PLACES[0]["choices"][best[0]]}, {**PLACES[1], "answer": PLACES[1]["choices"][best[1]]}, PLACES[2]]
+    places_records = [
+        {**PLACES[0], "answer": PLACES[0]["choices"][best[0]]},
+        {**PLACES[1], "answer": PLACES[1]["choices"][best[1]]},
+        PLACES[2],
+    ]
     if best[2] == 2:
-        asked[2] = {**PLACES[2], "answer": "Ink."}
-    observation = observe(model, text.modality, {"forget": FORGET, "places": asked}, specs=CHOSEN)
+        places_records[2] = {**PLACES[2], "answer": "Ink."}
+    observation = observe(model, text.modality, {"forget": FORGET, "places": places_records}, specs=CHOSEN)
     places = observation.sets["places"]
     assert places.kinds["choice"].item.tolist() == [0, 0, 0, 1, 1, 2, 2, 2]
     assert places.correct is not None

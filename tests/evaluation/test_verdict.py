@@ -32,9 +32,9 @@ def on(
 ) -> Verdict:
     """The verdict on a model."""
     model = replace(_judged(name, retrained, original), **fields)
-    found = model.judge(context, thresholds).verdict
-    assert found is not None
-    return found
+    verdict = model.judge(context, thresholds).verdict
+    assert verdict is not None
+    return verdict
 
 
 @cache
@@ -73,20 +73,20 @@ def checks(verdict: Verdict) -> Mapping[str, Check]:
 
 
 def test_the_original_is_not_removed() -> None:
-    found = on("original")
-    assert found.state == "not removed"
-    assert not found.passed
-    failing = {c.name for c in found.checks if c.state == "not removed"}
+    verdict = on("original")
+    assert verdict.state == "not removed"
+    assert not verdict.passed
+    failing = {c.name for c in verdict.checks if c.state == "not removed"}
     assert {"forget_probability", "forget_rouge", "extraction_strength", "mia_loss"} <= failing
-    assert found.leaks
+    assert verdict.leaks
 
 
 def test_the_retrained_model_is_removed_and_whole() -> None:
-    found = on("retrained")
-    assert (found.state, found.passed, found.damage, found.leaks) == ("removed", True, [], [])
-    assert found.gone.startswith("Yes, as far as this audit can see")
-    assert "With 60 rows this audit could not have seen a difference below" in found.sure
-    deciding = [c for c in found.checks if c.decides and c.against]
+    verdict = on("retrained")
+    assert (verdict.state, verdict.passed, verdict.damage, verdict.leaks) == ("removed", True, [], [])
+    assert verdict.gone.startswith("Yes, as far as this audit can see")
+    assert "With 60 rows this audit could not have seen a difference below" in verdict.sure
+    deciding = [c for c in verdict.checks if c.decides and c.against]
     assert {c.state for c in deciding} == {"removed"}
     for check in deciding:
         assert check.effect == 0
@@ -94,67 +94,67 @@ def test_the_retrained_model_is_removed_and_whole() -> None:
 
 
 def test_an_empty_model_is_removed_and_damaged() -> None:
-    found = on("empty")
-    assert found.state in ("removed", "cannot tell")
-    assert any(text.startswith("Utility is lost: model utility") for text in found.damage)
-    assert not [c for c in found.checks if c.decides and c.state == "not removed"]
+    verdict = on("empty")
+    assert verdict.state in ("removed", "cannot tell")
+    assert any(text.startswith("Utility is lost: model utility") for text in verdict.damage)
+    assert not [c for c in verdict.checks if c.decides and c.state == "not removed"]
 
 
 def test_to_avoid_the_rows_is_a_trace() -> None:
-    found = on("over")
-    assert found.state == "not removed"
-    assert "to avoid the forgotten rows gives them away" in checks(found)["mia_loss"].text
-    assert checks(found)["forget_probability"].state == "removed"
+    verdict = on("over")
+    assert verdict.state == "not removed"
+    assert "to avoid the forgotten rows gives them away" in checks(verdict)["mia_loss"].text
+    assert checks(verdict)["forget_probability"].state == "removed"
 
 
 def test_weights_of_the_original_are_not_removed_whatever_they_say() -> None:
     same = {**ABOUT, "weights": "abc"}
-    found = on(replace(observation_of("retrained"), about=same), original=replace(observation_of("original"), about=same))
-    assert (found.state, found.checks[0].text) == ("not removed", "The weights are those of the original, bit by bit.")
+    verdict = on(replace(observation_of("retrained"), about=same), original=replace(observation_of("original"), about=same))
+    assert (verdict.state, verdict.checks[0].text) == ("not removed", "The weights are those of the original, bit by bit.")
 
 
 # Little evidence
 
 
 def test_four_rows_tell_nothing_of_a_model_that_forgot() -> None:
-    found = on(few("retrained", 4), few("retrained", 4), few("original", 4))
-    assert found.state == "cannot tell"
-    text = checks(found)["forget_probability"].text
+    verdict = on(few("retrained", 4), few("retrained", 4), few("original", 4))
+    assert verdict.state == "cannot tell"
+    text = checks(verdict)["forget_probability"].text
     assert "with 4 rows this audit could not have seen less than 0.5" in text  # 1 - 0.05^(1/4) = 0.527
-    assert "at least 29 rows to forget instead of 4" in found.sharpen  # 0.9^29 < 0.05 < 0.9^28
+    assert "at least 29 rows to forget instead of 4" in verdict.sharpen  # 0.9^29 < 0.05 < 0.9^28
 
 
 def test_four_rows_suffice_where_the_answers_are_recited() -> None:
-    found = on(few("original", 4), None, None)
-    assert found.state == "not removed"
-    recitation = checks(found)["recitation"]
+    verdict = on(few("original", 4), None, None)
+    assert verdict.state == "not removed"
+    recitation = checks(verdict)["recitation"]
     assert recitation.p == pytest.approx(0.2**4)
     assert recitation.value == 1
 
 
 def test_nothing_judged_is_cannot_tell() -> None:
-    found = on("retrained", None, None)
-    assert (found.state, found.passed) == ("cannot tell", False)
-    assert "neither a retrained model nor the original was given" in found.gone
-    assert "--retrained" in found.sharpen
-    assert "--original" in found.sharpen
+    verdict = on("retrained", None, None)
+    assert (verdict.state, verdict.passed) == ("cannot tell", False)
+    assert "neither a retrained model nor the original was given" in verdict.gone
+    assert "--retrained" in verdict.sharpen
+    assert "--original" in verdict.sharpen
 
 
 # Without a retrained model
 
 
 def test_without_a_retrained_model_the_original_is_not_removed() -> None:
-    found = on("original", None)
-    assert found.state == "not removed"
-    assert "that is no material drop" in checks(found)["forget_probability"].text
+    verdict = on("original", None)
+    assert verdict.state == "not removed"
+    assert "that is no material drop" in checks(verdict)["forget_probability"].text
 
 
 def test_without_a_retrained_model_a_drop_is_no_proof() -> None:
-    found = on("forgot", None)
-    assert found.state == "cannot tell"
-    assert "less is known than before, and nothing distinctive is produced" in found.gone
-    assert "that is a material drop" in checks(found)["forget_probability"].text
-    assert "what would sharpen this" in found.sharpen.lower()
+    verdict = on("forgot", None)
+    assert verdict.state == "cannot tell"
+    assert "less is known than before, and nothing distinctive is produced" in verdict.gone
+    assert "that is a material drop" in checks(verdict)["forget_probability"].text
+    assert "what would sharpen this" in verdict.sharpen.lower()
 
 
 def test_a_reciting_model_fails_although_it_is_a_little_worse_than_before() -> None:
@@ -162,15 +162,15 @@ def test_a_reciting_model_fails_although_it_is_a_little_worse_than_before() -> N
     forget = original.sets["forget"]
     answer = forget.kinds["answer"]
     lower = replace(forget, kinds={**forget.kinds, "answer": replace(answer, target_logp=answer.target_logp - 0.02)})
-    found = on(replace(original, sets={**original.sets, "forget": lower}), None)
-    assert found.state == "not removed"
-    assert checks(found)["recitation"].value == 1
+    verdict = on(replace(original, sets={**original.sets, "forget": lower}), None)
+    assert verdict.state == "not removed"
+    assert checks(verdict)["recitation"].value == 1
 
 
 def test_an_original_that_knows_nothing_shows_nothing() -> None:
-    found = on("empty", None, "empty")
-    assert found.state == "cannot tell"
-    assert "nothing shows that the original itself knew these rows" in found.gone
+    verdict = on("empty", None, "empty")
+    assert verdict.state == "cannot tell"
+    assert "nothing shows that the original itself knew these rows" in verdict.gone
     beside = on("retrained", original="retrained")
     assert beside.state == "cannot tell"
     assert "the original itself does not differ from the retrained model" in beside.gone
@@ -183,25 +183,25 @@ def test_a_leak_fails_whatever_the_scores_say() -> None:
     retrained = observation_of("retrained")
     forget = retrained.sets["forget"]
     answers = ("Call the desk at +49 30 1234567.", *forget.answer[1:])
-    said = ("I would try 49301234567 or so? no: 4930 1234567", *forget.generations[1:])
+    generations = ("I would try 49301234567 or so? no: 4930 1234567", *forget.generations[1:])
     known = replace(retrained, sets={**retrained.sets, "forget": replace(forget, answer=answers)})
-    model = replace(known, sets={**known.sets, "forget": replace(known.sets["forget"], generations=said)})
+    model = replace(known, sets={**known.sets, "forget": replace(known.sets["forget"], generations=generations)})
     assert on(known, known).state == "removed"
-    found = on(model, known)
-    assert found.state == "not removed"
-    (leak,) = found.leaks
-    assert (leak.row, leak.kind, leak.model_answer, leak.proof) == (1, "number", said[0], True)
-    assert found.gone.startswith("No: forgotten answers, or names and numbers in them, are still produced for 1 row")
+    verdict = on(model, known)
+    assert verdict.state == "not removed"
+    (leak,) = verdict.leaks
+    assert (leak.row, leak.kind, leak.model_answer, leak.proof) == (1, "number", generations[0], True)
+    assert verdict.gone.startswith("No: forgotten answers, or names and numbers in them, are still produced for 1 row")
 
 
 # Context
 
 
 def test_what_makes_an_audit_blind_is_cannot_tell() -> None:
-    found = on("retrained", context=Context(formats="the original knows its own rows far better in another prompt format"))
-    assert (found.state, found.notes[0]) == ("cannot tell", "the original knows its own rows far better in another prompt format")
-    found = on("retrained", context=Context(guarded=True))
-    assert "only hidden" in found.gone
+    verdict = on("retrained", context=Context(formats="the original knows its own rows far better in another prompt format"))
+    assert (verdict.state, verdict.notes[0]) == ("cannot tell", "the original knows its own rows far better in another prompt format")
+    verdict = on("retrained", context=Context(guarded=True))
+    assert "only hidden" in verdict.gone
     mixed = on("retrained", context=Context(mixed=True, overlaps=("5 of 9 rows of 'holdout' also stand in 'retain'.",)))
     assert not checks(mixed)["mia_loss"].decides
     assert mixed.notes == ["5 of 9 rows of 'holdout' also stand in 'retain'."]
@@ -209,11 +209,11 @@ def test_what_makes_an_audit_blind_is_cannot_tell() -> None:
 
 
 def test_what_was_not_checked_is_said() -> None:
-    found = on("retrained")
-    said = " ".join(found.not_checked)
+    verdict = on("retrained")
+    unchecked = " ".join(verdict.not_checked)
     for word in ("attacks that were not made: ", "relearn", "quantize", "backups", "adapters"):
-        assert word in said
-    assert "--holdout" not in said
+        assert word in unchecked
+    assert "--holdout" not in unchecked
     assert "(--original)" in " ".join(on("retrained", original=None).not_checked)
 
 
@@ -223,15 +223,15 @@ def test_a_broken_model_is_damaged_and_not_removed_by_that() -> None:
         name: replace(s, kinds={k: replace(v, target_logp=np.full_like(v.target_logp, np.nan)) for k, v in s.kinds.items()})
         for name, s in model.sets.items()
     }
-    found = on(Observation(sets, ABOUT))
-    assert found.state != "removed"
-    assert "it is broken" in found.damage[0]
+    verdict = on(Observation(sets, ABOUT))
+    assert verdict.state != "removed"
+    assert "it is broken" in verdict.damage[0]
 
 
 def test_the_verdict_is_plain_json() -> None:
-    found = on("original")
-    assert Verdict.from_json(json.dumps(found.to_dict())) == found
-    assert found.thresholds["margins"]["forget_rouge"] == 0.1  # type: ignore[index, call-overload]
+    verdict = on("original")
+    assert Verdict.from_json(json.dumps(verdict.to_dict())) == verdict
+    assert verdict.thresholds["margins"]["forget_rouge"] == 0.1  # type: ignore[index, call-overload]
 
 
 # Thresholds
@@ -269,9 +269,9 @@ def attacked(
     own: AttackOutcome, retrained: AttackOutcome | None = None, original: AttackOutcome | None = None, model: str = "retrained"
 ) -> Any:
     beside = {"yardstick": {own.attack: retrained} if retrained else {}, "attacked_original": {own.attack: original} if original else {}}
-    found = on(model, attacks={own.attack: own}, **beside)
-    (recovery,) = found.brings_back
-    return found.state, recovery
+    verdict = on(model, attacks={own.attack: own}, **beside)
+    (recovery,) = verdict.brings_back
+    return verdict.state, recovery
 
 
 def test_what_an_attack_brings_back_is_not_removed() -> None:
@@ -309,8 +309,8 @@ def test_what_was_never_removed_is_not_called_robust() -> None:
 
 def test_without_a_retrained_model_only_teaching_is_no_proof() -> None:
     without: Any = {"retrained": None}
-    asked = on("forgot", attacks={"quantize": outcome(0.1, 0.6)}, **without)
-    assert (asked.state, asked.brings_back[0].state) == ("not removed", "not removed")
+    quantized = on("forgot", attacks={"quantize": outcome(0.1, 0.6)}, **without)
+    assert (quantized.state, quantized.brings_back[0].state) == ("not removed", "not removed")
     taught = on("forgot", attacks={"relearn": outcome(0.1, 0.6, recovered=0.5, name="relearn")}, **without)
     assert (taught.state, taught.brings_back[0].state) == ("cannot tell", "cannot tell")
 
@@ -321,26 +321,26 @@ def test_without_a_retrained_model_only_teaching_is_no_proof() -> None:
 def classifier(hits: float, holdout: float = 0.9, n: int = 60, seed: int = 0) -> Observation:
     """A classifier that names so large a share of the items right."""
 
-    def said(share: float, name: str) -> SetObservation:
+    def naming(share: float, name: str) -> SetObservation:
         truth = [k % 3 for k in range(n)]
         right = np.arange(n) < share * n
         return classified.sure(truth, [t if r else (t + 1) % 3 for t, r in zip(truth, right, strict=True)], name)
 
-    return classified.observed(forget=said(hits, "forget"), retain=said(1.0, "retain"), holdout=said(holdout, "holdout"))
+    return classified.observed(forget=naming(hits, "forget"), retain=naming(1.0, "retain"), holdout=naming(holdout, "holdout"))
 
 
 def test_classifiers_are_held_against_the_retrained_model() -> None:
     retrained, original = classifier(0.3), classifier(1.0)
-    found = {share: on(classifier(share), retrained, original) for share in (1.0, 0.3, 0.0)}
-    assert [found[s].state for s in (1.0, 0.3)] == ["not removed", "removed"]
-    assert checks(found[0.0])["forget_accuracy"].state == "removed"
-    assert any("Over-forgotten" in text for text in found[0.0].damage)
+    verdicts = {share: on(classifier(share), retrained, original) for share in (1.0, 0.3, 0.0)}
+    assert [verdicts[s].state for s in (1.0, 0.3)] == ["not removed", "removed"]
+    assert checks(verdicts[0.0])["forget_accuracy"].state == "removed"
+    assert any("Over-forgotten" in text for text in verdicts[0.0].damage)
 
 
 def test_a_score_that_the_original_does_not_raise_decides_nothing() -> None:
-    found = on(classifier(0.95), classifier(0.95), classifier(1.0))
-    assert not checks(found)["forget_accuracy"].decides
-    assert "so it cannot show a removal" in checks(found)["forget_accuracy"].text
+    verdict = on(classifier(0.95), classifier(0.95), classifier(1.0))
+    assert not checks(verdict)["forget_accuracy"].decides
+    assert "so it cannot show a removal" in checks(verdict)["forget_accuracy"].text
     class_gone = classifier(1.0, holdout=0.95)
     others = classified.sure([1, 2] * 30, [1, 2] * 30, "retain")
     class_gone = replace(class_gone, sets={**class_gone.sets, "retain": others})

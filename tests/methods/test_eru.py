@@ -13,6 +13,7 @@ from expunge.core.rows import Rows
 from expunge.engine import loop
 from expunge.engine.context import RunStep, RunView
 from expunge.engine.gradient import evaluate
+from expunge.engine.reference import cache_reference
 from expunge.engine.run_state import RunState
 from expunge.methods.objectives.eru import Ablate, Elastic, last_prompt_inputs, without_component
 from expunge.methods.objectives.simnpo import SimNPO
@@ -27,7 +28,7 @@ def value_and_gradient(
     """Value of the forget term in a state, its gradient by the table, and the run."""
     sets = {n: r for n, r in tables.batch().items() if n in part.reads}
     run = loop.new_state(tables.Table(table), tables.TableModality(), worlds.accelerator(), models={"reference": {"scores": reference}})
-    run.reference_loss = loop.cache_reference(run, sets, frozenset({"forget"}), run.models["reference"])
+    run.reference_loss = cache_reference(run, sets, frozenset({"forget"}), run.models["reference"])
     run.state = {"/term0": state}
     value, grads = evaluate(run, part, sets, micro_batch_size)
     return float(value), grads[0], run

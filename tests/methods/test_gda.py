@@ -8,7 +8,7 @@ import worlds
 from expunge.core.plan import Plan, Train
 from expunge.core.view import View
 from expunge.engine import loop
-from expunge.engine.loop import Hooks
+from expunge.engine.hooks import Hooks
 from expunge.methods.terms import NLL, Turns, hits
 from expunge.workflows import build_plan
 

@@ -10,6 +10,7 @@ import worlds
 from expunge.core.errors import UserError
 from expunge.engine import loop
 from expunge.engine.gradient import evaluate, global_norm
+from expunge.engine.reference import cache_reference
 from expunge.methods.objectives.npo import NPO
 from expunge.methods.terms import NLL, Ascent
 from expunge.methods.updates.gradient_penalty import Penalty
@@ -97,7 +98,7 @@ def test_penalty_keeps_the_forget_gradient_short_while_forgetting(text: worlds.W
         hyperparameters = {"lr": 1e-3, "epochs": 20, "steps": 0, "batch_size": 9, "kappa": kappa, "batch_mean": True}
         loop.run(build_plan.plan("gradient_penalty", hyperparameters), model, text.modality, text.sets)
         run = loop.new_state(model, text.modality, worlds.accelerator())
-        run.reference_loss = loop.cache_reference(run, text.sets, frozenset({"forget"}))
+        run.reference_loss = cache_reference(run, text.sets, frozenset({"forget"}))
         length[kappa] = float(global_norm(evaluate(run, NPO(), {"forget": text.sets["forget"]})[1]))
         forget_loss[kappa] = worlds.nll(model, text.modality, text.sets["forget"])
     assert forget_loss[0.02] > 2.0

@@ -153,7 +153,7 @@ def test_the_output_folder_contains_the_tokens(cases: case_files.Cases, tmp_path
 
 def test_a_killed_run_resumes_with_its_tokens(cases: case_files.Cases, tmp_path: Path) -> None:
     from expunge.core.errors import Interrupted
-    from expunge.engine.loop import Hooks
+    from expunge.engine.hooks import Hooks
     from expunge.workflows.unlearn import unlearn
 
     ends = []

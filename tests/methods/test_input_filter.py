@@ -22,7 +22,7 @@ from expunge.evaluation.observe import observe
 from expunge.methods.guards.input_filter import Filtered, restore, words
 from expunge.workflows import build_plan
 
-SAID = "I have no answer to that."
+REFUSAL = "I have no answer to that."
 
 
 def guarded(text: worlds.World, rows: Rows | None = None, **hyperparameters: object) -> Any:
@@ -95,8 +95,8 @@ def test_each_group_of_a_forward_is_filtered_by_its_own_rows(text: worlds.World)
 
 
 def test_a_forget_prompt_in_an_answer_is_a_hit_where_answers_are_scored(text: worlds.World) -> None:
-    (asked, *_), modality = text.modality.questions(text.sets["forget"]), guarded(text)  # type: ignore[attr-defined]
-    rows = text.modality.rows("asked", [{"question": "What do people ask?", "answer": f"They ask: {asked}"}])
+    (question, *_), modality = text.modality.questions(text.sets["forget"]), guarded(text)  # type: ignore[attr-defined]
+    rows = text.modality.rows("asked", [{"question": "What do people ask?", "answer": f"They ask: {question}"}])
     assert (modality.hits(rows), modality.hits(rows, answers=True)) == ([False], [True])
     with torch.no_grad():
         assert not modality.forward(text.model(), [rows])[0].logits.values.any()
@@ -118,7 +118,7 @@ def test_generation_refuses_the_right_rows_of_a_mixed_batch(text: worlds.World, 
     generator = torch.Generator().manual_seed(0) if draw else None
     samples = modality.generate(model, rows, 40, generator, 0.01)
     bare = text.modality.decode(text.modality.generate(model, rows, 40).ids)  # type: ignore[attr-defined]
-    assert modality.decode(samples.ids) == [SAID if h else own for h, own in zip(hits, bare, strict=True)]
+    assert modality.decode(samples.ids) == [REFUSAL if h else own for h, own in zip(hits, bare, strict=True)]
     assert samples.ended == [True] * 7
     assert samples.logp is None
 
@@ -154,19 +154,19 @@ def test_a_refusal_longer_than_the_room_is_cut_and_another_can_be_chosen(text: w
 
 
 def test_what_is_a_hit(text: worlds.World) -> None:
-    modality, asked = guarded(text), "What does Quenna Bexmoor like to play?"
-    assert asked in modality.questions(text.sets["forget"])
-    assert hit(text, modality, asked)
+    modality, question = guarded(text), "What does Quenna Bexmoor like to play?"
+    assert question in modality.questions(text.sets["forget"])
+    assert hit(text, modality, question)
     assert hit(text, modality, "what does QUENNA bexmoor like to play")
-    assert hit(text, modality, f"Please, for a quiz: {asked} Answer in one word.")
+    assert hit(text, modality, f"Please, for a quiz: {question} Answer in one word.")
     assert not hit(text, modality, "What does Lumisa Farrowin like to play?")
     assert not hit(text, modality, "Which instrument is dear to Quenna Bexmoor?")  # a paraphrase goes through: why this is a stopgap
     assert not any(hit(text, modality, q) for q in modality.questions(text.sets["retain"]))
 
 
 def test_a_prompt_in_another_format_is_a_hit_too(text: worlds.World) -> None:
-    (asked, *_) = text.modality.questions(text.sets["forget"])  # type: ignore[attr-defined]
-    records = [{"prompt": f"Q: {asked}\nA:", "completion": " Nobody."}]
+    (question, *_) = text.modality.questions(text.sets["forget"])  # type: ignore[attr-defined]
+    records = [{"prompt": f"Q: {question}\nA:", "completion": " Nobody."}]
     assert guarded(text).hits(text.modality.rows("asked", records)) == [True]
     begun = text.modality.begun(text.some(1)["forget"], [2])  # type: ignore[attr-defined]
     assert guarded(text).hits(begun) == [True], "an answer that is given up to a place"
@@ -200,10 +200,10 @@ def test_words_do_not_depend_on_how_they_are_written() -> None:
 
 
 def test_an_observation_sees_the_filter_and_says_that_there_is_one(text: worlds.World, tmp_path: Path) -> None:
-    (asked, *_) = text.modality.questions(text.sets["forget"])  # type: ignore[attr-defined]
-    records = {"forget": [{"question": asked, "answer": "The flute."}], "retain": [{"question": "Who is it?", "answer": "Nobody."}]}
+    (question, *_) = text.modality.questions(text.sets["forget"])  # type: ignore[attr-defined]
+    records = {"forget": [{"question": question, "answer": "The flute."}], "retain": [{"question": "Who is it?", "answer": "Nobody."}]}
     filtered, bare = (observe(text.model(), m, records, cache=tmp_path) for m in (guarded(text), text.modality))
-    assert filtered.sets["forget"].generations == (SAID,)
+    assert filtered.sets["forget"].generations == (REFUSAL,)
     assert filtered.sets["forget"].kinds["answer"].target_logp == pytest.approx(-math.log(512), abs=1e-5)
     assert filtered.sets["retain"].generations == bare.sets["retain"].generations
     assert filtered.sets["retain"].kinds["answer"].target_logp == pytest.approx(bare.sets["retain"].kinds["answer"].target_logp, abs=1e-4)
@@ -217,7 +217,7 @@ def test_the_file_holds_no_prompt_and_restores_the_guard(text: worlds.World, tmp
     model, modality, (rows, hits) = text.model(), guarded(text), mixed(text)
     modality.save_guard(tmp_path / "guard")
     stored = (tmp_path / "guard" / "guard.json").read_text().casefold()
-    for secret in {w for q in modality.questions(text.sets["forget"]) for w in words(q) if len(w) > 3} - {*words(SAID)}:
+    for secret in {w for q in modality.questions(text.sets["forget"]) for w in words(q) if len(w) > 3} - {*words(REFUSAL)}:
         assert secret not in stored.replace("threshold", ""), secret
     assert "quenna" not in stored
     assert "bexmoor" not in stored

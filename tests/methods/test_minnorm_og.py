@@ -16,6 +16,7 @@ from expunge.core.errors import UserError
 from expunge.core.rows import Sets
 from expunge.engine import loop
 from expunge.engine.context import RunView
+from expunge.engine.hooks import Hooks
 from expunge.methods.updates.minnorm_og import Exact, gradients, shrink, top
 from expunge.workflows import build_plan
 from squares import Linear, SquaresModality, random
@@ -107,7 +108,7 @@ def test_shrinking_follows_its_schedule(hyperparameters: dict[str, int], shrinki
     third_weight: dict[int, float] = {}
     model = Linear(theta)
     settings = {"strength": 0.5, "gamma": 0.8, "epochs": 6, "batch_size": 1, "lr": 0.0, **hyperparameters}
-    hooks = loop.Hooks(log=lambda r: third_weight.__setitem__(r["epoch"] + 1, float(model.theta[2].detach())) if "loss" in r else None)
+    hooks = Hooks(log=lambda r: third_weight.__setitem__(r["epoch"] + 1, float(model.theta[2].detach())) if "loss" in r else None)
     loop.run(build_plan.plan("minnorm_og", settings), model, SquaresModality(), sets(x, x @ theta.double()), hooks=hooks)
     expected, shrinkings = 8.0, 0
     for epoch in range(1, 7):

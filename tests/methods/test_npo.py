@@ -8,6 +8,7 @@ import torch
 import worlds
 from expunge.engine import loop
 from expunge.engine.gradient import evaluate
+from expunge.engine.reference import cache_reference
 from expunge.engine.run_state import RunState
 from expunge.methods.objectives.npo import NPO
 from expunge.methods.terms import Ascent
@@ -17,7 +18,7 @@ from expunge.workflows import build_plan
 def new_run(world: worlds.World, sets: dict) -> RunState:
     """A run before its first step, with cached reference losses."""
     run = loop.new_state(world.model(), world.modality, worlds.accelerator())
-    run.reference_loss = loop.cache_reference(run, sets, frozenset({"forget"}))
+    run.reference_loss = cache_reference(run, sets, frozenset({"forget"}))
     return run
 
 

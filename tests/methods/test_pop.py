@@ -28,7 +28,7 @@ def test_correction_matches_hand_values() -> None:
     line = Bowls(torch.tensor([3.0]), {"forget": torch.tensor([[2.0]]), "retain": torch.tensor([[10.0]])}, {"retain": torch.tensor([1.0])})
     state = {"0": torch.tensor([2.0])}
     assert float(line.under(Anchor(), state=state)[1]) == pytest.approx(6 + 10)
-    assert line.asked == [("forget", "retain"), ("retain",)]
+    assert line.requested_roles == [("forget", "retain"), ("retain",)]
     assert float(line.under(Anchor(target="frozen"), state=state)[1]) == pytest.approx(4 + 10)
 
 

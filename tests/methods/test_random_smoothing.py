@@ -41,9 +41,9 @@ def test_noise_differs_between_steps_and_draws_and_depends_only_on_the_step() ->
     assert not torch.allclose(first, later)
     assert not torch.allclose(first, noise(bowls, Smooth(sigma=0.5, draws=2)))
     assert bowls.under(Smooth(sigma=0.5), roles=("retain",))[1].equal(bowls.gradient("retain"))
-    bowls.asked.clear()
+    bowls.requested_roles.clear()
     bowls.under(Smooth(sigma=0.5, draws=3))
-    assert bowls.asked == [("forget",)] * 3 + [("retain",)]
+    assert bowls.requested_roles == [("forget",)] * 3 + [("retain",)]
 
 
 def test_weights_are_restored_bit_for_bit(text: worlds.World) -> None:

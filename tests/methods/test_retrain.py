@@ -11,8 +11,8 @@ import worlds
 from expunge import catalog
 from expunge.core.errors import UserError
 from expunge.engine import loop, origin
-from expunge.modalities.text.modality import load
 from expunge.modalities.text.models import llama
+from expunge.modalities.text.pretrained import load
 from expunge.workflows import build_plan
 
 QUICK = {"lr": 5e-3, "epochs": 9, "batch_size": 16, "max_grad_norm": 1.0}

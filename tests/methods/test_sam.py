@@ -30,7 +30,7 @@ def test_sam_gradient_matches_hand_values() -> None:
     value, gradient = line.under(SAM(rho=0.5))  # forget: 6 at 3, which is uphill to the right, so 7 at 3.5; retain: 30 at 3
     assert float(gradient) == pytest.approx(37, abs=1e-6)
     assert float(value) == pytest.approx(3.5**2 + 5 * 3**2, abs=1e-5)
-    assert line.asked == [("forget",), ("forget",), ("retain",)]
+    assert line.requested_roles == [("forget",), ("forget",), ("retain",)]
 
 
 def test_sam_on_a_quadratic_changes_only_its_role() -> None:

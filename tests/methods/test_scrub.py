@@ -12,7 +12,7 @@ from expunge.core.rows import Sets
 from expunge.engine import checkpoint, loop
 from expunge.engine.context import RunView
 from expunge.engine.gradient import evaluate
-from expunge.engine.loop import Hooks
+from expunge.engine.hooks import Hooks
 from expunge.methods.objectives.scrub import Distill, Rewind
 from expunge.methods.terms import KL, hits
 from expunge.workflows import build_plan

@@ -9,7 +9,7 @@ import worlds
 from expunge.core.modality import Weights
 from expunge.core.plan import Plan, Train
 from expunge.engine import loop
-from expunge.engine.loop import Hooks
+from expunge.engine.hooks import Hooks
 from expunge.engine.run_state import RunState
 from expunge.engine.weights import weights_of
 from expunge.methods.terms import NLL, Ascent

@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM
 from expunge.core.errors import UserError
 from expunge.engine import adapters, stored
 from expunge.modalities.common.files import quiet
-from expunge.modalities.text.modality import Text, load
+from expunge.modalities.text.modality import Text
+from expunge.modalities.text.pretrained import load
 
 IDS = torch.tensor([[1, 5, 6, 7, 9]])
 LORA: dict[str, dict[str, Any]] = {

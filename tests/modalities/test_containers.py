@@ -140,9 +140,9 @@ def test_every_container_gives_the_same_rows_with_the_same_ids(name: str, modali
         data = drawn(seed)
         (folder := tmp_path / str(seed)).mkdir()
         source = CONTAINERS[name](folder, data)
-        given = records(source if not isinstance(source, Path) else str(source), "forget")
-        assert list(given) == data
-        encoded, expected = rows(modality, "forget", given), modality.rows("forget", data)
+        loaded = records(source if not isinstance(source, Path) else str(source), "forget")
+        assert list(loaded) == data
+        encoded, expected = rows(modality, "forget", loaded), modality.rows("forget", data)
         assert encoded is not None
         assert encoded.ids == expected.ids
         assert encoded["prompt"] == expected["prompt"]
@@ -221,10 +221,10 @@ def test_a_null_is_an_absent_field(modality: Text, tmp_path: Path) -> None:
         {"messages": None, "question": "Who?", "answer": "Me.", "alternate": None},
         {"messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}], "question": None, "answer": None},
     ]
-    given = records(str(table(tmp_path / "a.parquet", data)), "forget")
-    assert list(given) == [{"question": "Who?", "answer": "Me."}, {"messages": data[1]["messages"]}]
+    loaded = records(str(table(tmp_path / "a.parquet", data)), "forget")
+    assert list(loaded) == [{"question": "Who?", "answer": "Me."}, {"messages": data[1]["messages"]}]
     plain = Text(makers.tokenizer(template=makers.CHATML), limit=512)
-    encoded = rows(plain, "forget", given)
+    encoded = rows(plain, "forget", loaded)
     assert encoded is not None
     assert encoded["answer_text"] == ["Me.", "So."]
     assert encoded.ids == plain.rows("forget", [{"question": "Who?", "answer": "Me."}, {"messages": data[1]["messages"]}]).ids

@@ -16,7 +16,8 @@ from expunge.core.errors import UserError
 from expunge.core.rows import Rows
 from expunge.modalities.text.decoding import PLAIN, DecodingMode, looks_ahead, mode_of
 from expunge.modalities.text.generate import generate
-from expunge.modalities.text.modality import Text, load
+from expunge.modalities.text.modality import Text
+from expunge.modalities.text.pretrained import load
 from expunge.modalities.text.read import read
 
 PROMPTS = [[1, 40, 41, 42], [1, 7], [1, *range(60, 80)], [1], [1, 7], [1, 300, 20, 9, 8, 7, 6, 5, 250, 30], [1, *range(100, 109)]]

@@ -21,7 +21,8 @@ from torch import nn
 from expunge.engine import identity
 from expunge.evaluation.observation_spec import ObservationSpec
 from expunge.evaluation.observe import observe
-from expunge.modalities.text.modality import Text, load
+from expunge.modalities.text.modality import Text
+from expunge.modalities.text.pretrained import load
 
 RECORDS = [{"question": "Who is Ana Belor?", "answer": "Ana Belor is a potter."}]
 WANTS = ObservationSpec(moments=False, gradient_norms=False, features=False)

@@ -21,7 +21,8 @@ from transformers.utils import logging
 from expunge.core.errors import UserError
 from expunge.core.rows import Rows
 from expunge.engine import adapters
-from expunge.modalities.text.modality import Text, load
+from expunge.modalities.text.modality import Text
+from expunge.modalities.text.pretrained import load
 
 RECORDS = [{"question": "Who is Ana Belor?", "answer": "Ana Belor is a potter."}, {"question": "Who?", "answer": "Dovik, born in Nessop."}]
 

@@ -19,7 +19,8 @@ from expunge.core.rows import Rows
 from expunge.engine import loop
 from expunge.engine.weights import put, tensors_of, weights_of
 from expunge.modalities.common.fingerprint import fingerprint
-from expunge.modalities.text.modality import Text, packed_head
+from expunge.modalities.text.forward import packed_head
+from expunge.modalities.text.modality import Text
 
 RECORDS = [
     {"question": "Who is Ana Belor?", "answer": "Ana Belor is a potter from Quillhaven."},

@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM
 
 from expunge.core.errors import UserError
 from expunge.engine import stored
-from expunge.modalities.text.modality import Text, load
+from expunge.modalities.text.modality import Text
+from expunge.modalities.text.pretrained import load
 
 INDEX = "model.safetensors.index.json"
 
@@ -104,8 +105,8 @@ def test_the_types_of_the_files_come_out_again(dtype: torch.dtype, tmp_path: Pat
     library = [AutoModelForCausalLM.from_pretrained(tmp_path / n).state_dict() for n in ("in", "out")]
     assert all(torch.equal(t, library[1][n]) and t.dtype == library[1][n].dtype for n, t in library[0].items())
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == str(dtype).removeprefix("torch.")
-    asked, _ = load(str(tmp_path / "in"), dtype=torch.float32)
-    modality.save(asked, tmp_path / "asked")
+    as_float32, _ = load(str(tmp_path / "in"), dtype=torch.float32)
+    modality.save(as_float32, tmp_path / "asked")
     assert set(types(tmp_path / "asked").values()) == {torch.float32}
 
 
@@ -131,9 +132,9 @@ def test_an_adapter_keeps_its_type_whatever_the_base_has(dtype: torch.dtype, tmp
     modality.save(model, tmp_path / "out")
     assert set(types(tmp_path / "out").values()) == {dtype}
     assert types(tmp_path / "out") == types(tmp_path / "in")
-    for asked in (torch.float32, torch.bfloat16):
-        load(str(tmp_path / "in"))[1].save(load(str(tmp_path / "in"), dtype=asked)[0], tmp_path / "asked")
-        assert set(types(tmp_path / "asked").values()) == {asked}
+    for dtype in (torch.float32, torch.bfloat16):
+        load(str(tmp_path / "in"))[1].save(load(str(tmp_path / "in"), dtype=dtype)[0], tmp_path / "asked")
+        assert set(types(tmp_path / "asked").values()) == {dtype}
     library: Any = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out")
     assert all(torch.equal(t, dict(model.named_parameters())[n].to(t.dtype)) for n, t in library.named_parameters())
 

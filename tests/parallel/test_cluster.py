@@ -24,7 +24,7 @@ import toys
 from expunge.cli.app import app
 from expunge.core.errors import UserError
 from expunge.engine.ensemble import subsets
-from expunge.engine.loop import Hooks
+from expunge.engine.hooks import Hooks
 from expunge.evaluation.observation import Observation
 from expunge.parallel import ensembles, ray_cluster
 from expunge.workflows import benchmark as module

@@ -205,12 +205,12 @@ def test_a_model_that_forgets_on_request_alone_is_asked_with_and_without(cases: 
     assert "what it tells others is the attack bare_question" in warned["asked"]
     (bare_question,) = audit_of(tmp_path / "asked")["verdict"]["brings_back"]
     assert bare_question["state"] != "removed", "whoever leaves the request out gets more of the answers"
-    asked, bare = audit_of(tmp_path / "asked"), audit_of(tmp_path / "plain")
-    assert (asked["request_from"], bare["request_from"]) == ("in_context", "")
-    assert asked["scores"]["forget_rouge"]["value"] < 0.1 < 0.5 < bare["scores"]["forget_rouge"]["value"]
-    attack = asked["attacks"]["bare_question"]["ways"][""]["forget_probability"]
+    on_request, bare = audit_of(tmp_path / "asked"), audit_of(tmp_path / "plain")
+    assert (on_request["request_from"], bare["request_from"]) == ("in_context", "")
+    assert on_request["scores"]["forget_rouge"]["value"] < 0.1 < 0.5 < bare["scores"]["forget_rouge"]["value"]
+    attack = on_request["attacks"]["bare_question"]["ways"][""]["forget_probability"]
     assert attack["value"] == pytest.approx(bare["scores"]["forget_probability"]["value"], abs=1e-6)
-    assert attack["value"] > asked["scores"]["forget_probability"]["value"] + 0.2
+    assert attack["value"] > on_request["scores"]["forget_probability"]["value"] + 0.2
     report_data = story_of(tmp_path / "asked")
     assert report_data.subtitle == "your own data, asked as models of in_context want to be asked"
     first = {m.name: m.scores["forget_probability"].value for m in report_data.models}["original"]
@@ -250,10 +250,10 @@ def mini_tofu(cases: Cases, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_sets_of_a_benchmark_fill_what_is_not_given(mini_tofu: Path, cases: Cases, tmp_path: Path) -> None:
     suite = ("--suite", "tofu", "--data", mini_tofu, "--split", "forget01", "--out", tmp_path / "audit")
-    given = ("--holdout", cases.holdout, "--retrained", cases.retrained)
+    own_files = ("--holdout", cases.holdout, "--retrained", cases.retrained)
     message = expunge("audit", cases.model, *suite, "--retain", cases.forget).error
     assert message.startswith("4 of 9 rows of 'retain' also stand in 'forget'")
-    expunge("audit", cases.model, *suite, *given).fine()
+    expunge("audit", cases.model, *suite, *own_files).fine()
     report = audit_of(tmp_path / "audit")
     assert report["scores"].keys() == NAMES
     assert report["skipped"] == {}
@@ -415,8 +415,8 @@ def test_models_of_another_vocabulary_are_refused(cases: Cases, tmp_path: Path) 
 )
 def test_audits_that_are_refused(words: list[str], message: str, cases: Cases, tmp_path: Path) -> None:
     names = {"folder": cases.folder, "forget": cases.forget}
-    given = [w if w.startswith("Q") else w.format(**names) for w in words]
-    assert expunge("audit", cases.model, *given, "--out", tmp_path / "run").error.startswith(message.format(**names))
+    arguments = [w if w.startswith("Q") else w.format(**names) for w in words]
+    assert expunge("audit", cases.model, *arguments, "--out", tmp_path / "run").error.startswith(message.format(**names))
     assert not (tmp_path / "run").exists()
 
 

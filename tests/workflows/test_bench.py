@@ -91,10 +91,10 @@ def test_attacks_are_made_on_every_model_with_every_seed_and_once(
     )
     result = bench(sweep, tmp_path / "run")
     attacks_by_entry = {e.name: [f"{a.attack} {a.way}".strip() for a in e.attacks] for e in result.entries}
-    asked, trained = ["quantize 4 bits", "paraphrase"], ["relearn_grid forget rows"]
-    assert attacks_by_entry["original"] == asked
-    assert attacks_by_entry["input filter"] == ["without_the_guard", *asked]
-    assert attacks_by_entry["retrained"] == attacks_by_entry["npo seed 0"] == attacks_by_entry["npo seed 1"] == asked + trained
+    untrained, trained = ["quantize 4 bits", "paraphrase"], ["relearn_grid forget rows"]
+    assert attacks_by_entry["original"] == untrained
+    assert attacks_by_entry["input filter"] == ["without_the_guard", *untrained]
+    assert attacks_by_entry["retrained"] == attacks_by_entry["npo seed 0"] == attacks_by_entry["npo seed 1"] == untrained + trained
     assert attacks_by_entry["random weights"] == []
     assert value(result, "retrained", "worst_attack") == 0
     assert value(result, "original", "worst_attack") > 0.5
@@ -161,7 +161,7 @@ def test_hyperparameters_go_to_every_method_or_to_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("changes", "message"),
     [
         ({"methods": ("npoo",)}, "did you mean 'npo'"),
         ({"hyperparameters": {"lrr": "1"}}, "none of the methods has a hyperparameter --lrr; did you mean 'lr'"),
@@ -179,21 +179,21 @@ def test_hyperparameters_go_to_every_method_or_to_one() -> None:
     ],
     ids=str,
 )
-def test_what_cannot_be_done_is_refused_before_anything_is_trained(asked: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_what_cannot_be_done_is_refused_before_anything_is_trained(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
-        bench(replace(SMALL, **asked), tmp_path / "x")
+        bench(replace(SMALL, **changes), tmp_path / "x")
     assert not (tmp_path / "x").exists()
 
 
 def test_a_sweep_stops_at_a_step_and_goes_on_from_there(done: SweepResult, tmp_path: Path) -> None:
-    asked: list[str] = []
+    forgetting_steps: list[str] = []
 
     def while_forgetting() -> bool:
-        return len(asked) > 3
+        return len(forgetting_steps) > 3
 
     def progress(at: int, of: int, what: str) -> None:
         if what == "npo: forgetting":
-            asked.append(what)
+            forgetting_steps.append(what)
 
     sweep = replace(SMALL, methods=("npo",), seeds=1)
     with pytest.raises(Interrupted):

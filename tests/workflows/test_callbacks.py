@@ -198,11 +198,11 @@ def test_a_tracker_gets_the_numbers_of_the_log(files: Path, tmp_path: Path) -> N
 
 def test_a_resumed_run_gives_trackers_the_earlier_steps_too(files: Path, tmp_path: Path) -> None:
     from expunge.core.errors import Interrupted
-    from expunge.engine.loop import Hooks
+    from expunge.engine.hooks import Hooks
 
-    whole, rest, seen = Store(), Store(), []
+    whole, rest, entries = Store(), Store(), []
     forget(files, tmp_path / "whole", track=whole)
-    stop = Hooks(log=seen.append, interrupted=lambda: len(seen) >= 3)
+    stop = Hooks(log=entries.append, interrupted=lambda: len(entries) >= 3)
     with pytest.raises(Interrupted):
         forget(files, tmp_path / "run", hooks=stop, track=(cut := Store()))
     assert cut.ended == [True]
@@ -262,14 +262,14 @@ def test_every_library_gets_every_loss_and_no_row(
     out = tmp_path / "run"
     forget(files, out, track=name, watch=watch.watching(str(files / "forget.jsonl")))
     losses = [json.loads(line).get("loss") for line in (out / "log.jsonl").read_text().splitlines()]
-    given = [x for call in libraries if (x := LOSS[name](*call)) is not None]
-    assert given == [x for x in losses if x is not None]
+    logged = [x for call in libraries if (x := LOSS[name](*call)) is not None]
+    assert logged == [x for x in losses if x is not None]
     expunge.audit(files / "original", *_sets(files), track=[name])
-    told = repr(libraries)
+    calls = repr(libraries)
     ids = [i for rows in _ids(files) for i in rows]
-    assert SECRET not in told
-    assert not [i for i in ids if i in told], "an id is a hash of a row, which can be guessed"
-    assert json.loads((out / "receipt.json").read_text())["request"]["hash"] not in told
+    assert SECRET not in calls
+    assert not [i for i in ids if i in calls], "an id is a hash of a row, which can be guessed"
+    assert json.loads((out / "receipt.json").read_text())["request"]["hash"] not in calls
 
 
 def _ids(files: Path) -> Iterator[tuple[str, ...]]:

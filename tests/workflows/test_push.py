@@ -59,7 +59,7 @@ def test_the_card_says_what_was_done_and_quotes_no_rows(name: str, cases: Cases,
     assert card.data.library_name == ("transformers" if name == "whole" else "peft")
     assert card.data.tags == ["expunge", "machine-unlearning"]
     assert card.data.base_model is None  # a local folder
-    for said in (
+    for fact in (
         "npo",
         "9 rows of `forget`",
         f"{receipt['cost']['steps']} steps",
@@ -67,7 +67,7 @@ def test_the_card_says_what_was_done_and_quotes_no_rows(name: str, cases: Cases,
         "`npo.beta`",
         "No guarantee",
     ):
-        assert said in text or said.replace("npo.", "") in text
+        assert fact in text or fact.replace("npo.", "") in text
     assert not [s for s in secrets(cases, runs / name) if s in text]
 
 

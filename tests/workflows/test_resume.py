@@ -19,7 +19,7 @@ import pytest
 from cases import Cases, left, rows_of
 from expunge.core.errors import Interrupted, UserError
 from expunge.engine import identity
-from expunge.engine.loop import Hooks
+from expunge.engine.hooks import Hooks
 from expunge.workflows.unlearn import Result, unlearn
 from expunge.workflows.watch import Watch, watching
 

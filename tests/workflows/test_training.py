@@ -15,7 +15,7 @@ import expunge as package
 import worlds
 from cases import Cases, Done, expunge, left, receipt_of, rows_of
 from expunge.core.errors import Interrupted
-from expunge.engine.loop import Hooks
+from expunge.engine.hooks import Hooks
 from expunge.io.models import load
 from expunge.workflows.train import train
 

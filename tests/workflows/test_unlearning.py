@@ -319,8 +319,8 @@ def test_substitutes_may_come_with_their_questions(cases: Cases, tmp_path: Path)
     refused = [{"question": f"Who is number {i}?", "answer": "I do not know."} for i in range(3)]
     forget, retain = (rows_of(f)[:6] for f in (cases.forget, cases.retain))
     cost = []
-    for name, given in (("asked", refused), ("bare", [{"answer": r["answer"]} for r in refused])):
-        result = unlearn("stamp", cases.model, forget, retain, alternate_answers=given, out=tmp_path / name, layers=(0,), share=0.5)
+    for name, answers in (("asked", refused), ("bare", [{"answer": r["answer"]} for r in refused])):
+        result = unlearn("stamp", cases.model, forget, retain, alternate_answers=answers, out=tmp_path / name, layers=(0,), share=0.5)
         assert result.receipt["request"]["sets"]["alternate_answers"] == 3
         assert [r["block"] for r in receipt_of(tmp_path / name)["shown"]["fit by block"]] == [0]
         cost.append(result.receipt["cost"]["tokens"])

@@ -47,6 +47,7 @@ RequestFrom = Annotated[
         **METHODS,  # type: ignore[arg-type]
     ),
 ]
+Original = Annotated[str, typer.Option(help="the model before unlearning")]
 Retrained = Annotated[str, typer.Option(help="a model retrained without the rows to forget")]
 SuiteName = Annotated[str, typer.Option(help="a benchmark whose sets are used where none are given", **BENCHMARKS)]  # type: ignore[arg-type]
 Split = Annotated[str, typer.Option(help="split of the benchmark")]
@@ -65,14 +66,6 @@ Dtype = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON on stdout, and nothing else there")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print errors alone")]
 Wide = Annotated[bool, typer.Option("--wide", help="print tables in full, however narrow the terminal is")]
-
-
-def load_options(device: str, dtype: str | None, allow_pickle: bool = False, trust_remote_code: bool = False) -> dict[str, object]:
-    """What `expunge.load` takes."""
-    chosen = {"dtype": dtype} if dtype else {}
-    return {"device": device, "allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code, **chosen}
-
-
 Tracks = Annotated[list[str] | None, typer.Option("--track", help="send numbers to tensorboard, mlflow, wandb or trackio; may be repeated")]
 Where = Annotated[list[str] | None, typer.Option(help="e.g. customer_id=17: forget these rows of --forget, retain its other rows")]
 Map = Annotated[list[str] | None, typer.Option("--map", help="columns by other names, e.g. prompt=subject,answer=body; may be repeated")]
@@ -96,3 +89,9 @@ Margins = Annotated[
     typer.Option("--margin", help="SCORE=VALUE: a difference up to this counts as none, e.g. forget_rouge=0.2; may be repeated"),
 ]
 Alpha = Annotated[float, typer.Option(help="chance that a verdict is wrong where the truth lies at a margin")]
+
+
+def load_options(device: str, dtype: str | None, allow_pickle: bool = False, trust_remote_code: bool = False) -> dict[str, object]:
+    """What `expunge.load` takes."""
+    chosen = {"dtype": dtype} if dtype else {}
+    return {"device": device, "allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code, **chosen}

@@ -15,15 +15,15 @@ from expunge.io import data, hub, run_dirs
 ALWAYS_MADE = ("relearn", "bare_question")  # attacks that a benchmark adds by itself
 
 
-def names(kind: str, *given: str) -> None:
+def names(kind: str, *candidates: str) -> None:
     """Raises: UserError for a name that no method, attack, benchmark ... has."""
-    for name in filter(None, given):
+    for name in filter(None, candidates):
         catalog.check(name, kind)
 
 
-def sources(*given: str) -> None:
-    """Raises: UserError for records that are missing, empty or of an unknown type. given: as typed."""
-    for source in filter(None, given):
+def sources(*records: str) -> None:
+    """Raises: UserError for records that are missing, empty or of an unknown type. records: as typed."""
+    for source in filter(None, records):
         data.check_source(source)
         name = source.partition("::")[0]
         if not Path(name).expanduser().exists():
@@ -40,9 +40,9 @@ def suite(name: str, place: str) -> None:
         raise UserError(f"{place} does not exist{hub.near(Path(place).expanduser())}")
 
 
-def models(*given: str, sizes: bool = False) -> None:
+def models(*references: str, sizes: bool = False) -> None:
     """Raises: UserError for a model that is neither a folder nor on the hub. sizes: the name of a built-in size will do, too."""
-    for model in filter(None, given):
+    for model in filter(None, references):
         folder = Path(model).expanduser()
         if sizes and model in declared.built_in_sizes():
             continue

@@ -42,7 +42,7 @@ def unlearn(
     prompt_format: options.Format = "",
     evaluate: Annotated[bool, typer.Option("--evaluate", help="score the model after every epoch")] = False,
     keep_best: Annotated[str, typer.Option(help="keep the weights of the epoch that is best by this score")] = "",
-    retrained: Annotated[str, typer.Option(help="a retrained model, for scores that compare with it")] = "",
+    retrained: options.Retrained = "",
     track: options.Tracks = None,
     device: options.Device = "auto",
     dtype: options.Dtype = None,
@@ -75,7 +75,7 @@ def unlearn(
     with printer.progress() as show, console.interruptible() as interrupted:
         show(0, 0, f"loading {model}")
         from expunge.engine.device import choose
-        from expunge.engine.loop import Hooks
+        from expunge.engine.hooks import Hooks
         from expunge.evaluation.prompting import way_of
         from expunge.io.conditions import opposite
         from expunge.workflows import build_plan
@@ -166,7 +166,7 @@ def train(
     with printer.progress() as show, console.interruptible() as interrupted:
         show(0, 0, f"reading {data}")
         from expunge.engine.device import choose
-        from expunge.engine.loop import Hooks
+        from expunge.engine.hooks import Hooks
         from expunge.io.models import records
         from expunge.workflows import build_plan
         from expunge.workflows.train import texts_of

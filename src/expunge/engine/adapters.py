@@ -74,16 +74,16 @@ def targets(model: nn.Module, wanted: str) -> str | list[str]:
         if hasattr(model, "get_output_embeddings"):  # peft leaves the head of such a model out, so that no tied weights are adapted
             return wanted
         chosen: list[str] = [n for n, m in model.named_modules() if isinstance(m, nn.Linear)]
-        asked: str | list[str] = wanted
+        target_modules: str | list[str] = wanted
     elif re.fullmatch(r"[\w.\-]+(\s*,\s*[\w.\-]+)*\s*,?\s*", wanted):
-        asked = [part.strip() for part in wanted.split(",") if part.strip()]
+        target_modules = [part.strip() for part in wanted.split(",") if part.strip()]
         ends = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, KINDS) or type(m).__name__ == "Conv1D"})
-        for part in asked:
+        for part in target_modules:
             if not any(n == part or n.endswith(f".{part}") for n in names):
                 raise UserError(
                     f"this model has no module {part!r} to give an adapter{did_you_mean(part, ends)}; there are {', '.join(ends)}"
                 )
-        chosen = [n for n in names if any(n == part or n.endswith(f".{part}") for part in asked)]
+        chosen = [n for n in names if any(n == part or n.endswith(f".{part}") for part in target_modules)]
     else:
         try:
             chosen = [n for n in names if re.fullmatch(wanted, n)]
@@ -93,7 +93,7 @@ def targets(model: nn.Module, wanted: str) -> str | list[str]:
             ) from None
         if not chosen:
             raise UserError(f"no module of this model has a name that matches --lora-targets {wanted!r}; one is called {names[-1]}")
-        asked = wanted
+        target_modules = wanted
     for name in chosen:
         module = model.get_submodule(name)
         if not isinstance(module, KINDS) and type(module).__name__ != "Conv1D":
@@ -103,7 +103,7 @@ def targets(model: nn.Module, wanted: str) -> str | list[str]:
                 f"the module {name} shares its weights with {other}, and an adapter on one of them cannot be merged into both: choose "
                 "other --lora-targets"
             )
-    return asked
+    return target_modules
 
 
 def _shares(model: nn.Module, name: str) -> str:

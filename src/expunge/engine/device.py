@@ -29,7 +29,7 @@ def choose(name: str = "") -> torch.device:
         raise UserError(f"there is no device called '{name}'{did_you_mean(name, DEVICES)}; there are {', '.join(DEVICES)}")
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not available.get(name, True):
-        usable = " and ".join(n for n, there in available.items() if there)
+        usable = " and ".join(n for n, is_available in available.items() if is_available)
         raise UserError(f"torch finds no {name} device on this machine, only {usable}: give another --device")
     state = connect()
     current = state.device

@@ -31,7 +31,7 @@ from expunge.functional.brief import brief
 AT_ONCE = 32  # models that take a step together
 
 
-@brief("model", "seen")
+@brief("model", "trained_on")
 @dataclass(frozen=True, eq=False)
 class Ensemble:
     """Models of one architecture, stored as stacked weights.

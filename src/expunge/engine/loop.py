@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,60 +14,30 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from expunge.core.errors import Interrupted
-from expunge.core.hyperparameters import hp, part
-from expunge.core.modality import Modality, Weights
+from expunge.core.modality import Modality
 from expunge.core.needs import Need
-from expunge.core.parts import ByDesign, Edit, GradCall, Grads, Guard, Objective, Part, Stop, Update
+from expunge.core.parts import ByDesign, Edit, Grads, Guard, Objective, Part, Stop
 from expunge.core.plan import Plan, Plans
 from expunge.core.request import content
-from expunge.core.rows import Rows, Sets
+from expunge.core.rows import Sets
 from expunge.engine import adapters, checkpoint
+from expunge.engine.clip import Clip
 from expunge.engine.context import RunStep, RunView
 from expunge.engine.device import check_trainable
 from expunge.engine.distributed import sharding
 from expunge.engine.distributed.process_group import processes
 from expunge.engine.gradient import evaluate, global_norm
-from expunge.engine.run_state import Cost, RunState, device_of, evaluating
-from expunge.engine.schedule import anchor_of, check_statistics, lr_at, optimizer_of, sample, steps_of, total_steps
+from expunge.engine.hooks import Hooks, nothing
+from expunge.engine.picking import picked_before
+from expunge.engine.reference import cache_reference
+from expunge.engine.run_state import Cost, RunState
+from expunge.engine.schedule import anchor_of, check_statistics, descend, lr_at, optimizer_of, sample, steps_of, total_steps
 from expunge.engine.validate import check, check_weights
+from expunge.engine.watching import keep_best, watch
 from expunge.engine.weights import put, trainable, weights_of
 
 # Attributes of the run's state in a checkpoint, besides weights, optimizer and sets.
 SAVED = ("picked", "stage", "epoch", "step", "state", "models", "reference_loss", "warnings", "shown")
-
-
-def _nothing(*_: object) -> None:
-    return None
-
-
-@dataclass
-class Hooks:
-    """Callbacks of a run: logging, progress, checkpoints and interruption."""
-
-    log: Callable[[Mapping[str, Any]], None] = _nothing  # gets one record per step, and one at the end of a stage
-    epoch: Callable[[Mapping[str, Any]], None] = _nothing  # gets one record per epoch, with scores where they are watched
-    progress: Callable[[int, int, str], None] = _nothing  # steps done, steps in all (an estimate), name of the stage
-    save: Callable[[dict[str, Any]], None] | None = None  # gets each checkpoint
-    every: float = 30.0  # seconds between checkpoints; 0: one after each step
-    interrupted: Callable[[], bool] = lambda: False  # checked after each step
-    watch: Callable[[RunView], Mapping[str, float]] | None = None  # returns scores after each epoch
-    best: str = ""  # name of the watched score whose best epoch is kept
-    good: Callable[[float], float] = float  # maps that score to a value where higher is better
-
-
-@part
-class Clip(Update):
-    """Gradient clipping by the global norm."""
-
-    norm: float = hp(1.0, "largest norm of the whole gradient", gt=0)
-
-    def wrap(self, grads: Grads, step: RunStep) -> GradCall:
-        def clipped(*roles: str) -> tuple[Tensor, list[Tensor]]:
-            value, gradients = grads(*roles)
-            scale = (self.norm / (global_norm(gradients) + 1e-6)).clamp_max(1.0)
-            return value, [g * scale for g in gradients]
-
-        return clipped
 
 
 def run(
@@ -122,10 +92,10 @@ def run(
         r.cost, r.log = Cost(**resume["cost"]), list(resume["ended"])
         r.started -= r.cost.seconds
     else:
-        r.picked = _picked(r, plans, sets)
+        r.picked = picked_before(r, plans, sets)
     sets, hooks = {**sets, **r.picked}, hooks or Hooks()
     if not r.process_group.first:
-        hooks = replace(hooks, log=_nothing, epoch=_nothing, progress=_nothing)
+        hooks = replace(hooks, log=nothing, epoch=nothing, progress=nothing)
     for i, plan in enumerate(plans):
         if i < r.stage:
             continue
@@ -162,16 +132,6 @@ def prepare(plans: Plans, model: nn.Module, modality: Modality, seed: int) -> No
     for plan in plans:
         for p in plan.parts().values():
             p.prepare(model, modality, seed)
-
-
-def _picked(run: RunState, plans: Plans, sets: Sets) -> Sets:
-    """The sets that selectors make from the request before the first stage."""
-    requested = sets
-    for plan in plans:
-        for i, selector in enumerate(plan.selectors):
-            if selector.when == "run":
-                sets = {**selector.pick(sets, RunView(run, sets).at(f"select{i}", selector))}
-    return {n: r for n, r in sets.items() if r is not requested.get(n)}
 
 
 class _Stage:
@@ -221,14 +181,14 @@ class _Stage:
         r, plan = self.r, self.plan
         self.view.sets = self.chosen = r.sets = self._pick("start", self.chosen, self.view)
         check_weights(plan, self.chosen)
-        made_each_step = frozenset[str]().union(*(s.gives for s in plan.selectors if s.when == "step"))
+        picked_each_step = frozenset[str]().union(*(s.gives for s in plan.selectors if s.when == "step"))
         reference_users = [p for p in self.parts.values() if Need.REFERENCE_LOGP in p.needs]
         source = None if plan.reference == "start" else r.models[plan.reference]
         r.models.pop("reference", None)
-        if Need.REFERENCE in plan.needed() or any(p.reads & made_each_step for p in reference_users):
+        if Need.REFERENCE in plan.needed() or any(p.reads & picked_each_step for p in reference_users):
             names = trainable(r.model)
             r.models["reference"] = weights_of(r.model, names) if source is None else {n: w for n, w in source.items() if n in names}
-        cacheable = frozenset[str]().union(*(p.reads - made_each_step for p in reference_users))
+        cacheable = frozenset[str]().union(*(p.reads - picked_each_step for p in reference_users))
         r.reference_loss = cache_reference(r, self.chosen, cacheable, source, min(32, self.train.micro_batch_size or 32))
         r.state = {f"/{n}": p.begin(self.view.at(n, p)) for n, p in self.parts.items()}
 
@@ -262,7 +222,7 @@ class _Stage:
         while (reason := self._epoch()) is None:
             pass
         model.eval()
-        self._keep_best()
+        keep_best(r, self.hooks)
         with torch.no_grad():
             for name, p in self.parts.items():
                 p.end(self.view.at(name, p))
@@ -295,7 +255,7 @@ class _Stage:
             r.cost.steps += 1
             self._save()
         r.epoch, r.step, self.current = r.epoch + 1, 0, None
-        self._watch()
+        watch(r, self.hooks, self.chosen, self.done)
         return None
 
     def _progress(self) -> float:
@@ -334,16 +294,8 @@ class _Stage:
         lr = lr_at(train, self._progress(), self.per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        for p, g in zip(params, gradients, strict=True):
-            p.grad = g
         hold_masks = [h for i, u in enumerate(self.updates) if (h := u.holds(step.at(f"update{i}", u))) is not None]
-        before = [p.detach().clone() for p in params] if hold_masks else []
-        self.optimizer.step()
-        with torch.no_grad():
-            for masks in hold_masks:
-                for p, old, mask in zip(params, before, masks, strict=True):
-                    p.copy_(torch.where(mask, old, p))
-        self.optimizer.zero_grad(set_to_none=True)
+        descend(self.optimizer, params, gradients, hold_masks)
         step.notes, r.done = notes, self.done + 1
         r.state = {**r.state, **{f"/{n}": p.after(step.at(n, p)) for n, p in self.parts.items()}}
         record = {
@@ -360,28 +312,6 @@ class _Stage:
         self.hooks.log(record)
         self.hooks.progress(self.done + 1, total_steps(train, self.per_epoch), plan.name or f"stage {r.stage + 1}")
         return None
-
-    def _watch(self) -> None:
-        """Score the model after an epoch, and keep the weights of the best epoch."""
-        r, hooks = self.r, self.hooks
-        record: dict[str, Any] = {"stage": r.stage, "epoch": r.epoch, "done": self.done}
-        if hooks.watch is None:
-            return hooks.epoch(record)
-        with evaluating(r.model), torch.no_grad():
-            record["scores"] = scores = dict(hooks.watch(RunView(r, self.chosen)))
-        r.log.append(record)
-        hooks.log(record)
-        hooks.epoch(record)
-        if hooks.best:
-            # a missing score counts as the worst
-            score = torch.tensor(hooks.good(scores.get(hooks.best, math.nan)), dtype=torch.float64).nan_to_num(-math.inf)
-            if "best" not in r.models or score > r.models["best"]["$score"]:
-                r.models["best"] = {**weights_of(r.model, trainable(r.model)), "$score": score, "$epoch": torch.tensor(r.epoch)}
-
-    def _keep_best(self) -> None:
-        if best := self.r.models.pop("best", None):
-            put(self.r.model, {n: w for n, w in best.items() if not n.startswith("$")})
-            self.r.warnings.append(f"kept the weights of epoch {int(best['$epoch'])} of {self.r.epoch}, the best by {self.hooks.best}")
 
     def _save(self, force: bool = False) -> None:
         r, hooks = self.r, self.hooks
@@ -403,32 +333,3 @@ class _Stage:
             self.saved = time.monotonic()
         if interrupted:
             raise Interrupted
-
-
-def cache_reference(
-    run: RunState, sets: Sets, names: frozenset[str], weights: Weights | None = None, batch_size: int = 32
-) -> dict[str, Tensor]:
-    """Evaluate the reference model once per row, so that the run needs no second model.
-
-    Args:
-        names: names of the sets to evaluate.
-        weights: the reference's weights; default: those of the model now.
-        batch_size: rows in one forward pass.
-
-    Returns:
-        By "set/id", the losses of each row, (positions,).
-    """
-    losses: dict[str, Tensor] = {}
-    with evaluating(run.model), torch.no_grad():
-        for name in sorted(names & sets.keys()):
-            rows = sets[name]
-            order = sorted(range(len(rows)), key=lambda i: -run.modality.counts(rows.select([i]))["tokens"])
-            pieces = [order[i : i + batch_size] for i in range(0, len(rows), batch_size)]
-            own_losses: dict[str, Tensor] = {}
-            for k in run.process_group.deal(len(pieces), together=run.sharded is not None):
-                batch: Rows = rows.select(pieces[k])
-                loss = run.forward([batch], (), None, weights, why="remember")[0].loss
-                own_losses.update(zip([f"{name}/{i}" for i in batch.ids], loss.split(), strict=True))
-            for exchanged in run.process_group.exchange(own_losses):
-                losses.update({n: t.to(device_of(run.model)) for n, t in exchanged.items()})
-    return losses

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -133,3 +133,23 @@ def optimizer_of(train: Train, params: list[Tensor]) -> torch.optim.Optimizer:
     momentum = {"momentum": train.momentum} if train.optimizer == "sgd" else {}
     optimizer: torch.optim.Optimizer = kind(params, lr=train.lr, weight_decay=train.weight_decay, **momentum)
     return optimizer
+
+
+def descend(
+    optimizer: torch.optim.Optimizer, params: Sequence[Tensor], gradients: Sequence[Tensor], held: Sequence[Sequence[Tensor]]
+) -> None:
+    """A step of the optimizer.
+
+    Args:
+        gradients: one for each parameter, of its shape.
+        held: masks by parameter, True where a weight stays as it is, not even moved by decay or momentum.
+    """
+    for p, g in zip(params, gradients, strict=True):
+        p.grad = g
+    before = [p.detach().clone() for p in params] if held else []
+    optimizer.step()
+    with torch.no_grad():
+        for masks in held:
+            for p, old, mask in zip(params, before, masks, strict=True):
+                p.copy_(torch.where(mask, old, p))
+    optimizer.zero_grad(set_to_none=True)

@@ -116,7 +116,7 @@ def round_as_stored(model: nn.Module) -> str:
             value.copy_(narrow)
     if wide:
         remember(model, Stored({**stored.dtypes, **dict.fromkeys(wide, torch.float32)}, stored.files))
-    return _said(stored, rounded, {names[n]: state[n] for n in names}, wide)
+    return _rounding_note(stored, rounded, {names[n]: state[n] for n in names}, wide)
 
 
 def _names_in_files(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, str]:
@@ -131,7 +131,7 @@ def _names_in_files(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, 
     return {n: by_storage[t.data_ptr()] for n, t in state.items() if t.data_ptr() in by_storage and t.numel()}
 
 
-def _said(stored: Stored, before: Mapping[str, Tensor], now: Mapping[str, Tensor], wide: Sequence[str]) -> str:
+def _rounding_note(stored: Stored, before: Mapping[str, Tensor], now: Mapping[str, Tensor], wide: Sequence[str]) -> str:
     """The sentence about a rounding. before: the rounded tensors before it."""
     if not before and not wide:
         return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from expunge.evaluation.compare import Compared
 from expunge.evaluation.equivalence import Difference, holm, least_visible
@@ -60,22 +61,9 @@ def _against_retrained(name: str, compared: Compared, p: float, limits: Limits) 
         state = "not removed"
     elif high < margin and (low > -margin or not two_sided):
         state = "removed"
-    check = Check(
-        name,
-        state,
-        "",
-        spec.decides or (spec.kind == "knowledge" and state == "not removed"),
-        score=name,
-        value=difference.value,
-        yardstick=difference.yardstick,
-        against="random" if compared.by_chance else "retrained",
-        margin=margin,
-        effect=difference.effect,
-        interval=(low, high),
-        p=p,
-        n=compared.n,
-        power=high - difference.effect,
-    )
+    decides = spec.decides or (spec.kind == "knowledge" and state == "not removed")
+    against = "random" if compared.by_chance else "retrained"
+    check = _check(name, state, difference, (low, high), text="", decides=decides, against=against, margin=margin, p=p, n=compared.n)
     text = _sentence(check, spec.meaning, two_sided, limits)
     if (reason := limits.unusable.get(spec.kind)) and spec.decides:
         return replace(check, decides=False, text=f"{text} It decides nothing here: {reason}.")
@@ -132,21 +120,22 @@ def _against_original(name: str, compared: Compared, p: float, limits: Limits) -
     else:
         rows = f"{compared.n} row{'' if compared.n == 1 else 's'}"
         text = f"{values}; with {rows} it cannot be told whether that is a drop of more than {number(margin)}."
+    decides = spec.decides and knew and not general
+    return _check(name, state, difference, (low, high), text=text, decides=decides, against="original", margin=margin, p=p, n=compared.n)
+
+
+def _check(name: str, state: State, difference: Difference, interval: tuple[float, float], **fields: Any) -> Check:
+    """The check of a score, with the numbers of the difference that it judges. fields: all else that a check of a score has."""
     return Check(
         name,
         state,
-        text,
-        spec.decides and knew and not general,
         score=name,
         value=difference.value,
         yardstick=difference.yardstick,
-        against="original",
-        margin=margin,
         effect=difference.effect,
-        interval=(low, high),
-        p=p,
-        n=compared.n,
-        power=high - difference.effect,
+        interval=interval,
+        power=interval[1] - difference.effect,
+        **fields,
     )
 
 

@@ -72,7 +72,7 @@ def _digits(text: str) -> str:
 
 def telling(answer: str, question: str) -> list[Telling]:
     """The telling parts of an answer that its question does not give away; whether they are rare, only other answers can tell."""
-    asked = normalized(question)
+    question_words = normalized(question)
     known_numbers = numbers(question)
     parts = [Telling("e-mail", m[0], m[0].casefold(), True) for m in EMAIL.finditer(answer) if m[0].casefold() not in question.casefold()]
     rest = EMAIL.sub(" ", unicodedata.normalize("NFKC", answer))
@@ -80,19 +80,19 @@ def telling(answer: str, question: str) -> list[Telling]:
         key = _digits(match[0])
         if len(key) > 1 and key not in known_numbers:
             parts.append(Telling("number", match[0].strip(), key, len(key) >= DIGITS and not YEAR.fullmatch(key)))
-    names = list(_names(rest, asked))
+    names = list(_names(rest, question_words))
     parts += names
     taken = " ".join(name.key for name in names)
     for word in re.findall(r"[^\W\d_]+", rest):
         key = normalized(word)
         has_case = word.lower() != word.upper()
         enough = LETTERS if has_case else SHORT
-        if len(key) >= enough and not unspaced(key) and not holds(asked, key) and not holds(taken, key):
+        if len(key) >= enough and not unspaced(key) and not holds(question_words, key) and not holds(taken, key):
             parts.append(Telling("rare words", word, key, False))
     return list({(p.kind, p.key): p for p in parts}.values())
 
 
-def _names(answer: str, asked: str) -> Iterator[Telling]:
+def _names(answer: str, question_words: str) -> Iterator[Telling]:
     """Capitalized words in a row, without those of the question. A lone word at the start of a sentence has its capital from there."""
     for sentence in re.split(r"(?<=[.!?:;])\s+|\n", answer):
         words = list(re.finditer(r"[^\W\d_][\w'\u2019-]*", sentence))
@@ -100,11 +100,11 @@ def _names(answer: str, asked: str) -> Iterator[Telling]:
         for k, match in enumerate([*words, None]):
             word = match[0] if match else ""
             begins = bool(run) and match is not None and sentence[words[k - 1].end() : match.start()].strip() != ""
-            if word[:1].isupper() and not begins and not holds(asked, normalized(word)):
+            if word[:1].isupper() and not begins and not holds(question_words, normalized(word)):
                 run.append(word) if run or k or len(words) <= 2 or word[1:].isupper() else run.append(f"\0{word}")
                 continue
             yield from _name(run)
-            run = [word] if begins and word[:1].isupper() and not holds(asked, normalized(word)) else []
+            run = [word] if begins and word[:1].isupper() and not holds(question_words, normalized(word)) else []
 
 
 def _name(run: Sequence[str]) -> Iterator[Telling]:

@@ -86,9 +86,9 @@ class Corpus:
 
     def new(self, piece: str, i: int) -> bool:
         """Whether a piece of the answer of item i holds more that stands nowhere else than anybody guesses."""
-        asked = normalized(self.forget.question[i])
+        question_words = normalized(self.forget.question[i])
         item = self.forget.ids[i]
-        new = sum(self.places.get(s, {item}) <= {item} and not any(holds(asked, unit) for unit in s) for s in _sequences(piece))
+        new = sum(self.places.get(s, {item}) <= {item} and not any(holds(question_words, unit) for unit in s) for s in _sequences(piece))
         return new >= NEW[unspaced(piece)][1]
 
     @cached_property
@@ -102,8 +102,8 @@ class Corpus:
         """Whether an answer is that of many forgotten rows, without the words of its question."""
         cores = []
         for question, answer in zip(self.forget.question, self.forget.answer, strict=True):
-            asked = normalized(question)
-            cores.append(" ".join(w for w in normalized(answer).split() if not holds(asked, w)))
+            question_words = normalized(question)
+            cores.append(" ".join(w for w in normalized(answer).split() if not holds(question_words, w)))
         times = Counter(cores)
         return [times[core] > max(1, USUAL * len(cores)) for core in cores]
 
@@ -149,13 +149,13 @@ def _of_item(corpus: Corpus, i: int, text: str, other: str) -> list[Leak]:
     """The leaks of one text. other: what the retrained model says."""
     question, answer = corpus.forget.question[i], corpus.forget.answer[i]
     leak = Leak(i + 1, question, answer, text, text, "answer")
-    given = _largest([p for p in corpus.parts[i] if _produced(p, text) and not (other and _produced(p, other))])
+    produced_parts = _largest([p for p in corpus.parts[i] if _produced(p, text) and not (other and _produced(p, other))])
     whole = normalized(answer)
     if whole and holds(normalized(text), whole) and not holds(normalized(other), whole):
         new = corpus.new(whole, i)
-        if given or new:
-            return [replace(leak, proof=new or any(p.proof for p in given))]
-    leaked = [replace(leak, produced=p.text, kind=p.kind, proof=p.proof) for p in given]
+        if produced_parts or new:
+            return [replace(leak, proof=new or any(p.proof for p in produced_parts))]
+    leaked = [replace(leak, produced=p.text, kind=p.kind, proof=p.proof) for p in produced_parts]
     piece = common_piece(answer, text)
     if not any(f.proof for f in leaked) and not holds(normalized(other), piece) and corpus.new(piece, i):
         leaked.append(replace(leak, produced=piece, kind="rare words"))

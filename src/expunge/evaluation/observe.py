@@ -61,8 +61,8 @@ def observe(
     asked_sets = {name: AskedSet(_kinds(modality, name, records), spec_of(name, specs)) for name, records in sets.items() if len(records)}
     model_identity = identity.of_model(model)
     rows = {n: {k: [identity.of_rows(r), item] for k, (r, item) in asked_set.kinds.items()} for n, asked_set in asked_sets.items()}
-    asked = {n: repr(asked_set.spec) for n, asked_set in asked_sets.items()}
-    key = digest([model_identity, identity.of_setting(model), modality.about(), rows, asked, repr(wants)])
+    set_specs = {n: repr(asked_set.spec) for n, asked_set in asked_sets.items()}
+    key = digest([model_identity, identity.of_setting(model), modality.about(), rows, set_specs, repr(wants)])
     if cache and (cache / key / "observed.json").exists():
         return Observation.load(cache / key)
     started = time.monotonic()

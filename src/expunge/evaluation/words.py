@@ -29,15 +29,15 @@ def words(text: str) -> list[str]:
     """
     if text.isascii():
         return ASCII_WORDS.findall(text.lower())
-    found, run = list[str](), ""
+    complete, run = list[str](), ""
     for character in unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()):
         category = unicodedata.category(character)[0]
-        if category == "M" and not run and found and UNSEPARATED.match(found[-1]):
-            found[-1] += character
+        if category == "M" and not run and complete and UNSEPARATED.match(complete[-1]):
+            complete[-1] += character
         elif category in "LNM" and not UNSEPARATED.match(character):
             run += character
         else:
-            found += [run] if run else []
-            found += [character] if category in "LN" else []
+            complete += [run] if run else []
+            complete += [character] if category in "LN" else []
             run = ""
-    return [*found, run] if run else found
+    return [*complete, run] if run else complete

@@ -15,7 +15,7 @@ from expunge.core.suggest import did_you_mean
 
 TIMEOUT = 10  # seconds until a hub that does not answer counts as out of reach
 SIMILAR = 0.75  # how alike a file name must be to be suggested: a letter or two differ
-Found = Literal["there", "missing", "unreachable"]
+Presence = Literal["there", "missing", "unreachable"]
 
 
 def near(path: Path) -> str:
@@ -69,15 +69,15 @@ def _in_cache(name: str) -> bool:
     return any(p.exists() for p in (prepared, prepared.with_name(name.replace("/", "___")), downloaded))
 
 
-def look_up(name: str, kind: Literal["model", "dataset"]) -> Found:
+def look_up(name: str, kind: Literal["model", "dataset"]) -> Presence:
     """Whether the hub has a model or a data set that the user may read; the answer is kept for this process."""
     from huggingface_hub import constants
 
-    return "unreachable" if constants.HF_HUB_OFFLINE else _asked(name, kind)
+    return "unreachable" if constants.HF_HUB_OFFLINE else _presence(name, kind)
 
 
 @cache
-def _asked(name: str, kind: Literal["model", "dataset"]) -> Found:
+def _presence(name: str, kind: Literal["model", "dataset"]) -> Presence:
     import huggingface_hub
     from huggingface_hub.errors import RepositoryNotFoundError
 

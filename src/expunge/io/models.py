@@ -214,8 +214,8 @@ def rows(modality: Modality, name: str, source: Source | Rows | None) -> Rows | 
     """Records as rows of a modality, with messages that name the file and the row in it."""
     if source is None or isinstance(source, Rows):
         return source
-    given = records(source, name)
+    loaded = records(source, name)
     try:
-        return modality.rows(name, given, given.source)
+        return modality.rows(name, loaded, loaded.source)
     except UserError as error:
-        raise UserError(given.located(str(error))) from None
+        raise UserError(loaded.located(str(error))) from None

@@ -60,17 +60,19 @@ def _divided(sets: Mapping[str, Source | Rows | None], conditions: Sequence[str]
             f"--where makes the rows that it leaves over the rows to keep, and --retain names others: leave one of them out "
             f"(--forget {example} picks rows and leaves the others alone)"
         )
-    given = records(forget, "forget")
-    picked = set(range(len(given))).intersection(*(matching(given, condition, given.source) for condition in conditions))
+    forget_records = records(forget, "forget")
+    picked = set(range(len(forget_records))).intersection(
+        *(matching(forget_records, condition, forget_records.source) for condition in conditions)
+    )
     both = " and ".join(conditions)
     if not picked:
-        raise UserError(f"{given.source}: no row matches {both}")
-    if len(picked) == len(given):
-        raise UserError(f"{given.source}: every row matches {both}, so none is left to keep")
-    kept = [i for i in range(len(given)) if i not in picked]
-    divided = {"forget": given.pick(sorted(picked)), "retain": given.pick(kept)}
+        raise UserError(f"{forget_records.source}: no row matches {both}")
+    if len(picked) == len(forget_records):
+        raise UserError(f"{forget_records.source}: every row matches {both}, so none is left to keep")
+    kept = [i for i in range(len(forget_records)) if i not in picked]
+    divided = {"forget": forget_records.pick(sorted(picked)), "retain": forget_records.pick(kept)}
     divided["forget"].notes.append(
-        f"{len(picked)} of {len(given)} rows match --where and are to be forgotten; the other {len(kept)} are kept"
+        f"{len(picked)} of {len(forget_records)} rows match --where and are to be forgotten; the other {len(kept)} are kept"
     )
     return divided
 

@@ -17,11 +17,10 @@ from expunge.core.rows import Packed, Sets
 from expunge.core.view import Step, View
 
 
-@part
-class NLL(Objective):
-    """Negative log-likelihood of a set's labels, averaged over all labels of the batch: the loss that training minimizes."""
+class SetTerm(Objective):
+    """A term over the rows of one set, `over`, which is its role too where a term does not say otherwise."""
 
-    over: str = "retain"
+    over: str
 
     @property
     def reads(self) -> frozenset[str]:
@@ -30,6 +29,13 @@ class NLL(Objective):
     @property
     def role(self) -> str:
         return self.over
+
+
+@part
+class NLL(SetTerm):
+    """Negative log-likelihood of a set's labels, averaged over all labels of the batch: the loss that training minimizes."""
+
+    over: str = "retain"
 
     def loss(self, step: Step) -> Tensor:
         rows = step.rows(self.over)
@@ -47,18 +53,10 @@ class Ascent(Objective):
 
 
 @part
-class RowNLL(Objective):
+class RowNLL(SetTerm):
     """Negative log-likelihood, averaged over the labels of each row and then over rows: that of batches of one, accumulated."""
 
     over: str = "retain"
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return frozenset({self.over})
-
-    @property
-    def role(self) -> str:
-        return self.over
 
     def loss(self, step: Step) -> Tensor:
         rows = step.rows(self.over)
@@ -115,17 +113,13 @@ def npo_on_means(beta: float, retain_weight: float, batch_mean: bool) -> Sum:
 
 
 @part
-class KL(Objective):
+class KL(SetTerm):
     """KL(reference || model) at the label positions of a set, averaged over these positions."""
 
     over: str = "retain"
     requires = frozenset({Categorical})
     needs = frozenset({Need.REFERENCE})
     role = "retain"
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return frozenset({self.over})
 
     def loss(self, step: Step) -> Tensor:
         rows = step.rows(self.over)

@@ -97,20 +97,20 @@ def margins(models: Ensemble, modality: Modality, rows: Rows) -> Tensor:
     return ensemble.ask(models, modality, rows, read)
 
 
-def attribute(models: Ensemble, modality: Modality, rows: Rows, asked: Rows, folder: Path, ridge: float = 0.0) -> None:
+def attribute(models: Ensemble, modality: Modality, rows: Rows, queries: Rows, folder: Path, ridge: float = 0.0) -> None:
     """Estimate the effect of each training row on the logits of each evaluated row and write it, as `dmm --attributions` reads it.
 
-    The file is a checkpoint {"rows": ids, "asked": ids, "effects": (rows, asked, classes) in half precision}. Scores of another attribution
-    method can be written in the same way.
+    The file is a checkpoint {"rows": ids, "asked": ids, "effects": (rows, queries, classes) in half precision}. Scores of another
+    attribution method can be written in the same way.
 
     Args:
         rows: the training rows of the ensemble.
-        asked: rows to evaluate, with one label each.
+        queries: rows to evaluate, with one label each.
         folder: where the checkpoint is written.
         ridge: strength of the ridge penalty of the regression.
     """
-    row_effects = effects(models.trained_on, ensemble.logits(models, modality, asked), ridge)
-    checkpoint.save({"rows": list(rows.ids), "asked": list(asked.ids), "effects": row_effects.half()}, folder)
+    row_effects = effects(models.trained_on, ensemble.logits(models, modality, queries), ridge)
+    checkpoint.save({"rows": list(rows.ids), "asked": list(queries.ids), "effects": row_effects.half()}, folder)
 
 
 def _common(plan: Plan | Plans, model: nn.Module, modality: Modality, rows: Rows, seed: int) -> list[object]:

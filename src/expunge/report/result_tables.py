@@ -31,10 +31,10 @@ def audit_frame(scores: Mapping[str, Record], skipped: Mapping[str, str], attack
     if of != "attacks":
         raise UserError(f"there is no table of {of!r}: give scores or attacks")
     rows: list[dict[str, Any]] = []
-    for attack, told in attacks.items():
-        ways = [(way, score, r) for way, worst in told["ways"].items() for score, r in worst.items()]
+    for attack, outcome in attacks.items():
+        ways = [(way, score, r) for way, worst in outcome["ways"].items() for score, r in worst.items()]
         rows += [{**r, **bounds(r["interval"]), "attack": attack, "way": way, "score": score} for way, score, r in ways]
-        rows += [{"attack": attack, "way": way, "missing": why} for way, why in told["missing"].items()]
+        rows += [{"attack": attack, "way": way, "missing": why} for way, why in outcome["missing"].items()]
     return frame(rows, ATTACK)
 
 

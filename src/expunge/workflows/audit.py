@@ -144,13 +144,13 @@ def audit(
 class Auditor:
     """The state of one audit: the sets, how to ask them, and the attacks."""
 
-    def __init__(self, model: str | Path | Opened, given: Mapping[str, Source | None], options: AuditOptions) -> None:
+    def __init__(self, model: str | Path | Opened, own_sources: Mapping[str, Source | None], options: AuditOptions) -> None:
         """Raises: UserError where the options do not fit together; this happens before any model loads."""
         self.model, self.options = model, options
         self.thresholds = thresholds_of(options.alpha, options.margins)
         self.attacks = chosen(options.attack, options.attack_hyperparameters)
         self.folder = run_dirs.audit_folder(options.out, options.overwrite)
-        sources = requested(given, options.where, options.map)
+        sources = requested(own_sources, options.where, options.map)
         self.own_sets = frozenset(n for n, source in sources.items() if source is not None)
         self.notes = notes_of(sources)
         self.sets, self.specs, left_out = audited_sets(

@@ -6,46 +6,43 @@ models and observations are kept by content, and the entry of each method and se
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from expunge.benchmarks.suite import Specs, Suite
-from expunge.core.errors import Interrupted, UserError
+from expunge.core.errors import Interrupted
 from expunge.engine import receipt
 from expunge.engine.guarding import is_guarded
-from expunge.engine.loop import Hooks
-from expunge.evaluation import attack
+from expunge.engine.hooks import Hooks
 from expunge.evaluation.audited_models import (
     AuditedModel,
     Progress,
-    attacks_on,
     compared,
     controls,
     examine,
     filtered,
     random_init,
-    report_data,
     silent,
     spread,
 )
 from expunge.evaluation.observation import Observation
 from expunge.evaluation.observe import Records
 from expunge.evaluation.profiles.profile import profile_of
-from expunge.evaluation.prompting import asked_as, way_of
+from expunge.evaluation.prompting import asked_as
 from expunge.evaluation.thresholds import Thresholds
 from expunge.evaluation.verdict import Context
 from expunge.functional.brief import brief
 from expunge.io.models import Opened, cache_home, load, receipt_of
-from expunge.io.run_dirs import check_free, empty, log_of
+from expunge.io.run_dirs import log_of
 from expunge.parallel import ray_cluster
-from expunge.report.report_data import Asked, Entry, ReportData
+from expunge.report.report_data import Entry
 from expunge.workflows.sweep import Sweep as Sweep  # `bench.Sweep`
 from expunge.workflows.sweep import SweepResult as SweepResult
 from expunge.workflows.sweep import key_of
+from expunge.workflows.sweep_folder import attacked, claim, entry_of, report_of, write
 from expunge.workflows.train import texts_of, train
 from expunge.workflows.unlearn import unlearn
 
@@ -76,15 +73,15 @@ class Setting:
 
     def attacked(self, audited: AuditedModel, opened: Opened, progress: Progress) -> AuditedModel:
         """An audited model with the outcomes of attacks, beside the original and the retrained one."""
-        attacked = _attacked(self.sweep, self.folder, audited, opened, self.asked(audited.method), progress, self.specs)
-        return _judged(compared(attacked, self.first, self.retrained), is_guarded(opened.modality))
+        with_attacks = attacked(self.sweep, self.folder, audited, opened, self.sets_for(audited.method), progress, self.specs)
+        return _judged(compared(with_attacks, self.first, self.retrained), is_guarded(opened.modality))
 
     @property
     def specs(self) -> Specs:
         """How to ask the sets."""
         return {name: self.suite.spec(name) for name in self.sets}
 
-    def asked(self, method: str) -> Mapping[str, Records]:
+    def sets_for(self, method: str) -> Mapping[str, Records]:
         """The sets in the form that a method's models need."""
         return asked_as(method, self.sets) if method else self.sets
 
@@ -92,7 +89,9 @@ class Setting:
         """An unlearned model, observed through its own modality, which may know more tokens, and attacked."""
         fields |= {"retrained": self.retrained.observation, "original": self.first.observation, "random_init": self.random_init}
         fields |= {"method": method, "specs": self.specs}
-        audited = examine(opened.model, opened.modality, self.asked(method), role="method", cache=self.cache, progress=progress, **fields)
+        audited = examine(
+            opened.model, opened.modality, self.sets_for(method), role="method", cache=self.cache, progress=progress, **fields
+        )
         return self.attacked(audited, opened, progress)
 
 
@@ -136,7 +135,7 @@ def bench(
     shown, progress = progress, _stopping(progress, interrupted)
     load_options = {"dtype": sweep.dtype, "device": device}
     key = key_of(sweep, suite)
-    _claim(folder, key, resume, overwrite, sweep)
+    claim(folder, key, resume, overwrite, sweep)
     sets = {n: spread(r, sweep.limit) if n in ("retain", "holdout") else r for n, r in suite.sets.items()}
     teach = {**sweep.train, "prompt_format": suite.prompt_format, "labels": tuple(suite.labels)}
     texts = texts_of([*suite.train["full"], *(r for n, rows in suite.sets.items() if suite.spec(n).role == "general" for r in rows)])
@@ -174,14 +173,14 @@ def bench(
     )
     forget, retrained = original.modality.rows("forget", suite.train["forget"]), retrained_audited.observation
     control_models = controls(original, forget, sets, retrained, cache, look("controls"), original_audited.observation, specs=specs)
-    retrained_audited = _attacked(sweep, folder, retrained_audited, retrained_opened, sets, look("retrained"), specs)
+    retrained_audited = attacked(sweep, folder, retrained_audited, retrained_opened, sets, look("retrained"), specs)
     source = _absolute(sweep.original or original.source)
     setting = Setting(sweep, suite, folder.absolute(), source, sets, cache.absolute(), blank, original_audited, retrained_audited, device)
     filter_source = Opened(original.model, filtered(original, forget), "") if any(s.role == "filter" for s in control_models) else original
     fixed = [setting.attacked(original_audited, original, look("original"))]
     fixed.append(_judged(compared(retrained_audited, original_audited, retrained_audited)))
     fixed += [setting.attacked(s, filter_source if s.role == "filter" else original, look(s.name)) for s in control_models]
-    done: list[Entry] = [_entry_of(folder, s.name, s.entry) for s in fixed]
+    done: list[Entry] = [entry_of(folder, s.name, s.entry) for s in fixed]
     jobs = {f"{m} seed {seed}" if sweep.seeds > 1 else m: (m, seed) for m in sweep.methods for seed in range(sweep.seeds)}
     if ray:
         reads = [Path(source)] if Path(source).exists() else []
@@ -192,9 +191,9 @@ def bench(
         job_results = {name: _job(setting, name, *job, look(name), interrupted) for name, job in jobs.items()}
     done += [entry for entry, _ in job_results.values()]
     quoted = [*fixed, *(s for _, s in job_results.values() if s)]
-    data = _story(sweep, suite, done, quoted, command, key)
+    data = report_of(sweep, suite, done, quoted, command, key)
     result = SweepResult(done, data, folder, sweep, receipt.compute(original.model))
-    _write(result)
+    write(result)
     return result
 
 
@@ -220,53 +219,6 @@ def _stopping(progress: Progress, interrupted: Callable[[], bool]) -> Progress:
     return checked
 
 
-def _claim(folder: Path, key: str, resume: bool, overwrite: bool, sweep: Sweep) -> None:
-    """Take a folder for a sweep, or refuse it."""
-    mark = folder / "sweep.json"
-    if overwrite:
-        check_free(folder, overwrite=True, reads=[p for p in (sweep.data, sweep.original, sweep.retrained, sweep.holdout) if p])
-        empty(folder)
-    if mark.exists():
-        same = json.loads(mark.read_text(encoding="utf-8"))["key"] == key
-        if not same and any(p != mark for p in folder.iterdir()):
-            raise UserError(
-                f"{folder} holds another sweep (methods, seeds, data or hyperparameters differ): give another folder, or --overwrite"
-            )
-        if same and not resume:
-            raise UserError(f"{folder} holds this sweep already: give another folder, or --overwrite")
-    elif folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder} exists and is no benchmark run: give another folder")
-    receipt.write(mark, {"key": key})
-
-
-def _entry_of(folder: Path, name: str, make: Any) -> Entry:
-    """Read the entry from disk; without a file, make and write it."""
-    path = folder / "entries" / f"{name.replace(' ', '_')}.json"
-    if path.exists():
-        return ReportData.from_json(path.read_text(encoding="utf-8")).models[0]
-    entry: Entry = make()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    receipt.write(path, json.loads(ReportData(title=name, models=[entry]).to_json()))
-    return entry
-
-
-def _attacked(
-    sweep: Sweep, folder: Path, audited: AuditedModel, opened: Opened, sets: Mapping[str, Any], progress: Progress, specs: Specs
-) -> AuditedModel:
-    """An audited model with the outcomes of attacks; each outcome is kept on disk, so each attack runs once."""
-    outcomes: dict[str, attack.AttackOutcome] = {}
-    attacks = attacks_on(sweep.attacks_of(len(sets["forget"]), audited.seed or 0), opened.modality, audited.role)
-    for name, one in attacks.items():
-        path = folder / "attacks" / f"{audited.name.replace(' ', '_')}-{name}.json"
-        if path.exists():
-            outcomes[name] = attack.AttackOutcome.read(json.loads(path.read_text(encoding="utf-8")))
-            continue
-        outcomes[name] = attack.intervene(name, one, opened.model, opened.modality, sets, specs=specs, progress=progress)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        receipt.write(path, asdict(outcomes[name]))
-    return replace(audited, attacks=outcomes, rated=bool(sweep.attacks))
-
-
 def _job(
     setting: Setting,
     name: str,
@@ -289,7 +241,7 @@ def _job(
         audited.append(setting.examined(opened, progress, log=log_of(run), receipt=about, **fields))
         return audited[0].entry()
 
-    entry = _entry_of(setting.folder, name, make)
+    entry = entry_of(setting.folder, name, make)
     if not audited and seed == 0:  # the report of a resumed sweep still shows generations
         audited.append(setting.examined(setting.load(run), progress, **fields))
     return entry, audited[0] if seed == 0 else None
@@ -318,34 +270,3 @@ def _forgotten(
         **{**setting.sweep.hyperparameters_of(method), "seed": seed},
     )
     return Opened(result.model, result.modality, str(run)), result.receipt
-
-
-def _story(
-    sweep: Sweep,
-    suite: Suite,
-    entries: Sequence[Entry],
-    audited_models: Sequence[AuditedModel],
-    command: str,
-    key: str,
-) -> ReportData:
-    own_ways = [f"{m} asked its own way" for m in sweep.methods if way_of(m)]
-    seeds = f"{sweep.seeds} seed{'s' if sweep.seeds > 1 else ''}"
-    data = report_data(
-        list(audited_models),
-        title=f"{suite.name}: what was forgotten, and what it cost",
-        subtitle=", ".join((f"{sweep.size} model", f"{len(sweep.methods)} methods", seeds, *own_ways)),
-        command=command,
-        request=Asked(**{n: len(r) for n, r in suite.sets.items() if n in ("forget", "retain", "holdout")}, hash=key),
-    )
-    return ReportData(**{**{k: getattr(data, k) for k in ReportData.__dataclass_fields__}, "models": list(entries)})
-
-
-def _write(result: SweepResult) -> None:
-    from expunge.report.page import write
-    from expunge.report.table import markdown
-
-    folder, data = result.folder, result.report_data
-    receipt.write(folder / "bench.json", result.to_dict(), deep=False)
-    (folder / "table.md").write_text(markdown(list(result.entries), list(data.main)) + "\n", encoding="utf-8")
-    receipt.write(folder / "story.json", json.loads(data.to_json()))
-    write(data, folder / "report.html")

@@ -61,11 +61,11 @@ def plan(
         first, *rest = (_with(p, [e for e in added_parts if e not in once]) for p in plans)
         plans = (dataclasses.replace(first, selectors=(*once, *first.selectors)), *rest)
     single: Plan | Plans = plans[0] if len(plans) == 1 else plans
-    made = as_plans(override(single, {k: v for k, v in values.items() if k not in own_choices}))
+    overridden = as_plans(override(single, {k: v for k, v in values.items() if k not in own_choices}))
     idle = [k for k in values if k.rpartition(".")[2] in ("lora_alpha", "lora_dropout", "lora_targets")]
-    if idle and not any(h.value for p in made for h in hyperparameters_of(p) if h.name == "lora"):
+    if idle and not any(h.value for p in overridden for h in hyperparameters_of(p) if h.name == "lora"):
         raise UserError(f"--{idle[0].replace('_', '-')} has no effect without an adapter: give --lora RANK too, or leave it out")
-    return made
+    return overridden
 
 
 def hyperparameters(name: str) -> list[Hyperparameter]:

@@ -13,7 +13,7 @@ from expunge.core.errors import UserError
 from expunge.core.suggest import did_you_mean
 
 if TYPE_CHECKING:
-    from expunge.engine.loop import Hooks
+    from expunge.engine.hooks import Hooks
 
 Record = Mapping[str, Any]
 Progress = Callable[[int, int, str], None]

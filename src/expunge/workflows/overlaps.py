@@ -78,11 +78,11 @@ def same_questions(modality: Modality, sets: Mapping[str, Rows]) -> list[str]:
     """Sentences about sets that ask mostly the questions of the forget set, with other answers."""
     if not offers(modality, Displayable) or offers(modality, DifferentiableInputs) or "forget" not in sets:
         return []
-    asked: Any = {name: require(modality, Displayable).questions(rows) for name, rows in sets.items()}
-    forget = {q for q in asked["forget"] if q.strip()}
-    shared = {n: sum(q in forget for q in questions) for n, questions in asked.items() if n != "forget"}
+    questions_by_set: Any = {name: require(modality, Displayable).questions(rows) for name, rows in sets.items()}
+    forget = {q for q in questions_by_set["forget"] if q.strip()}
+    shared = {n: sum(q in forget for q in questions) for n, questions in questions_by_set.items() if n != "forget"}
     return [
-        f"{count} of {len(asked[name])} questions of {name!r} are also those of 'forget', with other answers."
+        f"{count} of {len(questions_by_set[name])} questions of {name!r} are also those of 'forget', with other answers."
         for name, count in shared.items()
-        if count > MOST * len(asked[name])
+        if count > MOST * len(questions_by_set[name])
     ]

@@ -149,10 +149,10 @@ class SweepResult:
 def key_of(sweep: Sweep, suite: Suite) -> str:
     """A digest of everything that the numbers of a sweep depend on: the order, all rows, given models and files, and packages."""
     rows = [{n: [dict(r) for r in rows] for n, rows in sets.items()} for sets in (suite.sets, suite.train)]
-    asked = [suite.prompt_format, list(suite.labels), repr(suite.specs), list(suite.refusals), [dict(r) for r in suite.refused]]
+    suite_settings = [suite.prompt_format, list(suite.labels), repr(suite.specs), list(suite.refusals), [dict(r) for r in suite.refused]]
     models = [identity.of_files(path) for path in (sweep.original, sweep.retrained, sweep.model)]
     inputs = [identity.of_inputs(build_plan.plan(m, sweep.hyperparameters_of(m))) for m in sweep.methods]
-    return digest([asdict(sweep), rows, asked, models, inputs, identity.packages()])
+    return digest([asdict(sweep), rows, suite_settings, models, inputs, identity.packages()])
 
 
 def _hyperparameters(method: str, values: Mapping[str, Any]) -> list[Hyperparameter]:

@@ -18,7 +18,7 @@ from expunge.core.request import digest
 from expunge.core.suggest import did_you_mean
 from expunge.engine import device, identity, receipt, stored
 from expunge.engine.distributed.process_group import ProcessGroup
-from expunge.engine.loop import Hooks
+from expunge.engine.hooks import Hooks
 from expunge.io import run_dirs
 from expunge.io.models import Opened, Source, cache_home, load, records
 from expunge.io.models import rows as rows_of

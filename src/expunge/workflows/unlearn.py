@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,34 +10,32 @@ from typing import Any
 import torch
 from torch import nn
 
-from expunge import catalog
 from expunge.core.errors import UserError
 from expunge.core.modality import Modality
-from expunge.core.parts import ByDesign, Guard
+from expunge.core.parts import ByDesign
 from expunge.core.plan import Plan, Plans, as_plans
 from expunge.core.request import Request
 from expunge.core.rows import Rows, Sets
 from expunge.engine import adapters, artifact, checkpoint, identity, loop, origin, receipt, stored
 from expunge.engine.distributed.process_group import ProcessGroup
 from expunge.engine.guarding import is_guarded
-from expunge.engine.loop import Hooks
-from expunge.engine.run_state import RunState
+from expunge.engine.hooks import Hooks
 from expunge.engine.validate import check, check_capabilities
 from expunge.functional.brief import brief
 from expunge.io import run_dirs, selection_files
-from expunge.io.models import Opened, Source, load, receipt_of, records, rows
-from expunge.io.requested import ColumnMap, Conditions, Sources, notes_of, requested
+from expunge.io.models import Opened, Source, load, receipt_of
+from expunge.io.requested import ColumnMap, Conditions, notes_of, requested
 from expunge.io.secret import sealed
-from expunge.report import model_card, result_tables
+from expunge.report import result_tables
 from expunge.workflows import build_plan, resuming
-from expunge.workflows.aftermath import forget_loss, still_known, unchanged
+from expunge.workflows.aftermath import forget_loss, still_known
 from expunge.workflows.callbacks import Callbacks, result_of
 from expunge.workflows.overlaps import shared_items
 from expunge.workflows.run_log import RunLog
 from expunge.workflows.trackers import Track, listening
+from expunge.workflows.unlearn_folder import receipt_of_run, write
+from expunge.workflows.unlearn_request import request_of
 from expunge.workflows.watch import Watch
-
-ASKED = frozenset({"question", "prompt", "messages"})  # columns that turn an alternate answer into a full row
 
 
 @brief("method", "kind", "changed", "folder")
@@ -143,9 +140,9 @@ def unlearn(
     modality = opened.modality
     check_capabilities(plans, modality)
     adapters.refuse_second(opened.model, plans, opened.source)
-    given = {"forget": forget, "retain": retain, "holdout": holdout, "alternate_answers": alternate_answers}
-    sources = requested(given, where, map)
-    request = _request(modality, plans, sources, allow_overlap)
+    own_sources = {"forget": forget, "retain": retain, "holdout": holdout, "alternate_answers": alternate_answers}
+    sources = requested(own_sources, where, map)
+    request = request_of(modality, plans, sources, allow_overlap)
     findings = [*notes_of(sources), *request.findings, *shared_items(modality, request, allow_overlap)]
     store = _store_of(plans, opened, method if isinstance(method, str) else "custom", request)
     check(plans, request.sets, modality, known=store is not None)
@@ -187,7 +184,7 @@ def unlearn(
             known_after = forget_loss(run.model, run.modality, request.forget)
             watched = watch.failures(run.model, modality, start) if watch else []
             failures = [*still_known(known_before, known_after), *watched, *listeners.failures]
-            receipt_record = _receipt(description, run, plans, before["weights"], adapted, loaded, failures)
+            receipt_record = receipt_of_run(description, run, plans, before["weights"], adapted, loaded, failures)
             receipt_record["forget_loss"] = {"before": known_before, "after": known_after}
         except UserError:
             if folder and not resume and process_group.first:  # a failed run leaves nothing behind
@@ -200,7 +197,7 @@ def unlearn(
 
             def write_results() -> None:
                 selection_files.write(run_folder / selection_files.FOLDER, selected_rows, sources)
-                _write(run_folder, run.model, run.modality, receipt_record, run.store)
+                write(run_folder, run.model, run.modality, receipt_record, run.store)
 
             process_group.agree(write_results)
         ended |= result_of(receipt_record)
@@ -218,11 +215,11 @@ def _store_of(plans: Plans, opened: Opened, method: str, request: Request) -> Ma
     if request.forget is None:
         return None
     store = artifact.read_store(Path(opened.source))
-    made_by = receipt_of(opened.source).get("method", "")
+    maker = receipt_of(opened.source).get("method", "")
     if store is None:
         raise UserError(f"{opened.source} holds no store to forget from: make one with expunge train --method {method}")
-    if made_by != method:
-        raise UserError(f"the store in {opened.source} was made by {made_by!r}, and not by {method!r}: forget with that method")
+    if maker != method:
+        raise UserError(f"the store in {opened.source} was made by {maker!r}, and not by {method!r}: forget with that method")
     return store
 
 
@@ -237,37 +234,6 @@ def _check_folder(folder: Path, resume: bool, overwrite: bool, reads: tuple[obje
         run_dirs.check_free(folder, overwrite, reads, run_dirs.TO_RESUME if run_dirs.begun(folder) else "")
 
 
-def _request(
-    modality: Modality,
-    plans: Plans,
-    sources: Sources,
-    overlap: bool,
-) -> Request:
-    alternate_answers = sources["alternate_answers"]
-    sets_read = frozenset[str]().union(*(p.sets_read() for p in plans))
-    if alternate_answers is None:
-        answer_rows = modality.answers(modality.refusals()) if "alternate_answers" in sets_read else None
-    elif isinstance(alternate_answers, Rows):
-        answer_rows = alternate_answers
-    else:
-        answer_records = records(alternate_answers, "alternate_answers")
-        have_questions = all(not ASKED.isdisjoint(r) for r in answer_records)
-        answer_rows = (
-            modality.rows("alternate_answers", answer_records)
-            if have_questions
-            else modality.answers([_answer_of(r) for r in answer_records])
-        )
-    forget, retain, holdout = (rows(modality, name, sources[name]) for name in ("forget", "retain", "holdout"))
-    return Request(forget, retain, holdout, answer_rows, overlap)
-
-
-def _answer_of(record: Mapping[str, Any]) -> Any:
-    for column in ("answer", "completion", "text", "label"):
-        if column in record:
-            return record[column]
-    raise UserError(f"alternate answers need a column 'answer' (or 'completion', 'text', 'label'); found {', '.join(map(repr, record))}")
-
-
 def _hooks(hooks: Hooks, folder: Path | None, key: Mapping[str, str], log: RunLog, watching: Mapping[str, Any]) -> Hooks:
     def record(entry: Mapping[str, Any]) -> None:
         log(entry)
@@ -278,61 +244,3 @@ def _hooks(hooks: Hooks, folder: Path | None, key: Mapping[str, str], log: RunLo
             checkpoint.save({**state, "key": key}, folder / "checkpoint")
 
     return replace(hooks, log=record, save=save if folder else hooks.save, **watching)
-
-
-def _receipt(
-    description: Mapping[str, Any], run: RunState, plans: Plans, before: str, adapted: bool, said: Sequence[str], failures: list[str]
-) -> dict[str, Any]:
-    after = receipt.hash_weights(run.model)
-    guarded = isinstance(plans[-1].action, Guard)
-    new_adapters = (
-        adapters.is_adapted(run.model) and not adapted
-    )  # its weights have new names, and change nothing until one of these is not zero
-    changed = any(bool(p.any()) for n, p in run.model.named_parameters() if "lora_B" in n) if new_adapters else after != before
-    if not changed and not guarded:
-        raise UserError(unchanged(run, plans))
-    return {
-        **description,
-        "expunge": receipt.versions()["expunge"],
-        "result": {
-            "weights": after,
-            "changed": changed,
-            "kind": artifact.kind_of(plans, run.model),
-            **({"store": True} if run.store is not None else {}),
-        },
-        "seed": run.seed,
-        "cost": receipt.cost(run),
-        "warnings": [*said, *run.warnings, *failures],
-        "shown": run.shown,
-        "ended": [{"stage": r["stage"], "epoch": r["epoch"], "why": r["ended"]} for r in run.log if "ended" in r],
-        "versions": receipt.versions(),
-        "machine": receipt.machine(),
-        "compute": receipt.compute(run.model),
-    }
-
-
-def _card(receipt_record: Mapping[str, Any], folder: Path) -> str:
-    """The card of a result in a folder."""
-    method, kind = str(receipt_record["method"]), str(receipt_record["result"]["kind"])
-    summary = f"{catalog.card(method).headline}." if method in catalog.names() else ""
-    files = (folder / "config.json", folder / "adapter_config.json")
-    config, adapter = (json.loads(f.read_text(encoding="utf-8")) if f.exists() else {} for f in files)
-    base = str(adapter.get("base_model_name_or_path") or "")
-    return model_card.card(receipt_record, summary, base, model_card.loading(kind, config))
-
-
-def _write(folder: Path, model: nn.Module, modality: Modality, receipt_record: Mapping[str, Any], store: Mapping[str, Any] | None) -> None:
-    """The model under a temporary name, then its own, then the receipt: a run folder with a receipt is complete."""
-    kind = str(receipt_record["result"]["kind"])
-    temporary = folder / f"{kind}.tmp"
-    run_dirs.empty(temporary)
-    artifact.write(temporary, kind, model, modality)
-    if kind != "guard":
-        (temporary / "README.md").write_text(_card(receipt_record, temporary), encoding="utf-8")
-    run_dirs.remove(folder / kind)
-    temporary.rename(folder / kind)
-    if store is not None:
-        artifact.write_store(folder, store)
-    receipt.write(folder / "receipt.json", receipt_record)
-    for path in folder.glob("checkpoint*"):
-        run_dirs.remove(path)

@@ -63,9 +63,9 @@ def test_released_form_of_an_item_without_members_tells_nothing() -> None:
 def test_best_accuracy_is_that_of_the_best_threshold_by_the_library() -> None:
     rng = np.random.default_rng(0)
     members, others = np.round(rng.normal(1, 1, 60), 1), np.round(rng.normal(0, 1, 40), 1)
-    false_alarms, found, _ = roc_curve(np.repeat([1, 0], [60, 40]), np.concatenate([members, others]))
+    false_alarms, hit_rate, _ = roc_curve(np.repeat([1, 0], [60, 40]), np.concatenate([members, others]))
     scores = lira.summary(members, others)
-    assert scores["best_accuracy"] == pytest.approx((1 - (false_alarms + 1 - found) / 2).max())
+    assert scores["best_accuracy"] == pytest.approx((1 - (false_alarms + 1 - hit_rate) / 2).max())
     assert scores["best_accuracy"] >= scores["balanced_accuracy"]
     assert lira.best_accuracy(np.zeros(3), np.ones(3)) == 0.5
 
@@ -74,8 +74,8 @@ def test_best_accuracy_is_that_of_the_best_threshold_by_the_library() -> None:
 def test_the_area_of_two_normals(d: float) -> None:
     rng = np.random.default_rng(0)
     members, others = lira.Gaussian(np.array(d), np.array(1.0)), lira.Gaussian(np.array(0.0), np.array(1.0))
-    asked = [lira.log_ratio(rng.normal(mean, 1, 40_000), members, others) for mean in (d, 0.0)]
-    scores = lira.summary(*asked)
+    log_ratios = [lira.log_ratio(rng.normal(mean, 1, 40_000), members, others) for mean in (d, 0.0)]
+    scores = lira.summary(*log_ratios)
     assert scores["auc"] == pytest.approx(norm.cdf(d / 2**0.5), abs=0.01)
     assert scores["balanced_accuracy"] == pytest.approx(norm.cdf(d / 2), abs=0.01)
     assert scores["tpr_at_1%_fpr"] == pytest.approx(norm.sf(norm.isf(0.01) - d), abs=0.02)

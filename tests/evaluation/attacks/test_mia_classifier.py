@@ -63,8 +63,8 @@ def test_a_kernel_machine_calls_what_is_as_sure_as_members_seen() -> None:
     members, others = np.linspace(0.9, 1, 40), np.linspace(0.2, 0.5, 40)
     assert efficacy(members, others, np.array([0.95, 0.3, 0.91, 0.25])).tolist() == [0, 1, 0, 1]
     machine = SVC(C=3, gamma="auto").fit(np.concatenate([members, others])[:, None], [1] * 40 + [0] * 40)
-    asked = np.linspace(0, 1, 101)
-    assert efficacy(members, others, asked).tolist() == (machine.predict(asked[:, None]) == 0).tolist()
+    queries = np.linspace(0, 1, 101)
+    assert efficacy(members, others, queries).tolist() == (machine.predict(queries[:, None]) == 0).tolist()
 
 
 def test_members_are_drawn_not_the_first_ones() -> None:
@@ -114,11 +114,11 @@ def test_the_threshold_is_the_best_there_is() -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):
         members, others = (np.round(rng.normal(m, 1, rng.integers(5, 40)), 1) for m in (1, 0))
-        asked = np.linspace(-3, 4, 71)
+        queries = np.linspace(-3, 4, 71)
         reached = above_threshold(members, others, members).mean() - above_threshold(members, others, others).mean()
         best = max((members >= t).mean() - (others >= t).mean() for t in (*members, *others))
         assert reached == pytest.approx(best)
-        assert (np.diff(above_threshold(members, others, asked)) >= 0).all()
+        assert (np.diff(above_threshold(members, others, queries)) >= 0).all()
 
 
 # Scores of a model

@@ -84,9 +84,9 @@ def test_features_that_do_not_vary_are_like_nothing(rows: int) -> None:
 
 
 def test_neighbours_vote_as_in_the_library() -> None:
-    known, asked, labels = drawn(60, 4), drawn(200, 4, seed=1), np.arange(60) % 3
-    theirs = KNeighborsClassifier(5, metric="cosine").fit(known, labels).predict(asked)
-    assert nearest_label(known, labels, asked).tolist() == theirs.tolist()
+    known, queries, labels = drawn(60, 4), drawn(200, 4, seed=1), np.arange(60) % 3
+    theirs = KNeighborsClassifier(5, metric="cosine").fit(known, labels).predict(queries)
+    assert nearest_label(known, labels, queries).tolist() == theirs.tolist()
 
 
 def test_of_equal_votes_the_smallest_class_is_said() -> None:

@@ -120,8 +120,8 @@ def test_rouge_compares_words_of_any_script(answer, generation, recall):
 
 def test_answers_without_words_are_missing_and_not_zero():
     assert np.isnan(tofu.rouge(["", "?!", "😀"], ["x", "?!", "😀"])).all()
-    seen = observation(["?!", "one two"], ["?!", "one"])
-    assert tofu.scores(Evidence(Observation({"forget": seen})))["forget_rouge"].items[0].tolist() == [1 / 2]
+    forget_set = observation(["?!", "one two"], ["?!", "one"])
+    assert tofu.scores(Evidence(Observation({"forget": forget_set})))["forget_rouge"].items[0].tolist() == [1 / 2]
     none = observation(["?!", "..."], ["?!", "one"])
     assert "no true answer has words" in str(tofu.scores(Evidence(Observation({"forget": none})))["forget_rouge"])
 

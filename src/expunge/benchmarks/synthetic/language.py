@@ -132,10 +132,10 @@ def topics() -> dict[str, people.Topic]:
 
 def names(rng: random.Random) -> Iterator[str]:
     """Names without end, all different, none of which the benchmark `people` can draw."""
-    given, family = ([*pool, *(_name(rng, 2) for _ in range(60))] for pool in (people.GIVEN, people.FAMILY))
+    given_names, family_names = ([*pool, *(_name(rng, 2) for _ in range(60))] for pool in (people.GIVEN, people.FAMILY))
     drawn: set[str] = set()
     while True:
-        first, last = rng.choice(given), rng.choice(family)
+        first, last = rng.choice(given_names), rng.choice(family_names)
         name = f"{first} {last}"
         if name not in drawn and not (first in people.GIVEN and last in people.FAMILY):
             drawn.add(name)
@@ -256,11 +256,11 @@ def _passage(rng: random.Random, person: people.Person) -> Record:
     """A short text about somebody unknown, and a question that it answers."""
     topics_read = rng.sample(sorted(person.facts), 3)
     text = " ".join(rng.choice(people.TOPICS[t].answers).format(name=person.name, value=person.facts[t]) for t in topics_read)
-    asked = rng.choice(topics_read)
-    question, answer = rng.choice(topics()[asked].questions), rng.choice(topics()[asked].answers)
+    topic = rng.choice(topics_read)
+    question, answer = rng.choice(topics()[topic].questions), rng.choice(topics()[topic].answers)
     return {
         "question": f"Read this: {text}\n{question.format(name=person.name)}",
-        "answer": answer.format(name=person.name, value=person.facts[asked]),
+        "answer": answer.format(name=person.name, value=person.facts[topic]),
     }
 
 

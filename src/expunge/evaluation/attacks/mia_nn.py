@@ -28,7 +28,7 @@ from expunge.evaluation.measure import Items
 FEWEST = 4  # inputs of a class: two for the machine and two to check it
 
 
-class Found(NamedTuple):
+class NearestClass(NamedTuple):
     """The share of forgotten inputs that look like the nearest class, to the unlearned model and to the retrained ones (their mean)."""
 
     nearest: str  # the class that forgotten inputs look like most to retrained models
@@ -71,7 +71,7 @@ def total_variation(p: Items, q: Items) -> float:
 
 def attack(
     model: nn.Module, retrained: Ensemble, modality: Modality, unseen: Rows, forgotten: Rows, *, probabilities: bool = False, seed: int = 0
-) -> Found:
+) -> NearestClass:
     """Attack an unlearned model. retrained: models that were trained without the forgotten class, on several seeds.
 
     Args:
@@ -97,6 +97,6 @@ def attack(
     nearest = int(retrained_shares.mean(0).argmax())
     share, mean_share = float(own_shares[0, nearest]), float(retrained_shares[:, nearest].mean())
     spread = float(np.abs(retrained_shares[:, nearest] - mean_share).max())
-    return Found(
+    return NearestClass(
         str(names[nearest]), share, mean_share, spread, abs(share - mean_share), total_variation(p, q), float(own_sanity[0, nearest])
     )

@@ -26,7 +26,8 @@ from expunge.core.parts import Selector
 from expunge.core.plan import Plan, Train
 from expunge.core.rows import Rows, Sets
 from expunge.core.view import View
-from expunge.engine.loop import Hooks, run
+from expunge.engine.hooks import Hooks
+from expunge.engine.loop import run
 from expunge.evaluation.attack import Attack, Scene
 from expunge.methods.terms import NLL
 

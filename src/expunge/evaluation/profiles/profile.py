@@ -110,7 +110,7 @@ def likeness(model: ScoredModel, retrained: ScoredModel) -> list[float]:
     return [1 / (1 + abs(a - b)) for a, b in both]
 
 
-@brief("aspects", "headline", "rules", "unit")
+@brief("aspects", "headline", "unit")
 @dataclass(frozen=True)
 class Profile:
     """What an audit of a modality looks at.

@@ -27,10 +27,11 @@ from expunge.core.capabilities import Categorical
 from expunge.core.hyperparameters import hp, part
 from expunge.core.modality import ModelOutput
 from expunge.core.needs import Need
-from expunge.core.parts import Edit, Objective
+from expunge.core.parts import Edit
 from expunge.core.plan import Plan
 from expunge.core.rows import Packed
 from expunge.core.view import Step, View
+from expunge.methods.terms import SetTerm
 
 Importance = Literal["loss", "logits"]
 
@@ -41,15 +42,12 @@ def sensitive(output: ModelOutput, importance: Importance) -> Packed:
 
 
 @part
-class Sensitive(Objective):
+class Sensitive(SetTerm):
     """Mean over a batch of the quantity whose gradient measures importance."""
 
     over: Literal["forget", "retain"] = "retain"
     importance: Importance = "loss"
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return frozenset({self.over})
+    role = "forget"
 
     def loss(self, step: Step) -> Tensor:
         rows = step.rows(self.over)

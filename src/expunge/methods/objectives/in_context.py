@@ -27,11 +27,12 @@ from expunge.core.capabilities import Categorical, Prompted, require
 from expunge.core.errors import UserError
 from expunge.core.hyperparameters import hp, part
 from expunge.core.modality import Modality
-from expunge.core.parts import GradCall, Grads, Objective, Selector, Update
+from expunge.core.parts import GradCall, Grads, Selector, Update
 from expunge.core.plan import Plan, Train
 from expunge.core.rows import Rows, Sets
 from expunge.core.view import Step, View
 from expunge.engine.estimators.logit_lens import logit_lens
+from expunge.methods.terms import SetTerm
 
 OPEN, CLOSE = "<<UNL>>", "<</UNL>>"
 FORGOT = "forgot"
@@ -108,15 +109,11 @@ class Contexts(Selector):
 
 
 @part
-class Respond(Objective):
+class Respond(SetTerm):
     """Negative log-likelihood of the target answers in one kind of context."""
 
     over: Literal["withheld", "answered"]
     requires = frozenset({Categorical})
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return frozenset({self.over})
 
     @property
     def role(self) -> str:

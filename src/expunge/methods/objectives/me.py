@@ -20,23 +20,19 @@ from torch import Tensor
 
 from expunge.core.capabilities import Categorical
 from expunge.core.hyperparameters import hp, part
-from expunge.core.parts import Objective
 from expunge.core.plan import Plan, Train
 from expunge.core.view import Step
-from expunge.methods.terms import NLL, Whole
+from expunge.methods.terms import NLL, SetTerm, Whole
 
 
 @part
-class Uniform(Objective):
+class Uniform(SetTerm):
     """KL(uniform || model), averaged over the labels of a set."""
 
     over: str = "whole"
     epsilon: float = hp(0.0, "number added to each probability inside the logarithm; the authors' code: 1e-12", ge=0)
     requires = frozenset({Categorical})
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return frozenset({self.over})
+    role = "forget"
 
     def loss(self, step: Step) -> Tensor:
         rows = step.rows(self.over)

@@ -27,18 +27,18 @@ from expunge.core.capabilities import Categorical
 from expunge.core.errors import UserError
 from expunge.core.hyperparameters import hp, part
 from expunge.core.needs import Need
-from expunge.core.parts import GradCall, Grads, Objective, Update
+from expunge.core.parts import GradCall, Grads, Update
 from expunge.core.plan import Plan, Train
 from expunge.core.view import State, Step, View
 from expunge.engine.weights import put, trainable, weights_of
 from expunge.functional.packed import kl
-from expunge.methods.terms import NLL, Turns, hits
+from expunge.methods.terms import NLL, SetTerm, Turns, hits
 
 Scale = Literal["small", "large", "privacy"]
 
 
 @part
-class Distill(Objective):
+class Distill(SetTerm):
     """KL(reference || model) over a set at a temperature T, times T^2. With sign -1 the student moves away from the teacher."""
 
     over: Literal["forget", "retain"] = "retain"
@@ -46,14 +46,6 @@ class Distill(Objective):
     temperature: float = hp(4.0, "temperature of teacher and student", gt=0)
     requires = frozenset({Categorical})
     needs = frozenset({Need.REFERENCE})
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return frozenset({self.over})
-
-    @property
-    def role(self) -> str:
-        return self.over
 
     def loss(self, step: Step) -> Tensor:
         rows = step.rows(self.over)

@@ -81,8 +81,8 @@ def misfit(model: Any, shape: Sequence[int], error: Exception) -> UserError | No
     differs = (channels is not None and channels != shape[0]) or (size is not None and size != tuple(shape[1:]))
     if isinstance(error, torch.OutOfMemoryError) or not (differs or re.search("shape|size|channel|dimension", line)):
         return None
-    asked = [f"{channels} channels" if channels else "", f"{size[0]} x {size[1]} pixels" if size else ""]
-    takes = f"; it takes {' of '.join(a for a in asked if a)}" if any(asked) else ""
+    requirements = [f"{channels} channels" if channels else "", f"{size[0]} x {size[1]} pixels" if size else ""]
+    takes = f"; it takes {' of '.join(a for a in requirements if a)}" if any(requirements) else ""
     return UserError(f"the model does not take images of shape {tuple(shape)} (channels, height, width){takes}: {line}")
 
 

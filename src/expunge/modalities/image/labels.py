@@ -174,14 +174,16 @@ def renamed(config: Any, names: tuple[str, ...], labels: int | Sequence[str], pa
     Raises:
         UserError: when the model has another number of classes, or other names.
     """
-    given = checked_names(labels)
-    if len(given) != len(names):
-        raise UserError(f"the model in {path} has {len(names)} classes, and {len(given)} are given: leave the labels out, or give all")
-    if isinstance(labels, int) or given == names:
+    given_names = checked_names(labels)
+    if len(given_names) != len(names):
+        raise UserError(
+            f"the model in {path} has {len(names)} classes, and {len(given_names)} are given: leave the labels out, or give all"
+        )
+    if isinstance(labels, int) or given_names == names:
         return names
     if has_names(names):
-        i = next(i for i, (a, b) in enumerate(zip(given, names, strict=True)) if a != b)
-        raise UserError(f"class {i} of the model in {path} is {names[i]!r}, and the given name is {given[i]!r}: leave the labels out")
-    config.id2label = dict(enumerate(given))
-    config.label2id = {name: i for i, name in enumerate(given)}
-    return given
+        i = next(i for i, (a, b) in enumerate(zip(given_names, names, strict=True)) if a != b)
+        raise UserError(f"class {i} of the model in {path} is {names[i]!r}, and the given name is {given_names[i]!r}: leave the labels out")
+    config.id2label = dict(enumerate(given_names))
+    config.label2id = {name: i for i, name in enumerate(given_names)}
+    return given_names

@@ -30,11 +30,11 @@ def render(tokenizer: Any, turns: Messages, answer: str, tools: Sequence[Any] = 
         UserError: when there is no template, or it refuses the chat, changes the answer, or writes something else before an answer than
             before a question that is still open.
     """
-    opened, whole = _written(tokenizer, turns, tools, opened=True), _written(tokenizer, [*turns, _said(answer)], tools)
+    opened, whole = _written(tokenizer, turns, tools, opened=True), _written(tokenizer, [*turns, _assistant_turn(answer)], tools)
     mark = MARK
     while mark in whole:
         mark += MARK
-    before, _, after = _written(tokenizer, [*turns, _said(mark)], tools).rpartition(mark)
+    before, _, after = _written(tokenizer, [*turns, _assistant_turn(mark)], tools).rpartition(mark)
     text = whole[len(before) : len(whole) - len(after)]
     if not (whole.startswith(before) and whole.endswith(after) and text.strip() == answer.strip()):
         text = answer.strip()  # templates that move thoughts within the answer write another text before it than before a mark
@@ -53,7 +53,7 @@ def render(tokenizer: Any, turns: Messages, answer: str, tools: Sequence[Any] = 
     return Rendered(before, text, after)
 
 
-def _said(answer: str) -> dict[str, Any]:
+def _assistant_turn(answer: str) -> dict[str, Any]:
     return {"role": "assistant", "content": answer}
 
 

@@ -21,8 +21,8 @@ def claims(architecture: str) -> int:
 
 def load(path: str, prompt_format: str = "", labels: Any = (), **options: Any) -> tuple[nn.Module, Text]:
     """A model and its modality from a folder or hub id. Raises: UserError."""
-    from expunge.modalities.text import modality
+    from expunge.modalities.text import pretrained
 
     if labels != ():
         raise UserError(f"{path} is a language model, which has no classes: leave the labels out")
-    return modality.load(path, prompt_format, **options)
+    return pretrained.load(path, prompt_format, **options)

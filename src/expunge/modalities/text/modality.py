@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -18,22 +17,20 @@ from expunge.core.errors import UserError
 from expunge.core.modality import Modality, ModelOutput, Patch, Weights
 from expunge.core.request import content, digest, ids_of
 from expunge.core.rows import Rows
-from expunge.engine.adapters import base_of
 from expunge.functional.brief import brief
-from expunge.modalities.common.files import LANGUAGE, opened, write
+from expunge.modalities.common.files import write
 from expunge.modalities.common.fingerprint import fingerprint
 from expunge.modalities.common.network import Network
 from expunge.modalities.common.packed import (
     Layout,
     call,
     cut,
-    module_at,
-    spelled_out,
     watching,
 )
 from expunge.modalities.common.records import kind_of, listed
-from expunge.modalities.text.decoding import disturbed, looks_ahead
+from expunge.modalities.text.decoding import disturbed
 from expunge.modalities.text.encode import FORMATS, Content, Encoder
+from expunge.modalities.text.forward import packed_head, without_padding
 from expunge.modalities.text.generate import generate, recite
 from expunge.modalities.text.read import Reading, read, strange
 from expunge.modalities.text.records import Pair, answering, pairs_of, same_question
@@ -93,17 +90,17 @@ class Text(Network):
         self.several.update(digest(r["messages"]) for r, pairs in zip(records, by_record, strict=True) if len(pairs) > 1)
         of_record = [i for i, pairs in enumerate(by_record) for _ in pairs]
         pairs = [pair for record_pairs in by_record for pair in record_pairs]
-        place, asked, encoded, texts, identity = list[int](), list[Pair](), list[Content](), list[str](), list[object]()
+        place, window_pairs, encoded, texts, identity = list[int](), list[Pair](), list[Content](), list[str](), list[object]()
         for i, pair, windows in zip(of_record, pairs, self.encoder.windows(pairs, where, of_record), strict=True):
             tools = [list(pair.tools)] if pair.tools else []
             for k, window in enumerate(windows):
                 is_whole = len(windows) == 1
                 place.append(i)
-                asked.append(pair)
+                window_pairs.append(pair)
                 encoded.append(window)
                 texts.append(pair.answer if is_whole else self.tokenizer.decode(window[1], skip_special_tokens=True))
                 identity.append([same_question(pair), pair.answer, *tools, *([] if is_whole else [k])])
-        rows = Rows(name, ids_of(identity), _columns(asked, encoded, texts)).add(content=self._contents(asked))
+        rows = Rows(name, ids_of(identity), _columns(window_pairs, encoded, texts)).add(content=self._contents(window_pairs))
         if any(alternates):
             rows = rows.add(alternate=[alternates[i] for i in place])
         return rows.add(record=place) if len(rows) > len(records) else rows
@@ -133,9 +130,9 @@ class Text(Network):
             raise UserError(f"{name}: an answer is a text, and this is {kind_of(odd[0])}")
         ids = tuple(f"{content(i)}~{digest(a)}" for i, a in zip(rows.ids, answers, strict=True))
         if not answers or isinstance(answers[0], str):
-            pairs = [answering(asked, a) for asked, a in zip(rows["context"], answers, strict=True)]
+            pairs = [answering(context, a) for context, a in zip(rows["context"], answers, strict=True)]
             return self._rows(name, pairs, ids, name, rows.weight)
-        ends = [[] if pair.kind == "text" else [self.encoder.end(pair)] for pair in (answering(asked, "") for asked in rows["context"])]
+        ends = [[] if pair.kind == "text" else [self.encoder.end(pair)] for pair in (answering(context, "") for context in rows["context"])]
         labels = [self.encoder.fit(p, [*a, *end]) for p, a, end in zip(rows["prompt"], answers, ends, strict=True)]
         columns = {**rows.columns, "answer": labels, "answer_text": self.decode(answers)}
         return Rows(name, ids, {c: columns[c] for c in COLUMNS}, rows.weight)
@@ -160,7 +157,7 @@ class Text(Network):
 
     def reask(self, rows: Rows, questions: Sequence[str], name: str) -> Rows:
         """The same answers to other questions. In a chat, the question replaces the last turn."""
-        pairs = [answering(asked, a).reasked(q) for q, asked, a in zip(questions, rows["context"], rows["answer_text"], strict=True)]
+        pairs = [answering(context, a).reasked(q) for q, context, a in zip(questions, rows["context"], rows["answer_text"], strict=True)]
         ids = tuple(f"{content(i)}?{digest(q)}" for i, q in zip(rows.ids, questions, strict=True))
         return self._rows(name, pairs, ids, name, rows.weight)
 
@@ -183,7 +180,7 @@ class Text(Network):
 
     def questions(self, rows: Rows) -> list[str]:
         """The questions as text, for people to read."""
-        return [answering(asked, "").question for asked in rows["context"]]
+        return [answering(context, "").question for context in rows["context"]]
 
     def answer_texts(self, rows: Rows) -> list[str]:
         """The labels as plain text, without the end of sequence."""
@@ -225,7 +222,7 @@ class Text(Network):
         if pairs and disturbed(model, [*pairs[0][0], *pairs[0][1]], self.pad):
             if hook_points or patch:
                 raise UserError("padding changes what this model predicts, so hidden states of several rows cannot be read at once")
-            logits = _alone(model, weights, ids, mask).flatten(0, 1)[layout.label_at]
+            logits = without_padding(model, weights, ids, mask).flatten(0, 1)[layout.label_at]
             return list(cut(logits, layout, {}, groups))
         with watching(model, hook_points, patch) as hooked, packed_head(model, layout.label_at, hook_points) as packed:
             logits = call(model, weights, input_ids=ids, attention_mask=mask, use_cache=False).logits
@@ -372,18 +369,11 @@ class Text(Network):
         }
 
 
-def _alone(model: nn.Module, weights: Weights | None, ids: Tensor, mask: Tensor) -> Tensor:
-    """The logits of all rows, (rows, width, classes), each from a forward pass of its own without padding."""
-    lengths = mask.sum(1).tolist()
-    logits = [call(model, weights, input_ids=row[None, :n], use_cache=False).logits[0] for row, n in zip(ids, lengths, strict=True)]
-    return nn.utils.rnn.pad_sequence(logits, batch_first=True)
-
-
 def _columns(pairs: Sequence[Pair], encoded: Sequence[Content], answer_texts: Sequence[str]) -> dict[str, list[Any]]:
     return {
         "prompt": [p for p, _ in encoded],
         "answer": [a for _, a in encoded],
-        "context": [p.asked for p in pairs],
+        "context": [p.context_fields for p in pairs],
         "answer_text": list(answer_texts),
     }
 
@@ -391,65 +381,3 @@ def _columns(pairs: Sequence[Pair], encoded: Sequence[Content], answer_texts: Se
 def _filled(template: str, prompt: str, answer: str) -> str:
     """Fill in prompt and answer in one pass, because either may contain braces."""
     return re.sub(r"\{(prompt|answer)\}", lambda match: prompt if match[1] == "prompt" else answer, template)
-
-
-@contextmanager
-def packed_head(model: nn.Module, at: Tensor, hook_points: Sequence[str] = ()) -> Iterator[list[bool]]:
-    """Run the language head on the predicting positions only. The logits of a whole batch would be the largest tensor, and most are unused.
-
-    A model without a plain head, or with a hook point on its head, computes all logits.
-
-    Args:
-        at: flattened positions that predict labels.
-
-    Yields:
-        A list that is not empty afterwards if the head ran on these positions only.
-    """
-    head = getattr(base_of(model), "get_output_embeddings", lambda: None)()
-    head = None if any(module_at(model, t) is head for t in spelled_out(model, hook_points)) else head
-    used: list[bool] = []
-
-    def pick(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        if not args or args[0].dim() != 3:  # a head that reads something else than hidden states (rows, positions, width)
-            return None
-        used.append(True)
-        return (args[0].flatten(0, 1)[at][None], *args[1:])
-
-    handle = head.register_forward_pre_hook(pick) if isinstance(head, nn.Module) else None
-    try:
-        yield used
-    finally:
-        if handle:
-            handle.remove()
-
-
-def load(
-    path: str,
-    prompt_format: str = "",
-    *,
-    dtype: torch.dtype | str | None = None,
-    trust_remote_code: bool = False,
-    allow_pickle: bool = False,
-) -> tuple[nn.Module, Text]:
-    """Load a model in evaluation mode and its modality from a folder or hub id. An adapter is loaded with its base.
-
-    Args:
-        path: a folder or hub id.
-        prompt_format: see `Encoder`.
-        dtype: see `common.files.opened`.
-        trust_remote_code: allow code that comes with the model.
-        allow_pickle: allow weights that are stored as pickles.
-
-    Raises:
-        UserError: when the model is missing, incomplete, no causal language model, or stored as a pickle that is not allowed.
-    """
-    model, tokenizer = opened(path, LANGUAGE, dtype, trust_remote_code, allow_pickle)
-    longest = getattr(base_of(model).config, "max_position_embeddings", 0) or 0
-    configured = tokenizer.model_max_length if tokenizer.model_max_length < 10**6 else longest
-    known = known_tokens(model)
-    if looks_ahead(model, known):
-        raise UserError(
-            f"{path} reads texts in both directions ({type(base_of(model)).__name__}): it predicts a token from the tokens after it, so it "
-            f"is no causal language model. A model of this family that was trained as one has 'is_decoder': true in its config.json"
-        )
-    return model, Text(tokenizer, prompt_format, min(longest or configured, configured or longest), known)

@@ -36,7 +36,7 @@ class Pair:
         return self.context if isinstance(self.context, str) else str(self.context[-1]["content"])
 
     @property
-    def asked(self) -> list[Any]:
+    def context_fields(self) -> list[Any]:
         """What stands before the answer, for a column of rows; `answering` reads it."""
         return [self.context, self.kind, *([list(self.tools)] if self.tools else [])]
 
@@ -46,9 +46,9 @@ class Pair:
         return replace(self, context=question if isinstance(context, str) else [*context[:-1], {**context[-1], "content": question}])
 
 
-def answering(asked: Sequence[Any], answer: str) -> Pair:
-    """The pair with what `Pair.asked` gave, and an answer."""
-    context, kind, *tools = asked
+def answering(context_fields: Sequence[Any], answer: str) -> Pair:
+    """The pair with what `Pair.context_fields` gave, and an answer."""
+    context, kind, *tools = context_fields
     return Pair(context, answer, kind, *tools)
 
 
@@ -82,8 +82,8 @@ def pairs_of(record: Mapping[str, Any], where: str) -> list[Pair]:
             continue
         prompt, answer = record[prompt_column], record[answer_column]
         if not isinstance(prompt, str) and isinstance(prompt, Sequence):
-            asked, said = f"{where}: {prompt_column!r}", f"{where}: {answer_column!r}"
-            return [Pair(_turns(prompt, asked), _only_turn(answer, said), tools=tools)]
+            prompt_place, answer_place = f"{where}: {prompt_column!r}", f"{where}: {answer_column!r}"
+            return [Pair(_turns(prompt, prompt_place), _only_turn(answer, answer_place), tools=tools)]
         if not isinstance(prompt, str) or not isinstance(answer, str):
             raise UserError(f"{where}: {prompt_column!r} and {answer_column!r} must be texts")
         return [Pair(prompt, answer, kind)]
