@@ -25,7 +25,8 @@ from expunge.report.report_data import Asked, Entry, Point, Relearned, ReportDat
 from expunge.report.verdict_data import Check, Leak, Recovery, Verdict
 
 NAN, INF = float("nan"), float("inf")
-ORDER = ["verdict", "scores", "tradeoff", "ratios", "training", "relearning", "samples", "cost", "receipt"]
+ORDER = ["verdict", "checks", "scores", "tradeoff", "ratios", "training", "relearning", "samples", "cost", "receipt"]
+UNJUDGED = [section for section in ORDER if section != "checks"]
 
 
 class Page(HTMLParser):
@@ -154,9 +155,9 @@ def test_sections_come_in_order_and_failed_checks_lead_the_verdict() -> None:
     html = page.build(whole())
     assert sections(html) == ORDER
     text = Page(html).text
-    assert text.index("Not removed") < text.index("It was Ada Lovelace.") < text.index("No: it is still there.")
-    assert text.index("back after 3 steps") < text.index("broken one") < text.index("odd one") < text.index("fine one")
-    for part in (*VERDICT.damage, *VERDICT.notes, *VERDICT.not_checked, VERDICT.sharpen, "a note"):
+    assert text.index("Not removed") < text.index("It was Ada Lovelace .") < text.index("It is still there.")
+    assert text.index("Back after 3 steps") < text.index("broken one") < text.index("odd one") < text.index("fine one")
+    for part in (*VERDICT.damage, *VERDICT.notes, "Backups", VERDICT.sharpen, "a note"):
         assert part in text
     assert {"40", "360"} <= set(text.split())
     assert "expunge audit model" in text
@@ -232,7 +233,7 @@ def test_missing_parts_are_left_out() -> None:
     for part, gone in {"samples": "samples", "notes": None}.items():
         assert sections(page.build(whole(**{part: []}))) == [s for s in ORDER if s != gone]
     bare = [Entry(name=e.name, role=e.role, scores=e.scores) for e in whole().models]
-    assert sections(page.build(whole(models=bare, receipt={}, request=None))) == ["verdict", "scores", "tradeoff", "samples"]
+    assert sections(page.build(whole(models=bare, receipt={}, request=None))) == ["verdict", "scores", "tradeoff", "samples"], "no verdict"
     without_retrained = [e for e in whole().models if e.role != "retrained"]
     assert "ratios" not in sections(page.build(whole(models=without_retrained)))
 
@@ -252,7 +253,7 @@ def test_missing_and_infinite_numbers_are_dashes(bad: float | None) -> None:
     )
     half = [Point(step=i, loss=bad if i % 2 else 1.0) for i in range(9)]
     html = page.build(whole(models=[*CONTROLS, broken, Entry(name="half", curves=half, scores=scores(0.5, 0.1, 0.3))]))
-    assert sections(html) == ORDER
+    assert sections(html) == UNJUDGED
     assert not re.search(r"\b(nan|inf|none|null)\b", re.sub(r"<meta[^>]*>|<(style|script|pre).*?</\1>", "", html, flags=re.S), re.I)
     row = html[html.index(">broken<") :].split("</tr>")[0]
     assert row.count(f">{words.DASH}<") == 3
@@ -521,8 +522,8 @@ def test_a_registered_panel_shows_its_sections_and_style_and_is_in_the_navigatio
     read = Page(html)
     assert "A report: full, gold, noise, guarded, npo, turned: {'angle': 90}" in read.text
     assert ".dial { color: red; }" in html.split("</style>")[0]
-    assert sections(html) == [*ORDER[:4], "dials", *ORDER[4:]], "after the panel that occurs first"
-    assert [a["href"] for a in read.all("a")] == [f"#{name}" for name in sections(html)[1:]]
+    assert sections(html) == [*ORDER[:5], "dials", *ORDER[5:]], "after the panel that occurs first"
+    assert [a["href"] for a in read.all("a")][1:] == [f"#{name}" for name in sections(html)[1:]]
     assert "The dials" in read.words
     plain = page.build(whole())
     assert sections(plain) == ORDER
@@ -533,8 +534,8 @@ def test_a_registered_panel_shows_its_sections_and_style_and_is_in_the_navigatio
 def test_the_story_orders_and_chooses_its_panels() -> None:
     models = [replace(e, panels={**e.panels, "dials": {"angle": 90}}) for e in whole().models]
     assert whole(models=models).shown_panels == ["text", "dials"]
-    assert sections(page.build(whole(models=models, panels=["dials", "text"])))[3:5] == ["dials", "ratios"]
-    assert sections(page.build(whole(models=models, panels=["dials"])))[3:5] == ["dials", "training"]
+    assert sections(page.build(whole(models=models, panels=["dials", "text"])))[4:6] == ["dials", "ratios"]
+    assert sections(page.build(whole(models=models, panels=["dials"])))[4:6] == ["dials", "training"]
 
 
 def test_an_unknown_panel_is_noted_and_the_rest_of_the_page_is_shown() -> None:

@@ -14,11 +14,12 @@ from expunge import catalog
 from expunge.core.errors import UserError
 from expunge.functional.brief import brief
 from expunge.report import figures, words
+from expunge.report.first_screen import first_screen
 from expunge.report.grouping import Group, Pooled, direction, groups, ideal, judge, names
 from expunge.report.report_data import ReportData, ReportedCost, Sample
 from expunge.report.robustness import robustness
+from expunge.report.states import model_states
 from expunge.report.templates import render
-from expunge.report.verdict_data import State
 
 _SHORT = 8  # scores in the short table where the story names none
 _ARROWS = {
@@ -32,17 +33,6 @@ _ROLES = {
     "random": "untrained weights",
     "filter": "original behind an input filter",
 }
-_SIGNS = {"not removed": ("fail", "✕"), "cannot tell": ("warn", "!"), "removed": ("pass", "✓")}  # class of the style sheet, and sign
-
-
-@dataclass(frozen=True)
-class VerdictLine:
-    """A sentence of the verdict with its badge."""
-
-    css: str
-    sign: str
-    badge: str
-    text: str
 
 
 @dataclass(frozen=True)
@@ -94,8 +84,8 @@ def build(report_data: ReportData) -> str:
         report_data=report_data,
         rows=rows,
         seeded=any(len(group.entries) > 1 for group in rows),
-        verdict=list(_verdict(report_data)),
-        headline=_headline(report_data),
+        screen=first_screen(report_data),
+        states=model_states(report_data),
         main=_columns(rows, main),
         short=[(group, [_cell(rows, group, name) for name in main]) for group in rows],
         full=[(column, [_cell(rows, group, column.name) for group in rows]) for column in _columns(rows, every)],
@@ -167,41 +157,6 @@ def write(report_data: ReportData, path: str | os.PathLike[str]) -> Path:
     finally:
         draft.unlink(missing_ok=True)
     return target
-
-
-def _headline(report_data: ReportData) -> str:
-    judged = report_data.judged
-    if len(judged) == 1 and judged[0].verdict:
-        return judged[0].verdict.state.capitalize()
-    counts = [f"{count} {state}" for state, count in report_data.states.items() if count]
-    return f"Of {len(judged)} models: {', '.join(counts)}" if judged else "No verdict was recorded"
-
-
-def _verdict(report_data: ReportData) -> Iterator[VerdictLine]:
-    """Leaked answers first, then each model's answer to the four questions, then the checks of a lone model."""
-    judged = report_data.judged
-    for entry in judged:
-        if not (verdict := entry.verdict):
-            continue
-        prefix = f"{entry.name}: " if len(judged) > 1 else ""
-        for leak in verdict.leaks:
-            yield VerdictLine("fail", "✕", "Leaked", f"{prefix}{leak.question} {leak.model_answer} ({leak.kind}: {leak.produced})")
-        yield _line(verdict.state, f"{prefix}{verdict.gone} {verdict.sure}".strip())
-        for text in verdict.damage:
-            yield VerdictLine("warn", "!", "Damaged", f"{prefix}{text}")
-        if not prefix:
-            for part in (*verdict.brings_back, *verdict.checks):
-                yield _line(part.state, part.text)
-            for text in verdict.not_checked:
-                yield VerdictLine("", "-", "Not checked", text)
-        for text in (*verdict.notes, *filter(None, [verdict.sharpen])):
-            yield VerdictLine("", "i", "Note", f"{prefix}{text}")
-    for text in report_data.notes:
-        yield VerdictLine("warn", "!", "Note", text)
-
-
-def _line(state: State, text: str) -> VerdictLine:
-    return VerdictLine(*_SIGNS[state], state.capitalize(), text)
 
 
 def _columns(rows: Sequence[Group], score_names: Sequence[str]) -> list[Column]:

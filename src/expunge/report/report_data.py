@@ -158,6 +158,7 @@ class ReportData:
     title: str
     models: list[Entry]
     subtitle: str = ""
+    model: str = ""  # what the user calls the model that an audit is about
     created: str = ""  # ISO date, set by the caller: the page is a pure function of the story
     request: Asked | None = None
     command: str = ""

@@ -280,7 +280,8 @@ class Auditor:
         subject = f"{options.suite} {options.split}".strip() or "your own data"
         if options.request_from:
             subject += f", asked as models of {options.request_from} want to be asked"
-        about = {"title": f"Audit of {_label(self.model)}", "subtitle": subject, "command": options.command}
+        label = _label(self.model)
+        about = {"title": f"Audit of {label}", "subtitle": subject, "model": label, "command": options.command}
         return concluded(audited_models, context, self.thresholds, about, options.request_from, self.folder, self.compute)
 
 

@@ -91,7 +91,7 @@ def concluded(
     Args:
         audited_models: with the audited one among them, by its name.
         context: of the audited model; the controls share what is known of the sets.
-        about: title, subtitle and command of the report.
+        about: title, subtitle, model and command of the report.
         request_from, folder, compute: as in the result.
     """
     shared = replace(context, guarded=False, notes=())
@@ -156,7 +156,7 @@ def evidence_of(result: Audit, specs: Specs) -> dict[str, Any]:
         "models": models,
         "context": asdict(result.context),
         "specs": {name: asdict(spec) for name, spec in specs.items()},
-        "about": {n: getattr(result.report_data, n) for n in ("title", "subtitle", "command")},
+        "about": {n: getattr(result.report_data, n) for n in ("title", "subtitle", "model", "command")},
         "request_from": result.request_from,
         "compute": dict(result.compute),
     }
