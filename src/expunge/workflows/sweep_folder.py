@@ -79,11 +79,11 @@ def report_of(
         key: what identifies the sweep.
     """
     own_ways = [f"{m} asked its own way" for m in sweep.methods if way_of(m)]
-    seeds = f"{sweep.seeds} seed{'s' if sweep.seeds > 1 else ''}"
+    methods, seeds = (f"{n} {word}{'s' if n != 1 else ''}" for n, word in ((len(sweep.methods), "method"), (sweep.seeds, "seed")))
     data = report_data(
         list(audited_models),
         title=f"{suite.name}: what was forgotten, and what it cost",
-        subtitle=", ".join((f"{sweep.size} model", f"{len(sweep.methods)} methods", seeds, *own_ways)),
+        subtitle=", ".join((f"{sweep.size} model", methods, seeds, *own_ways)),
         command=command,
         request=Asked(**{n: len(r) for n, r in suite.sets.items() if n in ("forget", "retain", "holdout")}, hash=key),
     )
