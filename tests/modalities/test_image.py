@@ -63,7 +63,7 @@ def test_classes_are_given_by_number_or_name() -> None:
     [
         ({"image": GRAY, "label": "dgo"}, "did you mean 'dog'"),
         ({"image": GRAY, "label": 3}, "the model has 3"),
-        ({"image": GRAY, "label": -1}, "there is no class -1"),
+        ({"image": GRAY, "label": -1}, "the model has no class of this number"),
         ({"image": GRAY}, "no class; it stands in a column"),
         ({"label": 1}, "no image; it stands in a column"),
         ({"image": "nowhere.png", "label": 1}, "there is no image file nowhere.png"),

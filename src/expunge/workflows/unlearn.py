@@ -26,9 +26,11 @@ from expunge.engine.run_state import RunState
 from expunge.engine.validate import check, check_capabilities
 from expunge.functional.brief import brief
 from expunge.io import run_dirs, selection_files
-from expunge.io.models import Opened, Source, load, receipt_of, records, rows
-from expunge.io.requested import ColumnMap, Conditions, Sources, notes_of, requested
+from expunge.io.models import Opened, Source, receipt_of, records, rows
+from expunge.io.models import opened as open_model
+from expunge.io.requested import ColumnMap, Conditions, notes_of, requested
 from expunge.io.secret import sealed
+from expunge.modalities.common.records import Records, columns_of
 from expunge.report import model_card, result_tables
 from expunge.workflows import build_plan, resuming
 from expunge.workflows.aftermath import forget_loss, still_known, unchanged
@@ -136,7 +138,7 @@ def unlearn(
     listeners = listening(callbacks, track, ProcessGroup().first)
     if folder:
         check_folder(folder, resume, overwrite, (model, forget, retain, holdout, alternate_answers))
-    opened = model if isinstance(model, Opened) else load(model, prompt_format, **(load_options or {}))
+    opened = open_model(model, prompt_format, load_options)
     if is_guarded(opened.modality):
         base = receipt_of(opened.source).get("model", {}).get("source", "that it stands around")
         raise UserError(f"{opened.source} is a guard, whose model was not changed: unlearn the model {base} itself")
@@ -145,8 +147,10 @@ def unlearn(
     adapters.refuse_second(opened.model, plans, opened.source)
     given = {"forget": forget, "retain": retain, "holdout": holdout, "alternate_answers": alternate_answers}
     sources = requested(given, where, map)
-    request = _request(modality, plans, sources, allow_overlap)
-    findings = [*notes_of(sources), *request.findings, *shared_items(modality, request, allow_overlap)]
+    read = {name: _read(source, name) for name, source in sources.items()}
+    request = _request(modality, plans, read, allow_overlap)
+    findings = [*notes_of(read), *request.findings, *shared_items(modality, request, allow_overlap)]
+    read.clear()  # records may be large, and the rows hold what the run needs
     store = _store_of(plans, opened, method if isinstance(method, str) else "custom", request)
     check(plans, request.sets, modality, known=store is not None)
     before, adapted = identity.of_model(opened.model), adapters.is_adapted(opened.model)
@@ -237,27 +241,31 @@ def _check_folder(folder: Path, resume: bool, overwrite: bool, reads: tuple[obje
         run_dirs.check_free(folder, overwrite, reads, run_dirs.TO_RESUME if run_dirs.begun(folder) else "")
 
 
+def _read(source: Source | Rows | None, name: str) -> Records | Rows | None:
+    """The records of a set, which keep what is said about them; encoded rows as they are."""
+    return source if source is None or isinstance(source, Rows) else records(source, name)
+
+
 def _request(
     modality: Modality,
     plans: Plans,
-    sources: Sources,
+    read: Mapping[str, Records | Rows | None],
     overlap: bool,
 ) -> Request:
-    alternate_answers = sources["alternate_answers"]
+    alternate_answers = read["alternate_answers"]
     sets_read = frozenset[str]().union(*(p.sets_read() for p in plans))
     if alternate_answers is None:
         answer_rows = modality.answers(modality.refusals()) if "alternate_answers" in sets_read else None
     elif isinstance(alternate_answers, Rows):
         answer_rows = alternate_answers
     else:
-        answer_records = records(alternate_answers, "alternate_answers")
-        have_questions = all(not ASKED.isdisjoint(r) for r in answer_records)
+        have_questions = all(not ASKED.isdisjoint(r) for r in alternate_answers)
         answer_rows = (
-            modality.rows("alternate_answers", answer_records)
+            modality.rows("alternate_answers", alternate_answers)
             if have_questions
-            else modality.answers([_answer_of(r) for r in answer_records])
+            else modality.answers([_answer_of(r) for r in alternate_answers])
         )
-    forget, retain, holdout = (rows(modality, name, sources[name]) for name in ("forget", "retain", "holdout"))
+    forget, retain, holdout = (rows(modality, name, read[name]) for name in ("forget", "retain", "holdout"))
     return Request(forget, retain, holdout, answer_rows, overlap)
 
 
@@ -265,7 +273,7 @@ def _answer_of(record: Mapping[str, Any]) -> Any:
     for column in ("answer", "completion", "text", "label"):
         if column in record:
             return record[column]
-    raise UserError(f"alternate answers need a column 'answer' (or 'completion', 'text', 'label'); found {', '.join(map(repr, record))}")
+    raise UserError(f"alternate answers need a column 'answer' (or 'completion', 'text', 'label'); found {columns_of(record)}")
 
 
 def _hooks(hooks: Hooks, folder: Path | None, key: Mapping[str, str], log: RunLog, watching: Mapping[str, Any]) -> Hooks:
