@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -74,3 +74,15 @@ def model_run(listeners: Listeners, name: str, folder: Path, rows: Mapping[str, 
 def numbers_of(entry: Entry) -> dict[str, Any]:
     """What `on_end` gets of a model of the table: its scores, attacks and verdict, and of an unlearned one what its run took."""
     return {**(result_of(entry.receipt) if entry.role == "method" and entry.receipt else {}), **entry_numbers(entry)}
+
+
+def run_folder(folder: Path, name: str) -> Path:
+    """The folder of a run below that of its benchmark."""
+    return folder / "runs" / name.replace(" ", "_")
+
+
+def tell_entries(listeners: Listeners, entries: Sequence[Entry], folder: Path, rows: Mapping[str, int]) -> None:
+    """Tell of models of the table that nothing is left to do for. folder: of the benchmark. rows: how many of each set."""
+    for entry in entries:
+        with model_run(listeners, entry.name, run_folder(folder, entry.name), rows) as run:
+            run.result |= numbers_of(entry)

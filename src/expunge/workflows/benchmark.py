@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge.benchmarks.suite import Specs, Suite
-from expunge.core.errors import Interrupted, UserError
+from expunge.core.errors import Interrupted
 from expunge.engine import receipt
 from expunge.engine.distributed.process_group import ProcessGroup
 from expunge.engine.guarding import is_guarded
@@ -41,14 +41,14 @@ from expunge.evaluation.thresholds import Thresholds
 from expunge.evaluation.verdict import Context
 from expunge.functional.brief import brief
 from expunge.io.models import Opened, cache_home, load, receipt_of
-from expunge.io.run_dirs import check_free, empty, log_of
+from expunge.io.run_dirs import log_of
 from expunge.parallel import ray_cluster
 from expunge.report.report_data import Asked, Entry, ReportData
-from expunge.workflows.bench_events import model_run, numbers_of
+from expunge.workflows.bench_events import model_run, numbers_of, run_folder, tell_entries
 from expunge.workflows.callbacks import Callbacks
 from expunge.workflows.sweep import Sweep as Sweep  # `bench.Sweep`
 from expunge.workflows.sweep import SweepResult as SweepResult
-from expunge.workflows.sweep import key_of
+from expunge.workflows.sweep import claim, key_of
 from expunge.workflows.trackers import Track, listening
 from expunge.workflows.train import built_in, texts_of, train
 from expunge.workflows.unlearn import unlearn
@@ -146,7 +146,7 @@ def bench(
     progress = _stopping(shown, interrupted)
     load_options = {"dtype": sweep.dtype, "device": device}
     key = key_of(sweep, suite)
-    _claim(folder, key, resume, overwrite, sweep)
+    claim(folder, key, resume, overwrite, sweep)
     sets = {n: spread(r, sweep.limit) if n in ("retain", "holdout") else r for n, r in suite.sets.items()}
     teach = {**sweep.train, "prompt_format": suite.prompt_format, "labels": tuple(suite.labels)}
     general = (r for n, rows in suite.sets.items() if suite.spec(n).role == "general" for r in rows)
@@ -157,7 +157,7 @@ def bench(
             return load(source, suite.prompt_format, **load_options), {}
         activity = f"training the {'original' if split == 'full' else 'retrained'} model"
         hooks = Hooks(progress=lambda d, t, _: progress(d, t, activity), interrupted=interrupted)
-        with model_run(listeners, activity, _run_folder(folder, activity), {"retain": len(suite.train[split])}) as run:
+        with model_run(listeners, activity, run_folder(folder, activity), {"retain": len(suite.train[split])}) as run:
             result = train(suite.train[split], sweep.size, texts=texts, hooks=hooks, callbacks=run, load_options=load_options, **teach)
         return Opened(result.model, result.modality, str(result.folder)), result.receipt
 
@@ -195,22 +195,18 @@ def bench(
     fixed += [setting.attacked(s, control_source, look(s.name)) for s in control_models]
     done: list[Entry] = [_entry_of(folder, s.name, s.entry) for s in fixed]
     rows = {name: len(records) for name, records in sets.items()}
-    for entry in done:
-        with model_run(listeners, entry.name, _run_folder(folder, entry.name), rows) as run:
-            run.result |= numbers_of(entry)
+    tell_entries(listeners, done, folder, rows)
     jobs = {f"{m} seed {seed}" if sweep.seeds > 1 else m: (m, seed) for m in sweep.methods for seed in range(sweep.seeds)}
     if ray:
         reads = [Path(source)] if Path(source).exists() else []
         counted = lambda d, t: shown(d, t, "methods and seeds on the cluster")  # noqa: E731
         named = {name: (name, *job) for name, job in jobs.items()}
         job_results = ray_cluster.spread(partial(_job, setting), named, folder, ray, reads=reads, progress=counted, interrupted=interrupted)
-        for name, (entry, _) in job_results.items():
-            with model_run(listeners, name, _run_folder(folder, name), rows) as run:
-                run.result |= numbers_of(entry)
+        tell_entries(listeners, [entry for entry, _ in job_results.values()], folder, rows)
     else:
         job_results = {}
         for name, job in jobs.items():
-            with model_run(listeners, name, _run_folder(folder, name), rows) as run:
+            with model_run(listeners, name, run_folder(folder, name), rows) as run:
                 job_results[name] = _job(setting, name, *job, look(name), interrupted, run)
                 run.result |= numbers_of(job_results[name][0])
     done += [entry for entry, _ in job_results.values()]
@@ -241,25 +237,6 @@ def _stopping(progress: Progress, interrupted: Callable[[], bool]) -> Progress:
             raise Interrupted
 
     return checked
-
-
-def _claim(folder: Path, key: str, resume: bool, overwrite: bool, sweep: Sweep) -> None:
-    """Take a folder for a sweep, or refuse it."""
-    mark = folder / "sweep.json"
-    if overwrite:
-        check_free(folder, overwrite=True, reads=[p for p in (sweep.data, sweep.original, sweep.retrained, sweep.holdout) if p])
-        empty(folder)
-    if mark.exists():
-        same = json.loads(mark.read_text(encoding="utf-8"))["key"] == key
-        if not same and any(p != mark for p in folder.iterdir()):
-            raise UserError(
-                f"{folder} holds another sweep (methods, seeds, data or hyperparameters differ): give another folder, or --overwrite"
-            )
-        if same and not resume:
-            raise UserError(f"{folder} holds this sweep already: give another folder, or --overwrite")
-    elif folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder} exists and is no benchmark run: give another folder")
-    receipt.write(mark, {"key": key})
 
 
 def _entry_of(folder: Path, name: str, make: Any) -> Entry:
@@ -304,7 +281,7 @@ def _job(
     Returns:
         The entry of the table and, for the first seed, the audited model for the report.
     """
-    run = _run_folder(setting.folder, name)
+    run = run_folder(setting.folder, name)
     fields = {"name": name, "method": method, "seed": seed}
     audited: list[AuditedModel] = []
 
@@ -349,11 +326,6 @@ def _forgotten(
         **{**setting.sweep.hyperparameters_of(method), "seed": seed},
     )
     return Opened(result.model, result.modality, str(run)), result.receipt
-
-
-def _run_folder(folder: Path, name: str) -> Path:
-    """The folder of a run below that of its benchmark."""
-    return folder / "runs" / name.replace(" ", "_")
 
 
 def _story(

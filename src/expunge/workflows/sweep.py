@@ -21,6 +21,7 @@ from expunge.evaluation.attack import Attack, chosen
 from expunge.evaluation.prompting import way_of
 from expunge.evaluation.scoring import with_variants
 from expunge.functional.brief import brief
+from expunge.io.run_dirs import check_free, empty
 from expunge.report import result_tables
 from expunge.report.report_data import Entry, ReportData
 from expunge.workflows import build_plan
@@ -157,6 +158,25 @@ def key_of(sweep: Sweep, suite: Suite) -> str:
     models = [identity.of_files(path) for path in (sweep.original, sweep.retrained, sweep.model)]
     inputs = [identity.of_inputs(build_plan.plan(m, sweep.hyperparameters_of(m))) for m in sweep.methods]
     return digest([asdict(sweep), rows, asked, models, inputs, identity.packages()])
+
+
+def claim(folder: Path, key: str, resume: bool, overwrite: bool, sweep: Sweep) -> None:
+    """Take a folder for a sweep. Raises: UserError where it holds something else, or this sweep where `resume` is False."""
+    mark = folder / "sweep.json"
+    if overwrite:
+        check_free(folder, overwrite=True, reads=[p for p in (sweep.data, sweep.original, sweep.retrained, sweep.holdout) if p])
+        empty(folder)
+    if mark.exists():
+        same = json.loads(mark.read_text(encoding="utf-8"))["key"] == key
+        if not same and any(p != mark for p in folder.iterdir()):
+            raise UserError(
+                f"{folder} holds another sweep (methods, seeds, data or hyperparameters differ): give another folder, or --overwrite"
+            )
+        if same and not resume:
+            raise UserError(f"{folder} holds this sweep already: give another folder, or --overwrite")
+    elif folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder} exists and is no benchmark run: give another folder")
+    receipt.write(mark, {"key": key})
 
 
 def _hyperparameters(method: str, values: Mapping[str, Any]) -> list[Hyperparameter]:

@@ -31,12 +31,12 @@ from expunge.modalities.common.packed import (
     spelled_out,
     watching,
 )
-from expunge.modalities.common.records import ignored, kind_of, listed, note
+from expunge.modalities.common.records import kind_of, listed
 from expunge.modalities.text.decoding import disturbed, looks_ahead
 from expunge.modalities.text.encode import FORMATS, Content, Encoder
 from expunge.modalities.text.generate import generate, recite
 from expunge.modalities.text.read import Reading, read, strange
-from expunge.modalities.text.records import Pair, answering, pairs_of, same_question, unread
+from expunge.modalities.text.records import Pair, all_pairs, answering, same_question
 from expunge.modalities.text.refusals import REFUSALS, UNANSWERABLE
 from expunge.modalities.text.shapes import plain
 from expunge.modalities.text.wider import known_tokens, vectors, widen
@@ -82,8 +82,7 @@ class Text(Network):
             UserError: when a record cannot be encoded; the message names the row.
         """
         where = source or name
-        by_record = [pairs_of(r, f"{where}, row {i + 1}") for i, r in enumerate(records)]
-        note(records, ignored([unread(r) for r in records], name))
+        by_record = all_pairs(records, name, where)
         alternates = [listed(r, "alternate", f"{where}, row {i + 1}") for i, r in enumerate(records)]
         for i, pairs in enumerate(by_record):
             if alternates[i] and len(pairs) > 1:
