@@ -295,12 +295,12 @@ def test_names_of_classes_are_shown_and_values_of_rows_are_not(tmp_path: Path) -
     dataset.save_to_disk(tmp_path / "saved")
     for condition, end in (
         ("label=none", f"; there are {', '.join(names[:8])} and more"),
-        ("label=clas3", "; did you mean 'class3'?"),
+        ("label=clas3", "; did you mean 'class3'"),
         ("n=7", "; the 2 rows have 2 different values there"),
     ):
         with pytest.raises(DataError) as caught:
             read(f"{tmp_path / 'saved'}::{condition}")
-        assert str(caught.value).endswith(f"'{condition.split('=')[1]}'{end}")
+        assert f"'{condition.split('=')[1]}'{end}" in str(caught.value)
 
 
 def test_a_config_and_a_condition_combine(folder: Path) -> None:
