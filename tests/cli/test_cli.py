@@ -197,7 +197,7 @@ def test_rows_that_cannot_be_read(run: Path, cases: Cases, tmp_path: Path) -> No
         f"this one has the columns 'question', 'reply'"
     )
     assert refused("question,reply\nWho?,Me.\n", "forget.csv").endswith("this one has the columns 'question', 'reply'")
-    assert "line 3: 1 cells where the header has 2 (question, answer)" in refused("question,answer\nWho?,Me.\nWho\n", "forget.csv")
+    assert "line 3: 1 cells where the header has 2" in refused("question,answer\nWho?,Me.\nWho\n", "forget.csv")
     assert refused(json.dumps({"question": "Who?", "answer": " "})) == f"{file}, row 1: an answer is empty"
     assert refused(json.dumps({"question": "Who?", "answer": 3})) == f"{file}, row 1: 'question' and 'answer' must be texts"
     chat = {"messages": [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Me."}]}

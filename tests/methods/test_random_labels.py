@@ -66,7 +66,7 @@ def test_text_rows_get_alternate_answers(text: worlds.World) -> None:
 
 
 def test_a_pool_without_a_wrong_answer_is_rejected(digits: worlds.World) -> None:
-    with pytest.raises(UserError, match="no substitute but '3' itself"):
+    with pytest.raises(UserError, match="no substitute for a label but itself"):
         draw_answers(["3"], ["3", "3"], True, rng())
 
 

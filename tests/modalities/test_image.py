@@ -61,9 +61,9 @@ def test_classes_are_given_by_number_or_name() -> None:
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({"image": GRAY, "label": "dgo"}, "did you mean 'dog'"),
-        ({"image": GRAY, "label": 3}, "the model has 3"),
-        ({"image": GRAY, "label": -1}, "there is no class -1"),
+        ({"image": GRAY, "label": "dgo"}, "the model has no class of this name; it has 3, 'cat' first"),
+        ({"image": GRAY, "label": 3}, "the model has no class of this number"),
+        ({"image": GRAY, "label": -1}, "the model has no class of this number"),
         ({"image": GRAY}, "no class; it stands in a column"),
         ({"label": 1}, "no image; it stands in a column"),
         ({"image": "nowhere.png", "label": 1}, "there is no image file nowhere.png"),

@@ -217,9 +217,9 @@ def test_pictures_are_decoded_one_at_a_time(tmp_path: Path, monkeypatch: pytest.
         Pillow.fromarray(COLORS + i).save(tmp_path / f"c{i}" / "a.png")
     alive: list[int] = []
 
-    def counting(picture: Any, place: str) -> Any:
+    def counting(picture: Any, place: str, losses: Any) -> Any:
         alive.append(sum(issubclass(type(o), Pillow.Image) for o in gc.get_objects()))
-        return original(picture, place)
+        return original(picture, place, losses)
 
     original = decode.decoded
     monkeypatch.setattr("expunge.modalities.image.data.decoded", counting)

@@ -96,5 +96,5 @@ def test_alternates_may_be_missing_in_some_rows() -> None:
 
 
 def test_a_text_that_is_a_number_is_named() -> None:
-    with pytest.raises(UserError, match=r"a\.csv, row 1: 'text' must be a text, and this is the number 5"):
+    with pytest.raises(UserError, match=r"a\.csv, row 1: 'text' must be a text, and this is a number"):
         PLAIN.rows("forget", [{"text": 5}], "a.csv")

@@ -18,7 +18,9 @@ import toy_modality
 from expunge.core.errors import UserError
 from expunge.io.data import write_jsonl
 from expunge.workflows import watch
+from expunge.workflows.benchmark import bench
 from expunge.workflows.callbacks import EVENTS
+from expunge.workflows.sweep import Sweep
 from expunge.workflows.trackers import TRACKERS
 from secrets_in import SECRET
 
@@ -309,4 +311,126 @@ def test_the_command_line_tracks(files: Path, tmp_path: Path, libraries: list[tu
     commands.expunge("unlearn", "graddiff", *run, "--track", "mlflow", "--track", "trackio").fine()
     assert {name.partition(".")[0] for name, _, _ in libraries} == {"mlflow", "trackio"}
     refused = commands.expunge("audit", tmp_path / "run", *words, "--out", tmp_path / "audit", "--track", "nothing").error
+    assert refused == "there is no tracker 'nothing'; there are tensorboard, mlflow, wandb, trackio"
+
+
+def benchmark(out: Path, **options: Any) -> Any:
+    settings = {"lr": "1e-3", "epochs": "2", "batch_size": "4"}
+    sweep = Sweep("waves", ("graddiff", "npo"), seeds=2, hyperparameters=settings, train={"steps": 4}, relearning=False)
+    return bench(sweep, out, **options)
+
+
+@pytest.fixture(scope="module")
+def compared(files: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Heard, Store]:
+    """A benchmark with a callback and a tracker."""
+    heard, store = Heard(), Store()
+    return benchmark(tmp_path_factory.mktemp("bench") / "run", callbacks=heard, track=store), heard, store
+
+
+def test_a_benchmark_tells_a_run_for_each_model(compared: tuple[Any, Heard, Store]) -> None:
+    result, heard, _ = compared
+    names = [entry.name for entry in result.entries]
+    trained = [f"training the {kind} model" for kind in ("original", "retrained")]
+    assert [start["name"] for start in heard.of("on_start")] == [*trained, *names]
+    ends = dict(zip([*trained, *names], heard.of("on_end"), strict=True))
+    steps: dict[str, list[Record]] = {name: [] for name in ends}
+    current = ""
+    for event, values in heard.calls:
+        current = values[0]["name"] if event == "on_start" else current
+        steps[current] += [values[0]] if event == "on_step" else []
+    for entry in result.entries:
+        record = json.loads((result.folder / "bench.json").read_text())["entries"][names.index(entry.name)]
+        known = {name: score["value"] for name, score in record["scores"].items() if score["value"] is not None}
+        assert ends[entry.name]["scores"] == known
+        assert ends[entry.name].get("state") == (record["verdict"] or {}).get("state")
+        log = result.folder / "runs" / entry.name.replace(" ", "_") / "log.jsonl"
+        lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+        assert steps[entry.name] == [line for line in lines if "loss" in line]
+    assert steps["npo seed 1"]
+    assert ends["npo seed 1"]["cost"]["steps"] == len(steps["npo seed 1"])
+    assert heard.of("on_progress")
+
+
+def test_a_benchmark_gives_trackers_every_number_under_the_name_of_its_model(compared: tuple[Any, Heard, Store]) -> None:
+    result, heard, store = compared
+    assert [name for name, _, _ in store.started] == [start["name"] for start in heard.of("on_start")]
+    assert store.ended == [False] * len(store.started)
+    name, settings, folder = store.started[-1]
+    assert (name, folder) == ("npo seed 1", result.folder / "runs" / "npo_seed_1")
+    assert settings["lr" if "lr" in settings else "plan.lr"] == 1e-3
+    assert [v["loss"] for v, _ in store.values if "loss" in v] == [record["loss"] for record in heard.of("on_step")]
+    last = [step for values, step in store.values if "loss" in values][-result.entries[-1].receipt["cost"]["steps"] :]
+    assert last == list(range(1, len(last) + 1)), "each run counts its own steps"
+    scored = [v for v, _ in store.values if any(k.startswith("scores/") for k in v)]
+    assert len(scored) == len(result.entries)
+
+
+def test_a_benchmark_that_is_done_tells_its_logs_again(compared: tuple[Any, Heard, Store], monkeypatch: pytest.MonkeyPatch) -> None:
+    from expunge.workflows import benchmark as module
+
+    result, _, store = compared
+    monkeypatch.setattr(module, "unlearn", None)
+    heard, again = Heard(), Store()
+    benchmark(result.folder, callbacks=[heard], track=again)
+    assert [s for s in again.started if "seed" in s[0]] == [s for s in store.started if "seed" in s[0]]
+    of_methods = sum(len(start["log"]) > 0 for start in heard.of("on_start"))
+    assert of_methods == 4
+    assert [end.get("cached") for end in heard.of("on_end")][-4:] == [True] * 4
+
+
+def test_a_benchmark_on_a_cluster_tells_of_its_jobs_when_all_have_ended(
+    files: Path, compared: tuple[Any, Heard, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from expunge.parallel import ray_cluster
+
+    def spread(do: Any, jobs: Mapping[str, Any], *_: object, **__: object) -> Mapping[str, Any]:
+        return {name: do(*job) for name, job in jobs.items()}
+
+    monkeypatch.setattr(ray_cluster, "check", lambda on: None)
+    monkeypatch.setattr(ray_cluster, "spread", spread)
+    store = Store()
+    benchmark(tmp_path / "run", ray="local", track=store)
+    _, _, alone = compared
+    assert [name for name, _, _ in store.started] == [name for name, _, _ in alone.started]
+    losses = [[v["loss"] for v, _ in s.values if "loss" in v][-8:] for s in (store, alone)]
+    assert losses[0] == pytest.approx(losses[1])
+
+
+def test_a_callback_that_fails_in_a_benchmark_is_called_no_more_and_the_report_says_so(files: Path, tmp_path: Path) -> None:
+    class Broken(expunge.Callback):
+        tries = 0
+
+        def on_end(self, result: Record) -> None:
+            self.tries += 1
+            raise ZeroDivisionError("no disk")
+
+    broken = Broken()
+    with pytest.warns(RuntimeWarning, match="Broken failed in on_end and is not called again"):
+        result = benchmark(tmp_path / "run", callbacks=broken)
+    assert broken.tries == 1
+    assert result.report_data.notes == ["Broken failed in on_end and is not called again: ZeroDivisionError: no disk"]
+    with pytest.raises(UserError, match="int is no tracker"):
+        benchmark(tmp_path / "run", track=3)
+
+
+def test_no_row_of_a_benchmark_is_told(files: Path, tmp_path: Path, libraries: list[tuple[str, Any, Any]]) -> None:
+    out = tmp_path / "run"
+    words = ("--methods", "graddiff", "--no-relearn", "--train", "steps=4", "--epochs", 1, "--out", out)
+    commands.expunge("bench", "waves", *words, *(w for name in TRACKERS for w in ("--track", name))).fine()
+    kept_by_trackers = repr(libraries)
+    assert {name.partition(".")[0] for name, _, _ in libraries} == {"torch", "mlflow", "wandb", "trackio"}
+    rows = toy_modality._benchmark().load().sets
+    modality = expunge.load(files / "original").modality
+    ids = [i for name in ("forget", "retain", "holdout") for i in modality.rows(name, rows[name]).ids]
+    assert not [i for i in ids if i in kept_by_trackers], "an id is a hash of a row, which can be guessed"
+    assert json.loads((out / "runs" / "graddiff" / "receipt.json").read_text())["request"]["hash"] not in kept_by_trackers
+
+
+def test_an_attack_is_tracked_from_the_command_line(files: Path, tmp_path: Path, libraries: list[tuple[str, Any, Any]]) -> None:
+    words = ("--forget", files / "forget.jsonl", "--retain", files / "retain.jsonl", "--out", tmp_path / "attack")
+    commands.expunge("attack", "relearn", files / "original", *words, "--steps", 2, "--track", "trackio").fine()
+    assert [name for name, _, _ in libraries if name == "trackio.init"] == ["trackio.init"]
+    numbers = {k for name, values, _ in libraries if name == "trackio.log" for k in values[0]}
+    assert any(k.startswith("attacks/relearn") for k in numbers)
+    refused = commands.expunge("bench", "waves", "--out", tmp_path / "bench", "--track", "nothing").error
     assert refused == "there is no tracker 'nothing'; there are tensorboard, mlflow, wandb, trackio"

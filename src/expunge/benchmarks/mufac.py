@@ -118,7 +118,7 @@ def _list(folder: Path, table: str, images: str) -> list[tuple[Path, str, str]]:
 
 def _row(path: Path, letter: str, place: str, size: int) -> Row:
     if letter not in GROUPS:
-        raise BadRow(f"{place}: there is no age group '{letter}'; there are {', '.join(GROUPS)}")
+        raise BadRow(f"{place}: the age group is unknown; there are {', '.join(GROUPS)}")
     if not (name := re.match(r"(F\d+)_AGE_([A-Z]+\d*)_", path.name)):
         raise BadRow(f"{place}: '{path.name}' does not name household and member, as F0001_AGE_D_18_a1.jpg does")
     if not path.is_file():

@@ -155,7 +155,7 @@ def _own_holdout(data: str, split: str) -> list[Row]:
 
 def _check_disjoint(a: Sequence[Record], b: Sequence[Record], sets: str) -> None:
     if shared := _keys(a) & _keys(b):
-        raise UserError(f"{sets} share {len(shared)} rows, such as '{min(shared)[0]}'; they must be disjoint")
+        raise UserError(f"{sets} share {len(shared)} rows; they must be disjoint")
 
 
 def _keys(rows: Sequence[Record]) -> set[tuple[str, str]]:

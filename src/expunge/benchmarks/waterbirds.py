@@ -52,10 +52,10 @@ def rows(folder: str | Path, part: int = TRAINING) -> list[Row]:
             image = folder / record["img_filename"]
         except KeyError as error:
             raise BadRow(f"{folder / 'metadata.csv'}: no column {error}; there are {', '.join(record)}") from None
-        except ValueError as error:
-            raise BadRow(f"{folder / 'metadata.csv'}, line {line}: {error}") from None
+        except ValueError:
+            raise BadRow(f"{folder / 'metadata.csv'}, line {line}: split, y and place are whole numbers, and one of them is not") from None
         if not {label, attribute} <= {0, 1}:
-            raise BadRow(f"{folder / 'metadata.csv'}, line {line}: y and place are 0 or 1, but here {label} and {attribute}")
+            raise BadRow(f"{folder / 'metadata.csv'}, line {line}: y and place are 0 or 1, and one of them is not")
         if row_part == part:
             selected.append({"image": str(image), "label": label, "attribute": attribute})
     return selected

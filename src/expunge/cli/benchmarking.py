@@ -63,6 +63,7 @@ def bench(
         ),
     ] = "",
     run: options.Out = Path(),
+    track: options.Tracks = None,
     device: options.Device = "auto",
     dtype: options.Dtype = None,
     overwrite: options.Overwrite = False,
@@ -103,7 +104,7 @@ def bench(
         }
         return Sweep(suite, names, hyperparameters=hyperparameters, train=training, **sources, **others)
 
-    _run(sweep, run, printer, overwrite, device, ray)
+    _run(sweep, run, printer, overwrite, device, ray, tuple(track or ()))
 
 
 def _check_folder(run: Path) -> None:
@@ -113,7 +114,7 @@ def _check_folder(run: Path) -> None:
         raise UserError(f"{run} exists and is no benchmark run: give another folder")
 
 
-def _run(sweep_of: Any, run: Path, printer: Printer, overwrite: bool, device: str, ray: str = "") -> None:
+def _run(sweep_of: Any, run: Path, printer: Printer, overwrite: bool, device: str, ray: str = "", track: tuple[str, ...] = ()) -> None:
     with printer.progress() as show, console.interruptible() as interrupted:
         show(0, 0, "preparing the benchmark")
         from expunge.engine.device import choose
@@ -124,7 +125,7 @@ def _run(sweep_of: Any, run: Path, printer: Printer, overwrite: bool, device: st
             choose(device)
             sweep = sweep_of()
             sweep.check()
-        settings: dict[str, Any] = {"ray": ray, "overwrite": overwrite, "device": device, "command": parsing.command_line()}
+        settings: dict[str, Any] = {"track": track, "ray": ray, "overwrite": overwrite, "device": device, "command": parsing.command_line()}
         result = run_benchmark(sweep, run, progress=show, interrupted=interrupted, **settings)
     printer.table(render(list(result.entries), list(result.report_data.main), printer.width))
     data = result.report_data

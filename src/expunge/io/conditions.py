@@ -58,14 +58,22 @@ def _matching(rows: Sequence[Mapping[str, Any]], column: str, listed: str, sourc
         number = rows.numbers[without[0]] if isinstance(rows, Records) else without[0] + 1
         raise DataError(f"{source}: row {number} has no column {column!r}{count}, so it neither matches nor differs: give it a value")
     cells = [_spellings(r[column]) for r in rows]
-    known = sorted({c[0] for c in cells})
     spelled = {spelling for c in cells for spelling in c}
     values = [listed] if listed in spelled else listed.split(",")  # a value may hold commas
     if unknown := [v for v in values if v not in spelled]:
-        shown = ", ".join(" ".join(v.split())[:30] for v in known[:8]) + (" and more" if len(known) > 8 else "")
-        raise DataError(f"{source}: no row has the {column} {unknown[0]!r}{did_you_mean(unknown[0], known) or f'; there are {shown}'}")
+        raise DataError(f"{source}: no row has the {column} {unknown[0]!r}{_instead(unknown[0], [r[column] for r in rows])}")
     wanted = {spelling for v in values for spelling in ([v] if any(c[0] == v for c in cells) else [c[0] for c in cells if v in c])}
     return {i for i, c in enumerate(cells) if c[0] in wanted}
+
+
+def _instead(value: str, cells: Sequence[Any]) -> str:
+    """What else a column holds: the names of classes, else how many values, since a value of a row does not belong in a message."""
+    named = [c for c in cells if isinstance(c, ClassName)]
+    if len(named) < len(cells):
+        count = len({_spellings(c)[0] for c in cells})
+        return f"; the {len(cells)} rows have {count} different value{'s' if count != 1 else ''} there"
+    names = list(dict.fromkeys(n for c in named for n in c.names))
+    return did_you_mean(value, names) or f"; there are {', '.join(names[:8])}" + (" and more" if len(names) > 8 else "")
 
 
 def _spellings(value: Any) -> list[str]:

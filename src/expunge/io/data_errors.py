@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from expunge.core.errors import UserError
 
 
@@ -22,5 +24,6 @@ class BadRow(DataError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type where it has none."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    """The first line of an error's message, or its type where it has none; without the value that a library could not convert."""
+    line = next(iter(str(error).splitlines()), type(error).__name__)
+    return re.sub(r"(convert|parse string:?) ('.*'|\".*\"|\S+)", r"\1 a value", line, flags=re.I)

@@ -79,7 +79,7 @@ def _json_lines(path: Path) -> list[Row]:
 
 
 def _lines(path: Path) -> list[Row]:
-    return [{"text": line.strip()} for line in _text(path).split("\n") if line.strip()]
+    return [{"text": line.removesuffix("\r")} for line in _text(path).split("\n") if line.strip()]
 
 
 def _json(path: Path) -> list[Row]:
@@ -133,7 +133,7 @@ def _csv(path: Path, delimiter: str = ",") -> list[Row]:
             if not header:
                 header = _header(cells, f"{path}, line {line}")
             elif len(cells) != len(header):
-                raise BadRow(f"{path}, line {line}: {len(cells)} cells where the header has {len(header)} ({', '.join(header)})")
+                raise BadRow(f"{path}, line {line}: {len(cells)} cells where the header has {len(header)}")
             else:
                 rows.append(dict(zip(header, cells, strict=True)))
         return rows
@@ -150,7 +150,8 @@ def _tsv(path: Path) -> list[Row]:
 def _header(cells: list[str], place: str) -> list[str]:
     names = [cell.strip() for cell in cells]
     if "" in names or len(set(names)) < len(names):
-        raise BadRow(f"{place}: the first line must name every column, and each name once; it has {', '.join(map(repr, names))}")
+        wrong = "a cell without a name" if "" in names else "a name twice"
+        raise BadRow(f"{place}: the first line must name every column, and each name once; it has {wrong}")
     return names
 
 

@@ -95,6 +95,26 @@ def load(
     return Opened(model.to(target), modality, str(folder.resolve()))
 
 
+def opened(model: str | Path | Opened, prompt_format: str = "", load_options: Mapping[str, Any] | None = None) -> Opened:
+    """A model, loaded where it is not open yet.
+
+    Args:
+        model: a folder, hub id, run folder or opened model.
+        prompt_format, load_options: of `load`.
+
+    Raises:
+        UserError: as `load`, and for an opened model that has another prompt format, or with options that come too late.
+    """
+    if not isinstance(model, Opened):
+        return load(model, prompt_format, **(load_options or {}))
+    asked = prompt_format.replace("\\n", "\n").replace("\\t", "\t")
+    if asked and (own := model.modality.about().get("prompt_format", "no prompts")) != asked:
+        raise UserError(f"the model was opened with another prompt format ({own!r}), so {asked!r} comes too late: give it to expunge.load")
+    if load_options:
+        raise UserError(f"the model is open already, so {', '.join(load_options)} would have no effect: give them to expunge.load")
+    return model
+
+
 def classifier(model: nn.Module, labels: int | Sequence[str], mean: Sequence[float] = (), std: Sequence[float] = ()) -> Opened:
     """Any module that returns logits for a batch of images, opened.
 

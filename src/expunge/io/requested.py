@@ -10,7 +10,7 @@ from expunge.core.rows import Rows
 from expunge.core.suggest import did_you_mean
 from expunge.io.conditions import matching
 from expunge.io.models import Source, records
-from expunge.modalities.common.records import Records
+from expunge.modalities.common.records import Records, columns_of
 
 Conditions = str | Sequence[str] | None
 ColumnMap = str | Sequence[str] | Mapping[str, str] | None
@@ -107,7 +107,7 @@ def with_columns(rows: Records, renamed: Mapping[str, str], lenient: bool = Fals
     known = {column for record in rows for column in record}
     for name, column in renamed.items():
         if column not in known and name not in known and not lenient:
-            listed = did_you_mean(column, sorted(known)) or f"; there are {', '.join(sorted(known))}"
+            listed = did_you_mean(column, sorted(known)) or f"; there are {columns_of(sorted(known))}"
             raise UserError(f"{rows.source}: --map takes {name!r} from the column {column!r}, which does not exist{listed}")
     moved = {name: column for name, column in renamed.items() if column in known}
     gone = {*moved.values()} | {*moved}
@@ -121,4 +121,4 @@ def with_columns(rows: Records, renamed: Mapping[str, str], lenient: bool = Fals
 
 def notes_of(sets: Mapping[str, object]) -> list[str]:
     """What readers of the sets say about their rows."""
-    return [note for rows in sets.values() if isinstance(rows, Records) for note in cast(Records, rows).notes]
+    return list(dict.fromkeys(note for rows in sets.values() if isinstance(rows, Records) for note in cast(Records, rows).notes))

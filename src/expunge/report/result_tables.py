@@ -41,8 +41,21 @@ def audit_frame(scores: Mapping[str, Record], skipped: Mapping[str, str], attack
 def audit_numbers(scores: Mapping[str, Record], attacks: Mapping[str, Record], verdict: Verdict) -> dict[str, Any]:
     """The numbers of an audit: values of the scores, of each attack's worst cases, the state of the verdict, and its checks by state."""
     worst = {n: {way: {s: r["value"] for s, r in rs.items()} for way, rs in outcome["ways"].items()} for n, outcome in attacks.items()}
+    return {"scores": {n: r["value"] for n, r in scores.items()}, "attacks": worst, **_judged(verdict)}
+
+
+def entry_numbers(entry: Entry) -> dict[str, Any]:
+    """The same numbers of a model of a benchmark; state and checks only where it was judged."""
+    worst: dict[str, dict[str, dict[str, float | None]]] = {}
+    for attack in entry.attacks:
+        worst.setdefault(attack.attack, {})[attack.way] = {name: after.value for name, after in attack.scores.items()}
+    scores = {name: score.value for name, score in entry.scores.items() if score.value is not None}
+    return {"scores": scores, "attacks": worst, **(_judged(entry.verdict) if entry.verdict else {})}
+
+
+def _judged(verdict: Verdict) -> dict[str, Any]:
     checks = {state: count for state in STATES if (count := sum(check.state == state for check in verdict.checks))}
-    return {"scores": {n: r["value"] for n, r in scores.items()}, "attacks": worst, "state": verdict.state, "checks": checks}
+    return {"state": verdict.state, "checks": checks}
 
 
 def audit_html(scores: Mapping[str, Record], skipped: Mapping[str, str], verdict: Verdict, first: Sequence[str] = ()) -> str:

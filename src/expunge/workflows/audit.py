@@ -37,7 +37,8 @@ from expunge.evaluation.thresholds import Thresholds
 from expunge.evaluation.verdict import Context
 from expunge.functional.brief import brief
 from expunge.io import run_dirs
-from expunge.io.models import Opened, Source, cache_home, format_of, load, receipt_of
+from expunge.io.models import Opened, Source, cache_home, format_of, receipt_of
+from expunge.io.models import opened as open_model
 from expunge.io.requested import ColumnMap, Conditions, notes_of, requested
 from expunge.report import result_tables
 from expunge.report.report_data import Role
@@ -231,7 +232,8 @@ class Auditor:
             return judged(observation, name, role, yardstick, specs=self.specs, **fields), None
         if not self.sets:
             raise UserError(f"there are no rows to ask the {name} model about: give --forget FILE")
-        opened = source if isinstance(source, Opened) else load(source, self.prompt_format, **self.options.load_options)
+        is_open = isinstance(source, Opened)
+        opened = open_model(source, *([self.options.prompt_format] if is_open else [self.prompt_format, self.options.load_options]))
         self.alike.check(name, self._look_into(opened, role), opened.modality)
         profile = profile_of(opened.modality.name)
         if profile.needs_random_init:
@@ -252,6 +254,7 @@ class Auditor:
         """The rows to forget as a model reads them; what the first model tells of the sets, and the original of the prompt format."""
         if self.forgotten is None:
             forgotten, self.overlaps = read_rows(opened.modality, self.sets, self.own_sets, self.options.allow_overlap, self.notes)
+            self.notes = list(dict.fromkeys([*self.notes, *notes_of(self.sets)]))
             self.forgotten = forgotten
         else:
             forgotten = opened.modality.rows("forget", self.sets["forget"])

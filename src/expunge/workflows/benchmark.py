@@ -15,6 +15,7 @@ from typing import Any
 from expunge.benchmarks.suite import Specs, Suite
 from expunge.core.errors import Interrupted
 from expunge.engine import receipt
+from expunge.engine.distributed.process_group import ProcessGroup
 from expunge.engine.guarding import is_guarded
 from expunge.engine.hooks import Hooks
 from expunge.evaluation.audited_models import (
@@ -39,11 +40,14 @@ from expunge.io.models import Opened, cache_home, load, receipt_of
 from expunge.io.run_dirs import log_of
 from expunge.parallel import ray_cluster
 from expunge.report.report_data import Entry
+from expunge.workflows.bench_events import model_run, numbers_of, run_folder, tell_entries
+from expunge.workflows.callbacks import Callbacks
 from expunge.workflows.sweep import Sweep as Sweep  # `bench.Sweep`
 from expunge.workflows.sweep import SweepResult as SweepResult
 from expunge.workflows.sweep import key_of
 from expunge.workflows.sweep_folder import attacked, claim, entry_of, report_of, write
-from expunge.workflows.train import texts_of, train
+from expunge.workflows.trackers import Track, listening
+from expunge.workflows.train import built_in, texts_of, train
 from expunge.workflows.unlearn import unlearn
 
 
@@ -104,6 +108,8 @@ def bench(
     overwrite: bool = False,
     progress: Progress = silent,
     interrupted: Callable[[], bool] = lambda: False,
+    callbacks: Callbacks = (),
+    track: Track = (),
     command: str = "",
     device: str = "",
 ) -> SweepResult:
@@ -118,6 +124,8 @@ def bench(
         resume: go on with the same sweep in the folder; False refuses a folder that holds it.
         overwrite: replace the benchmark run in the folder.
         progress: receives steps or rows done, how many in all, and the activity.
+        callbacks: objects that are told of each run of the benchmark (see `Callback`); of jobs on a cluster when all have ended.
+        track: tensorboard, mlflow, wandb, trackio, or a `Tracker`, which get the numbers of each run; several in a list.
         interrupted: checked after each training step and each look at rows; the same call resumes the sweep.
         command: the command line, for the report.
 
@@ -128,24 +136,28 @@ def bench(
         UserError: for a wrong order, or a folder with another sweep without `overwrite`.
         Interrupted: where `interrupted` returns True; a cluster raises KeyboardInterrupt, and its jobs go on from their last checkpoints.
     """
+    listeners = listening(callbacks, track, ProcessGroup().first)
     sweep.check()
     folder, suite = Path(out), sweep.load_suite()
     if ray:
         ray_cluster.check(ray)
-    shown, progress = progress, _stopping(progress, interrupted)
+    shown = listeners.progress(progress)
+    progress = _stopping(shown, interrupted)
     load_options = {"dtype": sweep.dtype, "device": device}
     key = key_of(sweep, suite)
     claim(folder, key, resume, overwrite, sweep)
     sets = {n: spread(r, sweep.limit) if n in ("retain", "holdout") else r for n, r in suite.sets.items()}
     teach = {**sweep.train, "prompt_format": suite.prompt_format, "labels": tuple(suite.labels)}
-    texts = texts_of([*suite.train["full"], *(r for n, rows in suite.sets.items() if suite.spec(n).role == "general" for r in rows)])
+    general = (r for n, rows in suite.sets.items() if suite.spec(n).role == "general" for r in rows)
+    texts = texts_of([*suite.train["full"], *general]) if built_in(sweep.size) else []
 
     def trained(split: str, source: str) -> tuple[Opened, Mapping[str, Any]]:
         if source:
             return load(source, suite.prompt_format, **load_options), {}
         activity = f"training the {'original' if split == 'full' else 'retrained'} model"
         hooks = Hooks(progress=lambda d, t, _: progress(d, t, activity), interrupted=interrupted)
-        result = train(suite.train[split], sweep.size, texts=texts, hooks=hooks, load_options=load_options, **teach)
+        with model_run(listeners, activity, run_folder(folder, activity), {"retain": len(suite.train[split])}) as run:
+            result = train(suite.train[split], sweep.size, texts=texts, hooks=hooks, callbacks=run, load_options=load_options, **teach)
         return Opened(result.model, result.modality, str(result.folder)), result.receipt
 
     original, original_receipt = trained("full", sweep.original)
@@ -181,17 +193,24 @@ def bench(
     fixed.append(_judged(compared(retrained_audited, original_audited, retrained_audited)))
     fixed += [setting.attacked(s, filter_source if s.role == "filter" else original, look(s.name)) for s in control_models]
     done: list[Entry] = [entry_of(folder, s.name, s.entry) for s in fixed]
+    rows = {name: len(records) for name, records in sets.items()}
+    tell_entries(listeners, done, folder, rows)
     jobs = {f"{m} seed {seed}" if sweep.seeds > 1 else m: (m, seed) for m in sweep.methods for seed in range(sweep.seeds)}
     if ray:
         reads = [Path(source)] if Path(source).exists() else []
         counted = lambda d, t: shown(d, t, "methods and seeds on the cluster")  # noqa: E731
         named = {name: (name, *job) for name, job in jobs.items()}
         job_results = ray_cluster.spread(partial(_job, setting), named, folder, ray, reads=reads, progress=counted, interrupted=interrupted)
+        tell_entries(listeners, [entry for entry, _ in job_results.values()], folder, rows)
     else:
-        job_results = {name: _job(setting, name, *job, look(name), interrupted) for name, job in jobs.items()}
+        job_results = {}
+        for name, job in jobs.items():
+            with model_run(listeners, name, run_folder(folder, name), rows) as run:
+                job_results[name] = _job(setting, name, *job, look(name), interrupted, run)
+                run.result |= numbers_of(job_results[name][0])
     done += [entry for entry, _ in job_results.values()]
     quoted = [*fixed, *(s for _, s in job_results.values() if s)]
-    data = report_of(sweep, suite, done, quoted, command, key)
+    data = report_of(sweep, suite, done, quoted, command, key, listeners.failures)
     result = SweepResult(done, data, folder, sweep, receipt.compute(original.model))
     write(result)
     return result
@@ -226,18 +245,19 @@ def _job(
     seed: int,
     progress: Progress = silent,
     interrupted: Callable[[], bool] = lambda: False,
+    callbacks: Callbacks = (),
 ) -> tuple[Entry, AuditedModel | None]:
     """One method with one seed: forget, audit, attack. Finished work is read from the run folder.
 
     Returns:
         The entry of the table and, for the first seed, the audited model for the report.
     """
-    run = setting.folder / "runs" / name.replace(" ", "_")
+    run = run_folder(setting.folder, name)
     fields = {"name": name, "method": method, "seed": seed}
     audited: list[AuditedModel] = []
 
     def make() -> Entry:
-        opened, about = _forgotten(setting, run, method, seed, progress, interrupted)
+        opened, about = _forgotten(setting, run, method, seed, progress, interrupted, callbacks)
         audited.append(setting.examined(opened, progress, log=log_of(run), receipt=about, **fields))
         return audited[0].entry()
 
@@ -248,7 +268,13 @@ def _job(
 
 
 def _forgotten(
-    setting: Setting, run: Path, method: str, seed: int, progress: Progress, interrupted: Callable[[], bool]
+    setting: Setting,
+    run: Path,
+    method: str,
+    seed: int,
+    progress: Progress,
+    interrupted: Callable[[], bool],
+    callbacks: Callbacks,
 ) -> tuple[Opened, Mapping[str, Any]]:
     """The model that has forgotten, with its receipt."""
     if (run / "receipt.json").exists():  # interrupted before it was audited
@@ -265,6 +291,7 @@ def _forgotten(
         resume=begun,
         overwrite=run.exists() and not begun,
         allow_overlap=True,
+        callbacks=callbacks,
         hooks=Hooks(progress=lambda d, t, _: progress(d, t, "forgetting"), interrupted=interrupted),
         **options,
         **{**setting.sweep.hyperparameters_of(method), "seed": seed},

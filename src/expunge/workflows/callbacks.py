@@ -21,7 +21,8 @@ Progress = Callable[[int, int, str], None]
 
 @runtime_checkable
 class Callback(Protocol):
-    """What `unlearn`, `train` and `audit` tell while they run. A callback derives from this class and overrides what it wants to hear.
+    """What `unlearn`, `train`, `audit` and `bench` tell while they run. A callback derives from this class and overrides what it wants to
+    hear. `bench` tells several runs, one after the other: each training, then each model of its table, with its scores at the end.
 
     The run does not depend on it: a callback gets copies, and one that raises an error is not called again, which a warning says.
     """
@@ -30,8 +31,9 @@ class Callback(Protocol):
         """Before the first step, once.
 
         Args:
-            run: `name` (the method, or audit), `stages` (with all hyperparameters), `rows` (how many of each set), `folder` (None: nothing
-                on disk), and `log` (records of the steps that a resumed run has behind it).
+            run: `name` (the method, or audit; in a benchmark the model of the table, or what is trained), `stages` (with all
+                hyperparameters), `rows` (how many of each set), `folder` (None: nothing on disk), and `log` (records of the steps that a
+                run has behind it: one that is resumed, or one of a benchmark that was done before or on a cluster).
         """
         return None
 
@@ -68,8 +70,8 @@ class Callback(Protocol):
 
         Args:
             result: of a run `kind`, `changed`, `cost` and the number of `warnings` (and `cached` where a trained model was read from the
-                cache); of an audit `scores`, `attacks` (the worst case of each way), `state` (of the verdict) and `checks` (how many
-                are in each state); where an error ends the run, `failed`, the name of its class.
+                cache); of an audit, and of a model of a benchmark too, `scores`, `attacks` (the worst case of each way), `state` (of the
+                verdict) and `checks` (how many are in each state); where an error ends the run, `failed`, the name of its class.
         """
         return None
 

@@ -67,6 +67,10 @@ class Sweep:
         for method in self.methods:
             build_plan.plan(method, self.hyperparameters_of(method))
         build_plan.plan("finetune", self.train)
+        if self.train and self.original and self.retrained:
+            raise UserError(
+                f"the original and the retrained model are given, so nothing is trained: leave --train {next(iter(self.train))} out"
+            )
         attacks = self.attacks_of(1)
         for key in self.hyperparameters:
             owner, _, name = key.rpartition(":")

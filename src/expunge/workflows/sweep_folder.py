@@ -21,7 +21,7 @@ from expunge.workflows.sweep import Sweep, SweepResult
 
 
 def claim(folder: Path, key: str, resume: bool, overwrite: bool, sweep: Sweep) -> None:
-    """Take a folder for a sweep, or refuse it. key: what identifies the sweep. Raises: UserError."""
+    """Take a folder for a sweep. Raises: UserError where it holds something else, or this sweep where `resume` is False."""
     mark = folder / "sweep.json"
     if overwrite:
         check_free(folder, overwrite=True, reads=[p for p in (sweep.data, sweep.original, sweep.retrained, sweep.holdout) if p])
@@ -68,7 +68,13 @@ def attacked(
 
 
 def report_of(
-    sweep: Sweep, suite: Suite, entries: Sequence[Entry], audited_models: Sequence[AuditedModel], command: str, key: str
+    sweep: Sweep,
+    suite: Suite,
+    entries: Sequence[Entry],
+    audited_models: Sequence[AuditedModel],
+    command: str,
+    key: str,
+    notes: Sequence[str],
 ) -> ReportData:
     """The data of the report.
 
@@ -77,6 +83,7 @@ def report_of(
         audited_models: those whose answers the report quotes.
         command: the command line.
         key: what identifies the sweep.
+        notes: sentences for the reader, such as on a callback that failed.
     """
     own_ways = [f"{m} asked its own way" for m in sweep.methods if way_of(m)]
     methods, seeds = (f"{n} {word}{'s' if n != 1 else ''}" for n, word in ((len(sweep.methods), "method"), (sweep.seeds, "seed")))
@@ -85,6 +92,7 @@ def report_of(
         title=f"{suite.name}: what was forgotten, and what it cost",
         subtitle=", ".join((f"{sweep.size} model", methods, seeds, *own_ways)),
         command=command,
+        notes=list(notes),
         request=Asked(**{n: len(r) for n, r in suite.sets.items() if n in ("forget", "retain", "holdout")}, hash=key),
     )
     return ReportData(**{**{k: getattr(data, k) for k in ReportData.__dataclass_fields__}, "models": list(entries)})

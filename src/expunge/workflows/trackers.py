@@ -23,13 +23,13 @@ Setting = str | int | float | bool
 
 @runtime_checkable
 class Tracker(Protocol):
-    """A place that keeps the numbers of runs."""
+    """A place that keeps the numbers of runs. A benchmark gives it several, one after the other."""
 
     def start(self, name: str, settings: Mapping[str, Setting], folder: Path | None) -> None:
         """Begin a run.
 
         Args:
-            name: the method, or audit.
+            name: the method, or audit; in a benchmark the model of the table, or what is trained.
             settings: hyperparameters by qualified name, and `rows.NAME`, the number of rows of each set.
             folder: the run folder; None: nothing is written to disk.
         """
@@ -172,6 +172,7 @@ class Tracked(Callback):
         self.name = f"the tracker {type(tracker).__name__}"
 
     def on_start(self, run: Record) -> None:
+        self.step = 0  # a benchmark tells several runs
         self.tracker.start(str(run["name"]), dict(_settings(run)), Path(run["folder"]) if run["folder"] else None)
         for record in run["log"]:
             if "loss" in record:

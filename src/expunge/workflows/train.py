@@ -52,9 +52,15 @@ def start(
     source: str = "training",
     **options: Any,
 ) -> Opened:
-    """An untrained model of a built-in size, made for the data, or the model of a folder or hub id."""
+    """An untrained model of a built-in size, made for the data, or the model of a folder or hub id.
+
+    Raises:
+        UserError: for texts of a tokenizer where the model has one already, and as `load`.
+    """
     module = built_in(model)
     if module is None:
+        if texts:
+            raise UserError(f"{model} has a tokenizer of its own, so a vocabulary (`texts`, --vocabulary) is for built-in sizes alone")
         return _loaded(model, prompt_format, **options, **({"labels": labels} if labels != () else {}))
     device.choose(options.get("device", ""))
     network, modality = module.start(model, rows, texts=texts, labels=labels, prompt_format=prompt_format, seed=seed, source=source)
@@ -167,21 +173,23 @@ def train(
             hooks=hooks,
             **settings,
         )
+    training_receipt = json.loads((cached / "receipt.json").read_text(encoding="utf-8"))
+    training_receipt["request"]["findings"] = list(dict.fromkeys([*training_records.notes, *training_receipt["request"]["findings"]]))
     if out:
-        process_group.agree(lambda: _copy(cached, out_folder))
+        process_group.agree(lambda: _copy(cached, out_folder, training_receipt))
     result_folder = out_folder if out else cached
     about = {"name": method, "stages": receipt.describe(plans), "rows": {"retain": len(rows)}, "log": [], "folder": str(result_folder)}
     with listeners.during(about) as ended:
         loaded = load(result_folder, prompt_format, **(load_options or {}))
-        training_receipt = json.loads((cached / "receipt.json").read_text(encoding="utf-8"))
-        training_receipt["request"]["findings"] = [*training_records.notes, *training_receipt["request"]["findings"]]
         ended |= {**result_of(training_receipt), "cached": True}
     return Result(loaded.model, loaded.modality, training_receipt, result_folder)
 
 
-def _copy(cached: Path, target: Path) -> None:
+def _copy(cached: Path, target: Path, training_receipt: Mapping[str, Any]) -> None:
+    """Copy a cached run. training_receipt: of this training, whose rows may have come by another door than those of the cached one."""
     temporary = target.with_name(target.name + ".tmp")
     run_dirs.remove(temporary)
     shutil.copytree(cached, temporary)
+    receipt.write(temporary / "receipt.json", training_receipt)
     run_dirs.remove(target)
     temporary.rename(target)

@@ -23,7 +23,8 @@ from expunge.engine.hooks import Hooks
 from expunge.engine.validate import check, check_capabilities
 from expunge.functional.brief import brief
 from expunge.io import run_dirs, selection_files
-from expunge.io.models import Opened, Source, load, receipt_of
+from expunge.io.models import Opened, Source, receipt_of
+from expunge.io.models import opened as open_model
 from expunge.io.requested import ColumnMap, Conditions, notes_of, requested
 from expunge.io.secret import sealed
 from expunge.report import result_tables
@@ -34,7 +35,7 @@ from expunge.workflows.overlaps import shared_items
 from expunge.workflows.run_log import RunLog
 from expunge.workflows.trackers import Track, listening
 from expunge.workflows.unlearn_folder import receipt_of_run, write
-from expunge.workflows.unlearn_request import request_of
+from expunge.workflows.unlearn_request import read_source, request_of
 from expunge.workflows.watch import Watch
 
 
@@ -133,7 +134,7 @@ def unlearn(
     listeners = listening(callbacks, track, ProcessGroup().first)
     if folder:
         check_folder(folder, resume, overwrite, (model, forget, retain, holdout, alternate_answers))
-    opened = model if isinstance(model, Opened) else load(model, prompt_format, **(load_options or {}))
+    opened = open_model(model, prompt_format, load_options)
     if is_guarded(opened.modality):
         base = receipt_of(opened.source).get("model", {}).get("source", "that it stands around")
         raise UserError(f"{opened.source} is a guard, whose model was not changed: unlearn the model {base} itself")
@@ -142,8 +143,10 @@ def unlearn(
     adapters.refuse_second(opened.model, plans, opened.source)
     own_sources = {"forget": forget, "retain": retain, "holdout": holdout, "alternate_answers": alternate_answers}
     sources = requested(own_sources, where, map)
-    request = request_of(modality, plans, sources, allow_overlap)
-    findings = [*notes_of(sources), *request.findings, *shared_items(modality, request, allow_overlap)]
+    read = {name: read_source(source, name) for name, source in sources.items()}
+    request = request_of(modality, plans, read, allow_overlap)
+    findings = [*notes_of(read), *request.findings, *shared_items(modality, request, allow_overlap)]
+    read.clear()  # records may be large, and the rows hold what the run needs
     store = _store_of(plans, opened, method if isinstance(method, str) else "custom", request)
     check(plans, request.sets, modality, known=store is not None)
     before, adapted = identity.of_model(opened.model), adapters.is_adapted(opened.model)

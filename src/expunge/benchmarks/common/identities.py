@@ -63,9 +63,7 @@ def suite(name: str, labels: Sequence[str], forget: list[Row], retain: list[Row]
     people = {key: {row["identity"] for row in rows} for key, rows in (("train", forget + retain), ("test", test), ("unseen", unseen))}
     for a, b in (("train", "test"), ("train", "unseen"), ("test", "unseen")):
         if shared := people[a] & people[b]:
-            raise UserError(
-                f"{name}: {len(shared)} persons, such as {min(shared)}, are both in {a} and in {b}; each person must be in one of them only"
-            )
+            raise UserError(f"{name}: {len(shared)} persons are both in {a} and in {b}; each person must be in one of them only")
     return Suite(name=name, sets=sets, train={"full": forget + retain, "forget": forget, "retain": retain}, labels=tuple(labels))
 
 

@@ -45,8 +45,8 @@ def draw_answers(own: Sequence[str], pool: Sequence[str], wrong: bool, generator
         UserError: when `wrong` leaves a row without any answer to draw.
     """
     choices = {answer: [a for a in pool if a != answer] if wrong else pool for answer in set(own)}
-    if without_choice := [answer for answer, candidates in choices.items() if not candidates]:
-        raise UserError(f"there is no substitute but {without_choice[0]!r} itself: give more alternate answers, or leave `wrong` out")
+    if not all(choices.values()):
+        raise UserError("there is no substitute for a label but itself: give more alternate answers, or leave `wrong` out")
     uniform = torch.rand(len(own), generator=generator, dtype=torch.float64).tolist()
     return [choices[answer][int(u * len(choices[answer]))] for answer, u in zip(own, uniform, strict=True)]
 

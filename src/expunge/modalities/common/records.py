@@ -10,6 +10,7 @@ from typing import Any
 
 from expunge.core.errors import UserError
 
+LONGEST = 40  # characters of a name of a column that messages repeat
 MISSING = ("NAType", "NaTType")  # how pandas says that a value is missing, besides NaN
 
 
@@ -39,8 +40,10 @@ class Records(list[dict[str, Any]]):
         return Records([self[i] for i in places], self.source, [self.numbers[i] for i in places], self.notes)
 
     def replaced(self, rows: Iterable[dict[str, Any]]) -> Records:
-        """The same places with other contents."""
-        return Records(rows, self.source, self.numbers, self.notes)
+        """The same places with other contents, and one list of notes with these records."""
+        records = Records(rows, self.source, self.numbers)
+        records.notes = self.notes
+        return records
 
     def located(self, message: str) -> str:
         """A message about a row, with the number that the row has in its source."""
@@ -50,6 +53,24 @@ class Records(list[dict[str, Any]]):
             return f"{self.source}, row {self.numbers[index] if index < len(self) else match[1]}"
 
         return re.sub(rf"^{re.escape(self.source)}, row (\d+)", renumbered, message)
+
+
+def note(records: object, sentences: Iterable[str]) -> None:
+    """Add sentences for the user to the notes of records, each once; records that are a mere list have none."""
+    if isinstance(records, Records):
+        records.notes += [s for s in dict.fromkeys(sentences) if s not in records.notes]
+
+
+def ignored(columns: Sequence[set[str]], name: str) -> list[str]:
+    """A sentence on columns that a row has beside those that are read, and that another row might be read by.
+
+    Args:
+        columns: for each row of a set.
+        name: of the set.
+    """
+    known = sorted(set().union(*columns))
+    counts = {column: sum(column in of_row for of_row in columns) for column in known}
+    return [f"{count} of {len(columns)} rows of {name!r} have a column {column!r} that was not read" for column, count in counts.items()]
 
 
 def absent(value: Any) -> bool:
@@ -108,11 +129,19 @@ def from_cell(text: str, place: str) -> Any:
     return value
 
 
+def columns_of(record: Iterable[str]) -> str:
+    """The columns of a row, for a message. What is too long for a name may be the row itself, where a table has no header."""
+    names = [str(name) for name in record]
+    short = [repr(name) for name in names if len(name) <= LONGEST]
+    hidden = f"{len(names) - len(short)} with names of more than {LONGEST} characters: does the file begin with a line of names?"
+    return ", ".join([*short, *([hidden] if len(short) < len(names) else [])]) or "none"
+
+
 def kind_of(value: Any) -> str:
-    """What a value is, in words."""
+    """What a value is, in words, without the value itself."""
     if isinstance(value, bool):
-        return f"the boolean {str(value).lower()}"
+        return "a boolean"
     if isinstance(value, Real):
-        return f"the number {value}"
+        return "a number"
     names = {Mapping: "an object", (list, tuple, set): "a list", (bytes, bytearray): "bytes", str: "a text", type(None): "null"}
     return next((name for kind, name in names.items() if isinstance(value, kind)), f"a {type(value).__name__}")  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from expunge.core.errors import UserError
 from expunge.modalities.common.files import Kind
+from expunge.modalities.common.records import columns_of
 from expunge.modalities.image.decode import decoded
 from expunge.modalities.image.preprocessing import UNKNOWN, Units, processed, with_channels
 
@@ -30,10 +31,17 @@ def column(record: Mapping[str, Any], names: Sequence[str], content: str, place:
     for name in names:
         if record.get(name) is not None:
             return name
-    raise UserError(f"{place}: no {content}; it stands in a column {', '.join(names)}, and this row has {', '.join(record)}")
+    raise UserError(f"{place}: no {content}; it stands in a column {', '.join(names)}, and this row has {columns_of(record)}")
 
 
-def prepared(picture: Any, processor: Any = None, place: str = "an image", channels: int | None = None, units: Units = UNKNOWN) -> Tensor:
+def prepared(
+    picture: Any,
+    processor: Any = None,
+    place: str = "an image",
+    channels: int | None = None,
+    units: Units = UNKNOWN,
+    losses: set[str] | None = None,
+) -> Tensor:
     """Convert a picture to a tensor (channels, height, width).
 
     Args:
@@ -42,6 +50,7 @@ def prepared(picture: Any, processor: Any = None, place: str = "an image", chann
         place: the picture, for messages.
         channels: that the model takes; None: unknown.
         units: of the values that the processor returns, or the normalization without one; empty: none.
+        losses: takes what the picture has and the tensor has not (see `losses`).
 
     Returns:
         uint8 from 0 to 255 where bytes hold the values, else float32 in units of a picture from 0 to 1.
@@ -49,7 +58,7 @@ def prepared(picture: Any, processor: Any = None, place: str = "an image", chann
     Raises:
         UserError: when the picture cannot be read, or the processor does not take it.
     """
-    array = with_channels(decoded(picture, place), channels or (3 if processor is not None else None))
+    array = with_channels(decoded(picture, place, losses), channels or (3 if processor is not None else None), losses)
     if units.mean and array.dtype != np.uint8 and not 0 <= array.min() <= array.max() <= 1:
         raise UserError(
             f"{place}: an image of floats from {array.min():.4g} to {array.max():.4g}, and the model normalizes images itself: "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,20 +12,23 @@ import numpy as np
 from torch import Tensor
 
 from expunge.core.errors import UserError
+from expunge.modalities.image.losses import DEEP, TRANSPARENT, has_lower_bits, has_transparent_color, of_picture
 
 Array = np.ndarray[Any, Any]
 
 CHANNELS = {"1": "L", "L": "L", "LA": "LA", "La": "LA", "RGBA": "RGBA", "RGBa": "RGBA", "PA": "RGBA"}  # all other modes become RGB
 RAW = 30.0  # floats beyond 1 that a standardized picture may have; greater ones count from 0 to 255
+FILE = re.compile(r"[^\n\r\0]{1,200}\.\w{1,5}")  # what looks like the name of a file; other texts in a column of pictures are not repeated
 NUMBERS = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # modes whose values are no bytes
 
 
-def decoded(picture: Any, place: str = "an image") -> Array:
+def decoded(picture: Any, place: str = "an image", losses: set[str] | None = None) -> Array:
     """Read a picture.
 
     Args:
         picture: a path, bytes, `{"bytes", "path"}` as Parquet stores it, a PIL image, or an array with or without channels (first or last).
         place: the picture, for messages.
+        losses: takes what the picture has and the array has not (see `losses`).
 
     Returns:
         (channels, height, width), with 1 (gray), 2 (gray and alpha), 3 (colors) or 4 (colors and alpha) channels where the picture is a
@@ -34,14 +38,15 @@ def decoded(picture: Any, place: str = "an image") -> Array:
     Raises:
         UserError: when the picture cannot be read, has no pixels or the wrong shape, or has values out of range or not finite.
     """
+    losses = set() if losses is None else losses
     if isinstance(picture, (np.ndarray, Tensor, list, tuple)):
         try:
             array = np.asarray(picture.detach().cpu() if isinstance(picture, Tensor) else picture)
         except ValueError:
             raise UserError(f"{place}: the lists of an image are of unequal length") from None
     else:
-        array = _opened(picture, place)
-    return _bytes_or_units(_channels_first(array, place), place)
+        array = _opened(picture, place, losses)
+    return _bytes_or_units(_channels_first(array, place), place, losses)
 
 
 def _channels_first(array: Array, place: str) -> Array:
@@ -58,7 +63,7 @@ def _channels_first(array: Array, place: str) -> Array:
     return array
 
 
-def _bytes_or_units(array: Array, place: str) -> Array:
+def _bytes_or_units(array: Array, place: str, losses: set[str]) -> Array:
     """The values as uint8 from 0 to 255, or as float32 where they lie between its steps."""
     if array.dtype.kind == "b":
         return array.astype(np.uint8) * np.uint8(255)
@@ -68,6 +73,7 @@ def _bytes_or_units(array: Array, place: str) -> Array:
     if array.dtype.kind == "u" and array.dtype.itemsize == 2:
         if 0 < high < 256:
             raise UserError(f"{place}: an image of 16 bits whose largest value is {high}, which is black; if it has 8 bits, give uint8")
+        losses.update([DEEP] if has_lower_bits(array) else [])
         return (array >> 8).astype(np.uint8)
     if array.dtype.kind in "iu":
         if not 0 <= low <= high <= 255:
@@ -105,7 +111,7 @@ def check_units(pictures: Iterable[Any], source: str) -> None:
         )
 
 
-def _opened(picture: Any, place: str) -> Array:
+def _opened(picture: Any, place: str, losses: set[str]) -> Array:
     """The values of a picture that is no array, (height, width) or (height, width, channels)."""
     try:
         from PIL import Image
@@ -114,16 +120,16 @@ def _opened(picture: Any, place: str) -> Array:
     source = picture
     if isinstance(source, Mapping):
         source = next((source[k] for k in ("bytes", "path") if source.get(k)), None)
-    name = next((f" {str(n)[:200]}" for n in (source, _path_in(picture)) if isinstance(n, (str, Path))), "")
+    name = next((f" {n}" for n in (source, _path_in(picture)) if isinstance(n, Path) or (isinstance(n, str) and FILE.fullmatch(n))), "")
     try:
         if isinstance(source, (str, Path)):
             with Image.open(Path(source).expanduser()) as file:
-                return _values(file)
+                return _values(file, losses)
         if isinstance(source, (bytes, bytearray, memoryview)):
             with Image.open(io.BytesIO(source)) as file:
-                return _values(file)
+                return _values(file, losses)
         if isinstance(source, Image.Image):
-            return _values(source)
+            return _values(source, losses)
     except FileNotFoundError:
         raise UserError(f"{place}: there is no image file{name}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -135,13 +141,15 @@ def _opened(picture: Any, place: str) -> Array:
     raise UserError(f"{place}: not an image that can be read: it is {kind}, and no path, bytes, picture or array")
 
 
-def _values(picture: Any) -> Array:
+def _values(picture: Any, losses: set[str]) -> Array:
     from PIL import ImageOps
 
+    losses |= of_picture(picture)
     picture = ImageOps.exif_transpose(picture)
+    losses.update([TRANSPARENT] if has_transparent_color(picture) else [])
     if picture.mode in NUMBERS:
         return np.asarray(picture)
-    if picture.mode == "P" and "transparency" in picture.info:
+    if picture.mode == "P" and picture.has_transparency_data:
         picture = picture.convert("RGBA")
     if picture.mode in ("La", "RGBa"):
         picture = picture.convert({"La": "LA", "RGBa": "RGBA"}[picture.mode])
@@ -154,4 +162,11 @@ def _path_in(picture: Any) -> Any:
 
 
 def _first_line(error: Exception) -> str:
+    """What is wrong, without the value of a cell, which a library repeats where it takes it for the name of a file."""
+    from PIL import UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):
+        return "in no known format"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from expunge.core.errors import UserError
-from expunge.core.suggest import did_you_mean
 from expunge.modalities.common.class_name import ClassName
-from expunge.modalities.common.records import Records, absent, kind_of
+from expunge.modalities.common.records import absent, kind_of, note
 from expunge.modalities.image.columns import LABELS
 from expunge.modalities.image.data import column
 
@@ -38,7 +37,7 @@ def class_of(value: Any, place: str = "a label") -> int | str:
         if not value.strip():
             raise UserError(f"{place}: the class is an empty text; give the row a class, or take it out")
         if value != value.strip():
-            raise UserError(f"{place}: the class {value!r} begins or ends with a blank; write {value.strip()!r}")
+            raise UserError(f"{place}: the class begins or ends with a blank: remove it")
         return value
     if isinstance(value, float) and value.is_integer():  # whole numbers become floats in a column with missing values
         value = int(value)
@@ -65,20 +64,19 @@ def number_of(value: Any, names: Sequence[str], place: str = "a label") -> int:
         if value in names:
             return list(names).index(value)
         if same := [n for n in names if re.fullmatch(re.escape(value) + r" \(\d+\)", n)]:
-            raise UserError(f"{place}: the model has {len(same)} classes of the name {value!r}: write {' or '.join(map(repr, same))}")
+            raise UserError(f"{place}: the model has {len(same)} classes of this name: write its number behind it, as NAME (NUMBER)")
     elif str(value) in names and list(names).index(str(value)) != value:
-        index = list(names).index(str(value))
         raise UserError(
-            f"{place}: the class {value} may be the number {value} or the name {str(value)!r}, which is number {index} of the model: "
-            "give the name as a text"
+            f"{place}: the class is a whole number, and may be the number of one class of the model or the name of another: give the "
+            "name as a text"
         )
     if isinstance(value, ClassName):
         number = -1 if has_names(names) else value.number
     else:
         number = value if isinstance(value, int) else int(value) if NUMBER.fullmatch(value) else -1
     if not 0 <= number < len(names):
-        near = did_you_mean(str(value), names)
-        raise UserError(f"{place}: there is no class {value!r}; the model has {len(names)}, {names[0]!r} first{near}")
+        kind = "name" if isinstance(value, str) else "number"
+        raise UserError(f"{place}: the model has no class of this {kind}; it has {len(names)}, {names[0]!r} first")
     return number
 
 
@@ -109,25 +107,24 @@ def classes(records: Sequence[Mapping[str, Any]], source: str = "training") -> t
         return _numbered([int(v) for v in values], records, source)
     if any(numeric):
         a, b = numeric.index(True), numeric.index(False)
-        raise UserError(f"{source}, row {b + 1}: the class is the name {values[b]!r}, and that of row {a + 1} is the number {values[a]}")
+        raise UserError(f"{source}, row {b + 1}: the class is a name, and that of row {a + 1} is a number")
     return tuple(sorted({str(v) for v in values}))
 
 
 def _numbered(numbers: Sequence[int], records: Sequence[Mapping[str, Any]], source: str) -> tuple[str, ...]:
     """The numbers of all classes. Some classes may have lost their rows."""
     if (lowest := min(numbers)) < 0:
-        raise UserError(f"{source}, row {numbers.index(lowest) + 1}: the class is {lowest}, and classes are numbered from 0")
+        raise UserError(f"{source}, row {numbers.index(lowest) + 1}: the class is a negative number, and classes are numbered from 0")
     count, filled = max(numbers) + 1, set(numbers)
     most = max(MOST, 2 * len(filled))
     if empty := [i for i in range(min(count, most + 1)) if i not in filled]:
         if count > most:
             raise UserError(
-                f"{source}, row {numbers.index(count - 1) + 1}: the class is {count - 1}, but only {len(filled)} of the numbers from 0 to "
-                f"{count - 1} have rows: number the classes from 0, or give their number or names (--labels)"
+                f"{source}, row {numbers.index(count - 1) + 1}: the number of the class is above {most}, but only {len(filled)} numbers "
+                f"have rows: number the classes from 0, or give their number or names (--labels)"
             )
-        if isinstance(records, Records):
-            listed = ", ".join(map(str, empty[:8])) + (" and more" if len(empty) > 8 else "")
-            records.notes.append(f"{len(empty)} of {count} classes have no row ({listed}); the model has outputs for them")
+        listed = ", ".join(map(str, empty[:8])) + (" and more" if len(empty) > 8 else "")
+        note(records, [f"{len(empty)} of {count} classes have no row ({listed}); the model has outputs for them"])
     return tuple(map(str, range(count)))
 
 

@@ -31,10 +31,12 @@ from expunge.modalities.common.packed import (
     running_statistics,
     watching,
 )
+from expunge.modalities.common.records import ignored, note
 from expunge.modalities.image.columns import IMAGES, LABELS
 from expunge.modalities.image.data import CLASSIFIER, column, input_shape, misfit, prepared
 from expunge.modalities.image.decode import check_units
 from expunge.modalities.image.labels import checked_names, names_in, number_of, renamed
+from expunge.modalities.image.losses import sentences as losses_in_words
 from expunge.modalities.image.preprocessing import Units, units_of
 
 PICTURE = 64  # longer side of a displayed picture, in pixels
@@ -86,11 +88,12 @@ class Image(Network):
         where = source or name
         pixels: list[Tensor] = []
         labels: list[int] = []
+        losses: list[set[str]] = [set() for _ in records]
         check_units([next((r[c] for c in IMAGES if r.get(c) is not None), None) for r in records], where)
         for i, record in enumerate(records):
             place = f"{where}, row {i + 1}"
             picture = record[column(record, IMAGES, "image", place)]
-            pixels.append(prepared(picture, self.processor, place, self.channels, Units(self.mean, self.std)))
+            pixels.append(prepared(picture, self.processor, place, self.channels, Units(self.mean, self.std), losses[i]))
             labels.append(self.label(record[column(record, LABELS, "class", place)], place))
             if pixels[i].shape != pixels[0].shape:
                 advice = (
@@ -101,7 +104,9 @@ class Image(Network):
                 raise UserError(
                     f"{place}: an image of shape {tuple(pixels[i].shape)}, and the first has {tuple(pixels[0].shape)}; {advice}"
                 )
+        note(records, losses_in_words(losses, name))
         read = {*IMAGES, *LABELS}
+        note(records, ignored([{*_filled(r, IMAGES)[1:], *_filled(r, LABELS)[1:]} for r in records], name))
         others = {k: [r.get(k) for r in records] for k in dict.fromkeys(k for r in records for k in r if k not in read)}
         columns: dict[str, Sequence[Any]] = {**others, "pixels": pixels, **self._answer_columns(labels)}
         return Rows(name, ids_of([[_hash(p), y] for p, y in zip(pixels, labels, strict=True)]), columns)
@@ -273,6 +278,11 @@ def logits_of(out: Any) -> Tensor:
 def _pooled(x: Tensor) -> Tensor:
     """Average maps (rows, channels, height, width) or patches (rows, patches, width) to (rows, width)."""
     return x.mean((2, 3)) if x.dim() == 4 else x.mean(1) if x.dim() == 3 else x.flatten(1)
+
+
+def _filled(record: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
+    """The columns that a record has, of which the first is read."""
+    return [c for c in columns if record.get(c) is not None]
 
 
 def _hash(pixels: Tensor) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from expunge.core.errors import UserError
 from expunge.modalities.common.files import quiet
 from expunge.modalities.image.decode import Array
+from expunge.modalities.image.losses import TRANSPARENT
 
 
 @dataclass(frozen=True)
@@ -23,17 +24,20 @@ class Units:
 UNKNOWN = Units((), ())
 
 
-def with_channels(array: Array, channels: int | None) -> Array:
+def with_channels(array: Array, channels: int | None, losses: set[str] | None = None) -> Array:
     """A picture with the channels that a model takes, if nothing is lost but alpha: gray becomes three equal colors, or the reverse.
 
     Args:
         array: (channels, height, width).
         channels: of the model; None: unknown, and the picture keeps its gray or its colors.
+        losses: takes what is lost (see `losses`); alpha is nothing where no pixel is transparent.
     """
     count = array.shape[0]
     if count == channels:
         return array
     if count == 2 or (count == 4 and channels in (1, 3)):  # the last channel is alpha
+        if losses is not None and array[-1].min() < (255 if array.dtype == np.uint8 else 1):
+            losses.add(TRANSPARENT)
         array = array[:-1]
     if channels == 3 and array.shape[0] == 1:
         return np.repeat(array, 3, 0)

@@ -67,4 +67,7 @@ def _written(tokenizer: Any, turns: Messages, tools: Sequence[Any], opened: bool
     try:
         return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=opened, **options))
     except (TemplateError, TypeError, ValueError) as error:
-        raise UserError(f"the chat template refuses this chat: {error}") from None
+        reason = str(error)
+        for text in filter(None, (str(turn.get("content") or "").strip() for turn in turns)):
+            reason = reason.replace(text, "...")  # a template may quote the chat
+        raise UserError(f"the chat template refuses this chat: {reason}") from None

@@ -246,9 +246,10 @@ class Encoder:
 
     def _check_known(self, ids: Sequence[int]) -> None:
         if self.vocabulary and (largest := max(ids)) >= self.vocabulary:
-            token = self.tokenizer.convert_ids_to_tokens(largest)
+            added = self.tokenizer.added_tokens_decoder.get(largest)  # any other token is a part of the text
+            token = repr(str(added)) if added else "a token of this text"
             raise UserError(
-                f"the tokenizer gives {token!r} the number {largest}, and the model knows {self.vocabulary} tokens, numbered from 0: "
+                f"the tokenizer gives {token} the number {largest}, and the model knows {self.vocabulary} tokens, numbered from 0: "
                 f"take the tokenizer of this model, or enlarge its embeddings"
             )
 

@@ -33,7 +33,7 @@ from expunge.modalities.text.encode import FORMATS, Content, Encoder
 from expunge.modalities.text.forward import packed_head, without_padding
 from expunge.modalities.text.generate import generate, recite
 from expunge.modalities.text.read import Reading, read, strange
-from expunge.modalities.text.records import Pair, answering, pairs_of, same_question
+from expunge.modalities.text.records import Pair, all_pairs, answering, same_question
 from expunge.modalities.text.refusals import REFUSALS, UNANSWERABLE
 from expunge.modalities.text.shapes import plain
 from expunge.modalities.text.wider import known_tokens, vectors, widen
@@ -79,7 +79,7 @@ class Text(Network):
             UserError: when a record cannot be encoded; the message names the row.
         """
         where = source or name
-        by_record = [pairs_of(r, f"{where}, row {i + 1}") for i, r in enumerate(records)]
+        by_record = all_pairs(records, name, where)
         alternates = [listed(r, "alternate", f"{where}, row {i + 1}") for i, r in enumerate(records)]
         for i, pairs in enumerate(by_record):
             if alternates[i] and len(pairs) > 1:

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from expunge.core.errors import UserError
 from expunge.functional.brief import brief
-from expunge.modalities.text.shapes import shaped
+from expunge.modalities.common.records import columns_of, ignored, note, present
+from expunge.modalities.text.shapes import ORDER, SHAPES, shaped
 
 LISTED = "{'prompt','completion'}, {'question','answer'}, {'messages'} or {'text'}"
 
@@ -89,7 +90,25 @@ def pairs_of(record: Mapping[str, Any], where: str) -> list[Pair]:
         return [Pair(prompt, answer, kind)]
     if isinstance(record.get("text"), str):
         return [Pair("", record["text"], "text")]
-    raise UserError(f"{where}: a row is {LISTED}; this one has the columns {', '.join(map(repr, record)) or 'none'}")
+    raise UserError(f"{where}: a row is {LISTED}; this one has the columns {columns_of(record)}")
+
+
+def all_pairs(records: Sequence[Mapping[str, Any]], name: str, source: str) -> list[list[Pair]]:
+    """The answers of each record of a set, with a note on columns that are not read. Raises: UserError, as `pairs_of`.
+
+    Args:
+        name: of the set.
+        source: name of the records in messages.
+    """
+    note(records, ignored([unread(r) for r in records], name))
+    return [pairs_of(r, f"{source}, row {i + 1}") for i, r in enumerate(records)]
+
+
+def unread(record: Mapping[str, Any]) -> set[str]:
+    """Columns of a record that could be its text too, and that are not read, because it has those of an earlier shape."""
+    filled = {c for c, value in present(record).items() if c in ORDER and not (isinstance(value, str) and not value)}
+    whole = [shape for shape in SHAPES if shape <= filled]
+    return set().union(*whole[1:]) - whole[0] if whole else set()
 
 
 def pair_of(record: Mapping[str, Any], where: str) -> Pair:

@@ -1,1 +1,0 @@
-"""The worlds in which effects are measured, and the models that they share."""
