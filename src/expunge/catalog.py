@@ -95,6 +95,9 @@ def register(kind: str, name: str, module: ModuleType) -> None:
         kind: methods, metrics, attacks, benchmarks, models, modalities or profiles.
         name: the name that commands and functions know it by from now on.
         module: what a file of the kind defines, with a card as its docstring.
+
+    Raises:
+        UserError: for an unknown kind.
     """
     if kind not in (*FOLDERS, *INNER, "modalities"):
         raise UserError(f"there is no kind of thing called '{kind}'{did_you_mean(kind, list(FOLDERS))}")

@@ -21,6 +21,8 @@ def merge(
     Args:
         model: a folder or hub id of an adapter, or the folder of a run that made one.
         out: a new folder.
+        overwrite: replace the run in `out`.
+        load_options: of `load`.
 
     Returns:
         The folder, and sentences about what was converted.
