@@ -37,6 +37,7 @@ print(psutil.Process().memory_info().rss / peak_memory())
 """
 
 
+@pytest.mark.slow
 def test_everything_imports_and_measures_without_what_only_some_systems_have() -> None:
     done = subprocess.run([sys.executable, "-c", HIDDEN], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -40,6 +40,7 @@ def test_every_name_is_there() -> None:
         assert getattr(expunge, name) is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", ["", "import expunge.workflows.audit; ", "from expunge import audit; "])
 def test_audit_is_a_function_whatever_was_imported_before(before: str) -> None:
     script = f"import inspect, expunge; {before}print(inspect.isfunction(expunge.audit), expunge.audit.__name__)"

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("unlearn", "train", "audit", "attack", "bench", "demo", "report", "list", "show")
+COMMANDS = ("unlearn", "train", "audit", "attack", "verdict", "bench", "demo", "report", "merge", "push", "list", "show")
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,6 @@ def test_the_catalogue_can_be_listed_and_shown(installed: Path) -> None:
     assert "Equation" in run(installed, "show", "npo")
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_smallest_demo_ends_with_a_report(installed: Path) -> None:
     assert "report:" in run(installed, "demo", "--quick", "--out", "small")

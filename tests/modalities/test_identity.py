@@ -66,6 +66,7 @@ CHANGES: dict[str, tuple[str, Callable[[Path], None]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_changed_file_is_never_answered_from_the_cache(name: str, saved: Path, tmp_path: Path) -> None:
     """An audit, a change of one file, and the same audit again: the second answers are those of an audit without a cache."""

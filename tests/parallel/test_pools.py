@@ -96,6 +96,7 @@ def test_an_interrupted_ensemble_resumes(tmp_path: Path, piece_sizes: list[int],
     assert same(resumed, trained(tmp_path / "elsewhere"))
 
 
+@pytest.mark.slow
 def test_two_processes_compute_the_same_as_one(tmp_path: Path) -> None:
     assert same(trained(tmp_path / "two", workers=2), trained(tmp_path / "one"))
 

@@ -36,6 +36,7 @@ def test_settings_are_refused_once_torch_is_loaded(monkeypatch: pytest.MonkeyPat
     assert not determinism.is_enabled(), "one setting is not enough"
 
 
+@pytest.mark.slow
 def test_the_command_applies_the_settings_before_torch_is_loaded() -> None:
     code = (
         "import sys; from studies import determinism, reproduce; status = reproduce.main(['no such method']); "

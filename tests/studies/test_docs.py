@@ -118,6 +118,7 @@ def test_claims_are_shown_with_their_outcome(tmp_path: Path, monkeypatch: pytest
     assert "- **not shown**: it spares" in lines
 
 
+@pytest.mark.slow
 def test_pages_are_the_same_in_another_process(pages: dict[str, str]) -> None:
     script = "import json, sys; from studies import docs; json.dump(docs.pages(), sys.stdout)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env={"PYTHONHASHSEED": "7"})

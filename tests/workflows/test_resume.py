@@ -43,6 +43,7 @@ def undisturbed(cases: Cases, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=lambda s: s.name)
 def test_a_stopped_process_is_resumed_bit_for_bit(how: signal.Signals, undisturbed: Path, cases: Cases, tmp_path: Path) -> None:
     run, log = tmp_path / "run", tmp_path / "run" / "log.jsonl"

@@ -226,6 +226,7 @@ def verdict_on(observations: Mapping[str, Observation], name: str) -> Verdict:
     return verdict
 
 
+@pytest.mark.slow
 def test_a_changed_head_is_flagged_on_digits(observations: Mapping[str, Observation]) -> None:
     (scores, skipped), (first, _) = judged(observations, "head"), judged(observations, "original")
     assert not skipped
