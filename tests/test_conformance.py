@@ -57,6 +57,7 @@ SPECIAL: dict[str, dict[str, Any]] = {  # what a model of two blocks and nine ro
     "minnorm_og": {"descent": 0, "steps": 24},  # these two go over all retain rows, with dear steps
     "gradient_restriction": {"steps": 24},
     "worst_case": {"outer": 2, "inner": 1},
+    "kfade": {"epsilon": 1.0},  # under other objectives most of the KL is theirs, and no length of its own step holds a small budget
 }
 
 
