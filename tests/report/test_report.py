@@ -175,7 +175,10 @@ def test_many_models_are_counted_by_their_states() -> None:
     verdicts = [VERDICT, Verdict("removed", gone="Yes."), Verdict("cannot tell"), Verdict("cannot tell")]
     report_data = whole(models=[*CONTROLS, *(method(f"m{k}", 0, verdict=v) for k, v in enumerate(verdicts))])
     assert report_data.states == {"not removed": 1, "cannot tell": 2, "removed": 1}
-    assert "Of 4 models: 1 not removed, 2 cannot tell, 1 removed" in Page(page.build(report_data)).text
+    text = Page(page.build(report_data)).text
+    assert "Of 4 models: 1 not removed, 2 cannot tell, 1 removed" in text
+    assert "4 attempts were made, each on a copy of the model: something of them is left or can be brought back in 1; " in text
+    assert "whether they are gone could not be told in 2; as far as the audit can see, they are gone from 1." in text
 
 
 @pytest.mark.parametrize("report_data", [whole(), whole(models=[method(f"m{k}", s) for k in range(12) for s in range(3)] + CONTROLS)])

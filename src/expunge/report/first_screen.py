@@ -11,7 +11,7 @@ from expunge.functional.brief import brief
 from expunge.report.glossary import Glossary, Glossed
 from expunge.report.leaked import MOST, LeakedAnswer, leaked_answers
 from expunge.report.report_data import Entry, ReportData
-from expunge.report.states import INFORMATION, SIGNS, VerdictLine
+from expunge.report.states import INFORMATION, SIGNS, VerdictLine, request_words
 from expunge.report.verdict_data import Check, Recovery, State, Verdict
 from expunge.report.words import DASH
 
@@ -119,10 +119,7 @@ def first_screen(report_data: ReportData) -> FirstScreen | None:
 def _sentence(report_data: ReportData, verdict: Verdict, proofs: int) -> str:
     """What was asked, of what, and what came out, for somebody who has never heard of unlearning."""
     many = report_data.request.forget if report_data.request else None
-    rows = "Training examples" if many is None else f"{many:,} training example{'' if many == 1 else 's'}"
-    were, they_are, them = ("was", "it is", "it") if many == 1 else ("were", "they are", "them")
-    model = f"the AI model “{report_data.model}”" if report_data.model else "an AI model"
-    asked = f"{rows} {were} to be removed from {model}, as if it had never learned from {them}."
+    asked, they_are, them = request_words(report_data, f"the AI model “{report_data.model}”" if report_data.model else "an AI model")
     if verdict.state == "removed":
         return f"{asked} As far as this audit can see, {they_are} gone: the model behaves like one that never saw {them}."
     if verdict.state == "cannot tell":
