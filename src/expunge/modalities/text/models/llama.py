@@ -44,49 +44,52 @@ TRAINING: dict[str, dict[str, Any]] = {
 }
 
 
-def tokenizer_for(texts: Iterable[str], vocabulary: int, length: int) -> Any:
+SPECIAL = ("<|pad|>", "<|bos|>", "<|eos|>")
+
+
+def tokenizer_for(texts: Iterable[str], vocabulary: int, length: int, special: Sequence[str] = ()) -> Any:
     """Train a byte-level BPE tokenizer with `<|pad|>`, `<|bos|>` and `<|eos|>` on texts. The result is deterministic.
 
     Args:
         texts: training texts.
         vocabulary: number of tokens.
         length: longest sequence in tokens.
+        special: further tokens that no text is split into, such as the marks of turns.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
-    special = ["<|pad|>", "<|bos|>", "<|eos|>"]
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=[*SPECIAL, *special], initial_alphabet=alphabet, show_progress=False
+    )
     bpe.train_from_iterator(texts, trainer)
     bpe.post_processor = processors.TemplateProcessing(single="<|bos|> $A", special_tokens=[("<|bos|>", 1)])
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe,
-        pad_token=special[0],
-        bos_token=special[1],
-        eos_token=special[2],
+        pad_token=SPECIAL[0],
+        bos_token=SPECIAL[1],
+        eos_token=SPECIAL[2],
         model_max_length=length,
         clean_up_tokenization_spaces=False,
     )
 
 
-def build(size: str, texts: Iterable[str], seed: int = 0) -> tuple[nn.Module, Any]:
-    """Build an untrained model of a built-in size and a tokenizer for the texts."""
+def untrained(size: LlamaSize, seed: int = 0) -> nn.Module:
+    """A model of the given size with random weights, for the tokenizers of `tokenizer_for`."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    s = SIZES[size]
-    tokenizer = tokenizer_for(texts, s.vocabulary, s.length)
     config = LlamaConfig(
-        vocab_size=s.vocabulary,
-        hidden_size=s.width,
-        intermediate_size=s.inner,
-        num_hidden_layers=s.layers,
-        num_attention_heads=s.heads,
-        num_key_value_heads=s.heads,
-        max_position_embeddings=s.length,
+        vocab_size=size.vocabulary,
+        hidden_size=size.width,
+        intermediate_size=size.inner,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        num_key_value_heads=size.heads,
+        max_position_embeddings=size.length,
         tie_word_embeddings=True,
         pad_token_id=0,
         bos_token_id=1,
@@ -94,8 +97,14 @@ def build(size: str, texts: Iterable[str], seed: int = 0) -> tuple[nn.Module, An
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = LlamaForCausalLM(config)
-    return model.eval(), tokenizer
+        return LlamaForCausalLM(config).eval()
+
+
+def build(size: str, texts: Iterable[str], seed: int = 0) -> tuple[nn.Module, Any]:
+    """Build an untrained model of a built-in size and a tokenizer for the texts."""
+    s = SIZES[size]
+    tokenizer = tokenizer_for(texts, s.vocabulary, s.length)
+    return untrained(s, seed), tokenizer
 
 
 def start(
