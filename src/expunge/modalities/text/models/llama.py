@@ -97,7 +97,8 @@ def untrained(size: LlamaSize, seed: int = 0) -> nn.Module:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return LlamaForCausalLM(config).eval()
+        model: nn.Module = LlamaForCausalLM(config)
+    return model.eval()
 
 
 def build(size: str, texts: Iterable[str], seed: int = 0) -> tuple[nn.Module, Any]:
