@@ -17,8 +17,8 @@ from expunge.core.parts import Objective, Update
 from expunge.core.plan import Plan, Train
 from expunge.core.rows import Rows, Sets
 from expunge.engine import loop
+from expunge.engine.cached_reference import cache_reference
 from expunge.engine.gradient import evaluate
-from expunge.engine.reference import cache_reference
 from expunge.modalities.common.packed import Layout, cut
 
 

@@ -11,9 +11,9 @@ import tables
 import worlds
 from expunge.core.rows import Rows
 from expunge.engine import loop
+from expunge.engine.cached_reference import cache_reference
 from expunge.engine.context import RunStep, RunView
 from expunge.engine.gradient import evaluate
-from expunge.engine.reference import cache_reference
 from expunge.engine.run_state import RunState
 from expunge.methods.objectives.eru import Ablate, Elastic, last_prompt_inputs, without_component
 from expunge.methods.objectives.simnpo import SimNPO

@@ -9,8 +9,8 @@ import tables
 import worlds
 from expunge.core.errors import UserError
 from expunge.engine import loop
+from expunge.engine.cached_reference import cache_reference
 from expunge.engine.gradient import evaluate, global_norm
-from expunge.engine.reference import cache_reference
 from expunge.methods.objectives.npo import NPO
 from expunge.methods.terms import NLL, Ascent
 from expunge.methods.updates.gradient_penalty import Penalty

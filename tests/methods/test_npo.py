@@ -7,8 +7,8 @@ import torch
 
 import worlds
 from expunge.engine import loop
+from expunge.engine.cached_reference import cache_reference
 from expunge.engine.gradient import evaluate
-from expunge.engine.reference import cache_reference
 from expunge.engine.run_state import RunState
 from expunge.methods.objectives.npo import NPO
 from expunge.methods.terms import Ascent

@@ -21,6 +21,7 @@ from expunge.core.plan import Plan, Plans
 from expunge.core.request import content
 from expunge.core.rows import Sets
 from expunge.engine import adapters, checkpoint
+from expunge.engine.cached_reference import cache_reference
 from expunge.engine.clip import Clip
 from expunge.engine.context import RunStep, RunView
 from expunge.engine.device import check_trainable
@@ -29,7 +30,6 @@ from expunge.engine.distributed.process_group import processes
 from expunge.engine.gradient import evaluate, global_norm
 from expunge.engine.hooks import Hooks, nothing
 from expunge.engine.picking import picked_before
-from expunge.engine.reference import cache_reference
 from expunge.engine.run_state import Cost, RunState
 from expunge.engine.schedule import anchor_of, check_statistics, descend, lr_at, optimizer_of, sample, steps_of, total_steps
 from expunge.engine.validate import check, check_weights
