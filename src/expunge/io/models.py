@@ -107,9 +107,9 @@ def opened(model: str | Path | Opened, prompt_format: str = "", load_options: Ma
     """
     if not isinstance(model, Opened):
         return load(model, prompt_format, **(load_options or {}))
-    asked = prompt_format.replace("\\n", "\n").replace("\\t", "\t")
-    if asked and (own := model.modality.about().get("prompt_format", "no prompts")) != asked:
-        raise UserError(f"the model was opened with another prompt format ({own!r}), so {asked!r} comes too late: give it to expunge.load")
+    wanted = prompt_format.replace("\\n", "\n").replace("\\t", "\t")
+    if wanted and (own := model.modality.about().get("prompt_format", "no prompts")) != wanted:
+        raise UserError(f"the model was opened with another prompt format ({own!r}), so {wanted!r} comes too late: give it to expunge.load")
     if load_options:
         raise UserError(f"the model is open already, so {', '.join(load_options)} would have no effect: give them to expunge.load")
     return model

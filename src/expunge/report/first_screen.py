@@ -119,12 +119,12 @@ def first_screen(report_data: ReportData) -> FirstScreen | None:
 def _sentence(report_data: ReportData, verdict: Verdict, proofs: int) -> str:
     """What was asked, of what, and what came out, for somebody who has never heard of unlearning."""
     many = report_data.request.forget if report_data.request else None
-    asked, they_are, them = request_words(report_data, f"the AI model “{report_data.model}”" if report_data.model else "an AI model")
+    order, they_are, them = request_words(report_data, f"the AI model “{report_data.model}”" if report_data.model else "an AI model")
     if verdict.state == "removed":
-        return f"{asked} As far as this audit can see, {they_are} gone: the model behaves like one that never saw {them}."
+        return f"{order} As far as this audit can see, {they_are} gone: the model behaves like one that never saw {them}."
     if verdict.state == "cannot tell":
-        return f"{asked} Whether {they_are} gone could not be told: the evidence suffices neither for a yes nor for a no. This is no pass."
-    not_gone = f"{asked} {they_are.capitalize()} not gone:"
+        return f"{order} Whether {they_are} gone could not be told: the evidence suffices neither for a yes nor for a no. This is no pass."
+    not_gone = f"{order} {they_are.capitalize()} not gone:"
     if proofs:
         return f"{not_gone} the model still gives {them if proofs == many else f'at least {proofs:,} of {them}'} away."
     if any(check.decides and check.state == "not removed" for check in verdict.checks):

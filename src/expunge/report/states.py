@@ -79,7 +79,7 @@ def request_words(report_data: ReportData, model: str) -> tuple[str, str, str]:
 
 
 def _sentence(report_data: ReportData, judged: int) -> str:
-    asked, they_are, them = request_words(report_data, "an AI model")
+    order, they_are, them = request_words(report_data, "an AI model")
     counts = {state: count for state, count in report_data.states.items() if count}
     everywhere = "it" if judged == 1 else "all"
     outcomes = [
@@ -87,7 +87,7 @@ def _sentence(report_data: ReportData, judged: int) -> str:
         for state, count in counts.items()
     ]
     tries = "One attempt was made:" if judged == 1 else f"{judged} attempts were made, each on a copy of the model:"
-    return f"{asked} {tries} {'; '.join(outcomes)}."
+    return f"{order} {tries} {'; '.join(outcomes)}."
 
 
 def _states(judged: Mapping[str, Verdict], notes: Sequence[str]) -> Iterator[VerdictLine]:
