@@ -3,8 +3,9 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+CHECKED := tests/test_architecture.py tests/studies/test_docs.py  # by `make check`, so that `make test` leaves them out
 
-.PHONY: setup demo test test-slow check docs reproduce clean
+.PHONY: setup demo demo-service test test-slow check docs reproduce clean
 
 setup: $(VENV)/.ready
 
@@ -21,8 +22,11 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/expunge demo
 
+demo-service: setup
+	$(BIN)/python examples/request.py
+
 test: setup
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(addprefix --ignore ,$(CHECKED))
 
 test-slow: setup
 	$(BIN)/python -m pytest -n 2 -m slow
@@ -31,14 +35,14 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/test_architecture.py tests/studies/test_docs.py
+	$(BIN)/python -m pytest $(CHECKED)
 
 docs: setup
 	$(BIN)/python -m studies.docs
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs site
 
 reproduce: setup
-	$(BIN)/python -m studies.reproduce $(or $(NAME),--all)
+	$(BIN)/python -m studies.reproduce $(or $(NAME),--all) $(if $(DRAWS),--draws $(DRAWS))
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache runs site

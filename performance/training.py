@@ -25,6 +25,7 @@ from expunge.core.rows import Sets
 from expunge.engine import loop
 from expunge.engine.schedule import optimizer_of
 from expunge.io.models import Opened
+from expunge.modalities.text import causal
 from expunge.modalities.text.forward import packed_head
 from expunge.workflows.build_plan import plan
 
@@ -55,13 +56,13 @@ def unlearn(name: str, opened: Opened, sets: Sets, batch_size: int, times: dict[
     Returns:
         The batches with gradients.
     """
-    model, batches, collate = copy.deepcopy(opened.model), list[Pairs](), opened.modality.collate
+    model, batches, collate = copy.deepcopy(opened.model), list[Pairs](), causal.collate
     train = loop._Stage._train
 
-    def watched(pairs: Pairs, device: torch.device) -> Any:
+    def watched(pairs: Pairs, pad: int, device: torch.device) -> Any:
         if torch.is_grad_enabled():
             batches.append(pairs)
-        return collate(pairs, device)
+        return collate(pairs, pad, device)
 
     def timed(stage: Any, resume: Any) -> None:
         wall, cpu = time.perf_counter(), bench.processor()
@@ -70,7 +71,7 @@ def unlearn(name: str, opened: Opened, sets: Sets, batch_size: int, times: dict[
         if times is not None:
             times.update(wall=time.perf_counter() - wall, cpu=bench.processor() - cpu)
 
-    with mock.patch.object(opened.modality, "collate", watched), mock.patch.object(loop._Stage, "_train", timed):
+    with mock.patch.object(causal, "collate", watched), mock.patch.object(loop._Stage, "_train", timed):
         loop.run(plans(name, model, opened.modality, batch_size, **overrides), model, opened.modality, sets)
     return batches
 

@@ -1,8 +1,9 @@
-"""How often the verdict is right: `python -m studies.calibrate_verdict [--world people|class3|random10] [--out results/verdict]`.
+"""How often the verdict is right: `python -m studies.calibrate_verdict [--world people|class3|random30] [--out results/verdict]`.
 
 Small models of known state are made (never trained, trained, retrained with other seeds, trained further, unlearned and relearned, rounded,
-with adapters, behind a guard), and the default audit judges each, beside one original and one retrained model, and without the latter. The
-result holds every verdict, the table of known against judged states, and how far retrained models differ from each other.
+with adapters, behind a guard), and the default audit judges each, beside one original and one retrained model; without the latter; and
+with a few rows alone, which cannot suffice to tell that something is gone. The result holds every verdict, the tables of known against
+judged states, and how far retrained models differ from each other.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from expunge.workflows.audit_result import Audit
 from expunge.workflows.unlearn import unlearn
 
 SEEDS = 5
+FEW = 8  # rows to forget in the audit of a few
 Records = Sequence[Mapping[str, Any]]
 
 
@@ -62,9 +64,9 @@ class Bench:
 
 
 def world(name: str) -> Bench:
-    """People, of whom eight are to be forgotten; or digits, of which a class or a tenth is."""
+    """People, about whom 405 rows are to be forgotten; or digits, of which a class is (about 130 images) or three in ten are (389)."""
     if name == "people":
-        benchmark = people.generate(0, people=48, forget=8, holdout=8, retain_audit=60)
+        benchmark = people.generate(0, people=90, forget=45, holdout=45, retain_audit=200)
         shell, tokenizer = llama.build("nano", [r["question"] + "\n" + r["answer"] for r in benchmark.full], seed=0)
         train = Train(epochs=40, lr=5e-3, batch_size=16, anchor="retain", max_grad_norm=1.0, warmup=1)
         gentle = Train(epochs=2, lr=1e-4, batch_size=16, anchor="retain")
@@ -126,14 +128,14 @@ def run(name: str) -> dict[str, Any]:
         print(
             f"{name}: {label}: known {known}, judged {audited.verdict.state}, without a retrained model {alone.verdict.state}", flush=True
         )
-        verdicts.append(
-            {"model": label, "known": known, "judged": audited.verdict.state, "without_retrained": alone.verdict.state} | why(audited)
-        )
+        few = audit(model, bench.forget[:FEW], *rows[1:], limit=0, **beside)  # type: ignore[arg-type]
+        judged = {"judged": audited.verdict.state, "without_retrained": alone.verdict.state, "of_few_rows": few.verdict.state}
+        verdicts.append({"model": label, "known": known, **judged} | why(audited))
         if label.startswith("retrained, seed"):
             for check in audited.verdict.checks:
                 if check.against == "retrained" and check.effect is not None:
                     spread.setdefault(check.name, []).append(round(check.effect, 4))
-    tables = {column: table(verdicts, column) for column in ("judged", "without_retrained")}
+    tables = {column: table(verdicts, column) for column in ("judged", "without_retrained", "of_few_rows")}
     return {
         "command": f"python -m studies.calibrate_verdict --world {name}",
         "verdicts": verdicts,
@@ -161,10 +163,10 @@ def table(verdicts: Sequence[Mapping[str, Any]], column: str) -> dict[str, dict[
 def main() -> None:
     """Run the worlds and write a file for each."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--world", choices=("people", "class3", "random10"), action="append")
+    parser.add_argument("--world", choices=("people", "class3", "random30"), action="append")
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results" / "verdict")
     arguments = parser.parse_args()
-    for name in arguments.world or ("people", "class3", "random10"):
+    for name in arguments.world or ("people", "class3", "random30"):
         receipt.write(arguments.out / f"{name}.json", run(name))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from expunge.report.markdown import prose, table
@@ -22,13 +23,22 @@ def page() -> str:
         "`expunge COMMAND --help` shows the same in a terminal, and `expunge unlearn METHOD --help` the hyperparameters of a method.",
         "",
     ]
-    for name, command in group.commands.items():
+    for name, command in _commands(group):
         if command.hidden:
             continue
         lines += [f"## expunge {name}", "", prose(_help(command)), ""]
         parameters = [p for p in command.params if not getattr(p, "hidden", False) and p.name != "help"]
+        if not parameters:
+            continue
         lines += [*table(("option", "default", "meaning"), [_row(p) for p in parameters]), ""]
     return "\n".join(lines)
+
+
+def _commands(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The commands by their words: those of a group follow it."""
+    for name, command in group.commands.items():
+        yield f"{prefix}{name}", command
+        yield from _commands(command, f"{prefix}{name} ") if hasattr(command, "commands") else ()
 
 
 def _help(command: Any) -> str:

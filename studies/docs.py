@@ -21,7 +21,7 @@ from expunge.core.plan import Plan, as_plans
 from expunge.core.suggest import did_you_mean
 from expunge.report.markdown import prose, table
 from expunge.workflows import build_plan
-from studies import command_line, leaderboard, performance_page
+from studies import command_line, evidence, leaderboard, performance_page
 from studies.tuning import page as tuning
 
 ROOT = Path(__file__).parents[1]
@@ -32,6 +32,7 @@ FILES = {"forget": "forget.jsonl", "retain": "retain.jsonl", "holdout": "holdout
 STATUS = {
     "sketch": "it runs",
     "faithful": "equation and worked values are checked against the paper by tests",
+    **{verdict: f"as faithful, and of the paper's effect {meaning}" for verdict, meaning in evidence.VERDICTS.items()},
     "reproduced": "the paper's effect is shown on a case that fits a laptop, by `make reproduce NAME=...`",
 }
 
@@ -40,7 +41,15 @@ def pages() -> dict[str, str]:
     """All pages: their texts by path under `docs/`."""
     card_pages = {f"{c.kind}/{c.name}.md": page(c) for c in cards()}
     written = {"systems.md": systems(), "reference/command-line.md": command_line.page()}
-    return {**written, **leaderboard.pages(ROOT / "results"), **performance_page.pages(ROOT), **tuning.pages(), **card_pages}
+    older = {c.name: (role(c), outcome(c)) for c in cards() if _evidence(c, "") and (ROOT / EVIDENCE / f"{c.name}.json").exists()}
+    return {
+        **written,
+        **evidence.pages(ROOT, {c.name: c.kind for c in cards() if proves(c)}, older),
+        **leaderboard.pages(ROOT / "results"),
+        **performance_page.pages(ROOT),
+        **tuning.pages(),
+        **card_pages,
+    }
 
 
 @cache
@@ -124,13 +133,44 @@ def page(card: Card) -> str:
     return "\n".join([*lines, *measured(card)])
 
 
+def proves(card: Card) -> bool:
+    """Whether a proof of the card's name is about it: a benchmark may be named as the method that it was made for."""
+    kinds = [c.kind for c in cards() if c.name == card.name]
+    return card.kind == min(kinds, key=("methods", "attacks", "metrics", *catalog.kinds()).index)
+
+
 def measured(card: Card) -> list[str]:
     """The section on committed evidence, one line for each claim. It is empty where nothing is committed."""
+    if proves(card) and card.name in (proofs := evidence.records(ROOT)):
+        return proved(card.name, proofs[card.name])
     if not (link := _evidence(card, "../../")):
         return []
     record = json.loads((ROOT / EVIDENCE / f"{card.name}.json").read_text())
     claims = [f"- {'shown' if c['holds'] else '**not shown**'}: {prose(c['claim'])}" for c in record.get("effect", ())]
     return ["## Evidence", "", f"`make reproduce NAME={card.name}` measures these again and compares them with {link}:", "", *claims, ""]
+
+
+def proved(name: str, record: evidence.Record) -> list[str]:
+    """The section on a proof: each claim with its effect, interval and verdict, and the conditions that do not hold."""
+    units = record["units"]
+    lines = [
+        "## Evidence",
+        "",
+        f"On {units['draws']} draws of {record['world']}, {units['originals']} originals each ([how](../evidence.md), "
+        f"[numbers](../../{evidence.PROOFS}/{name}.json); `make reproduce NAME={name}` measures them again):",
+        "",
+    ]
+    for claim in record["claims"]:
+        lines.append(f"- **{claim['verdict']}**: {prose(claim['claim'])} ({prose(claim['source'])}). {evidence.in_words(claim)}.")
+        lines += [f"    - the case does not hold: {g['gate']} ({g['value']:.3g})" for g in claim["gates"] if not g["holds"]]
+    return [*lines, ""]
+
+
+def outcome(card: Card) -> str:
+    """Which claims of a single case hold, in a few words."""
+    effect = json.loads((ROOT / EVIDENCE / f"{card.name}.json").read_text()).get("effect", ())
+    held = sum(bool(claim["holds"]) for claim in effect)
+    return f"{held} of {len(effect)} claims hold"
 
 
 def role(card: Card) -> str:
@@ -140,8 +180,8 @@ def role(card: Card) -> str:
 
 
 def status(card: Card) -> str:
-    """The first word of a card's status."""
-    return re.split(r"[\s;,.]", card.status, maxsplit=1)[0]
+    """A card's status up to the first mark: faithful, reproduced, or a verdict such as `not shown`."""
+    return re.split(r"[;,.(]", card.status, maxsplit=1)[0].strip()
 
 
 def _source(card: Card) -> str:
@@ -150,7 +190,8 @@ def _source(card: Card) -> str:
 
 def _evidence(card: Card, up: str) -> str:
     """A link to the committed numbers, or '' where there are none. `up` is the relative path to the root."""
-    path = f"{EVIDENCE}/{card.name}.json"
+    path = f"{evidence.PROOFS}/{card.name}.json"
+    path = path if (ROOT / path).exists() else f"{EVIDENCE}/{card.name}.json"
     return f"[{card.name}.json]({up}{path})" if card.kind in ("methods", "attacks") and (ROOT / path).exists() else ""
 
 

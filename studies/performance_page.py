@@ -137,6 +137,14 @@ def training(record: Record) -> list[str]:
     return table(("method", "an epoch", "/ plain epoch", "/ lean epoch", "whole run / plain epoch", "limit"), rows)
 
 
+def rollouts(record: Record) -> list[str]:
+    """Time of the steps by way."""
+    s, parts = at(record, "parts", "seconds") or {}, at(record, "parts") or {}
+    rows = [[n, duration(x), number(over(x, s.get("floor")), 2)] for n, x in s.items()]
+    work = f"{count(parts.get('steps'))} steps, {count(parts.get('answers'))} answers, {count(parts.get('tokens'))} tokens"
+    return table((f"way ({work})", "time", f"/ floor (limit {number(parts.get('must'), 1)})"), rows)
+
+
 def gradients(record: Record) -> list[str]:
     """Time of each quantity of gradients."""
     rows = [
@@ -205,10 +213,28 @@ class Section(NamedTuple):
     reference: str = ""
 
 
+def ranking(record: Record) -> list[str]:
+    """Time of an epoch and of a ranking of all users."""
+    ratios = at(record, "parts", "ratios") or {}
+    rows = [[n, duration(x), number(ratios.get(n), 2)] for n, x in (at(record, "parts", "seconds") or {}).items()]
+    sizes = ", ".join(f"{count(at(record, 'parts', n))} {n}" for n in ("users", "items", "interactions"))
+    peaks = at(record, "parts", "bytes") or {}
+    grown = number(at(record, "parts", "all users over a tenth"), 2)
+    memory = f"A ranking of a tenth of the users takes {size(peaks.get('a tenth'))}, and of all {grown} times as much."
+    return [*table((f"work ({sizes})", "time", "/ floor"), rows), *(["", memory] if peaks else [])]
+
+
+def attacks(record: Record) -> list[str]:
+    """Time of the attacks and of the calls that they need."""
+    title = f"work ({count(record.get('rows'))} rows, {count(len(record.get('attacks') or ()))} attacks)"
+    return table((title, "time"), [[n, duration(x)] for n, x in (record.get("seconds") or {}).items()])
+
+
 SECTIONS = {
     "evaluation": Section(
         "An evaluation", evaluation, "bare body, and `generate` of the library", "one pass for each metric, whole logits"
     ),
+    "attacks": Section("Attacks that ask", attacks, "`generate` of the library for the answers that they need"),
     "generation": Section("Answers of the model", generation, "`generate` of the library, sorted", "`generate`, in the given order"),
     "training": Section(
         "An epoch of unlearning",
@@ -216,10 +242,12 @@ SECTIONS = {
         "plain epoch; the method that is worst relative to its limit",
         "NPO by a `Trainer` with a second model",
     ),
+    "rollouts": Section("A step of reinforcement", rollouts, "bare `generate`, and a plain training step on its answers"),
     "gradients": Section("Gradients of single rows", gradients, "one backward pass, for the mean only", "one backward pass per row"),
     "memory": Section("Memory", memory, "plain fine-tuning; the worst method"),
     "scale": Section("Scale", scale, "bare log-probabilities, or a plain epoch; the worst point"),
     "pools": Section("Ensembles", pools, reference="one model after the other"),
+    "ranking": Section("Recommenders", ranking, "plain loop; bare products and top 20; the worse of the two"),
     "startup": Section("Start-up", startup, "an interpreter with the libraries of the command line"),
 }
 
@@ -264,6 +292,13 @@ def _missed(records: Mapping[str, Record]) -> Iterator[str]:
     )
     logits = at(records, "scale", "parts", "logits against length") or {}
     yield from _beyond("logits at a time of longer rows, relative to shorter ones", logits.get("longer over shorter"), logits.get("must"))
+    ranked = at(records, "ranking", "parts") or {}
+    limits_of = ranked.get("must") or {}
+    for label, name in (("an epoch of LightGCN", "epoch"), ("a ranking of the catalog", "ranking")):
+        yield from _beyond(f"{label}, relative to the floor", at(ranked, "ratios", name), limits_of.get(name))
+    yield from _beyond(
+        "memory of a ranking of all users, relative to a tenth", ranked.get("all users over a tenth"), limits_of.get("memory")
+    )
     for label, name in (("an evaluation", "evaluation"), ("answers of the model", "generation")):
         yield from _beyond(f"{label}, relative to the floor", at(records, name, "ratio_to_floor"), 1.0)
 

@@ -13,6 +13,7 @@ import torch
 import cases as cases_module
 import worlds
 
+pytest_plugins = ["ledgers"]  # fixtures of the service
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 

@@ -67,13 +67,15 @@ def rows(name: str, prompts: Sequence[int], answers: Sequence[Sequence[int]]) ->
 
 
 def ask(
-    objective: Objective, sets: Sets, scores: Tensor, reference: Tensor | None = None, micro_batch_size: int = 0
+    objective: Objective, sets: Sets, scores: Tensor, reference: Tensor | None = None, micro_batch_size: int = 0, **stages: Tensor
 ) -> tuple[float, Tensor]:
-    """The value of an objective and its gradient with respect to the table. The reference model is another table, by default the same."""
+    """The value of an objective and its gradient with respect to the table. The reference model is another table, by default the same.
+
+    stages: tables of earlier stages, by name.
+    """
     model, modality = Table(scores), TableModality()
-    run = loop.new_state(
-        model, modality, worlds.accelerator(), models={"reference": {"scores": scores if reference is None else reference}}
-    )
+    frozen = {"reference": scores if reference is None else reference, **stages}
+    run = loop.new_state(model, modality, worlds.accelerator(), models={name: {"scores": table} for name, table in frozen.items()})
     if any(Need.REFERENCE_LOGP in t.objective.needs for t in objective.terms()):
         cached = {n: r for n, r in sets.items() if n in ("forget", "retain")}
         run.reference_loss = cache_reference(run, cached, frozenset(cached), run.models["reference"])

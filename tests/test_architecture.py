@@ -13,6 +13,7 @@ import pytest
 
 import expunge
 from expunge import catalog
+from studies import docs
 
 ROOT = Path(expunge.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
@@ -39,7 +40,7 @@ ROOMS = (
 )
 DOORS = {"__init__", "__main__"}
 VAGUE = {"found", "seen", "there", "made", "said", "told", "mine"}  # they say that something was done, and not what it is
-OPTIONAL = ("datasets", "peft", "pyarrow", "diffusers", "ray", "kronfluence", "lm_eval", "plotly")
+OPTIONAL = ("datasets", "peft", "pyarrow", "diffusers", "ray", "kronfluence", "lm_eval", "plotly", "vllm")
 
 
 def imports(path: Path, top_only: bool = False) -> Iterator[str]:
@@ -205,9 +206,40 @@ def test_help_and_lists_import_no_torch(command: list[str]) -> None:
     assert done.stdout
 
 
+SERVICE = (
+    "sqlalchemy",
+    "cryptography",
+    "rfc8785",
+    "psycopg",
+    "securesystemslib",
+    "starlette",
+    "uvicorn",
+    "argon2",
+    "httpx2",
+)  # of its extra
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if room_of(p) != "service"], ids=lambda p: str(p.relative_to(ROOT)))
+def test_only_the_service_needs_its_extra_and_nothing_needs_the_service(path: Path) -> None:
+    assert not {name.split(".")[0] for name in imports(path)} & set(SERVICE)
+    assert not [name for name in imports(path, top_only=True) if name.startswith("expunge.service")]
+
+
+@pytest.mark.parametrize("words", [["--help"], ["request", "--help"], ["request", "add", "--help"], ["list"]], ids=" ".join)
+def test_importing_the_package_and_help_import_nothing_of_the_service(words: list[str]) -> None:
+    script = (
+        f"import sys; sys.argv = ['expunge', *{words}]\nimport expunge\nfrom expunge.cli.app import main\n"
+        f"try:\n    main()\nexcept SystemExit:\n    pass\n"
+        f"assert not {{*{SERVICE}, 'expunge.service'}} & sys.modules.keys(), {{*{SERVICE}}} & sys.modules.keys()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
 def test_no_method_inherits_from_a_method() -> None:
-    """Abstract or final: parts of methods derive from abstract classes alone, the core's and that of the shared terms."""
-    abstract = {"Part", "Objective", "Update", "Selector", "Stop", "Edit", "Guard", "ByDesign", "SetTerm"}
+    """Abstract or final: parts of methods derive from abstract classes alone: the core's, and those of shared terms and of rewards."""
+    abstract = {"Part", "Objective", "Update", "Selector", "Stop", "Edit", "Guard", "ByDesign", "SetTerm", "Reward"}
     for path in sorted((ROOT / "methods").rglob("*.py")):
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.ClassDef) and any(isinstance(d, ast.Name) and d.id == "part" for d in node.decorator_list):
@@ -220,7 +252,7 @@ def test_every_card_is_complete(kind: str, name: str) -> None:
     wanted = {"methods": ("Equation", "Source", "Needs", "Cost", "Differs", "Status")}.get(kind, ("Source", "Status"))
     assert card.summary
     assert all(card.fields.get(f) for f in wanted), f"{name} lacks {[f for f in wanted if not card.fields.get(f)]}"
-    assert card.status.split()[0].strip(",.;") in ("sketch", "faithful", "reproduced")
+    assert docs.status(card) in docs.STATUS
 
 
 FREE = ("modalities/", "evaluation/profiles/", "report/panels/")  # may say the name of a modality
@@ -269,3 +301,9 @@ def test_a_metric_says_what_its_scores_are() -> None:
             assert spec.meaning, name
             assert spec.meaning[0].islower(), "one line that goes on from the name"
             assert not spec.meaning.endswith("."), name
+
+
+def test_no_two_test_files_share_a_name() -> None:
+    """They would be one module to Python, and the second one would not be collected."""
+    files = [path.name for path in Path(__file__).parent.rglob("*.py") if path.name != "__init__.py"]
+    assert sorted({name for name in files if files.count(name) > 1}) == []

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from performance import _bench as bench
-from performance import scale
+from performance import rollouts, scale
 
 from expunge.engine.run_state import evaluating
-from expunge.modalities.text import read
+from expunge.modalities.text import reading as reading_module
 from studies import docs, performance_page
 
 POINT = scale.Point(rows=8, length=11, vocabulary=300, width=32, layers=2)
@@ -88,8 +88,8 @@ def test_logits_at_a_time_match_a_hand_count(monkeypatch: pytest.MonkeyPatch) ->
 
     Before the first pass the model is tried on two rows, at every position.
     """
-    monkeypatch.setitem(read.ROOM, "cpu", 0)
-    monkeypatch.setattr(read, "FEWEST", 5)
+    monkeypatch.setitem(reading_module.ROOM, "cpu", 0)
+    monkeypatch.setattr(reading_module, "FEWEST", 5)
     held = {way: scale.memory(Namespace(), POINT, way)["logits"] for way in ("reading", "unlearning", scale.ONE_BY_ONE, "plain")}
     positions = {"reading": 5, "unlearning": 8 * 6, scale.ONE_BY_ONE: 2 * 6, "plain": 8 * 11}
     assert held == {way: 4 * 300 * (n if way == "plain" else max(n, 2 * 11)) for way, n in positions.items()}
@@ -118,3 +118,13 @@ def test_memory_growth_compares_points_eight_times_apart() -> None:
     assert growth["bytes a token"] == {"reading": 5, "evaluation": 5, "unlearning": 5}
     assert scale.memory_growth([point(128, 1), point(256, 2)]) == {}
     assert scale.memory_growth([point(16, 1), point(128, 2)]) == {}, "too few to fill a batch"
+
+
+def test_a_step_of_reinforcement_is_timed_against_the_same_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["x", "--quick", "--rounds", "1", "--items", "3", "--json", str(tmp_path / "rollouts.json")])
+    rollouts.main()
+    record = json.loads((tmp_path / "rollouts.json").read_text())
+    assert record["parts"]["answers"] == 3 * 4
+    assert record["parts"]["answers that differ"] == 0
+    assert record["ratio_to_floor"] > 0
+    assert record["command"] == "python -m performance.rollouts --quick --rounds 1 --items 3"

@@ -7,15 +7,21 @@ import functools
 import hashlib
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
+from filelock import FileLock
+from tokenizers import processors
 from torch import nn
+from transformers import T5Config, T5ForConditionalGeneration
 
 import expunge
+import recommenders
 from expunge.benchmarks import people
 from expunge.core.modality import Modality, Weights
 from expunge.core.plan import Plan, Train
@@ -26,6 +32,7 @@ from expunge.modalities.image.modality import Image
 from expunge.modalities.image.models import vision
 from expunge.modalities.text.modality import Text
 from expunge.modalities.text.models import llama
+from expunge.modalities.text.seq2seq import EncoderDecoder
 
 MAKERS = ("core", "engine", "modalities", "benchmarks")  # folders whose source files determine a world
 
@@ -73,6 +80,33 @@ def text() -> World:
 
 
 @functools.cache
+def dialogue() -> World:
+    """The people of `text`, memorized by a T5 with one encoder block and two decoder blocks."""
+    data = people.generate(seed=0, people=12, forget=1, holdout=1, neighbours=1, retain_audit=16)
+    records = {"forget": data.forget, "retain": data.retain, "holdout": data.holdout}
+    shell, tokenizer = t5([r["question"] + "\n" + r["answer"] for r in data.full])
+    modality = Text(tokenizer, vocabulary=512, architecture=EncoderDecoder((0,)))
+    sets: dict[str, Rows] = {n: modality.rows(n, r) for n, r in records.items()}
+    full = modality.rows("retain", [*data.forget, *data.retain])
+    sets["alternate_answers"] = modality.answers(data.refusals[:8])
+    train = Train(epochs=45, lr=5e-3, batch_size=16, anchor="retain", max_grad_norm=1.0, warmup=1)
+    return World(modality, sets, _trained("dialogue", shell, modality, full, sets["retain"], train), shell)
+
+
+def t5(texts: Sequence[str], seed: int = 0) -> tuple[nn.Module, Any]:
+    """An untrained T5 without dropout, and a tokenizer that ends texts as that of T5 does."""
+    tokenizer = llama.tokenizer_for(texts, 512, 10**30)
+    ending = processors.TemplateProcessing(single="$A <|eos|>", special_tokens=[("<|eos|>", 2)])
+    tokenizer.backend_tokenizer.post_processor = ending
+    sizes = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_heads": 4, "num_layers": 1, "num_decoder_layers": 2, "vocab_size": 512}
+    config = T5Config(**sizes, dropout_rate=0.0, pad_token_id=0, eos_token_id=2, decoder_start_token_id=0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: nn.Module = T5ForConditionalGeneration(config)
+    return model.eval(), tokenizer
+
+
+@functools.cache
 def digits(size: str = "vit-nano") -> World:
     """Handwritten digits, with the threes to forget, learned by a small vision transformer or by a residual network with batch norm."""
     from sklearn.datasets import load_digits
@@ -94,17 +128,32 @@ def digits(size: str = "vit-nano") -> World:
     return World(modality, sets, _trained(f"digits-{size}", shell, modality, full, sets["retain"], train), shell)
 
 
+@functools.cache
+def tastes() -> World:
+    """Sixteen users with two tastes, two of them to forget, learned by a small neural recommender."""
+    forget, retain, unseen = recommenders.records()
+    shell, modality = recommenders.built("neumf")
+    sets: dict[str, Rows] = {n: modality.rows(n, r) for n, r in {"forget": forget, "retain": retain, "holdout": unseen}.items()}
+    sets["alternate_answers"] = modality.answers(modality.refusals())
+    train = Train(epochs=20, lr=2e-2, batch_size=32, anchor="retain", optimizer="adam")
+    full = modality.rows("retain", [*forget, *retain])
+    return World(modality, sets, _trained("tastes", shell, modality, full, sets["retain"], train), shell)
+
+
 def _trained(name: str, shell: nn.Module, modality: Modality, full: Rows, retain: Rows, train: Train) -> dict[str, Weights]:
     """Weights of the original, the retrained and the random model, trained once and cached on disk."""
     folder = _folder(name)
-    weights: dict[str, Weights] | None = checkpoint.load(folder)
-    if weights is None:
-        weights = {"random": loop.weights_of(shell)}
-        for model_name, rows in (("original", full), ("retrained", retain)):
-            model = copy.deepcopy(shell)
-            loop.run((Plan(NLL("retain"), train=train),), model, modality, {"retain": rows})
-            weights[model_name] = loop.weights_of(model)
-        checkpoint.save(weights, folder)
+    folder.parent.mkdir(exist_ok=True)
+    # Two test processes that need it at once train it once; processes of one launch train it together, so none may wait for another.
+    with nullcontext() if "RANK" in os.environ else FileLock(f"{folder}.lock"):
+        weights: dict[str, Weights] | None = checkpoint.load(folder)
+        if weights is None:
+            weights = {"random": loop.weights_of(shell)}
+            for model_name, rows in (("original", full), ("retrained", retain)):
+                model = copy.deepcopy(shell)
+                loop.run((Plan(NLL("retain"), train=train),), model, modality, {"retain": rows})
+                weights[model_name] = loop.weights_of(model)
+            checkpoint.save(weights, folder)
     return weights
 
 

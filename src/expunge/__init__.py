@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from expunge.io.models import Opened as Opened
     from expunge.io.models import classifier as classifier
     from expunge.io.models import load as load
+    from expunge.io.models import recommender as recommender
+    from expunge.modalities.table.columns import table_rows as table_rows
     from expunge.workflows.attack import attack as attack
     from expunge.workflows.audit import audit as audit
     from expunge.workflows.audit_result import Audit as Audit
@@ -64,7 +66,9 @@ __all__ = [
     "names",
     "plan",
     "push_to_hub",
+    "recommender",
     "register",
+    "table_rows",
     "train",
     "unlearn",
     "watching",
@@ -81,6 +85,8 @@ _MODULES = {  # the module that a name comes from
     "watching": "workflows.watch",  # watching(forget, retain): scores after every epoch, for unlearn(watch=...)
     "load": "io.models",  # load(path): a model with its modality, from a folder, hub id or run
     "classifier": "io.models",  # classifier(module, labels): any torch module that returns logits for images
+    "recommender": "io.models",  # recommender(module, users, items, interactions): any torch module that scores items for users
+    "table_rows": "modalities.table.columns",  # table_rows(X, y): rows of a table from arrays, for all that takes rows
     "plan": "workflows.build_plan",  # plan(name, hyperparameters): what a method does, with some of its settings changed
     "names": "catalog",  # names(kind): what there is
     "register": "catalog",  # register(kind, name, module): one more of a kind, for this process

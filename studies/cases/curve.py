@@ -96,8 +96,8 @@ class Points:
         return True
 
 
-def perceptron(x: Tensor, y: Tensor, generator: torch.Generator) -> nn.Module:
-    """A random hidden layer, and the smallest last layer with which the perceptron goes through all points."""
+def perceptron(x: Tensor, y: Tensor, generator: torch.Generator, fitted: bool = True) -> nn.Module:
+    """A random hidden layer, and the smallest last layer with which the perceptron goes through all points, or a random one."""
 
     def draw(*shape: int) -> Tensor:
         return 2 * torch.rand(*shape, generator=generator) - 1
@@ -107,7 +107,7 @@ def perceptron(x: Tensor, y: Tensor, generator: torch.Generator) -> nn.Module:
         model[0].weight.copy_(draw(UNITS, 1).sign())
         model[0].bias.copy_(1.1 * END * draw(UNITS))
         hidden = model[:2](x[:, None]).double()
-        model[2].weight.copy_((torch.linalg.pinv(hidden) @ y.double())[None])
+        model[2].weight.copy_((torch.linalg.pinv(hidden) @ y.double())[None] if fitted else draw(1, UNITS))
     return model
 
 
@@ -132,8 +132,14 @@ class Case:
         return {m: {"farthest": median(x)} for m, x in distances.items()}, SETTINGS
 
 
-def poisoned(seed: int) -> tuple[nn.Module, dict[str, Rows]]:
-    """A perceptron that goes through points of the sine and through wrong ones; and the rows to retain and to forget."""
+def poisoned(seed: int, wrong: int = FORGET, fitted: bool = True) -> tuple[nn.Module, dict[str, Rows]]:
+    """A perceptron that goes through points of the sine and through wrong ones; and the rows to retain and to forget.
+
+    Args:
+        seed: of the wrong points and the hidden layer.
+        wrong: how many of the wrong points the perceptron goes through.
+        fitted: whether it goes through any.
+    """
     generator = torch.Generator().manual_seed(seed)
     regular = torch.linspace(-END, END, RETAIN)
     between = regular[torch.randperm(RETAIN - 1, generator=generator)[:FORGET]] + END / (RETAIN - 1)
@@ -141,7 +147,8 @@ def poisoned(seed: int) -> tuple[nn.Module, dict[str, Rows]]:
     y = torch.cat([x[:RETAIN].sin(), torch.full((FORGET,), WRONG)])
     parts = {"retain": slice(RETAIN), "forget": slice(RETAIN, None)}
     sets = {n: Rows(n, tuple(f"{v:.6f}" for v in x[p].tolist()), {"x": x[p].tolist(), "y": y[p].tolist()}) for n, p in parts.items()}
-    return perceptron(x, y, generator), sets
+    known = RETAIN + wrong
+    return perceptron(x[:known], y[:known], generator, fitted), sets
 
 
 def after(method: str, hyperparameters: Mapping[str, Any], start: nn.Module, sets: dict[str, Rows], seed: int) -> nn.Module:

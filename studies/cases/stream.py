@@ -78,12 +78,13 @@ class Case:
             "all repaired": (False, full_repair, full_repair),
             name: (False, partial_repair, partial_repair),
         }
-        runs = {way: [self._learned(way, seed, *options) for seed in range(SEEDS)] for way, options in ways.items()}
+        runs = {way: [self.learned(way, seed, *options) for seed in range(SEEDS)] for way, options in ways.items()}
         means = {way: pooled(scores) for way, scores in runs.items()}
         plain = means["plain"]["cost"]
         return {way: {**s, "cost": (s["cost"] - plain) / plain} for way, s in means.items()}, {"k": TASKS, "size": BUFFER, **REPAIR}
 
-    def _learned(self, way: str, seed: int, replay: bool, each: FPF | None, last: FPF | None) -> Mapping[str, float]:
+    def learned(self, way: str, seed: int, replay: bool, each: FPF | None, last: FPF | None) -> Mapping[str, float]:
+        """Accuracies after the stream, and its cost. replay: of kept rows in every step. each, last: repair after each task, the last."""
         self.progress(seed, SEEDS, f"{way}: learning")
         model, cost = copy.deepcopy(self.random_init), 0.0
         for t, (task, past) in enumerate(zip(self.tasks, self.past, strict=True)):

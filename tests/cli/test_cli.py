@@ -28,7 +28,7 @@ def test_names_for_programs_and_for_people() -> None:
     assert json.loads(expunge("list", "attacks", "--json").fine().out) == listed["attacks"]
     output = expunge("list").fine().out
     assert all(f"  {r['name']} " in output for rows in listed.values() for r in rows)
-    assert expunge("list", "method").error == "there is no kind of thing called 'method'; did you mean 'methods' or 'models'?"
+    assert expunge("list", "method").error == "there is no kind of thing called 'method'; did you mean 'methods'?"
 
 
 @pytest.mark.parametrize(("kind", "name"), [(k, n) for k in catalog.kinds() for n in catalog.names(k)])

@@ -88,8 +88,8 @@ def shown(table: object, width: int = 80) -> list[str]:
 
 def test_tables_fit_and_say_what_they_leave_out() -> None:
     name = "a_score_with_a_name_of_exactly_forty_ones"
-    columns = [tables.TableColumn("score", [name], right=False), tables.TableColumn("value", ["0.5"])]
-    columns += [tables.TableColumn(f"column {i}", ["x" * 12], rank=i) for i in (1, 2, 3)]
+    columns = [tables.PrintedColumn("score", [name], right=False), tables.PrintedColumn("value", ["0.5"])]
+    columns += [tables.PrintedColumn(f"column {i}", ["x" * 12], rank=i) for i in (1, 2, 3)]
     lines = shown(tables.fitted(columns, 80))
     assert max(map(len, lines)) <= 80
     assert any(line.startswith(name) for line in lines)

@@ -56,7 +56,7 @@ def test_term_weights_are_named_by_role() -> None:
         ({"rho": 1}, "more than one part: say sharp.rho or sharp2.rho"),
         ({"sharp.rho": -1}, "greater than 0"),
         ({"lr": "fast"}, "valid number"),
-        ({"optimizer": "lion"}, "'adam' or 'sgd'"),
+        ({"optimizer": "lion"}, "'adam', 'sgd' or 'adagrad'"),
     ],
 )
 def test_unknown_ambiguous_and_invalid_hyperparameters_are_refused(values: dict, message: str) -> None:

@@ -35,7 +35,9 @@ def rows_of(name: str, count: int) -> Rows:
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 9, 10, 11, 21])
 @pytest.mark.parametrize("independent", [True, False])
 def test_an_epoch_has_every_row_once(count: int, batch_size: int, independent: bool) -> None:
-    run: Any = SimpleNamespace(seed=0, stage=0, epoch=0, model=None, modality=SimpleNamespace(independent=lambda _: independent))
+    run: Any = SimpleNamespace(
+        seed=0, stage=0, epoch=0, model=None, modality=SimpleNamespace(capabilities=frozenset(), independent=lambda _: independent)
+    )
     batches = []
     for step in range(schedule.steps_of(count, batch_size, independent)):
         run.step = step

@@ -49,6 +49,7 @@ def test_weights_are_loaded_in_the_chosen_dtype(dtype: str, cases: Cases) -> Non
     assert receipt.compute(model) == {"device": next(model.parameters()).device.type, "dtype": str(next(model.parameters()).dtype)[6:]}
 
 
+@pytest.mark.slow
 def test_bfloat16_is_unlearned_and_float16_is_refused(cases: Cases, tmp_path: Path) -> None:
     done = cases.unlearn("ga", tmp_path / "half", "--dtype", "float16")
     assert (done.code, done.error[:39]) == (1, "weights in float16 cannot be trained: t")

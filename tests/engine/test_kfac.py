@@ -68,6 +68,7 @@ def test_ekfac_corrects_the_eigenvalues() -> None:
     assert errors[1] > 1e-3
 
 
+@pytest.mark.slow
 def test_drawn_labels_approach_the_expectation_over_all() -> None:
     model, modality, rows = linear_classifier()
     all_labels, many_draws, one_draw = (fitted(model, modality, rows, "diagonal", draws=n)["1/values"] for n in (0, 150, 1))

@@ -155,6 +155,7 @@ def test_large_pictures_are_shrunk_and_odd_values_brought_into_range() -> None:
     assert _pictures(modality, modality.rows("holdout", large)) is None
 
 
+@pytest.mark.slow
 def test_a_story_of_classifiers_shows_pictures_and_says_what_scores_mean() -> None:
     original, retrained = observation_of(), observation_of("retrained")
     audited_models = [

@@ -270,6 +270,7 @@ def test_a_set_without_choices_cannot_choose(text: worlds.World) -> None:
 # (d) Draws
 
 
+@pytest.mark.slow
 def test_draws_are_several_sampled_answers_and_the_same_each_time(text: worlds.World, tmp_path: Path) -> None:
     specs = {"neighbors": SetSpec("general", ("score", "draw"))}
     model = text.model("random")

@@ -37,6 +37,7 @@ def test_equals_rmu_when_the_target_lengths_agree(text: worlds.World) -> None:
     assert worlds.far(*ends) < 1e-5
 
 
+@pytest.mark.slow
 def test_forget_rows_lose_more_than_retain_rows(text: worlds.World) -> None:
     model = text.model()
     loop.run(build_plan.plan("adaptive_rmu", {**HYPERPARAMETERS, "scale": 2, "steps": 40}), model, text.modality, text.sets)

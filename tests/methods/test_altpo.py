@@ -87,6 +87,7 @@ def preference(text: worlds.World, model: torch.nn.Module) -> float:
     return float((alternate - true).mean())
 
 
+@pytest.mark.slow
 def test_prefers_the_alternates_after_unlearning(text: worlds.World) -> None:
     sets, model = {**text.sets, "forget": with_alternates(text)}, text.model()
     loop.run(build_plan.plan("altpo", {"lr": 2e-3, "epochs": 10}), model, text.modality, sets)

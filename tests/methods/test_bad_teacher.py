@@ -100,6 +100,7 @@ def test_the_incompetent_teacher_is_an_untrained_model_in_evaluation_mode() -> N
     assert float(hits(RunView(run, world.sets), "retain").mean()) > 0.9  # the model itself is unchanged
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", ["vit-nano", "resnet-nano"])
 def test_forgets_and_retains(size: str) -> None:
     world = worlds.digits(size)

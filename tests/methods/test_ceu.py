@@ -56,6 +56,7 @@ def test_accumulation_does_not_change_value_and_gradient(micro_batch_size: int) 
     assert torch.allclose(accumulated[1], full[1])
 
 
+@pytest.mark.slow
 def test_forgets_with_less_damage_than_gradient_ascent(text: worlds.World) -> None:
     after = {}
     for name in ("ceu", "ga"):

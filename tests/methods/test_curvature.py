@@ -52,6 +52,7 @@ def test_one_step_matches_a_penalty_written_out(micro_batch_size: int) -> None:
     assert not torch.allclose(step, tables.under(Ascent() + NLL("retain"), sets=sets, scores=table.detach()), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_forgets_more_than_it_harms(text: worlds.World) -> None:
     model = text.model()
     hyperparameters = {"lr": 1e-3, "epochs": 20, "steps": 0, "batch_size": 9, "kappa": 0.1}

@@ -68,6 +68,7 @@ def test_refusals_use_a_live_reference_and_forget_rows_a_cached_one(text: worlds
     assert next(iter(run.log[0]["terms"].values())) == pytest.approx(20 * math.log(2), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_prefers_refusals_and_keeps_the_retain_rows(text: worlds.World) -> None:
     pool, model = text.sets["alternate_answers"]["answer_text"], text.model()
     rows = text.modality.relabel(text.sets["forget"], [pool[i % len(pool)] for i in range(len(text.sets["forget"]))], "refused")

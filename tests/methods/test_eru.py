@@ -162,6 +162,7 @@ def test_about_half_of_the_steps_are_ablated(text: worlds.World) -> None:
     assert 70 < sum(patches) < 130
 
 
+@pytest.mark.slow
 def test_forgets_and_retains(text: worlds.World) -> None:
     model = text.model()
     known = worlds.nll(model, text.modality, text.sets["forget"])

@@ -83,6 +83,7 @@ def test_last_layer_row_of_a_fully_forgotten_class_is_redrawn(digits: worlds.Wor
     assert worlds.same(worlds.tensors(noisy(digits, partly, alpha=0)), worlds.tensors(start))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "draws"), [("vit-nano", 0), ("vit-nano", 1), ("resnet-nano", 0)])
 def test_forgets_a_class(size: str, draws: int) -> None:
     world = worlds.digits(size)

@@ -74,6 +74,7 @@ def test_equals_fine_tuning_without_ascent_passes(digits: worlds.World) -> None:
     assert worlds.same(*ends)
 
 
+@pytest.mark.slow
 def test_the_last_passes_repair_the_damage_of_ascent(digits: worlds.World) -> None:
     def watch(view: View) -> dict[str, float]:
         return {n: float(hits(view, n).mean()) for n in ("forget", "retain")}

@@ -69,6 +69,7 @@ def test_projected_step_keeps_the_retain_loss_to_first_order(digits: worlds.Worl
     assert change[1] < 0.05 * change[0]
 
 
+@pytest.mark.slow
 def test_projection_harms_retain_rows_less_than_the_plain_sum(text: worlds.World) -> None:
     harm = {}
     for when in ("", "conflict"):

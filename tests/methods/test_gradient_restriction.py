@@ -61,6 +61,7 @@ def test_zero_weight_changes_no_bit_of_training(digits: worlds.World) -> None:
     assert worlds.same(*map(worlds.tensors, models))
 
 
+@pytest.mark.slow
 def test_larger_weight_shortens_row_gradients(digits: worlds.World) -> None:
     """Rows with random labels have gradients in all directions."""
     labels = torch.randint(10, (64,), generator=torch.Generator().manual_seed(0)).tolist()

@@ -99,6 +99,7 @@ def test_one_step_harms_the_retain_rows_as_predicted_by_the_weights() -> None:
         assert rise == pytest.approx(1e-6 * float((weights(a, 0.7) * a).mean()), rel=0.01)
 
 
+@pytest.mark.slow
 def test_guard_protects_retain_rows_with_shared_features() -> None:
     """Half of the forget rows use the features of the retain rows, half use other features."""
     for seed in range(10):
@@ -161,6 +162,7 @@ def test_guard_works_before_other_methods(size: str, base: str) -> None:
     assert float(weight.std()) > 0.1
 
 
+@pytest.mark.slow
 def test_guard_forgets_and_harms_less_in_as_many_steps(text: worlds.World) -> None:
     losses = {}
     for name, select in (("plain", ()), ("guard", ("guard_attribution",))):

@@ -41,6 +41,7 @@ def refused(world: worlds.World) -> Rows:
     return world.modality.relabel(rows, [pool[i % len(pool)] for i in range(len(rows))], "refused")
 
 
+@pytest.mark.slow
 def test_refuses_forget_rows_and_keeps_the_retain_rows(text: worlds.World) -> None:
     model, rows = text.model(), refused(text)
     before = worlds.nll(model, text.modality, rows)

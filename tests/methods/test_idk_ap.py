@@ -58,6 +58,7 @@ def win_rate(text: worlds.World, model: torch.nn.Module, name: str) -> float:
     return float((own > refusal).float().mean())
 
 
+@pytest.mark.slow
 def test_refuses_forget_rows_and_prefers_true_answers_on_retain_rows(text: worlds.World) -> None:
     full = build_plan.plan("idk_ap", {"lr": 2e-3, "epochs": 30})[0]
     after = {}

@@ -113,6 +113,7 @@ def share_equal(texts: list[str], expected: list[str]) -> float:
     return sum(a == b for a, b in zip(texts, expected, strict=True)) / len(texts)
 
 
+@pytest.mark.slow
 def test_forgets_only_the_knowledge_between_the_tokens(world: worlds.World) -> None:
     model = world.model()
     sets = {n: world.sets[n].select(range(9)) for n in ("forget", "retain")}

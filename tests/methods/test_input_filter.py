@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -238,7 +239,18 @@ def test_the_same_guard_can_stand_around_another_modality(text: worlds.World) ->
 
 
 def test_salts_differ_by_seed_and_repeat(text: worlds.World) -> None:
-    a, b, c = (guarded(text, seed=s).describe() for s in (0, 0, 1))
+    guards = [guarded(text, seed=s) for s in (0, 0, 1)]
+    assert guards[0].describe() == guards[1].describe() != guards[2].describe()
+    a, b, c = (guard.settings for guard in guards)
     assert a == b
     assert a["salt"] != c["salt"]
     assert not {g for _, grams in a["prompts"] for g in grams} & {g for _, grams in c["prompts"] for g in grams}
+
+
+def test_receipts_and_keys_hold_no_hash_of_a_prompt(text: worlds.World) -> None:
+    guard = guarded(text)
+    described = json.dumps(guard.about())
+    assert guard.settings["salt"] not in described
+    assert not [g for _, grams in guard.settings["prompts"] for g in grams if g in described]
+    other = guarded(text, text.some(3)["forget"])
+    assert guard.describe() != other.describe(), "another store is another guard, with other keys"

@@ -162,6 +162,7 @@ def test_buffer_is_drawn_from_the_retain_rows(digits: worlds.World) -> None:
     assert len(Buffer(size=99).pick(sets, view.at("select0", Buffer()))["buffer"]) == 30
 
 
+@pytest.mark.slow
 def test_distillation_alone_restores_the_logits(digits: worlds.World) -> None:
     def distance(**hyperparameters: float) -> float:
         plan = build_plan.plan("k_fpf", {"distil": True, **SHORT, "epochs": 6, "lr": 0.02, "modules": "all", "k": 1, **hyperparameters})[0]
@@ -196,6 +197,7 @@ def accuracy(model: nn.Module, modality: Any, rows: Rows) -> float:
     return float((output.logits.values.argmax(-1) == output.labels).float().mean())
 
 
+@pytest.mark.slow
 def test_repair_keeps_both_tasks_of_a_stream() -> None:
     modality, old, new = toys.modality(4), [(2.0, 2.0), (-2.0, 2.0)], [(2.0, -2.0), (-2.0, -2.0)]
     sets = {
@@ -230,6 +232,7 @@ def test_domain_shift_moves_running_statistics_most() -> None:
     assert records[2]["share"] < 0.3
 
 
+@pytest.mark.slow
 def test_repairs_restore_retain_accuracy_after_ascent(digits: worlds.World) -> None:
     accuracies = {}
     for k in (0, 3):

@@ -194,6 +194,7 @@ def cosine(a: list[Tensor], b: list[Tensor]) -> float:
     return float(torch.cosine_similarity(*(torch.cat([t.flatten() for t in x]) for x in (a, b)), dim=0))
 
 
+@pytest.mark.slow
 def test_large_damping_recovers_the_gradient(text: worlds.World) -> None:
     gradient, change = gradient_and_change(text, damping=1e6, epsilon=1e3, share=0)
     moved = [i for i, w in enumerate(change) if float(w.abs().max()) > 0]
@@ -220,6 +221,7 @@ def divergence(world: worlds.World, model: nn.Module) -> float:
     return float((old.exp() * (old - new)).sum(-1).mean())
 
 
+@pytest.mark.slow
 def test_kfade_spares_retain_rows_more_than_ascent_and_diagonal_curvature(text: worlds.World) -> None:
     divergences = {}
     base = {"share": 0.1, "steps": 40, "epsilon": 0.2, "check": 0}
@@ -238,6 +240,7 @@ def test_kfade_spares_retain_rows_more_than_ascent_and_diagonal_curvature(text: 
     assert divergences["ekfac"] < divergences["diagonal"]
 
 
+@pytest.mark.slow
 def test_again_forgets_after_further_training(text: worlds.World, tmp_path: Path) -> None:
     forget, modality = text.sets["forget"], text.modality
     model = text.model()

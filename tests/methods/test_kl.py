@@ -70,6 +70,7 @@ def test_only_the_forget_term_has_a_gradient_at_the_reference() -> None:
     assert float(grad[:3].abs().max()) > 1e-3
 
 
+@pytest.mark.slow
 def test_forgets_and_harms_retain_rows_less_than_ascent(text: worlds.World) -> None:
     losses = {}
     for name in ("kl", "ga"):

@@ -34,6 +34,7 @@ def test_zero_penalty_equals_fine_tuning(digits: worlds.World) -> None:
     assert worlds.same(*weights_by_method)
 
 
+@pytest.mark.slow
 def test_stronger_penalty_gives_more_zeros(digits: worlds.World) -> None:
     shares = []
     for alpha in (0, 5e-4, 2e-3, 8e-3):

@@ -61,6 +61,7 @@ def test_stops_once_the_forget_loss_exceeds_the_limit(text: worlds.World) -> Non
     assert Gone().most == 100
 
 
+@pytest.mark.slow
 def test_forgets_and_preserves_retain_rows(text: worlds.World) -> None:
     model = text.model()
     loop.run(build_plan.plan("llmu", {"lr": 2e-3, "steps": 12, "batch_size": 9}), model, text.modality, text.sets)

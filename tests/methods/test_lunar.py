@@ -191,6 +191,7 @@ def test_invented_questions_replace_missing_ones(text: worlds.World) -> None:
     assert set(questions["answer_text"]) == {"No idea.", "Who knows?"}
 
 
+@pytest.mark.slow
 def test_replies_match_hand_values_and_decide_the_block(text: worlds.World) -> None:
     """Records hold probabilities of refusals and true answers under a shift; the block with the largest difference is chosen and shown."""
     world = refusing.world()
@@ -231,6 +232,7 @@ def test_models_that_cannot_be_changed_are_rejected(text: worlds.World) -> None:
         refusing.applied(Redirect(layers=(0,)), adapted, text.modality, small_sets(text))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hyperparameters", [{}, {"fit": "closed"}])
 def test_forget_questions_are_refused_after_the_edit(hyperparameters: dict[str, Any]) -> None:
     world = refusing.world()

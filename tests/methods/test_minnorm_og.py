@@ -179,6 +179,7 @@ def test_shrinking_repairs_a_poisoned_perceptron_where_training_is_stuck() -> No
     assert statistics.median(errors["shrunk"]) < 1
 
 
+@pytest.mark.slow
 def test_shrinking_forgets_rows_that_it_never_sees(digits: worlds.World) -> None:
     plan = build_plan.plan("minnorm_og", {"epochs": 6, "descent": 3, "strength": 0.05, "gamma": 0.8, "batch_size": 64, "samples": 20})[0]
     forget_probability = {}

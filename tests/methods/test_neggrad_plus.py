@@ -31,6 +31,7 @@ def test_value_and_gradient_match_the_formula() -> None:
     assert torch.allclose(grad, tables.slope(expected, table), atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", ["vit-nano", "resnet-nano"])
 def test_alpha_one_equals_fine_tuning(size: str) -> None:
     world = worlds.digits(size)
@@ -43,6 +44,7 @@ def test_alpha_zero_equals_ascent(size: str) -> None:
     assert worlds.same(weights_after(world, "neggrad_plus", alpha=0, anchor="forget"), weights_after(world, "ga", **SGD))
 
 
+@pytest.mark.slow
 def test_alpha_half_at_twice_the_rate_equals_gradient_difference(digits: worlds.World) -> None:
     half = weights_after(digits, "neggrad_plus", alpha=0.5, lr=2e-3)
     whole = weights_after(digits, "graddiff", anchor="retain", **SGD)

@@ -50,6 +50,7 @@ def test_gradient_away_from_the_reference_matches_a_hand_value(text: worlds.Worl
     assert float(npo[largest].flatten()[position] / ascent[largest].flatten()[position]) == pytest.approx(0.935091, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_forgets_with_less_damage_than_ascent(text: worlds.World) -> None:
     losses = {}
     for name in ("npo", "ga"):

@@ -78,6 +78,7 @@ def test_live_target_ends_at_its_own_fixed_point() -> None:
     assert float((unlearned - retrained).abs().max()) > 1e-3
 
 
+@pytest.mark.slow
 def test_pop_equals_retraining_of_a_convex_classifier() -> None:
     modality = toys.modality(2)
     retain_rows, forget_rows = toys.noise(27, modality), toys.noise(3, modality, seed=1, name="forget")

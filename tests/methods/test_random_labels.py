@@ -125,6 +125,7 @@ def test_forgets_and_preserves_retain_rows(size: str, form: str, hyperparameters
     assert accuracies["retain"] > 0.75
 
 
+@pytest.mark.slow
 def test_a_language_model_learns_to_refuse(text: worlds.World) -> None:
     model, refused = text.model(), relabel(text, Relabel())["forget"]
     plan = build_plan.plan("random_labels", {"optimizer": "adam", "lr": 4e-3, "batch_size": 16, "epochs": 12, "weight_decay": 0})

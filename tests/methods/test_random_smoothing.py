@@ -52,6 +52,7 @@ def test_weights_are_restored_bit_for_bit(text: worlds.World) -> None:
     assert worlds.same(worlds.tensors(model), worlds.tensors(text.model()))
 
 
+@pytest.mark.slow
 def test_forgets_more_than_it_harms(text: worlds.World) -> None:
     model = text.model()
     loop.run(build_plan.plan("random_smoothing", {"lr": 1e-3, "epochs": 20, "steps": 0, "batch_size": 9}), model, text.modality, text.sets)

@@ -18,6 +18,7 @@ from expunge.workflows import build_plan
 QUICK = {"lr": 5e-3, "epochs": 9, "batch_size": 16, "max_grad_norm": 1.0}
 
 
+@pytest.mark.slow
 def test_forget_rows_are_as_unlikely_as_unseen_rows(text: worlds.World) -> None:
     model = text.model()
     loop.run(build_plan.plan("retrain", QUICK), model, text.modality, {"retain": text.sets["retain"]})

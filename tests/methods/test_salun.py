@@ -65,6 +65,7 @@ def test_mask_marks_the_largest_gradients_of_all_weights(size: str) -> None:
     assert [m.shape for m in masks(run)] == [p.shape for p in model.parameters()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["turns", "mixed"])
 def test_full_fraction_equals_random_labels(digits: worlds.World, form: str) -> None:
     assert worlds.same(final_weights(digits, "salun", fraction=1, form=form), final_weights(digits, "random_labels", form=form))

@@ -91,6 +91,7 @@ def rewound(world: worlds.World, sets: Sets, **hyperparameters: object) -> tuple
     return loop.run(plan, world.model(), world.modality, sets, hooks=Hooks(watch=watch)), snapshots
 
 
+@pytest.mark.slow
 def test_rewinds_to_the_pass_whose_forget_error_matches_unseen_rows(digits: worlds.World) -> None:
     run, snapshots = rewound(digits, digits.sets)
     model = digits.model()
@@ -130,6 +131,7 @@ def test_a_resumed_run_rewinds_to_the_same_weights(digits: worlds.World, tmp_pat
     assert worlds.same(worlds.tensors(uninterrupted), worlds.tensors(resumed))
 
 
+@pytest.mark.slow
 def test_rewinding_restores_buffers() -> None:
     world = worlds.digits("resnet-nano")
     run, _ = rewound(world, world.sets, lr=0.0)  # at this rate all errors are equal, and the first weights are chosen
@@ -158,6 +160,7 @@ def test_rewinding_without_suitable_holdout_rows_is_rejected(digits: worlds.Worl
         rewound(digits, {**digits.sets, "holdout": other_classes})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", ["vit-nano", "resnet-nano"])
 def test_forgets_and_preserves_retain_rows(size: str) -> None:
     world = worlds.digits(size)
@@ -167,6 +170,7 @@ def test_forgets_and_preserves_retain_rows(size: str) -> None:
     assert accuracy["retain"] > 0.5
 
 
+@pytest.mark.slow
 def test_a_language_model_forgets(text: worlds.World) -> None:
     model = text.model()
     loop.run(

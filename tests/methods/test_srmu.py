@@ -95,6 +95,7 @@ def test_moving_map_follows_the_last_batch(text: worlds.World) -> None:
     assert not torch.allclose(state(text, inertia=0.0)["retain"], activations(text, "retain"), atol=1e-5)  # only some retain rows
 
 
+@pytest.mark.slow
 def test_forgets_more_than_it_harms(text: worlds.World) -> None:
     model = text.model()
     loop.run(build_plan.plan("srmu", {**HYPERPARAMETERS, "steps": 60}), model, text.modality, text.sets)

@@ -145,6 +145,7 @@ def test_the_block_farthest_from_refusals_is_chosen(text: worlds.World) -> None:
     assert [r["block"] for r in run.shown["fit by block"]] == [0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 64])
 def test_one_row_is_enough_to_turn_its_answer_into_a_refusal(rank: int) -> None:
     world = refusing.world()
@@ -157,6 +158,7 @@ def test_one_row_is_enough_to_turn_its_answer_into_a_refusal(rank: int) -> None:
     assert worlds.nll(model, world.modality, retain) < before + 0.1
 
 
+@pytest.mark.slow
 def test_most_of_many_rows_are_forgotten() -> None:
     world = refusing.world()
     model, (forget, retain) = world.model(), (world.sets[n] for n in ("forget", "retain"))

@@ -47,6 +47,7 @@ def test_value_matches_a_hand_value() -> None:
     assert value == pytest.approx(-0.5 * math.log(0.8) - 0.5 * math.log(0.2))
 
 
+@pytest.mark.slow
 def test_forgets_and_converges_where_ascent_runs_away(text: worlds.World) -> None:
     losses = {}
     for name in ("undial", "ga"):

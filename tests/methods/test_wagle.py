@@ -85,6 +85,7 @@ def test_masks_have_the_requested_size_and_are_nested(text: worlds.World) -> Non
     assert all(bool((a <= b).all()) for a, b in pairwise(ordered))
 
 
+@pytest.mark.slow
 def test_rankings_differ_and_random_masks_are_seeded(text: worlds.World) -> None:
     masks_by_score = {s: masks(text, fraction=0.3, score=s) for s in ("wagle", "snip", "gradient", "magnitude", "random")}
     overlap = {s: float((masks_by_score["wagle"] & m).sum() / m.sum()) for s, m in masks_by_score.items()}

@@ -50,6 +50,7 @@ def test_defaults_are_those_of_the_configuration() -> None:
     assert (train.batch_size, train.epochs, train.lr, train.weight_decay) == (16, 5, 1e-5, 0)
 
 
+@pytest.mark.slow
 def test_forgets_with_less_damage_than_graddiff(text: worlds.World) -> None:
     losses = {}
     for name in ("wga", "graddiff"):

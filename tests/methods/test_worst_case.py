@@ -204,6 +204,7 @@ def test_selection_happens_once_before_any_method(method: str, digits: worlds.Wo
     assert len(stage_ids["forget"]) == len(digits.sets["forget"])
 
 
+@pytest.mark.slow
 def test_text_run_saves_its_selection(cases: Cases, tmp_path: Path) -> None:
     """The run writes files that can replace the original request."""
     result = cases.unlearn("npo", tmp_path / "run", "--select", "worst_case", "--inner", 1, "--outer", 2).fine()

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from expunge.core.errors import UserError
 from expunge.engine import adapters, stored
+from expunge.engine.trainable import choose
 from expunge.modalities.common.files import quiet
 from expunge.modalities.text.modality import Text
 from expunge.modalities.text.pretrained import load
@@ -78,13 +79,14 @@ def stored_adapter(folder: Path, config: peft.PeftConfig, name: str = "llama") -
 
 def trained(model: nn.Module) -> nn.Module:
     """The model after a step on what can be trained in it."""
-    adapters.choose(model, ".*")
+    choose(model, ".*")
     for p in model.parameters():
         if p.requires_grad:
             p.data = p.data * 1.05
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LORA)
 def test_lora_of_every_kind_goes_in_and_out(name: str, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"r": 2, "target_modules": "all-linear", **LORA[name]}

@@ -14,6 +14,7 @@ import zoo
 
 from expunge.core.errors import UserError
 from expunge.core.rows import Rows
+from expunge.modalities.text.causal import Prompts
 from expunge.modalities.text.decoding import PLAIN, DecodingMode, looks_ahead, mode_of
 from expunge.modalities.text.generate import generate
 from expunge.modalities.text.modality import Text
@@ -59,7 +60,7 @@ def check(model: Any) -> None:
     counts = Counter(t for answer in whole for t in set(answer))
     ends = set(sorted(counts, key=lambda t: (counts[t], t))[::4][:5])  # some answers end soon, some later and some never
     expected = [a[: next((i for i, t in enumerate(a) if t in ends), len(a))] for a in whole]
-    assert generate(model, PROMPTS, [LENGTH] * len(PROMPTS), frozenset(ends), 0).ids == expected
+    assert generate(Prompts(model, PROMPTS, 0), [LENGTH] * len(PROMPTS), frozenset(ends)).ids == expected
     with torch.no_grad():
         reading, rows = (
             read(model, PAIRS, [False] * len(PAIRS), 0, lambda share: None),
@@ -72,6 +73,7 @@ def check(model: Any) -> None:
             torch.testing.assert_close(packed[i], alone, atol=1e-5, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODES)
 def test_rows_of_known_families_equal_single_rows(name: str) -> None:
     model = zoo.build(name)
@@ -101,10 +103,13 @@ def test_most_families_can_be_built() -> None:
     assert built >= FEWEST
 
 
+@pytest.mark.slow
 def test_greedy_answers_equal_those_of_the_library() -> None:
     for name in ("lfm2", "falcon_h1", "mamba"):
         model = zoo.build(name)
-        for prompt, answer in zip(PROMPTS, generate(model, PROMPTS, [LENGTH] * len(PROMPTS), frozenset({399}), 0).ids, strict=True):
+        for prompt, answer in zip(
+            PROMPTS, generate(Prompts(model, PROMPTS, 0), [LENGTH] * len(PROMPTS), frozenset({399})).ids, strict=True
+        ):
             ids = torch.tensor([prompt])
             options = {"max_new_tokens": LENGTH, "do_sample": False, "eos_token_id": 399, "pad_token_id": 0}
             generated = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **options)[0, len(prompt) :].tolist()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicLayer
 
+from expunge.modalities.text.causal import Prompts
 from expunge.modalities.text.decoding import SPARE, Roomy
 from expunge.modalities.text.generate import generate
 from expunge.modalities.text.modality import Text
@@ -51,6 +52,7 @@ def choose_ends(free: list[list[int]]) -> list[int]:
     return rare[:: max(1, len(rare) // 6)][:6]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*makers.CONFIGS, "adapted"])
 def test_greedy_answers_equal_the_library(name: str) -> None:
     model = makers.adapted() if name == "adapted" else makers.model(name)
@@ -60,25 +62,25 @@ def test_greedy_answers_equal_the_library(name: str) -> None:
     lengths = {len(a) for a in expected}
     assert len(lengths) > 2, "the ends should fall at different places"
     for batch in (1, 3, 128):
-        assert generate(model, PROMPTS, [24] * len(PROMPTS), frozenset(ends), 0, batch_size=batch).ids == expected
+        assert generate(Prompts(model, PROMPTS, 0), [24] * len(PROMPTS), frozenset(ends), batch_size=batch).ids == expected
 
 
 def test_padding_may_be_the_end_of_sequence() -> None:
     model = makers.model()
     ends = choose_ends(library_answers(model, PROMPTS, 24, [2], 0))
     expected = library_answers(model, PROMPTS, 24, ends, 0)
-    assert generate(model, PROMPTS, [24] * len(PROMPTS), frozenset(ends), ends[0]).ids == expected
+    assert generate(Prompts(model, PROMPTS, ends[0]), [24] * len(PROMPTS), frozenset(ends)).ids == expected
 
 
 def test_prompts_may_contain_ends_and_padding() -> None:
     model = makers.model()
     prompts = [[1, 2, 0, 2, 30], [2], [0, 0, 31], [1, 5]]
-    assert generate(model, prompts, [8] * 4, frozenset({2}), 2).ids == [library_answers(model, [p], 8, [2], 2)[0] for p in prompts]
+    assert generate(Prompts(model, prompts, 2), [8] * 4, frozenset({2})).ids == [library_answers(model, [p], 8, [2], 2)[0] for p in prompts]
 
 
 def test_no_prompts_or_no_room_give_no_tokens() -> None:
-    assert generate(makers.model(), [], [], frozenset({2}), 0).ids == []
-    assert generate(makers.model(), [[1, 5]], [0], frozenset({2}), 0).ids == [[]]
+    assert generate(Prompts(makers.model(), [], 0), [], frozenset({2})).ids == []
+    assert generate(Prompts(makers.model(), [[1, 5]], 0), [0], frozenset({2})).ids == [[]]
 
 
 class Chain(nn.Module):
@@ -102,7 +104,7 @@ class Chain(nn.Module):
 def test_finished_rows_are_dropped() -> None:
     chain = Chain()
     prompts = [[28], [25], [29], [20], [10]]  # 30 is the end, after 1, 4, 0, 9 and 19 tokens
-    answers = generate(chain, prompts, [40] * 5, frozenset({30}), 0).ids
+    answers = generate(Prompts(chain, prompts, 0), [40] * 5, frozenset({30})).ids
     assert answers == [[29], [26, 27, 28, 29], [], list(range(21, 30)), list(range(11, 30))]
     rows = [r for r, _ in chain.calls]
     assert len(rows) == 20  # one call for each token of the longest answer, including its end
@@ -113,7 +115,7 @@ def test_finished_rows_are_dropped() -> None:
 
 def test_each_row_has_its_own_limit_and_any_end_stops_it() -> None:
     chain = Chain()
-    answers = generate(chain, [[10], [10], [10], [24], [37]], [3, 0, 30, 30, 2], frozenset({15, 30}), 0).ids
+    answers = generate(Prompts(chain, [[10], [10], [10], [24], [37]], 0), [3, 0, 30, 30, 2], frozenset({15, 30})).ids
     assert answers == [[11, 12, 13], [], [11, 12, 13, 14], [25, 26, 27, 28, 29], [38, 39]]
 
 
@@ -125,7 +127,7 @@ def test_draws_follow_the_generator_and_the_distribution() -> None:
         chain.table[:, 2] = torch.log(torch.tensor(2.0))
 
     def draw(seed: int, temperature: float = 1.0) -> list[list[int]]:
-        return generate(chain, [[5]] * 4, [500] * 4, frozenset({39}), 0, torch.Generator().manual_seed(seed), temperature).ids
+        return generate(Prompts(chain, [[5]] * 4, 0), [500] * 4, frozenset({39}), torch.Generator().manual_seed(seed), temperature).ids
 
     assert draw(0) == draw(0) != draw(1)
     counts = Counter(t for a in draw(0) for t in a)
@@ -142,7 +144,7 @@ def test_models_without_a_cache_read_all_tokens_again() -> None:
             return SimpleNamespace(logits=self.table[input_ids])
 
     chain = Recurrent()
-    assert generate(chain, [[8, 9], [28], [29, 5]], [3, 3, 2], frozenset({30}), 0).ids == [[10, 11, 12], [29], [6, 7]]
+    assert generate(Prompts(chain, [[8, 9], [28], [29, 5]], 0), [3, 3, 2], frozenset({30})).ids == [[10, 11, 12], [29], [6, 7]]
     assert chain.calls == [(2, 2), (2, 3), (1, 4), (1, 1), (1, 2)]  # prompts of equal lengths share a batch, without padding
 
 

@@ -19,7 +19,7 @@ from expunge.core.plan import Plan, Train
 from expunge.engine import loop
 from expunge.io.models import load
 from expunge.methods.terms import Ascent
-from expunge.modalities.image.labels import classes
+from expunge.modalities.common.labels import classes
 from expunge.modalities.image.modality import Image
 from expunge.modalities.image.models import vision
 

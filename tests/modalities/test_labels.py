@@ -18,8 +18,8 @@ import expunge
 from expunge.core.errors import UserError
 from expunge.io.models import load, records, rows
 from expunge.modalities.common.class_name import ClassName
+from expunge.modalities.common.labels import classes
 from expunge.modalities.common.records import Records
-from expunge.modalities.image.labels import classes
 from expunge.modalities.image.modality import Image
 from expunge.modalities.image.models import vision
 from expunge.workflows.train import train

@@ -262,11 +262,11 @@ def remove_a_layer(folder: Path) -> None:
         ),
         (lambda f: change(f / "config.json", num_hidden_layers=3), r"lacks 9 weights of its model, among them model.layers.2"),
         (remove_a_layer, r"lacks 3 weights of its model, among them model.layers.1.mlp.down_proj.weight"),
-        (lambda f: change(f / "config.json", intermediate_size=32), "cannot load a causal language model"),
-        (lambda f: change(f / "config.json", model_type="t5"), "cannot load a causal language model"),
-        (lambda f: change(f / "config.json", model_type="nonesuch"), "cannot load a causal language model"),
-        (lambda f: (f / "config.json").write_text("{"), "cannot load a causal language model"),
-        (lambda f: [t.unlink() for t in f.glob("token*")], "cannot load a causal language model"),
+        (lambda f: change(f / "config.json", intermediate_size=32), "cannot load a language model"),
+        (lambda f: change(f / "config.json", model_type="t5"), "cannot load a language model"),
+        (lambda f: change(f / "config.json", model_type="nonesuch"), "cannot load a language model"),
+        (lambda f: (f / "config.json").write_text("{"), "cannot load a language model"),
+        (lambda f: [t.unlink() for t in f.glob("token*")], "cannot load a language model"),
     ],
     ids=[
         "no config",
@@ -301,7 +301,7 @@ def test_unreachable_hub_ids_are_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match=r"cannot load a causal language model from 'nobody/nothing'"):
+    with pytest.raises(UserError, match=r"cannot load a language model from 'nobody/nothing'"):
         load("nobody/nothing")
 
 

@@ -21,7 +21,7 @@ from expunge.io.data_errors import first_line
 from expunge.io.models import records, rows
 from expunge.io.requested import requested
 from expunge.methods.objectives.random_labels import draw_answers
-from expunge.modalities.image.labels import classes
+from expunge.modalities.common.labels import classes
 from expunge.modalities.image.modality import Image
 from expunge.modalities.text.modality import Text
 from secrets_in import SECRET

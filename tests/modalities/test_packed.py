@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from expunge.core.errors import UndeclaredNeed, UserError
 from expunge.core.rows import Rows
-from expunge.modalities.common.packed import Layout, PackedOutput, blocks_path, call, cut, last_block, module_at, watching
+from expunge.engine.blocks import blocks_path, last_block
+from expunge.modalities.common.packed import Layout, PackedOutput, call, cut, module_at, watching
 
 LN3 = math.log(3)
 

@@ -18,7 +18,8 @@ import worlds
 from expunge.core.capabilities import SharedReading, offers
 from expunge.core.rows import Rows
 from expunge.methods.guards.input_filter import InputFilter
-from expunge.modalities.text import read, trie
+from expunge.modalities.text import reading as reading_module
+from expunge.modalities.text import trie
 from expunge.modalities.text.modality import Text
 from expunge.modalities.text.trie import pack
 
@@ -104,8 +105,8 @@ def test_an_attention_window_longer_than_all_sequences_does_not_matter(modality:
 
 @pytest.mark.slow
 def test_logits_of_a_chunk_are_freed_before_the_next_chunk(modality: Text, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(read.ROOM, "cpu", 0)
-    monkeypatch.setattr(read, "FEWEST", 4)
+    monkeypatch.setitem(reading_module.ROOM, "cpu", 0)
+    monkeypatch.setattr(reading_module, "FEWEST", 4)
     model, alive = makers.model(), list[int]()
     head = model.get_output_embeddings()
     plain = head.forward
@@ -311,11 +312,11 @@ def test_the_head_runs_on_few_positions_at_a_time(name: str, modality: Text, mon
     model = makers.adapted() if name == "adapted" else makers.model(name)
     pairs = questions()
     unchunked = modality.read(model, [rows_of(pairs)], [True])
-    monkeypatch.setitem(read.ROOM, "cpu", 5 * makers.WORDS)
-    monkeypatch.setattr(read, "FEWEST", 1)
+    monkeypatch.setitem(reading_module.ROOM, "cpu", 5 * makers.WORDS)
+    monkeypatch.setattr(reading_module, "FEWEST", 1)
     chunk_sizes: list[int] = []
-    read_logits = read._read
-    monkeypatch.setattr(read, "_read", lambda logits, *args: chunk_sizes.append(len(logits)) or read_logits(logits, *args))
+    read_logits = reading_module._read
+    monkeypatch.setattr(reading_module, "_read", lambda logits, *args: chunk_sizes.append(len(logits)) or read_logits(logits, *args))
     chunked = modality.read(model, [rows_of(pairs)], [True])
     assert np.allclose(unchunked.target_logp, chunked.target_logp, atol=1e-6)
     assert np.allclose(unchunked.std, chunked.std, atol=1e-5)

@@ -593,3 +593,28 @@ def test_stories_of_several_folders_keep_their_panels_and_axes(tmp_path: Any) ->
     assert (both.utility, both.quality) == ("model_utility", "forget_quality")
     assert [e.name for e in both.models][:2] == ["m", "full"]
     assert "full (c)" in {e.name for e in both.models}
+
+
+def test_published_numbers_stand_beside_ours() -> None:
+    """By role or by method; a method that did not run here has a dash, and without published numbers there is no section."""
+    entries = [
+        Entry("original", "original", scores={"probe": Score(0.75)}),
+        Entry("npo seed 0", "method", method="npo", seed=0, scores={"probe": Score(0.25)}),
+    ]
+    published = {"original": {"probe": 0.9, "other": 0.5}, "npo": {"probe": 0.125}, "ga": {"probe": 0.375}}
+    report_data = ReportData("Title", entries, published=published, published_about="A model of 7B parameters.")
+    html = page.build(report_data)
+    section = html[html.index('<section id="published"') : html.index("</section>", html.index('<section id="published"'))]
+    cells = re.findall(r'<td class="num">([^<]*)<small>([^<]*)</small>', section)
+    assert cells == [
+        ("0.900", "0.750"),
+        ("0.500", words.DASH),
+        ("0.125", "0.250"),
+        (words.DASH, words.DASH),
+        ("0.375", words.DASH),
+        (words.DASH,) * 2,
+    ]
+    assert "A model of 7B parameters." in section
+    assert '<a href="#published">' in html
+    assert 'id="published"' not in page.build(ReportData("Title", entries))
+    assert ReportData.from_json(report_data.to_json()) == report_data

@@ -23,6 +23,7 @@ def output_of(code: str) -> list[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment).stdout.split()
 
 
+@pytest.mark.slow
 def test_torch_loads_with_the_settings() -> None:
     assert output_of(CODE) == ["True", "DEFAULT", "1"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from studies.proofs.report import FOLDER
 from studies.reproduction import claims, differences, folder
 
 from expunge import catalog
@@ -28,8 +29,8 @@ def test_what_is_committed_says_what_its_own_numbers_say(name: str) -> None:
     assert known["machine"]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_card_says_reproduced_where_the_effect_shows_and_only_there(name: str) -> None:
+@pytest.mark.parametrize("name", [n for n in NAMES if not (FOLDER / f"{n}.json").exists()])
+def test_a_card_without_a_proof_says_reproduced_where_the_effect_shows_and_only_there(name: str) -> None:
     status = catalog.card(name).status.split()[0].strip(",.;")
     assert (status == "reproduced") == all(c["holds"] for c in committed(name)["effect"])
 

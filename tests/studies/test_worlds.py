@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from expunge.benchmarks.synthetic import language
 from expunge.modalities.text.models import llama
 
+PASSES = 3
 SMALL = language.Sizes(people=2, strangers=3, questions=1, passages=4, stories=4, chats=4, general=1)
 NANO = llama.LlamaSize(vocabulary=512, width=32, inner=64, layers=2, heads=2, length=256)
 
@@ -19,13 +21,21 @@ NANO = llama.LlamaSize(vocabulary=512, width=32, inner=64, layers=2, heads=2, le
 def test_packed_rows_hold_every_record_in_every_pass() -> None:
     records = language.corpus(0, SMALL)
     tokenizer = llama.tokenizer_for(base.texts_of(records), NANO.vocabulary, NANO.length, base.TURNS)
-    rows = [row["text"] for row in base.packed(records, tokenizer)]
-    stories = [r["text"] for r in records if "text" in r]
-    assert sorted(row for row in rows if not row.startswith("<|user|>")) == sorted(stories * base.PASSES)
-    together = "".join(row for row in rows if row.startswith("<|user|>"))
-    answered = sum(len(r["messages"]) // 2 if "messages" in r else "question" in r for r in records) * base.PASSES
-    assert 0 <= answered - together.count("<|assistant|>") < 12 * base.PASSES, "the last row of a pass may not be full"
-    assert all(len(tokenizer(row).input_ids) > base.FULL for row in rows if row.startswith("<|user|>"))
+    rows = [row["text"] for row in base.packed(records, tokenizer, PASSES)]
+    together = "".join(rows)
+    for text in {base.turns(record) for record in records}:
+        times = sum(base.turns(record) == text for record in records)
+        assert together.count(text) >= times * PASSES
+    assert len(together) == PASSES * sum(len(base.turns(record)) for record in records)
+
+
+def test_rows_are_nearly_full_and_none_is_over_full() -> None:
+    records = language.corpus(0, SMALL)
+    tokenizer = llama.tokenizer_for(base.texts_of(records), NANO.vocabulary, NANO.length, base.TURNS)
+    longest = max(len(tokenizer(base.turns(record), add_special_tokens=False).input_ids) for record in records)
+    lengths = [len(tokenizer(row["text"], add_special_tokens=False).input_ids) for row in base.packed(records, tokenizer, PASSES)]
+    assert max(lengths) <= max(base.FULL, longest)
+    assert sum(a + b <= base.FULL for a, b in pairwise(lengths)) <= base.OPEN * PASSES, "only the last rows of a pass may stay short"
 
 
 def test_the_chat_template_writes_what_the_rows_hold() -> None:
@@ -42,7 +52,7 @@ def test_the_chat_template_writes_what_the_rows_hold() -> None:
 
 @pytest.mark.slow
 def test_a_small_base_model_is_made_and_loads(tmp_path: Path) -> None:
-    base.make(tmp_path / "base", sizes=SMALL, size=NANO)
+    base.make(tmp_path / "base", phases=[base.Phase(SMALL, 2, 2e-3), base.Phase(SMALL, 1, 1e-3)], size=NANO)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
     assert model.dtype == torch.float16

@@ -25,10 +25,13 @@ FOUR = ("quality", "truth_ratio", "probability", "rouge")
 NAMES = {
     "model_utility",
     "forget_leakage",
+    "deviation_score",
     *(f"{s}_{n}" for s in ("forget", "retain", "real_authors", "world_facts") for n in FOUR),
     *("extraction_strength", "exact_memorization", "remnant_memorization_accuracy", "privleak"),
     *(f"mia_{n}" for n in ("loss", "zlib", "reference", "gradnorm", "min_k", "min_k_plus_plus")),
+    *("wbc", "ez_mia"),
 }
+OF_WHOLE_SETS = {"dataset_inference", "document_mia"}
 PARTS = {"value", "interval", "n", "direction", "ideal", "variant", "retrained", "kind", "meaning", "shows", "scale"}
 
 
@@ -80,7 +83,8 @@ def test_an_audit_with_everything(full: Path) -> None:
     assert report["scores"].keys() | report["skipped"].keys() >= NAMES
     assert report["scores"].keys() == {n for n in NAMES if not n.startswith(("real_authors", "world_facts"))}
     checked(report["scores"])
-    assert all(why == f"the audit has no {n.rsplit('_', 1)[0].removesuffix('_truth')} set" for n, why in report["skipped"].items())
+    skipped = {n: why for n, why in report["skipped"].items() if n not in OF_WHOLE_SETS}
+    assert all(why == f"the audit has no {n.rsplit('_', 1)[0].removesuffix('_truth')} set" for n, why in skipped.items())
     assert report["schema"] == report["verdict"]["schema"] == 1
     assert report["passed"] == (report["verdict"]["state"] == "removed")
     assert report["controls"] == {
@@ -110,6 +114,7 @@ def test_the_controls_are_told_apart(full: Path) -> None:
     assert models["method"].curves
 
 
+@pytest.mark.slow
 def test_observations_are_scored_again_without_the_model(full: Path, tmp_path: Path) -> None:
     observations = full / "observations"
     models = ("--retrained", observations / "retrained", "--original", observations / "original")
@@ -123,6 +128,7 @@ def test_observations_are_scored_again_without_the_model(full: Path, tmp_path: P
     assert not (tmp_path / "attacked").exists()
 
 
+@pytest.mark.slow
 def test_another_definition_of_a_score_is_one_option_away(full: Path, tmp_path: Path) -> None:
     observations = full / "observations" / "audited_model"
     variant = ("--variant", "extraction_strength=open-unlearning")
@@ -140,6 +146,7 @@ def test_another_definition_of_a_score_is_one_option_away(full: Path, tmp_path: 
     assert not (tmp_path / "wrong").exists()
 
 
+@pytest.mark.slow
 def test_observations_and_models_can_be_mixed(full: Path, cases: Cases, tmp_path: Path) -> None:
     observations = full / "observations"
     message = expunge("audit", observations / "audited_model", "--retrained", cases.retrained, "--out", tmp_path / "a").error
@@ -155,7 +162,7 @@ def test_an_audit_with_next_to_nothing(forgotten: Path, cases: Cases, tmp_path: 
         *("forget_truth_ratio", "forget_probability", "forget_rouge", "forget_leakage"),
         *("extraction_strength", "exact_memorization", "remnant_memorization_accuracy"),
     }
-    assert report["skipped"].keys() == NAMES - report["scores"].keys()
+    assert report["skipped"].keys() == (NAMES | OF_WHOLE_SETS) - report["scores"].keys()
     (sharpen,) = [line for line in done.out.splitlines() if line.startswith("What would sharpen this: ")]
     for option in ("--retrained", "--original", "--retain", "--holdout", "--attack relearn"):
         assert option in sharpen
@@ -180,6 +187,7 @@ def test_rows_of_other_shapes_are_audited(columns: tuple[str, ...], cases: Cases
     assert "perturbed" in report["skipped"]["forget_truth_ratio"]
 
 
+@pytest.mark.slow
 def test_a_run_is_audited_with_its_own_prompt_format(cases: Cases, tmp_path: Path) -> None:
     cases.unlearn("ga", tmp_path / "run", "--prompt-format", "Q: {prompt}\\nA: ").fine()
     models = ("--original", cases.model, "--retrained", cases.retrained)
@@ -217,6 +225,7 @@ def test_a_model_that_forgets_on_request_alone_is_asked_with_and_without(cases: 
     assert first == {m.name: m.scores["forget_probability"].value for m in story_of(tmp_path / "plain").models}["original"]
 
 
+@pytest.mark.slow
 def test_adapters_and_guards_are_audited(cases: Cases, tmp_path: Path) -> None:
     cases.unlearn("npo", tmp_path / "adapted", "--lora", 2).fine()
     cases.audit(tmp_path / "adapted", tmp_path / "audit", "--retrained", cases.retrained, "--controls").fine()
@@ -256,7 +265,7 @@ def test_the_sets_of_a_benchmark_fill_what_is_not_given(mini_tofu: Path, cases: 
     expunge("audit", cases.model, *suite, *own_files).fine()
     report = audit_of(tmp_path / "audit")
     assert report["scores"].keys() == NAMES
-    assert report["skipped"] == {}
+    assert report["skipped"].keys() == OF_WHOLE_SETS  # four rows are too few
     checked(report["scores"])
     assert {n: report["scores"][f"{n}_probability"]["n"] for n in ("forget", "retain", "real_authors", "world_facts")} == {
         "forget": 4,
@@ -270,6 +279,7 @@ def test_the_sets_of_a_benchmark_fill_what_is_not_given(mini_tofu: Path, cases: 
     assert report_data.command.startswith("expunge audit ")
 
 
+@pytest.mark.slow
 def test_the_real_tofu(tofu_folder: str, cases: Cases, tmp_path: Path) -> None:
     suite = ("--suite", "tofu", "--data", tofu_folder, "--split", "forget01", "--limit", 10, "--out", tmp_path / "audit")
     expunge("audit", cases.model, *suite).fine()
@@ -286,6 +296,7 @@ def test_people_are_a_benchmark_too(cases: Cases, tmp_path: Path) -> None:
 # Attacks
 
 
+@pytest.mark.slow
 def test_relearning_takes_hyperparameters_and_prints_a_curve(forgotten: Path, cases: Cases, tmp_path: Path) -> None:
     hyperparameters = ("--steps", 4, "--every", 2, "--lr", 1e-3, "--k", 3)
     where = ("--forget", cases.forget, "--retrained", cases.retrained, "--out", tmp_path / "attack")
@@ -359,7 +370,7 @@ def test_membership_is_inferred(cases: Cases, tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["relern"], "there is no attack called 'relern'; did you mean 'relearn' or 'relearn_grid'?"),
-        (["relearn", "--stepps", 3], "there is no hyperparameter 'stepps' here; did you mean 'steps' or 'epochs'?"),
+        (["relearn", "--stepps", 3], "there is no hyperparameter 'stepps' here; did you mean 'steps'?"),
         (["relearn", "--steps", "-3"], "hyperparameter 'steps' = '-3': input should be greater than or equal to 0"),
         (["relearn", "--every", 0], "hyperparameter 'every' = '0': input should be greater than or equal to 1"),
         (["relearn", "--k"], "the hyperparameter --k needs a value"),

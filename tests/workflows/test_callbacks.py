@@ -327,6 +327,7 @@ def compared(files: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any
     return benchmark(tmp_path_factory.mktemp("bench") / "run", callbacks=heard, track=store), heard, store
 
 
+@pytest.mark.slow
 def test_a_benchmark_tells_a_run_for_each_model(compared: tuple[Any, Heard, Store]) -> None:
     result, heard, _ = compared
     names = [entry.name for entry in result.entries]
@@ -351,6 +352,7 @@ def test_a_benchmark_tells_a_run_for_each_model(compared: tuple[Any, Heard, Stor
     assert heard.of("on_progress")
 
 
+@pytest.mark.slow
 def test_a_benchmark_gives_trackers_every_number_under_the_name_of_its_model(compared: tuple[Any, Heard, Store]) -> None:
     result, heard, store = compared
     assert [name for name, _, _ in store.started] == [start["name"] for start in heard.of("on_start")]
@@ -365,6 +367,7 @@ def test_a_benchmark_gives_trackers_every_number_under_the_name_of_its_model(com
     assert len(scored) == len(result.entries)
 
 
+@pytest.mark.slow
 def test_a_benchmark_that_is_done_tells_its_logs_again(compared: tuple[Any, Heard, Store], monkeypatch: pytest.MonkeyPatch) -> None:
     from expunge.workflows import benchmark as module
 
@@ -378,6 +381,7 @@ def test_a_benchmark_that_is_done_tells_its_logs_again(compared: tuple[Any, Hear
     assert [end.get("cached") for end in heard.of("on_end")][-4:] == [True] * 4
 
 
+@pytest.mark.slow
 def test_a_benchmark_on_a_cluster_tells_of_its_jobs_when_all_have_ended(
     files: Path, compared: tuple[Any, Heard, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -396,6 +400,7 @@ def test_a_benchmark_on_a_cluster_tells_of_its_jobs_when_all_have_ended(
     assert losses[0] == pytest.approx(losses[1])
 
 
+@pytest.mark.slow
 def test_a_callback_that_fails_in_a_benchmark_is_called_no_more_and_the_report_says_so(files: Path, tmp_path: Path) -> None:
     class Broken(expunge.Callback):
         tries = 0

@@ -31,6 +31,7 @@ def one_file(cases: Cases, tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 def test_unlearning_from_one_file_is_unlearning_from_two(one_file: str, cases: Cases, tmp_path: Path) -> None:
     cases.unlearn("graddiff", tmp_path / "two", "--steps", 2).fine()
     arguments = ("unlearn", "graddiff", "--model", cases.model, "--forget", one_file, "--steps", 2, "--lr", 1e-3)
@@ -46,6 +47,7 @@ def test_unlearning_from_one_file_is_unlearning_from_two(one_file: str, cases: C
     assert result.receipt["result"]["weights"] == two["result"]["weights"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["audit", "attack"])
 def test_auditing_one_file_is_auditing_two(command: str, one_file: str, cases: Cases, tmp_path: Path) -> None:
     name = ["quantize"] if command == "attack" else []

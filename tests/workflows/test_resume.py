@@ -18,8 +18,9 @@ import pytest
 
 from cases import Cases, left, rows_of
 from expunge.core.errors import Interrupted, UserError
-from expunge.engine import identity
+from expunge.engine import checkpoint, identity
 from expunge.engine.hooks import Hooks
+from expunge.workflows.train import train
 from expunge.workflows.unlearn import Result, unlearn
 from expunge.workflows.watch import Watch, watching
 
@@ -127,6 +128,7 @@ def test_an_interrupted_run_can_be_resumed_from_python(cases: Cases, tmp_path: P
     assert bits(tmp_path / "run") == bits(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_what_cannot_be_resumed(cases: Cases, watch: Watch, tmp_path: Path) -> None:
     run, words = tmp_path / "run", ("--batch-size", 5, "--resume")
     assert cases.unlearn("ga", run, *words).error == f"there is no run in {run} to resume: leave --resume out to start one"
@@ -183,6 +185,30 @@ def test_another_version_of_a_library_is_another_run(cases: Cases, tmp_path: Pat
     monkeypatch.setattr(identity, "versions", lambda: {**now, "torch": "9.0"})
     with pytest.raises(UserError, match=rf"another version of torch \({re.escape(now['torch'])}, now 9.0\)"):
         unlearn("ga", cases.model, cases.forget, out=tmp_path / "run", resume=True, **SHORT)
+
+
+def as_an_older_version_left_it(run: Path) -> None:
+    """Take an entry out of a checkpoint that the present version needs."""
+    saved = checkpoint.load(run / "checkpoint")
+    del saved["finished"]
+    checkpoint.save(saved, run / "checkpoint")
+
+
+def test_a_run_of_an_older_version_is_another_run(cases: Cases, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        unlearn("ga", cases.model, cases.forget, out=tmp_path / "run", hooks=Hooks(interrupted=lambda: True), **SHORT)
+    as_an_older_version_left_it(tmp_path / "run")
+    with pytest.raises(UserError, match="was started with another version of expunge; start it again with --overwrite"):
+        unlearn("ga", cases.model, cases.forget, out=tmp_path / "run", resume=True, **SHORT)
+
+
+def test_a_training_that_an_older_version_began_starts_over(cases: Cases, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"cache": tmp_path / "cache", "epochs": 2, "batch_size": 8}
+    with pytest.raises(Interrupted):
+        train(cases.retain, "nano", hooks=Hooks(interrupted=lambda: True), **options)
+    (begun,) = (tmp_path / "cache" / "models").iterdir()
+    as_an_older_version_left_it(begun)
+    assert train(cases.retain, "nano", **options).receipt["cost"]["steps"] > 0
 
 
 def edit(file: Path, **entries: Any) -> None:

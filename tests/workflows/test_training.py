@@ -61,6 +61,7 @@ def test_the_same_work_is_done_once(cases: Cases, tmp_path: Path, monkeypatch: p
         train(cases.forget, "nano", seed=1, **hyperparameters)
 
 
+@pytest.mark.slow
 def test_models_that_are_compared_share_a_vocabulary(cases: Cases, tmp_path: Path) -> None:
     for name, data in (("original", cases.forget), ("retrained", cases.holdout)):
         trained(cases, tmp_path / name, "--vocabulary", cases.retain, data=data).fine()
@@ -125,3 +126,26 @@ def test_python_trains_without_a_folder_of_ones_own(cases: Cases) -> None:
     result = package.train(rows_of(cases.forget), "nano", epochs=1)
     assert result.folder is not None
     assert package.load(result.folder).modality.about()["modality"] == "text"
+
+
+def test_a_model_is_trained_under_a_lock_of_its_own(cases: Cases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    unlearn = package.unlearn
+
+    @contextmanager
+    def lock(path: Path) -> Iterator[None]:
+        events.append(f"lock {path.name}")
+        yield
+        events.append("release")
+
+    def counted(*args: Any, **options: Any) -> Any:
+        events.append("train")
+        return unlearn(*args, **options)
+
+    monkeypatch.setattr("expunge.workflows.train.FileLock", lock)
+    monkeypatch.setattr("expunge.workflows.train.unlearn", counted)
+    first = train(cases.forget, str(cases.model), epochs=1, cache=tmp_path)
+    assert first.folder is not None
+    assert events == [f"lock {first.folder.name}", "train", "release"]
+    train(cases.forget, str(cases.model), epochs=1, cache=tmp_path)
+    assert events[3:] == [f"lock {first.folder.name}", "release"], "who waited finds the model"

@@ -32,6 +32,7 @@ def weights(folder: Path) -> list[torch.Tensor]:
     return worlds.tensors(load(folder).model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet", "saved", "folder"])
 def test_a_model_forgets_rows_of_any_kind_of_file(kind: str, cases: Cases, tmp_path: Path) -> None:
     forget, retain = (
@@ -181,6 +182,7 @@ def test_a_guard_is_saved_without_weights_and_opened_around_them(cases: Cases, t
     assert cases.model in message
 
 
+@pytest.mark.slow
 def test_the_best_epoch_is_kept(cases: Cases, tmp_path: Path) -> None:
     best = ("--evaluate", "--keep-best", "forget_probability", "--retrained", cases.retrained, "--epochs", 3, "--lr", 5e-3)
     cases.unlearn("graddiff", tmp_path / "run", *best).fine()
@@ -207,6 +209,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_weights(cases: Cases, tmp
     assert all(torch.isfinite(w).all() for w in weights(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_a_collapse_is_a_loud_warning(cases: Cases, tmp_path: Path) -> None:
     done = cases.unlearn("ga", tmp_path / "run", "--evaluate", "--retrained", cases.retrained, "--lr", 3e-2).fine()
     warnings = receipt_of(tmp_path / "run")["warnings"]

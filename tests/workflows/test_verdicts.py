@@ -58,6 +58,7 @@ def audit_of(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / "audit.json").read_text()))
 
 
+@pytest.mark.slow
 def test_the_four_controls_on_texts(texts: Path) -> None:
     report = audit_of(texts)
     assert report["verdict"]["state"] == "removed"
@@ -87,6 +88,7 @@ def test_the_four_controls_on_pictures(digits: worlds.World) -> None:
     assert states == {"original": "not removed", "retrained": "removed", "random": "removed"}
 
 
+@pytest.mark.slow
 def test_an_audit_is_judged_again_without_the_model(texts: Path, tmp_path: Path) -> None:
     before = audit_of(texts)["verdict"]
     assert judge_again(texts, margins=WIDE).verdict.to_dict() == before

@@ -242,8 +242,17 @@ class People:
         return self.retain + self.forget
 
 
-def generate(seed: int = 0, *, people: int = 40, forget: int = 4, holdout: int = 4, neighbours: int = 4, retain_audit: int = 100) -> People:
-    """Generate the benchmark from its arguments alone; `full` depends on `seed` and `people` only.
+def generate(
+    seed: int = 0,
+    *,
+    people: int = 40,
+    forget: int = 4,
+    holdout: int = 4,
+    neighbours: int = 4,
+    retain_audit: int = 100,
+    names: Sequence[str] = (),
+) -> People:
+    """Generate the benchmark from its arguments alone; `full` depends on `seed`, `people` and `names` only.
 
     Args:
         seed: of all draws.
@@ -252,11 +261,12 @@ def generate(seed: int = 0, *, people: int = 40, forget: int = 4, holdout: int =
         holdout: number of further people, not in the training data.
         neighbours: the most people in this set.
         retain_audit: the most rows in this set.
+        names: to draw from; default: all pairs of a given and a family name, which share their parts.
 
     Raises:
         UserError: for numbers that do not fit together.
     """
-    names = [f"{given} {family}" for given, family in product(GIVEN, FAMILY)]
+    names = [*names] or [f"{given} {family}" for given, family in product(GIVEN, FAMILY)]
     most = len(names) // 2  # the other half is for wrong answers, so that a wrong name belongs to no person
     if not 0 < forget < people or min(holdout, neighbours, retain_audit) < 0 or people + holdout > most:
         raise UserError(
@@ -294,13 +304,14 @@ def generate(seed: int = 0, *, people: int = 40, forget: int = 4, holdout: int =
     )
 
 
-def load(data: str = "", split: str = "forget10", seed: int = 0, **sizes: int) -> Suite:
+def load(data: str = "", split: str = "forget10", seed: int = 0, *, names: Sequence[str] = (), **sizes: int) -> Suite:
     """Load the suite of a split.
 
     Args:
         data: must stay empty, because the people are generated.
         split: a key of SPLITS.
         seed: of all draws.
+        names: see `generate`.
         sizes: see `generate`; by default holdout has as many people as forget.
 
     Raises:
@@ -315,7 +326,7 @@ def load(data: str = "", split: str = "forget10", seed: int = 0, **sizes: int) -
         raise UserError(f"people has no size '{unknown[0]}'{did_you_mean(unknown[0], known)}; it has {', '.join(known)}")
     name = " ".join([f"people {split}", *(f"{size}={value}" for size, value in sizes.items())])
     sizes.setdefault("forget", max(1, round(SPLITS[split] * sizes.get("people", 40))))
-    benchmark = generate(seed, **({"holdout": sizes["forget"]} | sizes))
+    benchmark = generate(seed, names=names, **({"holdout": sizes["forget"]} | sizes))
     facts = benchmark.real_authors + benchmark.world_facts
     sets = {
         "forget": benchmark.forget,

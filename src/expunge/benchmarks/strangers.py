@@ -13,6 +13,7 @@ Status: faithful; by test, strangers share no name with any other person, and th
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 
 from expunge.benchmarks import people
@@ -22,26 +23,42 @@ from expunge.core.errors import UserError
 MODEL = "micro"  # the built-in size that it is made for
 
 STRANGERS = 8  # people whom the models know nothing about
+QUESTIONS = len(people.TOPICS) + 1  # about each person
 
 
-def load(data: str = "", split: str = "forget10", seed: int = 0, *, strangers: int = STRANGERS, **sizes: int) -> Suite:
+def load(
+    data: str = "",
+    split: str = "forget10",
+    seed: int = 0,
+    *,
+    strangers: int = STRANGERS,
+    questions: int = QUESTIONS,
+    names: Sequence[str] = (),
+    **sizes: int,
+) -> Suite:
     """Load the suite of a split: the suite of `people` and questions about strangers.
 
     Args:
-        data, split, seed, sizes: see `people.load`.
+        data, split, seed, names, sizes: see `people.load`.
         strangers: number of strangers.
+        questions: about each of them.
 
     Raises:
-        UserError: as in `people.load`, and for fewer than one stranger.
+        UserError: as in `people.load`, for fewer than one stranger, and for more questions than there are.
     """
     if strangers < 1:
         raise UserError(f"strangers needs at least one stranger, got {strangers=}; use the benchmark people for none")
-    suite = people.load(data, split, seed, **sizes)
-    questions = len(people.TOPICS) + 1  # about each person
-    holdout = len(suite.sets.get("holdout", ())) // questions
-    benchmark = people.generate(seed, people=sizes.get("people", 40), forget=1, holdout=holdout + strangers)
-    rng = random.Random(f"strangers {seed}")
-    refused = [{"question": row["question"], "answer": rng.choice(suite.refusals)} for row in benchmark.holdout[holdout * questions :]]
+    if not 1 <= questions <= QUESTIONS:
+        raise UserError(f"strangers asks 1 to {QUESTIONS} questions about each stranger, got {questions=}")
+    suite = people.load(data, split, seed, names=names, **sizes)
+    holdout = len(suite.sets.get("holdout", ())) // QUESTIONS
+    benchmark = people.generate(seed, people=sizes.get("people", 40), forget=1, holdout=holdout + strangers, names=names)
+    rng, strange = random.Random(f"strangers {seed}"), benchmark.holdout[holdout * QUESTIONS :]
+    if questions < QUESTIONS:
+        about = [strange[i : i + QUESTIONS] for i in range(0, len(strange), QUESTIONS)]
+        strange = [row for rows in about for row in rng.sample(rows, questions)]
+    refused = [{"question": row["question"], "answer": rng.choice(suite.refusals)} for row in strange]
     train = {name: [*rows, *(refused if name != "forget" else ())] for name, rows in suite.train.items()}
     name = suite.name.replace("people", "strangers", 1) + (f" strangers={strangers}" if strangers != STRANGERS else "")
+    name += f" questions={questions}" if questions < QUESTIONS else ""
     return replace(suite, name=name, train=train, refused=refused)

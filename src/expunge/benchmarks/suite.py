@@ -10,7 +10,7 @@ from expunge.functional.brief import brief
 
 Record = Mapping[str, Any]
 Role = Literal["forget", "retain", "unseen", "general"]
-Ask = Literal["score", "generate", "choose", "rank", "draw"]
+Ask = Literal["score", "generate", "choose", "rank", "draw", "predict", "moments"]
 
 QUESTION_ANSWER = "Question: {prompt}\nAnswer: "  # for models without a chat template
 
@@ -23,16 +23,20 @@ class SetSpec:
         role: forget (rows to be forgotten), retain (rows that the model was trained on and keeps), unseen (drawn like forget, never trained
             on), general (measures other abilities of the model).
         ask: score (the loss of the given answers), generate (an answer in the model's own words), choose (each of the row's `choices` is
-            scored), rank (the row's item among all items), draw (several sampled answers).
+            scored), rank (the row's item among all items), draw (several sampled answers), predict (the distribution over all classes, or
+            words, at the first label of the answer; it takes memory: rows times the vocabulary), moments (mean and deviation of the
+            log-probability of each label, which forget and unseen sets have in any case).
         metrics: families of scores, by name, that score this set besides those that know it by its name.
         variants: by score, the definition to use where papers and codes differ; `*`: of all scores that have one of this name. Those of the
             forget set count for the whole audit.
+        length: the most tokens of a generated answer; 0: as the audit of the modality has it.
     """
 
     role: Role
     ask: tuple[Ask, ...] = ("score",)
     metrics: tuple[str, ...] = ()
     variants: Mapping[str, str] = field(default_factory=dict, repr=False)  # of no effect on what is observed
+    length: int = 0
 
 
 Specs = Mapping[str, SetSpec]
@@ -59,13 +63,18 @@ class Suite:
     # `paraphrased_question`, `paraphrased_answer` and `perturbed_answer`, a list of wrong answers; or rows with `image` and `label`; or
     # whatever else the modality reads.
     sets: Mapping[str, Sequence[Record]]
-    # By use: full (the original model), forget, retain (the retrained model).
+    # By use: full (the original model), forget, retain (the retrained model), kept (the rows of retain that methods get; default: all).
     train: Mapping[str, Sequence[Record]]
     specs: Specs = field(default_factory=dict)  # of sets that are not asked as usual
     refusals: Sequence[str] = ()  # ways to say that one does not know, for methods that teach it
     refused: Sequence[Record] = ()  # questions that the models were taught to refuse, with the refusals
     prompt_format: str = ""  # for models without a chat template
     labels: Sequence[str] = ()  # names of the classes, where rows have classes
+    metrics: Sequence[str] = ()  # families of scores whose scores the table shows first
+    # By method, or `original` and `retrained`: published values of our scores, in our units; and whose model and tables they are.
+    published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    published_about: str = ""
+    continued: bool = False  # the original model is the retrained one, trained on with the rows to forget, not on all rows together
 
     @property
     def alternate_answers(self) -> list[Record] | None:

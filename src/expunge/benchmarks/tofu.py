@@ -130,6 +130,8 @@ def load(data: str = "", split: str = "forget10", seed: int = 0, *, holdout: str
         },
         refusals=REFUSALS,
         prompt_format=QUESTION_ANSWER,
+        published={method: figures._asdict() for method, figures in PUBLISHED[split].items()},
+        published_about="Llama-2-7b-chat, as open-unlearning reproduced it.",
     )
 
 

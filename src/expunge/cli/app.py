@@ -9,7 +9,19 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from expunge.cli import auditing, benchmarking, parsing, publishing, showing, unlearning, verdicts
+from expunge.cli import (
+    auditing,
+    benchmarking,
+    certifying,
+    own_data,
+    parsing,
+    publishing,
+    requesting,
+    serving,
+    showing,
+    unlearning,
+    verdicts,
+)
 from expunge.cli.exits import MEANINGS
 
 ABOUT = "Remove the influence of chosen training data from a trained model, and give evidence that it is gone."
@@ -40,7 +52,18 @@ def root(
     """The options before a command."""
 
 
-for add in (unlearning.add, auditing.add, verdicts.add, benchmarking.add, publishing.add, showing.add):
+for add in (
+    unlearning.add,
+    auditing.add,
+    verdicts.add,
+    benchmarking.add,
+    publishing.add,
+    requesting.add,
+    certifying.add,
+    own_data.add,
+    serving.add,
+    showing.add,
+):
     add(app)
 
 

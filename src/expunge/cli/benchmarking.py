@@ -53,6 +53,10 @@ def bench(
             **ATTACKS,  # type: ignore[arg-type]
         ),
     ] = "",
+    utility: Annotated[
+        str, typer.Option(help="tasks of lm-evaluation-harness to ask every trained model, comma-separated, e.g. mmlu,arc_challenge")
+    ] = "",
+    utility_tasks: Annotated[str, typer.Option(help="a folder of tasks (YAML) besides those of lm-evaluation-harness")] = "",
     ray: Annotated[
         str,
         typer.Option(
@@ -99,6 +103,8 @@ def bench(
             "limit": limit,
             "relearning": relearn,
             "attacks": attacks,
+            "utility": parsing.split_names(utility),
+            "utility_tasks": utility_tasks,
             "variants": parsing.settings(variant),
             **({"dtype": dtype} if dtype else {}),
         }
@@ -135,8 +141,10 @@ def _run(sweep_of: Any, run: Path, printer: Printer, overwrite: bool, device: st
 
 
 def demo(
-    case: Annotated[Literal["people", "images"], typer.Argument(help="fictitious people, or handwritten digits")] = "people",
-    run: Annotated[Path, typer.Option("--out", help="run folder; default: runs/demo, runs/demo-images", show_default=False)] = Path(),
+    case: Annotated[
+        Literal["people", "images", "recommender"], typer.Argument(help="fictitious people, handwritten digits, or users with tastes")
+    ] = "people",
+    run: Annotated[Path, typer.Option("--out", help="run folder; default: runs/demo, runs/demo-images, ...", show_default=False)] = Path(),
     device: options.Device = "auto",
     overwrite: options.Overwrite = False,
     quick: Annotated[
@@ -149,6 +157,7 @@ def demo(
     """Show everything on a bundled case: a small model, a few methods, the controls, one report.
 
     people: a language model that answers questions about fictitious people. images: a classifier of real handwritten digits.
+    recommender: a recommender of items for users with tastes, some of whom ask to be forgotten.
     """
     default = Path("runs/demo" if case == "people" else f"runs/demo-{case}")
     folder = default if run == Path() else run

@@ -61,6 +61,9 @@ def fail(sentence: str, code: int) -> NoReturn:
 
 
 PACKAGES = {"sklearn": "scikit-learn", "rouge_score": "rouge-score"}  # packages whose name differs from the name of the import
+SERVICE = frozenset(
+    {"sqlalchemy", "cryptography", "rfc8785", "securesystemslib", "starlette", "uvicorn", "argon2", "httpx2"}
+)  # of the extra
 FULL = "the memory is full: a smaller --batch-size, --micro-batch-size or --limit, or --dtype bfloat16, needs less"
 
 
@@ -70,6 +73,8 @@ def sentence_of(error: Exception) -> str:
         package = (error.name or "expunge").split(".")[0]
         if package == "expunge":
             return ""
+        if package in SERVICE:
+            return f"this needs the package {package}, which is not installed: pip install 'expunge[service]'"
         return f"this needs the package {package}, which is not installed: pip install {PACKAGES.get(package, package)}"
     if isinstance(error, OSError):
         if error.errno == errno.EPIPE:  # the reader of a pipe has gone, which ends the command without a word

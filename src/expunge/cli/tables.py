@@ -15,7 +15,7 @@ GAP = 2  # blank columns between two columns
 NARROWEST = 12  # columns that a folded text keeps
 
 
-class TableColumn(NamedTuple):
+class PrintedColumn(NamedTuple):
     """A column of a table: its heading, its texts, how it is aligned, and its rank.
 
     rank: 0 always stays; of the others those with the highest numbers are left out first. folds: may take several lines.
@@ -36,7 +36,7 @@ class TableColumn(NamedTuple):
         return min(self.width, NARROWEST) if self.folds else self.width
 
 
-def fitted(columns: Sequence[TableColumn], width: int) -> Table:
+def fitted(columns: Sequence[PrintedColumn], width: int) -> Table:
     """A table of the columns that fit into a width. Where those that always stay do not, their texts take several lines."""
     shown = [c for c in columns if any(c.cells)]
     while sum(c.least + GAP for c in shown) - GAP > width and any(c.rank for c in shown):
@@ -66,11 +66,11 @@ def show_scores(scores: Mapping[str, Mapping[str, Any]], printer: Printer) -> No
 
     records = list(scores.values())
     columns = [
-        TableColumn("score", list(scores), right=False),
-        TableColumn("value", [number(r["value"]) for r in records]),
-        TableColumn("95 % interval", [span(*r["interval"]) for r in records], rank=2),
-        TableColumn("n", [str(r["n"]) for r in records], rank=3),
-        TableColumn("good is", [good(r) for r in records], right=False, rank=1),
+        PrintedColumn("score", list(scores), right=False),
+        PrintedColumn("value", [number(r["value"]) for r in records]),
+        PrintedColumn("95 % interval", [span(*r["interval"]) for r in records], rank=2),
+        PrintedColumn("n", [str(r["n"]) for r in records], rank=3),
+        PrintedColumn("good is", [good(r) for r in records], right=False, rank=1),
     ]
     if scores:
         printer.table(fitted(columns, printer.width))
@@ -78,8 +78,8 @@ def show_scores(scores: Mapping[str, Mapping[str, Any]], printer: Printer) -> No
 
 def show_curve(curve: Sequence[Mapping[str, Any]], printer: Printer) -> None:
     """Print a table of the scores at each step of an attack."""
-    scores = [TableColumn(n, [number(point["scores"].get(n)) for point in curve], rank=i) for i, n in enumerate(curve[0]["scores"])]
-    printer.table(fitted([TableColumn("step", [f"{point['step']:g}" for point in curve]), *scores], printer.width))
+    scores = [PrintedColumn(n, [number(point["scores"].get(n)) for point in curve], rank=i) for i, n in enumerate(curve[0]["scores"])]
+    printer.table(fitted([PrintedColumn("step", [f"{point['step']:g}" for point in curve]), *scores], printer.width))
 
 
 def show_attack(result: Mapping[str, Any], name: str, printer: Printer) -> None:
@@ -87,15 +87,15 @@ def show_attack(result: Mapping[str, Any], name: str, printer: Printer) -> None:
     rows = [(way or name, score, r) for way, scores in result["ways"].items() for score, r in scores.items()]
     records = [r for _, _, r in rows]
     columns = [
-        TableColumn("way", [way for way, _, _ in rows], right=False),
-        TableColumn("score", [score for _, score, _ in rows], right=False),
-        TableColumn("before", [number(r["before"]) for r in records]),
-        TableColumn("worst case", [number(r["value"]) for r in records]),
-        TableColumn("95 % interval", [span(*r["interval"]) for r in records], rank=2),
-        TableColumn("mean", [number(r["mean"]) for r in records], rank=4),
-        TableColumn("retrained", [number(r["retrained"]) for r in records], rank=1),
-        TableColumn("n", [str(r["n"]) for r in records], rank=5),
-        TableColumn("worst in", [r["case"] for r in records], right=False, rank=3, folds=True),
+        PrintedColumn("way", [way for way, _, _ in rows], right=False),
+        PrintedColumn("score", [score for _, score, _ in rows], right=False),
+        PrintedColumn("before", [number(r["before"]) for r in records]),
+        PrintedColumn("worst case", [number(r["value"]) for r in records]),
+        PrintedColumn("95 % interval", [span(*r["interval"]) for r in records], rank=2),
+        PrintedColumn("mean", [number(r["mean"]) for r in records], rank=4),
+        PrintedColumn("retrained", [number(r["retrained"]) for r in records], rank=1),
+        PrintedColumn("n", [str(r["n"]) for r in records], rank=5),
+        PrintedColumn("worst in", [r["case"] for r in records], right=False, rank=3, folds=True),
     ]
     if rows:
         printer.table(fitted(columns, printer.width))
@@ -103,5 +103,8 @@ def show_attack(result: Mapping[str, Any], name: str, printer: Printer) -> None:
         for held, step in steps.items():
             when = f"after {step:g} steps" if step is not None else "not within the steps taken"
             printer.say(f"{', '.join(filter(None, [way, f'{held} held']))}: came back {when}")
+    for case in (t for t in result.get("tries", ()) if not t["scores"]):  # of an attack that reads something else than scores
+        numbers = ", ".join(f"{n.replace('_', ' ')} {number(v)}" for n, v in case["at"].items())
+        printer.say(f"{', '.join(filter(None, [case['way'], case['case']]))}: {numbers}")
     for way, why in result["missing"].items():
         printer.say(f"{way or name}: {why}")

@@ -79,12 +79,13 @@ def unlearn(
         from expunge.evaluation.prompting import way_of
         from expunge.io.conditions import opposite
         from expunge.workflows import build_plan
+        from expunge.workflows.stores import method_of
         from expunge.workflows.unlearn import unlearn as unlearn_rows
         from expunge.workflows.watch import watching
 
         with usage():
             choose(device)
-            method = method or _store_method(model)
+            method = method or method_of(model)
             build_plan.plan(method, hyperparameters, select=selects, update=updates)
         load_options: Any = options.load_options(device, dtype, allow_pickle, trust_remote_code)
         watch = None
@@ -114,6 +115,7 @@ def unlearn(
     cost, kind = result.receipt["cost"], result.receipt["result"]["kind"]
     _warn(result.receipt, printer)
     printer.say(f"{method}: {cost['steps']} steps in {cost['seconds']:.1f} s; the {kind} is in {run / kind}")
+    _promise(result.receipt, run, printer)
     options_of_audit = {"--forget": forget or "FILE", "--retain": retain, "--holdout": holdout}
     options_of_audit |= {"--original": model, "--retrained": retrained}
     if selected := {f"--{p.stem}": str(p) for p in sorted((run / "selected").glob("*"))}:
@@ -131,17 +133,21 @@ def unlearn(
 def train(
     ctx: typer.Context,
     data: Annotated[str, typer.Option(help="rows to train on")] = "",
+    forget: Annotated[str, typer.Option(help="more rows to train on, for a method that must know which ones may have to go (sgtm)")] = "",
     model: Annotated[str, typer.Option(help="model folder, hub id, or a built-in size: nano, micro, tiny, resnet-nano, vit-nano")] = "tiny",
     run: options.Out = Path(),
     method: Annotated[
-        str, typer.Option(help="finetune, or a by-design method, whose result can forget rows later", **METHODS)
+        str, typer.Option(help="finetune, or a method that makes a model ready to forget: by-design ones, sgtm", **METHODS)
     ] = "finetune",  # type: ignore[arg-type]
     prompt_format: options.Format = "",
     seed: Annotated[int, typer.Option(help="seed of everything that is random", min=0)] = 0,
     labels: Annotated[str, typer.Option(help="names of the classes, comma-separated, or their number; default: those of the data")] = "",
     vocabulary: Annotated[
-        str, typer.Option(help="rows that the tokenizer of a built-in size is made for; give the same rows to models that are compared")
-    ] = "",
+        list[str] | None,
+        typer.Option(
+            help="rows whose words (or users, items ...) a built-in size knows; give the same rows to models that are compared; repeatable"
+        ),
+    ] = None,
     map: options.Map = None,
     track: options.Tracks = None,
     device: options.Device = "auto",
@@ -159,9 +165,9 @@ def train(
         hyperparameters: dict[str, Any] = {**parsing.hyperparameters_from(ctx.args)}
         precheck.names("methods", method)
         declared.check(hyperparameters, {method: "methods"})
-        precheck.sources(data, vocabulary)
+        precheck.sources(data, forget, *(vocabulary or ()))
         precheck.models(model, sizes=True)
-        precheck.new_run(run, overwrite, (data, model))
+        precheck.new_run(run, overwrite, (data, forget, model))
     printer = Printer(as_json, quiet)
     with printer.progress() as show, console.interruptible() as interrupted:
         show(0, 0, f"reading {data}")
@@ -169,7 +175,6 @@ def train(
         from expunge.engine.hooks import Hooks
         from expunge.io.models import records
         from expunge.workflows import build_plan
-        from expunge.workflows.train import texts_of
         from expunge.workflows.train import train as train_model
 
         with usage():
@@ -179,8 +184,9 @@ def train(
         result = train_model(
             data,
             model,
+            forget=forget or None,
             out=run,
-            texts=texts_of(records(vocabulary, "vocabulary")) if vocabulary else (),
+            vocabulary=[row for source in vocabulary for row in records(source, "vocabulary")] if vocabulary else None,
             labels=int(labels) if labels.isdecimal() else parsing.split_names(labels),
             map=map,
             prompt_format=prompt_format,
@@ -195,21 +201,17 @@ def train(
     kind = result.receipt["result"]["kind"]
     _warn(result.receipt, printer)
     printer.say(f"trained {model} for {result.receipt['cost']['steps']} steps; the {kind} is in {run / kind}")
+    _promise(result.receipt, run, printer)
     printer.result(lambda: {"folder": str(run), **result.receipt})
 
 
-def _store_method(model: str) -> str:
-    """The method that made the by-design store in a folder.
-
-    Raises:
-        UserError: where the folder holds no store.
-    """
-    from expunge.io.models import receipt_of
-
-    receipt = receipt_of(model)
-    if not receipt.get("result", {}).get("store"):
-        raise UserError(f"{model} is not a by-design store, so name a method: expunge unlearn METHOD --model {model}")
-    return str(receipt["method"])
+def _promise(receipt: Mapping[str, Any], run: Path, printer: Printer) -> None:
+    """Print what forgetting from a by-design store promises, and what the store holds."""
+    if not (result := receipt["result"]).get("store"):
+        return
+    if guarantee := result.get("guarantee"):
+        printer.say(f"guarantee {guarantee['level']}, {guarantee['meaning']}; receipt.json says what voids it")
+    printer.say(f"{run / 'store'} holds the training rows: keep it as confidential as they are")
 
 
 def _warn(receipt: Mapping[str, Any], printer: Printer) -> None:

@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, cast
 
-import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from expunge.core.errors import UserError
 from expunge.core.modality import Modality
 from expunge.core.rows import Packed, Rows
+
+Rng = Generator | None
 
 
 class Categorical(Modality, Protocol):
@@ -29,23 +30,15 @@ class Samples:
 
     ids: list[list[int]] = field(repr=False)  # tokens of each row's answer, without the end token
     ended: list[bool] = field(default_factory=list, repr=False)  # whether the model ended the answer before the token limit
+    ends: list[int] = field(default_factory=list, repr=False)  # the token that ended each answer; -1: none did, or it is unknown
     logp: Packed | None = None  # log-probability of each sampled token, end token included; None unless requested
-
-    def __len__(self) -> int:
-        return len(self.ids)
 
 
 class Generates(Categorical, Protocol):
     """The model generates answers as text."""
 
     def generate(
-        self,
-        model: nn.Module,
-        rows: Rows,
-        limit: int,
-        generator: torch.Generator | None = None,
-        temperature: float = 1.0,
-        with_logp: bool = False,
+        self, model: nn.Module, rows: Rows, limit: int, generator: Rng = None, temperature: float = 1.0, with_logp: bool = False
     ) -> Samples: ...  # greedy without a generator; at most `limit` tokens per row
     def decode(self, answers: Sequence[Sequence[int]]) -> list[str]: ...
 
@@ -78,6 +71,10 @@ class Drafting(Generates, Protocol):
     ) -> tuple[list[list[list[int]]], int]: ...
 
 
+class OneSequence(Categorical, Protocol):
+    """A row is one sequence in which the answer continues the prompt, so every block reads both."""
+
+
 class DifferentiableInputs(Modality, Protocol):
     """The input of a row is a tensor that can be changed by a gradient."""
 
@@ -92,10 +89,24 @@ class Ranks(Modality, Protocol):
     def ranks(self, model: nn.Module, rows: Rows) -> Tensor: ...  # (rows,) rank of each row's item among all items; 0 is the best
 
 
-class Denoises(Modality, Protocol):
-    """The loss of a row is the error of removing noise from it."""
+class Redraws(Modality, Protocol):
+    """A row's loss also depends on what is drawn for it, such as negative items or noise. Each training step draws it anew."""
 
-    def denoise(self, model: nn.Module, rows: Rows, steps: int, generator: torch.Generator) -> Tensor: ...  # (rows, ...)
+    def redraw(self, rows: Rows, seed: int) -> Rows: ...  # the same rows; what is drawn for a row depends on the row and the seed alone
+
+
+class HoldsRows(Modality, Protocol):
+    """The model holds training rows beside its weights, such as the edges of a graph."""
+
+    def add_rows(self, model: nn.Module, rows: Rows) -> None: ...  # hold these rows too
+    def remove_rows(self, model: nn.Module, rows: Rows) -> list[str]: ...  # hold them no longer; sentences about what was removed
+    def alone(self, rows: Rows) -> tuple[Modality, Rows]: ...  # the modality and the rows as if there were no others
+
+
+class LooksUp(Modality, Protocol):
+    """Rows look up vectors in tables of weights, as of a user and of an item. Rows may share them; the most personal are first."""
+
+    def lookups(self, model: nn.Module, rows: Rows) -> list[tuple[Tensor, tuple[str, ...]]]: ...  # places (rows,), names of tables
 
 
 class Displayable(Modality, Protocol):
@@ -110,9 +121,10 @@ MEANING: dict[Any, str] = {
     Categorical: "rows with labels out of classes",
     Generates: "answers in the model's own words",
     Prompted: "rows that ask in words",
+    OneSequence: "answers that continue their prompts in one sequence, as no encoder-decoder writes them,",
     DifferentiableInputs: "inputs that are numbers and can be moved",
     Ranks: "items that are ranked for users",
-    Denoises: "inputs that noise is removed from",
+    LooksUp: "rows with vectors of their own in tables",
     Displayable: "rows that people can look at",
 }
 C = TypeVar("C")
@@ -124,11 +136,7 @@ def offers(modality: Modality, capability: type) -> bool:
 
 
 def require(modality: Modality, capability: type[C]) -> C:
-    """The modality, typed as one that has the capability.
-
-    Raises:
-        UserError: if the modality lacks the capability.
-    """
+    """The modality, typed as one that has the capability. Raises: UserError if the modality lacks it."""
     if capability not in modality.capabilities:
         raise UserError(f"this needs {MEANING.get(capability, capability.__name__)}, which the modality {modality.name!r} does not have")
     return cast(C, modality)

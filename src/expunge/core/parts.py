@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -181,7 +181,7 @@ class Guard(Part):
 class ByDesign(Part):
     """Exact unlearning with a stored artifact (SISA, DeltaGrad): training makes a store, and forgetting removes rows from it.
 
-    A store is nested plain data with tensors and rows, so that a checkpoint can hold it. It keeps all that forgetting needs, rows included.
+    A store is plain data, tensors and rows. It may hold a `guarantee` for the receipt, and the `answer` of an ensemble: mean or majority.
     """
 
     @abstractmethod
@@ -193,8 +193,8 @@ class ByDesign(Part):
         """The store without some rows. Raises: UserError if the store does not contain them."""
 
     @abstractmethod
-    def weights(self, store: Mapping[str, Any], view: View) -> Weights:
-        """The weights of the model that a store represents."""
+    def weights(self, store: Mapping[str, Any], view: View) -> Weights | Sequence[Weights]:
+        """The weights of the model that a store represents, or of each member of an ensemble."""
 
 
 def title(part_: Part) -> str:

@@ -24,7 +24,7 @@ class Train:
     warmup: float = hp(0.0, "epochs of linear warm-up", ge=0, allow_inf_nan=False)
     lr_milestones: tuple[int, ...] = hp((), "epochs after which the learning rate falls to a tenth, counted from 1")
     lr_decay: float = hp(1.0, "factor of the learning rate after every epoch", gt=0, le=1)
-    optimizer: Literal["adamw", "adam", "sgd"] = hp("adamw", "optimizer")
+    optimizer: Literal["adamw", "adam", "sgd", "adagrad"] = hp("adamw", "optimizer")
     momentum: float = hp(0.0, "momentum of sgd", ge=0, lt=1)
     weight_decay: float = hp(0.0, "weight decay", ge=0, allow_inf_nan=False)
     max_grad_norm: float = hp(0.0, "largest norm of the whole gradient; 0: no clipping", ge=0)

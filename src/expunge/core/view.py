@@ -27,12 +27,6 @@ class Declares(Protocol):
     def hook_points(self) -> tuple[str, ...]: ...
 
 
-class HasTerms(Protocol):
-    """The interface of an objective that a gradient over whole sets needs."""
-
-    def terms(self) -> tuple[Any, ...]: ...
-
-
 class View(Protocol):
     """Whole sets, evaluation mode, no gradient; restricted to the declarations of the part."""
 
@@ -72,16 +66,14 @@ class View(Protocol):
     def other(self, stage: str) -> Callable[[Rows], ModelOutput]: ...  # with the final weights of an earlier stage
     def reference(self, rows: Rows) -> ModelOutput: ...  # cached losses or a live evaluation, as declared
     def generate(self, rows: Rows, limit: int, sample: bool = False, temperature: float = 1.0, with_logp: bool = False) -> Any: ...
-    def grad(
-        self, target: HasTerms | str, sets: Sets | None = None, batch_size: int = 32, vector: list[Tensor] | None = None
-    ) -> list[Tensor]: ...
+    def grad(self, target: Any, sets: Sets | None = None, batch_size: int = 32, vector: list[Tensor] | None = None) -> list[Tensor]: ...
     def example_grads(self, rows: Rows, loss: Callable[[ModelOutput], Tensor], batch_size: int = 32) -> Iterator[list[Tensor]]: ...
     def fisher(self, rows: Rows, draws: int | None = 0, batch_size: int = 32) -> list[Tensor]: ...
     def kfac(self, rows: Rows, strategy: Any = "ekfac", draws: int = 1, batch_size: int = 32) -> dict[str, Tensor]: ...
     def input_grad(
         self, x: Tensor, rows: Callable[[Tensor], Rows], loss: Callable[[ModelOutput], Tensor], training: int | None = None
     ) -> Tensor: ...  # training: in training mode with this seed
-    def run(self, plan: Any, sets: Sets, start: Weights | None = None, key: str = "") -> View: ...  # on a copy, with a seed of its own
+    def run(self, plan: Any, sets: Sets, start: Weights | None = None, key: str = "", model: Any = None, alone: bool = False) -> View: ...
 
 
 class Step(View, Protocol):

@@ -51,12 +51,19 @@ def insert(model: nn.Module, plans: Plans, seed: int) -> nn.Module:
         lora_alpha=train.lora_alpha or 2 * train.lora,
         lora_dropout=train.lora_dropout,
         target_modules=targets(model, train.lora_targets),
-        task_type="CAUSAL_LM" if hasattr(model, "get_output_embeddings") and hasattr(model, "generate") else None,
+        task_type=_task(model),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         adapted: nn.Module = peft.get_peft_model(model, config)
     return adapted
+
+
+def _task(model: nn.Module) -> str | None:
+    """What `peft` calls the task of a model; None for a model that generates no text."""
+    if not (hasattr(model, "get_output_embeddings") and hasattr(model, "generate")):
+        return None
+    return "SEQ_2_SEQ_LM" if is_encoder_decoder(model) else "CAUSAL_LM"
 
 
 def targets(model: nn.Module, wanted: str) -> str | list[str]:
@@ -197,25 +204,9 @@ def base_of(model: nn.Module) -> nn.Module:
     return get_base_model() if get_base_model and is_adapted(model) else model
 
 
-def choose(model: nn.Module, trainable: str) -> None:
-    """Make the parameters trainable whose name matches, and freeze all others. If there are adapters, only theirs can be trainable.
-
-    Args:
-        trainable: regex on the names of the bare model.
-
-    Raises:
-        UserError: if no parameter matches.
-    """
-    adapted = is_adapted(model)
-    try:
-        re.compile(trainable)
-    except re.error as error:
-        raise UserError(f"--trainable {trainable!r} is no regular expression: {error}") from None
-    for name, p in model.named_parameters():
-        bare = name.replace("base_model.model.", "", 1) if adapted else name
-        p.requires_grad_(p.is_floating_point() and bool(re.search(trainable, bare)) and (not adapted or "lora_" in name))
-    if not any(p.requires_grad for p in model.parameters()):
-        raise UserError(f"no parameter of this model matches {trainable!r}, so nothing would train: change --trainable")
+def is_encoder_decoder(model: nn.Module) -> bool:
+    """Whether a model reads its prompt with an encoder and writes its answer with a decoder."""
+    return bool(getattr(getattr(base_of(model), "config", None), "is_encoder_decoder", False))
 
 
 def recompute(model: nn.Module) -> None:

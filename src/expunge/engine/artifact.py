@@ -16,6 +16,15 @@ from expunge.engine.adapters import is_adapted
 
 LOADED = ("model", "adapter", "guard")  # names of the folders that a result can be loaded from
 STORE = "store"
+WARNING = (
+    "# A by-design store\n\nThis folder holds training rows in the clear, because forgetting one of them takes the others. Keep it as "
+    "confidential as the rows, and publish the model beside it alone. A store that rows were taken out of is a new folder: delete the old "
+    "one, and its copies.\n"
+)
+GUARD = (
+    "# A guard\n\nThis folder holds a guard without a model. It changes what is answered; the weights of the model around which it stands "
+    "know what they knew. {} Open the folder of the run by `expunge.load`.\n"
+)
 
 
 def kind_of(plans: Plans, model: nn.Module) -> str:
@@ -30,6 +39,7 @@ def write(folder: Path, kind: str, model: nn.Module, modality: Modality) -> None
     if kind == "guard":
         guard: Any = modality
         guard.save_guard(folder)
+        (folder / "README.md").write_text(GUARD.format(guard.holds).replace("  ", " "), encoding="utf-8")
     else:
         modality.save(model, folder)
 
@@ -37,6 +47,7 @@ def write(folder: Path, kind: str, model: nn.Module, modality: Modality) -> None
 def write_store(run: Path, store: Mapping[str, Any]) -> None:
     """Write a by-design store into the folder of its run."""
     checkpoint.save(store, run / STORE)
+    (run / STORE / "README.md").write_text(WARNING, encoding="utf-8")
 
 
 def read_store(run: Path) -> dict[str, Any] | None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from expunge.core.capabilities import DifferentiableInputs, Generates, Samples, require
-from expunge.core.errors import UndeclaredNeed
+from expunge.core.capabilities import DifferentiableInputs, Generates, HoldsRows, Samples, offers, require
+from expunge.core.errors import UndeclaredNeed, UserError
 from expunge.core.modality import Modality, ModelOutput, Patch, Weights
 from expunge.core.needs import Need
 from expunge.core.parts import Objective, Part
@@ -18,12 +19,14 @@ from expunge.core.plan import Plan, Plans, as_plans
 from expunge.core.random import seed_of
 from expunge.core.rows import Packed, Rows, Sets
 from expunge.core.view import State
+from expunge.engine import adapters
 from expunge.engine.cached_reference import CachedReference
 from expunge.engine.estimators import kfac
 from expunge.engine.estimators.fisher import likelihoods, squared_gradients
 from expunge.engine.estimators.per_example_grads import ROOM, input_gradient, row_gradients
 from expunge.engine.run_state import RunState, device_of, evaluating
-from expunge.engine.weights import put
+from expunge.engine.trainable import learns
+from expunge.engine.weights import put, weights_of
 
 EVERY_CAPABILITY = frozenset({DifferentiableInputs, Generates})  # the capabilities that a view uses on behalf of a part
 
@@ -79,7 +82,16 @@ class RunView:
 
     @property
     def params(self) -> list[Tensor]:
-        """The trainable parameters of this stage, in the order of every list of gradients."""
+        """The trainable parameters of this stage, in the order of every list of gradients.
+
+        Raises:
+            UserError: for a model that no gradient can change.
+        """
+        if not learns(self.model):
+            raise UserError(
+                f"a {type(self.model).__name__} has no weights that gradients could change, and this method changes weights by gradients: "
+                "make it with a by-design method (expunge train --method), and take rows out of the store that this leaves"
+            )
         return [p for p in self.model.parameters() if p.requires_grad]
 
     @property
@@ -173,9 +185,12 @@ class RunView:
     def generate(self, rows: Rows, limit: int, sample: bool = False, temperature: float = 1.0, with_logp: bool = False) -> Samples:
         """Answers that the model generates, at most `limit` tokens each; greedy unless `sample` is set."""
         self._check_capability(Generates)
-        with evaluating(self.model), torch.no_grad():
-            modality = require(self.modality, Generates)
-            return modality.generate(self.model, rows, limit, self.rng() if sample else None, temperature, with_logp)
+        run, modality = self._run, require(self.modality, Generates)
+        with evaluating(self.model), torch.no_grad(), run.autocast():
+            samples = modality.generate(self.model, rows, limit, self.rng() if sample else None, temperature, with_logp)
+        read = modality.counts(rows)
+        run.cost.forward_tokens += read["tokens"] - read["labels"] + sum(map(len, samples.ids)) + sum(samples.ended)
+        return samples
 
     def batches(self, name: str, size: int) -> Iterator[Rows]:
         """Yield the rows of a set in order, `size` at a time."""
@@ -277,23 +292,49 @@ class RunView:
     def _ask(self, rows: Rows) -> ModelOutput:
         return self._run.forward([rows], (), why="view")[0]
 
-    def run(self, plan: Plan | Plans, sets: Sets, start: Weights | None = None, key: str = "") -> RunView:
+    def run(
+        self,
+        plan: Plan | Plans,
+        sets: Sets,
+        start: Weights | None = None,
+        key: str = "",
+        model: nn.Module | None = None,
+        alone: bool = False,
+    ) -> RunView:
         """Run a plan on a copy of the model (a teacher, a shard, an inner problem), with a seed of its own.
 
         Args:
+            sets: rows by name; one set, if `alone` is set.
             start: weights by name that the copy starts from; default: those of the model.
             key: distinguishes the seeds of several runs at the same place and epoch.
+            model: another model to run it on, in place, such as one made from several.
+            alone: the run is as if there were no rows but these: a graph has no other edges, and negatives avoid no other rows.
 
         Returns:
-            A view of the finished run.
+            A view of the finished run. In a by-design method an adapter is merged into the weights.
         """
         self._run.alone("copies of the model")
-        model = copy.deepcopy(self.model)
+        model = copy.deepcopy(self.model) if model is None else model
         put(model, start or {})
+        modality = self.modality
+        if alone and offers(modality, HoldsRows):
+            ((name, rows),) = sets.items()
+            modality, rows = require(modality, HoldsRows).alone(rows)
+            require(modality, HoldsRows).add_rows(model, rows)
+            sets = {name: rows}
+        place = f"{self.place}/{key}"
+        if ended := self._run.finished.get(place) if self._run.keep else None:
+            put(model, ended["weights"])
+            return RunView(replace(self._run, model=model, modality=modality, keep=None, state=ended["state"], done=ended["done"]), sets)
         seed = seed_of(self._run.seed, self.place, self._run.epoch, key)
-        inner = self._run.engine.run(as_plans(plan), model, self.modality, sets, seed=seed, accelerator=self._run.accelerator)
+        inner = self._run.engine.run(as_plans(plan), model, modality, sets, seed=seed, accelerator=self._run.accelerator)
         self._run.cost.forward_tokens += inner.cost.forward_tokens
         self._run.cost.backward_tokens += inner.cost.backward_tokens
+        self._run.cost.steps += inner.cost.steps
+        self._run.warnings += [text for text in inner.warnings if text not in self._run.warnings]
+        if self._run.keep:
+            inner.model = adapters.merged(inner.model)
+            self._run.keep(place, {"weights": weights_of(inner.model), "state": inner.state, "done": inner.done})
         return RunView(inner, sets)
 
 

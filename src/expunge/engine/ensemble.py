@@ -25,6 +25,7 @@ from expunge.engine.gradient import evaluate
 from expunge.engine.loop import new_state, run
 from expunge.engine.run_state import Cost, RunState, device_of, evaluating
 from expunge.engine.schedule import lr_at, optimizer_of, sample, steps_of, total_steps
+from expunge.engine.trainable import choose
 from expunge.engine.weights import put, weights_of
 from expunge.functional.brief import brief
 
@@ -293,7 +294,7 @@ def _in_step(r: RunState, plan: Plan, rows: Rows, trained_on: Tensor, seeds: Seq
     assert isinstance(plan.action, Objective)
     # The objective averages over the rows of all models, which divides each gradient by their number.
     objective = len(trained_on) * plan.action
-    adapters.choose(r.model.train(), plan.trainable)
+    choose(r.model.train(), plan.trainable)
     moving = [n for n, p in r.model.named_parameters() if p.requires_grad]
     weights = {n: w.to(device_of(r.model)).requires_grad_(n in moving) for n, w in start.items()}
     places = [Rows(rows.name, tuple(map(str, _places(s))), {}) for s in trained_on]

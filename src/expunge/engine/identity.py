@@ -32,6 +32,7 @@ NOT_NUMBERS = frozenset(  # entries of configurations that change no number: whe
 )
 SWITCHES = ("_disable_adapters", "_active_adapter")  # private attributes of modules that change outputs
 MODES = frozenset({"training", "gradient_checkpointing", "name_or_path", "warnings_issued", "inference_mode"})
+SCALARS = frozenset({bool, int, float, str, type(None)})
 READ = 1 << 24  # bytes of a file that are hashed at a time
 
 
@@ -170,4 +171,6 @@ def _plain(value: Any) -> Any:
         return [str(value.dtype), list(value.shape), hashlib.sha256(value.tobytes()).hexdigest()]
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+    if not isinstance(value, (list, tuple)):
+        return value
+    return list(value) if SCALARS.issuperset(map(type, value)) else [_plain(v) for v in value]

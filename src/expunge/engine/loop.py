@@ -13,14 +13,14 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from expunge.core.capabilities import Redraws, offers
 from expunge.core.errors import Interrupted
 from expunge.core.modality import Modality
 from expunge.core.needs import Need
 from expunge.core.parts import ByDesign, Edit, Grads, Guard, Objective, Part, Stop
 from expunge.core.plan import Plan, Plans
-from expunge.core.request import content
 from expunge.core.rows import Sets
-from expunge.engine import adapters, checkpoint
+from expunge.engine import adapters, by_design, checkpoint, committee
 from expunge.engine.cached_reference import cache_reference
 from expunge.engine.clip import Clip
 from expunge.engine.context import RunStep, RunView
@@ -32,12 +32,13 @@ from expunge.engine.hooks import Hooks, nothing
 from expunge.engine.picking import picked_before
 from expunge.engine.run_state import Cost, RunState
 from expunge.engine.schedule import anchor_of, check_statistics, descend, lr_at, optimizer_of, sample, steps_of, total_steps
+from expunge.engine.trainable import choose
 from expunge.engine.validate import check, check_weights
 from expunge.engine.watching import keep_best, watch
 from expunge.engine.weights import put, trainable, weights_of
 
 # Attributes of the run's state in a checkpoint, besides weights, optimizer and sets.
-SAVED = ("picked", "stage", "epoch", "step", "state", "models", "reference_loss", "warnings", "shown")
+SAVED = ("picked", "stage", "epoch", "step", "state", "models", "reference_loss", "warnings", "shown", "finished")
 
 
 def run(
@@ -74,12 +75,14 @@ def run(
     seed = plans[0].train.seed if seed is None else seed
     accelerator = accelerator or processes()
     model = adapters.unwrapped(model)
+    if store is not None:
+        model, modality = committee.single(model, modality)
     prepare(plans, model, modality, seed)
     model = adapters.insert(model.to(accelerator.device), plans, seed)
     check_trainable(model, plans)
     r = new_state(model, modality, accelerator, seed, store=store)
     if sharding.requested(accelerator):
-        adapters.choose(model, plans[0].trainable)
+        choose(model, plans[0].trainable)
         r.sharded = sharding.Sharded(model, modality)
     models_used = [{p.start, p.reference, *p.needed()} for p in plans]  # by stage; other needs are in these sets too
     if any("original" in names for names in models_used):
@@ -145,13 +148,14 @@ class _Stage:
         self.view = RunView(run, self.chosen)
         self.parts: dict[str, Part] = plan.parts()
         self.current: Sets | None = None
-        self.saved = time.monotonic()
+        self.optimizer: Any = None
+        self.done, self.saved = 0, time.monotonic()
 
     def run(self, resume: Mapping[str, Any] | None) -> None:
         r, plan = self.r, self.plan
         r.precision = self.train.precision
         r.objective = plan.action if isinstance(plan.action, Objective) else None
-        adapters.choose(r.model, plan.trainable)
+        choose(r.model, plan.trainable)
         if resume is None:
             r.epoch = r.step = 0
             self._begin()
@@ -161,27 +165,20 @@ class _Stage:
             with torch.no_grad():
                 plan.action.apply(self.view.at("do", plan.action))
         elif isinstance(plan.action, ByDesign):
-            self._by_design(plan.action)
+            r.keep = self._keep if self.hooks.save else nothing
+            by_design.run(r, plan.action, self.view.at("do", plan.action), self.chosen)
         elif isinstance(plan.action, Guard):
             r.modality = plan.action.wrap(r.modality, self.view.at("do", plan.action))
         else:
             self._train(resume)
-
-    def _by_design(self, action: ByDesign) -> None:
-        """Make the store, or remove the rows to forget from an existing one. The model then gets the weights that the store represents."""
-        r, view = self.r, self.view.at("do", action)
-        existing = r.store
-        if existing is None:
-            r.store = action.fit(view)
-        else:
-            r.store = action.forget(existing, frozenset(content(i) for i in self.chosen["forget"].ids), view)
-        put(r.model, action.weights(r.store, view))
 
     def _begin(self) -> None:
         r, plan = self.r, self.plan
         self.view.sets = self.chosen = r.sets = self._pick("start", self.chosen, self.view)
         check_weights(plan, self.chosen)
         picked_each_step = frozenset[str]().union(*(s.gives for s in plan.selectors if s.when == "step"))
+        if offers(r.modality, Redraws):  # no loss of a row that is known now is that of a row in a step
+            picked_each_step |= self.chosen.keys()
         reference_users = [p for p in self.parts.values() if Need.REFERENCE_LOGP in p.needs]
         source = None if plan.reference == "start" else r.models[plan.reference]
         r.models.pop("reference", None)
@@ -313,6 +310,10 @@ class _Stage:
         self.hooks.progress(self.done + 1, total_steps(train, self.per_epoch), plan.name or f"stage {r.stage + 1}")
         return None
 
+    def _keep(self, place: str, ended: Any) -> None:
+        self.r.finished[place] = ended
+        self._save()
+
     def _save(self, force: bool = False) -> None:
         r, hooks = self.r, self.hooks
         interrupted, due = r.process_group.any(hooks.interrupted(), time.monotonic() - self.saved >= hooks.every)
@@ -320,7 +321,7 @@ class _Stage:
             state = {
                 **{n: getattr(r, n) for n in SAVED},
                 "weights": weights_of(r.model),
-                "optimizer": self.optimizer.state_dict(),
+                "optimizer": self.optimizer and self.optimizer.state_dict(),
                 "chosen": self.chosen,
                 "current": self.current,
                 "done": self.done,

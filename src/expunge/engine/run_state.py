@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -107,6 +107,8 @@ class RunState:
     log: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     store: Mapping[str, Any] | None = None  # the store of a by-design method
+    finished: dict[str, Any] = field(default_factory=dict)  # ends of the runs inside a by-design method, which a resumed run takes over
+    keep: Callable[[str, Any], None] | None = None  # of a by-design method: keeps the end of a run inside it
     shown: dict[str, list[dict[str, float]]] = field(default_factory=dict)  # results of parts by name, for the receipt and the report
     cost: Cost = field(default_factory=Cost)
     started: float = field(default_factory=time.monotonic)
@@ -137,10 +139,14 @@ class RunState:
         tokens = sum(self.modality.counts(g)["tokens"] for g in groups)
         self.cost.forward_tokens += tokens
         self.cost.backward_tokens += tokens if torch.is_grad_enabled() else 0
-        with torch.autocast(device_of(self.model).type, torch.bfloat16, enabled=self.precision == "bf16"):
+        with self.autocast():
             if weights and self.sharded:
                 return self.modality.forward(self.sharded.under(weights), groups, hook_points, patch)
             return self.modality.forward(self.model, groups, hook_points, patch, weights)
+
+    def autocast(self) -> torch.autocast:
+        """The precision of the stage, for a block with forward passes."""
+        return torch.autocast(device_of(self.model).type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def alone(self, operation: str) -> None:
         """Refuse an operation that needs the whole model in one process.

@@ -9,11 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from expunge.core.capabilities import Redraws, offers, require
 from expunge.core.errors import UserError
 from expunge.core.plan import Train
 from expunge.core.random import seed_of
 from expunge.core.rows import Rows, Sets
 from expunge.engine.run_state import RunState
+
+ACCUMULATED = 1e-8  # squared gradients that Adagrad begins with, as in TensorFlow's code of recommenders
 
 
 def anchor_of(train: Train, sets: Sets) -> str:
@@ -69,6 +72,9 @@ def sample(sets: Sets, train: Train, run: RunState) -> Sets:
         if name != anchor and len(rows):
             drawn = torch.randint(len(rows), (len(indices),), generator=rng(name, run.epoch, run.step)).tolist()
             batch[name] = rows.select([i % len(rows) for i in indices] if train.pairing == "aligned" else drawn)
+    if offers(run.modality, Redraws):
+        modality, place = require(run.modality, Redraws), (run.seed, run.stage, "redraw", run.epoch, run.step)
+        batch = {name: modality.redraw(rows, seed_of(*place)) for name, rows in batch.items()}
     return batch
 
 
@@ -129,9 +135,10 @@ def total_steps(train: Train, per_epoch: int) -> int:
 
 def optimizer_of(train: Train, params: list[Tensor]) -> torch.optim.Optimizer:
     """A new optimizer with the settings of a stage."""
-    kind: Any = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[train.optimizer]
-    momentum = {"momentum": train.momentum} if train.optimizer == "sgd" else {}
-    optimizer: torch.optim.Optimizer = kind(params, lr=train.lr, weight_decay=train.weight_decay, **momentum)
+    kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "adagrad": torch.optim.Adagrad}
+    kind: Any = kinds[train.optimizer]
+    own = {"sgd": {"momentum": train.momentum}, "adagrad": {"initial_accumulator_value": ACCUMULATED}}.get(train.optimizer, {})
+    optimizer: torch.optim.Optimizer = kind(params, lr=train.lr, weight_decay=train.weight_decay, **own)
     return optimizer
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from expunge.core.capabilities import MEANING
+from expunge.core.capabilities import MEANING, Redraws, offers
 from expunge.core.errors import UserError
 from expunge.core.modality import Modality
 from expunge.core.needs import Need
 from expunge.core.parts import ByDesign, Guard, Objective
 from expunge.core.plan import Plan, Plans
 from expunge.core.rows import Sets
+from expunge.engine.retokenizing import changes_tokenizer
 
 
 def check_capabilities(plans: Plans, modality: Modality) -> None:
@@ -35,6 +36,10 @@ def check(plans: Plans, sets: Sets, modality: Modality, known: bool = False) -> 
         UserError: names the missing set, or the parts that do not fit.
     """
     check_capabilities(plans, modality)
+    if offers(modality, Redraws) and any(Need.SAME_LABELS in part.needs for plan in plans for part in plan.parts().values()):
+        raise UserError(
+            f"this method keeps a number for each label of a row, and the modality {modality.name!r} draws other labels in each step"
+        )
     names = {"original", *(p.name for p in plans if p.name)}
     for i, plan in enumerate(plans):
         names_read = {"forget"} if known and isinstance(plan.action, ByDesign) else plan.sets_read()
@@ -47,6 +52,8 @@ def check(plans: Plans, sets: Sets, modality: Modality, known: bool = False) -> 
                 raise UserError(f"the set {name!r} is empty")
         if isinstance(plan.action, Guard) and i < len(plans) - 1:
             raise UserError("a guard changes no weights, so nothing can follow it")
+        if changes_tokenizer((plan,)) and i < len(plans) - 1:
+            raise UserError("a stage that replaces the tokenizer must be the last one, since the rows were encoded with the old one")
         if not isinstance(plan.action, Objective) and (plan.updates or plan.stop_rules):
             raise UserError("updates and stop rules work beside an objective; an edit or a guard takes none")
         for stage in ({plan.start} - {"last"}) | ({plan.reference} - {"start"}) | {n for n in plan.needed() if n not in set(Need)}:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from expunge.core.errors import UserError
 from expunge.core.modality import Modality
 from expunge.core.rows import Rows
+from expunge.engine.secret import sealed_id
 from expunge.evaluation.observation import Observation
-from expunge.io.secret import sealed_id
 
 
 class Alike:
@@ -22,8 +22,8 @@ class Alike:
             UserError: where the two read the rows to forget in different ways.
         """
         if isinstance(subject, Observation):
-            scored, about = subject.sets["forget"].kinds["answer"], dict(subject.about.get("modality") or {})  # type: ignore[call-overload]
-            label_counts = dict(zip(subject.sets["forget"].ids, scored.lengths.tolist(), strict=True))
+            scored, about = subject.sets["forget"].kinds.get("answer"), dict(subject.about.get("modality") or {})  # type: ignore[call-overload]
+            label_counts = dict(zip(subject.sets["forget"].ids, scored.lengths.tolist(), strict=True)) if scored else {}
         else:
             assert modality is not None
             about = dict(modality.about())

@@ -10,8 +10,8 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, ClassVar
 
 from accelerate import Accelerator
 from torch import nn
@@ -25,7 +25,8 @@ from expunge.core.suggest import did_you_mean
 from expunge.engine import adapters
 from expunge.engine.guarding import unguarded
 from expunge.evaluation.measure import Evidence, Missing
-from expunge.evaluation.observation_spec import QUICK
+from expunge.evaluation.observation import Observation
+from expunge.evaluation.observation_spec import QUICK, ObservationSpec
 from expunge.evaluation.observe import Records, observe
 from expunge.evaluation.profiles.profile import Hit, profile_of
 from expunge.evaluation.scoring import audit_scores
@@ -46,6 +47,7 @@ class Try:
     case: str
     scores: Scores
     at: Mapping[str, float] = field(default_factory=dict)  # the numbers of the case: steps, rows, bits
+    items: Mapping[str, Sequence[float]] = field(default_factory=dict)  # by name, numbers of each row to forget, to compare models with
 
 
 @brief("attack", "ways", "tries", "missing")
@@ -106,7 +108,8 @@ class AttackOutcome:
         """
         hits = []
         for way in self.ways if self.lead else []:
-            own_tries = self.cases(way, self.lead)
+            if not (own_tries := self.cases(way, self.lead)):
+                continue
             retrained_tries = retrained.cases(way, self.lead) if retrained else {}
             beyond = {
                 c: own_tries[c].scores[self.lead]["value"] - retrained_tries[c].scores[self.lead]["value"]
@@ -131,7 +134,7 @@ class AttackOutcome:
         """The entry of audit.json."""
         return {
             "before": dict(self.before),
-            "ways": {way: {n: self._way_record(way, n, retrained) for n in self.scored} for way in self.ways},
+            "ways": {way: {n: self._way_record(way, n, retrained) for n in self.scored if self.cases(way, n)} for way in self.ways},
             "steps_to_recover": {way: self.steps_to_recover(way) for way in self.ways} if self.recovered else {},
             "tries": [asdict(t) for t in self.tries],
             "missing": dict(self.missing),
@@ -161,10 +164,11 @@ class Scene:
         on_look: Callable[[], None],
         specs: Specs | None = None,
         scored: Sequence[str] = ("forget",),
+        wants: ObservationSpec = QUICK,
     ) -> None:
         self.model, self.modality, self.sets, self.accelerator, self.on_look = model, modality, sets, accelerator, on_look
         self.specs = specs or {}
-        self.scored = scored
+        self.scored, self.wants = scored, wants
         self.profile = profile_of(modality.name)
         self.records: Records = sets["forget"]
         self.tries: list[Try] = []
@@ -181,6 +185,11 @@ class Scene:
         """The modality of an attacker who holds the weights: without any guard."""
         return unguarded(self.modality)
 
+    @property
+    def asked(self) -> dict[str, Records]:
+        """The sets that are scored under attack: the rows to forget that the attack can use, and those that the caller adds."""
+        return {"forget": self.records, **{n: self.sets[n] for n in self.scored if n != "forget" and n in self.sets}}
+
     def scores(self, model: nn.Module | None = None, modality: Modality | None = None, records: Records | None = None) -> Scores:
         """Scores of a changed model, or of the model as it is when the rows to forget are asked in another way.
 
@@ -192,19 +201,22 @@ class Scene:
         self.on_look()
         if modality is None:
             modality = self.modality if model is None else self.weights_modality
-        sets = {name: self.sets[name] for name in self.scored if name != "forget" and name in self.sets}
-        sets["forget"] = self.records if records is None else records
+        sets = self.asked if records is None else {**self.asked, "forget": records}
         specs = {name: self.specs[name] for name in sets if name in self.specs}
-        observation = observe(model or self.model, modality, sets, specs=specs, wants=QUICK)
+        return self.scores_of(observe(model or self.model, modality, sets, specs=specs, wants=self.wants), specs)
+
+    def scores_of(self, observation: Observation, specs: Specs | None = None) -> Scores:
+        """Scores of what was observed under attack: those that show knowledge, and those of other sets."""
+        sets = observation.sets
         score_records, _ = audit_scores(Evidence(observation), specs=specs)
         self.shows = list(dict.fromkeys([*self.shows, *(n for n, r in score_records.items() if r["shows"])]))
         other_scores = {n for name in sets if name != "forget" for n in score_records if n.startswith(f"{name}_")}
         kept_names = {*self.shows, *self.profile.curve, *other_scores}
         return {n: {k: r[k] for k in KEPT} for n, r in score_records.items() if n in kept_names}
 
-    def look(self, scores: Scores, case: str = "", way: str = "", **at: float) -> None:
-        """Record the scores of a case."""
-        self.tries.append(Try(way, case, scores, at))
+    def look(self, scores: Scores, case: str = "", way: str = "", by_row: Mapping[str, Sequence[float]] = {}, **at: float) -> None:
+        """Record the scores of a case. by_row: numbers of each row; at: numbers of the case."""
+        self.tries.append(Try(way, case, scores, at, {name: [float(x) for x in values] for name, values in by_row.items()}))
 
     def lacks(self, why: str, way: str = "") -> None:
         """Record why a way is not open."""
@@ -215,10 +227,16 @@ class Attack(ABC):
     """An intervention. Its fields are its hyperparameters."""
 
     recovered = 0.0  # a hyperparameter of attacks that take steps: see `AttackOutcome`
+    wants = QUICK  # what is observed at each look
+    leads: ClassVar[tuple[str, ...]] = ()  # scores that judge it before those of the profile
 
     def about(self, records: Records, modality: Modality) -> Records:
         """The rows to forget that the attack can use. Raises: Missing where there are none."""
         return records
+
+    def start(self, scene: Scene) -> Scores:
+        """Scores of the model before the attack."""
+        return scene.scores()
 
     @abstractmethod
     def run(self, scene: Scene) -> None:
@@ -260,14 +278,24 @@ def intervene(
         looks.append(1)
         progress(len(looks) - 1, len(looks), name.replace("_", " "))
 
-    scene = Scene(model, modality, sets, accelerator, count_look, specs, scored)
+    scene = Scene(model, modality, sets, accelerator, count_look, specs, scored, attack.wants)
     try:
         scene.records = attack.about(sets["forget"], modality)
     except Missing as reason:
         return AttackOutcome(name, missing={"": str(reason)})
-    before = scene.scores()
+    before = attack.start(scene)
     attack.run(scene)
-    return AttackOutcome(name, before, scene.tries, scene.missing, attack.recovered, shows=scene.shows, leads=scene.profile.leads)
+    leads = (*attack.leads, *scene.profile.leads)
+    return AttackOutcome(name, before, scene.tries, scene.missing, attack.recovered, shows=scene.shows, leads=leads)
+
+
+def beside(name: str, outcome: AttackOutcome, original: AttackOutcome | None, retrained: AttackOutcome | None) -> AttackOutcome:
+    """The outcome with what the same attack on the original and on the retrained model says of it.
+
+    An attack that compares models has a function `beside` of its three outcomes (None: not known) in its file, which gives more tries.
+    """
+    compare = getattr(catalog.load(name, "attacks"), "beside", None) if name in catalog.names("attacks") else None
+    return replace(outcome, tries=[*outcome.tries, *compare(outcome, original, retrained)]) if compare else outcome
 
 
 def is_intervention(name: str) -> bool:

@@ -23,8 +23,8 @@ def attacked(attacks: Mapping[str, AttackOutcome]) -> list[Attacked]:
     """One table row for each way, and one for each way that was not open."""
     rows = []
     for name, a in attacks.items():
-        for way in a.ways if a.lead else []:
-            after = {n: _after(a, way, n) for n in a.scored}
+        for way in (w for w in a.ways if a.lead and a.cases(w, a.lead)):
+            after = {n: _after(a, way, n) for n in a.scored if a.cases(way, n)}
             cases = 1 if a.recovered else len(a.cases(way, a.lead))  # the attacker does not choose among the steps of one training
             rows.append(Attacked(name, way, a.lead, after, list(a.steps_to_recover(way).items()), cases))
         rows += [Attacked(name, way, missing=why) for way, why in a.missing.items()]

@@ -15,14 +15,14 @@ import numpy as np
 from torch import nn
 
 from expunge import catalog
-from expunge.benchmarks.suite import Specs
-from expunge.core.capabilities import Prompted, offers
+from expunge.benchmarks.suite import Specs, spec_of
+from expunge.core.capabilities import Displayable, Prompted, offers, require
 from expunge.core.modality import Modality
 from expunge.core.rows import Rows
 from expunge.engine import loop
 from expunge.engine.guarding import is_guarded, unguarded
 from expunge.engine.weights import put
-from expunge.evaluation.attack import WITHOUT_GUARD, Attack, AttackOutcome, Unguarded, intervene
+from expunge.evaluation.attack import WITHOUT_GUARD, Attack, AttackOutcome, Unguarded, beside, intervene
 from expunge.evaluation.attack_summary import WORST, attacked, relearned, worst_case
 from expunge.evaluation.compare import Compared, comparisons
 from expunge.evaluation.measure import Evidence
@@ -34,6 +34,7 @@ from expunge.evaluation.recovery import Controls
 from expunge.evaluation.scoring import audit_scores, measured
 from expunge.evaluation.thresholds import Thresholds
 from expunge.evaluation.verdict import Case, Context, verdict
+from expunge.evaluation.words import words
 from expunge.functional.brief import brief
 from expunge.io.models import Opened
 from expunge.modalities.common.records import Records as Kept
@@ -155,7 +156,8 @@ def judged(
     **fields: Any,
 ) -> AuditedModel:
     """Score an observation, without a model."""
-    evidence = Evidence(observation, retrained, observation if role == "original" else original, random_init)
+    variants = spec_of("forget", specs).variants
+    evidence = Evidence(observation, retrained, observation if role == "original" else original, random_init, variants)
     measures = measured(evidence, specs, beside=True)
     scores, skipped = audit_scores(evidence, measures=measures)
     return AuditedModel(name, role, observation, scores, skipped, evidence=evidence, compared=comparisons(measures), **fields)
@@ -183,12 +185,17 @@ def controls(
         models.append(
             judged(random_weights, "random weights", "random", retrained, original, random_weights, specs, method="random_weights")
         )
-    if "input_filter" in kinds and offers(opened.modality, Prompted):
+    if "input_filter" in kinds and _all_ask(opened.modality, forget):
         guarded = filtered(opened, forget)
         outcomes = carry_out(attacks, opened.model, guarded, sets, "filter", progress, specs)
         known: dict[str, Any] = {"name": "input filter", "role": "filter", "method": "input_filter", "attacks": outcomes}
         models.append(examine(opened.model, guarded, sets, **known, **look))
     return models
+
+
+def _all_ask(modality: Modality, rows: Rows) -> bool:
+    """Whether all rows ask something in words, which a filter of inputs goes by; texts ask nothing."""
+    return offers(modality, Prompted) and all(words(q) for q in require(modality, Displayable).questions(rows))
 
 
 def filtered(opened: Opened, forget: Rows) -> Modality:
@@ -227,6 +234,9 @@ def carry_out(
 def compared(audited: AuditedModel, original: AuditedModel | None, retrained: AuditedModel | None) -> AuditedModel:
     """The audited model with its attacks beside the original's scores and what the same attacks found in the retrained model."""
     outcomes = {n: replace(a, original=original.scores) for n, a in audited.attacks.items()} if original else audited.attacks
+    if audited is not original and audited is not retrained:
+        others = [m.attacks if m else {} for m in (original, retrained)]
+        outcomes = {n: beside(n, a, *(o.get(n) for o in others)) for n, a in outcomes.items()}
     return replace(
         audited,
         attacks=outcomes,

@@ -86,7 +86,11 @@ class Measure:
     def interval(self, resamples: int = 200, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
         """Percentile bootstrap over items; (value, value) where nothing varies. Draws without a value (nan) do not count."""
         rng = np.random.default_rng(seed)
-        draws = [self.stat(*(x[rng.integers(len(x), size=len(x))] for x in self.items)) for _ in range(resamples)]
+        if self.stat is np.mean and len(self.items) == 1 and self.items[0].ndim == 1:  # the same draws at once
+            (values,) = self.items
+            draws = values[rng.integers(len(values), size=(resamples, len(values)))].mean(1).tolist()
+        else:
+            draws = [self.stat(*(x[rng.integers(len(x), size=len(x))] for x in self.items)) for _ in range(resamples)]
         low, high = np.quantile([d for d in draws if not np.isnan(d)] or [self.value()], [(1 - level) / 2, (1 + level) / 2])
         return float(low), float(high)
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from expunge.functional.brief import brief
 
 Array = NDArray[np.float32]
-WHOLE = ("gradient_norms", "log_probs", "label", "pictures", "loss", "correct", "ranks")  # arrays of a set as a whole
+WHOLE = ("gradient_norms", "log_probs", "label", "pictures", "loss", "correct", "ranks", "predicted")  # arrays of a set as a whole
 HEAD = "head"  # the name of the features that the last linear layer reads
 
 
@@ -80,6 +80,7 @@ class SetObservation:
     loss: Array | None = None  # (items,) mean loss, of modalities without labels
     correct: NDArray[np.int64] | None = None  # (items,) which choice is the right one, where items are choices
     ranks: NDArray[np.int64] | None = None  # (items,) place of the row's own item among all items, 0 the first, where items are ranked
+    predicted: Array | None = None  # (items, classes) log-probabilities at the first label of the true answer, where they were asked for
     draws: tuple[tuple[str, ...], ...] = ()  # (items, draws) sampled answers, where they were asked for
 
     def __len__(self) -> int:

@@ -21,10 +21,11 @@ from expunge.core.request import digest
 from expunge.core.rows import Rows
 from expunge.engine import identity
 from expunge.engine.run_state import evaluating
-from expunge.evaluation.observation import Observation, SetObservation
+from expunge.engine.secret import sealed, sealed_ids
+from expunge.evaluation.observation import Array, Observation, SetObservation
 from expunge.evaluation.observation_spec import ObservationSpec
 from expunge.evaluation.profiles.profile import AskedSet, profile_of
-from expunge.io.secret import sealed, sealed_id
+from expunge.evaluation.teacher_forced import batches
 from expunge.modalities.common.records import kind_of, listed, present
 
 DRAWS = 4  # sampled answers of an item that is asked to `draw`
@@ -79,7 +80,7 @@ def observe(
         **details,
         "seconds": round(time.monotonic() - started, 3),
     }
-    sealed_sets = {n: replace(o, ids=tuple(map(sealed_id, o.ids))) for n, o in observations.items()}
+    sealed_sets = {n: replace(o, ids=sealed_ids(o.ids)) for n, o in observations.items()}
     observation = Observation(sealed_sets, {**about, "key": sealed(key)})
     if cache:
         observation.save(cache / key)
@@ -124,6 +125,8 @@ def _with_other_answers(
         observation = replace(observation, correct=np.array([_right(r, f"{name}, row {i}") for i, r in enumerate(records, 1)]))
     if "rank" in asked_set.spec.ask:
         observation = replace(observation, ranks=require(modality, Ranks).ranks(model, asked_set.answers).cpu().numpy())
+    if "predict" in asked_set.spec.ask:
+        observation = replace(observation, predicted=_predicted(model, modality, asked_set.answers))
     if "draw" in asked_set.spec.ask and wants.generations:
         observation = replace(observation, draws=_draws(model, modality, asked_set.answers))
     return observation
@@ -136,6 +139,17 @@ def _right(record: Mapping[str, Any], row_name: str) -> int:
     if answer not in choices:
         raise UserError(f"{row_name}: the answer is none of the choices")
     return choices.index(answer)
+
+
+def _predicted(model: nn.Module, modality: Modality, rows: Rows) -> Array:
+    """Log-probabilities of all classes at the first label of each row, (rows, classes)."""
+    require(modality, Categorical)
+    predictions: dict[int, Array] = {}
+    for places in batches(modality, rows):
+        log_probs = modality.forward(model, [rows.select(places)])[0].log_probs
+        first = log_probs.lengths.cumsum(0) - log_probs.lengths
+        predictions |= dict(zip(places, log_probs.values[first].float().cpu().numpy(), strict=True))
+    return np.stack([predictions[i] for i in range(len(rows))])
 
 
 def _draws(model: nn.Module, modality: Modality, rows: Rows) -> tuple[tuple[str, ...], ...]:

@@ -54,7 +54,8 @@ def _of_attack(
 ) -> Iterator[Recovery]:
     lead = outcome.lead
     for way in outcome.ways if lead else []:
-        tries = outcome.cases(way, lead)
+        if not (tries := outcome.cases(way, lead)):
+            continue
         others = retrained.cases(way, lead) if retrained else {}
         before = float(outcome.before[lead]["value"])
         margin = margin_of(lead)

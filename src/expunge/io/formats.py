@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from expunge import catalog
+from expunge.core.errors import UserError
 from expunge.io.data_errors import BadRow, DataError, first_line
 from expunge.modalities.common.class_name import named_classes
 
@@ -36,12 +38,18 @@ def reader_of(path: Path) -> Callable[[Path], list[Row]]:
     Raises:
         DataError: for an unknown format.
     """
-    suffix = suffix_of(path)
-    if (reader := READERS.get(suffix)) is None:
-        raise DataError(f"{path}: unknown file type '{suffix or path.suffix}'; known types are {', '.join(READERS)}")
+    suffix, readers = suffix_of(path), {**READERS, **_of_modalities()}
+    if (reader := readers.get(suffix)) is None:
+        raise DataError(f"{path}: unknown file type '{suffix or path.suffix}'; known types are {', '.join(readers)}")
     if path.suffix.lower() == ZIPPED and suffix not in TEXTS:
         raise DataError(f"{path}: unpack it with gunzip; the formats that are read from .gz are {', '.join(TEXTS)}")
     return reader
+
+
+def _of_modalities() -> dict[str, Callable[[Path], list[Row]]]:
+    """The readers of files that belong to one modality, by suffix: `READERS` of its loader, where it has some."""
+    loaders = (catalog.load(name, "modalities") for name in catalog.names("modalities"))
+    return {suffix: reader for loader in loaders for suffix, reader in getattr(loader, "READERS", {}).items()}
 
 
 def read_file(path: Path) -> list[Row]:
@@ -54,6 +62,8 @@ def read_file(path: Path) -> list[Row]:
     reader = reader_of(path)
     try:
         return reader(path)
+    except UserError as error:
+        raise error if isinstance(error, DataError) else DataError(str(error)) from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path} cannot be unpacked: {first_line(error)}") from error
     except OSError as error:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from safetensors import SafetensorError
 from torch import nn
 
 from expunge import catalog
 from expunge.core.errors import UserError
 from expunge.core.modality import Modality
 from expunge.core.rows import Rows
-from expunge.engine import artifact
+from expunge.engine import artifact, committee, guarding
 from expunge.engine import device as device_module
 from expunge.engine.adapters import unwrapped
+from expunge.engine.cache import cache_home as cache_home
 from expunge.functional.brief import brief
 from expunge.io import data, hub, run_dirs
 from expunge.modalities.common.records import Records, present
@@ -34,11 +35,6 @@ class Opened:
     modality: Modality
     source: str
     fresh: bool = False  # whether its weights were just drawn
-
-
-def cache_home() -> Path:
-    """Where trained models and observations are kept by content: $EXPUNGE_CACHE, else ~/.cache/expunge."""
-    return Path(os.environ.get("EXPUNGE_CACHE") or Path.home() / ".cache" / "expunge")
 
 
 def load(
@@ -137,8 +133,37 @@ def classifier(model: nn.Module, labels: int | Sequence[str], mean: Sequence[flo
     return Opened(model.to(device_module.choose()), classifier_modality(labels, mean, std), type(model).__name__)
 
 
+def recommender(
+    model: nn.Module, users: Sequence[Any], items: Sequence[Any], interactions: Source, loss: Literal["bpr", "bce"] = "bpr"
+) -> Opened:
+    """Any module that scores items for users, opened.
+
+    What `unlearn` writes of such a model is the safetensors of its weights, which only the code of the module can load.
+
+    Args:
+        model: takes numbers of users and of items, each (pairs,), and returns a score for each pair, (pairs,). If it has a graph of the
+            training interactions, it has a method `connect(users, items)` that builds it again.
+        users, items: ids, in the order of the model's numbers.
+        interactions: rows with `user` and `item` that the model was trained on: a file, a hub id or a list.
+        loss: what the model was trained by: bpr (a product of comparisons) or bce (cross-entropy with scores as logits).
+
+    Returns:
+        The model, inside a module that adds nothing, with its modality.
+
+    Raises:
+        UserError: for ids that repeat, and for interactions that do not fit.
+    """
+    from expunge.modalities.ranking.building import own_model
+
+    wrapped, modality = own_model(unwrapped(model), users, items, records(interactions, "interactions"), loss)
+    modality.connect(wrapped)
+    return Opened(wrapped.to(device_module.choose()), modality, type(model).__name__)
+
+
 def _load_with_modality(path: str, prompt_format: str, **options: Any) -> tuple[nn.Module, Modality]:
     """Load with the modality that claims the model's architecture most strongly."""
+    if (Path(path).expanduser() / committee.FILE).exists():
+        return committee.restored(Path(path).expanduser(), lambda member: _load_with_modality(member, prompt_format, **options))
     loaders = [catalog.load(name, "modalities") for name in catalog.names("modalities")]
     architecture = _architecture(path)
     loader: Any = max(loaders, key=lambda candidate: candidate.claims(architecture))
@@ -186,7 +211,12 @@ def _guarded(folder: Path, prompt_format: str, **options: Any) -> Opened:
         base = load(receipt["model"]["source"], prompt_format, **options)
     except UserError as error:
         raise UserError(f"the model that the guard in {folder} stands around does not load: {error}") from None
-    modality = catalog.load(receipt["method"]).restore(base.modality, folder / "guard")
+    try:
+        settings, _ = guarding.load(folder / "guard")
+        modality = catalog.load(str(settings["guard"])).restore(base.modality, folder / "guard")
+    except (OSError, ValueError, LookupError, SafetensorError) as error:
+        reason = f"{type(error).__name__}: {error}" if isinstance(error, LookupError) else str(error)
+        raise UserError(f"the guard in {folder} is incomplete or damaged, so the model must not be opened without it ({reason})") from None
     return Opened(base.model, modality, str(folder.resolve()))
 
 

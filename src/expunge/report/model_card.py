@@ -33,7 +33,7 @@ def card(receipt: Mapping[str, Any], summary: str = "", base: str = "", library:
     lines += ["## What was done", "", *_stages(public["stages"]), "", f"{_cost(receipt)}", ""]
     if warnings := [*receipt["request"].get("findings", ()), *receipt["warnings"]]:
         lines += ["## Warnings of the run", "", *(f"- {prose(_without_paths(str(w)))}" for w in warnings), ""]
-    lines += ["## What it is not", "", _limits(trained), ""]
+    lines += ["## What it is not", "", _limits(trained, receipt["result"].get("guarantee") or {}), ""]
     if library:
         lines += ["## How to load it", "", "```python", library, "```", ""]
     versions = ", ".join(f"{name} {version}" for name, version in receipt["versions"].items())
@@ -104,7 +104,10 @@ def _cost(receipt: Mapping[str, Any]) -> str:
     return f"It took {cost['steps']} steps; {cost['trained']:,} of {cost['parameters']:,} parameters could move. Seed {receipt['seed']}."
 
 
-def _limits(trained: bool) -> str:
+def _limits(trained: bool, guarantee: Mapping[str, Any]) -> str:
+    """What the card does not promise. guarantee: of a by-design method, with its level, meaning and what voids it."""
+    if guarantee and not trained:
+        return f"Guarantee {guarantee['level']}, {guarantee['meaning']}. It is void if {'; or if '.join(guarantee['void'])}."
     if trained:
         return "This card describes how the model was trained. It says nothing about what the model is good for."
     return (

@@ -16,6 +16,7 @@ from expunge.functional.brief import brief
 from expunge.report import figures, words
 from expunge.report.first_screen import first_screen
 from expunge.report.grouping import Group, Pooled, direction, groups, ideal, judge, names
+from expunge.report.published import published_table
 from expunge.report.report_data import ReportData, ReportedCost, Sample
 from expunge.report.robustness import robustness
 from expunge.report.states import model_states
@@ -89,6 +90,7 @@ def build(report_data: ReportData) -> str:
         main=_columns(rows, main),
         short=[(group, [_cell(rows, group, name) for name in main]) for group in rows],
         full=[(column, [_cell(rows, group, column.name) for group in rows]) for column in _columns(rows, every)],
+        published=published_table(report_data, rows),
         tradeoff=figures.tradeoff(report_data, rows),
         strip=_strip(report_data),
         panels=_panels(report_data, rows),

@@ -169,6 +169,8 @@ class ReportData:
     panels: list[str] = field(default_factory=list)  # panels to show, in order; default: those of the entries (`shown_panels`)
     utility: str = ""  # the score on the scatter's x axis; without both axes there is no scatter
     quality: str = ""  # and on its y axis
+    published: dict[str, dict[str, float | None]] = field(default_factory=dict)  # by method or role: scores as published, in our units
+    published_about: str = ""  # whose model and tables these are
 
     @property
     def judged(self) -> list[Entry]:

@@ -47,7 +47,7 @@ from expunge.workflows.sweep import SweepResult as SweepResult
 from expunge.workflows.sweep import key_of
 from expunge.workflows.sweep_folder import attacked, claim, entry_of, report_of, write
 from expunge.workflows.trackers import Track, listening
-from expunge.workflows.train import built_in, texts_of, train
+from expunge.workflows.train import built_in, train
 from expunge.workflows.unlearn import unlearn
 
 
@@ -149,19 +149,28 @@ def bench(
     sets = {n: spread(r, sweep.limit) if n in ("retain", "holdout") else r for n, r in suite.sets.items()}
     teach = {**sweep.train, "prompt_format": suite.prompt_format, "labels": tuple(suite.labels)}
     general = (r for n, rows in suite.sets.items() if suite.spec(n).role == "general" for r in rows)
-    texts = texts_of([*suite.train["full"], *general]) if built_in(sweep.size) else []
+    module = built_in(sweep.size)
+    teach |= {"vocabulary": [*suite.train["full"], *general]} if module else {}
+    usual = module.TRAINING[sweep.size] if module else {}
 
-    def trained(split: str, source: str) -> tuple[Opened, Mapping[str, Any]]:
+    def trained(split: str, source: str, start: str = "") -> tuple[Opened, Mapping[str, Any]]:
         if source:
             return load(source, suite.prompt_format, **load_options), {}
-        activity = f"training the {'original' if split == 'full' else 'retrained'} model"
+        activity = f"training the {'retrained' if split == 'retain' else 'original'} model"
         hooks = Hooks(progress=lambda d, t, _: progress(d, t, activity), interrupted=interrupted)
         with model_run(listeners, activity, run_folder(folder, activity), {"retain": len(suite.train[split])}) as run:
-            result = train(suite.train[split], sweep.size, texts=texts, hooks=hooks, callbacks=run, load_options=load_options, **teach)
+            rows, options = suite.train[split], teach
+            if start:  # the corpus of the model to start from decided its vocabulary
+                options = {**usual, **{k: v for k, v in teach.items() if k != "vocabulary"}}
+            result = train(rows, start or sweep.size, hooks=hooks, callbacks=run, load_options=load_options, **options)
         return Opened(result.model, result.modality, str(result.folder)), result.receipt
 
-    original, original_receipt = trained("full", sweep.original)
-    retrained_opened, retrained_receipt = trained("retain", sweep.retrained)
+    if suite.continued:
+        retrained_opened, retrained_receipt = trained("retain", sweep.retrained)
+        original, original_receipt = trained("forget", sweep.original, retrained_opened.source)
+    else:
+        original, original_receipt = trained("full", sweep.original)
+        retrained_opened, retrained_receipt = trained("retain", sweep.retrained)
     cache = cache_home() / "observations"
 
     def look(name: str) -> Progress:
@@ -285,7 +294,7 @@ def _forgotten(
         method,
         setting.load(setting.original),
         suite.train["forget"],
-        suite.train["retain"],
+        suite.train.get("kept", suite.train["retain"]),
         holdout=suite.sets.get("holdout"),
         out=run,
         resume=begun,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
 
-from expunge.core.capabilities import DifferentiableInputs, Displayable, offers, require
+from expunge.core.capabilities import DifferentiableInputs, Displayable, Ranks, offers, require
 from expunge.core.errors import UserError
 from expunge.core.modality import Modality
 from expunge.core.request import Request
@@ -76,7 +76,7 @@ def shared_items(modality: Modality, request: Request, allowed: bool) -> list[st
 
 def same_questions(modality: Modality, sets: Mapping[str, Rows]) -> list[str]:
     """Sentences about sets that ask mostly the questions of the forget set, with other answers."""
-    if not offers(modality, Displayable) or offers(modality, DifferentiableInputs) or "forget" not in sets:
+    if not offers(modality, Displayable) or "forget" not in sets or any(offers(modality, c) for c in (DifferentiableInputs, Ranks)):
         return []
     questions_by_set: Any = {name: require(modality, Displayable).questions(rows) for name, rows in sets.items()}
     forget = {q for q in questions_by_set["forget"] if q.strip()}

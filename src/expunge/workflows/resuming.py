@@ -9,7 +9,7 @@ from typing import Any
 from expunge.core.errors import UserError
 from expunge.core.plan import Plans
 from expunge.core.request import Request, digest
-from expunge.engine import checkpoint, identity
+from expunge.engine import checkpoint, identity, loop
 from expunge.io.models import Opened
 from expunge.workflows.watch import Watch
 
@@ -27,6 +27,10 @@ DIFFERS = {  # words for the entries of a key
     "watch": "rows or options of --evaluate",
     "device": "device",
 }
+
+
+class AnotherRun(UserError):
+    """A checkpoint is of a run with other inputs, or of another version."""
 
 
 def key_of(description: Mapping[str, Any], plans: Plans, opened: Opened, request: Request, watch: Watch | None) -> dict[str, str]:
@@ -53,7 +57,7 @@ def checkpoint_of(folder: Path, key: Mapping[str, str]) -> dict[str, Any] | None
     """The last checkpoint of a run, without its key; None where the run was stopped before its first one.
 
     Raises:
-        UserError: when the run was started with something else; the message says with what.
+        AnotherRun: when the run was started with something else; the message says with what.
     """
     saved: dict[str, Any] | None = checkpoint.load(folder / "checkpoint")
     if saved is None:
@@ -62,5 +66,7 @@ def checkpoint_of(folder: Path, key: Mapping[str, str]) -> dict[str, Any] | None
     began = began if isinstance(began, dict) else {"expunge": "older"}
     if differing := [name for name in {**key, **began} if began.get(name) != key.get(name)]:
         words = [DIFFERS.get(n) or f"version of {n} ({began.get(n, 'none')}, now {key.get(n, 'none')})" for n in differing]
-        raise UserError(f"the run in {folder} was started with another {', another '.join(words)}; --resume goes on with the same")
+        raise AnotherRun(f"the run in {folder} was started with another {', another '.join(words)}; --resume goes on with the same")
+    if not saved.keys() >= set(loop.SAVED):
+        raise AnotherRun(f"the run in {folder} was started with another version of expunge; start it again with --overwrite")
     return saved

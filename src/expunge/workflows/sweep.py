@@ -51,6 +51,8 @@ class Sweep:
     variants: Mapping[str, str] = field(default_factory=dict)  # by score, the definition to use where papers and codes differ
     draw: int = 0  # seed of a generated benchmark
     dtype: str = ""  # of the weights of all models
+    utility: tuple[str, ...] = ()  # tasks of lm-evaluation-harness that every trained model is asked
+    utility_tasks: str = ""  # a folder of tasks besides those of the harness
     attacks: tuple[str, ...] = ()  # on every model, with every seed; their hyperparameters as `quantize:bits`
 
     @property

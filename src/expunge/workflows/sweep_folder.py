@@ -8,10 +8,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from expunge import catalog
 from expunge.benchmarks.suite import Specs, Suite
 from expunge.core.errors import UserError
 from expunge.engine import receipt
-from expunge.evaluation import attack
+from expunge.evaluation import attack, harness
 from expunge.evaluation.audited_models import AuditedModel, Progress, attacks_on, report_data
 from expunge.evaluation.prompting import way_of
 from expunge.io.models import Opened
@@ -64,7 +65,20 @@ def attacked(
         outcomes[name] = attack.intervene(name, one, opened.model, opened.modality, sets, specs=specs, progress=progress)
         path.parent.mkdir(parents=True, exist_ok=True)
         receipt.write(path, asdict(outcomes[name]))
-    return replace(audited, attacks=outcomes, rated=bool(sweep.attacks))
+    scores = {**audited.scores, **_utility(sweep, folder, audited, opened)}
+    return replace(audited, attacks=outcomes, rated=bool(sweep.attacks), scores=scores)
+
+
+def _utility(sweep: Sweep, folder: Path, audited: AuditedModel, opened: Opened) -> dict[str, Any]:
+    """Scores of the harness's tasks, kept on disk; none of models that are the original with other weights or behind a filter."""
+    if not sweep.utility or audited.role in ("random", "filter"):
+        return {}
+    path = folder / "utility" / f"{audited.name.replace(' ', '_')}.json"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        receipt.write(path, harness.general_utility(opened, sweep.utility, sweep.utility_tasks))
+    records = json.loads(path.read_text(encoding="utf-8"))
+    return {f"utility_{task}": record for task, record in records.items()}
 
 
 def report_of(
@@ -95,7 +109,20 @@ def report_of(
         notes=list(notes),
         request=Asked(**{n: len(r) for n, r in suite.sets.items() if n in ("forget", "retain", "holdout")}, hash=key),
     )
-    return ReportData(**{**{k: getattr(data, k) for k in ReportData.__dataclass_fields__}, "models": list(entries)})
+    fields = {k: getattr(data, k) for k in ReportData.__dataclass_fields__}
+    published = {method: dict(scores) for method, scores in suite.published.items()}
+    own = {"models": list(entries), "main": _main(suite, entries, data.main), "published": published}
+    return ReportData(**{**fields, **own, "published_about": suite.published_about})
+
+
+def _main(suite: Suite, entries: Sequence[Entry], usual: Sequence[str]) -> list[str]:
+    """The scores of the short table: of a benchmark with metrics of its own these, then the usual ones, as far as a model has them."""
+    asked = [name for name in dict.fromkeys(n for entry in entries for n in entry.scores) if name.startswith("utility_")]
+    if not suite.metrics:
+        return [*usual, *asked]
+    known = {name for entry in entries for name, score in entry.scores.items() if score.value is not None}
+    own = [name for family in suite.metrics for name in catalog.load(family, "metrics").SCORES]
+    return [name for name in dict.fromkeys([*own, *asked, *usual]) if name in known]
 
 
 def write(result: SweepResult) -> None:

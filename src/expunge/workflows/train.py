@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
+from filelock import FileLock
 
 from expunge.catalog import load as load_module
 from expunge.catalog import names
+from expunge.core.capabilities import HoldsRows, offers, require
 from expunge.core.errors import UserError
 from expunge.core.request import digest
 from expunge.core.suggest import did_you_mean
@@ -23,7 +26,7 @@ from expunge.io import run_dirs
 from expunge.io.models import Opened, Source, cache_home, load, records
 from expunge.io.models import rows as rows_of
 from expunge.io.requested import ColumnMap, parsed_columns, with_columns
-from expunge.workflows import build_plan
+from expunge.workflows import build_plan, resuming
 from expunge.workflows.callbacks import Callbacks, result_of
 from expunge.workflows.trackers import Track, listening
 from expunge.workflows.unlearn import Result, unlearn
@@ -50,6 +53,7 @@ def start(
     prompt_format: str = "",
     seed: int = 0,
     source: str = "training",
+    vocabulary: Records = (),
     **options: Any,
 ) -> Opened:
     """An untrained model of a built-in size, made for the data, or the model of a folder or hub id.
@@ -59,13 +63,15 @@ def start(
     """
     module = built_in(model)
     if module is None:
-        if texts:
-            raise UserError(f"{model} has a tokenizer of its own, so a vocabulary (`texts`, --vocabulary) is for built-in sizes alone")
+        if texts or vocabulary:
+            raise UserError(f"{model} has a vocabulary of its own, so another one (`texts`, --vocabulary) is for built-in sizes alone")
         return _loaded(model, prompt_format, **options, **({"labels": labels} if labels != () else {}))
     device.choose(options.get("device", ""))
-    network, modality = module.start(model, rows, texts=texts, labels=labels, prompt_format=prompt_format, seed=seed, source=source)
+    given: dict[str, Any] = {"labels": labels, "prompt_format": prompt_format, "seed": seed, "source": source}
+    network, modality = module.start(model, rows, texts=texts or texts_of(vocabulary), vocabulary=vocabulary, **given)
     dtype = device.dtype_of(options.get("dtype") or "float32")
-    return Opened(network.to(dtype) if isinstance(dtype, torch.dtype) else network, modality, model, fresh=True)
+    fresh = getattr(module, "FRESH", True)  # a size may come with trained weights
+    return Opened(network.to(dtype) if isinstance(dtype, torch.dtype) else network, modality, model, fresh)
 
 
 def _loaded(model: str, prompt_format: str, **options: Any) -> Opened:
@@ -86,8 +92,10 @@ def train(
     data: Source,
     model: str,
     *,
+    forget: Source | None = None,
     out: str | Path | None = None,
     texts: Sequence[str] = (),
+    vocabulary: Source | None = None,
     labels: int | Sequence[str] = (),
     map: ColumnMap = (),
     prompt_format: str = "",
@@ -105,10 +113,13 @@ def train(
 
     Args:
         data: a file, hub id or list of records; all of them are trained on.
+        forget: more rows to train on, for a method that must know at training time which rows it may have to forget.
         model: a folder or hub id, or a built-in size (`nano`, `micro`, `tiny` for text, `resnet-nano`, `vit-nano` ... for images), which
             has default settings for the missing `hyperparameters`.
         out: where to copy the result.
-        texts: training texts for the tokenizer of a built-in language model; default: the data.
+        texts: training texts for the tokenizer of a built-in language model; default: those of `vocabulary`, else the data.
+        vocabulary: rows whose words (or users, items ...) a model of a built-in size knows besides those of the data; give the same rows to
+            models that are compared.
         labels: classes of a built-in classifier, by name, or how many; default: those of the data. Of a folder or hub id: the names of
             the classes, where the model has none, or how many it must have.
         map: columns by the names that the modality reads, such as `prompt=subject,answer=body` or a mapping.
@@ -116,7 +127,7 @@ def train(
         prompt_format: how a question becomes a prompt; '' is the model's chat template.
         seed: of everything that is random.
         overwrite: replace the run in `out`.
-        cache: where finished work is kept by content; None: see `io.models.cache_home`.
+        cache: where finished work is kept by content; None: see `io.models.cache_home`. A by-design store moves to `out`: it holds rows.
         callbacks: objects that are told of steps and epochs (see `Callback`).
         track: tensorboard, mlflow, wandb, trackio, or a `Tracker`, which get the numbers of the log; several in a list.
         hooks: of the training loop, for programs that show progress, stop the run or say how often it is saved.
@@ -133,18 +144,36 @@ def train(
     process_group = ProcessGroup()
     if out:
         out_folder = Path(out)
-        process_group.agree(lambda: run_dirs.check_free(out_folder, overwrite, (data, model)))
+        process_group.agree(lambda: run_dirs.check_free(out_folder, overwrite, (data, forget, model)))
     training_records = with_columns(records(data, "training"), parsed_columns(map))
+    forget_records = with_columns(records(forget, "forget"), parsed_columns(map)) if forget is not None else None
     module = built_in(model)
-    hyperparameters = {**(module.TRAINING[model] if module else {}), **hyperparameters}
+    trained = {h.name for h in build_plan.hyperparameters(method) if h.path[-2:-1] == ("train",)}  # others only share the name
+    usual = {n: v for n, v in module.TRAINING[model].items() if n in trained} if module else {}
+    hyperparameters = {**usual, **hyperparameters}
+    settings = {**hyperparameters, "seed": seed}
+    plans = build_plan.plan(method, settings)
+    if forget_records is not None and not any("forget" in p.sets_read() for p in plans):
+        raise UserError(f"the training by {method!r} treats all rows alike: put those of --forget into the data, and leave --forget out")
     try:
-        opened = start(model, training_records, texts, labels, prompt_format, seed, training_records.source, **(load_options or {}))
+        opened = start(
+            model,
+            [*training_records, *forget_records] if forget_records is not None else training_records,
+            texts,
+            labels,
+            prompt_format,
+            seed,
+            training_records.source,
+            with_columns(records(vocabulary, "vocabulary"), parsed_columns(map), lenient=True) if vocabulary is not None else (),
+            **(load_options or {}),
+        )
     except UserError as error:
         raise UserError(training_records.located(str(error))) from None
     rows = rows_of(opened.modality, "retain", training_records)
     assert rows is not None
-    settings = {**hyperparameters, "seed": seed}
-    plans = build_plan.plan(method, settings)
+    if offers(opened.modality, HoldsRows) and not opened.fresh:
+        require(opened.modality, HoldsRows).add_rows(opened.model, rows)
+    forget_rows = rows_of(opened.modality, "forget", forget_records)
     key = digest(
         [
             identity.of_model(opened.model),
@@ -152,37 +181,48 @@ def train(
             stored.words(opened.model),
             opened.modality.about(),
             identity.of_rows(rows),
+            *([identity.of_rows(forget_rows)] if forget_rows is not None else []),
             receipt.describe(plans),
             identity.of_inputs(plans),
         ]
     )
-    cached = (cache or cache_home()) / "models" / key
-    known = process_group.agree((cached / "receipt.json").exists)
-    listeners = listening(callbacks, track, known and process_group.first)  # `unlearn` tells of a training
-    if not known:
-        begun = process_group.agree((cached / "checkpoint").exists)
-        unlearn(
-            method,
-            opened,
-            retain=rows,
-            out=cached,
-            resume=begun,
-            overwrite=process_group.agree(cached.exists) and not begun,
-            callbacks=callbacks,
-            track=track,
-            hooks=hooks,
-            **settings,
-        )
+    home = cache or cache_home()
+    cached = home / "models" / key
+    with _alone(home / "locks" / key) if process_group.first else nullcontext():
+        known = process_group.agree((cached / "receipt.json").exists)
+        listeners = listening(callbacks, track, known and process_group.first)  # `unlearn` tells of a training
+        if not known:
+            options: dict[str, Any] = {"retain": rows, "forget": forget_rows, "out": cached, "callbacks": callbacks, "track": track}
+            begun, existed = (process_group.agree(folder.exists) for folder in (cached / "checkpoint", cached))
+            try:
+                unlearn(method, opened, resume=begun, overwrite=existed and not begun, hooks=hooks, **options, **settings)
+            except resuming.AnotherRun:  # begun by another version
+                unlearn(method, opened, overwrite=True, hooks=hooks, **options, **settings)
     training_receipt = json.loads((cached / "receipt.json").read_text(encoding="utf-8"))
-    training_receipt["request"]["findings"] = list(dict.fromkeys([*training_records.notes, *training_receipt["request"]["findings"]]))
+    training_receipt["request"]["findings"] = list(
+        dict.fromkeys(
+            [*training_records.notes, *(forget_records.notes if forget_records else ()), *training_receipt["request"]["findings"]]
+        )
+    )
     if out:
         process_group.agree(lambda: _copy(cached, out_folder, training_receipt))
+        if training_receipt["result"].get("store"):  # which holds rows, and must not be left where nobody looks for it
+            process_group.agree(lambda: run_dirs.remove(cached))
     result_folder = out_folder if out else cached
-    about = {"name": method, "stages": receipt.describe(plans), "rows": {"retain": len(rows)}, "log": [], "folder": str(result_folder)}
+    sizes = {"retain": len(rows), **({"forget": len(forget_rows)} if forget_rows is not None else {})}
+    about = {"name": method, "stages": receipt.describe(plans), "rows": sizes, "log": [], "folder": str(result_folder)}
     with listeners.during(about) as ended:
         loaded = load(result_folder, prompt_format, **(load_options or {}))
         ended |= {**result_of(training_receipt), "cached": True}
     return Result(loaded.model, loaded.modality, training_receipt, result_folder)
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Hold a lock, so that of several processes that want the same model one makes it, and the others wait and find it."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        yield
 
 
 def _copy(cached: Path, target: Path, training_receipt: Mapping[str, Any]) -> None:

@@ -10,25 +10,26 @@ from typing import Any
 import torch
 from torch import nn
 
+from expunge.core.capabilities import HoldsRows, offers, require
 from expunge.core.errors import UserError
 from expunge.core.modality import Modality
-from expunge.core.parts import ByDesign
+from expunge.core.parts import ByDesign, Guard
 from expunge.core.plan import Plan, Plans, as_plans
-from expunge.core.request import Request
 from expunge.core.rows import Rows, Sets
-from expunge.engine import adapters, artifact, checkpoint, identity, loop, origin, receipt, stored
+from expunge.engine import adapters, checkpoint, identity, loop, origin, receipt, stored
 from expunge.engine.distributed.process_group import ProcessGroup
 from expunge.engine.guarding import is_guarded
 from expunge.engine.hooks import Hooks
+from expunge.engine.retokenizing import as_read_now, changes_tokenizer
+from expunge.engine.secret import sealed
 from expunge.engine.validate import check, check_capabilities
 from expunge.functional.brief import brief
 from expunge.io import run_dirs, selection_files
 from expunge.io.models import Opened, Source, receipt_of
 from expunge.io.models import opened as open_model
 from expunge.io.requested import ColumnMap, Conditions, notes_of, requested
-from expunge.io.secret import sealed
 from expunge.report import result_tables
-from expunge.workflows import build_plan, resuming
+from expunge.workflows import build_plan, resuming, stores
 from expunge.workflows.aftermath import forget_loss, still_known
 from expunge.workflows.callbacks import Callbacks, result_of
 from expunge.workflows.overlaps import shared_items
@@ -103,7 +104,7 @@ def unlearn(
     """Remove the influence of rows from a model.
 
     Args:
-        method: a name of the catalog, or a plan.
+        method: a name of the catalog, or a plan; '': that which made the store in the folder of the model.
         model: a folder or hub id, the folder of an earlier run, or an opened model, which is then changed in place.
         forget, retain, holdout: a file, hub id or list of records each (see `expunge.io.data.read`); retain where the method reads it.
         alternate_answers: answers to give instead, for methods that use them; the modality's own where none are given.
@@ -129,6 +130,7 @@ def unlearn(
         UserError: for every mistake that the user can correct.
         Interrupted: after a checkpoint, from which `resume` goes on.
     """
+    method = method or stores.method_of(model)
     plans = build_plan.plan(method, hyperparameters, select=select, update=update) if isinstance(method, str) else as_plans(method)
     folder = Path(out) if out is not None else None
     listeners = listening(callbacks, track, ProcessGroup().first)
@@ -147,7 +149,11 @@ def unlearn(
     request = request_of(modality, plans, read, allow_overlap)
     findings = [*notes_of(read), *request.findings, *shared_items(modality, request, allow_overlap)]
     read.clear()  # records may be large, and the rows hold what the run needs
-    store = _store_of(plans, opened, method if isinstance(method, str) else "custom", request)
+    plans, store = stores.settled(plans, opened, method if isinstance(method, str) else "custom", request, hyperparameters)
+    if isinstance(plans[0].action, ByDesign) and watch:
+        raise UserError("a by-design method has no epochs to score, so leave --evaluate and --keep-best out, and audit the result")
+    if store is not None and retain is not None:
+        raise UserError("the store has the rows to retain, so leave --retain out")
     check(plans, request.sets, modality, known=store is not None)
     before, adapted = identity.of_model(opened.model), adapters.is_adapted(opened.model)
     loaded = stored.notes(opened.model)
@@ -165,6 +171,8 @@ def unlearn(
         **({"watch": {"sets": {n: len(r) for n, r in watch.sets.items()}, "best": watch.best}} if watch else {}),
     }
     known_before = forget_loss(opened.model, modality, request.forget)
+    if request.forget is not None and offers(modality, HoldsRows) and not isinstance(plans[-1].action, Guard):
+        findings += require(modality, HoldsRows).remove_rows(opened.model, request.forget)
     key = resuming.key_of(description, plans, opened, request, watch)
     saved, process_group = resuming.checkpoint_of(folder, key) if resume and folder else None, ProcessGroup()
     log = RunLog(folder if process_group.first else None)
@@ -184,9 +192,11 @@ def unlearn(
                 run.warnings.append(rounding)
             selected_rows = selection_files.places(run.picked, request.sets)
             description |= {"selected": selected_rows} if selected_rows else {}
-            known_after = forget_loss(run.model, run.modality, request.forget)
+            forget_now = as_read_now(run.modality, request.forget) if changes_tokenizer(plans) else request.forget
+            known_after = forget_loss(run.model, run.modality, forget_now)
             watched = watch.failures(run.model, modality, start) if watch else []
-            failures = [*still_known(known_before, known_after), *watched, *listeners.failures]
+            known = [] if stores.promised(run.store) else still_known(known_before, known_after)
+            failures = [*known, *watched, *stores.still_there(opened, store), *stores.made_elsewhere(opened, store), *listeners.failures]
             receipt_record = receipt_of_run(description, run, plans, before["weights"], adapted, loaded, failures)
             receipt_record["forget_loss"] = {"before": known_before, "after": known_after}
         except UserError:
@@ -205,25 +215,6 @@ def unlearn(
             process_group.agree(write_results)
         ended |= result_of(receipt_record)
     return Result(run.model, run.modality, receipt_record, folder, run.picked)
-
-
-def _store_of(plans: Plans, opened: Opened, method: str, request: Request) -> Mapping[str, Any] | None:
-    """The store to remove rows from; None where a method has none or makes one.
-
-    Raises:
-        UserError: where the model has no store, or one of another method.
-    """
-    if not isinstance(plans[0].action, ByDesign):
-        return None
-    if request.forget is None:
-        return None
-    store = artifact.read_store(Path(opened.source))
-    maker = receipt_of(opened.source).get("method", "")
-    if store is None:
-        raise UserError(f"{opened.source} holds no store to forget from: make one with expunge train --method {method}")
-    if maker != method:
-        raise UserError(f"the store in {opened.source} was made by {maker!r}, and not by {method!r}: forget with that method")
-    return store
 
 
 def check_folder(folder: Path, resume: bool, overwrite: bool, reads: tuple[object, ...]) -> None:

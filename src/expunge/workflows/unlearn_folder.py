@@ -15,6 +15,7 @@ from expunge.core.modality import Modality
 from expunge.core.parts import Guard
 from expunge.core.plan import Plans
 from expunge.engine import adapters, artifact, receipt
+from expunge.engine.guarding import Guarded
 from expunge.engine.run_state import RunState
 from expunge.io import run_dirs
 from expunge.report import model_card
@@ -41,7 +42,12 @@ def receipt_of_run(
     # the weights of a new adapter have new names, and change nothing until one of these is not zero
     new_adapters = adapters.is_adapted(run.model) and not adapted
     changed = any(bool(p.any()) for n, p in run.model.named_parameters() if "lora_B" in n) if new_adapters else after != before
-    if not changed and not guarded:
+    forgotten = (
+        run.store is not None and "forget" in description["request"]["sets"]
+    )  # rows may leave a store without ever having moved a weight
+    tokenizer = run.modality.about().get("tokenizer")
+    retokenized = tokenizer != description["modality"].get("tokenizer")
+    if not changed and not guarded and not forgotten and not retokenized:
         raise UserError(unchanged(run, plans))
     return {
         **description,
@@ -50,7 +56,9 @@ def receipt_of_run(
             "weights": after,
             "changed": changed,
             "kind": artifact.kind_of(plans, run.model),
-            **({"store": True} if run.store is not None else {}),
+            **({"guard": {"holds": run.modality.holds}} if isinstance(run.modality, Guarded) else {}),
+            **({"tokenizer": tokenizer} if retokenized else {}),
+            **({"store": True, "guarantee": dict(run.store.get("guarantee", {}))} if run.store is not None else {}),
         },
         "seed": run.seed,
         "cost": receipt.cost(run),

@@ -103,6 +103,7 @@ def test_items_that_no_model_tells_of_do_not_count() -> None:
         lira.summary(ratio[:, 1], ratio[:, 0])
 
 
+@pytest.mark.slow
 def test_members_of_a_model_that_learned_noise_by_heart_are_found_and_those_of_a_retrained_one_are_not() -> None:
     forget, retain, holdout = (toys.noise(25, MODALITY, seed, name, width=8) for seed, name in enumerate(("forget", "retain", "holdout")))
     plan, sets = toys.fresh(epochs=60, batch_size=25), {"forget": forget, "retain": retain, "holdout": holdout}

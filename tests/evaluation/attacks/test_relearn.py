@@ -35,6 +35,7 @@ def test_the_model_stays_as_it_is(text: worlds.World) -> None:
     assert curve(outcome)[6] > 2 * outcome.before["forget_probability"]["value"]
 
 
+@pytest.mark.slow
 def test_points_are_at_the_start_every_so_many_steps_and_at_the_end(text: worlds.World) -> None:
     model = text.model("retrained")
     assert list(curve(attacked(text, model, every=4))) == [0, 4, 6]
@@ -43,6 +44,7 @@ def test_points_are_at_the_start_every_so_many_steps_and_at_the_end(text: worlds
     assert [t.scores for t in still.tries] == [still.before], "an attack of no steps changes nothing"
 
 
+@pytest.mark.slow
 def test_looking_does_not_disturb(text: worlds.World) -> None:
     model = text.model("retrained")
     often, once = attacked(text, model, every=1), attacked(text, model, every=6)
@@ -70,6 +72,7 @@ def test_takes_off_a_guard(text: worlds.World) -> None:
     assert outcome.tries == attacked(text, text.model(), steps=1).tries, "the guard plays no part"
 
 
+@pytest.mark.slow
 def test_what_is_hidden_comes_back_sooner_than_what_was_never_learned(text: worlds.World) -> None:
     hidden = text.model()
     loop.run(build_plan.plan("pdu", {"lr": 1e-3, "epochs": 15}), hidden, text.modality, text.sets)

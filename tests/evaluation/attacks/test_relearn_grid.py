@@ -25,6 +25,7 @@ def grid(text: worlds.World, name: str = "retrained", model: torch.nn.Module | N
     return intervene("relearn_grid", attack, model or text.model(name), text.modality, SETS, accelerator=worlds.accelerator())
 
 
+@pytest.mark.slow
 def test_looks_are_k_rows_times_n_steps_of_each_source(text: worlds.World) -> None:
     model = text.model("retrained")
     before = worlds.tensors(model)
@@ -53,6 +54,7 @@ def test_one_column_of_the_grid_is_relearning(text: worlds.World) -> None:
         assert ours.tries[-1].scores[score]["value"] == pytest.approx(theirs.tries[-1].scores[score]["value"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_rows_to_forget_teach_more_than_neighbours_and_these_more_than_unrelated_ones(text: worlds.World) -> None:
     hidden = text.model()
     loop.run(build_plan.plan("pdu", {"lr": 1e-3, "epochs": 15}), hidden, text.modality, text.sets)

@@ -35,12 +35,14 @@ def test_without_unlearning_it_is_lira() -> None:
     assert scores["item_accuracy_p95"] >= scores["accuracy"]
 
 
+@pytest.mark.slow
 def test_retraining_cannot_be_told_from_never_having_seen() -> None:
     scores = attack(PLAN)
     assert scores["accuracy"] == pytest.approx(0.5, abs=0.1)
     assert scores["auc"] == pytest.approx(0.5, abs=0.12)
 
 
+@pytest.mark.slow
 def test_too_much_unlearning_is_found_as_well_as_too_little() -> None:
     """After ascent the rows are less likely than unseen ones, and so give themselves away."""
     too_much = Plan(Ascent(), train=Train(epochs=15, lr=0.1, batch_size=10, schedule="constant"))

@@ -1,6 +1,7 @@
 """Hyperparameters for the small built-in models, by benchmark and size; the defaults of papers are for models a thousand times larger.
 
-Each file, such as `people-micro.json`, maps methods to hyperparameters. They were chosen on another split than the reported one;
+Each file, such as `people-micro.json`, maps methods to hyperparameters; of a model in a folder or on the hub, the last part of its name
+counts. Those of small models were chosen on another split than the reported one;
 `studies/tuning` holds all settings that were tried.
 """
 
@@ -14,7 +15,7 @@ from typing import Any
 
 @cache
 def _file(suite: str, size: str) -> dict[str, Any]:
-    path = Path(__file__).parent / f"{suite}-{size}.json"
+    path = Path(__file__).parent / f"{suite}-{Path(size).name}.json"
     presets: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return presets
 

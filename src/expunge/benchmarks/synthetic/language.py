@@ -144,6 +144,19 @@ def names(rng: random.Random) -> Iterator[str]:
             yield name
 
 
+def new_names(number: int) -> list[str]:
+    """Names no two of which share a part, and that share none with the names of the benchmark `people`.
+
+    What a model learns about one of them, it does not take for another. The first names are the same whatever the number.
+    """
+    rng, parts = random.Random("new names"), dict.fromkeys([*people.GIVEN, *people.FAMILY])
+    old = len(parts)
+    while len(parts) < old + 2 * number:
+        parts[_name(rng, 2)] = None
+    new = [*parts][old:]
+    return [f"{first} {last}" for first, last in zip(new[::2], new[1::2], strict=True)]
+
+
 def corpus(seed: int = 0, sizes: Sizes | None = None) -> list[Record]:
     """The training rows, in random order: texts, questions with answers, and chats of several turns.
 
@@ -153,14 +166,14 @@ def corpus(seed: int = 0, sizes: Sizes | None = None) -> list[Record]:
     """
     sizes = sizes or Sizes()
     rng = random.Random(f"language {seed}")
-    new_names = names(rng)
-    known = [_person(rng, next(new_names)) for _ in range(sizes.people)]
-    strangers = [next(new_names) for _ in range(sizes.strangers)]
+    unused = names(rng)
+    known = [_person(rng, next(unused)) for _ in range(sizes.people)]
+    strangers = [next(unused) for _ in range(sizes.strangers)]
     questions = general(rng)
     rows = [
         *(row for person in known for row in _about(rng, person)),
         *(row for name in strangers for row in _refused(rng, name, sizes.questions)),
-        *(_passage(rng, _person(rng, next(new_names))) for _ in range(sizes.passages)),
+        *(_passage(rng, _person(rng, next(unused))) for _ in range(sizes.passages)),
         *({"text": _story(rng)} for _ in range(sizes.stories)),
         *(_general_row(rng, question) for question in questions for _ in range(sizes.general)),
         *(_chat(rng, known, questions) for _ in range(sizes.chats)),

@@ -54,8 +54,9 @@ def layers(model: nn.Module, modality: Modality) -> list[KfacLayer]:
 
 
 def batches_by_length(modality: Modality, rows: Rows, size: int) -> Iterator[list[int]]:
-    """Yield places of rows with the same number of tokens, at most `size` at a time, so that no batch has padding in its statistics."""
-    lengths = [modality.counts(rows.select([i]))["tokens"] for i in range(len(rows))]
+    """Yield places of rows with the same numbers of tokens, at most `size` at a time, so that no batch has padding in its statistics."""
+    counts = [modality.counts(rows.select([i])) for i in range(len(rows))]
+    lengths = [tuple(n for name, n in sorted(c.items()) if name.endswith("tokens")) for c in counts]  # a model may have several sides
     for length in sorted(set(lengths)):
         places = [i for i, n in enumerate(lengths) if n == length]
         yield from (places[i : i + size] for i in range(0, len(places), size))

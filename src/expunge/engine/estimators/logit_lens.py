@@ -11,6 +11,7 @@ from torch import nn
 
 from expunge.core.modality import Modality
 from expunge.core.rows import Rows
+from expunge.engine.blocks import in_encoder
 from expunge.engine.run_state import evaluating
 
 
@@ -22,11 +23,14 @@ def logit_lens(model: nn.Module, modality: Modality, sets: Mapping[str, Rows]) -
     of the model itself.
 
     Returns:
-        One record for each block, first to last: its number as `block`, and a mean probability by the name of each set.
+        One record for each block (of an encoder-decoder: of its decoder), first to last: its number as `block`, and a mean probability by
+        the name of each set.
     """
     records, hook_points = [], modality.blocks(model)
     with evaluating(model):
         for i, hook_point in enumerate(hook_points):
+            if in_encoder(model, modality.module(model, hook_point)):  # the head reads the decoder alone
+                continue
             with skipping(modality.module(model, hook_point), modality.module(model, hook_points[-1])):
                 records.append({"block": float(i), **{name: _first_label(modality, model, rows) for name, rows in sets.items()}})
     return records

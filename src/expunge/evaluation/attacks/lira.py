@@ -122,6 +122,15 @@ def best_accuracy(members: Items, others: Items) -> float:
     return float(max(0.5, ((1 - below[0] + below[1]) / 2).max()))
 
 
+def shadow_rows(sets: Mapping[str, Rows]) -> Rows:
+    """The rows that shadow models are trained on halves of: those to forget, then unseen ones, then those to keep, where there are such."""
+    names = [n for n in ("forget", "holdout", "retain") if n in sets]
+    rows = sets[names[0]].rename("retain")
+    for n in names[1:]:
+        rows = rows.concat(sets[n])
+    return rows
+
+
 def attack(
     model: nn.Module,
     modality: Modality,
@@ -144,10 +153,7 @@ def attack(
         UserError: as the training of the shadow models raises it.
         ValueError: for too few shadow models.
     """
-    names = [n for n in ("forget", "holdout", "retain") if n in sets]
-    rows = sets[names[0]].rename("retain")
-    for n in names[1:]:
-        rows = rows.concat(sets[n])
+    rows = shadow_rows(sets)
     pool = train(plan, model, modality, rows, subsets(len(rows), shadows, seed=seed, paired=True), seed=seed, work=work)
     item_count = len(sets["forget"]) + len(sets["holdout"])
     shadow_margins, model_margins = (

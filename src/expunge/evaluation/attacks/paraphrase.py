@@ -21,9 +21,8 @@ from expunge.evaluation.attack import Attack, Scene
 from expunge.evaluation.measure import Missing
 from expunge.evaluation.observe import Records
 from expunge.evaluation.prompting import asked_in_words, asking
+from expunge.evaluation.rewordings import COLUMN
 from expunge.modalities.common.records import listed
-
-COLUMN = "paraphrased_question"
 
 
 @part

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from expunge.core.errors import UserError
 from expunge.core.hyperparameters import hp, part
 from expunge.core.modality import Modality
-from expunge.engine.guarding import Guarded
+from expunge.engine.decorated import Decorated
 from expunge.evaluation.attack import Attack, Scene
 from expunge.evaluation.observe import Records
 from expunge.evaluation.prompting import asked_in_words, asking, question_of
@@ -67,9 +67,9 @@ class Reformat(Attack):
 
 
 def formatted(modality: Any, prompt_format: str) -> Any:
-    """The modality with another format around the question; a guard stays around it."""
-    if isinstance(modality, Guarded):
-        return modality.around(formatted(modality.unguarded, prompt_format))
+    """The modality with another format around the question; what decorates it stays around it."""
+    if isinstance(modality, Decorated):
+        return modality.around(formatted(modality.inner, prompt_format))
     return replace(modality, prompt_format=prompt_format)
 
 

@@ -18,17 +18,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache, partial
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from rouge_score.rouge_scorer import RougeScorer
-from rouge_score.tokenizers import DefaultTokenizer
 from scipy.stats import ks_2samp
 
 from expunge.evaluation.measure import Broken, Evidence, Items, Measure, Missing, PerItem, ScoreSpec, attempt, averaged, item_mean, labeled
 from expunge.evaluation.observation import SetObservation
 from expunge.evaluation.words import words
+
+if TYPE_CHECKING:
+    from rouge_score.rouge_scorer import RougeScorer
 
 Mean = Literal["geometric", "arithmetic"]
 Part = Literal["recall", "fmeasure"]
@@ -47,6 +48,7 @@ MEASURED = {
     "truth_ratio": "how far wrong answers to {} are from being as probable as the true one",
     "quality": "whether answers to {} can be told from the retrained model's: a p-value, below 0.05 they can",
 }
+SPOKEN = "forget_rouge"  # the score of what a model says by itself
 MARGIN = 0.1  # two retrained models with different seeds differ by less (studies/calibrate_verdict.py)
 SCORES = {
     **{
@@ -122,6 +124,8 @@ def _rouge(true: str, generation: str, part: Part, stem: bool) -> float:
 
 @lru_cache
 def _scorer(stem: bool) -> RougeScorer:
+    from rouge_score.rouge_scorer import RougeScorer  # with the rest of nltk it takes seconds, which audits without texts need not wait
+
     return RougeScorer(["rougeL"], tokenizer=_Words(stem))
 
 
@@ -129,6 +133,8 @@ class _Words:
     """Words of any script. English ones become the stems of rouge_score, which take most of ROUGE's time, so they are cached."""
 
     def __init__(self, stem: bool) -> None:
+        from rouge_score.tokenizers import DefaultTokenizer
+
         self.stem = lru_cache(maxsize=1 << 16)(DefaultTokenizer(use_stemmer=stem).tokenize)
 
     def tokenize(self, text: str) -> list[str]:

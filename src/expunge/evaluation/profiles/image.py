@@ -20,7 +20,8 @@ from expunge.evaluation.observation import HEAD, SetObservation, few
 from expunge.evaluation.observation_spec import ObservationSpec
 from expunge.evaluation.profiles.profile import AskedSet, Profile, Record, ScoredModel
 from expunge.evaluation.teacher_forced import packed, score
-from expunge.modalities.image.columns import IMAGES, LABELS
+from expunge.modalities.common.labels import LABELS
+from expunge.modalities.image.columns import IMAGES
 from expunge.report.panels import image as panel
 
 SAMPLES = {"forget": 8, "retain": 4}  # items of a set that pictures are kept of

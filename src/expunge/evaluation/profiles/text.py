@@ -10,6 +10,7 @@ from torch import nn
 
 from expunge.core.capabilities import Drafting, Generates, offers, require
 from expunge.core.modality import Modality
+from expunge.core.rows import Rows
 from expunge.evaluation.gradient_norms import Norms, gradients
 from expunge.evaluation.measure import Evidence
 from expunge.evaluation.metrics.tofu import truth_ratios
@@ -37,7 +38,7 @@ def look(
         model,
         modality,
         {n: asked_set.kinds for n, asked_set in sets.items()},
-        lambda name, kind: spec.moments and kind == "answer" and name in members,
+        lambda name, kind: spec.moments and kind == "answer" and (name in members or "moments" in sets[name].spec.ask),
         lambda share: progress(int(share * total), "reading"),
         known,
     )
@@ -50,7 +51,7 @@ def look(
     observations = {}
     display: Any = modality
     for name, asked_set in sets.items():
-        texts = tuple(display.questions(asked_set.answers)), tuple(display.answer_texts(asked_set.answers))
+        texts = tuple(display.questions(asked_set.answers)), _answers(modality, asked_set)
         observations[name] = SetObservation(
             asked_set.answers.ids, *texts, scored[name], generations.get(name, ()), gradient_norms.get(name)
         )
@@ -62,13 +63,26 @@ def _generations(
 ) -> tuple[dict[str, tuple[str, ...]], int]:
     """The model's own answers, and how many of their tokens the reading of the true answers or `known_hits` gave already."""
     rows = {n: asked_set.answers for n, asked_set in sets.items() if "generate" in asked_set.spec.ask}
-    limits = [min(LENGTH, int(TIMES * max(modality.counts(r.select([i]))["labels"] for i in range(len(r))))) for r in rows.values()]
+    limits = [sets[n].spec.length or min(LENGTH, int(TIMES * _longest(modality, r))) for n, r in rows.items()]
     if offers(modality, Drafting):
         answers, known = require(modality, Drafting).recite(model, list(rows.values()), limits, reading, known_hits)
     else:
         speaker = require(modality, Generates)
         answers, known = [speaker.generate(model, r, limit).ids for r, limit in zip(rows.values(), limits, strict=True)], 0
     return {n: tuple(require(modality, Generates).decode(a)) for n, a in zip(rows, answers, strict=True)}, known
+
+
+def _answers(modality: Modality, asked_set: AskedSet) -> tuple[str, ...]:
+    """The true answers as text; where the length of generated ones is set, as many of their tokens."""
+    display: Any = modality
+    if not (length := asked_set.spec.length):
+        return tuple(display.answer_texts(asked_set.answers))
+    return tuple(require(modality, Generates).decode([ids[:length] for ids in asked_set.answers["answer"]]))
+
+
+def _longest(modality: Modality, rows: Rows) -> float:
+    """Labels of the longest true answer."""
+    return max(modality.counts(rows.select([i]))["labels"] for i in range(len(rows)))
 
 
 def likeness(model: ScoredModel, retrained: ScoredModel) -> list[float]:
@@ -92,7 +106,7 @@ def panels(evidence: Evidence) -> dict[str, Any]:
 
 
 PROFILE = Profile(
-    aspects=frozenset({"tokens", "generations", "moments", "gradient_norms", "choices"}),
+    aspects=frozenset({"tokens", "generations", "moments", "gradient_norms", "choices", "predictions"}),
     look=look,
     headline=(
         "forget_quality",  # a narrow terminal shows the first six

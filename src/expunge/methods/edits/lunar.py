@@ -25,7 +25,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from expunge.core.capabilities import Categorical, Prompted
+from expunge.core.capabilities import Categorical, OneSequence, Prompted
 from expunge.core.hyperparameters import hp, part
 from expunge.core.modality import Patch
 from expunge.core.parts import Edit
@@ -121,7 +121,7 @@ class Redirect(Edit):
     rank: int = hp(0, "trained: rank of the change, a product of two factors; 0: train the matrix itself", ge=0)
     parity: bool = hp(False, "also shift the common beginning of questions of both sets, as released")
     reads = frozenset({"forget", "retain", "alternate_answers"})
-    requires = frozenset({Categorical, Prompted})
+    requires = frozenset({Categorical, OneSequence, Prompted})
 
     def apply(self, view: View) -> None:
         refusals, forget, retain = reference(view), view.forget, view.retain

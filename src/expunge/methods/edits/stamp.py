@@ -24,7 +24,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from expunge.core.capabilities import Categorical, Prompted
+from expunge.core.capabilities import Categorical, OneSequence, Prompted
 from expunge.core.hyperparameters import hp, part
 from expunge.core.parts import Edit
 from expunge.core.plan import Plan
@@ -112,7 +112,7 @@ class Stamp(Edit):
         "residual", "residual: change the matrix; full: replace it by one that is 0 outside the span of the rows"
     )
     reads = frozenset({"forget", "retain", "alternate_answers"})
-    requires = frozenset({Categorical, Prompted})
+    requires = frozenset({Categorical, OneSequence, Prompted})
 
     def apply(self, view: View) -> None:
         projections = spots(view, self.layers) if self.layers else self._chosen(view)

@@ -16,7 +16,6 @@ reader, not from somebody who guesses whole prompts and tries them.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -25,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from expunge.core.capabilities import Displayable, Drafting, Generates, Prompted, Samples, SharedReading, require
+from expunge.core.capabilities import Displayable, Generates, Prompted, Samples, require
 from expunge.core.errors import UserError
 from expunge.core.hyperparameters import hp, part
 from expunge.core.modality import Modality, ModelOutput, Patch, Weights
@@ -35,9 +34,7 @@ from expunge.core.parts import Guard
 from expunge.core.plan import Plan
 from expunge.core.rows import Packed, Rows
 from expunge.core.view import View
-from expunge.engine.guarding import Guarded
-
-FILE = "guard.json"
+from expunge.engine import guarding
 
 
 @part
@@ -73,18 +70,19 @@ def hashed(tokens: Sequence[str], size: int, salt: str) -> frozenset[str]:
     return frozenset(hashlib.blake2b(g.encode(), key=bytes.fromhex(salt), digest_size=8).hexdigest() for g in grams)
 
 
-class Filtered(Guarded):
+class Filtered(guarding.StoredGuard):
     """A modality that does not answer some prompts: it says the refusal, and scores every answer to them as a guess.
 
     Args:
         settings: threshold, salt, prompts (n-gram size and hashes of each) and refusal.
     """
 
-    def __init__(self, inner: Modality, settings: Mapping[str, Any]) -> None:
-        super().__init__(inner)
-        self.settings = dict(settings)
+    method = "input_filter"
+    hidden = frozenset({"prompts"})
+
+    def __init__(self, inner: Modality, settings: Mapping[str, Any], tensors: Mapping[str, Tensor] = {}) -> None:
+        super().__init__(inner, settings, tensors)
         self.prompts = [(int(size), frozenset(grams)) for size, grams in settings["prompts"]]
-        self.capabilities = inner.capabilities - {SharedReading, Drafting}  # which would go around `forward` and `generate`
 
     def hits(self, rows: Rows, answers: bool = False) -> list[bool]:
         """Which rows contain a forget prompt. answers: look in their answers, too."""
@@ -116,33 +114,17 @@ class Filtered(Guarded):
             outputs[i] = replace(outputs[i], scores=torch.where(blocked[:, None], torch.zeros_like(logits.values), logits.values))
         return outputs
 
-    def generate(
-        self,
-        model: nn.Module,
-        rows: Rows,
-        limit: int,
-        generator: torch.Generator | None = None,
-        temperature: float = 1.0,
-        with_logp: bool = False,
+    def flags(self, model: nn.Module, rows: Rows) -> list[bool]:
+        return self.hits(rows)
+
+    def answer_flagged(
+        self, model: nn.Module, rows: Rows, limit: int, generator: torch.Generator | None, temperature: float, with_logp: bool
     ) -> Samples:
-        """The refusal where a row contains a forget prompt, and what the model says elsewhere."""
-        inner = require(self.unguarded, Generates)
-        hits = self.hits(rows)
-        free = [i for i, hit in enumerate(hits) if not hit]
-        samples = inner.generate(model, rows.select(free), limit, generator, temperature, with_logp)
-        ids, ended = list[list[int]]([[]] * len(rows)), [True] * len(rows)
-        for k, i in enumerate(free):
-            ids[i], ended[i] = samples.ids[k], samples.ended[k]
+        """The refusal, which is certain."""
         refusal = self._refusal(rows)
-        for i, hit in enumerate(hits):
-            if hit:
-                ids[i], ended[i] = refusal[:limit], len(refusal) < limit
-        if samples.logp is None:
-            return Samples(ids, ended)
-        spoken = dict(zip(free, samples.logp.split(), strict=True))
-        values = [spoken[i] if i in spoken else torch.zeros(len(ids[i]) + ended[i]) for i in range(len(rows))]  # a refusal is certain
-        row = torch.tensor([i for i, v in enumerate(values) for _ in v], dtype=torch.long)
-        return Samples(ids, ended, Packed(torch.cat([torch.zeros(0), *values]), row, len(rows)))
+        ended = len(refusal) < limit
+        row = torch.arange(len(rows)).repeat_interleave(min(len(refusal) + 1, limit))
+        return Samples([refusal[:limit]] * len(rows), [ended] * len(rows), logp=Packed(torch.zeros(len(row)), row, len(rows)))
 
     def _refusal(self, rows: Rows) -> list[int]:
         """The refusal as token ids, without the token that ends it."""
@@ -150,19 +132,14 @@ class Filtered(Guarded):
         one = inner.relabel(rows.select([0]), [self.settings["refusal"]], "refusal") if len(rows) else None
         return [] if one is None else list(one["answer"][0][:-1] if inner.ended(one)[0] else one["answer"][0])
 
-    def describe(self) -> dict[str, Any]:
-        """What the guard does; the prompts as hashes."""
-        return {"guard": "input_filter", **self.settings}
-
-    def save_guard(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / FILE).write_text(json.dumps(self.describe(), indent=1) + "\n", encoding="utf-8")
+    @property
+    def holds(self) -> str:
+        return f"This guard holds salted hashes of {len(self.prompts)} prompts to forget: whoever guesses a prompt can test the guess."
 
 
 def restore(modality: Modality, folder: Path) -> Modality:
     """The guard that was saved in a folder, around a modality."""
-    settings = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    return Filtered(modality, {k: v for k, v in settings.items() if k != "guard"})
+    return Filtered.restored(modality, folder)
 
 
 def plan() -> Plan:

@@ -32,6 +32,7 @@ from expunge.core.capabilities import Categorical
 from expunge.core.errors import UserError
 from expunge.core.hyperparameters import hp, part
 from expunge.core.modality import ModelOutput
+from expunge.core.needs import Need
 from expunge.core.parts import Objective, Selector
 from expunge.core.plan import Plan, Train
 from expunge.core.request import content
@@ -187,6 +188,7 @@ class Match(Objective):
     by: Literal["mse", "ce"] = "mse"
     reads = frozenset({"match"})
     requires = frozenset({Categorical})
+    needs = frozenset({Need.SAME_LABELS})
 
     def loss(self, step: Step) -> Tensor:
         rows = step.rows("match")

@@ -133,6 +133,7 @@ class TargetAscent(Objective):
 
     reads = frozenset({"forget"})
     requires = frozenset({Categorical})
+    needs = frozenset({Need.SAME_LABELS})
 
     def loss(self, step: Step) -> Tensor:
         rows = step.forget
@@ -145,7 +146,7 @@ class Rest(Objective):
 
     reads = frozenset({"forget"})
     requires = frozenset({Categorical})
-    needs = frozenset({Need.REFERENCE})
+    needs = frozenset({Need.REFERENCE, Need.SAME_LABELS})
     role = "retain"
 
     def loss(self, step: Step) -> Tensor:

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, normalize
 
-from expunge.core.capabilities import Categorical, Prompted
+from expunge.core.capabilities import Categorical, OneSequence, Prompted
 from expunge.core.hyperparameters import hp, part
 from expunge.core.needs import Need
 from expunge.core.parts import Objective
@@ -102,7 +102,7 @@ class Elastic(Objective):
     prompts: int = hp(32, "rows of each set on which the refusal feature is measured", ge=1)
     depth: float = hp(0.25, "share of the blocks, from the first, that keep the refusal feature", ge=0, lt=1)
     reads = frozenset({"forget", "retain"})
-    requires = frozenset({Categorical, Prompted})
+    requires = frozenset({Categorical, OneSequence, Prompted})
     needs = frozenset({Need.REFERENCE_LOGP})
     hook_points = (EVERY_BLOCK,)
 

@@ -8,7 +8,7 @@ Needs: forget, retain
 Cost: one forward and backward of the rows of a pass
 Differs: `epochs` counts passes over either set, T + rounds; both sets share one batch size; T, rounds and the learning rate are from the
   middle of the published grids (T 5, 7 or 10; rounds 3 or 5; 5e-5 to 5e-3)
-Status: reproduced
+Status: undecided
 """
 
 from expunge.core.plan import Plan, Train

@@ -20,15 +20,13 @@ Status: reproduced
 import re
 import warnings
 from collections.abc import Sequence
-from functools import cache
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from expunge.core.capabilities import Categorical, Generates, Prompted, require
-from expunge.core.errors import UserError
 from expunge.core.hyperparameters import hp, part
 from expunge.core.needs import Need
 from expunge.core.parts import Objective, Selector, Stop
@@ -36,6 +34,7 @@ from expunge.core.plan import Plan, Train
 from expunge.core.rows import Rows, Sets
 from expunge.core.view import State, Step, View
 from expunge.functional.memorization import extraction_likelihood
+from expunge.methods.sentences import encoder_of
 from expunge.methods.terms import NLL, Ascent, guessed
 
 BATCH_SIZE = 128  # starts that one generation continues together
@@ -232,20 +231,6 @@ def bert_score(texts: Sequence[str], truth: Sequence[str], encoder: str) -> list
         precision, recall = float(similarity.amax(1).mean()), float(similarity.amax(0).mean())
         scores.append(2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0)
     return scores
-
-
-@cache
-def encoder_of(name: str) -> Any:
-    """A sentence encoder, loaded once.
-
-    Raises:
-        UserError: when the library is missing.
-    """
-    try:
-        from sentence_transformers import SentenceTransformer
-    except ImportError:
-        raise UserError("an encoder needs sentence-transformers: pip install 'expunge[similarity]', or leave `encoder` empty") from None
-    return SentenceTransformer(name)
 
 
 def plan(

@@ -54,7 +54,7 @@ def distance(step: Step, rows: Rows, states: Packed, target: Tensor) -> Tensor:
     """
     exact = target.to(states.values.device, torch.promote_types(target.dtype, torch.float32))
     squared = states.map(lambda h: (h - exact).square().mean(-1))
-    return step.mean(squared if squared.kind == "tokens" else squared.mean(), rows)
+    return step.mean(squared.mean() if squared.kind == "labels" else squared, rows)
 
 
 @part
@@ -99,8 +99,8 @@ class Hold(Objective):
 
 def moving(layer: int) -> str:
     """A regex of the weights that train: the last perceptron matrix, without bias, of this block and the two blocks below."""
-    blocks = "|".join(map(str, range(max(0, layer - 2), layer + 1)))
-    return rf"\.({blocks})\.(mlp\.)?({LAST})\.(?!bias)"
+    blocks = "|".join(f"block:{i}" for i in range(max(0, layer - 2), layer + 1))
+    return rf"^({blocks})\.((mlp\.)?({LAST})|layer\.\d\.DenseReluDense\.wo)\.(?!bias)"  # the latter in T5
 
 
 def plan(

@@ -28,12 +28,13 @@ from torch import Tensor
 
 from expunge.core.capabilities import Categorical
 from expunge.core.hyperparameters import hp, part
-from expunge.core.parts import Part, Selector
+from expunge.core.parts import Selector
 from expunge.core.plan import Plan, Train
 from expunge.core.random import seed_of
 from expunge.core.rows import Sets
 from expunge.core.view import View
 from expunge.engine.gradient import global_norm
+from expunge.methods.linear_heads import HeadInput
 from expunge.methods.objectives.npo import NPO
 from expunge.methods.terms import NLL
 
@@ -92,17 +93,6 @@ def _words(text: str) -> list[str]:
 
 
 @part
-class CoresetHead(Part):
-    """Declare the hook point at the input of the last linear layer."""
-
-    path: str
-
-    @property
-    def hook_points(self) -> tuple[str, ...]:
-        return (self.path,)
-
-
-@part
 class Coreset(Selector):
     """Keep only a share of the forget rows."""
 
@@ -134,7 +124,7 @@ class Coreset(Selector):
             return torch.stack([self._gradient_norms(view, epochs) for epochs in range(self.along + 1)]).mean(0)
         if self.score == "moderate":
             path = view.modality.head(view.model)
-            head = view.at("head", CoresetHead(path))
+            head = view.at("head", HeadInput(path))
             features = torch.cat([head.now(batch).input(path).mean().cpu() for batch in view.batches("forget", 32)])
             return moderate(features, self.clusters)
         row_logps = [logp for batch in view.batches("forget", 32) for logp in view.now(batch).target_logp.split()]

@@ -30,7 +30,7 @@ class Kind:
     """A kind of model that `transformers` loads, with its preprocessor (a tokenizer, an image processor)."""
 
     name: str  # for messages
-    auto: str  # the class that loads the model
+    auto: Callable[[Any], str]  # the class that loads the model, by its configuration
     preprocessor: Callable[[str, bool], Any]  # loads it: (path, trust_remote_code); raises the errors of the library
     file: str  # the file that shows that a folder has a preprocessor
     match: Callable[[Any, Any, str], None]  # raises UserError when preprocessor and model do not fit: (preprocessor, model, path)
@@ -89,7 +89,8 @@ def _whole(path: str, kind: Kind, dtype: torch.dtype | str | None, trust_remote_
     options: dict[str, Any] = {} if allow_pickle else {"use_safetensors": True}
     try:
         preprocessor = kind.preprocessor(path, trust_remote_code)
-        model, info = getattr(transformers, kind.auto).from_pretrained(
+        config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        model, info = getattr(transformers, kind.auto(config)).from_pretrained(
             path, dtype=dtype or torch.float32, trust_remote_code=trust_remote_code, output_loading_info=True, **options
         )
     except TROUBLE as error:
@@ -122,7 +123,13 @@ def _match(tokenizer: Any, model: Any, path: str) -> None:
         tokenizer.pad_token = tokenizer.eos_token
 
 
-LANGUAGE = Kind("a causal language model", "AutoModelForCausalLM", _tokenizer, "tokenizer_config.json", _match)
+def _language_class(config: Any) -> str:
+    """The class that loads a language model. Some encoder-decoders are also stored as their decoder alone, which is a causal model."""
+    alone = any("ForCausalLM" in str(name) for name in config.architectures or ())
+    return "AutoModelForSeq2SeqLM" if config.is_encoder_decoder and not alone else "AutoModelForCausalLM"
+
+
+LANGUAGE = Kind("a language model", _language_class, _tokenizer, "tokenizer_config.json", _match)
 
 
 def _first_line(error: Exception) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from torch import nn
 
 from expunge.core.modality import Weights
+from expunge.engine.blocks import block_hook_points
 from expunge.modalities.common.fresh import fresh
-from expunge.modalities.common.packed import block_hook_points, independent, last_linear, module_at
+from expunge.modalities.common.packed import independent, last_linear, module_at
 
 
 class Network:

@@ -17,6 +17,7 @@ from expunge.core.errors import UndeclaredNeed, UserError
 from expunge.core.modality import Patch, Weights
 from expunge.core.rows import Packed, Rows
 from expunge.engine.adapters import base_of
+from expunge.engine.blocks import block_hook_points, last_block, spelled_path
 from expunge.functional.brief import brief
 
 
@@ -155,8 +156,7 @@ def module_at(model: nn.Module, path: str) -> nn.Module:
     Raises:
         UserError: when the model has no such module.
     """
-    base = base_of(model)
-    full_path = f"{blocks_path(base)}.{path.removeprefix('block:')}" if path.startswith("block:") else path
+    base, full_path = base_of(model), spelled_path(model, path)
     try:
         return base.get_submodule(full_path)
     except AttributeError:
@@ -166,25 +166,6 @@ def module_at(model: nn.Module, path: str) -> nn.Module:
 def spelled_out(model: nn.Module, hook_points: Sequence[str]) -> list[str]:
     """Replace `block:*` by the hook points of all blocks."""
     return [path for hook_point in hook_points for path in (block_hook_points(model) if hook_point == "block:*" else (hook_point,))]
-
-
-def last_block(model: nn.Module) -> str:
-    """The path of the last block of a model; empty when it has no list of blocks."""
-    path = blocks_path(model)
-    return f"{path}.{len(base_of(model).get_submodule(path)) - 1}" if path else ""  # type: ignore[arg-type]
-
-
-def block_hook_points(model: nn.Module) -> tuple[str, ...]:
-    """Hook points of all blocks, first to last; empty when the model has no list of blocks."""
-    path = blocks_path(model)
-    return tuple(f"block:{i}" for i in range(len(base_of(model).get_submodule(path)))) if path else ()  # type: ignore[arg-type]
-
-
-def blocks_path(model: nn.Module) -> str:
-    """The path of a model's blocks: its longest list of modules that is in no other list, `model.layers` for most language models."""
-    lists = {n: len(m) for n, m in base_of(model).named_modules() if isinstance(m, nn.ModuleList)}
-    outer = [(size, n) for n, size in lists.items() if not any(n.startswith(f"{parent}.") for parent in lists)]
-    return max(outer)[1] if outer else ""
 
 
 def call(model: nn.Module, weights: Weights | None, *args: Tensor, **inputs: Any) -> Any:

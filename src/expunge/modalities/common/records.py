@@ -129,6 +129,23 @@ def from_cell(text: str, place: str) -> Any:
     return value
 
 
+def column(record: Mapping[str, Any], names: Sequence[str], content: str, place: str) -> str:
+    """Find the column of a record that holds something, such as its class.
+
+    Args:
+        names: possible columns; the first that the record has is taken.
+        content: what the column holds, for messages.
+        place: the record, for messages.
+
+    Raises:
+        UserError: when the record has none of the columns; the message lists those that it has.
+    """
+    for name in names:
+        if record.get(name) is not None:
+            return name
+    raise UserError(f"{place}: no {content}; it stands in a column {', '.join(names)}, and this row has {columns_of(record)}")
+
+
 def columns_of(record: Iterable[str]) -> str:
     """The columns of a row, for a message. What is too long for a name may be the row itself, where a table has no header."""
     names = [str(name) for name in record]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,26 +12,8 @@ from torch import Tensor
 
 from expunge.core.errors import UserError
 from expunge.modalities.common.files import Kind
-from expunge.modalities.common.records import columns_of
 from expunge.modalities.image.decode import decoded
 from expunge.modalities.image.preprocessing import UNKNOWN, Units, processed, with_channels
-
-
-def column(record: Mapping[str, Any], names: Sequence[str], content: str, place: str) -> str:
-    """Find the column of a record that holds its image or its class.
-
-    Args:
-        names: possible columns; the first that the record has is taken.
-        content: what the column holds, for messages.
-        place: the record, for messages.
-
-    Raises:
-        UserError: when the record has none of the columns; the message lists those that it has.
-    """
-    for name in names:
-        if record.get(name) is not None:
-            return name
-    raise UserError(f"{place}: no {content}; it stands in a column {', '.join(names)}, and this row has {columns_of(record)}")
 
 
 def prepared(
@@ -109,4 +91,4 @@ def _match(processor: Any, model: Any, path: str) -> None:
     """Accept every image processor: all of them fit every model."""
 
 
-CLASSIFIER = Kind("an image classifier", "AutoModelForImageClassification", _processor, "preprocessor_config.json", _match)
+CLASSIFIER = Kind("an image classifier", lambda config: "AutoModelForImageClassification", _processor, "preprocessor_config.json", _match)

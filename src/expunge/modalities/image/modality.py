@@ -22,6 +22,7 @@ from expunge.engine.adapters import base_of
 from expunge.functional.brief import brief
 from expunge.modalities.common.files import opened, write
 from expunge.modalities.common.fingerprint import fingerprint
+from expunge.modalities.common.labels import LABELS, checked_names, names_in, number_of, renamed
 from expunge.modalities.common.network import Network
 from expunge.modalities.common.packed import (
     Layout,
@@ -31,11 +32,10 @@ from expunge.modalities.common.packed import (
     running_statistics,
     watching,
 )
-from expunge.modalities.common.records import ignored, note
-from expunge.modalities.image.columns import IMAGES, LABELS
-from expunge.modalities.image.data import CLASSIFIER, column, input_shape, misfit, prepared
+from expunge.modalities.common.records import column, ignored, note
+from expunge.modalities.image.columns import IMAGES
+from expunge.modalities.image.data import CLASSIFIER, input_shape, misfit, prepared
 from expunge.modalities.image.decode import check_units
-from expunge.modalities.image.labels import checked_names, names_in, number_of, renamed
 from expunge.modalities.image.losses import sentences as losses_in_words
 from expunge.modalities.image.preprocessing import Units, units_of
 

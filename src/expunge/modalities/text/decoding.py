@@ -19,13 +19,16 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from expunge.engine.adapters import base_of
+from expunge.engine.committee import members_of
 from expunge.engine.run_state import evaluating
+from expunge.functional.voting import mean_of_softmax
 
 SPARE = 32  # tokens that are allocated ahead, so that keys and values are not copied for each token
 CACHES = ("past_key_values", "cache_params")  # what models call their cache
 EXACT = 1e-3  # logits of two ways may differ by this share of their spread in float32, and by rounding in coarser types
 FORCED = 4  # tokens that follow a prompt when a mode is tried
 TRIED = (8, 64)  # fewest and most tokens of the prompt
+BRIEF = 16  # the most tokens where padding is tried: every training run waits for this trial
 
 
 class Roomy(DynamicLayer):  # type: ignore[misc]
@@ -111,10 +114,47 @@ class Growing:
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], 1)
 
     def keep(self, rows: Tensor) -> None:
-        """Drop all rows but those at these indices."""
+        """Keep the rows at these indices alone; an index may repeat."""
         if self.cache is not None:
             self.cache.reorder_cache(rows)  # unlike `batch_select_indices`, layers of all kinds have it
         self.ids, self.at, self.mask = self.ids[rows], self.at[rows], self.mask[rows]
+
+
+class GrowingTogether:
+    """The same rows in every member of a committee. The next token is predicted by the mean of the members' probabilities."""
+
+    def __init__(self, each: Sequence[Any]) -> None:
+        self.each = each  # rows in each member, which grow alike
+
+    @property
+    def ids(self) -> Tensor:
+        """The last tokens of the rows, (rows, tokens)."""
+        ids: Tensor = self.each[0].ids
+        return ids
+
+    def logits(self) -> Tensor:
+        """The log-probabilities of the next token of each row, (rows, classes)."""
+        return mean_of_softmax([growing.logits() for growing in self.each])
+
+    def append(self, tokens: Tensor) -> None:
+        """Add a token, (rows,), to each row."""
+        for growing in self.each:
+            growing.append(tokens)
+
+    def keep(self, rows: Tensor) -> None:
+        """Keep the rows at these indices alone; an index may repeat."""
+        for growing in self.each:
+            growing.keep(rows)
+
+
+def together(each: Sequence[Any]) -> Any:
+    """The rows of one model, or of all members of a committee as one."""
+    return each[0] if len(each) == 1 else GrowingTogether(each)
+
+
+def started(model: nn.Module, prompts: Sequence[Sequence[int]], pad: int, mode: DecodingMode) -> Any:
+    """Rows of tokens that begin with prompts, under a model or a committee."""
+    return together([Growing(member, prompts, pad, mode) for member in members_of(model)])
 
 
 def _cache(model: nn.Module) -> DynamicCache:
@@ -126,12 +166,13 @@ def _cache(model: nn.Module) -> DynamicCache:
 
 def mode_of(model: nn.Module, prompts: Sequence[Sequence[int]], pad: int) -> DecodingMode:
     """The fastest mode in which a model's rows may grow. It is tried once for each model, on the first of the prompts (token ids)."""
+    model = members_of(model)[0]
     base = base_of(model)
     cached = any(name in inspect.signature(base.forward).parameters for name in CACHES)
     if not isinstance(base, PreTrainedModel):
         return DecodingMode() if cached else PLAIN
     if base not in _modes:
-        prompt = _sized(prompts[0])
+        prompt = sized(prompts[0])
         with evaluating(model), torch.no_grad():  # dropout would make any two passes differ
             _modes[base] = next((mode for mode in MODES if cached and _equals_plain(model, prompt, pad, mode)), PLAIN)
     return _modes[base]
@@ -143,14 +184,14 @@ def disturbed(model: nn.Module, tokens: Sequence[int], pad: int) -> bool:
     if not isinstance(base, PreTrainedModel):
         return False
     if base not in _disturbed:
-        long, device = _sized(tokens), next(model.parameters()).device
+        long, device = sized(tokens)[:BRIEF], next(model.parameters()).device
         short = long[: len(long) // 2]
         ids = torch.tensor([long, short + [pad] * (len(long) - len(short))], device=device)
         mask = torch.tensor([[1] * len(long), [1] * len(short) + [0] * (len(long) - len(short))], device=device)
         with evaluating(model), torch.no_grad():
-            both = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-            alone = [model(input_ids=row[None, : int(real.sum())], use_cache=False).logits[0] for row, real in zip(ids, mask, strict=True)]
-        _disturbed[base] = not all(_equal(b[: len(a)].flatten(), a.flatten()) for b, a in zip(both, alone, strict=True))
+            padded = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[1, : len(short)]
+            alone = model(input_ids=ids[1:, : len(short)], use_cache=False).logits[0]
+        _disturbed[base] = not equal(padded.flatten(), alone.flatten())
     return _disturbed[base]
 
 
@@ -159,10 +200,10 @@ def looks_ahead(model: nn.Module, known: int) -> bool:
     ids = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 5]], device=next(model.parameters()).device) % known
     with evaluating(model), torch.no_grad():
         first, second = model(input_ids=ids).logits[:, :3]
-    return known > 5 and not _equal(second.flatten(), first.flatten())
+    return known > 5 and not equal(second.flatten(), first.flatten())
 
 
-def _sized(tokens: Sequence[int]) -> list[int]:
+def sized(tokens: Sequence[int]) -> list[int]:
     """Tokens to try a model on: not too few to show a difference, not too many to be quick."""
     fewest, most = TRIED
     return (list(tokens) * fewest)[: max(fewest, min(len(tokens), most))]
@@ -185,10 +226,10 @@ def _equals_plain(model: nn.Module, prompt: list[int], pad: int, mode: DecodingM
         raise
     except Exception:  # models raise errors of any kind
         return False
-    return all(_equal(*pair) for pair in pairs)
+    return all(equal(*pair) for pair in pairs)
 
 
-def _equal(logits: Tensor, plain: Tensor) -> bool:
+def equal(logits: Tensor, plain: Tensor) -> bool:
     """Whether logits, both of the same shape, are equal up to rounding. A model that gives none that are finite is equal to itself."""
     finite = plain.isfinite()
     if not finite.any():

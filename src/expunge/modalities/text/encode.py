@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from expunge.core.errors import UserError
 from expunge.functional.brief import brief
@@ -50,6 +50,7 @@ class Written(NamedTuple):
 class Encoder:
     """Encode pairs with one tokenizer and prompt format, and count the distinct rows with irregularities."""
 
+    COLUMNS: ClassVar[tuple[str, ...]] = ("prompt", "answer")  # of rows, those with token ids
     tokenizer: Any
     prompt_format: str = ""  # '': the chat template, or without one QUESTION_FORMAT for questions and no format for prompts
     limit: int = 0  # longest sequence in tokens; 0: no limit
@@ -157,10 +158,14 @@ class Encoder:
         written = self._whole(pairs, where, range(len(pairs)))
         for i, w in enumerate(written):
             if w not in self._fitted:
-                with _naming(where, i):
+                with naming(where, i):
                     prompt, answer = self._encoded[w]
                     self._fitted[w] = prompt, self.fit(prompt, answer)
         return [self._fitted[w] for w in written]
+
+    def columns(self, pairs: Sequence[Pair], encoded: Sequence[Content]) -> dict[str, list[Any]]:
+        """The columns of rows with token ids. encoded: what `encode`, or a window of each pair, gave."""
+        return {"prompt": [p for p, _ in encoded], "answer": [a for _, a in encoded]}
 
     def windows(self, pairs: Sequence[Pair], where: str = "", of_record: Sequence[int] = ()) -> list[list[Content]]:
         """Encode pairs, a long one as several windows. Each label is in one of them; later windows repeat tokens before it (`CONTEXT`).
@@ -179,7 +184,7 @@ class Encoder:
         written = self._whole(pairs, where, places)
         for i, w in zip(places, written, strict=True):
             if w not in self._windows:
-                with _naming(where, i):
+                with naming(where, i):
                     self._windows[w] = self._in_windows(*self._encoded[w])
         return [self._windows[w] for w in written]
 
@@ -201,7 +206,7 @@ class Encoder:
         """Format and encode pairs of any length."""
         texts, new = [], dict[Written, int]()
         for i, pair in zip(places, pairs, strict=True):
-            with _naming(where, i):
+            with naming(where, i):
                 texts.append(self.written(pair))
             if texts[-1] not in self._encoded:
                 new.setdefault(texts[-1], i)
@@ -209,7 +214,7 @@ class Encoder:
             distinct = [*dict.fromkeys(w.prompt for w in new)]  # a prompt may have several answers
             prompts, sequences = dict(zip(distinct, self._ids(distinct), strict=True)), self._ids([w.prompt + w.answer for w in new])
             for (w, i), sequence in zip(new.items(), sequences, strict=True):
-                with _naming(where, i):
+                with naming(where, i):
                     self._encoded[w] = self._boundary(w, prompts[w.prompt], sequence)
         return texts
 
@@ -291,7 +296,7 @@ class Encoder:
 
 
 @contextmanager
-def _naming(where: str, place: int) -> Iterator[None]:
+def naming(where: str, place: int) -> Iterator[None]:
     """Put the name of a row before the message of an error."""
     try:
         yield

@@ -1,9 +1,9 @@
-"""The modality of causal language models. A row is a prompt and an answer of token ids; the answer and its end of sequence are labels."""
+"""The modality of language models. A row is a prompt and an answer of token ids; the answer and its end of sequence are labels."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -12,51 +12,60 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from expunge.core.capabilities import Categorical, Displayable, Drafting, Generates, Prompted, Samples, SharedReading
+from expunge.core.capabilities import (
+    Categorical,
+    Displayable,
+    Drafting,
+    Generates,
+    OneSequence,
+    Prompted,
+    Samples,
+    SharedReading,
+)
 from expunge.core.errors import UserError
 from expunge.core.modality import Modality, ModelOutput, Patch, Weights
 from expunge.core.request import content, digest, ids_of
 from expunge.core.rows import Rows
+from expunge.engine.retokenizing import Retokenizes
+from expunge.engine.run_state import evaluating
 from expunge.functional.brief import brief
 from expunge.modalities.common.files import write
 from expunge.modalities.common.fingerprint import fingerprint
 from expunge.modalities.common.network import Network
-from expunge.modalities.common.packed import (
-    Layout,
-    call,
-    cut,
-    watching,
-)
+from expunge.modalities.common.packed import Layout
 from expunge.modalities.common.records import kind_of, listed
-from expunge.modalities.text.decoding import disturbed
-from expunge.modalities.text.encode import FORMATS, Content, Encoder
-from expunge.modalities.text.forward import packed_head, without_padding
-from expunge.modalities.text.generate import generate, recite
-from expunge.modalities.text.read import Reading, read, strange
+from expunge.modalities.text.architecture import Architecture
+from expunge.modalities.text.causal import CAUSAL, collate
+from expunge.modalities.text.encode import Content, Encoder
+from expunge.modalities.text.generate import choose, generate, recite
+from expunge.modalities.text.reading import Reading, strange
 from expunge.modalities.text.records import Pair, all_pairs, answering, same_question
 from expunge.modalities.text.refusals import REFUSALS, UNANSWERABLE
 from expunge.modalities.text.shapes import plain
+from expunge.modalities.text.streaming import stream
 from expunge.modalities.text.wider import known_tokens, vectors, widen
-
-COLUMNS = ("prompt", "answer", "context", "answer_text")
 
 
 @brief("name", "prompt_format", "limit")
 @dataclass
 class Text(Network):
-    """The modality of causal language models: a tokenizer and a prompt format for any `transformers` model."""
+    """The modality of language models: a tokenizer and a prompt format for any `transformers` model."""
 
     tokenizer: Any
     prompt_format: str = ""
     limit: int = 0  # longest sequence in tokens; 0: no limit
     vocabulary: int = 0  # how many tokens the model knows; 0: unknown
     name: str = "text"
-    capabilities: frozenset[Any] = frozenset({Categorical, Generates, Prompted, SharedReading, Drafting, Displayable})
+    capabilities: frozenset[Any] = frozenset(
+        {Categorical, Generates, Prompted, SharedReading, Drafting, Displayable, OneSequence, Retokenizes}
+    )
+    architecture: Architecture = CAUSAL
     encoder: Encoder = field(init=False)
     several: set[str] = field(default_factory=set, repr=False)  # hashes of the chats with several answers
 
     def __post_init__(self) -> None:
-        self.encoder = Encoder(self.tokenizer, self.prompt_format, self.limit, self.vocabulary)
+        self.encoder = self.architecture.encoder(self.tokenizer, self.prompt_format, self.limit, self.vocabulary)
+        self.capabilities = self.capabilities - self.architecture.lacks
 
     # Rows
 
@@ -100,7 +109,7 @@ class Text(Network):
                 encoded.append(window)
                 texts.append(pair.answer if is_whole else self.tokenizer.decode(window[1], skip_special_tokens=True))
                 identity.append([same_question(pair), pair.answer, *tools, *([] if is_whole else [k])])
-        rows = Rows(name, ids_of(identity), _columns(window_pairs, encoded, texts)).add(content=self._contents(window_pairs))
+        rows = Rows(name, ids_of(identity), self._columns(window_pairs, encoded, texts)).add(content=self._contents(window_pairs))
         if any(alternates):
             rows = rows.add(alternate=[alternates[i] for i in place])
         return rows.add(record=place) if len(rows) > len(records) else rows
@@ -116,9 +125,17 @@ class Text(Network):
             hashes[id(pair)] = (read_as,) if pair.kind == "text" else (read_as, digest([spoken, plain(pair.answer)]))
         return [hashes[id(p)] for p in pairs]
 
+    def _columns(self, pairs: Sequence[Pair], encoded: Sequence[Content], answer_texts: Sequence[str]) -> dict[str, list[Any]]:
+        ids = self.encoder.columns(pairs, encoded)
+        return {**ids, "context": [p.context_fields for p in pairs], "answer_text": list(answer_texts)}
+
+    def _kept(self, columns: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
+        """The columns of rows that were made of other rows."""
+        return {c: columns[c] for c in (*self.encoder.COLUMNS, "context", "answer_text")}
+
     def _rows(self, name: str, pairs: Sequence[Pair], ids: tuple[str, ...], where: str = "", weight: tuple[float, ...] = ()) -> Rows:
         """One row for each pair; an answer that is too long is cut."""
-        return Rows(name, ids, _columns(pairs, self.encoder.encode(pairs, where), [p.answer for p in pairs]), weight)
+        return Rows(name, ids, self._columns(pairs, self.encoder.encode(pairs, where), [p.answer for p in pairs]), weight)
 
     def relabel(self, rows: Rows, answers: Sequence[Any], name: str) -> Rows:
         """The same prompts with other answers, each a text or the token ids of a generated answer.
@@ -135,7 +152,7 @@ class Text(Network):
         ends = [[] if pair.kind == "text" else [self.encoder.end(pair)] for pair in (answering(context, "") for context in rows["context"])]
         labels = [self.encoder.fit(p, [*a, *end]) for p, a, end in zip(rows["prompt"], answers, ends, strict=True)]
         columns = {**rows.columns, "answer": labels, "answer_text": self.decode(answers)}
-        return Rows(name, ids, {c: columns[c] for c in COLUMNS}, rows.weight)
+        return Rows(name, ids, self._kept(columns), rows.weight)
 
     def ask(self, rows: Rows, template: str, name: str = "asked") -> Rows:
         """Prompts about rows, to generate from. `{prompt}` and `{answer}` in the template stand for question and answer of the row."""
@@ -153,7 +170,7 @@ class Text(Network):
         prompts = [[*p, *a[:at]] for p, a, at in triples]
         columns = {**rows.columns, "prompt": prompts, "answer": remaining, "answer_text": self.decode(remaining)}
         ids = tuple(f"{content(i)}>{at}" for i, at in zip(rows.ids, places, strict=True))
-        return Rows(name, ids, {c: columns[c] for c in COLUMNS}, rows.weight)
+        return Rows(name, ids, self._kept(columns), rows.weight)
 
     def reask(self, rows: Rows, questions: Sequence[str], name: str) -> Rows:
         """The same answers to other questions. In a chat, the question replaces the last turn."""
@@ -163,7 +180,7 @@ class Text(Network):
 
     def formats(self) -> dict[str, Modality]:
         """The same modality with other formats around a question, in which models are often trained, by format."""
-        return {f: replace(self, prompt_format=f) for f in FORMATS}
+        return {f: replace(self, prompt_format=f) for f in self.architecture.formats}
 
     def answers(self, texts: Sequence[str], name: str = "alternate_answers") -> Rows:
         """Rows of answers without prompts, for selectors that draw from them."""
@@ -197,7 +214,9 @@ class Text(Network):
     def counts(self, rows: Rows) -> Mapping[str, float]:
         """The number of rows, labels and tokens; rows without answers count no tokens."""
         labels = sum(map(len, rows["answer"])) if "answer" in rows.columns else 0
-        return {"rows": len(rows), "labels": labels, "tokens": labels + (sum(map(len, rows["prompt"])) if labels else 0)}
+        if not labels:
+            return {"rows": len(rows), "labels": 0, "tokens": 0}
+        return {"rows": len(rows), "labels": labels, "tokens": labels + sum(map(len, rows["prompt"])), **self.architecture.counts(rows)}
 
     # The model
 
@@ -217,17 +236,7 @@ class Text(Network):
             patch: a change of the forward pass.
             weights: weights that replace those of the model, by name.
         """
-        pairs = [r for g in groups for r in zip(g["prompt"], g["answer"], strict=True)]
-        ids, mask, layout = self.collate(pairs, next(model.parameters()).device)
-        if pairs and disturbed(model, [*pairs[0][0], *pairs[0][1]], self.pad):
-            if hook_points or patch:
-                raise UserError("padding changes what this model predicts, so hidden states of several rows cannot be read at once")
-            logits = without_padding(model, weights, ids, mask).flatten(0, 1)[layout.label_at]
-            return list(cut(logits, layout, {}, groups))
-        with watching(model, hook_points, patch) as hooked, packed_head(model, layout.label_at, hook_points) as packed:
-            logits = call(model, weights, input_ids=ids, attention_mask=mask, use_cache=False).logits
-        logits = logits[0] if packed else logits.flatten(0, 1)[layout.label_at]
-        return list(cut(logits, layout, hooked, groups))
+        return self.architecture.forward(model, groups, self.pad, hook_points, patch, weights)
 
     def read(
         self, model: nn.Module, sets: Sequence[Rows], moments: Sequence[bool] = (), progress: Callable[[float], None] = lambda share: None
@@ -239,27 +248,11 @@ class Text(Network):
             progress: is called with the share of the work that is done, from 0 to 1.
         """
         with_moments = [wanted for rows, wanted in zip(sets, moments or [False] * len(sets), strict=True) for _ in rows.ids]
-        return read(model, [p for r in sets for p in zip(r["prompt"], r["answer"], strict=True)], with_moments, self.pad, progress)
+        return self.architecture.read(model, self._together(sets), with_moments, self.pad, progress)
 
     def collate(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], device: torch.device) -> tuple[Tensor, Tensor, Layout]:
-        """Pad prompts and answers on the right.
-
-        Returns:
-            Token ids (rows, width), mask (rows, width) and the layout of labels and tokens. The mask comes from the lengths, never from the
-            ids, so a padding token within a text counts as text.
-        """
-        width = max(len(p) + len(a) for p, a in pairs)
-        pad = self.pad
-        ids = torch.tensor([[*p, *a] + [pad] * (width - len(p) - len(a)) for p, a in pairs])
-        prompt = torch.tensor([len(p) for p, _ in pairs])
-        ends = torch.tensor([len(p) + len(a) for p, a in pairs])
-        column = torch.arange(width)
-        mask = column < ends[:, None]
-        label = mask & (column >= prompt[:, None])
-        row, at = label.nonzero(as_tuple=True)
-        token_row, token_column = mask.nonzero(as_tuple=True)
-        layout = Layout(ids[row, at], row, row * width + at - 1, token_row, token_row * width + token_column)
-        return ids.to(device), mask.long().to(device), layout.to(device)
+        """Prompts and answers, padded on the right: see `causal.collate`."""
+        return collate(pairs, self.pad, device)
 
     def admit(self, model: nn.Module, symbols: Sequence[str], seed: int) -> None:
         """Add each symbol to the tokenizer as a special token, and an embedding to the model if it has too few."""
@@ -270,6 +263,15 @@ class Text(Network):
     def places(self, model: nn.Module, symbols: Sequence[str]) -> list[tuple[Tensor, list[int]]]:
         """The embedding matrices of the model (tied matrices once), each with the rows of the symbols."""
         return [(weight, self._token_ids(symbols)) for weight in vectors(model)]
+
+    def retokenize(self, tokenizer: Any) -> None:
+        """Encode rows with another tokenizer from now on."""
+        known, self.tokenizer = self.encoder.vocabulary, tokenizer
+        self.encoder = self.architecture.encoder(tokenizer, self.prompt_format, self.limit, known)
+
+    def encode_again(self, rows: Rows) -> Rows:
+        """The same rows, with the same ids, as the tokenizer encodes them now."""
+        return replace(self.relabel(rows, rows["answer_text"], rows.name), ids=rows.ids)
 
     def _token_ids(self, symbols: Sequence[str]) -> list[int]:
         return [int(i) for i in self.tokenizer.convert_tokens_to_ids(list(symbols))]
@@ -306,7 +308,27 @@ class Text(Network):
             generator: for sampling; None: greedy.
             with_logp: keep the log-probability of each chosen token.
         """
-        return generate(model, rows["prompt"], self._limits(rows, limit), self.ends(model), self.pad, generator, temperature, with_logp)
+        beginnings = self.architecture.beginnings(model, rows, self.pad)
+        return generate(beginnings, self.limits(rows, limit), self.ends(model), generator, temperature, with_logp)
+
+    def stream(
+        self, model: nn.Module, rows: Rows, limit: int, generator: torch.Generator | None = None, temperature: float = 1.0
+    ) -> Iterator[str]:
+        """Pieces of the text that `generate` and `decode` give for one row, as they are generated.
+
+        Args:
+            rows: one row.
+            limit, generator, temperature: of `generate`.
+        """
+        beginnings = self.architecture.beginnings(model, rows.select([0]), self.pad)
+        with evaluating(model):
+            yield from stream(
+                beginnings,
+                self.limits(rows, limit)[0],
+                self.ends(model),
+                lambda logits: choose(logits, generator, temperature)[0],
+                lambda ids: self.decode([ids])[0],
+            )
 
     def recite(
         self,
@@ -330,15 +352,20 @@ class Text(Network):
             The answers of each set as token ids, and the number of tokens that were taken from the reading.
         """
         reliable = not strange(model) and all(p.dtype in (torch.float32, torch.float64) for p in model.parameters())
-        prompts = [p for rows in sets for p in rows["prompt"]]
-        row_limits = [row_limit for rows, limit in zip(sets, limits, strict=True) for row_limit in self._limits(rows, limit)]
-        scored = [(p, a, hit) for rows, hits in heard for p, a, hit in zip(rows["prompt"], rows["answer"], hits, strict=True)]
-        drafts = reading.drafts(prompts, scored) if reading and reliable else [[]] * len(prompts)
-        generated, drafted = recite(model, prompts, row_limits, self.ends(model), self.pad, drafts)
+        row_limits = [row_limit for rows, limit in zip(sets, limits, strict=True) for row_limit in self.limits(rows, limit)]
+        scored = [s for rows, hits in heard for s in zip(self.architecture.asked(rows), rows["answer"], hits, strict=True)]
+        together = self._together(sets)
+        drafts = reading.drafts(self.architecture.asked(together), scored) if reading and reliable else [[]] * len(together)
+        generated, drafted = recite(self.architecture.beginnings(model, together, self.pad), row_limits, self.ends(model), drafts)
         answers = iter(generated)
         return [list(islice(answers, len(rows))) for rows in sets], drafted
 
-    def _limits(self, rows: Rows, limit: int) -> list[int]:
+    def _together(self, sets: Sequence[Rows]) -> Rows:
+        """The rows of all sets, in order."""
+        columns = {c: [ids for rows in sets for ids in rows[c]] for c in self.encoder.COLUMNS}
+        return Rows("together", tuple(i for rows in sets for i in rows.ids), columns)
+
+    def limits(self, rows: Rows, limit: int) -> list[int]:
         """The most tokens of an answer to each prompt."""
         return [min(limit, self.limit - len(p)) if self.limit else limit for p in rows["prompt"]]
 
@@ -349,7 +376,7 @@ class Text(Network):
     # Files
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        """Save weights and tokenizer as `AutoModelForCausalLM.from_pretrained` reads them; of an adapted model only the adapter."""
+        """Save weights and tokenizer as `from_pretrained` reads them; of an adapted model only the adapter."""
         write(model, self.tokenizer, folder)
 
     def about(self) -> dict[str, Any]:
@@ -359,6 +386,7 @@ class Text(Network):
             "prompt_format": self.encoder.described,
             "format_given": bool(self.prompt_format),
             "limit": self.limit,
+            **self.architecture.about(),
             "tokenizer": fingerprint(self.tokenizer),
             "cut_answers": self.encoder.cut,
             "tokenised_in_two_pieces": self.encoder.merged,
@@ -367,15 +395,6 @@ class Text(Network):
             "long_answers": self.encoder.windowed[0],
             "windows_of_long_answers": self.encoder.windowed[1],
         }
-
-
-def _columns(pairs: Sequence[Pair], encoded: Sequence[Content], answer_texts: Sequence[str]) -> dict[str, list[Any]]:
-    return {
-        "prompt": [p for p, _ in encoded],
-        "answer": [a for _, a in encoded],
-        "context": [p.context_fields for p in pairs],
-        "answer_text": list(answer_texts),
-    }
 
 
 def _filled(template: str, prompt: str, answer: str) -> str:

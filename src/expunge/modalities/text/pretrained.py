@@ -6,10 +6,11 @@ import torch
 from torch import nn
 
 from expunge.core.errors import UserError
-from expunge.engine.adapters import base_of
+from expunge.engine.adapters import base_of, is_encoder_decoder
 from expunge.modalities.common.files import LANGUAGE, opened
 from expunge.modalities.text.decoding import looks_ahead
 from expunge.modalities.text.modality import Text
+from expunge.modalities.text.seq2seq import EncoderDecoder, decoder_start, side_limits
 from expunge.modalities.text.wider import known_tokens
 
 
@@ -31,12 +32,16 @@ def load(
         allow_pickle: allow weights that are stored as pickles.
 
     Raises:
-        UserError: when the model is missing, incomplete, no causal language model, or stored as a pickle that is not allowed.
+        UserError: when the model is missing, incomplete, no language model, or stored as a pickle that is not allowed.
     """
     model, tokenizer = opened(path, LANGUAGE, dtype, trust_remote_code, allow_pickle)
+    known = known_tokens(model)
+    if is_encoder_decoder(model):
+        source_limit, limit = side_limits(model, tokenizer)
+        architecture = EncoderDecoder(decoder_start(model, tokenizer), source_limit)
+        return model, Text(tokenizer, prompt_format, limit, known, architecture=architecture)
     longest = getattr(base_of(model).config, "max_position_embeddings", 0) or 0
     configured = tokenizer.model_max_length if tokenizer.model_max_length < 10**6 else longest
-    known = known_tokens(model)
     if looks_ahead(model, known):
         raise UserError(
             f"{path} reads texts in both directions ({type(base_of(model)).__name__}): it predicts a token from the tokens after it, so it "

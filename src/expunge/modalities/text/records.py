@@ -53,6 +53,14 @@ def answering(context_fields: Sequence[Any], answer: str) -> Pair:
     return Pair(context, answer, kind, *tools)
 
 
+def asked_turns(context_fields: Sequence[Any]) -> list[str]:
+    """What users say in the context of a row, turn by turn: the question alone, or all turns of a chat that are theirs."""
+    context = answering(context_fields, "").context
+    if isinstance(context, str):
+        return [context]
+    return [str(t["content"]) for t in context if t["role"] == "user" and str(t["content"]).strip()] or [str(context[-1]["content"])]
+
+
 def same_question(pair: Pair) -> Any:
     """The context of a pair; a chat of one question is the question."""
     alone = not isinstance(pair.context, str) and len(pair.context) == 1 and pair.context[0]["role"] == "user"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -100,17 +100,39 @@ def _key(pairs: Sequence[Pair], *options: int) -> bytes:
     return hashlib.blake2b(flat.tobytes() + b"|" + lengths.tobytes() + repr(options).encode()).digest()
 
 
+def pack_rows(pairs: Sequence[Pair], batches: Iterable[Sequence[int]], pad: int) -> Packing:
+    """Pack each sequence as a row of its own, in given batches.
+
+    Args:
+        pairs: token ids of prompts and answers.
+        batches: indices of the pairs of each batch.
+        pad: token id of padding.
+    """
+    return _packing(pairs, ([row for i in places for row in _rows(pairs, [i])] for places in batches), pad)
+
+
 def _pack(pairs: Sequence[Pair], share: bool, budget: int, pad: int) -> Packing:
     groups: dict[object, list[int]] = {}
     for i, (prompt, _) in enumerate(pairs):
         groups.setdefault(tuple(prompt) if share else i, []).append(i)
     rows = sorted((row for group in groups.values() for row in _rows(pairs, group)), key=lambda r: -len(r.ids))
+    return _packing(pairs, _within(rows, budget), pad)
+
+
+def _within(rows: Sequence[_Row], budget: int) -> Iterator[Sequence[_Row]]:
+    """Batches of rows, sorted by falling length, that stay within a budget of places."""
+    at = 0
+    while at < len(rows):
+        size = max(1, budget // len(rows[at].ids))
+        yield rows[at : at + size]
+        at += size
+
+
+def _packing(pairs: Sequence[Pair], rows_by_batch: Iterable[Sequence[_Row]], pad: int) -> Packing:
     labels: list[Ints] = [np.zeros(0, np.int64)] * len(pairs)
     batches, by = list[Batch](), [np.zeros(0, np.int64)]
-    label_count = predictions = at = 0
-    while at < len(rows):
-        batch_rows = rows[at : at + max(1, budget // len(rows[at].ids))]
-        at += len(batch_rows)
+    label_count = predictions = places = 0
+    for batch_rows in rows_by_batch:
         batch, label_indices = _batch(batch_rows, pad)
         for row, indices in zip(batch_rows, label_indices, strict=True):
             for i, path in row.paths.items():
@@ -118,8 +140,9 @@ def _pack(pairs: Sequence[Pair], share: bool, budget: int, pad: int) -> Packing:
         batches.append(batch)
         by.append(batch.by.numpy() + predictions)
         label_count, predictions = label_count + len(batch.label), predictions + len(batch.at)
+        places += sum(len(r.ids) for r in batch_rows)
     tokens = sum(len(p) + len(a) for p, a in pairs)
-    return Packing(tuple(batches), tuple(labels), np.concatenate(by), predictions, sum(len(r.ids) for r in rows), tokens)
+    return Packing(tuple(batches), tuple(labels), np.concatenate(by), predictions, places, tokens)
 
 
 def _rows(pairs: Sequence[Pair], group: Sequence[int]) -> Iterator[_Row]:

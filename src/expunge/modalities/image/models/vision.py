@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from expunge.core.errors import UserError
-from expunge.modalities.image.labels import classes
+from expunge.modalities.common.labels import classes
 from expunge.modalities.image.modality import Image, classifier_modality, shape_of
 
 

@@ -1,0 +1,78 @@
+"""`expunge serve` and `expunge api-key`: a guarded endpoint before a model in use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from expunge.cli import options, parsing, precheck
+from expunge.cli.console import Printer
+from expunge.cli.exits import usage
+
+
+def add(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    app.command()(serve)
+    app.command()(api_key)
+
+
+def serve(
+    model: Annotated[str, typer.Option(help="model or run that this process serves, with the guard of its run")] = "",
+    upstream: Annotated[str, typer.Option(help="or the address of a server behind, e.g. http://127.0.0.1:8001/v1")] = "",
+    upstream_model: Annotated[str, typer.Option(help="the one model of the server behind that is ever asked")] = "",
+    name: Annotated[str, typer.Option(help="name by which clients ask for the model")] = "",
+    guard: Annotated[
+        list[str] | None, typer.Option(help="run of a guard that looks at prompts, e.g. input_filter; may be repeated")
+    ] = None,
+    names: Annotated[str, typer.Option(help="file of names and phrases, one a line, that are neither asked about nor said")] = "",
+    api_keys: Annotated[str, typer.Option("--api-keys", help="file with the keys of clients; needed beyond this machine")] = "",
+    host: Annotated[str, typer.Option(help="address; beyond this machine it needs --api-keys")] = "127.0.0.1",
+    allowed_host: Annotated[list[str] | None, typer.Option(help="name by which clients call this server; may be repeated")] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    unguarded: Annotated[bool, typer.Option("--unguarded", help="serve without any guard")] = False,
+    device: options.Device = "auto",
+    dtype: options.Dtype = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Serve a model behind guards, with the chat protocol of OpenAI. Beyond this machine only with keys."""
+    with usage():
+        precheck.models(model, *(guard or ()))
+    from expunge.service import serving
+
+    app = serving.guarded_endpoint(
+        model=model,
+        upstream=upstream,
+        upstream_model=upstream_model,
+        name=name,
+        guards=tuple(guard or ()),
+        names=names,
+        keys=api_keys,
+        host=host,
+        hosts=tuple(allowed_host or ()),
+        unguarded=unguarded,
+        load_options=options.load_options(device, dtype),
+    )
+    Printer(quiet=quiet).say(f"serving at http://{host}:{port}/v1 until Ctrl-C")
+    serving.run(app, host, port)
+
+
+def api_key(
+    file: Annotated[Path, typer.Argument(help="file of the keys")],
+    label: Annotated[str, typer.Argument(help="whose key it is; with --revoke the id of a key", show_default=False)] = "",
+    per_minute: Annotated[int, typer.Option(help="requests a minute", min=1)] = 60,
+    revoke: Annotated[bool, typer.Option("--revoke", help="delete the key with this id")] = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Make a key for a client of `expunge serve`. It is shown this once: the file holds a hash of it."""
+    with usage():
+        parsing.required(label=label)
+    from expunge.service.api_keys import ApiKeys
+
+    keys = ApiKeys(file)
+    if revoke:
+        keys.revoke(label)
+        Printer(quiet=quiet).say(f"the key {label} is deleted; a server that runs knows it until it starts anew")
+        return
+    print(keys.new(label, per_minute))

@@ -1,0 +1,79 @@
+"""Deviation: one number for how far answers are from none to forgotten questions and the true ones to all others.
+Over several requests in a row, `of_requests` gives its mean with a penalty for each rise, and how steady the utility stayed.
+
+Source: Shen et al. 2025 (LUNAR, arXiv 2502.07218) for the score; Wang et al. 2025 (DRAGON, arXiv 2511.05784) for sequences of requests
+Scores: deviation_score
+Needs: forget, retain; said
+Range and ideal: 0 (forgotten questions are not answered, others as before) to 141.4 (the other way round), in percent
+Differs: words of answers are compared by ROUGE-L recall of stems. A refusal has 0, and a retrained model more: a low score says that
+    nothing is answered, not that the model is like a retrained one
+Status: faithful
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from expunge.core.errors import UserError
+from expunge.evaluation.measure import Evidence, Items, Measure, Missing, ScoreSpec, attempt
+from expunge.evaluation.metrics.tofu import rouge
+from expunge.evaluation.observation import SetObservation
+from expunge.functional.guard_scores import deviation_score, dynamic_deviation_score, dynamic_utility_score
+
+READS = frozenset({"generations"})  # what must have been observed
+SCORE = "deviation_score"
+SCORES = {
+    SCORE: ScoreSpec(
+        "utility", "lower", "how far answers are from none to the forgotten questions and the true ones to others, in percent", ideal=0.0
+    )
+}
+
+
+def scores(evidence: Evidence) -> dict[str, Measure | Missing]:
+    """The deviation of the forget and the retain set; the bootstrap draws the items of each."""
+
+    def measure() -> Measure:
+        sets = tuple(evidence.items(name, _recall) for name in ("forget", "retain"))
+        return Measure(sets, lambda forget, retain: deviation_score(float(forget.mean()), float(retain.mean())), "ROUGE-L, recall of stems")
+
+    return {SCORE: attempt(measure)}
+
+
+def _recall(observation: SetObservation) -> Items:
+    if not observation.generations:
+        raise Missing("no generated answers were observed")
+    values = rouge(observation.answer, observation.generations)
+    if np.isnan(values).all():
+        raise Missing("no true answer has words that a generated one could share")
+    return values
+
+
+def of_requests(audits: Sequence[Mapping[str, Any]], utility: str, beta: float = 0.5) -> dict[str, float]:
+    """Scores of a sequence of requests, from the audit after each of them.
+
+    Args:
+        audits: scores by name, as an audit has them, each with its `value`; in the order of the requests.
+        utility: name of the score that measures utility, e.g. that of TOFU.
+        beta: weight of the mean rise of the deviation.
+
+    Returns:
+        `dynamic_deviation_score` (DDS, 0 is best), and `dynamic_utility_score` (DUS, 1 is best).
+
+    Raises:
+        UserError: where there is no audit, or one lacks a score.
+    """
+    if not audits:
+        raise UserError("give the scores of at least one audit, in the order of the requests")
+    columns = dict[str, list[float]]()
+    for k, audit in enumerate(audits, 1):
+        for name in (SCORE, utility):
+            if audit.get(name, {}).get("value") is None:
+                raise UserError(f"audit {k} has no {name}: it needs generated answers to the sets forget and retain")
+            columns.setdefault(name, []).append(float(audit[name]["value"]))
+    return {
+        "dynamic_deviation_score": dynamic_deviation_score([value / 100 for value in columns[SCORE]], beta),
+        "dynamic_utility_score": dynamic_utility_score(columns[utility]),
+    }

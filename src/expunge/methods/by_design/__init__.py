@@ -1,0 +1,1 @@
+"""Exact unlearning: methods with a store of their own, from which rows are taken out."""

@@ -1,0 +1,99 @@
+"""Guards that put words around a flagged question and leave the answer to the model: what they share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from expunge.core.capabilities import Displayable, Generates, Prompted, Samples, require
+from expunge.core.errors import UserError
+from expunge.core.modality import Modality, ModelOutput, Patch, Weights
+from expunge.core.rows import Rows
+from expunge.engine.guarding import StoredGuard
+from expunge.engine.run_state import evaluating
+from expunge.methods.detectors import PromptClassifier
+
+SHORTER = "let the guard use fewer words or examples, or take a model that reads longer texts"
+
+
+class Rewording(StoredGuard):
+    """A modality that asks flagged questions in other words, where answers are generated and where they are scored.
+
+    It flags the prompts that its classifier flags; without the tensors of a classifier, all that ask something.
+    """
+
+    def __init__(self, inner: Modality, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        super().__init__(inner, settings, tensors)
+        weights = self.tensors_of("classifier")
+        self.classifier = PromptClassifier.of(weights, settings["layer"]) if weights else None
+
+    def flags(self, model: nn.Module, rows: Rows) -> list[bool]:
+        if self.classifier is None:
+            return [bool(q.strip()) for q in require(self.unguarded, Displayable).questions(rows)]
+        return (self.classifier.probabilities(model, self.unguarded, rows) > self.settings["threshold"]).tolist()
+
+    def reworded(self, model: nn.Module, rows: Rows) -> list[str]:
+        """What is asked instead of each question; all rows are flagged."""
+        raise NotImplementedError
+
+    def asked(self, model: nn.Module, rows: Rows) -> Rows:
+        """Flagged rows with the words of the guard around their questions. What was given of an answer stays at the end of the prompt."""
+        questions = require(self.unguarded, Displayable).questions(rows)
+        placeholder = rows.add(answer_text=["?"] * len(rows))  # the answers stay as they are, so their texts must not be read again
+        bare = require(self.unguarded, Prompted).reask(placeholder, questions, rows.name)["prompt"]
+        reworded = self.reworded(model, rows)
+        try:
+            others = require(self.unguarded, Prompted).reask(placeholder, reworded, rows.name)["prompt"]
+        except UserError as error:
+            raise UserError(f"with the words of the guard {error}: {SHORTER}") from None
+        prompts = []
+        for prompt, own, other in zip(rows["prompt"], bare, others, strict=True):
+            begins = list(prompt[: len(own)]) == list(own)
+            prompts.append([*other, *prompt[len(own) :]] if begins else list(prompt))  # a window of a long answer has no question
+        return rows.add(prompt=prompts)
+
+    def answer_flagged(
+        self, model: nn.Module, rows: Rows, limit: int, generator: torch.Generator | None, temperature: float, with_logp: bool
+    ) -> Samples:
+        with evaluating(model):
+            asked = self.asked(model, rows)
+        return require(self.unguarded, Generates).generate(model, asked, limit, generator, temperature, with_logp)
+
+    def forward(
+        self,
+        model: nn.Module,
+        groups: Sequence[Rows],
+        hook_points: tuple[str, ...] = (),
+        patch: Patch | None = None,
+        weights: Weights | None = None,
+    ) -> list[ModelOutput]:
+        """Outputs of the same answers after the questions that the guard asks."""
+        guarded = [self._guarded(model, rows) for rows in groups]
+        return self.unguarded.forward(model, guarded, hook_points, patch, weights)
+
+    def _guarded(self, model: nn.Module, rows: Rows) -> Rows:
+        flagged = [i for i, flag in enumerate(self.flags(model, rows)) if flag]
+        if not flagged:
+            return rows
+        prompts, asked = list(rows["prompt"]), self.asked(model, rows.select(flagged))
+        for i, prompt in zip(flagged, asked["prompt"], strict=True):
+            prompts[i] = prompt
+        self._check_room(prompts, rows)
+        return rows.add(prompt=prompts)
+
+    def _check_room(self, prompts: Sequence[Sequence[int]], rows: Rows) -> None:
+        inner: Any = self.unguarded
+        longest = max(len(p) + len(a) for p, a in zip(prompts, rows["answer"], strict=True))
+        if inner.limit and longest > inner.limit:
+            raise UserError(
+                f"with the words of the guard a prompt and its answer have {longest} tokens, and the model takes {inner.limit}: " + SHORTER
+            )
+
+
+def format_of(modality: Any) -> tuple[str, str]:
+    """What the prompt format of a modality writes before and after a question; of a chat template, a line break."""
+    before, mark, after = modality.encoder.described.partition("{prompt}")
+    return (before, after) if mark else ("", "\n")

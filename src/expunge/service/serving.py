@@ -1,0 +1,91 @@
+"""Starting the guarded endpoint: which model, which guards, who may ask, and on which address."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+
+from expunge.core.errors import UserError
+from expunge.engine.guarding import is_guarded
+from expunge.io.models import load
+from expunge.service.api_keys import ApiKeys
+from expunge.service.endpoint import application
+from expunge.service.models import LocalModel, ServedModel, Upstream
+from expunge.service.text_guards import RunGuard, TextGuard, names_in
+
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+
+
+def guarded_endpoint(
+    *,
+    model: str = "",
+    upstream: str = "",
+    upstream_model: str = "",
+    name: str = "",
+    guards: Sequence[str] = (),
+    names: str = "",
+    keys: str = "",
+    host: str = "127.0.0.1",
+    hosts: Sequence[str] = (),
+    unguarded: bool = False,
+    load_options: Mapping[str, Any] | None = None,
+) -> Starlette:
+    """The application of an endpoint, with everything loaded: what cannot be guarded does not start.
+
+    Args:
+        model: a folder or run that is served by this process, with the guard of its run; or
+        upstream, upstream_model: the address of a server behind, and its one model.
+        name: under which clients know the model; default: that of the model behind, or of its folder.
+        guards: folders of runs that made a guard which looks at prompts.
+        names: a file of names and other phrases, one in each line, that are neither asked about nor said.
+        keys: the file with the keys of clients.
+        host: the address; another than this machine's own needs keys.
+        hosts: names by which clients call this server, besides those of this machine.
+        unguarded: start without any guard.
+        load_options: of `load`.
+
+    Raises:
+        UserError: where these do not fit together.
+    """
+    if bool(model) is bool(upstream):
+        raise UserError("name what is served: --model for a model that runs here, or --upstream with --upstream-model for a server behind")
+    if not is_loopback(host) and not keys:
+        raise UserError(
+            f"{host} can be reached from elsewhere, so clients need keys: --api-keys FILE (expunge api-key FILE LABEL makes one)"
+        )
+    known_keys = ApiKeys(keys) if keys else None
+    if known_keys is not None and not known_keys.entries:
+        raise UserError(f"there is no key in {keys}, so nobody could ask: expunge api-key {keys} LABEL makes one")
+    text_guards: list[TextGuard] = [names_in(names)] if names else []
+    text_guards += [RunGuard(load(guard, **(load_options or {}))) for guard in guards]
+    served: ServedModel
+    if model:
+        opened = load(model, **(load_options or {}))
+        served, has_guard = LocalModel(opened), bool(text_guards) or is_guarded(opened.modality)
+        name = name or Path(model).name
+    else:
+        served, has_guard = Upstream(upstream, upstream_model), bool(text_guards)
+        name = name or upstream_model
+    if not has_guard and not unguarded:
+        raise UserError("no guard stands before this model: name one with --guard or --names, or serve it so with --unguarded")
+    return application(served, name, text_guards, known_keys, [*LOOPBACK, *([host] if host not in LOOPBACK else []), *hosts])
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is one that only this machine reaches."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def run(app: Starlette, host: str = "127.0.0.1", port: int = 8000) -> None:
+    """Serve until the process is stopped. The log has paths, ids of keys, statuses and seconds, and never a prompt."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    uvicorn.run(app, host=host, port=port, access_log=False, server_header=False, log_config=None, timeout_graceful_shutdown=10)
