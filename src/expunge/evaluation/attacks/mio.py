@@ -99,8 +99,12 @@ def learned(original: Observation) -> tuple[Any, bool]:
 
 
 def second_half(observation: SetObservation) -> Any:
-    """The rows with every second id, in order, (rows,) of bool: the same ones whatever the order of the rows."""
-    order = np.argsort(observation.ids, kind="stable")
+    """Every second row in the order of questions and answers, (rows,) of bool.
+
+    The order of rows changes nothing where their texts differ. Ids, which are sealed with a secret of the machine, have no part in it.
+    """
+    texts = list(zip(observation.question, observation.answer, strict=True))
+    order = np.array(sorted(range(len(texts)), key=texts.__getitem__), int)
     chosen = np.zeros(len(order), bool)
     chosen[order[1::2]] = True
     return chosen
