@@ -172,9 +172,9 @@ def production(leaked: Sequence[Leak], recited: Items, with_retrained: bool, thr
     many, total = int(recited.sum()), len(recited)
     if with_retrained or not total:
         return checks
-    from scipy.stats import binom
+    from scipy.special import bdtrc
 
-    p = float(binom.sf(many - 1, total, thresholds.guessed))
+    p = float(bdtrc(many - 1, total, thresholds.guessed)) if many else 1.0
     text = f"{many} of {total} forgotten answers are recited once their beginning is given"
     if p < thresholds.alpha:
         text = f"{text}, more than the {thresholds.guessed:.0%} that a model without the knowledge might guess."
