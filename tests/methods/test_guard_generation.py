@@ -46,9 +46,43 @@ def fitted(text: worlds.World, **hyperparameters: object) -> Any:
 
 @pytest.fixture(scope="module")
 def guard(text: worlds.World) -> Restricted:
-    modality = fitted(text, nearest=9)
+    modality = fitted(text)
     assert isinstance(modality, Restricted)
     return modality
+
+
+@pytest.mark.parametrize("nearest", [0, 1])
+def test_each_prompt_to_forget_finds_its_own_answer_or_the_user_is_told(text: worlds.World, nearest: int) -> None:
+    sets = {n: text.sets[n] for n in ("forget", "retain")}
+    run = loop.run(build_plan.plan("guard_generation", {**SMALL, "nearest": nearest}), text.model(), text.modality, sets)
+    guard: Any = run.modality
+    answers = sets["forget"]["answer_text"]
+    found = [set(keywords.content_words(a)) <= set(p) for a, p in zip(answers, guard.forbidden(text.model(), sets["forget"]), strict=True)]
+    missed = [w for w in run.warnings if "do not have their own answer" in w]
+    if nearest:
+        assert not all(found), "the model's own vectors take other rows for the nearest"
+        assert missed
+        assert missed[0].startswith(f"{found.count(False)} of 9 prompts")
+    else:
+        assert all(found)
+        assert not missed
+        (shown,) = [r for r in run.shown.values() if "prompts" in r[0] and "nearest" in r[0]]
+        assert shown[-1] == {"nearest": float(guard.settings["nearest"]), "prompts": 1.0} or shown[-2]["prompts"] == 1.0
+        fewer = copy.copy(guard)
+        fewer.settings = {**guard.settings, "nearest": guard.settings["nearest"] - 1}
+        kept = [set(keywords.content_words(a)) <= set(p) for a, p in zip(answers, fewer.forbidden(text.model(), sets["forget"]), strict=True)]
+        assert not all(kept), "one answer fewer would not do"
+
+
+@pytest.mark.slow
+def test_a_year_is_not_said_however_the_tokenizer_cuts_it(text: worlds.World, guard: Restricted) -> None:
+    rows = text.sets["forget"]
+    years = [i for i, a in enumerate(rows["answer_text"]) if any(w.isdigit() for w in keywords.content_words(a))]
+    assert years
+    asked = rows.select(years)
+    for answer, said in zip(asked["answer_text"], guard.unguarded.decode(guard.generate(text.model(), asked, 30).ids), strict=True):  # type: ignore[attr-defined]
+        (year,) = [w for w in keywords.content_words(answer) if w.isdigit()]
+        assert year not in said
 
 
 def mixed(text: worlds.World) -> tuple[Rows, list[bool]]:
