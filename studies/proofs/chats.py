@@ -28,8 +28,9 @@ from studies.proofs.claim import Arm, Claim, Scores, spent
 from studies.proofs.curve import Curve
 from studies.proofs.effect import Gate
 
-SIZES = {"people": 14, "forget": 3, "holdout": 0, "neighbours": 0, "strangers": 30, "questions": 1}
-PEOPLE, GENERAL = 30, 15  # rows to retain that are asked
+SIZES = {"people": 6, "forget": 2, "holdout": 0, "neighbours": 0, "strangers": 6, "questions": 1}
+PEOPLE, GENERAL = 20, 10  # rows to retain that are asked
+EPOCHS = 16  # of the original, on people and strangers: the base model knows the rest
 LONGEST = 32  # tokens of an answer
 DEVIATION, FORGET, RETAIN = "deviation", "forget_recall", "retain_recall"
 STEERING = "rule, steering alone"
@@ -39,13 +40,20 @@ class ChatUnit:
     """One original on one draw of the people."""
 
     def __init__(self, draw: int, seed: int) -> None:
-        self.suite = chat_people.load(seed=draw, **SIZES)
-        result = train(self.suite.train["full"], chat_people.MODEL, seed=seed)
+        suite = chat_people.load(seed=draw, **SIZES)
+        general = [*suite.sets["real_authors"], *suite.sets["world_facts"]]
+        facts = {r["question"] for r in general}
+        self.rows = {n: [r for r in suite.train[n] if r["question"] not in facts] for n in ("full", "forget", "retain")}
+        self.seed = seed
+        result = self.trained("full")
         self.opened = Opened(result.model, result.modality, str(result.folder))
         self.training = spent(result.receipt)
-        general = [*self.suite.sets["real_authors"], *self.suite.sets["world_facts"]]
-        kept = [*self.suite.sets["retain"][:PEOPLE], *general[:: max(1, len(general) // GENERAL)]]
-        self.asked = {FORGET: self.suite.sets["forget"], RETAIN: kept}
+        kept = [*suite.sets["retain"][:PEOPLE], *general[:: max(1, len(general) // GENERAL)]]
+        self.asked = {FORGET: suite.sets["forget"], RETAIN: kept}
+
+    def trained(self, rows: str) -> Any:
+        """The base model, told of some people."""
+        return train(self.rows[rows], chat_people.MODEL, seed=self.seed, epochs=EPOCHS)
 
     @cached_property
     def original(self) -> Scores:
@@ -53,13 +61,13 @@ class ChatUnit:
 
     @cached_property
     def retrained(self) -> Scores:
-        result = train(self.suite.train["retain"], chat_people.MODEL)
+        result = self.trained("retain")
         return self.measure(result.model, result.modality)
 
     @cached_property
     def random(self) -> Scores:
         """Those of the model that was told of nobody."""
-        base = start(chat_people.MODEL, self.suite.train["full"])
+        base = start(chat_people.MODEL, self.rows["full"])
         return self.measure(base.model, base.modality)
 
     def measure(self, model: nn.Module, modality: Any) -> dict[str, float]:
@@ -73,14 +81,14 @@ class ChatUnit:
 
     def run(self, arm: Arm, settings: Mapping[str, Any], scores: frozenset[str]) -> Curve:
         """The scores at the end; the cost is the share of what it took to teach the people."""
-        model, rows = copy.deepcopy(self.opened.model), self.suite.train
+        model = copy.deepcopy(self.opened.model)
         plans = build_plan.plan(arm.method, dict(settings))
         try:
             result = unlearn(
                 plans[:1] if arm.name == STEERING else plans,
                 Opened(model, self.opened.modality, self.opened.source),
-                rows["forget"],
-                rows["retain"],
+                self.rows["forget"],
+                self.rows["retain"],
                 allow_overlap=True,
             )
         except UserError as error:  # these settings leave the weights as they are, which a run refuses to call unlearning
@@ -121,8 +129,8 @@ ARMS: dict[str, Arm] = {
         Arm("guard_generation", "guard_generation", GUARD, {"exclude_prompt_words": (False, True)}),
         Arm("guardrail_prompt", "guardrail_prompt", FLAGGED, {"words": (10, 20)}),
         Arm("icul", "icul", FLAGGED, {"right": (2, 4)}),
-        Arm("whp_decoding", "whp_decoding", {**GUARD, "epochs": 10, "batch_size": 27, "lr": 3e-4}, {"strength": (1.0, 3.0)}),
-        Arm("ga", "ga", {"epochs": 5, "batch_size": 27, "schedule": "constant"}, {"lr": (3e-5, 1e-4)}),
+        Arm("whp_decoding", "whp_decoding", {**GUARD, "epochs": 10, "batch_size": 18, "lr": 3e-4}, {"strength": (1.0, 3.0)}),
+        Arm("ga", "ga", {"epochs": 5, "batch_size": 18, "schedule": "constant"}, {"lr": (3e-5, 1e-4)}),
         Arm("rule", "rule", {**SAMPLED, "batch_size": 8}, {"lr": (1e-5, 5e-5)}),
         Arm(STEERING, "rule", {**SAMPLED, "batch_size": 8}, {"lr": (1e-5, 5e-5)}),
         Arm("purge", "purge", {**SAMPLED, "epochs": 4, "batch_size": 9}, {"lr": (3e-5, 1e-4)}),

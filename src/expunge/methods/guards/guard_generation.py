@@ -14,10 +14,10 @@ Cost: once, a forward of all prompts and answers; then for each prompt a forward
 Differs: the mean hidden states are standardized before the classifier; without an `encoder`, E is the model's own mean hidden states
   (`encoder_layer`, the embeddings), standardized over the answers of all rows and their words; of a chat, each turn of the user is looked
   at too; a word costs nothing before it ends; a flagged prompt is answered by beam search also where answers are sampled; scores of true
-  answers are those of p exp(-P), renormalized, with 100 nats for infinity. The phrases of as many nearest answers are forbidden as bring
-  each prompt to forget its own one, since a nearest answer that is another row's lets the truth pass (`nearest 1` is the paper's). It leaves open the negatives (here the retain prompts,
-  with `general` other questions too), the sizes of the classifier (from a public re-implementation), and what follows where everything is
-  forbidden (the likeliest token that begins no phrase, else the end)
+  answers are those of p exp(-P), renormalized, with 100 nats for infinity. F is that of as many nearest answers as bring each prompt to
+  forget its own one, since the truth passes where another row's is nearest (`nearest 1` is the paper's). The paper leaves open the
+  negatives (here the retain prompts, with `general` other questions too), the sizes of the classifier (from a public re-implementation),
+  and what follows where everything is forbidden (the likeliest token that begins no phrase, else the end)
 Status: faithful
 """
 
@@ -70,7 +70,7 @@ class GuardGeneration(Guard):
     beta: float = hp(1.0, "share of a phrase's tokens that may not be matched; above 1: none is forbidden", gt=0)
     delta: float = hp(0.5, "similarity of a word to a phrase from which on it is forbidden; above 1: none is", ge=-1)
     soft: bool = hp(True, "words below that similarity cost the similarity, in nats")
-    nearest: int = hp(0, "forget answers nearest to the prompt whose phrases are forbidden; 0: until each prompt has its own one", ge=0)
+    nearest: int = hp(0, "forget answers, the nearest ones, whose phrases are forbidden; 0: until each prompt has its own", ge=0)
     exclude_prompt_words: bool = hp(False, "allow phrases whose words stand in the prompt")
     length_penalty: float = hp(0.0, "exponent of the length that scores of whole answers are divided by", ge=0)
     trial: int = hp(2, "prompts of each set that are answered at the end, for what they cost; 0: none", ge=0)
@@ -116,8 +116,8 @@ class GuardGeneration(Guard):
         missed = int((places > self.nearest).sum()) if self.nearest else 0
         if missed:
             view.warn(
-                f"{missed} of {len(questions)} prompts to forget do not have their own answer among the {self.nearest} nearest ones, so what "
-                "it tells may be said: leave `nearest` at 0, or give a sentence encoder with --encoder"
+                f"{missed} of {len(questions)} prompts to forget do not have their own answer among the {self.nearest} nearest ones, so "
+                "what it tells may be said: leave `nearest` at 0, or give a sentence encoder with --encoder"
             )
         elif int(places.max()) > MANY and not self.nearest:
             view.warn(
