@@ -91,7 +91,7 @@ class Bilingual:
         known, unknown = (fmean(getattr(u, n)[FORGET] for u in units) for n in ("original", "retrained"))
         learned, lost = (fmean(getattr(u, n)[RETAIN] for u in units) for n in ("retrained", "random"))
         return [
-            Gate("a model of all rows knows the language to forget: half a nat less than one that never read it", known, known <= unknown - 0.5),
+            Gate("a model of all rows has half a nat less in the language to forget than one without it", known, known <= unknown - 0.5),
             Gate("the language to retain is learned: half a nat less than with random weights", learned, learned <= lost - 0.5),
         ]
 

@@ -4,7 +4,7 @@ All weights stay as they are; only how probable each token is by itself can be m
 Threat model: the attacker holds the weights, and rows of every kind; a guard around the weights is taken off
 Equation: b minimizes NLL(forget) + beta NLL(adjacent) + alpha NLL(retain) of the logits z + b; b starts at N(0, 0.1^2)
 Source: Beyond Data Filtering: Knowledge Localization for Capability Removal in LLMs, 2025, arXiv 2512.05648
-Scores: those of the forget set with the bias; and for each set that is asked forget_loss, retain_loss, ... before and after, in nats a token
+Scores: those of the forget set with the bias; and for each set forget_loss, retain_loss, ... before and after, in nats a token
 Needs: forget, retain; a language model whose head is a linear layer
 Range and ideal: the loss of a model that never saw the rows, after the same calibration
 Differs: a step draws `batch_size` rows of each set with replacement; AdamW without weight decay, which the sheet leaves open; a loss is the
