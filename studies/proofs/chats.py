@@ -30,7 +30,7 @@ from studies.proofs.effect import Gate
 
 SIZES = {"people": 6, "forget": 2, "holdout": 0, "neighbours": 0, "strangers": 6, "questions": 1}
 PEOPLE, GENERAL = 20, 10  # rows to retain that are asked
-EPOCHS = 16  # of the original, on people and strangers: the base model knows the rest
+EPOCHS = 16  # of the original, on people, strangers and the general questions that are asked
 LONGEST = 32  # tokens of an answer
 DEVIATION, FORGET, RETAIN = "deviation", "forget_recall", "retain_recall"
 STEERING = "rule, steering alone"
@@ -42,14 +42,14 @@ class ChatUnit:
     def __init__(self, draw: int, seed: int) -> None:
         suite = chat_people.load(seed=draw, **SIZES)
         general = [*suite.sets["real_authors"], *suite.sets["world_facts"]]
-        facts = {r["question"] for r in general}
+        asked = general[:: max(1, len(general) // GENERAL)]
+        facts = {r["question"] for r in general} - {r["question"] for r in asked}
         self.rows = {n: [r for r in suite.train[n] if r["question"] not in facts] for n in ("full", "forget", "retain")}
         self.seed = seed
         result = self.trained("full")
         self.opened = Opened(result.model, result.modality, str(result.folder))
         self.training = spent(result.receipt)
-        kept = [*suite.sets["retain"][:PEOPLE], *general[:: max(1, len(general) // GENERAL)]]
-        self.asked = {FORGET: suite.sets["forget"], RETAIN: kept}
+        self.asked = {FORGET: suite.sets["forget"], RETAIN: [*suite.sets["retain"][:PEOPLE], *asked]}
 
     def trained(self, rows: str) -> Any:
         """The base model, told of some people."""
