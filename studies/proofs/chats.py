@@ -133,7 +133,12 @@ ARMS: dict[str, Arm] = {
         Arm("ga", "ga", {"epochs": 5, "batch_size": 18, "schedule": "constant"}, {"lr": (3e-5, 1e-4)}),
         Arm("rule", "rule", {**SAMPLED, "batch_size": 8}, {"lr": (1e-5, 5e-5)}),
         Arm(STEERING, "rule", {**SAMPLED, "batch_size": 8}, {"lr": (1e-5, 5e-5)}),
-        Arm("purge", "purge", {**SAMPLED, "epochs": 4, "batch_size": 9}, {"lr": (3e-5, 1e-4)}),
+        Arm(
+            "purge",
+            "purge",
+            {"rollouts.length": LONGEST, "schedule": "constant", "epochs": 4, "batch_size": 9},
+            {"lr": (3e-5, 1e-4)},
+        ),
     )
 }
 WORLD = Chats()

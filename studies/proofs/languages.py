@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from expunge.benchmarks.synthetic import bilingual
+from expunge.core.hyperparameters import override
 from expunge.evaluation.attacks.calibrated import calibrated_bias, labeled_logits, plan
 from expunge.functional.head_bias import cross_entropy
 from expunge.workflows.train import start, train
@@ -25,7 +26,8 @@ from studies.proofs.curve import Curve
 from studies.proofs.effect import Gate
 
 SIZE = "nano"
-STORIES, UNSEEN, EPOCHS = 100, 20, 8
+STORIES, UNSEEN, EPOCHS = 60, 20, 8
+STEPS = 100  # of the bias
 RECALL = 0.8  # share of the steps on the language to forget that are known as such
 FORGET, RETAIN = "calibrated_forget_loss", "calibrated_retain_loss"
 METHOD, ROUTING, FILTER = "sgtm", "gradient routing", "filter of the known rows"
@@ -62,7 +64,7 @@ class BilingualUnit:
     def measure(self, model: nn.Module, modality: Any) -> dict[str, float]:
         """Losses in nats a token of rows that no model was trained on; the bias is trained on those that models were trained on."""
         rows = {n: modality.rows(n, self.suite.train[n]) for n in WEIGHTS}
-        bias = calibrated_bias(model, modality, rows, WEIGHTS, plan())
+        bias = calibrated_bias(model, modality, rows, WEIGHTS, override(plan(), {"steps": STEPS}))
         unseen = {FORGET: self.suite.sets["holdout"], RETAIN: self.suite.sets["general"]}
         return {n: float(cross_entropy(*labeled_logits(model, modality, modality.rows(n, records)), bias)) for n, records in unseen.items()}
 
