@@ -75,8 +75,8 @@ class ChatUnit:
         recalls = dict[str, float]()
         for name, records in self.asked.items():
             rows = modality.rows(name, [{"question": r["question"], "answer": r["answer"]} for r in records])
-            said = modality.decode(modality.generate(model, rows, LONGEST).ids)
-            recalls[name] = float(np.mean(rouge([r["answer"] for r in records], said)))
+            spoken = modality.decode(modality.generate(model, rows, LONGEST).ids)
+            recalls[name] = float(np.mean(rouge([r["answer"] for r in records], spoken)))
         return {**recalls, DEVIATION: deviation_score(recalls[FORGET], recalls[RETAIN])}
 
     def run(self, arm: Arm, settings: Mapping[str, Any], scores: frozenset[str]) -> Curve:

@@ -57,14 +57,16 @@ def test_each_prompt_to_forget_finds_its_own_answer_or_the_user_is_told(text: wo
     run = loop.run(build_plan.plan("guard_generation", {**SMALL, "nearest": nearest}), text.model(), text.modality, sets)
     guard: Any = run.modality
     answers = sets["forget"]["answer_text"]
-    found = [set(keywords.content_words(a)) <= set(p) for a, p in zip(answers, guard.forbidden(text.model(), sets["forget"]), strict=True)]
+    covered = [
+        set(keywords.content_words(a)) <= set(p) for a, p in zip(answers, guard.forbidden(text.model(), sets["forget"]), strict=True)
+    ]
     missed = [w for w in run.warnings if "do not have their own answer" in w]
     if nearest:
-        assert not all(found), "the model's own vectors take other rows for the nearest"
+        assert not all(covered), "the model's own vectors take other rows for the nearest"
         assert missed
-        assert missed[0].startswith(f"{found.count(False)} of 9 prompts")
+        assert missed[0].startswith(f"{covered.count(False)} of 9 prompts")
     else:
-        assert all(found)
+        assert all(covered)
         assert not missed
         (shown,) = [r for r in run.shown.values() if "prompts" in r[0] and "nearest" in r[0]]
         assert shown[-1] == {"nearest": float(guard.settings["nearest"]), "prompts": 1.0} or shown[-2]["prompts"] == 1.0
@@ -81,9 +83,9 @@ def test_a_year_is_not_said_however_the_tokenizer_cuts_it(text: worlds.World, gu
     years = [i for i, a in enumerate(rows["answer_text"]) if any(w.isdigit() for w in keywords.content_words(a))]
     assert years
     asked = rows.select(years)
-    for answer, said in zip(asked["answer_text"], guard.unguarded.decode(guard.generate(text.model(), asked, 30).ids), strict=True):  # type: ignore[attr-defined]
+    for answer, spoken in zip(asked["answer_text"], guard.unguarded.decode(guard.generate(text.model(), asked, 30).ids), strict=True):  # type: ignore[attr-defined]
         (year,) = [w for w in keywords.content_words(answer) if w.isdigit()]
-        assert year not in said
+        assert year not in spoken
 
 
 def mixed(text: worlds.World) -> tuple[Rows, list[bool]]:
@@ -193,6 +195,9 @@ def test_each_turn_of_a_chat_is_looked_at(guard: Restricted, text: worlds.World)
     by_hand = inside.classifier.mlp(states)
     assert float(p[0]) >= max(float(by_hand[0]), float(by_hand[2])) - 1e-6
     assert asked_turns(rows["context"][0]) == [asked, other]
+    system = modality.rows("system", [{"prompt": [turn("system", asked), turn("user", other)], "completion": "No."}])
+    assert asked_turns(system["context"][0]) == [asked, other], "a question in the words of the system is asked as well"
+    assert float(inside.classifier.probabilities(text.model(), modality, system)[0]) >= float(by_hand[2]) - 1e-6
     assert inside.forbidden(text.model(), rows)[0]
 
 

@@ -36,8 +36,8 @@ def test_the_published_row_comes_from_the_command(tmp_path: Path) -> None:
     rising = folders[::-1]
     steep = package.sequence(rising, beta=1.0)["dynamic_deviation_score"]
     assert steep == pytest.approx((0.379 + 0.330 + 0.237) / 3 + (0.093 + 0.049) / 2)
-    said = expunge("sequence", *folders).fine().out
-    assert "request 3: deviation 23.7 %, model_utility 0.538" in said
+    printed = expunge("sequence", *folders).fine().out
+    assert "request 3: deviation 23.7 %, model_utility 0.538" in printed
 
 
 def test_rows_without_wrong_answers_have_another_utility(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_what_cannot_be_scored_is_said(tmp_path: Path) -> None:
 def test_a_guard_that_grows_is_scored_after_each_request(cases: Cases, tmp_path: Path) -> None:
     """Two requests to `dragon`, an audit after each, and their sequence, all by command."""
     rows = Path(cases.forget).read_text().splitlines()
-    runs, found = [tmp_path / "run0", tmp_path / "run1"], []
+    runs, values = [tmp_path / "run0", tmp_path / "run1"], []
     for k, run in enumerate(runs):
         part = tmp_path / f"forget{k}.jsonl"
         part.write_text("\n".join(rows[4 * k : 4 * k + 4]) + "\n")
@@ -71,8 +71,8 @@ def test_a_guard_that_grows_is_scored_after_each_request(cases: Cases, tmp_path:
         out = tmp_path / f"audit{k}"
         expunge("audit", run, "--forget", known, "--retain", cases.retain, "--limit", 8, "--out", out).fine()
         scores = json.loads((out / "audit.json").read_text())["scores"]
-        found.append((scores["deviation_score"]["value"], scores["model_utility"]["value"]))
+        values.append((scores["deviation_score"]["value"], scores["model_utility"]["value"]))
     result = json.loads(expunge("sequence", tmp_path / "audit0", tmp_path / "audit1", "--json").fine().out)
-    deviations, utilities = zip(*found, strict=True)
+    deviations, utilities = zip(*values, strict=True)
     assert result["dynamic_deviation_score"] == pytest.approx(dynamic_deviation_score([d / 100 for d in deviations]))
     assert result["dynamic_utility_score"] == pytest.approx(dynamic_utility_score(utilities))

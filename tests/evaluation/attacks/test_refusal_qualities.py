@@ -51,10 +51,10 @@ def test_a_model_that_declines_has_the_quality_of_its_refusals(text: worlds.Worl
         outcome = attacked(Declining(text.modality), judge=f"{stub.url}#judge")
     forget, retain = outcome.tries
     assert (forget.way, retain.way) == ("forget", "retain")
-    said = text.modality.decode([text.modality.tokenizer(" I do not know.", add_special_tokens=False)["input_ids"]])  # type: ignore[attr-defined]
+    refusals = text.modality.decode([text.modality.tokenizer(" I do not know.", add_special_tokens=False)["input_ids"]])  # type: ignore[attr-defined]
     names = [DATA.persons["forget"][0].name in r["question"] for r in SETS["forget"]]
     assert all(names)
-    direct = refusal_quality_of(said * 3, Rules("by words", verdict_on))
+    direct = refusal_quality_of(refusals * 3, Rules("by words", verdict_on))
     assert forget.at["refusal_quality"] == pytest.approx(direct.value)
     assert (forget.at["refusals"], forget.at["grade"], forget.at["answers"]) == (1.0, 3.0, 3.0)
     assert (retain.at["refusals"], retain.at["grade"], retain.at["answers"]) == (0.0, 2.0, 2.0)
@@ -69,8 +69,8 @@ def test_judges_that_cannot_be_used_are_named(text: worlds.World) -> None:
 
 def test_it_runs_by_command(cases: Cases, tmp_path: Path) -> None:
     with serving(verdict_on) as stub:
-        told = ("--judge", f"{stub.url}#judge", "--rows", 2, "--retain", cases.retain)
-        done = expunge("attack", "refusal_quality", cases.model, "--forget", cases.forget, *told, "--out", tmp_path / "audit").fine()
+        options = ("--judge", f"{stub.url}#judge", "--rows", 2, "--retain", cases.retain)
+        done = expunge("attack", "refusal_quality", cases.model, "--forget", cases.forget, *options, "--out", tmp_path / "audit").fine()
     assert "forget: refusal quality" in done.out
     tries = json.loads((tmp_path / "audit" / "audit.json").read_text())["attacks"]["refusal_quality"]["tries"]
     assert [t["way"] for t in tries] == ["forget", "retain"]

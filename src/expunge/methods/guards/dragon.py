@@ -226,7 +226,7 @@ class Reasoned(Rewording):
     def tests(self, model: nn.Module, rows: Rows) -> list[dict[str, float]]:
         """What each test says of each prompt: `names` 0 or 1, `similarity`, `classifier` 0 to 1, and for a concept `rouge`.
 
-        Of a chat it is the largest value among the turns of the user.
+        Of a chat it is the largest value among the turns that are not the model's own.
         """
         turns, similarities = [_turns(context) for context in rows["context"]], self.similarities(model, rows)
         p = torch.zeros(len(rows))

@@ -12,12 +12,12 @@ Needs: forget, retain (prompts only); a causal language model
 Cost: once, a forward of all prompts and answers; then for each prompt a forward of its own tokens, and for a flagged one a search with
   `beams` beams and a vector of each new word
 Differs: the mean hidden states are standardized before the classifier; without an `encoder`, E is the model's own mean hidden states
-  (`encoder_layer`, the embeddings), standardized over the answers of all rows and their words; of a chat, each turn of the user is looked
-  at too; a word costs nothing before it ends; a flagged prompt is answered by beam search also where answers are sampled; scores of true
-  answers are those of p exp(-P), renormalized, with 100 nats for infinity. F is that of as many nearest answers as bring each prompt to
-  forget its own one, since the truth passes where another row's is nearest (`nearest 1` is the paper's). The paper leaves open the
-  negatives (here the retain prompts, with `general` other questions too), the sizes of the classifier (from a public re-implementation),
-  and what follows where everything is forbidden (the likeliest token that begins no phrase, else the end)
+  (`encoder_layer`, the embeddings), standardized over the answers of all rows and their words; of a chat, each turn that is not the
+  model's own is looked at too; a word costs nothing before it ends; a flagged prompt is answered by beam search also where answers are
+  sampled; scores of true answers are those of p exp(-P), renormalized, with 100 nats for infinity. F is that of as many nearest answers
+  as bring each prompt to forget its own one, since the truth passes where another row's is nearest (`nearest 1` is the paper's). The
+  paper leaves open the negatives (here the retain prompts, with `general` other questions too), the sizes of the classifier (from a
+  public re-implementation), and what follows where everything is forbidden (the likeliest token that begins no phrase, else the end)
 Status: faithful
 """
 
@@ -179,7 +179,7 @@ class Restricted(guarding.StoredGuard):
         return (self.classifier.probabilities(model, self.unguarded, rows) > self.settings["threshold"]).tolist()
 
     def forbidden(self, model: nn.Module, rows: Rows) -> list[list[str]]:
-        """The phrases that must not stand in the answer to each prompt: those of the forget answers nearest to a turn of the user."""
+        """The phrases that must not stand in the answer to each prompt: those of the forget answers nearest to a turn."""
         turns = [asked_turns(context) for context in rows["context"]]
         texts = list(dict.fromkeys(t for row_turns in turns for t in row_turns))
         similarity = self.vectors(model, self.unguarded, texts) @ self.stored_tensors["answers"].T
