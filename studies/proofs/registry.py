@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from studies.proofs import (
     certificates,
+    chats,
     clusters,
     committees,
     curve_fit,
@@ -11,6 +12,7 @@ from studies.proofs import (
     forests,
     heads,
     language,
+    languages,
     mixtures,
     shortcut,
     stream,
@@ -18,7 +20,22 @@ from studies.proofs import (
 )
 from studies.proofs.protocol import Proof
 
-WORLDS = (certificates, clusters, committees, curve_fit, digits, forests, heads, language, mixtures, shortcut, stream, tastes)
+WORLDS = (
+    certificates,
+    chats,
+    clusters,
+    committees,
+    curve_fit,
+    digits,
+    forests,
+    heads,
+    language,
+    languages,
+    mixtures,
+    shortcut,
+    stream,
+    tastes,
+)
 
 
 def proofs() -> dict[str, Proof]:
