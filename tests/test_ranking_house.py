@@ -68,7 +68,7 @@ def test_a_user_alone_is_forgotten(files: Path, tmp_path: Path) -> None:
     done = expunge(
         "unlearn", "ga", "--model", files / "original", "--forget", tmp_path / "user.csv", "--out", tmp_path / "run", "--lr", 1e-2
     )
-    assert "name a user alone and stand for all 6 training interactions with it" in done.fine().out + done.err
+    assert "names 1 user alone: it stands for all 6 training interactions with it" in done.fine().out + done.err
 
 
 def test_a_missing_map_is_said(files: Path, tmp_path: Path) -> None:

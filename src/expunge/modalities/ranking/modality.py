@@ -279,7 +279,7 @@ class Ranking(Network):
         left = self.known.degrees()
         bare = [self.vocabulary.users[u] for u in sorted(set(rows["user"])) if not left[u]]
         sentences = [f"{removed} interactions to forget were taken out of the training interactions that are kept with the model"]
-        sentences += [f"{unknown} of {len(rows)} rows to forget are no training interactions of the model"] if unknown else []
+        sentences += [f"{unknown} of {len(rows)} interactions to forget are no training interactions of the model"] if unknown else []
         return sentences + (
             [f"{len(bare)} users have no training interactions left; their ids stay in the vocabulary of the model"] if bare else []
         )
