@@ -41,8 +41,8 @@ def section(folder: Path) -> list[str]:
     about = records[0]
     rows = [[name, *(_cell([r["scores"][name] for r in records], score) for score in COLUMNS)] for name in about["scores"]]
     return [
-        f"MovieLens-small, `{about['split']}`, {about['model']}, {len(records)} seeds: means, and the smallest and largest value. Recall and "
-        "NDCG at 20; the distance is the mean of those of the three recalls from the retrained model's; the cost is the share of "
+        f"MovieLens-small, `{about['split']}`, {about['model']}, {len(records)} seeds: means, and the smallest and largest value. Recall "
+        "and NDCG at 20; the distance is the mean of those of the three recalls from the retrained model's; the cost is the share of "
         "retraining's, in pairs that are scored, those of backward passes twice.",
         "",
         *table(("model", *COLUMNS.values()), rows),

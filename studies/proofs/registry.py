@@ -11,6 +11,7 @@ from studies.proofs import (
     forests,
     heads,
     language,
+    likes,
     mixtures,
     shortcut,
     stream,
@@ -18,7 +19,7 @@ from studies.proofs import (
 )
 from studies.proofs.protocol import Proof
 
-WORLDS = (certificates, clusters, committees, curve_fit, digits, forests, heads, language, mixtures, shortcut, stream, tastes)
+WORLDS = (certificates, clusters, committees, curve_fit, digits, forests, heads, language, likes, mixtures, shortcut, stream, tastes)
 
 
 def proofs() -> dict[str, Proof]:

@@ -109,7 +109,7 @@ def _lists(model: nn.Module, modality: Any, rows: Rows, without: Rows | None) ->
 
 def users_counted(observation: SetObservation) -> Counted:
     """The users of a set: scores are means over them, however many interactions each has."""
-    return Counted(len(set(observation.questions)), "user", "users with interactions to forget")
+    return Counted(len(set(observation.question)), "user", "users with interactions to forget")
 
 
 def panels(evidence: Evidence) -> dict[str, Any]:

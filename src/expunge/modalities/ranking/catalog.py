@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from expunge.core.rows import Rows
 from expunge.engine.adapters import base_of
-from expunge.engine.committee import members_of
+from expunge.engine.committee import members_of, shares_of
 from expunge.modalities.ranking.interactions import Interactions, Numbers
 
 SCORES = 1 << 22  # scores of the catalog in memory at once
@@ -46,15 +46,16 @@ def catalog(model: nn.Module, users: Tensor) -> Tensor:
 def scorer(model: nn.Module) -> Callable[[Tensor], Tensor]:
     """`catalog` as a function of the users, for a model that stays as it is meanwhile: what all users share is computed once."""
     prepared = [cast(Any, base_of(member)).prepared() for member in members_of(model)]
-    device = next(model.parameters()).device
+    shares, device = shares_of(model), next(model.parameters()).device
 
     @torch.no_grad()
     def scores_of(users: Tensor) -> Tensor:
         at = users.to(device)
         scores: Tensor = prepared[0](at)
-        for of_member in prepared[1:]:
-            scores = scores + of_member(at)
-        return (scores / len(prepared) if len(prepared) > 1 else scores).float().cpu()
+        scores = scores * shares[0] if len(prepared) > 1 else scores
+        for share, of_member in zip(shares[1:], prepared[1:], strict=True):
+            scores = scores + share * of_member(at)
+        return scores.float().cpu()
 
     return scores_of
 

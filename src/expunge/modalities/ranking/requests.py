@@ -102,7 +102,7 @@ def pairs_of(name: str, records: Sequence[Record], source: str, vocabulary: Voca
             raise UserError(
                 f"{source}: rows name {counted(column, names)} alone, and the model has no training interactions with "
                 f"{'it' if len(names) == 1 else 'them'} (one that has forgotten them, or was retrained, has none): give the interactions "
-                f"themselves, such as FILE::{column}=ID"
+                f"themselves, such as FILE::{column}=ID; an audit finds them in --original MODEL"
             )
     note(
         records,
