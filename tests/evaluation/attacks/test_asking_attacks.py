@@ -16,7 +16,7 @@ from expunge.benchmarks import people
 from expunge.engine.estimators.token_gradients import token_gradients
 from expunge.evaluation.attack import AttackOutcome, chosen, intervene
 from expunge.evaluation.attacks.jailbreak import TEMPLATES, Suffixed, ending, losses_of, ordinary
-from expunge.evaluation.attacks.multi_turn import WAYS
+from expunge.evaluation.attacks.multi_turn import WAYS, conversation_rows
 from expunge.evaluation.generated import answers, most_of
 from expunge.evaluation.metrics.tofu import rouge
 
@@ -91,6 +91,14 @@ def test_any_set_is_scored_under_attack(text: worlds.World) -> None:
 
 
 # conversations
+
+
+def test_a_conversation_is_one_row_up_to_the_last_token_of_room(text: worlds.World) -> None:
+    limit, words = text.modality.limit, ["Who"]  # type: ignore[attr-defined]
+    while len(conversation_rows(text.modality, [words])["prompt"][0]) < limit - 1:
+        words[0] += "?"
+    rows = conversation_rows(text.modality, [words])
+    assert [len(prompt) for prompt in rows["prompt"]] == [limit - 1], "no second row with the end of the placeholder"
 
 
 def test_turns_keep_the_best_answer_and_quote_the_model(text: worlds.World) -> None:

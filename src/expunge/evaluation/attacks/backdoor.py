@@ -38,7 +38,7 @@ from expunge.evaluation.attacks.jailbreak import ordinary
 from expunge.evaluation.attacks.semantic_information import logp
 from expunge.evaluation.measure import Items, Missing
 from expunge.evaluation.observe import Records
-from expunge.evaluation.prompting import asked_in_words, asking, question_of
+from expunge.evaluation.prompting import asked_in_words, asking, question_of, with_questions
 from expunge.methods.objectives.unlearn_backdoor import first_norms, inserted, tokens_of
 
 PREFIXES = (
@@ -122,7 +122,7 @@ class Backdoor(Attack):
     def _norm_gap(self, scene: Scene, rows: Rows, tokens: Sequence[int]) -> dict[str, float]:
         """How much more the worst prefix moves value norms of forget rows than those of retain rows; nothing where values are not apart."""
         modality, points = scene.weights_modality, value_projections(scene)
-        retained = [asking(r, question_of(r)) for r in scene.sets.get("retain", ()) if question_of(r).strip()][: self.rows]
+        retained = [asking(r, question_of(r)) for r in with_questions(scene.sets.get("retain", ()))[: self.rows]]
         if not points or not retained:
             return {}
         sets = rows.select(range(min(self.rows, len(rows)))), modality.rows("retain", retained)

@@ -26,7 +26,6 @@ import torch
 from torch import Tensor, nn
 
 from expunge.core.capabilities import OneSequence, offers, require
-from expunge.core.errors import UserError
 from expunge.core.hyperparameters import hp, part
 from expunge.core.modality import Modality
 from expunge.core.random import seed_of
@@ -37,7 +36,7 @@ from expunge.engine.retokenizing import Retokenizes
 from expunge.engine.run_state import evaluating
 from expunge.evaluation.attack import Attack, Scene
 from expunge.evaluation.observe import Records
-from expunge.evaluation.prompting import asked_in_words, asking, question_of
+from expunge.evaluation.prompting import asked_in_words, asking, question_of, with_questions
 from expunge.modalities.text.records import pair_of
 
 Template = Callable[[str], str]
@@ -82,17 +81,12 @@ class Jailbreak(Attack):
             if not templates:
                 scene.lacks("the audit has no retained questions to give as examples", way)
             for name, template in templates.items():
-                try:
-                    scores = scene.scores(records=[asking(r, template(question_of(r))) for r in scene.records])
-                except UserError as error:  # a longer prompt may leave no room for the answer
-                    scene.lacks(str(error), f"{way}, {name}")
-                else:
-                    scene.look(scores, name, way)
+                scene.try_wording([asking(r, template(question_of(r))) for r in scene.records], name, way)
         for search in self.search:
             self._search(scene, search)
 
     def _shots(self, scene: Scene) -> dict[str, Template]:
-        pairs = [(question_of(r), pair_of(r, "a row").answer) for r in scene.sets.get("retain", ()) if question_of(r).strip()][:SHOTS]
+        pairs = [(question_of(r), pair_of(r, "a row").answer) for r in with_questions(scene.sets.get("retain", ()))[:SHOTS]]
         shown = "\n\n".join(f"{q}\n{a}" for q, a in pairs)
         return {f"{len(pairs)} examples": lambda q: f"{shown}\n\n{q}"} if pairs else {}
 

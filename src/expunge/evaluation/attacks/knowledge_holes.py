@@ -35,10 +35,10 @@ from expunge.core.view import Step, View
 from expunge.engine.loop import run as run_plans
 from expunge.engine.writers import asking, first_json
 from expunge.evaluation.attack import Attack, Scene
-from expunge.evaluation.generated import Texts, answering, answers
+from expunge.evaluation.generated import Texts, answering, answers, first_rows
 from expunge.evaluation.hole_judges import HoleJudge, RuleJudge, WrittenJudge
 from expunge.evaluation.observe import Records
-from expunge.evaluation.prompting import question_of
+from expunge.evaluation.prompting import question_of, with_questions
 from expunge.evaluation.rewordings import similarities
 from expunge.evaluation.words import words
 from expunge.functional.brief import brief
@@ -77,11 +77,11 @@ class Search:
     def answers(self, questions: Sequence[str]) -> tuple[Texts, Texts]:
         """What the audited model and the one before unlearning say, greedily; '' where there is no such model."""
         rows = [{"question": q, "answer": "?"} for q in questions]
-        (now,) = answers(self.model, self.modality, self.modality.rows("holes", rows), self.limit)
+        (now,) = answers(self.model, self.modality, first_rows(self.modality.rows("holes", rows)), self.limit)
         if self.before is None:
             return now, ("",) * len(rows)
         model, modality = self.before
-        return now, answers(model, modality, modality.rows("holes", rows), self.limit)[0]
+        return now, answers(model, modality, first_rows(modality.rows("holes", rows)), self.limit)[0]
 
     def badness(self, questions: Sequence[str]) -> list[float]:
         """J of questions."""
@@ -170,7 +170,7 @@ class KnowledgeHoles(Attack):
         earlier = (before.model, before.modality) if before else None
         search = Search(scene.model, scene.modality, judge, earlier, self.limit)
         texts = [f"{question_of(r)} {pair_of(r, 'a row').answer}" for r in scene.records]
-        retained = [question_of(r) for r in scene.sets.get("retain", ()) if question_of(r).strip()]
+        retained = [question_of(r) for r in with_questions(scene.sets.get("retain", ()))]
         adjacent = self._adjacent(texts)
         kept = self._filtered(search, adjacent, texts)
         spread = self._look(scene, "adjacent", search, adjacent, kept)
