@@ -40,14 +40,15 @@ from expunge.evaluation.audited_models import filtered
 from expunge.io.models import Opened, cache_home
 from expunge.methods.terms import NLL
 from expunge.workflows.audit import audit
+from expunge.workflows.audit_result import Audit
 from expunge.workflows.train import texts_of, train
 from expunge.workflows.unlearn import unlearn
 from studies import meta_scores
 
 OUT = Path(__file__).parents[1] / "results" / "meta"
 SIZE = "nano"
-BASES = 4  # beside the one that the original and the retrained model of every audit come from
-ATTACKED_BASES = 1  # whose unlearned models are attacked too
+BASES = 3  # beside the one that the original and the retrained model of every audit come from
+ATTACKED = ("npo", "simnpo", "idk")  # methods whose models from the first base are attacked too
 HELD = 4  # one forgotten row in so many is the relearning attacker's, and no audit reads it
 TRAINING = {"epochs": 30, "batch_size": 32}
 LEARNING = Train(epochs=12, lr=3e-3, batch_size=32, anchor="retain", max_grad_norm=1.0, warmup=1)
@@ -179,7 +180,6 @@ def fitted(model: nn.Module, modality: Modality, rows: Records, how: Train, seed
 def models() -> Iterator[Known]:
     """All models, in the order in which they can be made."""
     for base in range(BASES):
-        attacked = base < ATTACKED_BASES
         for step in ("trained", "trained in other words", "trained among others"):
             yield Known(base, (step,), True, True, step == "trained")
         for step in ("retained", "taught wrong answers", "taught other people"):
@@ -189,47 +189,49 @@ def models() -> Iterator[Known]:
         yield Known(base, ("trained", "in 4 bits"), True)
         yield Known(base, ("retained", "in 4 bits"), False)
         yield Known(base, ("trained", "behind a filter"), True)
-        yield Known(base, ("retained", "relearned"), None, attacked)
+        yield Known(base, ("retained", "relearned"), None, base == 0)
         for method in METHODS:
+            attacked = base == 0 and method in ATTACKED
             yield Known(base, ("trained", method), None, attacked, True)
             yield Known(base, ("trained", method, "relearned"), None, attacked)
             yield Known(base, ("trained", method, "in 4 bits"), None, attacked)
 
 
-def record(pool: Pool, known: Known) -> dict[str, Any]:
-    """What audits of one model say, from disk where the same code said it."""
-    content = [known.base, known.history, known.attacked, known.rephrased, sources()]
+def record(pool: Pool, known: Known, attacks: bool) -> dict[str, Any]:
+    """The scores of one model, or what attacks bring out of it, from disk where the same code said it."""
+    content = [known.base, known.history, known.rephrased, attacks, sources()]
     key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]
     path = cache_home() / "meta" / f"{key}.json"
     if not path.exists():
         opened = pool.opened(known.base, known.history)
-        attacks = {**ATTACKS, "merge": {"family": pool.opened(known.base, ()).source}} if known.attacked else {}
-        about = looked_at(pool, opened, attacks)
-        if known.rephrased:
-            reworded = [{**r, "question": r["paraphrased_question"]} for r in pool.rows["forget"]]
-            about["reworded"] = looked_at(pool, opened, {}, reworded)["scores"]
-        receipt.write(path, {"base": known.base, "history": list(known.history), "knows": known.knows, **about})
+        receipt.write(path, attacked(pool, opened, known.base) if attacks else looked_at(pool, opened, known.rephrased))
     kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return kept
 
 
-def looked_at(pool: Pool, opened: Opened, attacks: Mapping[str, Mapping[str, Any]], forget: Records | None = None) -> dict[str, Any]:
-    """Scores, the verdict, and the worst case of each attack."""
-    settings = {f"{n}:{k}": v for n, values in attacks.items() for k, v in values.items()}
-    rows = {**pool.rows, **({"forget": forget} if forget else {})}
-    beside = pool.reference if forget is None else {}  # other questions were not asked of the reference
-    audited = audit(opened, **rows, limit=0, attack=tuple(attacks), attack_hyperparameters=settings, **beside)  # type: ignore[arg-type]
+def looked_at(pool: Pool, opened: Opened, rephrased: bool) -> dict[str, Any]:
+    """The verdict and the scores of the default audit; rephrased: also the scores of answers to other questions, beside no other model."""
+    audited = audit(opened, **pool.rows, limit=0, **pool.reference)  # type: ignore[arg-type]
+    about = {"verdict": audited.verdict.state, "scores": values(audited)}
+    if rephrased:
+        reworded = [{**r, "question": r["paraphrased_question"]} for r in pool.rows["forget"]]
+        about["reworded"] = values(audit(opened, **{**pool.rows, "forget": reworded}, limit=0))  # type: ignore[arg-type]
+    return about
+
+
+def values(audited: Audit) -> dict[str, float]:
+    """The values of all scores."""
+    return {n: round(float(r["value"]), 6) for n, r in audited.scores.items()}
+
+
+def attacked(pool: Pool, opened: Opened, base: int) -> dict[str, Any]:
+    """The worst case of each attack, by the score that judges it."""
+    every: dict[str, dict[str, Any]] = {**ATTACKS, "merge": {"family": pool.opened(base, ()).source}}
+    settings = {f"{n}:{k}": v for n, options in every.items() for k, v in options.items()}
+    audited = audit(opened, **pool.rows, limit=0, attack=tuple(every), attack_hyperparameters=settings)  # type: ignore[arg-type]
     outcomes = next(m for m in audited.models if m.name == "audited model").attacks
-    worst = {
-        name: round(max(float(t.scores[o.lead]["value"]) for t in o.tries if o.lead in t.scores), 5)
-        for name, o in outcomes.items()
-        if o.lead and any(o.lead in t.scores for t in o.tries)
-    }
-    return {
-        "verdict": audited.verdict.state,
-        "scores": {n: round(float(r["value"]), 6) for n, r in audited.scores.items()},
-        "attacks": worst,
-    }
+    worst = {name: [float(t.scores[o.lead]["value"]) for t in o.tries if o.lead in t.scores] for name, o in outcomes.items() if o.lead}
+    return {"attacks": {name: round(max(cases), 5) for name, cases in worst.items() if cases}}
 
 
 @cache
@@ -256,11 +258,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def audited() -> dict[str, Any]:
     """The audits of all models, with what they were made by."""
     torch.set_num_threads(1)
-    pool, every, records = Pool(), list(models()), []
-    for k, known in enumerate(every, 1):
+    pool, every = Pool(), list(models())
+    records = [{"base": m.base, "history": list(m.history), "knows": m.knows, "attacks": {}} for m in every]
+    passes = [(k, m, attacks) for attacks in (False, True) for k, m in enumerate(every) if m.attacked or not attacks]
+    for done, (k, known, attacks) in enumerate(passes, 1):
         started = time.monotonic()
-        records.append(record(pool, known))
-        print(f"{k}/{len(every)} {known.name}: {records[-1]['verdict']} ({time.monotonic() - started:.1f} s)", flush=True)
+        records[k] |= record(pool, known, attacks)
+        what = "attacked" if attacks else records[k]["verdict"]
+        print(f"{done}/{len(passes)} {known.name}: {what} ({time.monotonic() - started:.1f} s)", flush=True)
     return {
         "command": "python -m studies.meta_evaluation",
         "model": SIZE,
