@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -95,11 +97,12 @@ def test_any_set_is_scored_under_attack(text: worlds.World) -> None:
 
 
 def test_a_conversation_is_one_row_up_to_the_last_token_of_room(text: worlds.World) -> None:
-    limit, words = text.modality.limit, ["Who"]  # type: ignore[attr-defined]
-    while len(conversation_rows(text.modality, [words])["prompt"][0]) < limit - 1:
-        words[0] += "?"
-    rows = conversation_rows(text.modality, [words])
-    assert [len(prompt) for prompt in rows["prompt"]] == [limit - 1], "no second row with the end of the placeholder"
+    modality: Any = dataclasses.replace(text.modality, limit=32)  # type: ignore[type-var]
+    turns = ["Who"]
+    while len(conversation_rows(modality, [turns])["prompt"][0]) < modality.limit - 1:
+        turns[0] += " who"
+    assert len(modality.rows("forget", [{"question": turns[0], "answer": "?"}])) == 2, "the placeholder's end fills a window of its own"
+    assert len(conversation_rows(modality, [turns])) == 1
 
 
 def test_turns_keep_the_best_answer_and_quote_the_model(text: worlds.World) -> None:
