@@ -97,7 +97,7 @@ def test_benign_rows_are_those_least_alike_or_those_given(text: worlds.World, tm
     assert own.tries[-1].at["rows"] == 2
     alone = chosen(("finetune_benign",), {})["finetune_benign"]
     missing = intervene("finetune_benign", alone, text.model(), text.modality, {"forget": DATA.forget}).missing
-    assert "give --data FILE" in missing[""]
+    assert "give --benign FILE" in missing[""]
 
 
 # the logit lens
