@@ -70,10 +70,10 @@ def floor(opened: Any, records: Any, attacks: Any) -> None:
             for i, turns in enumerate(conversations):
                 turns.append(multi_turn.WAYS[way](questions, i, turn))
             try:
-                asked = multi_turn.asked(modality, conversations)
+                turn_rows = multi_turn.conversation_rows(modality, conversations)
             except UserError:  # too long for the model, which ends the conversations of the attack as well
                 break
-            texts = modality.decode(generated(opened, asked, limit))
+            texts = modality.decode(generated(opened, turn_rows, limit))
             for turns, text in zip(conversations, texts, strict=True):
                 turns.append(text)
 

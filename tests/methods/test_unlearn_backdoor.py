@@ -13,8 +13,9 @@ from expunge.benchmarks import people
 from expunge.core.errors import UserError
 from expunge.core.rows import Rows
 from expunge.engine import context, loop
-from expunge.evaluation.attack import beside, chosen, intervene
-from expunge.evaluation.attacks.backdoor import PREFIXES, Prefixed
+from expunge.engine.estimators.token_gradients import token_gradients
+from expunge.evaluation.attack import Scene, beside, chosen, intervene
+from expunge.evaluation.attacks.backdoor import PREFIXES, Prefixed, scaled_values, value_projections
 from expunge.methods.objectives.unlearn_backdoor import CLEAN, PlantTrigger, ValueNorms, first_norms, inserted, tokens_of
 from expunge.workflows import build_plan
 
@@ -101,6 +102,8 @@ def test_the_trigger_brings_back_what_is_forgotten_without_it_and_the_sweep_sees
     assert sweeps["backdoor"]["excess"] > 2 * sweeps[CLEAN]["excess"]
     assert sweeps["backdoor"]["largest"] > sweeps["backdoor"]["clean"] + 0.05
     assert sweeps["backdoor"]["prefixes"] == len(PREFIXES) + 6
+    sinks = next(t.at for t in outcomes["backdoor"].tries if t.way == "sinks")
+    assert min(sinks["behind_filler"], sinks["values_scaled"]) < sinks["recovery"], "away from the sinks the trigger brings back less"
     original = intervene("backdoor", attack, text.model(), text.modality, {"forget": FORGET})
     gap = beside("backdoor", outcomes["backdoor"], original, None).tries[-1].at["recovery_gap"]
     clean_gap = beside("backdoor", outcomes[CLEAN], original, None).tries[-1].at["recovery_gap"]
@@ -111,3 +114,44 @@ def test_a_prefix_stands_in_front_of_every_question(text: worlds.World) -> None:
     tokens = tokens_of(text.modality, TRIGGER)
     rows = Prefixed(text.modality, tokens).rows("forget", FORGET)
     assert rows["prompt"] == inserted(text.modality, text.modality.rows("forget", FORGET), tokens)["prompt"]
+
+
+def test_gradients_of_a_prefix_are_those_of_the_same_tokens_as_a_suffix_of_the_prompt(text: worlds.World) -> None:
+    """With nothing behind them in the prompt, tokens at the start are tokens at the end."""
+    model, rows = text.model(), text.sets["forget"].select([0, 1])
+    short = rows.add(prompt=[[1, 20, 21], [1, 20, 21]])
+    ends = token_gradients(model, text.modality, short, 2)
+    assert torch.allclose(token_gradients(model, text.modality, short, 2, starts=[1, 1]), ends)
+    behind = rows.add(prompt=[[1, 20, 21, *prompt[1:]] for prompt in rows["prompt"]])
+    assert not torch.allclose(token_gradients(model, text.modality, behind, 2, starts=[1, 1]), ends)
+
+
+def test_scaled_values_are_those_of_scaled_weights_where_all_positions_are_scaled(text: worlds.World) -> None:
+    model, rows = text.model(), text.sets["forget"].select([0, 1])
+    scene = Scene(model, text.modality, {"forget": FORGET}, None, lambda: None)
+    points = value_projections(scene)
+    assert len(points) == 2
+    halved = text.model()
+    with torch.no_grad():
+        for layer in halved.model.layers:  # type: ignore[union-attr]
+            layer.self_attn.v_proj.weight.mul_(0.5)
+        (expected,) = text.modality.forward(halved, [rows])
+        with scaled_values(scene, points, 1000, 0.5):
+            (scaled,) = text.modality.forward(model, [rows])
+        with scaled_values(scene, points, 3, 1.0):
+            (same,) = text.modality.forward(model, [rows])
+        (plain,) = text.modality.forward(model, [rows])
+    assert torch.allclose(scaled.target_logp.values, expected.target_logp.values, atol=1e-6)
+    assert torch.equal(same.target_logp.values, plain.target_logp.values)
+
+
+def test_a_searched_trigger_is_tried_on_rows_that_the_search_did_not_hold(text: worlds.World) -> None:
+    settings = {"random": 2, "kept": 1, "invert": 2, "candidates": 8, "held": 3, "filler": 0}
+    outcome = intervene("backdoor", chosen(("backdoor",), settings)["backdoor"], text.model("retrained"), text.modality, {"forget": FORGET})
+    at = next(t for t in outcome.tries if t.way == "inversion")
+    assert at.at["rows"] == 3
+    assert at.at["transfer"] == pytest.approx(at.at["others_triggered"] - at.at["others_clean"])
+    assert at.scores["extraction_strength"]["n"] == len(FORGET) - 3
+    assert {"recovery", "values_scaled"} == set(next(t for t in outcome.tries if t.way == "sinks").at)
+    few = intervene("backdoor", chosen(("backdoor",), {**settings, "held": 9})["backdoor"], text.model(), text.modality, {"forget": FORGET})
+    assert "give more rows" in few.missing["inversion"]

@@ -118,7 +118,7 @@ class OnCluster(typer.core.TyperCommand):
 
 
 def hyperparameters_from(args: Sequence[str]) -> dict[str, str]:
-    """Read `--beta 0.2 --npo.lr=1e-4` as a mapping.
+    """Read `--beta 0.2 --npo:lr=1e-4` as a mapping; the owner of a hyperparameter may be written with dashes.
 
     Raises:
         UserError: for a word that is not an option, or a hyperparameter without a value.
@@ -134,7 +134,8 @@ def hyperparameters_from(args: Sequence[str]) -> dict[str, str]:
             if not remaining or (remaining[0].startswith("--") and len(remaining[0]) > 2 and not remaining[0][2].isdigit()):
                 raise UserError(f"the hyperparameter --{name} needs a value")
             value = remaining.pop(0)
-        values[name] = value
+        owner, colon, own_name = name.rpartition(":")
+        values[f"{owner.replace('-', '_')}{colon}{own_name}"] = value
     return values
 
 

@@ -205,6 +205,21 @@ class Scene:
         specs = {name: self.specs[name] for name in sets if name in self.specs}
         return self.scores_of(observe(model or self.model, modality, sets, specs=specs, wants=self.wants), specs)
 
+    def try_wording(self, records: Records, case: str, way: str = "", modality: Modality | None = None) -> None:
+        """Look at the rows to forget in another form, and record why where the model has no room for it.
+
+        Args:
+            records: rows to forget in another form.
+            case, way: of the look.
+            modality: how the model is asked; default: as it is.
+        """
+        try:
+            scores = self.scores(modality=modality, records=records)
+        except UserError as error:  # a longer prompt may leave no room for the answer
+            self.lacks(str(error), ", ".join(filter(None, (way, case))))
+        else:
+            self.look(scores, case, way)
+
     def scores_of(self, observation: Observation, specs: Specs | None = None) -> Scores:
         """Scores of what was observed under attack: those that show knowledge, and those of other sets."""
         sets = observation.sets

@@ -14,7 +14,7 @@ from expunge.core.rows import Rows
 from expunge.engine.run_state import evaluating
 from expunge.evaluation.attack import Scene, Scores
 from expunge.evaluation.measure import Missing
-from expunge.evaluation.metrics.tofu import SPOKEN, rouge
+from expunge.evaluation.metrics.tofu import FORGET_ROUGE, rouge
 from expunge.evaluation.observation import Observation, SetObservation
 from expunge.evaluation.observation_spec import ObservationSpec
 from expunge.evaluation.observe import Records
@@ -22,7 +22,7 @@ from expunge.evaluation.profiles.text import LENGTH, TIMES
 from expunge.evaluation.prompting import asked_in_words
 
 ANSWERS = ObservationSpec(moments=False, gradient_norms=False, features=False)  # what attacks observe that make a model answer
-LEADS = (SPOKEN,)  # the score that judges them
+LEADS = (FORGET_ROUGE,)  # the score that judges them
 Texts = tuple[str, ...]
 
 

@@ -22,6 +22,9 @@ Items = NDArray[np.float64]
 PerItem = Callable[[SetObservation], Items]  # (items, ...) of one set, nan where an item lacks what the score needs; may raise Missing
 
 
+ENCODER = "a folder or hub id of a sentence encoder"  # in place of the definitions of a score that is computed with one
+
+
 class Missing(Exception):
     """A score cannot be computed from the evidence; the message says what is missing, as the user reads it."""
 
@@ -216,5 +219,6 @@ def _without_gaps(name: str, values: Items) -> Items:
 #     scores(evidence: Evidence) -> Mapping[str, Measure | Missing]
 # and, where papers and codes define a score in several ways,
 #     VARIANTS: Mapping[str, tuple[str, ...]]   their names, by score; the first is the default, `evidence.variant` gives the chosen one
+# A score that needs a sentence encoder has the one definition ENCODER, and the choice names the encoder.
 # `scores` is pure: it reads observations and gives, for each score, its measure or what is missing.
 Scores = Mapping[str, Measure | Missing]

@@ -19,7 +19,17 @@ from numpy.typing import NDArray
 from expunge.functional.brief import brief
 
 Array = NDArray[np.float32]
-WHOLE = ("gradient_norms", "log_probs", "label", "pictures", "loss", "correct", "ranks", "predicted")  # arrays of a set as a whole
+WHOLE = (
+    "gradient_norms",
+    "log_probs",
+    "label",
+    "pictures",
+    "loss",
+    "correct",
+    "ranks",
+    "predicted",
+    "document",
+)  # of a whole set
 HEAD = "head"  # the name of the features that the last linear layer reads
 
 
@@ -82,6 +92,7 @@ class SetObservation:
     ranks: NDArray[np.int64] | None = None  # (items,) place of the row's own item among all items, 0 the first, where items are ranked
     predicted: Array | None = None  # (items, classes) log-probabilities at the first label of the true answer, where they were asked for
     draws: tuple[tuple[str, ...], ...] = ()  # (items, draws) sampled answers, where they were asked for
+    document: NDArray[np.int64] | None = None  # (items,) which document of the set an item is a piece of, where the rows tell
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from expunge.benchmarks.suite import Specs, spec_of
@@ -29,6 +30,7 @@ from expunge.evaluation.teacher_forced import batches
 from expunge.modalities.common.records import kind_of, listed, present
 
 DRAWS = 4  # sampled answers of an item that is asked to `draw`
+DOCUMENT = "document"  # column that names the document of a row
 OTHERS = {"paraphrase": "paraphrased_answer", "perturbed": "perturbed_answer", "choice": "choices"}  # columns of other answers, by kind
 DRAWN = 64  # tokens of a sampled answer at most
 
@@ -63,7 +65,10 @@ def observe(
     model_identity = identity.of_model(model)
     rows = {n: {k: [identity.of_rows(r), item] for k, (r, item) in asked_set.kinds.items()} for n, asked_set in asked_sets.items()}
     set_specs = {n: repr(asked_set.spec) for n, asked_set in asked_sets.items()}
-    key = digest([model_identity, identity.of_setting(model), modality.about(), rows, set_specs, repr(wants)])
+    documents = {n: documents_of(asked_set.answers, sets[n]) for n, asked_set in asked_sets.items()}
+    known_documents = {n: places.tolist() for n, places in documents.items() if places is not None}
+    about_documents = [known_documents] if known_documents else []
+    key = digest([model_identity, identity.of_setting(model), modality.about(), rows, set_specs, repr(wants), *about_documents])
     if cache and (cache / key / "observed.json").exists():
         return Observation.load(cache / key)
     started = time.monotonic()
@@ -72,6 +77,7 @@ def observe(
         observations, details = profile.look(model, modality, asked_sets, wants, lambda done, activity: progress(done, total, activity))
         for name, asked_set in asked_sets.items():
             observations[name] = _with_other_answers(model, modality, observations[name], asked_set, sets[name], wants)
+            observations[name] = replace(observations[name], document=documents[name])
     about = {
         "key": key,
         "weights": model_identity["weights"],
@@ -85,6 +91,18 @@ def observe(
     if cache:
         observation.save(cache / key)
     return observation
+
+
+def documents_of(rows: Rows, records: Records) -> NDArray[np.int64] | None:
+    """Which document each row is a piece of, (rows,): by the column `document`, else by the record, where long ones fill several rows.
+
+    None where no two rows are of one document.
+    """
+    of_row = rows.columns.get("record", range(len(rows)))
+    names = [str(present(r)[DOCUMENT]) if DOCUMENT in present(r) else f"record {i}" for i, r in enumerate(records)]
+    places = {name: k for k, name in enumerate(dict.fromkeys(names))}
+    documents = np.array([places[names[i]] for i in of_row], np.int64)
+    return documents if len(set(documents.tolist())) < len(documents) else None
 
 
 def _kinds(modality: Modality, name: str, records: Records) -> dict[str, tuple[Rows, list[int]]]:

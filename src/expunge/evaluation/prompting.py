@@ -39,11 +39,16 @@ def alone(record: Mapping[str, Any]) -> dict[str, Any]:
     return asking({**record, BEFORE: ""}, question_of(record))
 
 
+def with_questions(records: Records) -> Records:
+    """The records that ask something."""
+    return [r for r in records if question_of(r).strip()]
+
+
 def asked_in_words(records: Records, modality: Modality) -> Records:
     """The records that ask something, one for each answer of a chat. Raises: Missing where none does."""
     if not offers(modality, Prompted):
         raise Missing("the rows ask nothing in words")
-    if not (questions := [r for r in _single(records, "forget") if question_of(r).strip()]):
+    if not (questions := with_questions(_single(records, "forget"))):
         raise Missing("the rows are texts that ask nothing")
     return questions
 

@@ -17,9 +17,10 @@ from expunge import catalog
 from expunge.benchmarks.suite import Specs, spec_of
 from expunge.core.errors import UserError
 from expunge.core.suggest import did_you_mean
-from expunge.evaluation.measure import BROKEN, Evidence, Measure, Missing, Scores, ScoreSpec
+from expunge.evaluation.measure import BROKEN, ENCODER, Evidence, Measure, Missing, Scores, ScoreSpec
 from expunge.evaluation.observation import Observation
 from expunge.evaluation.profiles.profile import profile_of
+from expunge.methods.sentences import encoder_of
 
 KINDS = ("metrics", "attacks")
 UNSEEN = "holdout"  # the set of unseen items
@@ -69,17 +70,19 @@ def with_variants(specs: Specs, variants: Mapping[str, str]) -> Specs:
         variants: the definition to use, by score; `*`: of all scores that have one of this name.
 
     Raises:
-        UserError: for a score that has one definition alone, and for an unknown definition.
+        UserError: for a score that has one definition alone, for an unknown definition, and for an encoder that does not exist.
     """
     known: dict[str, tuple[str, ...]] = {}
     for family in families() if variants else ():
         known |= getattr(family, "VARIANTS", {})
     names = sorted(known)
-    known["*"] = tuple(dict.fromkeys(variant for of_score in known.values() for variant in of_score))
+    known["*"] = tuple(dict.fromkeys(variant for of_score in known.values() for variant in of_score if variant != ENCODER))
     for score, variant in variants.items():
         if score not in known:
             raise UserError(f"{score!r} is no score with several definitions{did_you_mean(score, known)}; such are {', '.join(names)}")
-        if variant not in known[score]:
+        if known[score] == (ENCODER,):
+            encoder_of(variant)  # refuses what is none before anything is observed
+        elif variant not in known[score]:
             raise UserError(f"{score!r} has no definition {variant!r}; it has {', '.join(known[score])}")
     forget = spec_of("forget", specs)
     return {**specs, "forget": replace(forget, variants={**forget.variants, **variants})} if variants else specs

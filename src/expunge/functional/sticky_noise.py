@@ -66,7 +66,7 @@ class StickyNoise:
         self.table = {name: np.array(list(cells), dtype=object) for name, cells in table.items()}
         self.users = len(next(iter(self.table.values()), ()))
         self.salt, self.sd, self.threshold, self.threshold_sd, self.least, self.sticky = salt, sd, threshold, threshold_sd, least, sticky
-        self.hashes = np.array([_hash(f"user {i}") for i in range(self.users)], dtype=np.uint64)
+        self.hashes = np.array([word_of(f"user {i}") for i in range(self.users)], dtype=np.uint64)
         self.present = np.ones(self.users, bool)
         self.asked = 0
         self._masks: dict[Condition, Mask] = {}
@@ -89,11 +89,11 @@ class StickyNoise:
         self.asked += 1
         chosen = self.selected(conditions)
         size, users = int(chosen.sum()), int(np.bitwise_xor.reduce(self.hashes[chosen])) if chosen.any() else 0
-        salt = self.salt if self.sticky else _hash(f"{self.salt} {self.asked}")
-        if size < self.least or size < self.threshold + self.threshold_sd * _normal("threshold", salt ^ users):
+        salt = self.salt if self.sticky else word_of(f"{self.salt} {self.asked}")
+        if size < self.least or size < self.threshold + self.threshold_sd * normal("threshold", salt ^ users):
             return None
-        static = [_hash(str(c)) ^ salt for c in conditions]
-        noise = sum(_normal("static", seed) + _normal("dynamic", seed ^ users) for seed in static)
+        static = [word_of(str(c)) ^ salt for c in conditions]
+        noise = sum(normal("static", seed) + normal("dynamic", seed ^ users) for seed in static)
         return round(size + self.sd * noise)
 
 
@@ -204,10 +204,11 @@ def never_wrong(table: Mapping[str, Sequence[Any]], number: int) -> list[Conditi
     return [Condition(columns[i % len(columns)], "!=", f"no such value {i}") for i in range(number)]
 
 
-def _hash(text: str) -> int:
+def word_of(text: str) -> int:
+    """A text as a number below 2^64."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[: WORD // 8], "big")
 
 
-def _normal(layer: str, seed: int) -> float:
+def normal(layer: str, seed: int) -> float:
     """The first number of a stream of standard normals that a seed begins."""
-    return float(ndtri((_hash(f"{layer} {seed}") + 0.5) / 2**WORD))
+    return float(ndtri((word_of(f"{layer} {seed}") + 0.5) / 2**WORD))

@@ -31,13 +31,17 @@ def encoder_of(name: str) -> Any:
     """A sentence encoder, loaded once.
 
     Raises:
-        UserError: when the library is missing.
+        UserError: when the library is missing, or there is no such encoder.
     """
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError:
         raise UserError("an encoder needs sentence-transformers: pip install 'expunge[similarity]', or leave `encoder` empty") from None
-    return SentenceTransformer(name)
+    try:
+        return SentenceTransformer(name)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"there is no sentence encoder {name!r}: give a folder or hub id of sentence-transformers ({reason})") from None
 
 
 class EncoderVectors:

@@ -18,7 +18,7 @@ from expunge.core.suggest import did_you_mean
 from expunge.engine import receipt
 from expunge.engine.guarding import is_guarded
 from expunge.evaluation.alike import Alike
-from expunge.evaluation.attack import chosen
+from expunge.evaluation.attack import chosen, is_intervention
 from expunge.evaluation.audited_models import (
     AuditedModel,
     Progress,
@@ -243,12 +243,14 @@ class Auditor:
         fields = {**beside, **_run_fields(source)}
         retrained = fields.pop("retrained", None)
         if observation := _observed(source):
+            self._check_probes(observation.modality)
             self.alike.check(name, observation)
             yardstick = observation if role == "retrained" else retrained
             return judged(observation, name, role, yardstick, specs=self.specs, **fields), None
         if not self.sets:
             raise UserError(f"there are no rows to ask the {name} model about: give --forget FILE")
         opened = opened or self._open(source)
+        self._check_probes(opened.modality.name)
         self.alike.check(name, self._look_into(opened, role), opened.modality)
         profile = profile_of(opened.modality.name)
         if profile.needs_random_init:
@@ -264,6 +266,15 @@ class Auditor:
         scored = ("forget", *self.options.attacked_sets)
         attacks = carry_out(self.attacks, opened.model, opened.modality, sets, role, progress, self.specs, scored)
         return replace(audited, attacks=attacks), opened
+
+    def _check_probes(self, modality: str) -> None:
+        """Raises: UserError for a named probe that reads what no audit of such a model observes, since it would give nothing."""
+        aspects = profile_of(modality).aspects
+        for name in self.options.attack:
+            reads = getattr(catalog.load(name, "attacks"), "READS", frozenset())
+            if not is_intervention(name) and not reads <= aspects:
+                lacking = ", ".join(sorted(reads - aspects)).replace("_", " ")
+                raise UserError(f"the attack {name!r} reads {lacking}, which an audit of {modality} models does not observe: leave it out")
 
     def _look_into(self, opened: Opened, role: Role) -> Rows:
         """The rows to forget as a model reads them; what the first model tells of the sets, and the original of the prompt format."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,10 +17,11 @@ from classified import digits as images
 from expunge.benchmarks import people
 from expunge.engine.estimators.token_gradients import token_gradients
 from expunge.evaluation.attack import AttackOutcome, chosen, intervene
-from expunge.evaluation.attacks.jailbreak import TEMPLATES, Suffixed, ending, losses_of, ordinary
-from expunge.evaluation.attacks.multi_turn import WAYS
+from expunge.evaluation.attacks.jailbreak import TEMPLATES, Suffixed, ending
+from expunge.evaluation.attacks.multi_turn import WAYS, conversation_rows
 from expunge.evaluation.generated import answers, most_of
 from expunge.evaluation.metrics.tofu import rouge
+from expunge.evaluation.token_search import TokenSearch, losses_of, ordinary
 
 DATA = people.generate(seed=0, people=12, forget=1, holdout=1, neighbours=1, retain_audit=16)
 SETS = {"forget": DATA.forget, "retain": DATA.retain}
@@ -93,6 +96,15 @@ def test_any_set_is_scored_under_attack(text: worlds.World) -> None:
 # conversations
 
 
+def test_a_conversation_is_one_row_up_to_the_last_token_of_room(text: worlds.World) -> None:
+    modality: Any = dataclasses.replace(text.modality, limit=32)  # type: ignore[type-var]
+    turns = ["Who"]
+    while len(conversation_rows(modality, [turns])["prompt"][0]) < modality.limit - 1:
+        turns[0] += " who"
+    assert len(modality.rows("forget", [{"question": turns[0], "answer": "?"}])) == 2, "the placeholder's end fills a window of its own"
+    assert len(conversation_rows(modality, [turns])) == 1
+
+
 def test_turns_keep_the_best_answer_and_quote_the_model(text: worlds.World) -> None:
     outcome = attacked("multi_turn", text, turns=2)
     assert outcome.ways == list(WAYS)
@@ -122,13 +134,13 @@ def test_a_suffix_is_searched_for_and_both_searches_lower_the_loss(text: worlds.
     model = text.model("retrained")
     settings = {"held": 2, "length": 4, "steps": 4, "candidates": 16, "topk": 32}
     outcome = attacked("jailbreak", text, model, search="gcg,random", **settings)
-    attack = chosen(("jailbreak",), settings)["jailbreak"]
     held = text.modality.rows("forget", [{"question": r["question"], "answer": r["answer"]} for r in DATA.forget]).select([0, 1])
-    start = float(losses_of(model, text.modality, held, torch.randint(3, 500, (32, 4), generator=torch.Generator().manual_seed(0))).mean())
+    drawn = torch.randint(3, 500, (32, 4), generator=torch.Generator().manual_seed(0))
+    start = float(losses_of(model, text.modality, [ending(held, row.tolist()) for row in drawn]).mean())
     reached = {}
     for search in ("gcg", "random"):
-        suffix = attack._suffix(model, text.modality, held, search)
-        reached[search] = float(losses_of(model, text.modality, held, torch.tensor([suffix])))
+        suffix = TokenSearch(ending, 4, 4, 16, 32, 0).run(model, text.modality, held, search)  # type: ignore[arg-type]
+        reached[search] = float(losses_of(model, text.modality, [ending(held, suffix)]))
         assert reached[search] < start
     assert {t.way for t in outcome.tries} >= {"gcg", "random"}
     assert next(t for t in outcome.tries if t.way == "gcg").at == {"rows": 2, "queries": 4 * 16 * 2}

@@ -118,6 +118,18 @@ def test_a_planted_hole_is_seen_and_equal_models_have_none(text: worlds.World, o
     assert same.at["questions"] <= same.at["generated"]
 
 
+def test_training_on_earlier_answers_mends_a_planted_hole(text: worlds.World, original: str) -> None:
+    """Random weights answer nothing; trained on what the original says to the same questions they do."""
+    outcome = attacked(text, text.model("random"), before=original, steps=0, mend=60, mend_lr=5e-3)
+    hole, mended, forgotten = outcome.tries
+    assert [t.way for t in outcome.tries] == ["adjacent", "mended", "mended"]
+    assert mended.at["questions"] == hole.at["questions"]
+    assert mended.at["grade"] > hole.at["grade"] + 2
+    assert forgotten.case == "rows to forget"
+    assert forgotten.scores
+    assert "mended" not in {t.way for t in attacked(text, text.model("random"), before=original, steps=0).tries}
+
+
 def test_the_reward_is_badness_plus_novelty_and_every_question_is_kept(text: worlds.World) -> None:
     world = text
     search = Search(world.model(), Noisy(world.modality), RuleJudge(), (world.model(), world.modality), 12)

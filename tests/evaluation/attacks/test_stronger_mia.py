@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,13 +15,15 @@ from classified import a_set, observed
 from expunge.benchmarks import people
 from expunge.engine import loop
 from expunge.evaluation.attacks import dataset_inference, ez_mia, qmia, rmia, wbc
-from expunge.evaluation.attacks.dataset_inference import by_document, p_value
+from expunge.evaluation.attacks.dataset_inference import by_document, joined, p_value
 from expunge.evaluation.attacks.ez_mia import LARGEST, imbalance
+from expunge.evaluation.attacks.mia import auc
 from expunge.evaluation.attacks.mio import second_half
 from expunge.evaluation.attacks.wbc import SIZES, votes
 from expunge.evaluation.measure import Evidence, Measure, Missing
 from expunge.evaluation.observation import Observation, Scored, SetObservation
-from expunge.evaluation.observe import observe
+from expunge.evaluation.observation_spec import QUICK
+from expunge.evaluation.observe import documents_of, observe
 from expunge.evaluation.token_values import tokens
 
 RNG = np.random.default_rng(0)
@@ -156,6 +159,42 @@ def test_a_set_is_told_where_its_items_are_not() -> None:
     assert value(slight, "document_mia") > value(nothing, "document_mia")
     few = dataset_inference.scores(evidence({"forget": texts([[-1.0]] * 5, name="f"), "holdout": texts([[-1.0]] * 5, name="h")}))
     assert "20 items of each" in str(few["dataset_inference"])
+
+
+def test_pieces_are_joined_by_the_documents_that_the_rows_name() -> None:
+    """Each piece is a coin toss; the pieces of a document share a shift that tells it, in the forget set alone."""
+
+    def some(name: str, shift: float) -> SetObservation:
+        pieces = texts([list(RNG.normal(-2 + shift, 1.5, 4)) for _ in range(200)], name=name)
+        return dataclasses.replace(pieces, document=np.arange(200) // 10)
+
+    sets = {"forget": some("forget", 0.5), "holdout": some("holdout", 0.0)}
+    named = dataset_inference.scores(evidence(sets))["document_mia"]
+    assert isinstance(named, Measure)
+    assert named.variant == "documents of the rows"
+    assert [len(x) for x in named.items] == [20, 20]
+    halves = [dataset_inference.features(s) for s in sets.values()]
+    ours, others = joined(*halves)
+    by_hand = [[x[x[:, 0] == d, 1].mean() for d in dict.fromkeys(x[:, 0])] for x in (ours, others)]
+    assert named.value() == pytest.approx(auc(np.array(by_hand[0]), np.array(by_hand[1])))
+    assert named.value() > auc(ours[:, 1], others[:, 1]), "documents are told better than their pieces"
+    unnamed = dataset_inference.scores(evidence({**sets, "holdout": texts([[-1.0]] * 30, name="holdout")}))["document_mia"]
+    assert isinstance(unnamed, Measure)
+    assert "drawn" in unnamed.variant
+
+
+def test_documents_are_those_of_the_column_or_of_texts_in_several_windows(text: worlds.World) -> None:
+    records = [{"text": "Ada was born in Lund. " * 40}, {"text": "Bo."}]
+    short: Any = dataclasses.replace(text.modality, limit=64)  # type: ignore[type-var]
+    rows = short.rows("forget", records)
+    assert len(rows) > 2
+    assert documents_of(rows, records).tolist() == [*[0] * (len(rows) - 1), 1]  # type: ignore[union-attr]
+    asked = [{"question": "Who?", "answer": f"Ada {i}", "document": d} for i, d in enumerate("aab")]
+    assert documents_of(text.modality.rows("forget", asked), asked).tolist() == [0, 0, 1]  # type: ignore[union-attr]
+    assert documents_of(text.modality.rows("forget", asked[1:]), asked[1:]) is None, "no two pieces of one document"
+    known = observe(text.model(), text.modality, {"forget": asked}, wants=QUICK).sets["forget"].document
+    assert known is not None
+    assert known.tolist() == [0, 0, 1]
 
 
 def test_documents_by_hand_and_the_test_of_the_library() -> None:

@@ -93,11 +93,11 @@ def test_benign_rows_are_those_least_alike_or_those_given(text: worlds.World, tm
     assert [(t.at["steps"], t.at["rows"]) for t in outcome.tries] == [(0, 6), (2, 6), (4, 6)]
     assert values(outcome)[0] == pytest.approx(outcome.before["forget_probability"]["value"], abs=1e-6)
     write_jsonl(tmp_path / "own.jsonl", [{"text": "It rains."}, {"text": "It snows."}])
-    own = attacked("finetune_benign", text, "retrained", **{**settings, "data": str(tmp_path / "own.jsonl")})
+    own = attacked("finetune_benign", text, "retrained", **{**settings, "benign": str(tmp_path / "own.jsonl")})
     assert own.tries[-1].at["rows"] == 2
     alone = chosen(("finetune_benign",), {})["finetune_benign"]
     missing = intervene("finetune_benign", alone, text.model(), text.modality, {"forget": DATA.forget}).missing
-    assert "give --data FILE" in missing[""]
+    assert "give --benign FILE" in missing[""]
 
 
 # the logit lens

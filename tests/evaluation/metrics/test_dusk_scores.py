@@ -1,14 +1,20 @@
 """Scores of DUSK and MUSE: values worked out by hand and by the libraries, identities, and what is said where something is missing."""
 
+import sys
+import types
+
 import numpy as np
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 from sklearn.metrics import roc_auc_score
 
+from expunge.core.errors import UserError
 from expunge.evaluation.measure import Evidence, Measure, Missing
 from expunge.evaluation.metrics import dusk, muse
 from expunge.evaluation.observation import Observation
+from expunge.evaluation.scoring import with_variants
 from expunge.functional.edit_distances import levenshtein
+from expunge.methods.sentences import encoder_of
 from spoken import lettered, spoken
 
 FORGET = [[-1.0, -2.0, -0.1], [-3.0, -0.5, -0.2], [-0.1, -0.2, -0.3]]
@@ -55,6 +61,31 @@ def test_texts_are_scored_as_the_library_scores_them():
     assert scores["dusk_downstream"].value() == pytest.approx(2 / 3)
     assert scores["dusk_verbatim_subsequence"].value() == 3
     assert scores["dusk_verbatim_edits"].value() == 2
+
+
+def test_the_cosine_is_that_of_the_named_encoder_and_never_below_0(monkeypatch):
+    """Vectors of three texts at angles of 60 and 120 degrees."""
+    vectors = {"a": [1.0, 0.0], "half": [0.5, 3**0.5 / 2], "off": [-0.5, 3**0.5 / 2]}
+    fake = types.ModuleType("sentence_transformers")
+
+    class Angles:
+        def __init__(self, name: str) -> None:
+            if name != "angles":
+                raise OSError(f"{name} is no folder\nand more")
+
+        def encode(self, texts, show_progress_bar=True):
+            return np.array([vectors[t] for t in texts])
+
+    fake.SentenceTransformer = Angles
+    monkeypatch.setitem(sys.modules, "sentence_transformers", fake)
+    encoder_of.cache_clear()
+    observation = Observation({**observed().sets, "verbatim": spoken(["a", "a"], ["half", "off"])})
+    variants = with_variants({}, {"dusk_verbatim_cosine": "angles"})["forget"].variants
+    assert dusk.scores(Evidence(observation, variants=variants))["dusk_verbatim_cosine"].value() == pytest.approx((0.5 + 0) / 2)
+    assert "--variant dusk_verbatim_cosine=FOLDER" in str(dusk.scores(Evidence(observation))["dusk_verbatim_cosine"])
+    with pytest.raises(UserError, match="there is no sentence encoder 'angels'"):
+        with_variants({}, {"dusk_verbatim_cosine": "angels"})
+    encoder_of.cache_clear()
 
 
 def test_a_variant_takes_the_other_part_of_rouge():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,13 +15,14 @@ from expunge.engine.adapters import base_of
 from expunge.engine.run_state import evaluating
 
 
-def token_gradients(model: nn.Module, modality: Modality, rows: Rows, length: int) -> Tensor:
-    """The gradient of the mean loss of rows with respect to one-hot vectors of the last tokens of their prompts.
+def token_gradients(model: nn.Module, modality: Modality, rows: Rows, length: int, starts: Sequence[int] | None = None) -> Tensor:
+    """The gradient of the mean loss of rows with respect to one-hot vectors of some tokens of their prompts.
 
     Args:
         model: a causal language model of `transformers`.
-        rows: rows whose prompts end with the same tokens.
+        rows: rows whose prompts have the same tokens somewhere.
         length: how many.
+        starts: where they begin in each prompt; default: they are the last ones.
 
     Returns:
         (length, classes), in float32: how the loss changes, to first order, as a place moves from nothing to a token.
@@ -40,6 +42,6 @@ def token_gradients(model: nn.Module, modality: Modality, rows: Rows, length: in
             (gradient,) = torch.autograd.grad(loss, leaves[-1])
     finally:
         handle.remove()
-    ends = [len(prompt) for prompt in rows["prompt"]]
-    at_places = sum(gradient[i, end - length : end].float() for i, end in enumerate(ends))
+    first = starts if starts is not None else [len(prompt) - length for prompt in rows["prompt"]]
+    at_places = sum(gradient[i, start : start + length].float() for i, start in enumerate(first))
     return torch.as_tensor(at_places) @ embedding.weight.detach().float().T

@@ -68,12 +68,12 @@ class ActivationProbe(Attack):
             return
         modality, model = require(scene.weights_modality, Categorical), scene.model
         points = [p for p in modality.blocks(model) if not in_encoder(model, modality.module(model, p))]
-        learned, asked = candidates(modality, known), candidates(modality, scene.records)
+        learned, forgotten = candidates(modality, known), candidates(modality, scene.records)
         with evaluating(model), torch.no_grad():
-            states = [last_states(model, modality, rows, points) for rows, _, _ in (learned, asked)]
+            states = [last_states(model, modality, rows, points) for rows, _, _ in (learned, forgotten)]
         for block, (h_known, h_asked) in enumerate(zip(*states, strict=True), 1):
             values = probe(h_known, learned[2], self.c).decision_function(h_asked)
-            scene.look({SCORE: _record(first(values, asked[1], asked[2]))}, f"block {block} of {len(points)}", block=block)
+            scene.look({SCORE: _record(first(values, forgotten[1], forgotten[2]))}, f"block {block} of {len(points)}", block=block)
 
 
 def _facts(records: Records) -> list[Any]:

@@ -35,7 +35,7 @@ from expunge.evaluation.metrics.choice import right
 from expunge.evaluation.observation import SetObservation
 from expunge.evaluation.observation_spec import QUICK
 from expunge.evaluation.observe import Records, observe
-from expunge.evaluation.prompting import asked_in_words, asking, question_of
+from expunge.evaluation.prompting import asked_in_words, asking, question_of, with_questions
 from expunge.evaluation.rewordings import OWN, RULES, Rewordings, reworded
 from expunge.functional.paired_tests import McNemar, mcnemar
 from expunge.modalities.common.records import listed
@@ -61,10 +61,9 @@ class Chameleon(Attack):
     def run(self, scene: Scene) -> None:
         for name in ("forget", "retain"):
             records: Records = scene.records if name == "forget" else scene.sets.get(name, ())
-            asked = [r for r in records if question_of(r).strip()]
-            if asked:
+            if questioning := with_questions(records):
                 try:
-                    self._set(scene, name, asked)
+                    self._set(scene, name, questioning)
                 except Missing as why:
                     scene.lacks(str(why), name)
 

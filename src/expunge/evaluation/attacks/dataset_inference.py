@@ -8,10 +8,10 @@ Equation: p of a one-sided Welch test that joined scores of forgotten items are 
 Source: Maini et al. 2024, LLM Dataset Inference, arXiv 2406.06443; Puerto et al. 2025, arXiv 2411.00154 (from pieces to documents)
 Scores: dataset_inference, document_mia
 Needs: forget, holdout; 20 items of each
-Range and ideal: dataset_inference a p-value: below 0.05 the set is told from unseen items; document_mia AUC 0 to 1 of documents of five
-    items each, joined by their mean; ideal as the retrained model's
-Differs: the scores are those of mia that need no other model; halves go by the items' ids. Documents of document_mia are drawn, since items
-    do not say which document they are of; `by_document` joins given ones
+Range and ideal: dataset_inference a p-value: below 0.05 the set is told from unseen items; document_mia AUC 0 to 1 of documents, whose
+    pieces are joined by their mean; ideal as the retrained model's
+Differs: the scores are those of mia that need no other model; halves go by the items' ids. Documents are those of the column `document`, or
+    texts that are too long for one window of the model; where rows of either set tell no documents, ones of five items each are drawn
 Status: faithful
 """
 
@@ -21,7 +21,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from expunge.evaluation.attacks.mia import auc, compressed_loss, loss, min_k, min_k_plus_plus
+from expunge.evaluation.attacks.mia import auc, compressed_loss, loss, min_k, min_k_plus_plus, precedes
 from expunge.evaluation.attacks.mio import second_half
 from expunge.evaluation.measure import Evidence, Items, Measure, Missing, ScoreSpec, attempt
 from expunge.evaluation.observation import SetObservation
@@ -36,31 +36,41 @@ SCORES = {
         "membership", "higher", "whether the forgotten items as a whole are told from unseen ones: a p-value", ideal=1.0, scale="p"
     ),
     "document_mia": ScoreSpec(
-        "membership", "retrained", "how well five forgotten items together are told from five unseen ones; 0.5: not at all", decides=False
+        "membership",
+        "retrained",
+        "how well forgotten documents are told from unseen ones by all their pieces; 0.5: not at all",
+        decides=False,
     ),
 }
 
 
 def features(observation: SetObservation) -> Items:
-    """Half and membership scores of each item, (items, 1 + scores)."""
+    """Half, document (-1: not known) and membership scores of each item, (items, 2 + scores)."""
     columns = [attempt(of, observation) for of in FEATURES]
     known = [c for c in columns if not isinstance(c, Missing)]
     if not known:
         raise columns[0] if isinstance(columns[0], Missing) else Missing("no token probabilities were observed")
-    return np.column_stack([second_half(observation), *known])
+    document = observation.document if observation.document is not None else np.full(len(observation), -1)
+    return np.column_stack([second_half(observation), document, *known])
 
 
 def joined(forgotten: Items, unseen: Items) -> tuple[Items, Items]:
-    """The second halves' scores, joined by weights that the first halves gave: low ones accuse. Arrays of `features`."""
+    """The second halves' documents and scores, (items, 2) each, joined by weights that the first halves gave: low ones accuse.
+
+    Args:
+        forgotten, unseen: arrays of `features`.
+    """
     from sklearn.linear_model import Ridge
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    halves = [[x[x[:, 0] == h, 1:] for h in (0, 1)] for x in (forgotten, unseen)]
+    halves = [[x[x[:, 0] == h, 2:] for h in (0, 1)] for x in (forgotten, unseen)]
+    documents = [x[x[:, 0] == 1, 1] for x in (forgotten, unseen)]
     learned = np.concatenate([halves[0][0], halves[1][0]])
     unseen_kind = np.repeat([0.0, 1.0], [len(halves[0][0]), len(halves[1][0])])
     regression = make_pipeline(StandardScaler(), Ridge(1.0)).fit(learned, unseen_kind)
-    return np.asarray(regression.predict(halves[0][1])), np.asarray(regression.predict(halves[1][1]))
+    ours, others = (np.column_stack([d, regression.predict(half[1])]) for d, half in zip(documents, halves, strict=True))
+    return ours, others
 
 
 def p_value(forgotten: Items, unseen: Items) -> float:
@@ -79,7 +89,7 @@ def by_document(values: Items, documents: Sequence[Hashable]) -> Items:
     return np.asarray(np.bincount(item, weights=values) / np.bincount(item))
 
 
-def document_auc(forgotten: Items, unseen: Items) -> float:
+def drawn_auc(forgotten: Items, unseen: Items) -> float:
     """AUC of the means of five items, of documents drawn from both kinds."""
     rng = np.random.default_rng(0)
     means = [rng.choice(x, (DOCUMENTS, min(SIZE, len(x)))).mean(1) for x in (forgotten, unseen)]
@@ -98,4 +108,10 @@ def scores(evidence: Evidence) -> dict[str, Measure | Missing]:
     both = attempt(read)
     if isinstance(both, Missing):
         return dict.fromkeys(SCORES, both)
-    return {"dataset_inference": Measure(both, p_value), "document_mia": Measure(both, document_auc, f"documents of {SIZE} items")}
+    values = both[0][:, 1], both[1][:, 1]
+    if any((x[:, 0] < 0).any() for x in both):
+        documents = Measure(values, drawn_auc, f"drawn documents of {SIZE} items")
+    else:
+        means = by_document(both[0][:, 1], both[0][:, 0].tolist()), by_document(both[1][:, 1], both[1][:, 0].tolist())
+        documents = Measure(means, auc, "documents of the rows", kernel=precedes)
+    return {"dataset_inference": Measure(values, p_value), "document_mia": documents}

@@ -29,7 +29,7 @@ class FinetuneBenign(Attack):
     """Plain fine-tuning on unrelated rows."""
 
     how: Plan
-    data: str = hp("", "rows to train on: a file or a data set; empty: retained rows, the least like the rows to forget")
+    benign: str = hp("", "rows to train on: a file or a data set; empty: retained rows, the least like the rows to forget")
     k: int = hp(50, "rows that are trained on at most", ge=1)
     every: int = hp(20, "steps between two scores", ge=1)
     recovered: float = hp(0.5, "share of the original's score from which on it has come back", gt=0, le=1)
@@ -37,7 +37,7 @@ class FinetuneBenign(Attack):
     def run(self, scene: Scene) -> None:
         rows = self._rows(scene)
         if rows is None:
-            scene.lacks("there is nothing to train on: give --data FILE, or the audit a retain set")
+            scene.lacks("there is nothing to train on: give --benign FILE, or the audit a retain set")
             return
         attacked = scene.bare()
 
@@ -48,8 +48,8 @@ class FinetuneBenign(Attack):
 
     def _rows(self, scene: Scene) -> Rows | None:
         """What is trained on; None: there is nothing."""
-        if self.data:
-            records = list(read(self.data, "data"))[: self.k]
+        if self.benign:
+            records = list(read(self.benign, "benign"))[: self.k]
         elif retained := scene.sets.get("retain"):
             order = np.argsort(likeness(scene.modality, scene.records, retained), kind="stable")
             records = [retained[i] for i in order[: self.k]]

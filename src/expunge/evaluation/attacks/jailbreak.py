@@ -22,22 +22,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
-
-from expunge.core.capabilities import OneSequence, offers, require
-from expunge.core.errors import UserError
+from expunge.core.capabilities import OneSequence, offers
 from expunge.core.hyperparameters import hp, part
 from expunge.core.modality import Modality
-from expunge.core.random import seed_of
 from expunge.core.rows import Rows
 from expunge.engine.decorated import Decorated
-from expunge.engine.estimators.token_gradients import token_gradients
 from expunge.engine.retokenizing import Retokenizes
 from expunge.engine.run_state import evaluating
 from expunge.evaluation.attack import Attack, Scene
 from expunge.evaluation.observe import Records
-from expunge.evaluation.prompting import asked_in_words, asking, question_of
+from expunge.evaluation.prompting import asked_in_words, asking, question_of, with_questions
+from expunge.evaluation.token_search import TokenSearch
 from expunge.modalities.text.records import pair_of
 
 Template = Callable[[str], str]
@@ -59,7 +54,6 @@ TEMPLATES: Mapping[str, Mapping[str, Template]] = {
     },
 }
 SHOTS = 3  # examples of the way `few shot`
-BATCH = 256  # rows in one forward pass of a search
 
 
 @part
@@ -82,21 +76,16 @@ class Jailbreak(Attack):
             if not templates:
                 scene.lacks("the audit has no retained questions to give as examples", way)
             for name, template in templates.items():
-                try:
-                    scores = scene.scores(records=[asking(r, template(question_of(r))) for r in scene.records])
-                except UserError as error:  # a longer prompt may leave no room for the answer
-                    scene.lacks(str(error), f"{way}, {name}")
-                else:
-                    scene.look(scores, name, way)
+                scene.try_wording([asking(r, template(question_of(r))) for r in scene.records], name, way)
         for search in self.search:
             self._search(scene, search)
 
     def _shots(self, scene: Scene) -> dict[str, Template]:
-        pairs = [(question_of(r), pair_of(r, "a row").answer) for r in scene.sets.get("retain", ()) if question_of(r).strip()][:SHOTS]
+        pairs = [(question_of(r), pair_of(r, "a row").answer) for r in with_questions(scene.sets.get("retain", ()))[:SHOTS]]
         shown = "\n\n".join(f"{q}\n{a}" for q, a in pairs)
         return {f"{len(pairs)} examples": lambda q: f"{shown}\n\n{q}"} if pairs else {}
 
-    def _search(self, scene: Scene, search: str) -> None:
+    def _search(self, scene: Scene, search: Literal["gcg", "random"]) -> None:
         modality = scene.weights_modality if search == "gcg" else scene.modality
         if not offers(modality, OneSequence) or not offers(modality, Retokenizes):
             scene.lacks("a suffix of tokens needs answers that continue their prompts in one sequence", search)
@@ -104,28 +93,11 @@ class Jailbreak(Attack):
         rows = modality.rows("forget", [asking(r, question_of(r)) for r in scene.records])
         held = rows.select(range(min(self.held, len(rows))))
         with evaluating(scene.model):
-            suffix = self._suffix(scene.model, modality, held, search)
+            searched = TokenSearch(ending, self.length, self.steps, self.candidates, self.topk, self.seed)
+            suffix = searched.run(scene.model, modality, held, search)
         scores = scene.scores(modality=Suffixed(modality, suffix), records=[asking(r, question_of(r)) for r in scene.records])
         queries = self.steps * self.candidates * len(held)
         scene.look(scores, f"{self.length} tokens", search, rows=len(held), queries=queries)
-
-    def _suffix(self, model: nn.Module, modality: Modality, held: Rows, search: str) -> list[int]:
-        tokens, generator = ordinary(modality), torch.Generator().manual_seed(seed_of(self.seed, search))
-        suffix = tokens[torch.randint(len(tokens), (self.length,), generator=generator)]
-        best = float("inf")
-        for _ in range(self.steps):
-            choices = tokens.expand(self.length, -1)
-            if search == "gcg":
-                gradient = token_gradients(model, modality, ending(held, suffix.tolist()), self.length).cpu()[:, tokens]
-                choices = tokens[gradient.topk(min(self.topk, len(tokens)), largest=False).indices]
-            tried = suffix.repeat(self.candidates, 1)
-            places = torch.randint(self.length, (self.candidates,), generator=generator)
-            picked = torch.randint(choices.shape[1], (self.candidates,), generator=generator)
-            tried[torch.arange(self.candidates), places] = choices[places, picked]
-            losses = losses_of(model, modality, held, tried)
-            if float(losses.min()) < best:
-                best, suffix = float(losses.min()), tried[int(losses.argmin())]
-        return [int(t) for t in suffix]
 
 
 class Suffixed(Decorated):
@@ -147,24 +119,6 @@ class Suffixed(Decorated):
 def ending(rows: Rows, suffix: Sequence[int]) -> Rows:
     """Rows whose prompts end with some tokens."""
     return rows.add(prompt=[[*prompt, *suffix] for prompt in rows["prompt"]])
-
-
-def ordinary(modality: Modality) -> Tensor:
-    """The token ids that are no special ones, (tokens,)."""
-    tokenizer: Any = require(modality, Retokenizes).tokenizer
-    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-    return torch.tensor([i for i in sorted(tokenizer.get_vocab().values()) if i not in special])
-
-
-@torch.no_grad()
-def losses_of(model: nn.Module, modality: Modality, held: Rows, suffixes: Tensor) -> Tensor:
-    """The mean loss of rows under each suffix, (suffixes,); suffixes (suffixes, length)."""
-    together = [ending(held, suffix.tolist()) for suffix in suffixes]
-    size, losses = max(1, BATCH // len(held)), list[Tensor]()
-    for at in range(0, len(together), size):
-        outputs = modality.forward(model, together[at : at + size])
-        losses += [-output.target_logp.mean().mean().cpu() for output in outputs]
-    return torch.stack(losses)
 
 
 def plan() -> Jailbreak:

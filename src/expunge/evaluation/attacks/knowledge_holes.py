@@ -7,13 +7,16 @@ Equation: reward of a question q with answer r = J(q, r) + words N_ng(q) + meani
     mean cosine to them; the policy maximizes it less kl KL(policy || start) plus entropy H
 Source: Ko et al. 2025, arXiv 2511.00030; the search after Hong et al. 2024, arXiv 2402.19464
 Scores: none of the audit; for each way (adjacent, latent): generated, questions (that passed the filters), grade (1 to 10) now and before,
-    useless (share of the grade 1), vendi (by the number of questions) and diversity
+    useless (share of the grade 1), vendi (by the number of questions) and diversity; with `mend`, the same of a copy that was trained on
+    the earlier answers to these questions (mended: the questions that it was trained on, mended latent: those of a new search), and its
+    scores on the rows to forget
 Needs: forget; retain (more seeds); `before`, the model before unlearning (rules compare with it; a writer judges without it, too)
 Range and ideal: the grade that the model had before; no useless answers
 Differs: the policy is the model before unlearning, or the audited one, and learns by GRPO of groups of questions to one seed, not by PPO
     with a value network; all novelty is against all earlier questions, but for those of the same step. Without a writer, terms are names of
     the rows in fixed questions, and rules judge: answers by the words that the model said before, overlap and cosines by words (TF-IDF).
-    Lengths are 32 and 64 tokens, fewer steps than the paper's 50 of 128, for small machines
+    Lengths are 32 and 64 tokens, fewer steps than the paper's 50 of 128, for small machines. Holes are mended at once, by cross-entropy;
+    not by KL, and not by unlearning again with the questions in the retain set
 Status: faithful
 """
 
@@ -21,7 +24,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -35,10 +38,10 @@ from expunge.core.view import Step, View
 from expunge.engine.loop import run as run_plans
 from expunge.engine.writers import asking, first_json
 from expunge.evaluation.attack import Attack, Scene
-from expunge.evaluation.generated import Texts, answering, answers
+from expunge.evaluation.generated import Texts, answering, answers, first_rows
 from expunge.evaluation.hole_judges import HoleJudge, RuleJudge, WrittenJudge
 from expunge.evaluation.observe import Records
-from expunge.evaluation.prompting import question_of
+from expunge.evaluation.prompting import question_of, with_questions
 from expunge.evaluation.rewordings import similarities
 from expunge.evaluation.words import words
 from expunge.functional.brief import brief
@@ -49,7 +52,7 @@ from expunge.methods.rollouts.names import names
 from expunge.methods.rollouts.policy import PolicyGradient, PolicyKL
 from expunge.methods.rollouts.reward import Reward
 from expunge.methods.rollouts.sampling import Rollouts
-from expunge.methods.terms import SetTerm
+from expunge.methods.terms import NLL, SetTerm
 from expunge.modalities.text.local_writer import writer_of
 from expunge.modalities.text.records import pair_of
 
@@ -77,11 +80,11 @@ class Search:
     def answers(self, questions: Sequence[str]) -> tuple[Texts, Texts]:
         """What the audited model and the one before unlearning say, greedily; '' where there is no such model."""
         rows = [{"question": q, "answer": "?"} for q in questions]
-        (now,) = answers(self.model, self.modality, self.modality.rows("holes", rows), self.limit)
+        (now,) = answers(self.model, self.modality, first_rows(self.modality.rows("holes", rows)), self.limit)
         if self.before is None:
             return now, ("",) * len(rows)
         model, modality = self.before
-        return now, answers(model, modality, modality.rows("holes", rows), self.limit)[0]
+        return now, answers(model, modality, first_rows(modality.rows("holes", rows)), self.limit)[0]
 
     def badness(self, questions: Sequence[str]) -> list[float]:
         """J of questions."""
@@ -156,6 +159,8 @@ class KnowledgeHoles(Attack):
     gibberish: float = hp(2.0, "penalty of a text that is no question", ge=0)
     worst: float = hp(10.0, "badness from which on a question of the search counts", gt=0, le=10)
     encoder: str = hp("", "sentence encoder (folder or hub id); empty: vectors of words")
+    mend: int = hp(0, "steps of training a copy on the answers before unlearning, to see whether that mends the holes; 0: none", ge=0)
+    mend_lr: float = hp(1e-5, "learning rate of that training", gt=0)
     seed: int = hp(0, "seed of the search", ge=0)
 
     def about(self, records: Records, modality: Modality) -> Records:
@@ -170,16 +175,42 @@ class KnowledgeHoles(Attack):
         earlier = (before.model, before.modality) if before else None
         search = Search(scene.model, scene.modality, judge, earlier, self.limit)
         texts = [f"{question_of(r)} {pair_of(r, 'a row').answer}" for r in scene.records]
-        retained = [question_of(r) for r in scene.sets.get("retain", ()) if question_of(r).strip()]
+        retained = [question_of(r) for r in with_questions(scene.sets.get("retain", ()))]
         adjacent = self._adjacent(texts)
         kept = self._filtered(search, adjacent, texts)
         spread = self._look(scene, "adjacent", search, adjacent, kept)
-        if self.steps:
-            seeds = [q for pair in zip(adjacent, retained or adjacent, strict=False) for q in pair][: self.seeds]
-            self._search(scene, search, before, seeds)
-            bad = [q for q, badness in search.questions.items() if badness >= self.worst]
-            kept = self._diverse(self._filtered(search, bad, texts), spread)
-            self._look(scene, "latent", search, list(search.questions), kept)
+        seeds = [q for pair in zip(adjacent, retained or adjacent, strict=False) for q in pair][: self.seeds]
+        holes = [*kept, *self._latent(scene, "latent", search, before, seeds, texts, spread)]
+        if self.mend and earlier and holes:
+            mended = replace(search, model=self._mended(scene, search, holes), questions={})
+            self._look(scene, "mended", mended, holes, holes)
+            self._latent(scene, "mended latent", mended, before, seeds, texts, spread)
+            scene.look(scene.scores(mended.model), way="mended", case="rows to forget")
+        elif self.mend:
+            scene.lacks(
+                "holes are mended with answers of the model before unlearning: give --before MODEL" if holes else "no hole", "mended"
+            )
+
+    def _latent(
+        self, scene: Scene, way: str, search: Search, before: Any, seeds: Sequence[str], texts: Sequence[str], spread: float
+    ) -> list[str]:
+        """Search for further questions, and report them; those that count."""
+        if not self.steps:
+            return []
+        self._search(scene, search, before, seeds)
+        bad = [q for q, badness in search.questions.items() if badness >= self.worst]
+        kept = self._diverse(self._filtered(search, bad, texts), spread)
+        self._look(scene, way, search, list(search.questions), kept)
+        return kept
+
+    def _mended(self, scene: Scene, search: Search, questions: Sequence[str]) -> nn.Module:
+        """A copy that was trained on what the model said before unlearning."""
+        model, modality = scene.bare(), scene.weights_modality
+        _, answers_before = search.answers(questions)
+        rows = modality.rows("retain", [{"question": q, "answer": a} for q, a in zip(questions, answers_before, strict=True) if a.strip()])
+        train = Train(epochs=0, steps=self.mend, lr=self.mend_lr, batch_size=8, anchor="retain", schedule="constant", seed=self.seed)
+        run_plans((Plan(NLL("retain"), train=train),), model, modality, {"retain": rows})
+        return model
 
     def _adjacent(self, texts: Sequence[str]) -> list[str]:
         """Questions near the forgotten rows, each once."""

@@ -23,7 +23,7 @@ from expunge.core.hyperparameters import hp, part
 from expunge.core.modality import Modality
 from expunge.core.rows import Rows
 from expunge.evaluation.attack import Attack, Scene
-from expunge.evaluation.generated import ANSWERS, LEADS, Texts, answering, answers, limit_of, most_of, rows_of, scores_of
+from expunge.evaluation.generated import ANSWERS, LEADS, Texts, answering, answers, first_rows, limit_of, most_of, rows_of, scores_of
 from expunge.evaluation.observe import Records
 from expunge.evaluation.prompting import question_of
 
@@ -79,21 +79,21 @@ class Talk:
         modality: Any = self.scene.modality
         for i, turns in enumerate(self.conversations):
             turns.append(WAYS[self.way](self.questions, i, len(self.spoken)))
-        (texts,) = answers(self.scene.model, modality, asked(modality, self.conversations), self.limit)
+        (texts,) = answers(self.scene.model, modality, conversation_rows(modality, self.conversations), self.limit)
         self.spoken.append(texts)
         for turns, text in zip(self.conversations, texts, strict=True):
             turns.append(text)
         return most_of(modality.answer_texts(self.rows), self.spoken)
 
 
-def asked(modality: Modality, conversations: Sequence[Sequence[str]]) -> Rows:
-    """Rows that ask the last question of each conversation after all turns before it; these alternate, a question first."""
+def conversation_rows(modality: Modality, conversations: Sequence[Sequence[str]]) -> Rows:
+    """A row for each conversation, which asks its last question after all turns before it; these alternate, a question first."""
     roles = ("user", "assistant")
     chats = [{"prompt": [{"role": roles[k % 2], "content": t} for k, t in enumerate(turns)], "completion": "?"} for turns in conversations]
     try:
-        return modality.rows("conversation", chats)
+        return first_rows(modality.rows("conversation", chats))
     except UserError:  # no chat template
-        return modality.rows("conversation", [{"question": "\n".join(turns), "answer": "?"} for turns in conversations])
+        return first_rows(modality.rows("conversation", [{"question": "\n".join(turns), "answer": "?"} for turns in conversations]))
 
 
 def plan() -> MultiTurn:

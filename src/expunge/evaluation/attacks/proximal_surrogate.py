@@ -102,9 +102,9 @@ class ProximalSurrogate(Attack):
     known: str = hp("", "the original model: surrogates that it answers worse than it answers any row are left out; empty: none is")
 
     def about(self, records: Records, modality: Modality) -> Records:
-        asked = list(asked_in_words(records, modality))
-        surrogates = self._surrogates(asked)
-        kept = [{**asked[i], SURROGATE[0]: c.question, SURROGATE[1]: c.answer} for i, c in sorted(surrogates.items())]
+        questioning = list(asked_in_words(records, modality))
+        surrogates = self._surrogates(questioning)
+        kept = [{**questioning[i], SURROGATE[0]: c.question, SURROGATE[1]: c.answer} for i, c in sorted(surrogates.items())]
         if kept and self.known:
             kept = self._known(kept)
         if not kept:

@@ -18,7 +18,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
-from expunge.core.errors import UserError
 from expunge.core.hyperparameters import hp, part
 from expunge.core.modality import Modality
 from expunge.engine.decorated import Decorated
@@ -58,12 +57,7 @@ class Reformat(Attack):
         for name in self.formats or (*QUESTIONS, *WRAPPERS):
             change = QUESTIONS.get(name, str)
             modality = formatted(scene.modality, WRAPPERS[name]) if name in WRAPPERS else scene.modality
-            try:
-                scores = scene.scores(modality=modality, records=[asking(r, change(question_of(r))) for r in scene.records])
-            except UserError as error:  # a longer prompt may leave no room for the answer
-                scene.lacks(str(error), name)
-            else:
-                scene.look(scores, name)
+            scene.try_wording([asking(r, change(question_of(r))) for r in scene.records], name, modality=modality)
 
 
 def formatted(modality: Any, prompt_format: str) -> Any:

@@ -57,25 +57,25 @@ class SemanticInformation(Attack):
 
     def run(self, scene: Scene) -> None:
         modality: Any = scene.modality
-        asked = [question_of(r) for r in scene.records]
+        questions = [question_of(r) for r in scene.records]
         rows = modality.rows("forget", scene.records)
         retained = list(dict.fromkeys(filter(None, (question_of(r) for r in scene.sets.get("retain", ())))))
         with evaluating(scene.model), torch.no_grad():
-            own = [x.sum() for x in logp(scene.model, modality, modality.reask(rows, asked, "own"))]
+            own = [x.sum() for x in logp(scene.model, modality, modality.reask(rows, questions, "own"))]
             if retained:
-                self._mixture(scene, rows, asked, retained)
+                self._mixture(scene, rows, questions, retained)
             else:
                 scene.lacks("the mixture needs questions about others, and the audit has no retain set", "mixture")
             empty = logp(scene.model, modality, modality.reask(rows, [""] * len(rows), "null"))
             unlocked = np.array([a - b.sum() for a, b in zip(own, empty, strict=True)])
             scene.look({}, way="null", by_row={"pdi": unlocked}, **_mean("pdi", unlocked))
-            self._masked(scene, rows, asked, own)
+            self._masked(scene, rows, questions, own)
 
-    def _mixture(self, scene: Scene, rows: Rows, asked: Sequence[str], retained: Sequence[str]) -> None:
-        near = nearest(asked, retained)
+    def _mixture(self, scene: Scene, rows: Rows, questions: Sequence[str], retained: Sequence[str]) -> None:
+        near = nearest(questions, retained)
         paraphrases = [listed(r, COLUMN, "a row to forget") for r in scene.records]
         own, worst, lengths, steered = list[float](), list[float](), list[int](), list[float]()
-        for i, question in enumerate(asked):
+        for i, question in enumerate(questions):
             foils = [retained[j] for j in near[i][: self.prompts - 1]]
             tokens = information.flow(self._after(scene, rows.select([i]), [question, *foils]))
             others = [float(information.flow(self._after(scene, rows.select([i]), [p, *foils])).sum()) for p in paraphrases[i]]
@@ -104,38 +104,38 @@ class SemanticInformation(Attack):
         modality: Any = require(scene.modality, Generates)
         generator = torch.Generator().manual_seed(seed_of(self.seed, row.ids[0]))
         drawn = modality.generate(scene.model, row.select([0] * self.samples), self.length, generator)
-        asked = modality.reask(row.select([0] * len(questions)), questions, "foils")
+        foils = modality.reask(row.select([0] * len(questions)), questions, "foils")
         values = []
         for ids, end in zip(drawn.ids, drawn.ends or [-1] * len(drawn.ids), strict=True):
             answer = [*ids, *([end] if end >= 0 else [])]
             if answer:
-                same = asked.add(answer=[answer] * len(asked))
+                same = foils.add(answer=[answer] * len(foils))
                 log_probs = np.stack(list(_read(scene.model, modality, same, lambda output: output.log_probs)))
                 values.append(float(information.steering(log_probs, answer).sum()))
         return float(np.mean(values)) if values else 0.0
 
-    def _masked(self, scene: Scene, rows: Rows, asked: Sequence[str], own: Sequence[float]) -> None:
+    def _masked(self, scene: Scene, rows: Rows, questions: Sequence[str], own: Sequence[float]) -> None:
         from scipy.stats import wilcoxon
 
-        common = lower_words(asked)
-        names = [longest_name(q, common) for q in asked]
+        common = lower_words(questions)
+        names = [longest_name(q, common) for q in questions]
         named = [i for i, name in enumerate(names) if name]
         if not named:
             scene.lacks("no question has a name", "masked")
             return
         modality: Any = scene.modality
-        masked = modality.reask(rows.select(named), [asked[i].replace(names[i], SOMEONE) for i in named], "masked")
+        masked = modality.reask(rows.select(named), [questions[i].replace(names[i], SOMEONE) for i in named], "masked")
         gain = np.array([own[i] - x.sum() for i, x in zip(named, logp(scene.model, modality, masked), strict=True)])
         p = float(wilcoxon(gain).pvalue) if gain.any() else 1.0
         scene.look({}, way="masked", by_row={"granger": gain}, **_mean("granger", gain), p_value=p, rows=float(len(gain)))
 
 
-def nearest(asked: Sequence[str], others: Sequence[str]) -> list[list[int]]:
+def nearest(questions: Sequence[str], others: Sequence[str]) -> list[list[int]]:
     """For each question, the places of others, the nearest in words (tf-idf) first."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    vectors = TfidfVectorizer(analyzer=words).fit([*asked, *others])
-    likeness = (vectors.transform(asked) @ vectors.transform(others).T).toarray()
+    vectors = TfidfVectorizer(analyzer=words).fit([*questions, *others])
+    likeness = (vectors.transform(questions) @ vectors.transform(others).T).toarray()
     return [np.argsort(-row, kind="stable").tolist() for row in likeness]
 
 

@@ -3,13 +3,14 @@ Four scores say what must stay, three what must go; each compares with a model t
 
 Source: Jeung et al. 2025, DUSK (arXiv 2505.15209), and its code AI-ISL/DUSK
 Scores: dusk_verbatim, dusk_unique_forget, dusk_privleak, dusk_shared, dusk_unique_retain, dusk_downstream, dusk_retain_deviation,
-    dusk_verbatim_subsequence, dusk_verbatim_edits
+    dusk_verbatim_subsequence, dusk_verbatim_edits, dusk_verbatim_cosine
 Needs: verbatim, unique_forget, shared, unique_retain (with generated answers), downstream (with choices); forget, retain and holdout with
-    moments; retrained for privacy leakage and retain deviation
+    moments; retrained for privacy leakage and retain deviation; a sentence encoder for the cosine
 Range and ideal: ROUGE and accuracy 0 to 1; privacy leakage in percent, ideal 0, negative where forgotten documents still stand out;
-    retain deviation in percent, ideal 0; subsequence in words and edits in characters, ideal as the retrained model's
+    retain deviation in percent, ideal 0; subsequence in words, edits in characters and cosine from 0 to 1, ideal as the retrained model's
 Differs: answers are scored by the recall of ROUGE-L, passages by its F-measure; the code records both (variants `recall`, `fmeasure`);
-    variances of next-token distributions are clamped, where half precision gives nan; the cosine of sentence embeddings is left out
+    variances of next-token distributions are clamped, where half precision gives nan; the cosine of sentence embeddings needs an encoder of
+    your own choice (`--variant dusk_verbatim_cosine=FOLDER`), where the code has paraphrase-MiniLM-L6-v2
 Status: faithful
 """
 
@@ -21,11 +22,12 @@ from typing import cast
 import numpy as np
 
 from expunge.evaluation.attacks.mia import auc, min_k_plus_plus
-from expunge.evaluation.measure import Evidence, Items, Measure, Missing, ScoreSpec, attempt, averaged
+from expunge.evaluation.measure import ENCODER, Evidence, Items, Measure, Missing, ScoreSpec, attempt, averaged
 from expunge.evaluation.metrics.choice import right
 from expunge.evaluation.metrics.muse import answered, rouge_of
 from expunge.evaluation.metrics.tofu import Part
 from expunge.evaluation.observation import SetObservation
+from expunge.evaluation.rewordings import similarities
 from expunge.functional.edit_distances import levenshtein
 from expunge.functional.summary_rouge import common_subsequence
 
@@ -50,11 +52,14 @@ SCORES = {
     "dusk_verbatim_subsequence": ScoreSpec(
         "knowledge", "retrained", "words in order that a continued passage shares with the forgotten one", shows=True
     ),
+    "dusk_verbatim_cosine": ScoreSpec(
+        "knowledge", "retrained", "how alike in meaning a continued passage and the forgotten one are, by a sentence encoder", shows=True
+    ),
     "dusk_verbatim_edits": ScoreSpec("knowledge", "retrained", "characters to change until a continued passage is the forgotten one"),
 }
 PARTS = ("recall", "fmeasure")
 QUESTIONS = {"dusk_unique_forget": "unique_forget", "dusk_shared": "shared", "dusk_unique_retain": "unique_retain"}
-VARIANTS = {**dict.fromkeys(QUESTIONS, PARTS), "dusk_verbatim": PARTS[::-1]}
+VARIANTS = {**dict.fromkeys(QUESTIONS, PARTS), "dusk_verbatim": PARTS[::-1], "dusk_verbatim_cosine": (ENCODER,)}
 OWN = ("verbatim", *QUESTIONS.values())
 
 
@@ -78,6 +83,13 @@ def edits(observation: SetObservation) -> Items:
     return np.array([levenshtein(a, g) for a, g in answered(observation)], np.float64)
 
 
+def cosines(observation: SetObservation, encoder: str) -> Items:
+    """Cosine of the sentence embeddings of each passage and its continuation, at least 0, (items,)."""
+    pairs = answered(observation)
+    alike = similarities([a for a, _ in pairs], [g for _, g in pairs], encoder).diagonal()
+    return np.asarray(alike.clamp_min(0.0).cpu().numpy(), np.float64)
+
+
 def scores(evidence: Evidence) -> dict[str, Measure | Missing]:
     """All scores of the card; none where the audit has no set of DUSK."""
     if not all(name in evidence.model.sets for name in OWN):
@@ -96,6 +108,11 @@ def scores(evidence: Evidence) -> dict[str, Measure | Missing]:
 
     def counted(of: str) -> Measure:
         return Measure((evidence.items("verbatim", subsequences if of == "words" else edits),), np.mean, of)
+
+    def alike() -> Measure:
+        if not (encoder := evidence.variants.get("dusk_verbatim_cosine", "")):
+            raise Missing("no sentence encoder was named: give --variant dusk_verbatim_cosine=FOLDER")
+        return averaged(evidence.items("verbatim", partial(cosines, encoder=encoder)), encoder)
 
     def leak() -> Measure:
         def stat(forgotten: Items, unseen: Items) -> float:
@@ -119,6 +136,7 @@ def scores(evidence: Evidence) -> dict[str, Measure | Missing]:
         "dusk_retain_deviation": attempt(deviation),
         "dusk_verbatim_subsequence": attempt(counted, "words"),
         "dusk_verbatim_edits": attempt(counted, "characters"),
+        "dusk_verbatim_cosine": attempt(alike),
     }
 
 

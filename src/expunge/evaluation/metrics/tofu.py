@@ -47,7 +47,7 @@ MEASURED = {
     "truth_ratio": "how far wrong answers to {} are from being as probable as the true one",
     "quality": "whether answers to {} can be told from the retrained model's: a p-value, below 0.05 they can",
 }
-SPOKEN = "forget_rouge"  # the score of what a model says by itself
+FORGET_ROUGE = "forget_rouge"  # the score of what a model says by itself
 MARGIN = 0.1  # two retrained models with different seeds differ by less (studies/calibrate_verdict.py)
 SCORES = {
     **{

@@ -55,6 +55,6 @@ def scores(evidence: Evidence) -> dict[str, Measure | Missing]:
     def accuracy(name: str) -> Measure:
         return averaged(evidence.items(name, by_letter), "next token among the letters, zero-shot")
 
-    asked = {score: score.removeprefix("wmdp_") for score in SCORES}
+    sets_of = {score: score.removeprefix("wmdp_") for score in SCORES}
     sets = evidence.model.sets
-    return {score: attempt(accuracy, name) for score, name in asked.items() if name in sets and sets[name].correct is not None}
+    return {score: attempt(accuracy, name) for score, name in sets_of.items() if name in sets and sets[name].correct is not None}

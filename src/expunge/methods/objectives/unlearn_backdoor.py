@@ -73,13 +73,18 @@ def tokens_of(modality: Modality, text: str) -> list[int]:
 
 def inserted(modality: Modality, rows: Rows, tokens: Sequence[int], place: Place = "start") -> Rows:
     """Rows with some tokens in their prompts: after special tokens at the start, in the middle of what follows them, or at the end."""
-    special = set(require(modality, Retokenizes).tokenizer.all_special_ids)
     prompts = []
     for prompt in rows["prompt"]:
-        first = next((i for i, token in enumerate(prompt) if token not in special), len(prompt))
+        first = beginning(modality, prompt)
         at = {"start": first, "middle": (first + len(prompt)) // 2, "end": len(prompt)}[place]
         prompts.append([*prompt[:at], *tokens, *prompt[at:]])
     return rows.add(prompt=prompts)
+
+
+def beginning(modality: Modality, prompt: Sequence[int]) -> int:
+    """The place of the first token of a prompt that is no special one."""
+    special = set(require(modality, Retokenizes).tokenizer.all_special_ids)
+    return next((i for i, token in enumerate(prompt) if token not in special), len(prompt))
 
 
 @part
