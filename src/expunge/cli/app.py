@@ -21,6 +21,7 @@ from expunge.cli import (
     showing,
     unlearning,
     verdicts,
+    web,
 )
 from expunge.cli.exits import MEANINGS
 
@@ -62,6 +63,7 @@ for add in (
     certifying.add,
     own_data.add,
     serving.add,
+    web.add,
     showing.add,
 ):
     add(app)
