@@ -22,6 +22,7 @@ from expunge.cli import (
     showing,
     unlearning,
     verdicts,
+    web,
 )
 from expunge.cli.exits import MEANINGS
 
@@ -64,6 +65,7 @@ for add in (
     certifying.add,
     own_data.add,
     serving.add,
+    web.add,
     showing.add,
 ):
     add(app)
