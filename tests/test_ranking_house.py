@@ -68,9 +68,9 @@ def test_a_user_alone_is_forgotten(files: Path, tmp_path: Path) -> None:
     done = expunge(
         "unlearn", "ga", "--model", files / "original", "--forget", tmp_path / "user.csv", "--out", tmp_path / "run", "--lr", 1e-2
     )
-    said = done.fine().out + done.err
-    assert "names 1 user alone: it stands for all 6 training interactions with it" in said
-    assert "1 user has no training interactions left; its id stays" in said
+    printed = done.fine().out + done.err
+    assert "names 1 user alone: it stands for all 6 training interactions with it" in printed
+    assert "1 user has no training interactions left; its id stays" in printed
     request = ("--forget", tmp_path / "user.csv")
     message = expunge("audit", tmp_path / "run", *request, "--out", tmp_path / "no").error
     assert "an audit finds them in --original MODEL" in message

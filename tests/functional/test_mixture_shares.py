@@ -19,10 +19,10 @@ def test_the_likelihood_is_at_its_maximum() -> None:
     def likelihood(shares: torch.Tensor) -> float:
         return float((logs + shares.log()[:, None]).logsumexp(0).sum())
 
-    found = mixture_shares(logs)
-    assert float(found.sum()) == pytest.approx(1.0)
+    shares = mixture_shares(logs)
+    assert float(shares.sum()) == pytest.approx(1.0)
     for direction in (torch.tensor([1.0, -1.0, 0.0]), torch.tensor([0.0, 1.0, -1.0]), torch.tensor([-1.0, 0.0, 1.0])):
-        assert likelihood(found + 1e-3 * direction.double()) < likelihood(found)
+        assert likelihood(shares + 1e-3 * direction.double()) < likelihood(shares)
 
 
 def test_members_that_are_alike_count_alike() -> None:

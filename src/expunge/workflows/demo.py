@@ -29,8 +29,8 @@ def demo(case: str, quick: bool = False) -> Sweep:
     """The sweep of a bundled case.
 
     Args:
-        case: people (a language model that chats, refuses, and answers questions about fictitious people), images (a classifier of handwritten digits) or
-            recommender (users with tastes, a tenth of whom are forgotten).
+        case: people (a language model that chats, refuses, and answers questions about fictitious people), images (a classifier of
+            handwritten digits) or recommender (users with tastes, a tenth of whom are forgotten).
         quick: the smallest version, a check that everything runs; its numbers mean nothing.
     """
     return replace(CASES[case], **SMALL[case]) if quick else CASES[case]
