@@ -6,12 +6,12 @@ import ast
 import importlib
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from expunge.core.errors import UserError
 from expunge.core.suggest import did_you_mean
@@ -33,6 +33,8 @@ SHARED = ("benchmarks/suite.py", "evaluation/profiles/profile.py")  # files of t
 SINGULAR = {"modalities": "modality"}
 FORMER = {"quantise": "quantize"}  # names of version 0.1, understood for one more release
 _registered: dict[str, dict[str, ModuleType]] = {}
+_remembering: list[Callable[[], None]] = []  # what forgets at a change
+F = TypeVar("F", bound=Callable[..., object])
 
 
 @dataclass(frozen=True)
@@ -113,11 +115,25 @@ def register(kind: str, name: str, module: ModuleType) -> None:
     if kind not in (*FOLDERS, *INNER, "modalities"):
         raise UserError(f"there is no kind of thing called '{kind}'{did_you_mean(kind, list(FOLDERS))}")
     _registered.setdefault(kind, {})[name] = module
+    _at_change()
 
 
 def unregister(kind: str, name: str) -> None:
     """Take back what `register` added."""
     _registered.get(kind, {}).pop(name, None)
+    _at_change()
+
+
+def until_change(function: F) -> F:
+    """A decorator: remember results, for hashable arguments, until `register` or `unregister` is called."""
+    remembering = cache(function)
+    _remembering.append(remembering.cache_clear)
+    return cast(F, remembering)
+
+
+def _at_change() -> None:
+    for forget in _remembering:
+        forget()
 
 
 def kinds() -> tuple[str, ...]:

@@ -26,9 +26,10 @@ KINDS = ("metrics", "attacks")
 UNSEEN = "holdout"  # the set of unseen items
 
 
-def families() -> list[ModuleType]:
+@catalog.until_change
+def families() -> tuple[ModuleType, ...]:
     """All families of scores: the metrics and attacks that define `scores`, plug-ins included."""
-    return [catalog.load(name, kind) for kind in KINDS for name in catalog.names(kind) if _defines_scores(name, kind)]
+    return tuple(catalog.load(name, kind) for kind in KINDS for name in catalog.names(kind) if _defines_scores(name, kind))
 
 
 def score_specs(modality: str = "") -> dict[str, ScoreSpec]:
