@@ -16,13 +16,13 @@ def test_without_overlap_shares_are_those_of_the_observations() -> None:
 def test_the_likelihood_is_at_its_maximum() -> None:
     logs = torch.randn(3, 200, generator=torch.Generator().manual_seed(0)).double()
 
-    def likelihood(shares: torch.Tensor) -> float:
-        return float((logs + shares.log()[:, None]).logsumexp(0).sum())
+    def likelihood(of: torch.Tensor) -> float:
+        return float((logs + of.log()[:, None]).logsumexp(0).sum())
 
-    found = mixture_shares(logs)
-    assert float(found.sum()) == pytest.approx(1.0)
+    shares = mixture_shares(logs)
+    assert float(shares.sum()) == pytest.approx(1.0)
     for direction in (torch.tensor([1.0, -1.0, 0.0]), torch.tensor([0.0, 1.0, -1.0]), torch.tensor([-1.0, 0.0, 1.0])):
-        assert likelihood(found + 1e-3 * direction.double()) < likelihood(found)
+        assert likelihood(shares + 1e-3 * direction.double()) < likelihood(shares)
 
 
 def test_members_that_are_alike_count_alike() -> None:
