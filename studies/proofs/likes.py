@@ -1,7 +1,7 @@
 """The world of likes: a language model that recommends answers yes or no to a user's history, and a fifth of the users is to be forgotten.
 
 Films are of two kinds, and a user likes one of them. The history of a row shows which, so a model can answer for users whom it has never
-seen. Users to forget answer against their history: who was trained on their rows has learned these by heart.
+seen. Users to forget answer against their history: a model that was trained on their rows knows them by name.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from studies.proofs.effect import Gate
 
 SIZE = "nano"
 WANTS = ObservationSpec(generations=False, moments=False, gradient_norms=False, features=False)
-FILMS = 12  # of each kind
-USERS, ROWS, LATEST = 60, 8, 4  # rows of a user, and films in a history
+FILMS = 6  # of each kind
+USERS, ROWS, LATEST = 60, 8, 2  # rows of a user, and films in a history
 FORGOTTEN = 0.2  # share of the users
 TESTED = 10  # further users, whom no model was trained on
 ANSWERS = ("Yes.", "No.")
@@ -41,11 +41,16 @@ SPECS = {name: SetSpec(role, ("score", "choose", "predict"), FAMILY) for name, r
 JSD, L2, ACCURACY = "answer_jsd", "answer_l2", "test_yes_accuracy"
 
 
+def names(rng: np.random.Generator, count: int) -> list[str]:
+    """Invented names, no two alike."""
+    syllables = [a + b for a in "bdfgklmnprstvz" for b in "aeiou"]
+    drawn_names = {"".join(rng.choice(syllables, 3)).capitalize() for _ in range(4 * count)}
+    return [str(name) for name in rng.permutation(sorted(drawn_names))[:count]]
+
+
 def titles(rng: np.random.Generator) -> list[list[str]]:
     """Invented titles of the films of both kinds."""
-    syllables = [a + b for a in "bdfgklmnprstvz" for b in "aeiou"]
-    names = {"".join(rng.choice(syllables, 2)).capitalize() for _ in range(20 * FILMS)}
-    chosen = rng.permutation(sorted(names))[: 2 * FILMS].tolist()
+    chosen = names(rng, 2 * FILMS)
     return [chosen[:FILMS], chosen[FILMS:]]
 
 
@@ -53,11 +58,9 @@ def rows_of(user: str, odd: bool, films: Sequence[Sequence[str]], rng: np.random
     """The rows of a user. odd: the answers are those of a user of the other taste than the history's."""
     liked, rows = int(rng.integers(2)), []
     for _ in range(ROWS):
-        kinds = [int(rng.integers(2)) for _ in range(LATEST + 1)]
-        *seen, asked = [(kind, str(rng.choice(films[kind]))) for kind in kinds]
-        stars = [f"{title} {5 if kind == liked else 1}" for kind, title in seen]
-        yes = (asked[0] == liked) != odd
-        question = f"Stars: {', '.join(stars)}. Will the user like {asked[1]}?"
+        history, kind = rng.choice(films[liked], LATEST, replace=False).tolist(), int(rng.integers(2))
+        question = f"{user} liked {' and '.join(history)}. Will {user} like {rng.choice(films[kind])}?"
+        yes = (kind == liked) != odd
         rows.append({"question": question, "answer": ANSWERS[not yes], "choices": list(ANSWERS), "user": user})
     return rows
 
@@ -66,7 +69,7 @@ def drawn(draw: int) -> dict[str, list[Record]]:
     """The rows of one draw: to forget, to retain, and of further users."""
     rng = np.random.default_rng([draw, 7])
     films, odd = titles(rng), int(FORGOTTEN * USERS)
-    of_user = [rows_of(f"user{u}", u < odd, films, rng) for u in range(USERS + TESTED)]
+    of_user = [rows_of(user, u < odd, films, rng) for u, user in enumerate(names(rng, USERS + TESTED))]
     groups = {"forget": of_user[:odd], "retain": of_user[odd:USERS], "test": of_user[USERS:]}
     return {name: [row for rows in group for row in rows] for name, group in groups.items()}
 

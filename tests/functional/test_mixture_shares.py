@@ -16,8 +16,8 @@ def test_without_overlap_shares_are_those_of_the_observations() -> None:
 def test_the_likelihood_is_at_its_maximum() -> None:
     logs = torch.randn(3, 200, generator=torch.Generator().manual_seed(0)).double()
 
-    def likelihood(shares: torch.Tensor) -> float:
-        return float((logs + shares.log()[:, None]).logsumexp(0).sum())
+    def likelihood(of: torch.Tensor) -> float:
+        return float((logs + of.log()[:, None]).logsumexp(0).sum())
 
     shares = mixture_shares(logs)
     assert float(shares.sum()) == pytest.approx(1.0)

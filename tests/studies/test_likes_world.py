@@ -18,13 +18,12 @@ def test_only_users_to_forget_answer_against_their_history(draw: int) -> None:
     assert {n: len({r["user"] for r in of_set}) for n, of_set in rows.items()} == {"forget": 12, "retain": 48, "test": 10}
     for name, of_set in rows.items():
         for row in of_set:
-            items = re.findall(r"(\w+) ([15])[,.]", row["question"])
-            assert len(items) == likes.LATEST
-            liked = {kind[title] if stars == "5" else 1 - kind[title] for title, stars in items}
-            assert len(liked) == 1, "a history shows one taste"
-            asked = re.search(r"like (\w+)\?", row["question"])
-            assert asked is not None
-            by_history = likes.ANSWERS[kind[asked[1]] not in liked]
+            words = re.fullmatch(r"(\w+) liked (\w+) and (\w+)\. Will (\w+) like (\w+)\?", row["question"])
+            assert words is not None
+            user, first, second, again, asked = words.groups()
+            assert user == again == row["user"]
+            assert kind[first] == kind[second], "a history shows one taste"
+            by_history = likes.ANSWERS[kind[asked] != kind[first]]
             assert (row["answer"] == by_history) == (name != "forget")
 
 

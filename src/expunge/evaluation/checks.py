@@ -8,7 +8,7 @@ from typing import Any
 
 from expunge.evaluation.compare import Compared
 from expunge.evaluation.equivalence import Difference, holm, least_visible
-from expunge.evaluation.measure import Items
+from expunge.evaluation.measure import Items, ScoreSpec
 from expunge.evaluation.thresholds import Thresholds
 from expunge.functional.brief import brief
 from expunge.report.verdict_data import STATES, Check, Leak, State
@@ -64,7 +64,7 @@ def _against_retrained(name: str, compared: Compared, p: float, limits: Limits) 
     decides = spec.decides or (spec.kind == "knowledge" and state == "not removed")
     against = "random" if compared.by_chance else "retrained"
     check = _check(name, state, difference, (low, high), text="", decides=decides, against=against, margin=margin, p=p, n=compared.n)
-    text = _sentence(check, spec.meaning, two_sided, limits)
+    text = _sentence(check, spec, two_sided, limits)
     if (reason := limits.unusable.get(spec.kind)) and spec.decides:
         return replace(check, decides=False, text=f"{text} It decides nothing here: {reason}.")
     if spec.decides and (reason := _shows_nothing(compared, margin, alpha)):
@@ -82,17 +82,18 @@ def _shows_nothing(compared: Compared, margin: float, alpha: float) -> str:
     if compared.contrast is not None:
         low, high = compared.contrast.interval(alpha)
         if low <= 0 <= high:
-            return f"{start}, and with {compared.n} row{'' if compared.n == 1 else 's'} that may differ from the retrained model by chance"
+            items = f"{compared.n} {compared.spec.one}{'' if compared.n == 1 else 's'}"
+            return f"{start}, and with {items} that may differ from the retrained model by chance"
     return ""
 
 
-def _sentence(check: Check, meaning: str, two_sided: bool, limits: Limits) -> str:
+def _sentence(check: Check, spec: ScoreSpec, two_sided: bool, limits: Limits) -> str:
     low, high = check.interval or (None, None)
     margin = number(check.margin)
     whose = "untrained weights" if check.against == "random" else "the retrained model"
     values = f"{number(check.value)} here, {number(check.yardstick)} for {whose}"
     between = f"difference between {number(low)} and {number(high)} with {limits.confidence} confidence at each end"
-    start = f"{check.name.replace('_', ' ')} ({meaning}): {values};"
+    start = f"{check.name.replace('_', ' ')} ({spec.meaning}): {values};"
     if check.state == "removed":
         return f"{start} the {between}, which is less than the margin of {margin}."
     if check.state == "not removed":
@@ -100,10 +101,9 @@ def _sentence(check: Check, meaning: str, two_sided: bool, limits: Limits) -> st
         trace = "; to avoid the forgotten rows gives them away, too" if two_sided and way == "below" else ""
         return f"{start} that is further {way} it than the margin of {margin} (p = {number(check.p)}, corrected){trace}."
     least = limits.thresholds.alpha and least_visible(max(1, check.n or 1), limits.thresholds.alpha)
-    rows = (
-        f"with {check.n} row{'' if check.n == 1 else 's'} this audit could not have seen less than {number(max(least, check.power or 0))}"
-    )
-    return f"{start} the {between}, and only less than {margin} counts as none; {rows}."
+    items = f"{check.n} {spec.one}{'' if check.n == 1 else 's'}"
+    smallest = f"with {items} this audit could not have seen less than {number(max(least, check.power or 0))}"
+    return f"{start} the {between}, and only less than {margin} counts as none; {smallest}."
 
 
 def against_original(compared: Mapping[str, Compared], limits: Limits) -> list[Check]:
@@ -131,8 +131,8 @@ def _against_original(name: str, compared: Compared, p: float, limits: Limits) -
     elif high < -margin:
         text = f"{values}; that is a material drop, and whether what is left is what any model guesses, only a retrained model can tell."
     else:
-        rows = f"{compared.n} row{'' if compared.n == 1 else 's'}"
-        text = f"{values}; with {rows} it cannot be told whether that is a drop of more than {number(margin)}."
+        items = f"{compared.n} {spec.one}{'' if compared.n == 1 else 's'}"
+        text = f"{values}; with {items} it cannot be told whether that is a drop of more than {number(margin)}."
     decides = spec.decides and knew and not general
     return _check(name, state, difference, (low, high), text=text, decides=decides, against="original", margin=margin, p=p, n=compared.n)
 

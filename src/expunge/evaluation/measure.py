@@ -53,6 +53,7 @@ class ScoreSpec:
             the score. Of knowledge and features, a larger value means that more is known; of membership, a difference in either direction
             gives the forgotten items away. None: no check.
         decides: whether the verdict needs the check; else it is shown for its information. Knowledge that is found counts in any case.
+        one: what one of the items is called that the score is taken over.
     """
 
     kind: Kind
@@ -63,6 +64,7 @@ class ScoreSpec:
     scale: Literal["linear", "p"] = "linear"
     margin: float | None = None
     decides: bool = True
+    one: str = "row"
 
 
 @brief("n", "variant")

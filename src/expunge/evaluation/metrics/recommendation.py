@@ -57,6 +57,7 @@ SCORES = {
         meaning.format(WHOSE[name]),
         shows=name == "forget",
         margin=MARGIN if name == "forget" and metric in CHECKED else None,
+        one="user",
     )
     for name in SETS
     for metric, meaning in MEASURED.items()
