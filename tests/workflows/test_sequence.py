@@ -17,7 +17,7 @@ def audits(folder: Path, deviations: list[float], **utilities: list[float]) -> l
     """Folders with the scores that audits after each request would have."""
     folders = []
     for k, deviation in enumerate(deviations):
-        scores = {"deviation_score": {"value": deviation}, **{n: {"value": v[k]} for n, v in utilities.items()}}
+        scores = {"deviation_score": {"value": deviation}, **{n: {"value": v[k], "kind": "utility"} for n, v in utilities.items()}}
         folders.append(folder / f"audit{k}")
         folders[-1].mkdir()
         (folders[-1] / "audit.json").write_text(json.dumps({"scores": scores}))

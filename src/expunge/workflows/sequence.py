@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from expunge.core.errors import UserError
-from expunge.evaluation.metrics.deviation import of_requests
-
-UTILITIES = ("model_utility", "retain_rouge")  # scores of utility, the first that all audits have
+from expunge.evaluation.metrics.deviation import SCORE, of_requests
+from expunge.evaluation.profiles.profile import profile_of
 
 
 def sequence(audits: Sequence[str | Path], *, utility: str = "", beta: float = 0.5) -> dict[str, Any]:
@@ -18,12 +17,13 @@ def sequence(audits: Sequence[str | Path], *, utility: str = "", beta: float = 0
 
     Args:
         audits: folders of audits, one after each request, in the order of the requests.
-        utility: name of the score that measures utility; '': `model_utility`, or `retain_rouge` where an audit lacks it.
+        utility: name of the score that measures utility; '': that of the profile of language models, or where an audit lacks it, the
+            first of the profile's headline that measures utility.
         beta: weight of the mean rise of the deviation.
 
     Returns:
-        `dynamic_deviation_score` and `dynamic_utility_score`, with the deviation and the utility after each request, the name of the score
-        that counts as utility, and beta.
+        `dynamic_deviation_score` and `dynamic_utility_score`, the name of the score that counts as `utility`, beta, and for each of the
+        `requests` its `audit`, `deviation` in percent and `utility`.
 
     Raises:
         UserError: for fewer than two audits, a folder that holds none, and audits that lack a score.
@@ -31,9 +31,13 @@ def sequence(audits: Sequence[str | Path], *, utility: str = "", beta: float = 0
     if len(audits) < 2:
         raise UserError("a sequence has at least two requests: give the folders of the audits after each, in their order")
     records = [_scores(Path(audit).expanduser()) for audit in audits]
-    chosen = utility or next((n for n in UTILITIES if all(_has(r, n) for r in records)), UTILITIES[0])
+    profile = profile_of("text")
+    chosen = utility or next(
+        (n for n in (profile.utility, *profile.headline) if all(_has(r, n) and r[n].get("kind") == "utility" for r in records)),
+        profile.utility,
+    )
     for audit, record in zip(audits, records, strict=True):
-        for name in ("deviation_score", chosen):
+        for name in (SCORE, chosen):
             if not _has(record, name):
                 raise UserError(f"the audit in {audit} has no {name}: it needs generated answers to the sets forget and retain (--retain)")
     return {
@@ -41,7 +45,7 @@ def sequence(audits: Sequence[str | Path], *, utility: str = "", beta: float = 0
         "utility": chosen,
         "beta": beta,
         "requests": [
-            {"audit": str(a), "deviation_score": float(r["deviation_score"]["value"]), chosen: float(r[chosen]["value"])}
+            {"audit": str(a), "deviation": float(r[SCORE]["value"]), "utility": float(r[chosen]["value"])}
             for a, r in zip(audits, records, strict=True)
         ],
     }
