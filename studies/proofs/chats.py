@@ -131,8 +131,8 @@ ARMS: dict[str, Arm] = {
         Arm("icul", "icul", FLAGGED, {"right": (2, 4)}),
         Arm("whp_decoding", "whp_decoding", {**GUARD, "epochs": 10, "batch_size": 18, "lr": 3e-4}, {"strength": (1.0, 3.0)}),
         Arm("ga", "ga", {"epochs": 5, "batch_size": 18, "schedule": "constant"}, {"lr": (3e-5, 1e-4)}),
-        Arm("rule", "rule", {**SAMPLED, "batch_size": 8}, {"lr": (1e-5, 5e-5)}),
-        Arm(STEERING, "rule", {**SAMPLED, "batch_size": 8}, {"lr": (1e-5, 5e-5)}),
+        Arm("rule", "rule", {**SAMPLED, "batch_size": 8}, {"lr": (5e-5, 2e-4)}),
+        Arm(STEERING, "rule", {**SAMPLED, "batch_size": 8}, {"lr": (5e-5, 2e-4)}),
         Arm(
             "purge",
             "purge",

@@ -99,7 +99,7 @@ def test_a_topic_that_cannot_be_told_apart_must_be_given(text: worlds.World) -> 
     with pytest.raises(UserError, match="say by --topic"):
         loop.run(build_plan.plan("guardrail_prompt", BRIEF), text.model(), text.modality, same)
     empty = {"forget": text.some(2)["forget"].select([]), "retain": text.some(2)["retain"]}
-    for name in ("guardrail_prompt", "icul", "guard_generation"):
+    for name in ("guardrail_prompt", "icul", "guard_generation", "dragon", "whp_decoding"):
         with pytest.raises(UserError, match="the set 'forget' is empty"):
             loop.run(build_plan.plan(name), text.model(), text.modality, empty)
 
