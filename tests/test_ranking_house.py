@@ -68,7 +68,17 @@ def test_a_user_alone_is_forgotten(files: Path, tmp_path: Path) -> None:
     done = expunge(
         "unlearn", "ga", "--model", files / "original", "--forget", tmp_path / "user.csv", "--out", tmp_path / "run", "--lr", 1e-2
     )
-    assert "name a user alone and stand for all 6 training interactions with it" in done.fine().out + done.err
+    printed = done.fine().out + done.err
+    assert "names 1 user alone: it stands for all 6 training interactions with it" in printed
+    assert "1 user has no training interactions left; its id stays" in printed
+    request = ("--forget", tmp_path / "user.csv")
+    message = expunge("audit", tmp_path / "run", *request, "--out", tmp_path / "no").error
+    assert "an audit finds them in --original MODEL" in message
+    models = ("--original", files / "original", "--retrained", files / "retrained")
+    expunge("audit", tmp_path / "run", *request, *models, "--out", tmp_path / "audit").fine()
+    audit = json.loads((tmp_path / "audit" / "audit.json").read_text())
+    assert audit["scores"]["forget_recall"]["n"] == 1, "recall is a mean over users"
+    assert "With 1 user no audit can rule out less" in json.dumps(audit["verdict"])
 
 
 def test_a_missing_map_is_said(files: Path, tmp_path: Path) -> None:

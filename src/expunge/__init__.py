@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from expunge.workflows.callbacks import Callback as Callback
     from expunge.workflows.merge import merge as merge
     from expunge.workflows.push import push_to_hub as push_to_hub
+    from expunge.workflows.sequence import sequence as sequence
     from expunge.workflows.sweep import Sweep as Sweep
     from expunge.workflows.sweep import SweepResult as SweepResult
     from expunge.workflows.trackers import Tracker as Tracker
@@ -68,6 +69,7 @@ __all__ = [
     "push_to_hub",
     "recommender",
     "register",
+    "sequence",
     "table_rows",
     "train",
     "unlearn",
@@ -77,6 +79,7 @@ __all__ = [
 _MODULES = {  # the module that a name comes from
     "unlearn": "workflows.unlearn",  # unlearn(method, model, forget, retain): a model that has forgotten, and its receipt
     "audit": "workflows.audit",  # audit(model, forget, retain, holdout): scores, verdict and report
+    "sequence": "workflows.sequence",  # sequence(audits): scores of requests that came one after the other, from the audit after each
     "attack": "workflows.attack",  # attack(name, model, forget): an audit with one attack
     "train": "workflows.train",  # train(data, model): the original or the retrained model of a comparison
     "merge": "workflows.merge",  # merge(adapter, out): an adapter worked into the weights of its base

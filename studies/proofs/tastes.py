@@ -156,6 +156,37 @@ ARMS: dict[str, Arm] = {
     SHORT: Arm(SHORT, "retrain", usual("wmf-nano"), {"epochs": (6, 12, 18, 24)}),
 }
 CHEAP = Claim("it costs less than half of retraining", "", "cost", ("retrained",), "lower", 0.5)
+
+
+def fraction(forgets: str, keeps: str, cheap: str) -> tuple[Claim, ...]:
+    """What papers claim of methods that take a fraction of retraining: they forget, keep what is useful, and are cheap.
+
+    Args:
+        forgets, keeps, cheap: where the paper says so.
+    """
+    return (
+        Claim("recalls are nearer to retraining than the original's", forgets, GAP, ("original",), "lower", 0.1),
+        Claim(
+            "unseen items are recommended as often as by the retrained model",
+            keeps,
+            "test_recall",
+            ("retrained",),
+            "higher",
+            0.0,
+            margin=0.03,
+        ),
+        replace(CHEAP, source=cheap),
+        Claim(
+            "recalls are nearer to retraining than those of a retraining that is stopped at the same cost or later",
+            "our own, harder than what the paper claims",
+            GAP,
+            (SHORT,),
+            "lower",
+            0.01,
+        ),
+    )
+
+
 CLAIMS: dict[str, tuple[Tastes, tuple[Claim, ...]]] = {
     "mmrecun": (
         Tastes("vbpr-nano"),
@@ -193,30 +224,18 @@ CLAIMS: dict[str, tuple[Tastes, tuple[Claim, ...]]] = {
     ),
     "scif": (
         Tastes("wmf-nano"),
-        (
-            Claim(
-                "recalls are nearer to retraining than those of a retraining that is stopped at the same cost or later",
-                "Li et al. 2023, the comparison of utility and running time with retraining",
-                GAP,
-                (SHORT,),
-                "lower",
-                0.01,
-            ),
-            replace(CHEAP, source="Li et al. 2023, running time"),
+        fraction(
+            "Li et al. 2023, completeness by the membership oracle",
+            "Li et al. 2023, the tables of NDCG and hit rate beside Retrain",
+            "Li et al. 2023, running time beside Retrain",
         ),
     ),
     "alteraser": (
         Tastes("wmf-nano"),
-        (
-            Claim(
-                "recalls are nearer to retraining than those of a retraining that is stopped at the same cost or later",
-                "Liu et al. 2022, consistency, accuracy and time beside retraining",
-                GAP,
-                (SHORT,),
-                "lower",
-                0.01,
-            ),
-            replace(CHEAP, source="Liu et al. 2022, time beside retraining"),
+        fraction(
+            "Liu et al. 2022, consistency with the retrained model",
+            "Liu et al. 2022, accuracy beside the retrained model",
+            "Liu et al. 2022, time beside retraining",
         ),
     ),
     "ifru": (

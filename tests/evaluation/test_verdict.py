@@ -348,3 +348,15 @@ def test_a_score_that_the_original_does_not_raise_decides_nothing() -> None:
     alone = on(classifier(1.0), None, classifier(1.0, holdout=0.95))
     assert alone.state == "cannot tell"
     assert "scores rows that it never saw as high" in alone.gone
+
+
+def test_an_original_that_may_differ_by_chance_decides_nothing() -> None:
+    """Of eight rows the original names one more than the retrained model: more than the margin, and nothing that eight rows can tell."""
+    retrained, original, worse = (classifier(share, n=8) for share in (0.875, 1.0, 0.0))
+    verdict = on(worse, retrained, original)
+    assert checks(verdict)["forget_accuracy"].state == "removed"
+    assert not checks(verdict)["forget_accuracy"].decides
+    assert "with 8 rows that may differ from the retrained model by chance" in checks(verdict)["forget_accuracy"].text
+    assert verdict.state == "cannot tell"
+    many = on(classifier(0.0, n=400), classifier(0.875, n=400), classifier(1.0, n=400))
+    assert checks(many)["forget_accuracy"].decides

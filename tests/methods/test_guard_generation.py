@@ -51,6 +51,43 @@ def guard(text: worlds.World) -> Restricted:
     return modality
 
 
+@pytest.mark.parametrize("nearest", [0, 1])
+def test_each_prompt_to_forget_finds_its_own_answer_or_the_user_is_told(text: worlds.World, nearest: int) -> None:
+    sets = {n: text.sets[n] for n in ("forget", "retain")}
+    run = loop.run(build_plan.plan("guard_generation", {**SMALL, "nearest": nearest}), text.model(), text.modality, sets)
+    guard: Any = run.modality
+    answers = sets["forget"]["answer_text"]
+    covered = [
+        set(keywords.content_words(a)) <= set(p) for a, p in zip(answers, guard.forbidden(text.model(), sets["forget"]), strict=True)
+    ]
+    missed = [w for w in run.warnings if "do not have their own answer" in w]
+    if nearest:
+        assert not all(covered), "the model's own vectors take other rows for the nearest"
+        assert missed
+        assert missed[0].startswith(f"{covered.count(False)} of 9 prompts")
+    else:
+        assert all(covered)
+        assert not missed
+        (shown,) = [r for r in run.shown.values() if "prompts" in r[0] and "nearest" in r[0]]
+        assert shown[-1] == {"nearest": float(guard.settings["nearest"]), "prompts": 1.0} or shown[-2]["prompts"] == 1.0
+        fewer = copy.copy(guard)
+        fewer.settings = {**guard.settings, "nearest": guard.settings["nearest"] - 1}
+        forbidden = fewer.forbidden(text.model(), sets["forget"])
+        kept = [set(keywords.content_words(a)) <= set(p) for a, p in zip(answers, forbidden, strict=True)]
+        assert not all(kept), "one answer fewer would not do"
+
+
+@pytest.mark.slow
+def test_a_year_is_not_said_however_the_tokenizer_cuts_it(text: worlds.World, guard: Restricted) -> None:
+    rows = text.sets["forget"]
+    years = [i for i, a in enumerate(rows["answer_text"]) if any(w.isdigit() for w in keywords.content_words(a))]
+    assert years
+    asked = rows.select(years)
+    for answer, spoken in zip(asked["answer_text"], guard.unguarded.decode(guard.generate(text.model(), asked, 30).ids), strict=True):  # type: ignore[attr-defined]
+        (year,) = [w for w in keywords.content_words(answer) if w.isdigit()]
+        assert year not in spoken
+
+
 def mixed(text: worlds.World) -> tuple[Rows, list[bool]]:
     """Rows of both kinds in turn, and which are to be forgotten."""
     f, r = text.some(2)["forget"], text.some(3)["retain"]
@@ -158,6 +195,9 @@ def test_each_turn_of_a_chat_is_looked_at(guard: Restricted, text: worlds.World)
     by_hand = inside.classifier.mlp(states)
     assert float(p[0]) >= max(float(by_hand[0]), float(by_hand[2])) - 1e-6
     assert asked_turns(rows["context"][0]) == [asked, other]
+    system = modality.rows("system", [{"prompt": [turn("system", asked), turn("user", other)], "completion": "No."}])
+    assert asked_turns(system["context"][0]) == [asked, other], "a question in the words of the system is asked as well"
+    assert float(inside.classifier.probabilities(text.model(), modality, system)[0]) >= float(by_hand[2]) - 1e-6
     assert inside.forbidden(text.model(), rows)[0]
 
 
@@ -259,7 +299,7 @@ def encoders(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_with_an_encoder_of_words_the_nearest_answer_is_that_of_most_words_and_its_words_are_banned(
     encoders: None, text: worlds.World, tmp_path: Path
 ) -> None:
-    guard, rows, model = fitted(text, encoder="hashed", beta=2.0), text.sets["forget"], text.model()
+    guard, rows, model = fitted(text, encoder="hashed", beta=2.0, nearest=1), text.sets["forget"], text.model()
     answers = list(dict.fromkeys(rows["answer_text"]))
 
     def cosine(a: str, b: str) -> float:

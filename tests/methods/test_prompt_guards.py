@@ -113,6 +113,53 @@ def test_words_that_leave_no_room_are_refused(text: worlds.World) -> None:
             guard.forward(text.model(), [short.rows("asked", [{"question": "Who is it?", "answer": "It is nobody. " * 24}])])
 
 
+DEFAULTS: dict[str, dict[str, Any]] = {"icul": {}, "guardrail_prompt": {}, "dragon": {"classifier": False}}
+
+
+def tokens_of(prompts: Any) -> list[int]:
+    return [len(p) for p in prompts]
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_words_are_cut_to_what_a_short_model_reads_and_the_user_is_told(text: worlds.World, name: str) -> None:
+    sets = {n: text.sets[n] for n in ("forget", "retain")}
+    plan = build_plan.plan(name, {**DEFAULTS[name], "trial": 0})
+    tokenizer = text.modality.tokenizer  # type: ignore[attr-defined]
+    short, endless = Text(tokenizer, limit=128), Text(tokenizer)
+    run = loop.run(plan, text.model(), short, sets)
+    guard: Any = run.modality
+    (warning,) = run.warnings
+    assert "the model reads 128 tokens, too few for all words of the guard" in warning
+    model, rows = text.model(), text.sets["forget"]
+    cut, whole = tokens_of(guard.asked(model, rows)["prompt"]), tokens_of(guard.around(endless).asked(model, rows)["prompt"])
+    bare = tokens_of(rows["prompt"])
+    assert all(b < c <= 128 - 32 < w for b, c, w in zip(bare, cut, whole, strict=True))
+    with torch.no_grad():
+        assert torch.isfinite(guard.forward(model, [rows])[0].target_logp.values).all()
+    assert len(guard.generate(model, rows, 10).ids) == len(rows)
+
+
+def test_where_there_is_room_nothing_is_cut(text: worlds.World) -> None:
+    for name, hyperparameters in DEFAULTS.items():
+        sets = {n: text.sets[n] for n in ("forget", "retain")}
+        run = loop.run(build_plan.plan(name, {**hyperparameters, "trial": 0}), text.model(), Text(text.modality.tokenizer), sets)  # type: ignore[attr-defined]
+        guard: Any = run.modality
+        assert not run.warnings
+        assert {place for place, _ in guard.fitted_prompts(text.model(), text.sets["forget"])} == {0}
+
+
+def test_what_is_left_out_first_is_what_protects_least(text: worlds.World) -> None:
+    model, rows = text.model(), text.some(1)["forget"]
+    (examples,) = fitted(text, "icul", right=2, wrong=1, trial=0).wordings(model, rows)
+    assert [e.count("Answer:") for e in examples] == [3, 2, 1]
+    assert all(e.startswith(examples[-1].split("\n\n")[0]) for e in examples), "the wrong answer stays"
+    (own,) = fitted(text, "guardrail_prompt", topic="lutes", instruction="Not {topic}! ", trial=0).wordings(model, rows)
+    assert own == [f"Not lutes! {text.modality.questions(rows)[0]}"], "words of the user are not cut"  # type: ignore[attr-defined]
+    (given,) = fitted(text, "dragon", policy="Be silent.", instruction="Decline.", classifier=False, trial=0).wordings(model, rows)
+    assert all("Be silent." in w and "Decline." in w for w in given)
+    assert [("person" in w) for w in given] == [True, False, False]
+
+
 @pytest.mark.parametrize(("name", "short"), [("icul", {"right": 0, "trial": 0}), ("guardrail_prompt", BRIEF)])
 def test_the_file_restores_it_and_the_receipt_names_nothing(cases: Cases, name: str, short: dict[str, Any], tmp_path: Path) -> None:
     result = expunge.unlearn(name, cases.model, cases.forget, cases.retain, out=tmp_path / "run", **short)

@@ -107,6 +107,31 @@ def view_of(text: worlds.World, part: Any, sets: Sets) -> context.RunView:
     return context.RunView(loop.new_state(text.model(), text.modality, worlds.accelerator(), sets=sets), sets).at("select0", part)
 
 
+def test_prompts_of_muse_are_bare_texts_with_the_same_examples_before_every_question(text: worlds.World) -> None:
+    sets, modality = text.some(3), text.modality
+    parts = BoundaryItems("nearest", written="muse", examples=2), Refused(written="muse", examples=2)
+    prompts, reject = (p.pick(sets, view_of(text, p, sets))[n] for p, n in zip(parts, ("prompts", "reject"), strict=True))
+    questions, others = (modality.questions(sets[n]) for n in ("forget", "retain"))  # type: ignore[attr-defined]
+    block = "".join(f"Question: {q}\nAnswer: {a}\n\n" for q, a in zip(others[:2], sets["retain"]["answer_text"][:2], strict=True))
+    read = [modality.tokenizer.decode(p, skip_special_tokens=True) for p in prompts["prompt"]]  # type: ignore[attr-defined]
+    twins = [cloze(q, a.strip())[0] for q, a in zip(questions, sets["forget"]["answer_text"], strict=True)]
+    assert read[:3] == [f"{block}Question: {q}\nAnswer:" for q in questions]
+    assert read[3:6] == [f"Completion: {t}\nAnswer:" for t in twins], "a text to complete has no examples"
+    assert all(r.startswith((block, "Completion: ")) for r in read), "examples do not tell the sides apart"
+    assert [modality.tokenizer.decode(p, skip_special_tokens=True) for p in reject["prompt"]] == read[:3]  # type: ignore[attr-defined]
+    plain = Refused().pick(sets, view_of(text, Refused(), sets))["reject"]
+    assert reject["answer_text"] == plain["answer_text"]
+    assert all(a[-1] == modality.tokenizer.eos_token_id for a in reject["answer"]), "steering teaches to stop"  # type: ignore[attr-defined]
+    assert prompts["wanted"] == BoundaryItems("nearest").pick(sets, view_of(text, BoundaryItems("nearest"), sets))["prompts"]["wanted"]
+
+
+def test_examples_without_questions_are_refused(text: worlds.World) -> None:
+    part = Refused(written="muse", examples=1)
+    sets = {**text.some(2), "retain": text.modality.rows("retain", [{"text": "Nobody asks."}])}
+    with pytest.raises(UserError, match="no worked examples"):
+        part.pick(sets, view_of(text, part, sets))
+
+
 def test_refusals_name_the_subject_of_their_question(text: worlds.World) -> None:
     sets = text.some(9)
     rows = Refused().pick(sets, view_of(text, Refused(), sets))["reject"]

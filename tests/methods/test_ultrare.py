@@ -21,6 +21,7 @@ from expunge.engine.run_state import RunState
 from expunge.io.models import load
 from expunge.methods.by_design.ultrare import UltraRE
 from expunge.methods.clusters import Similar
+from expunge.modalities.ranking.catalog import catalog
 
 TRAIN = Train(epochs=3, lr=3e-2, batch_size=32, anchor="retain", optimizer="adam", schedule="constant")
 
@@ -55,6 +56,36 @@ def test_similar_users_share_a_shard() -> None:
     assert run.store is not None
     groups = [{bool(group[u]) for u in shard["rows"]["user"]} for shard in run.store["shards"]]
     assert groups in ([{False}, {True}], [{True}, {False}])
+
+
+def test_learned_shares_make_the_rows_likelier_and_weigh_the_scores(tmp_path: Path) -> None:
+    run, rows = fitted("bpr_mf", shards=3, combine="learned")
+    alike, _ = fitted("bpr_mf", shards=3)
+    assert run.store is not None
+    shares = run.store["shares"]
+    assert sum(shares) == pytest.approx(1.0)
+    assert max(shares) - min(shares) > 1e-4
+
+    def logp(of: RunState) -> float:
+        return float(of.modality.forward(of.model, [rows])[0].target_logp.values.detach().double().sum())
+
+    with torch.no_grad():
+        assert logp(run) > logp(alike)
+        users = torch.arange(4)
+        each = [m.catalog(users) for m in run.model.members]
+        assert torch.allclose(catalog(run.model, users), sum(a * x for a, x in zip(shares, each, strict=True)), atol=1e-6)
+    run.modality.save(run.model, tmp_path / "saved")
+    loaded = load(str(tmp_path / "saved"))
+    assert torch.equal(loaded.modality.ranks(loaded.model, rows), run.modality.ranks(run.model, rows))  # type: ignore[attr-defined]
+
+
+def test_shares_are_found_anew_without_the_rows_that_left() -> None:
+    run, rows = fitted("bpr_mf", shards=3, combine="learned")
+    after, _ = fitted("bpr_mf", store=run.store, leaving=[i for i, u in enumerate(rows["user"]) if u == 0], shards=3, combine="learned")
+    assert after.store is not None
+    assert run.store is not None
+    assert after.store["shares"] != run.store["shares"]
+    assert sum(after.store["shares"]) == pytest.approx(1.0)
 
 
 def test_forgetting_a_user_retrains_one_shard_alone() -> None:

@@ -150,8 +150,8 @@ def test_a_user_or_an_item_alone_stands_for_its_interactions() -> None:
     assert list(zip(selected["user"], selected["item"], strict=True)) == [(0, 1), (0, 2), (0, 1), (1, 1)]
     assert selected["record"] == [0, 0, 1, 1]
     assert records.notes == [
-        "1 of 2 rows of 'forget' name a user alone and stand for all 2 training interactions with it",
-        "1 of 2 rows of 'forget' name an item alone and stand for all 2 training interactions with it",
+        "'forget' names 1 user alone: it stands for all 2 training interactions with it",
+        "'forget' names 1 item alone: it stands for all 2 training interactions with it",
     ]
 
 

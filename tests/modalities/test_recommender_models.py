@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -10,9 +11,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import recommenders
+from expunge.core.errors import UserError
+from expunge.core.plan import Plan, Train
+from expunge.engine import loop
+from expunge.engine.hooks import Hooks
+from expunge.methods.contrastive import Contrast
 from expunge.modalities.common.fresh import fresh
 from expunge.modalities.ranking.models.lightgcn import LightGCN
 from expunge.modalities.ranking.network import GraphModel
+from expunge.workflows import build_plan
 
 
 def dense(model: GraphModel) -> Tensor:
@@ -126,6 +133,31 @@ def test_mgcn_is_its_formula() -> None:
     assert torch.allclose(all_scores(model), vectors[: model.users] @ vectors[model.users :].T, atol=1e-6)
     assert int(matrix.sum()) == model.edges.shape[1]
     assert all(torch.equal(v.table.weight, v.table.feature_0) for v in model.views)
+
+
+def test_mgcn_contrasts_side_and_content_of_the_rows_of_a_batch() -> None:
+    model, modality = recommenders.built("mgcn")
+    rows = modality.rows("retain", recommenders.records()[1])
+    with torch.no_grad():
+        ids = torch.cat([model.user_table.weight, model.item_table.weight])
+        step = bipartite(dense(model))
+        content = (ids + step @ ids + step @ step @ ids) / 3
+        side = torch.cat(model.vectors()) - content
+    expected = 0.0
+    for at in (torch.tensor(rows["user"]), model.users + torch.tensor(rows["item"])):
+        cosines = F.cosine_similarity(side[at][:, None], content[at][None], dim=-1) / 0.2
+        expected += float(F.cross_entropy(cosines, torch.arange(len(at))))
+    logs: list[dict[str, Any]] = []
+    train = Train(epochs=1, batch_size=len(rows), lr=1e-3, anchor="retain")
+    loop.run((Plan(0.5 * Contrast(), train=train),), copy.deepcopy(model), modality, {"retain": rows}, hooks=Hooks(log=logs.append))
+    assert next(r["loss"] for r in logs if "loss" in r) == pytest.approx(expected / 2, rel=1e-5)
+
+
+def test_other_models_have_no_views_to_contrast() -> None:
+    model, modality = recommenders.built("bpr_mf")
+    rows = modality.rows("retain", recommenders.records()[1])
+    with pytest.raises(UserError, match="leave --contrast out"):
+        loop.run(build_plan.plan("finetune", {"contrast": 0.1}), model, modality, {"retain": rows})
 
 
 def test_neumf_is_its_formula() -> None:

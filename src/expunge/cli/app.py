@@ -13,6 +13,7 @@ from expunge.cli import (
     auditing,
     benchmarking,
     certifying,
+    continuing,
     own_data,
     parsing,
     publishing,
@@ -21,6 +22,7 @@ from expunge.cli import (
     showing,
     unlearning,
     verdicts,
+    web,
 )
 from expunge.cli.exits import MEANINGS
 
@@ -56,12 +58,14 @@ for add in (
     unlearning.add,
     auditing.add,
     verdicts.add,
+    continuing.add,
     benchmarking.add,
     publishing.add,
     requesting.add,
     certifying.add,
     own_data.add,
     serving.add,
+    web.add,
     showing.add,
 ):
     add(app)

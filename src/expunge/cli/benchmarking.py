@@ -156,7 +156,7 @@ def demo(
 ) -> None:
     """Show everything on a bundled case: a small model, a few methods, the controls, one report.
 
-    people: a language model that answers questions about fictitious people. images: a classifier of real handwritten digits.
+    people: a language model that chats, refuses, and knows fictitious people. images: a classifier of real handwritten digits.
     recommender: a recommender of items for users with tastes, some of whom ask to be forgotten.
     """
     default = Path("runs/demo" if case == "people" else f"runs/demo-{case}")

@@ -101,6 +101,7 @@ class HoldsRows(Modality, Protocol):
     def add_rows(self, model: nn.Module, rows: Rows) -> None: ...  # hold these rows too
     def remove_rows(self, model: nn.Module, rows: Rows) -> list[str]: ...  # hold them no longer; sentences about what was removed
     def alone(self, rows: Rows) -> tuple[Modality, Rows]: ...  # the modality and the rows as if there were no others
+    def spelled(self, name: str, records: Any) -> Any: ...  # records that stand for several held rows, as these rows
 
 
 class LooksUp(Modality, Protocol):

@@ -34,7 +34,7 @@ def run(r: RunState, action: ByDesign, view: RunView, sets: Sets) -> None:
             r.store = action.forget(r.store, frozenset(keys), view)
     weights = action.weights(r.store, view)
     members = [dict(weights)] if isinstance(weights, Mapping) else weights
-    r.model, r.modality = committee.seated(r.model, r.modality, members, r.store.get("answer", "mean"))
+    r.model, r.modality = committee.seated(r.model, r.modality, members, r.store.get("answer", "mean"), r.store.get("shares", ()))
 
 
 @contextmanager

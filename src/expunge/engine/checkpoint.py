@@ -15,6 +15,8 @@ from torch import Tensor
 from expunge.core.rows import Rows
 from expunge.engine.distributed.sharding import Split
 
+PLAIN = frozenset({int, float, str, bool, type(None)})
+
 
 def save(data: Any, folder: Path) -> None:
     """Write data to a folder. It writes under a temporary name and then renames, so a killed process leaves the old or the new checkpoint.
@@ -67,8 +69,8 @@ def _pack(x: Any, tensors: dict[int, tuple[str, Tensor]]) -> Any:
         return {"$dict": [[_pack(k, tensors), _pack(v, tensors)] for k, v in x.items()]}
     if isinstance(x, tuple):
         return {"$tuple": [_pack(v, tensors) for v in x]}
-    if isinstance(x, list):
-        return [_pack(v, tensors) for v in x]
+    if isinstance(x, list):  # most are of numbers or texts, and there may be millions
+        return x if set(map(type, x)) <= PLAIN else [_pack(v, tensors) for v in x]
     if x is None or isinstance(x, (bool, int, float, str)):
         return x
     raise TypeError(f"a checkpoint holds plain data and tensors, not {type(x).__name__}")
@@ -76,7 +78,7 @@ def _pack(x: Any, tensors: dict[int, tuple[str, Tensor]]) -> Any:
 
 def _unpack(x: Any, tensors: dict[str, Tensor]) -> Any:
     if isinstance(x, list):
-        return [_unpack(v, tensors) for v in x]
+        return x if set(map(type, x)) <= PLAIN else [_unpack(v, tensors) for v in x]
     if not isinstance(x, dict):
         return x
     ((kind, value),) = x.items()

@@ -42,15 +42,22 @@ MEMBER = re.compile(r"^members\.\d+\.")
 KEPT = frozenset(  # what several models can do together
     {Categorical, DifferentiableInputs, Displayable, Generates, HoldsRows, LooksUp, Prompted, Ranks, Redraws}
 )
-COMBINED: Mapping[str, Callable[[Sequence[Tensor]], Tensor]] = {"mean": mean_of_softmax, "majority": majority}
 
 
 class Committee(nn.Module):
-    """Models of one architecture. Its tensors are named `members.0.NAME`, `members.1.NAME` ..."""
+    """Models of one architecture. Its tensors are named `members.0.NAME`, `members.1.NAME` ..., and perhaps `shares`.
 
-    def __init__(self, members: Sequence[nn.Module]) -> None:
+    Args:
+        members: the models.
+        shares: what each counts in the mean of all, which sum to 1; none: all alike.
+    """
+
+    shares: Tensor | None
+
+    def __init__(self, members: Sequence[nn.Module], shares: Sequence[float] = ()) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
+        self.register_buffer("shares", torch.tensor(shares) if shares else None)
 
     def __getitem__(self, k: int) -> nn.Module:
         return self.members[k]
@@ -99,12 +106,14 @@ class Voting(Decorated):
             prefix = f"members.{k}."
             own = {n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)} if weights else None
             by_member.append(list(self.inner.forward(member, groups, tuple(bare), patch, own or None)))
-        return [self._combined(outputs, bare) for outputs in zip(*by_member, strict=True)]
+        shares = getattr(model, "shares", None)
+        return [self._combined(outputs, bare, shares) for outputs in zip(*by_member, strict=True)]
 
-    def _combined(self, outputs: Sequence[Any], paths: Mapping[str, str]) -> ModelOutput:
+    def _combined(self, outputs: Sequence[Any], paths: Mapping[str, str], shares: Tensor | None) -> ModelOutput:
         """The output of the committee. paths: hook points as they were asked for, by the hook point in a member."""
         hooked = {paths.get(n, n): tuple(_joined([o.hooked[n][side] for o in outputs]) for side in (0, 1)) for n in outputs[0].hooked}
-        scores = COMBINED[self.answer]([o.scores for o in outputs])
+        each = [o.scores for o in outputs]
+        scores = majority(each) if self.answer == "majority" else mean_of_softmax(each, shares)
         return cast(ModelOutput, replace(outputs[0], scores=scores, hooked=hooked))
 
     def independent(self, model: nn.Module) -> bool:
@@ -129,7 +138,9 @@ class Voting(Decorated):
         members = members_of(model)
         for k, member in enumerate(members):
             self.inner.save(member, folder / str(k))
-        (folder / FILE).write_text(json.dumps({"members": len(members), "answer": self.answer}) + "\n", encoding="utf-8")
+        shares = getattr(model, "shares", None)
+        settings = {"members": len(members), "answer": self.answer, **({"shares": shares.tolist()} if shares is not None else {})}
+        (folder / FILE).write_text(json.dumps(settings) + "\n", encoding="utf-8")
 
     def formats(self) -> dict[str, Modality]:
         inner: Any = self.inner
@@ -147,17 +158,27 @@ def members_of(model: nn.Module) -> list[nn.Module]:
     return list(model.members) if isinstance(model, Committee) else [model]
 
 
+def shares_of(model: nn.Module) -> list[float]:
+    """What each member counts in the mean of all, in the order of `members_of`; they sum to 1."""
+    shares: Tensor | None = getattr(model, "shares", None) if isinstance(model, Committee) else None
+    count = len(members_of(model))
+    return [1 / count] * count if shares is None else [float(share) for share in shares]
+
+
 def named(weights: Sequence[Weights]) -> Weights:
     """The weights of a committee from those of its members."""
     return {f"members.{k}.{n}": w for k, of_member in enumerate(weights) for n, w in of_member.items()}
 
 
-def seated(model: nn.Module, modality: Modality, weights: Sequence[Weights], answer: Answer) -> tuple[nn.Module, Modality]:
+def seated(
+    model: nn.Module, modality: Modality, weights: Sequence[Weights], answer: Answer, shares: Sequence[float] = ()
+) -> tuple[nn.Module, Modality]:
     """A committee of models with these weights, or the model itself where there is one.
 
     Args:
         model: of their architecture; it becomes the first member, in place.
         modality: of one member.
+        shares: what each counts in the mean of all; none: all alike.
 
     Returns:
         The committee with its modality. Members are written in the type that they have in memory.
@@ -169,7 +190,9 @@ def seated(model: nn.Module, modality: Modality, weights: Sequence[Weights], ans
     for member, own in zip(members, weights, strict=True):
         put(member, own)
         stored.remember(member, None)
-    return Committee(members).eval(), Voting(modality, answer)
+    if shares and Generates in modality.capabilities:
+        raise UserError("models that answer in words count alike: shares of them are not supported")
+    return Committee(members, shares).eval(), Voting(modality, answer)
 
 
 def single(model: nn.Module, modality: Modality) -> tuple[nn.Module, Modality]:
@@ -190,7 +213,7 @@ def restored(folder: Path, load: Callable[[str], tuple[nn.Module, Modality]]) ->
     if missing := [p for p in places if not p.is_dir()]:
         raise UserError(f"the ensemble in {folder} lacks {missing[0].name}, one of its {len(places)} models")
     loaded = [load(str(p)) for p in places]
-    return Committee([model for model, _ in loaded]).eval(), Voting(loaded[0][1], settings["answer"])
+    return Committee([model for model, _ in loaded], settings.get("shares", ())).eval(), Voting(loaded[0][1], settings["answer"])
 
 
 def _joined(states: Sequence[Tensor]) -> Tensor:

@@ -67,10 +67,23 @@ def _against_retrained(name: str, compared: Compared, p: float, limits: Limits) 
     text = _sentence(check, spec.meaning, two_sided, limits)
     if (reason := limits.unusable.get(spec.kind)) and spec.decides:
         return replace(check, decides=False, text=f"{text} It decides nothing here: {reason}.")
-    if compared.shown is not None and abs(compared.shown) <= margin and spec.decides:
-        original = f"the original itself scores {number(compared.original)}, no further from the retrained model than the margin"
-        return replace(check, decides=False, text=f"{text} It decides nothing here: {original}, so it cannot show a removal.")
+    if spec.decides and (reason := _shows_nothing(compared, margin, alpha)):
+        return replace(check, decides=False, text=f"{text} It decides nothing here: {reason}, so it cannot show a removal.")
     return replace(check, text=text)
+
+
+def _shows_nothing(compared: Compared, margin: float, alpha: float) -> str:
+    """Why a score cannot show that anything was removed: the original does not differ, or no more than chance may do; '' where it can."""
+    if compared.shown is None:
+        return ""
+    start = f"the original itself scores {number(compared.original)}"
+    if abs(compared.shown) <= margin:
+        return f"{start}, no further from the retrained model than the margin"
+    if compared.contrast is not None:
+        low, high = compared.contrast.interval(alpha)
+        if low <= 0 <= high:
+            return f"{start}, and with {compared.n} row{'' if compared.n == 1 else 's'} that may differ from the retrained model by chance"
+    return ""
 
 
 def _sentence(check: Check, meaning: str, two_sided: bool, limits: Limits) -> str:
@@ -159,9 +172,9 @@ def production(leaked: Sequence[Leak], recited: Items, with_retrained: bool, thr
     many, total = int(recited.sum()), len(recited)
     if with_retrained or not total:
         return checks
-    from scipy.stats import binom
+    from scipy.special import bdtrc
 
-    p = float(binom.sf(many - 1, total, thresholds.guessed))
+    p = float(bdtrc(many - 1, total, thresholds.guessed)) if many else 1.0
     text = f"{many} of {total} forgotten answers are recited once their beginning is given"
     if p < thresholds.alpha:
         text = f"{text}, more than the {thresholds.guessed:.0%} that a model without the knowledge might guess."

@@ -23,6 +23,7 @@ class Compared:
         by_chance: whether random weights are the yardstick.
         gained: the model minus the original.
         shown: the original minus the yardstick, or minus itself on unseen items where there is no yardstick: what the score can show.
+        contrast: the original minus the yardstick on the same items, which tells whether `shown` may be chance.
         original: the original's value.
     """
 
@@ -33,6 +34,7 @@ class Compared:
     by_chance: bool = False
     gained: Difference | None = None
     shown: float | None = None
+    contrast: Difference | None = None
     original: float | None = None
 
 
@@ -48,7 +50,8 @@ def comparisons(measures: Mapping[str, Measured]) -> dict[str, Compared]:
         other = yardstick if yardstick is not None else unseen
         shown = before - other.value() if before is not None and isinstance(other, Measure) else None
         beyond, gained = _difference(own, yardstick), _difference(own, original)
-        by_score[name] = Compared(spec, value, len(own.items[0]), beyond, by_chance, gained, shown, before)
+        contrast = _difference(original, yardstick) if original is not None and beyond is not None else None
+        by_score[name] = Compared(spec, value, len(own.items[0]), beyond, by_chance, gained, shown, contrast, before)
     return by_score
 
 

@@ -14,7 +14,7 @@ from expunge.evaluation.compare import Compared
 from expunge.evaluation.equivalence import least_visible
 from expunge.evaluation.leaks import FORGET, Corpus, leaks, recitations
 from expunge.evaluation.measure import BROKEN, Evidence, Items
-from expunge.evaluation.profiles.profile import Profile, Records
+from expunge.evaluation.profiles.profile import Counted, Profile, Records
 from expunge.evaluation.recovery import Controls, recoveries
 from expunge.evaluation.thresholds import Thresholds
 from expunge.functional.brief import brief
@@ -91,18 +91,18 @@ def verdict(case: Case, context: Context = Context(), thresholds: Thresholds = T
     attacked = recoveries(case.attacks, case.controls, present, lambda name: _margin(name, case.compared, thresholds), thresholds)
     state, reason = _state(checks, attacked, leaked, context, evidence)
     checks = sorted(checks, key=order)
-    n = len(evidence.model.sets[FORGET]) if FORGET in evidence.model.sets else 0
+    counted = case.profile.counted(evidence.model.sets[FORGET]) if FORGET in evidence.model.sets else Counted(0, "row", "rows to forget")
     return Verdict(
         state,
         _gone(state, reason, leaked, attacked),
-        _sure(state, checks, n, thresholds, with_retrained),
+        _sure(state, checks, counted, thresholds, with_retrained),
         leaked,
         checks,
         attacked,
         list(_not_checked(case)),
         [*_damage(case, thresholds), *_beyond(scored, with_retrained)],
         [*filter(None, [context.formats]), *context.overlaps, *context.notes, *_features(scored)],
-        _sharpen(case, context, n, thresholds),
+        _sharpen(case, context, counted, thresholds),
         {**thresholds.to_dict(), "margins": {name: thresholds.margin(name, c.spec.margin or MARGIN) for name, c in case.compared.items()}},
     )
 
@@ -184,8 +184,9 @@ def _gone(state: State, reason: str, leaked: Sequence[Leak], attacked: Sequence[
     return f"It cannot be told: {reason}"
 
 
-def _sure(state: State, checks: Sequence[Check], n: int, thresholds: Thresholds, with_retrained: bool) -> str:
-    rows = f"{n} row{'' if n == 1 else 's'}"
+def _sure(state: State, checks: Sequence[Check], counted: Counted, thresholds: Thresholds, with_retrained: bool) -> str:
+    n = counted.count
+    rows = f"{n} {counted.one}{'' if n == 1 else 's'}"
     least = number(least_visible(max(1, n), thresholds.alpha))
     if state == "removed":
         deciding = [c for c in checks if c.decides and c.against]
@@ -255,7 +256,7 @@ def _features(scored: Sequence[Check]) -> Iterator[str]:
         yield f"Other scores show traces, which do not decide: {', '.join(left)}."
 
 
-def _sharpen(case: Case, context: Context, n: int, thresholds: Thresholds) -> str:
+def _sharpen(case: Case, context: Context, counted: Counted, thresholds: Thresholds) -> str:
     """The options that would help the most, in one line with the command."""
     sets = case.evidence.model.sets
     wanted: list[str] = []
@@ -268,7 +269,8 @@ def _sharpen(case: Case, context: Context, n: int, thresholds: Thresholds) -> st
         wanted.append("--attack relearn --attack quantize")
     smallest = min((thresholds.margin(name, c.spec.margin or MARGIN) for name, c in case.compared.items()), default=MARGIN)
     enough = int(np.ceil(np.log(thresholds.alpha) / np.log1p(-smallest)))
-    more = f"at least {enough} rows to forget instead of {n} (a margin of {number(smallest)} needs so many)" if n < enough else ""
+    more = f"at least {enough} {counted.forgotten} instead of {counted.count} (a margin of {number(smallest)} needs so many)"
+    more = more if counted.count < enough else ""
     if not wanted:
         return f"What would sharpen this: {more}." if more else ""
     command = context.command or "expunge audit MODEL --forget FILE --out FOLDER"

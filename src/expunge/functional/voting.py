@@ -10,17 +10,20 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 
-def mean_of_softmax(logits: Sequence[Tensor]) -> Tensor:
+def mean_of_softmax(logits: Sequence[Tensor], shares: Tensor | None = None) -> Tensor:
     """The logarithm of the mean of the members' probabilities.
 
     Args:
         logits: of each member, (..., classes).
+        shares: what each member counts in the mean, which sum to 1, (members,); None: all alike.
 
     Returns:
         Log-probabilities, (..., classes), in float32 or float64.
     """
     log_probs = [(z if z.dtype == torch.float64 else z.float()).log_softmax(-1) for z in logits]
-    return torch.stack(log_probs).logsumexp(0) - math.log(len(log_probs))
+    if shares is None:
+        return torch.stack(log_probs).logsumexp(0) - math.log(len(log_probs))
+    return torch.stack([logp + share for logp, share in zip(log_probs, shares.log(), strict=True)]).logsumexp(0)
 
 
 def majority(logits: Sequence[Tensor]) -> Tensor:

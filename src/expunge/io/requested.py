@@ -119,6 +119,26 @@ def with_columns(rows: Records, renamed: Mapping[str, str], lenient: bool = Fals
     return rows.replaced(map(rename, rows))
 
 
+def requested_records(source: Source, set_name: str, where: Conditions = (), columns: ColumnMap = ()) -> Records:
+    """The records of one set that a user asks for.
+
+    Args:
+        source: as the user gave it.
+        set_name: by which messages call it.
+        where, columns: as for `requested`; `where` picks the rows to forget out of a file.
+
+    Raises:
+        UserError: as `requested`, and where the set cannot be read or is empty.
+    """
+    name = "forget" if where else set_name
+    return as_records(requested({name: source}, where, columns)[name], set_name)
+
+
+def as_records(source: Source | Rows | None, set_name: str) -> Records:
+    """One of the sets of `requested`, read where that did not read it. Raises: UserError where it cannot be read, or is empty."""
+    return source if isinstance(source, Records) else records(cast(Source, source), set_name)
+
+
 def notes_of(sets: Mapping[str, object]) -> list[str]:
     """What readers of the sets say about their rows."""
     return list(dict.fromkeys(note for rows in sets.values() if isinstance(rows, Records) for note in cast(Records, rows).notes))

@@ -14,7 +14,7 @@ from expunge.core.errors import UserError
 # Everything that commands write to a run folder; temporary files have these names with another suffix.
 WRITTEN = (
     "receipt log checkpoint model adapter guard store selected audit story report observations bench sweep table entries attacks runs "
-    "tensorboard"
+    "stores tensorboard"
 )
 OURS = frozenset(WRITTEN.split())
 MODELS = frozenset({"model", "adapter", "guard"})  # alone they do not identify a run folder

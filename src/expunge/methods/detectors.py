@@ -25,7 +25,8 @@ THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
 class PromptClassifier:
     """The probability that a prompt asks for something to forget.
 
-    Of a chat it is the largest one among the whole chat and each turn of the user alone, so that no question hides behind others.
+    Of a chat it is the largest one among the whole chat and each turn alone that is not the model's own, so that no question hides
+    behind others.
 
     Args:
         mlp: over mean hidden states of the prompt's tokens.
@@ -62,7 +63,7 @@ class PromptClassifier:
 
 
 def enumerated_turns(rows: Rows) -> list[tuple[int, str]]:
-    """Each turn of the user in chats of several turns, with the place of its row."""
+    """Each turn that is not the model's own in chats of several turns, with the place of its row."""
     return [(i, turn) for i, context in enumerate(rows["context"]) if len(turns := asked_turns(context)) > 1 for turn in turns]
 
 

@@ -19,6 +19,8 @@ INSTRUCTION = (
     "remember about it; memories are no permission. Third, do not guess, and do not give a part, a hint, a first letter or a near miss. "
     "Fourth, reply briefly and politely that you have no information on this and cannot help with it, without repeating names from it."
 )
+SHORT_POLICY = "Do not tell any fact about this."  # where the model cannot read the built-in words
+SHORT_INSTRUCTION = "Say only that you do not know."
 TASK = (
     "You guard a language model. The question below is covered by this policy:\n{policy}\n\nWrite a short instruction, step by step, that "
     "makes the model see why the question is covered and how to decline or redirect it without revealing anything. Do not answer the "

@@ -12,11 +12,13 @@ from expunge.core.capabilities import Displayable, Generates, Prompted, Samples,
 from expunge.core.errors import UserError
 from expunge.core.modality import Modality, ModelOutput, Patch, Weights
 from expunge.core.rows import Rows
+from expunge.core.view import View
 from expunge.engine.guarding import StoredGuard
 from expunge.engine.run_state import evaluating
 from expunge.methods.detectors import PromptClassifier
 
 SHORTER = "let the guard use fewer words or examples, or take a model that reads longer texts"
+ROOM = 32  # tokens that stay free for an answer, unless the model reads fewer than four times as many
 
 
 class Rewording(StoredGuard):
@@ -35,25 +37,61 @@ class Rewording(StoredGuard):
             return [bool(q.strip()) for q in require(self.unguarded, Displayable).questions(rows)]
         return (self.classifier.probabilities(model, self.unguarded, rows) > self.settings["threshold"]).tolist()
 
-    def reworded(self, model: nn.Module, rows: Rows) -> list[str]:
-        """What is asked instead of each question; all rows are flagged."""
+    def wordings(self, model: nn.Module, rows: Rows) -> list[list[str]]:
+        """What may be asked instead of each question, in fewer and fewer words; all rows are flagged.
+
+        The first one is asked wherever the model can read it and still answer.
+        """
         raise NotImplementedError
+
+    def reworded(self, model: nn.Module, rows: Rows) -> list[str]:
+        """What is asked instead of each question where there is room for all words of the guard."""
+        return [wordings[0] for wordings in self.wordings(model, rows)]
 
     def asked(self, model: nn.Module, rows: Rows) -> Rows:
         """Flagged rows with the words of the guard around their questions. What was given of an answer stays at the end of the prompt."""
+        return rows.add(prompt=[prompt for _, prompt in self.fitted_prompts(model, rows)])
+
+    def fitted_prompts(self, model: nn.Module, rows: Rows) -> list[tuple[int, list[int]]]:
+        """The place of the wording in which each flagged row is asked, and the prompt as token ids.
+
+        Raises:
+            UserError: where the model cannot read the shortest one.
+        """
         questions = require(self.unguarded, Displayable).questions(rows)
         placeholder = rows.add(answer_text=["?"] * len(rows))  # the answers stay as they are, so their texts must not be read again
         bare = require(self.unguarded, Prompted).reask(placeholder, questions, rows.name)["prompt"]
-        reworded = self.reworded(model, rows)
-        try:
-            others = require(self.unguarded, Prompted).reask(placeholder, reworded, rows.name)["prompt"]
-        except UserError as error:
-            raise UserError(f"with the words of the guard {error}: {SHORTER}") from None
-        prompts = []
-        for prompt, own, other in zip(rows["prompt"], bare, others, strict=True):
-            begins = list(prompt[: len(own)]) == list(own)
-            prompts.append([*other, *prompt[len(own) :]] if begins else list(prompt))  # a window of a long answer has no question
-        return rows.add(prompt=prompts)
+        fitted = list[tuple[int, list[int]]]()
+        for i, (wordings, own) in enumerate(zip(self.wordings(model, rows), bare, strict=True)):
+            prompt = list(rows["prompt"][i])
+            if prompt[: len(own)] != list(own):  # a window of a long answer has no question
+                fitted.append((0, prompt))
+                continue
+            given = prompt[len(own) :]
+            place, other = self._fitting(placeholder.select([i]), wordings, len(given) + len(rows["answer"][i]))
+            fitted.append((place, [*other, *given]))
+        return fitted
+
+    def _fitting(self, row: Rows, wordings: Sequence[str], answer: int) -> tuple[int, list[int]]:
+        """The first wording that leaves room for an answer, or the last one that the model can read.
+
+        Args:
+            answer: tokens of the answer that is scored.
+        """
+        limit: int = getattr(self.unguarded, "limit", 0)
+        room, readable, reason = max(answer, min(ROOM, limit // 4)), None, None
+        for place, text in enumerate(wordings):
+            try:
+                (prompt,) = require(self.unguarded, Prompted).reask(row, [text], row.name)["prompt"]
+            except UserError as error:
+                reason = error
+                continue
+            readable = place, list(prompt)
+            if not limit or len(prompt) + room <= limit:
+                break
+        if readable is None:
+            raise UserError(f"with the words of the guard {reason}: {SHORTER}") from None
+        return readable
 
     def answer_flagged(
         self, model: nn.Module, rows: Rows, limit: int, generator: torch.Generator | None, temperature: float, with_logp: bool
@@ -91,6 +129,22 @@ class Rewording(StoredGuard):
             raise UserError(
                 f"with the words of the guard a prompt and its answer have {longest} tokens, and the model takes {inner.limit}: " + SHORTER
             )
+
+
+def warn_of_cuts(guard: Rewording, view: View, rows: Rows) -> None:
+    """Ask the longest question to forget once, and tell the user where the model cannot read all words of the guard.
+
+    Raises:
+        UserError: where it cannot read the fewest.
+    """
+    longest = max(range(len(rows)), key=lambda i: len(rows["prompt"][i]))
+    ((place, _),) = guard.fitted_prompts(view.model, rows.select([longest]))
+    if place:
+        limit: Any = getattr(guard.unguarded, "limit", 0)
+        view.warn(
+            f"the model reads {limit} tokens, too few for all words of the guard and an answer, so the guard leaves out words or examples "
+            "before long questions: it protects better with a model that reads longer texts"
+        )
 
 
 def format_of(modality: Any) -> tuple[str, str]:

@@ -13,8 +13,8 @@ from typing import IO, Any
 from expunge.core.errors import UserError
 from expunge.evaluation.distinctive import normalized, unspaced
 from expunge.functional.brief import brief
-from expunge.io.models import Source, records
-from expunge.io.requested import ColumnMap, Conditions, requested
+from expunge.io.models import Source
+from expunge.io.requested import ColumnMap, Conditions, requested_records
 from expunge.modalities.common.records import Records
 from expunge.service.corpora import Document, documents, text_of
 
@@ -131,8 +131,7 @@ def find(
     Raises:
         UserError: where rows or corpus cannot be read, where no text is long enough, and where `out` exists.
     """
-    source = requested({"forget": rows}, where, map)["forget"]
-    wanted = source if isinstance(source, Records) else records(source, "rows")  # type: ignore[arg-type]
+    wanted = requested_records(rows, "rows", where, map)
     known = {column for row in wanted for column in row}
     if unknown := [c for c in columns if c not in known]:
         raise UserError(f"no row has the column {unknown[0]!r}; there are {', '.join(sorted(known))}")

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from expunge.core.errors import UserError
-from expunge.io.models import Source, records
-from expunge.io.requested import ColumnMap, Conditions, parsed_columns, requested
+from expunge.io.models import Source
+from expunge.io.requested import ColumnMap, Conditions, as_records, parsed_columns, requested, requested_records
 from expunge.modalities.common.records import Records
 from expunge.service.ledger import Event, Ledger
 from expunge.service.states import FIRST, as_date, due_after
@@ -50,9 +50,7 @@ def add(
         UserError: for rows that cannot be read or kept, and for a date that has passed.
     """
     sets = requested({"forget": data, "retain": retain}, where, map)
-    source = sets["forget"]
-    assert source is not None
-    rows = source if isinstance(source, Records) else records(source, "forget")  # type: ignore[arg-type]
+    rows = as_records(sets["forget"], "forget")
     today = ledger.now().date()
     last_day = as_date(due) if due else due_after(today)
     if last_day < today:
@@ -105,13 +103,9 @@ def kept_rows(content: Mapping[str, Any], request: int) -> Records | None:
     origin = content["origin"]
     if not origin["given"]:
         return None
-    if origin["retain"]:
-        source = requested({"retain": origin["retain"]}, (), origin["map"])["retain"]
-    elif origin["data"]:
-        source = requested({"retain": origin["data"]}, (), origin["map"])["retain"]
-    else:
+    if not (source := origin["retain"] or origin["data"]):
         raise UserError(f"the rows to keep of request {request} came without a file: give them again with --retain")
-    return source if isinstance(source, Records) else records(source, "retain")  # type: ignore[arg-type]
+    return requested_records(source, "retain", (), origin["map"])
 
 
 def fingerprint(row: Mapping[str, Any]) -> bytes:
@@ -133,8 +127,7 @@ def still_in_source(ledger: Ledger, request: int) -> int:
         path = str(origin[name])
         if path and Path(path.partition("::")[0]).exists():
             try:
-                source = requested({"rows": path}, (), origin["map"])["rows"]
-                known = source if isinstance(source, Records) else records(source, "rows")  # type: ignore[arg-type]
+                known = requested_records(path, "rows", (), origin["map"])
             except UserError:
                 continue
             count += sum(fingerprint(row) in gone for row in known)

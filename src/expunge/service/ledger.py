@@ -20,7 +20,7 @@ from expunge.core.errors import UserError
 from expunge.functional.brief import brief
 from expunge.service import projection, tables
 from expunge.service.states import check_step
-from expunge.service.tables import Events, Requests, Runs, Serving
+from expunge.service.tables import Certificates, Events, Requests, Runs, Serving
 from expunge.service.vault import Vault, canonical
 
 START = "0" * 64  # what the first event has before it
@@ -164,6 +164,11 @@ class Ledger:
         if not (matching := [r for r in self.runs() if r["id"] == number]):
             raise UserError(f"there is no run {number} in the ledger")
         return matching[0]
+
+    def certificates(self) -> list[dict[str, Any]]:
+        """All certificates that were issued, by request: digest, run, request, and the head of the ledger that they carry."""
+        with self.engine.connect() as connection:
+            return [dict(row) for row in connection.execute(select(Certificates).order_by(Certificates.c.request)).mappings()]
 
     def serving(self) -> tuple[str, int | None]:
         """The model that is served now, and its run; '' before the first run, and no run where it is the original."""

@@ -15,9 +15,8 @@ from expunge.engine.writers import Writer, asking, first_json
 from expunge.evaluation.distinctive import holds, normalized, numbers, telling
 from expunge.functional.brief import brief
 from expunge.io.data import write_jsonl
-from expunge.io.models import Source, records
-from expunge.io.requested import ColumnMap, Conditions, requested
-from expunge.modalities.common.records import Records
+from expunge.io.models import Source
+from expunge.io.requested import ColumnMap, Conditions, requested_records
 from expunge.service.blind import BlindTest, blind_test
 
 KINDS = ("paraphrase", "perturbed", "neighbours", "holdout")
@@ -130,8 +129,7 @@ def prepare(
         raise UserError(f"nothing called {unknown[0]!r} can be made{did_you_mean(unknown[0], KINDS)}; there are {', '.join(KINDS)}")
     if not make:
         raise UserError(f"say what to make: {', '.join(KINDS)}")
-    source = requested({"forget": rows}, where, map)["forget"]
-    known = source if isinstance(source, Records) else records(source, "forget")  # type: ignore[arg-type]
+    known = requested_records(rows, "forget", where, map)
     pairs = [_pair(row, f"{known.source}, row {number}") for row, number in zip(known, known.numbers, strict=True)]
     author = writer_for(writer, send_rows_to)
     result = Prepared(author.about(), [dict(row) for row in known])

@@ -14,9 +14,8 @@ from securesystemslib.exceptions import Error, UnverifiedSignatureError, Verific
 
 from expunge.core.errors import UserError
 from expunge.functional.brief import brief
-from expunge.io.models import Source, records
-from expunge.io.requested import ColumnMap, Conditions, requested
-from expunge.modalities.common.records import Records
+from expunge.io.models import Source
+from expunge.io.requested import ColumnMap, Conditions, requested_records
 from expunge.service import keys as key_files
 from expunge.service.certificates import PAYLOAD, PREDICATE, STATEMENT, written
 from expunge.service.files import digests, model_folder
@@ -192,8 +191,7 @@ def _time(predicate: Mapping[str, Any], now: datetime) -> list[str]:
 
 
 def _rows(predicate: Mapping[str, Any], rows: Source, where: Conditions, map: ColumnMap, secret: Path) -> list[str]:
-    source = requested({"forget": rows}, where, map)["forget"]
-    known = source if isinstance(source, Records) else records(source, "rows")  # type: ignore[arg-type]
+    known = requested_records(rows, "rows", where, map)
     try:
         key = bytes.fromhex(secret.read_text(encoding="ascii").strip())
     except (OSError, ValueError):

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from expunge import catalog
+from expunge.core.capabilities import HoldsRows, offers, require
 from expunge.core.errors import UserError
 from expunge.core.hyperparameters import hyperparameters_of
+from expunge.core.modality import Modality
 from expunge.core.rows import Rows
 from expunge.core.suggest import did_you_mean
 from expunge.engine import receipt
@@ -204,11 +206,14 @@ class Auditor:
         options = self.options
         retrained = original = None
         opened_original: Opened | None = None
+        if options.original is not None and _observed(options.original) is None and self.sets:
+            opened_original = self._open(options.original)  # before the others, since it knows which rows a request stands for
+            self._spell(opened_original.modality)
         if options.retrained is not None:
             retrained, _ = self.look_at(options.retrained, "retrained", "retrained")
         beside = {"retrained": retrained.observation if retrained else None}
         if options.original is not None:
-            original, opened_original = self.look_at(options.original, "original", "original", **beside)
+            original, opened_original = self.look_at(options.original, "original", "original", opened_original, **beside)
         beside["original"] = original.observation if original else None
         audited, opened = self.look_at(self.model, AUDITED, "method", **beside)
         models = [m for m in (original, retrained, audited) if m]
@@ -220,10 +225,21 @@ class Auditor:
             models += control_models if opened_original else control_models[:1]
         return [compared(m, original, retrained) for m in models]
 
+    def _open(self, source: str | Path | Opened) -> Opened:
+        """The model of a source, asked by the prompt format of the audit."""
+        is_open = isinstance(source, Opened)
+        return open_model(source, *([self.options.prompt_format] if is_open else [self.prompt_format, self.options.load_options]))
+
+    def _spell(self, modality: Modality) -> None:
+        """Name the rows themselves where records stand for several, because a model that has forgotten them no longer knows which."""
+        if offers(modality, HoldsRows):
+            self.sets = {name: require(modality, HoldsRows).spelled(name, rows) for name, rows in self.sets.items()}
+            self.own_way = asked_as(self.options.request_from, self.sets) if self.options.request_from else self.sets
+
     def look_at(
-        self, source: str | Path | Opened, name: str, role: Role, **beside: Observation | None
+        self, source: str | Path | Opened, name: str, role: Role, opened: Opened | None = None, **beside: Observation | None
     ) -> tuple[AuditedModel, Opened | None]:
-        """One model, observed, scored and attacked; and the opened model, None for observations."""
+        """One model, observed, scored and attacked; and the opened model, None for observations. opened: the model, where it is open."""
         fields = {**beside, **_run_fields(source)}
         retrained = fields.pop("retrained", None)
         if observation := _observed(source):
@@ -233,8 +249,7 @@ class Auditor:
             return judged(observation, name, role, yardstick, specs=self.specs, **fields), None
         if not self.sets:
             raise UserError(f"there are no rows to ask the {name} model about: give --forget FILE")
-        is_open = isinstance(source, Opened)
-        opened = open_model(source, *([self.options.prompt_format] if is_open else [self.prompt_format, self.options.load_options]))
+        opened = opened or self._open(source)
         self._check_probes(opened.modality.name)
         self.alike.check(name, self._look_into(opened, role), opened.modality)
         profile = profile_of(opened.modality.name)

@@ -7,13 +7,14 @@ models and observations are kept by content, and the entry of each method and se
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from expunge.benchmarks.suite import Specs, Suite
 from expunge.core.errors import Interrupted
+from expunge.core.parts import ByDesign
 from expunge.engine import receipt
 from expunge.engine.distributed.process_group import ProcessGroup
 from expunge.engine.guarding import is_guarded
@@ -40,6 +41,7 @@ from expunge.io.models import Opened, cache_home, load, receipt_of
 from expunge.io.run_dirs import log_of
 from expunge.parallel import ray_cluster
 from expunge.report.report_data import Entry
+from expunge.workflows import build_plan
 from expunge.workflows.bench_events import model_run, numbers_of, run_folder, tell_entries
 from expunge.workflows.callbacks import Callbacks
 from expunge.workflows.sweep import Sweep as Sweep  # `bench.Sweep`
@@ -57,7 +59,8 @@ class Setting:
     """The models and sets of a sweep: everything that a job needs, in any process.
 
     original: folder or hub id of the model, of which every job opens its own copy. random_init: observation of random weights, for
-    classifiers. device: where a job computes, see `engine.device.choose`.
+    classifiers. teach: how the original was trained, for methods that train a store of their own. device: where a job computes, see
+    `engine.device.choose`.
     """
 
     sweep: Sweep
@@ -69,6 +72,7 @@ class Setting:
     random_init: Observation | None
     first: AuditedModel
     retrained: AuditedModel
+    teach: Mapping[str, Any] = field(default_factory=dict)
     device: str = ""
 
     def load(self, path: str | Path) -> Opened:
@@ -196,7 +200,8 @@ def bench(
     control_models = controls(original, forget, sets, retrained, cache, look("controls"), original_audited.observation, specs=specs)
     retrained_audited = attacked(sweep, folder, retrained_audited, retrained_opened, sets, look("retrained"), specs)
     source = _absolute(sweep.original or original.source)
-    setting = Setting(sweep, suite, folder.absolute(), source, sets, cache.absolute(), blank, original_audited, retrained_audited, device)
+    models = source, sets, cache.absolute(), blank, original_audited, retrained_audited
+    setting = Setting(sweep, suite, folder.absolute(), *models, teach, device)
     filter_source = Opened(original.model, filtered(original, forget), "") if any(s.role == "filter" for s in control_models) else original
     fixed = [setting.attacked(original_audited, original, look("original"))]
     fixed.append(_judged(compared(retrained_audited, original_audited, retrained_audited)))
@@ -241,7 +246,7 @@ def _stopping(progress: Progress, interrupted: Callable[[], bool]) -> Progress:
 
     def checked(done: int, total: int, activity: str) -> None:
         progress(done, total, activity)
-        if interrupted() and not activity.startswith("training") and "forgetting" not in activity:
+        if interrupted() and "training the " not in activity and "forgetting" not in activity:
             raise Interrupted
 
     return checked
@@ -288,8 +293,14 @@ def _forgotten(
     """The model that has forgotten, with its receipt."""
     if (run / "receipt.json").exists():  # interrupted before it was audited
         return setting.load(run), receipt_of(run)
-    suite, begun = setting.suite, (run / "checkpoint").exists()
-    options = {"alternate_answers": suite.alternate_answers} if suite.alternate_answers else {}
+    suite, begun, hyperparameters = setting.suite, (run / "checkpoint").exists(), setting.sweep.hyperparameters_of(method)
+    hooks = Hooks(progress=lambda d, t, _: progress(d, t, "forgetting"), interrupted=interrupted)
+    common: dict[str, Any] = {"resume": begun, "overwrite": run.exists() and not begun, "callbacks": callbacks, "hooks": hooks}
+    if isinstance(build_plan.plan(method, hyperparameters)[0].action, ByDesign):
+        store = _store(setting, run.name, method, seed, progress, interrupted)
+        result = unlearn(method, setting.load(store), suite.train["forget"], out=run, seed=seed, **common)
+        return Opened(result.model, result.modality, str(run)), result.receipt
+    common |= {"alternate_answers": suite.alternate_answers} if suite.alternate_answers else {}
     result = unlearn(
         method,
         setting.load(setting.original),
@@ -297,12 +308,31 @@ def _forgotten(
         suite.train.get("kept", suite.train["retain"]),
         holdout=suite.sets.get("holdout"),
         out=run,
-        resume=begun,
-        overwrite=run.exists() and not begun,
         allow_overlap=True,
-        callbacks=callbacks,
-        hooks=Hooks(progress=lambda d, t, _: progress(d, t, "forgetting"), interrupted=interrupted),
-        **options,
-        **{**setting.sweep.hyperparameters_of(method), "seed": seed},
+        **common,
+        **{**hyperparameters, "seed": seed},
     )
     return Opened(result.model, result.modality, str(run)), result.receipt
+
+
+def _store(setting: Setting, name: str, method: str, seed: int, progress: Progress, interrupted: Callable[[], bool]) -> Path:
+    """The folder of the store that a by-design method makes of all rows, those to forget among them; it begins with the model's size."""
+    folder, suite, sweep = setting.folder / "stores" / name, setting.suite, setting.sweep
+    if not (folder / "receipt.json").exists():
+        known = {h.name for h in build_plan.hyperparameters(method)}
+        usual = {n: v for n, v in sweep.train.items() if n in known}
+        others = {n: v for n, v in setting.teach.items() if n not in sweep.train}
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        train(
+            suite.train.get("full") or [*suite.train["retain"], *suite.train["forget"]],
+            sweep.size,
+            out=folder,
+            method=method,
+            seed=seed,
+            overwrite=folder.exists(),
+            cache=setting.cache.parent,
+            hooks=Hooks(progress=lambda d, t, _: progress(d, t, "training the store"), interrupted=interrupted),
+            load_options={"dtype": sweep.dtype, "device": setting.device},
+            **{**others, **usual, **sweep.hyperparameters_of(method)},
+        )
+    return folder

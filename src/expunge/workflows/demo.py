@@ -7,12 +7,19 @@ from dataclasses import replace
 from expunge.workflows.sweep import Sweep
 
 CASES = {
-    "people": Sweep("people", ("graddiff", "npo", "flat"), model="micro"),
+    "people": Sweep(
+        "chat_people", ("graddiff", "npo", "flat"), model="base", sizes={"people": 14, "forget": 4, "holdout": 4, "strangers": 36}
+    ),
     "images": Sweep("digits", ("neggrad_plus", "salun", "ssd"), model="resnet-nano", limit=0),
     "recommender": Sweep("taste", ("graddiff", "npo", "mmrecun"), model="bpr_mf-nano", limit=0),
 }
 SMALL = {  # settings of the smallest version of each case: one method, less data
-    "people": {"methods": ("graddiff",), "model": "nano", "sizes": {"people": 8, "forget": 1, "holdout": 1}, "relearning": False},
+    "people": {
+        "methods": ("graddiff",),
+        "sizes": {"people": 8, "forget": 1, "holdout": 1, "strangers": 8},
+        "train": {"epochs": 1},
+        "relearning": False,
+    },
     "images": {"methods": ("ssd",), "relearning": False},
     "recommender": {"methods": ("graddiff",), "relearning": False},
 }
@@ -22,8 +29,8 @@ def demo(case: str, quick: bool = False) -> Sweep:
     """The sweep of a bundled case.
 
     Args:
-        case: people (a language model that answers questions about fictitious people), images (a classifier of handwritten digits) or
-            recommender (users with tastes, a tenth of whom are forgotten).
+        case: people (a language model that chats, refuses, and answers questions about fictitious people), images (a classifier of
+            handwritten digits) or recommender (users with tastes, a tenth of whom are forgotten).
         quick: the smallest version, a check that everything runs; its numbers mean nothing.
     """
     return replace(CASES[case], **SMALL[case]) if quick else CASES[case]

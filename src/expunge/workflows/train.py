@@ -17,6 +17,7 @@ from expunge.catalog import load as load_module
 from expunge.catalog import names
 from expunge.core.capabilities import HoldsRows, offers, require
 from expunge.core.errors import UserError
+from expunge.core.plan import Train
 from expunge.core.request import digest
 from expunge.core.suggest import did_you_mean
 from expunge.engine import device, identity, receipt, stored
@@ -149,6 +150,7 @@ def train(
     forget_records = with_columns(records(forget, "forget"), parsed_columns(map)) if forget is not None else None
     module = built_in(model)
     trained = {h.name for h in build_plan.hyperparameters(method) if h.path[-2:-1] == ("train",)}  # others only share the name
+    trained |= build_plan.choices(method).keys() - Train.__dataclass_fields__.keys()
     usual = {n: v for n, v in module.TRAINING[model].items() if n in trained} if module else {}
     hyperparameters = {**usual, **hyperparameters}
     settings = {**hyperparameters, "seed": seed}

@@ -18,6 +18,7 @@ from expunge.evaluation.attacks import dataset_inference, ez_mia, qmia, rmia, wb
 from expunge.evaluation.attacks.dataset_inference import by_document, joined, p_value
 from expunge.evaluation.attacks.ez_mia import LARGEST, imbalance
 from expunge.evaluation.attacks.mia import auc
+from expunge.evaluation.attacks.mio import second_half
 from expunge.evaluation.attacks.wbc import SIZES, votes
 from expunge.evaluation.measure import Evidence, Measure, Missing
 from expunge.evaluation.observation import Observation, Scored, SetObservation
@@ -215,3 +216,12 @@ def test_members_of_a_language_model_stand_out_and_those_of_the_retrained_one_do
         assert value(family.scores(Evidence(original, retrained)), name) > 0.9
         assert value(family.scores(Evidence(retrained, retrained)), name) == pytest.approx(0.5, abs=0.1)
         assert not isinstance(family.scores(Evidence(original, retrained))[name], Missing)
+
+
+def test_the_halves_of_unseen_items_are_the_same_on_every_machine_and_in_every_order() -> None:
+    questions = tuple(f"question {i}" for i in (3, 1, 4, 0, 2))
+    rows = SetObservation(("a", "b", "c", "d", "e"), questions, ("",) * 5, {})
+    sealed_elsewhere = SetObservation(("e", "d", "c", "b", "a"), questions, ("",) * 5, {})
+    turned = SetObservation(("e", "d", "c", "b", "a"), questions[::-1], ("",) * 5, {})
+    assert second_half(rows).tolist() == second_half(sealed_elsewhere).tolist() == [True, True, False, False, False]
+    assert second_half(turned).tolist() == [False, False, False, True, True]

@@ -12,7 +12,7 @@ Range and ideal: epsilon_lower 0 and upwards, at most the epsilon that is promis
     image less 1 - delta, not below 0 but for chance
 Differs: the likelihoods are normal, with one covariance for both kinds of models (shrunk), which suits noise that is normal; an attack that
     shows nothing proves nothing, since another test may be stronger
-Status: faithful
+Status: shown
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ Needs: two or more sets of texts (forget, retain, holdout), and a BPE tokenizer;
 Range and ideal: shares from 0 to 1 that add up to 1; against a tokenizer without an order they are arbitrary, and the objective is not 0
 Differs: HiGHS solves the linear program, not a commercial solver; the solution need not be unique. Runs of one sign, which tokenizers add
     by hand, are left out, as are merges that no sample has
-Status: faithful
+Status: shown
 """
 
 from __future__ import annotations

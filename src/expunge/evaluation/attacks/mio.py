@@ -11,7 +11,8 @@ Range and ideal: AUC 0 to 1, ideal as the retrained model's, about 0.5 where hol
 Differs: reconstructed: the papers describe the oracle in words. It reads the score, the product of both vectors place by place, and the
     vectors, standardized, with one hidden layer of 64. It learns from retained pairs and from unseen ones of the set test (else from one
     half of holdout, and is asked about the other), never from a forgotten pair, so that it cannot remember these. Models trained apart have
-    vectors that no one rotation maps onto each other, so it judges a retrained model by its scores most of all
+    vectors that no one rotation maps onto each other, so it judges a retrained model by its scores most of all. Of several models that
+    answer together it says nothing, since their vectors are wider than the original's
 Status: faithful
 """
 
@@ -72,7 +73,10 @@ def scores(evidence: Evidence) -> dict[str, Measure | Missing]:
         classifier, halved = learned(evidence.original)
 
         def suspicion(observation: SetObservation) -> Items:
-            return np.asarray(-classifier.predict_proba(described(observation))[:, 1])
+            pairs = described(observation)
+            if pairs.shape[1] != classifier.n_features_in_:
+                raise Missing("the model's vectors are of another width than the original's, from which the oracle learned")
+            return np.asarray(-classifier.predict_proba(pairs)[:, 1])
 
         def of_other_half(observation: SetObservation) -> Items:
             values = suspicion(observation)
@@ -99,8 +103,12 @@ def learned(original: Observation) -> tuple[Any, bool]:
 
 
 def second_half(observation: SetObservation) -> Any:
-    """The rows with every second id, in order, (rows,) of bool: the same ones whatever the order of the rows."""
-    order = np.argsort(observation.ids, kind="stable")
+    """Every second row in the order of questions and answers, (rows,) of bool.
+
+    The order of rows changes nothing where their texts differ. Ids, which are sealed with a secret of the machine, have no part in it.
+    """
+    texts = list(zip(observation.question, observation.answer, strict=True))
+    order = np.array(sorted(range(len(texts)), key=texts.__getitem__), int)
     chosen = np.zeros(len(order), bool)
     chosen[order[1::2]] = True
     return chosen

@@ -6,7 +6,7 @@ Scores: exposure, exposure_alike
 Needs: forget, retain; items whose interactions are all to be forgotten; features of items (for exposure_alike)
 Range and ideal: 0 to 1; ideal as the retrained model's, which may be above 0: it knows the features, too
 Differs: nothing
-Status: faithful
+Status: shown
 
 An item's exposure is the share of users (64 of the retain set) in whose first K recommendations it stands, K as in recall. Candidates are
 all items that the user has no training interaction with. The exposure among look-alikes asks only users who have one of the five items

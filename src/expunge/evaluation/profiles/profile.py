@@ -90,6 +90,20 @@ def no_panels(evidence: Evidence) -> dict[str, Any]:
     return {}
 
 
+@brief("count", "one")
+class Counted(NamedTuple):
+    """What the scores of forgotten rows are means of."""
+
+    count: int
+    one: str  # what one is called
+    forgotten: str  # what many are called that are to be forgotten
+
+
+def rows_counted(observation: SetObservation) -> Counted:
+    """The rows of a set."""
+    return Counted(len(observation), "row", "rows to forget")
+
+
 def one_group(record: Record) -> str:
     """One group for all records."""
     return ""
@@ -129,6 +143,7 @@ class Profile:
         likeness: what tuning maximizes: closeness to the retrained model in several respects, each from 0 to 1.
         group: the group of a record; thinning a set keeps a record of each group.
         unit: the unit of cost.
+        counted: how many independent cases the rows to forget are, which decides what an audit can see.
     """
 
     aspects: frozenset[str] = frozenset({"losses"})
@@ -145,6 +160,7 @@ class Profile:
     likeness: Callable[[ScoredModel, ScoredModel], list[float]] = likeness
     group: Callable[[Record], str] = one_group
     unit: str = "rows"
+    counted: Callable[[SetObservation], Counted] = rows_counted
 
 
 PLAIN = Profile()

@@ -16,7 +16,7 @@ from expunge.evaluation import representations as names
 from expunge.evaluation.measure import Evidence
 from expunge.evaluation.observation import Array, SetObservation, few
 from expunge.evaluation.observation_spec import ObservationSpec
-from expunge.evaluation.profiles.profile import AskedSet, Profile, losses
+from expunge.evaluation.profiles.profile import AskedSet, Counted, Profile, losses
 from expunge.evaluation.recommender_panel import panels as shown
 from expunge.modalities.ranking import representations
 
@@ -107,6 +107,11 @@ def _lists(model: nn.Module, modality: Any, rows: Rows, without: Rows | None) ->
     return tuple(tuple(shown.get(i, ())) for i in range(len(rows)))
 
 
+def users_counted(observation: SetObservation) -> Counted:
+    """The users of a set: scores are means over them, however many interactions each has."""
+    return Counted(len(set(observation.question)), "user", "users with interactions to forget")
+
+
 def panels(evidence: Evidence) -> dict[str, Any]:
     """Lists of the sampled users, curves of recall, and users and items one by one."""
     return shown(evidence, SAMPLES)
@@ -124,4 +129,5 @@ PROFILE = Profile(
     needs_random_init=True,
     panels=panels,
     unit="pairs",
+    counted=users_counted,
 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from scipy.stats import ks_2samp
 from torch import nn
 
 from expunge.core.capabilities import Drafting, Generates, offers, require
@@ -87,6 +86,8 @@ def _longest(modality: Modality, rows: Rows) -> float:
 
 def likeness(model: ScoredModel, retrained: ScoredModel) -> list[float]:
     """How near a model comes to the retrained one in utility, in answers about forgotten facts and in extraction strength."""
+    from scipy.stats import ks_2samp  # it takes a second, which audits need not wait
+
     scores, target = ({n: r["value"] for n, r in m.scores.items()} for m in (model, retrained))
     extracted = 1 - abs(scores["extraction_strength"] - target["extraction_strength"])
     if "forget_truth_ratio" not in target:  # rows without wrong answers

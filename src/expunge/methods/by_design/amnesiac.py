@@ -10,7 +10,7 @@ Cost: that of training; forgetting is a subtraction, and one pass over the rows 
 Guarantee: H, none: only where no step came after those that saw the rows, the weights are exactly those before them
 Differs: every step is kept, not only those with rows that are marked as sensitive, so any row can be forgotten; running statistics of
   batch norm are taken back too and measured again by the repair, while the public notebook leaves them
-Status: faithful
+Status: shown
 
 It is good where the rows were in few of the steps, about one in a hundred; a row that was in a step of every epoch takes a whole batch
 with it each time. The store holds the training rows themselves and is as confidential as they are.

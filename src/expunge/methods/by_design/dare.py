@@ -16,7 +16,7 @@ Guarantee: E0, bit-exact: the forest and all its statistics equal those grown fr
 Differs: the samples of a node are those with the smallest hashes of the place, so that they are uniform over seeds as published, and a
   forest is a function of its rows, which is more than the paper's equality in distribution. The authors' code keeps the threshold of a
   value that vanished and counts an empty side as valid; here neighbors are found again. Any number of classes; no bootstrap, as published
-Status: faithful
+Status: shown
 
 The store holds the training rows themselves and is as confidential as they are.
 """

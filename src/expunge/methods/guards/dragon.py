@@ -46,7 +46,7 @@ from expunge.engine.writers import Writer, asking, first_json, understood
 from expunge.methods import policies
 from expunge.methods.detectors import Detector, PromptClassifier, check_prompts
 from expunge.methods.guards.input_filter import hashed, words
-from expunge.methods.rewording import Rewording
+from expunge.methods.rewording import Rewording, warn_of_cuts
 from expunge.methods.sentences import Sentences, SentenceVectors, sentence_vectors
 from expunge.modalities.text.local_writer import writer_of
 from expunge.modalities.text.records import asked_turns
@@ -117,6 +117,8 @@ class Dragon(Guard):
             guard = Reasoned.fitted(modality, settings, tensors)
             sets = {"forget": view.forget, "retain": view.retain} if self.classifier else {"forget": view.forget}
             _show_similar(view, guard, sets)
+            if not self.writer:  # how long its instructions are is not known yet
+                warn_of_cuts(guard, view, view.forget)
             guarding.trial(guard, view, sets, self.trial)
         return guard
 
@@ -224,7 +226,7 @@ class Reasoned(Rewording):
     def tests(self, model: nn.Module, rows: Rows) -> list[dict[str, float]]:
         """What each test says of each prompt: `names` 0 or 1, `similarity`, `classifier` 0 to 1, and for a concept `rouge`.
 
-        Of a chat it is the largest value among the turns of the user.
+        Of a chat it is the largest value among the turns that are not the model's own.
         """
         turns, similarities = [_turns(context) for context in rows["context"]], self.similarities(model, rows)
         p = torch.zeros(len(rows))
@@ -265,18 +267,27 @@ class Reasoned(Rewording):
                 flags.append(bool(t["names"]) or certain or t["similarity"] >= s["tau"] or t.get("rouge", 0.0) >= s["tau"])
         return flags
 
-    def reworded(self, model: nn.Module, rows: Rows) -> list[str]:
+    def wordings(self, model: nn.Module, rows: Rows) -> list[list[str]]:
+        """Policy, person, question and instruction; then without the person, and with shorter built-in words; last without headings."""
         questions, s = require(self.unguarded, Displayable).questions(rows), self.settings
         instructions = self._written(questions) if s["writer"] else [s["instruction"]] * len(questions)
-        reworded = []
+        short_policy = policies.SHORT_POLICY if s["policy"] == policies.POLICIES[s["kind"]] else s["policy"]
+        wordings = []
         for question, instruction in zip(questions, instructions, strict=True):
-            context = [s["policy"]]
-            if s["profile"] and s["kind"] == "privacy":
-                context.append(f"Answer as if the question were about this person:\n{policies.profile(question)}")
+            given = s["instruction"] != policies.INSTRUCTION and not s["writer"]
+            short = instruction if given else policies.SHORT_INSTRUCTION
+            person = f"Answer as if the question were about this person:\n{policies.profile(question)}"
             asked = f"**Here is the question:**\n{question}"
-            final = f"**Final Instruction**: Let's think step by step. {instruction}"
-            reworded.append("\n\n".join([*context, asked, final]))
-        return reworded
+            final, short_final = (f"**Final Instruction**: Let's think step by step. {text}" for text in (instruction, short))
+            parts = [
+                *([[s["policy"], person, asked, final]] if s["profile"] and s["kind"] == "privacy" else []),
+                [s["policy"], asked, final],
+                [s["policy"], asked, short_final],
+                [short_policy, asked, short_final],
+                [short_policy, question, short],
+            ]
+            wordings.append(list(dict.fromkeys("\n\n".join(part) for part in parts)))
+        return wordings
 
     def _written(self, questions: Sequence[str]) -> list[str]:
         """The instruction of the guard model for each question."""

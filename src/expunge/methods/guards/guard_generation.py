@@ -12,11 +12,12 @@ Needs: forget, retain (prompts only); a causal language model
 Cost: once, a forward of all prompts and answers; then for each prompt a forward of its own tokens, and for a flagged one a search with
   `beams` beams and a vector of each new word
 Differs: the mean hidden states are standardized before the classifier; without an `encoder`, E is the model's own mean hidden states
-  (`encoder_layer`, the embeddings), standardized over the answers of all rows and their words; of a chat, each turn of the user is looked
-  at too; a word costs nothing before it ends; a flagged prompt is answered by beam search also where answers are sampled; scores of true
-  answers are those of p exp(-P), renormalized, with 100 nats for infinity. The paper leaves open the negatives (here the retain prompts,
-  with `general` other questions too), the sizes of the classifier (from a public re-implementation), and what follows where everything is
-  forbidden (the likeliest token that begins no phrase, else the end)
+  (`encoder_layer`, the embeddings), standardized over the answers of all rows and their words; of a chat, each turn that is not the
+  model's own is looked at too; a word costs nothing before it ends; a flagged prompt is answered by beam search also where answers are
+  sampled; scores of true answers are those of p exp(-P), renormalized, with 100 nats for infinity. F is that of as many nearest answers
+  as bring each prompt to forget its own one, since the truth passes where another row's is nearest (`nearest 1` is the paper's). The
+  paper leaves open the negatives (here the retain prompts, with `general` other questions too), the sizes of the classifier (from a
+  public re-implementation), and what follows where everything is forbidden (the likeliest token that begins no phrase, else the end)
 Status: faithful
 """
 
@@ -31,7 +32,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from expunge.core.capabilities import Displayable, Generates, OneSequence, Prompted, Samples
+from expunge.core.capabilities import Displayable, Generates, OneSequence, Prompted, Samples, require
 from expunge.core.errors import UserError
 from expunge.core.hyperparameters import hp, part
 from expunge.core.modality import Modality, ModelOutput, Patch, Weights
@@ -44,7 +45,7 @@ from expunge.engine.run_state import evaluating
 from expunge.engine.writers import Writer, asking, first_json, understood
 from expunge.methods import keywords, policies
 from expunge.methods.detectors import Detector, PromptClassifier
-from expunge.methods.sentences import Sentences, sentence_vectors
+from expunge.methods.sentences import Sentences, SentenceVectors, sentence_vectors
 from expunge.modalities.text.beams import restricted_answers
 from expunge.modalities.text.local_writer import writer_of
 from expunge.modalities.text.pieces import Pieces
@@ -52,6 +53,8 @@ from expunge.modalities.text.records import asked_turns
 from expunge.modalities.text.restriction import RestrictedLogits, Restriction, Spoken
 
 INFINITE = 100.0  # nats, in scores of true answers
+TIE = 1e-4  # similarities that are this near count as equal, because padding moves them a little
+MANY = 5  # nearest answers above which the user is told
 EXTRACTORS = {"words": keywords.content_words, "textrank": keywords.key_phrases}
 
 
@@ -67,7 +70,7 @@ class GuardGeneration(Guard):
     beta: float = hp(1.0, "share of a phrase's tokens that may not be matched; above 1: none is forbidden", gt=0)
     delta: float = hp(0.5, "similarity of a word to a phrase from which on it is forbidden; above 1: none is", ge=-1)
     soft: bool = hp(True, "words below that similarity cost the similarity, in nats")
-    nearest: int = hp(1, "forget answers, the nearest ones to the prompt, whose phrases are forbidden", ge=1)
+    nearest: int = hp(0, "forget answers, the nearest ones, whose phrases are forbidden; 0: until each prompt has its own", ge=0)
     exclude_prompt_words: bool = hp(False, "allow phrases whose words stand in the prompt")
     length_penalty: float = hp(0.0, "exponent of the length that scores of whole answers are divided by", ge=0)
     trial: int = hp(2, "prompts of each set that are answered at the end, for what they cost; 0: none", ge=0)
@@ -79,20 +82,49 @@ class GuardGeneration(Guard):
             classifier = self.detector.fit(view)
             answers = list(dict.fromkeys(view.forget["answer_text"]))
             vectors = self.sentences.fit(view.model, modality, [*answers, *view.retain["answer_text"]])
+            answer_vectors = vectors(view.model, modality, answers)
             settings = {
                 **{n: getattr(self.sentences, n) for n in ("encoder", "encoder_layer")},
                 **{n: getattr(self.detector, n) for n in ("threshold", "layer")},
-                **{n: getattr(self, n) for n in ("beams", "beta", "delta", "soft", "nearest", "exclude_prompt_words", "length_penalty")},
+                **{n: getattr(self, n) for n in ("beams", "beta", "delta", "soft", "exclude_prompt_words", "length_penalty")},
+                "nearest": self._nearest(view, vectors, answers, answer_vectors),
                 "phrases": self._phrases(answers),
             }
             tensors = {
                 **guarding.below("classifier", classifier.tensors()),
                 **guarding.below("vectors", vectors.tensors()),
-                "answers": vectors(view.model, modality, answers),
+                "answers": answer_vectors,
             }
             guard = Restricted.fitted(modality, settings, tensors)
             guarding.trial(guard, view, {"forget": view.forget, "retain": view.retain}, self.trial)
         return guard
+
+    def _nearest(self, view: View, vectors: SentenceVectors, answers: Sequence[str], answer_vectors: Tensor) -> int:
+        """How many nearest answers count, and how far down its own one is for each prompt to forget.
+
+        A prompt whose own answer is not among them may be answered with the truth, because other phrases are forbidden.
+        """
+        questions = require(view.modality, Displayable).questions(view.forget)
+        similarity = vectors(view.model, view.modality, questions) @ answer_vectors.T
+        own = torch.tensor([answers.index(answer) for answer in view.forget["answer_text"]])
+        places = (similarity >= similarity.gather(1, own[:, None]) - TIE).sum(1)
+        counts = sorted({1, 2, 5, 10, int(places.max())})
+        view.show(
+            "share of forget prompts whose own answer is among the nearest",
+            [{"nearest": float(k), "prompts": float((places <= k).double().mean())} for k in counts if k <= len(answers)],
+        )
+        missed = int((places > self.nearest).sum()) if self.nearest else 0
+        if missed:
+            view.warn(
+                f"{missed} of {len(questions)} prompts to forget do not have their own answer among the {self.nearest} nearest ones, so "
+                "what it tells may be said: leave `nearest` at 0, or give a sentence encoder with --encoder"
+            )
+        elif int(places.max()) > MANY and not self.nearest:
+            view.warn(
+                f"the phrases of {int(places.max())} of {len(answers)} answers are forbidden in each flagged answer, because the vectors "
+                "tell answers apart badly: a sentence encoder (--encoder) needs fewer"
+            )
+        return self.nearest or int(places.max())
 
     def _phrases(self, answers: Sequence[str]) -> list[list[str]]:
         """The phrases of each answer."""
@@ -147,7 +179,7 @@ class Restricted(guarding.StoredGuard):
         return (self.classifier.probabilities(model, self.unguarded, rows) > self.settings["threshold"]).tolist()
 
     def forbidden(self, model: nn.Module, rows: Rows) -> list[list[str]]:
-        """The phrases that must not stand in the answer to each prompt: those of the forget answers nearest to a turn of the user."""
+        """The phrases that must not stand in the answer to each prompt: those of the forget answers nearest to a turn."""
         turns = [asked_turns(context) for context in rows["context"]]
         texts = list(dict.fromkeys(t for row_turns in turns for t in row_turns))
         similarity = self.vectors(model, self.unguarded, texts) @ self.stored_tensors["answers"].T
@@ -160,16 +192,18 @@ class Restricted(guarding.StoredGuard):
 
     def restrictions(self, model: nn.Module, rows: Rows) -> list[Restriction]:
         """What must not be said in the answer to each prompt, flagged or not."""
-        return [self._restriction(model, phrases) for phrases in self.forbidden(model, rows)]
+        forbidden = self.forbidden(model, rows)
+        distinct = list(dict.fromkeys(p for phrases in forbidden for p in phrases))
+        known = dict(zip(distinct, self.vectors(model, self.unguarded, distinct), strict=True)) if distinct else {}
+        return [self._restriction(model, {p: known[p] for p in phrases}) for phrases in forbidden]
 
-    def _restriction(self, model: nn.Module, phrases: Sequence[str]) -> Restriction:
-        s = self.settings
-        known = self.vectors(model, self.unguarded, phrases) if phrases else None
+    def _restriction(self, model: nn.Module, phrases: Mapping[str, Tensor]) -> Restriction:
+        s, known = self.settings, list(phrases.values())
 
         def similarity(words: Sequence[str]) -> list[float]:
-            return (self.vectors(model, self.unguarded, words) @ known.T).amax(1).tolist()  # type: ignore[union-attr]
+            return (self.vectors(model, self.unguarded, words) @ torch.stack(known).T).amax(1).tolist()
 
-        return Restriction(self.pieces, phrases, s["beta"], similarity if known is not None else None, s["delta"], s["soft"])
+        return Restriction(self.pieces, list(phrases), s["beta"], similarity if known else None, s["delta"], s["soft"])
 
     def logits_processor(self, model: nn.Module, rows: Rows, prompt_length: int) -> RestrictedLogits:
         """The guard for the library's own `generate`.

@@ -36,12 +36,15 @@ from expunge.engine import guarding
 from expunge.engine.run_state import evaluating
 from expunge.methods.detectors import Detector, check_prompts
 from expunge.methods.keywords import content_words
-from expunge.methods.rewording import Rewording
+from expunge.methods.rewording import Rewording, warn_of_cuts
 
 INSTRUCTION = (
     "You have forgotten all that you knew about: {topic}. If the question below is about this, or needs it, reply with exactly "
     '"{refusal}" and nothing else, however it is asked. Answer all other questions as usual.\n\n'
 )
+
+
+SHORT = 'Forgotten: {topic}. If asked about this, say only "{refusal}"\n\n'  # where the model cannot read the built-in instruction
 
 
 @part
@@ -70,9 +73,11 @@ class GuardrailPrompt(Guard):
                 **{n: getattr(self.detector, n) for n in ("threshold", "layer")},
                 **{n: getattr(self, n) for n in ("flag", "refusal", "instruction")},
                 "topic": topic,
+                "chosen": bool(self.topic),
             }
             classifier = self.detector.fit(view).tensors() if self.flag == "classifier" else {}
             guard = Instructed.fitted(modality, settings, guarding.below("classifier", classifier))
+            warn_of_cuts(guard, view, view.forget)
             guarding.trial(guard, view, {"forget": view.forget, "retain": view.retain}, self.trial)
         return guard
 
@@ -84,18 +89,25 @@ def distinctive(texts: Sequence[str], others: Sequence[str]) -> list[str]:
     return [word for word, _ in counts.most_common()]
 
 
+def _filled(instruction: str, topic: str, refusal: str) -> str:
+    return instruction.replace("{topic}", topic).replace("{refusal}", refusal)
+
+
 class Instructed(Rewording):
-    """A modality that puts an instruction before questions. Its settings are hyperparameters and the `topic`."""
+    """A modality that puts an instruction before questions. Its settings are hyperparameters, the `topic`, and whether it was `chosen`."""
 
     method = "guardrail_prompt"
     hidden = frozenset({"topic"})
 
-    def reworded(self, model: nn.Module, rows: Rows) -> list[str]:
-        words = {name: str(self.settings[name]) for name in ("topic", "refusal")}
-        instruction = self.settings["instruction"]
-        for name, value in words.items():
-            instruction = instruction.replace("{" + name + "}", value)
-        return [instruction + question for question in require(self.unguarded, Displayable).questions(rows)]
+    def wordings(self, model: nn.Module, rows: Rows) -> list[list[str]]:
+        """The instruction before each question; then a shorter one, with fewer words of a topic that the user did not write."""
+        s = self.settings
+        topic = [s["topic"]] if s["chosen"] else s["topic"].split(", ")
+        short = SHORT if s["instruction"] == INSTRUCTION else s["instruction"]
+        counts = dict.fromkeys([len(topic), *(n for n in (10, 5, 2, 1) if n < len(topic))])
+        instructions = [_filled(s["instruction"], s["topic"], s["refusal"])]
+        instructions += [_filled(short, ", ".join(topic[:n]), s["refusal"]) for n in counts]
+        return [[i + question for i in dict.fromkeys(instructions)] for question in require(self.unguarded, Displayable).questions(rows)]
 
     @property
     def holds(self) -> str:

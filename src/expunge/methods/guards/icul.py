@@ -36,7 +36,7 @@ from expunge.core.view import View
 from expunge.engine import guarding
 from expunge.engine.run_state import evaluating
 from expunge.methods.detectors import Detector, check_prompts
-from expunge.methods.rewording import Rewording, format_of
+from expunge.methods.rewording import Rewording, format_of, warn_of_cuts
 from expunge.methods.sentences import Sentences, sentence_vectors
 
 
@@ -70,6 +70,7 @@ class ICUL(Guard):
             classifier = self.detector.fit(view).tensors() if self.flag == "classifier" else {}
             tensors = {**guarding.below("classifier", classifier), **guarding.below("vectors", vectors.tensors())}
             guard = Exemplified.fitted(modality, settings, {**tensors, "questions": vectors(view.model, modality, questions)})
+            warn_of_cuts(guard, view, view.forget)
             guarding.trial(guard, view, {"forget": view.forget, "retain": view.retain}, self.trial)
         return guard
 
@@ -88,7 +89,8 @@ class Exemplified(Rewording):
         super().__init__(inner, settings, tensors)
         self.vectors = sentence_vectors(settings["encoder"], settings["encoder_layer"], self.tensors_of("vectors"))
 
-    def reworded(self, model: nn.Module, rows: Rows) -> list[str]:
+    def wordings(self, model: nn.Module, rows: Rows) -> list[list[str]]:
+        """All examples before each question, then fewer of them, from the last: at least one with a wrong answer."""
         questions = require(self.unguarded, Displayable).questions(rows)
         similarity = self.vectors(model, self.unguarded, questions) @ self.stored_tensors["questions"].T
         nearest = similarity.topk(min(self.settings["wrong"], similarity.shape[1])).indices.tolist()
@@ -98,7 +100,10 @@ class Exemplified(Rewording):
             return f"{question}{after}{answer}\n\n{before}"
 
         examples = [[*(self.settings["flipped"][i] for i in places), *self.settings["kept"]] for places in nearest]
-        return ["".join(written(*pair) for pair in pairs) + question for pairs, question in zip(examples, questions, strict=True)]
+        return [
+            ["".join(written(*pair) for pair in pairs[:count]) + question for count in range(len(pairs), 0, -1)]
+            for pairs, question in zip(examples, questions, strict=True)
+        ]
 
     @property
     def holds(self) -> str:

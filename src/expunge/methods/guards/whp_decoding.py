@@ -38,9 +38,7 @@ from expunge.engine.run_state import evaluating
 from expunge.engine.weights import put, weights_of
 from expunge.methods.objectives.whp import generic_logits
 from expunge.methods.terms import NLL
-from expunge.modalities.text.generate import choose, generate
 from expunge.modalities.text.paired import PairedBeginnings
-from expunge.modalities.text.streaming import stream
 
 
 @part
@@ -96,21 +94,14 @@ class GenericGuard(guarding.StoredGuard):
     ) -> Samples:
         inner: Any = self.unguarded
         with evaluating(model):
-            return generate(self._beginnings(model, rows), inner.limits(rows, limit), inner.ends(model), generator, temperature, with_logp)
+            return inner.generate_from(self._beginnings(model, rows), model, rows, limit, generator, temperature, with_logp)
 
     def stream(
         self, model: nn.Module, rows: Rows, limit: int, generator: torch.Generator | None = None, temperature: float = 1.0
     ) -> Iterator[str]:
         """The answer to one prompt, piece by piece: each token was chosen by both models."""
         inner: Any = self.unguarded
-        with evaluating(model):
-            yield from stream(
-                self._beginnings(model, rows.select([0])),
-                inner.limits(rows, limit)[0],
-                inner.ends(model),
-                lambda logits: choose(logits, generator, temperature)[0],
-                lambda ids: inner.decode([ids])[0],
-            )
+        yield from inner.stream_from(self._beginnings(model, rows.select([0])), model, rows, limit, generator, temperature)
 
     def forward(
         self,

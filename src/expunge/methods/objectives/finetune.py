@@ -11,9 +11,11 @@ Differs: nothing
 Status: reproduced
 """
 
+from typing import Annotated
+
 from expunge.core.plan import Plan, Train
-from expunge.methods.terms import NLL
+from expunge.methods.contrastive import WEIGHT, trained_with
 
 
-def plan() -> Plan:
-    return Plan(NLL("retain"), train=Train(epochs=5, lr=1e-5, batch_size=32, warmup=1, weight_decay=0.01, anchor="retain"))
+def plan(contrast: Annotated[float, WEIGHT] = 0.0) -> Plan:
+    return Plan(trained_with(contrast), train=Train(epochs=5, lr=1e-5, batch_size=32, warmup=1, weight_decay=0.01, anchor="retain"))

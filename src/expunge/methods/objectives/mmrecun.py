@@ -4,7 +4,7 @@ For a recommender trained by comparisons the other class is the reversed compari
 never touched. The loss is bounded from below and its gradient vanishes once the order is turned, so nothing is torn apart.
 
 Equation: L = alpha L_F + (1 - alpha) L_R; L_F = mean over labels of forget rows of -log p(other class), which for BPR is -log sigmoid(s_j -
-  s_i), the loss with item i and negative j swapped; L_R = NLL(retain)
+  s_i), the loss with item i and negative j swapped; L_R = NLL(retain), and the contrastive term of a model that trains with one
 Source: Sinha, Mandal and Kankanhalli 2024, Multi-modal recommendation unlearning, arXiv 2405.15328
 Needs: forget, retain; two classes; ranks, for the stop rule
 Cost: one forward and backward of a forget and a retain batch a step; an epoch is one pass over the retain rows, and ends with a ranking of
@@ -30,7 +30,8 @@ from expunge.core.plan import Plan, Train
 from expunge.core.rows import Rows
 from expunge.core.view import State, Step, View
 from expunge.engine.run_state import evaluating
-from expunge.methods.terms import NLL, SetTerm
+from expunge.methods.contrastive import WEIGHT, trained_with
+from expunge.methods.terms import SetTerm
 
 
 @part
@@ -100,11 +101,14 @@ class RecallStop(Stop):
         return None
 
 
-def plan(alpha: Annotated[float, "weight of the forget term, from 0 to 1; the retain term has the rest"] = 0.5) -> Plan:
+def plan(
+    alpha: Annotated[float, "weight of the forget term, from 0 to 1; the retain term has the rest"] = 0.5,
+    contrast: Annotated[float, WEIGHT] = 0.0,
+) -> Plan:
     if not 0 <= alpha <= 1:
         raise UserError(f"alpha is a weight from 0 to 1, and this is {alpha:g}")
     return Plan(
-        alpha * OtherClass() + (1 - alpha) * NLL("retain"),
+        alpha * OtherClass() + (1 - alpha) * trained_with(contrast),
         train=Train(epochs=50, lr=1e-3, batch_size=2048, optimizer="adam", schedule="constant", anchor="retain"),
         stop_rules=(RecallStop(),),
     )

@@ -24,8 +24,8 @@ from expunge.core.view import View
 from expunge.engine.adapters import base_of, is_adapted, restarted
 from expunge.engine.origin import pretrained_from
 from expunge.engine.weights import put, tensors_of
+from expunge.methods.contrastive import WEIGHT, trained_with
 from expunge.methods.edits.random_weights import Reinitialize
-from expunge.methods.terms import NLL
 
 
 @part
@@ -71,7 +71,8 @@ class Load(Edit):
 
 def plan(
     base: Annotated[str, "folder or hub id of the model before it saw the rows, or fresh: weights drawn anew; '': as the model began"] = "",
+    contrast: Annotated[float, WEIGHT] = 0.0,
 ) -> Plans:
     train = Train(epochs=5, lr=1e-3 if base in ("", "fresh") else 1e-5, batch_size=32, warmup=1, weight_decay=0.01, anchor="retain")
     start = {"": Restart(), "fresh": Reinitialize()}.get(base) or Load(base)
-    return Plan(start, name="blank"), Plan(NLL("retain"), train=train, name="train")
+    return Plan(start, name="blank"), Plan(trained_with(contrast), train=train, name="train")

@@ -16,7 +16,8 @@ Differs: the authors have a large language model write boundary questions, cloze
   out, and 24 refusals name the longest name in the question (give your own in a column `alternate`, or with `pool given`). A gap of the
   refusal pattern ends with its sentence, `cannot` is as good as `can't`, curly apostrophes count, and words such as `unfortunately` are no
   refusal alone: `released` undoes all of this; its families are the authors', its wording is rebuilt. A question without a name pays a
-  refusal in full. The answers of a piece are those to one prompt
+  refusal in full. The answers of a piece are those to one prompt. With `written muse` prompts are those of the runs on MUSE, refusals end
+  as answers do, and worked examples are the same for both sides, which is one of the authors' two ways (the other gives the side away)
 Status: faithful
 """
 
@@ -31,7 +32,7 @@ from expunge.core.plan import Plan, Plans, Train
 from expunge.core.rows import Rows
 from expunge.core.view import View
 from expunge.functional.summary_rouge import recall
-from expunge.methods.rollouts.boundary_items import Boundary, BoundaryItems, Pool, Refused
+from expunge.methods.rollouts.boundary_items import EXAMPLES, WRITTEN, Boundary, BoundaryItems, Pool, Refused, Written
 from expunge.methods.rollouts.policy import PolicyGradient, PolicyKL
 from expunge.methods.rollouts.refusal_pattern import refuses
 from expunge.methods.rollouts.reward import Reward
@@ -94,6 +95,8 @@ class EarlyCheckpoint(Stop):
 def plan(
     boundary: Annotated[Boundary, "prompts to answer: the nearest retain rows, all of them, what the model writes, or none"] = "nearest",
     pool: Annotated[Pool, "refusals: sentences that name the subject, or the alternate answers of the request"] = "named",
+    written: Annotated[Written, WRITTEN] = "asked",
+    examples: Annotated[int, EXAMPLES] = 0,
 ) -> Plans:
     steering = Train(
         epochs=3, lr=4e-7, schedule="cosine", warmup=20 / 38, batch_size=8, max_grad_norm=1.0, anchor="reject"
@@ -103,11 +106,17 @@ def plan(
     )
     rollouts = Rollouts(RefusalReward(), over="prompts", samples=8, length=1024, eps=1e-6, piece=8)
     return (
-        Plan(NLL("reject"), train=steering, selectors=(Refused(pool),), stop_rules=(EarlyCheckpoint(),), name="steering"),
+        Plan(
+            NLL("reject"),
+            train=steering,
+            selectors=(Refused(pool, written, examples),),
+            stop_rules=(EarlyCheckpoint(),),
+            name="steering",
+        ),
         Plan(
             PolicyGradient() + 0.01 * PolicyKL(cap=10.0),
             train=reinforcing,
-            selectors=(BoundaryItems(boundary), rollouts),
+            selectors=(BoundaryItems(boundary, written=written, examples=examples), rollouts),
             name="boundary",
         ),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -20,6 +21,10 @@ from expunge.methods.rollouts.names import longest_name, lower_words
 
 Pool = Literal["named", "given"]
 Boundary = Literal["nearest", "retain", "invented", "none"]
+Written = Literal["asked", "muse"]
+ASKED, EXAMPLE, COMPLETION = "Question: {}\nAnswer: ", "Question: {}\nAnswer: {}\n\n", "Completion: {}\nAnswer: "  # as MUSE asks
+WRITTEN = "how prompts are written: as the model is asked, or as the benchmark MUSE asks, without a chat template"
+EXAMPLES = "with `muse`: rows to retain that stand before every question as worked examples"
 SUBJECT = "{subject}"
 REFUSALS = tuple(
     sentence.replace("X", SUBJECT)
@@ -62,12 +67,15 @@ class Refused(Selector):
     """Give each question to forget a refusal, which names what the question is about."""
 
     pool: Pool = "named"
+    written: Written = hp("asked", WRITTEN)
+    examples: int = hp(0, EXAMPLES, ge=0)
     requires = frozenset({Categorical, Prompted})
     gives = frozenset({"reject"})
 
     @property
     def reads(self) -> frozenset[str]:
-        return frozenset({"forget", "alternate_answers"}) if self.pool == "given" else frozenset({"forget"})
+        given = {"alternate_answers"} if self.pool == "given" else set[str]()
+        return frozenset({"forget", *given, *(("retain",) if self.examples else ())})
 
     def pick(self, sets: Sets, view: View) -> Sets:
         rows = view.forget
@@ -86,6 +94,8 @@ class Refused(Selector):
             if SUBJECT in text and not subject:
                 text = plain[int(torch.randint(len(plain), (1,), generator=rng))]
             refusals.append(text.replace(SUBJECT, subject))
+        if self.written == "muse":
+            rows = as_muse(view, rows, view.modality.questions(rows), examples_before(view, self.examples))
         return {**sets, "reject": view.modality.relabel(rows, refusals, "reject")}
 
 
@@ -95,13 +105,15 @@ class BoundaryItems(Selector):
 
     boundary: Boundary = "nearest"
     twins: bool = hp(True, "add to each question the same fact as a statement with a blank")
+    written: Written = hp("asked", WRITTEN)
+    examples: int = hp(0, EXAMPLES, ge=0)
     request: str = hp(REQUEST, "invented: request for another question; {prompt} stands for that of the row")
     requires = frozenset({Categorical, Generates, Prompted})
     gives = frozenset({"prompts"})
 
     @property
     def reads(self) -> frozenset[str]:
-        return frozenset({"forget", "retain"}) if self.boundary in ("nearest", "retain") else frozenset({"forget"})
+        return frozenset({"forget", "retain"}) if self.boundary in ("nearest", "retain") or self.examples else frozenset({"forget"})
 
     def pick(self, sets: Sets, view: View) -> Sets:
         questions = view.modality.questions(view.forget)
@@ -121,11 +133,17 @@ class BoundaryItems(Selector):
         modality = require(view.modality, Prompted)
         questions, answers = view.modality.questions(rows), list(rows["answer_text"])
         marks = {"reject": [reject] * len(rows), "subject": list(subjects)}
-        items = modality.reask(rows, questions, "prompts").add(**marks, wanted=answers)
+        before = examples_before(view, self.examples) if self.written == "muse" else ""
+
+        def asked(texts: Sequence[str], form: str) -> Rows:
+            return as_muse(view, rows, texts, before, form) if self.written == "muse" else modality.reask(rows, texts, "prompts")
+
+        items = asked(questions, ASKED).add(**marks, wanted=answers)
         if not self.twins:
             return items
         statements, fillings = zip(*(cloze(q, a.strip()) for q, a in zip(questions, answers, strict=True)), strict=True)
-        return items.concat(modality.reask(rows, statements, "prompts").add(**marks, wanted=list(fillings)))
+        before = ""  # a text that is to be completed has no examples
+        return items.concat(asked(statements, COMPLETION).add(**marks, wanted=list(fillings)))
 
     def _normal(self, subjects: Sequence[str], view: View) -> Rows:
         """The questions to answer, with their answers."""
@@ -153,6 +171,24 @@ class BoundaryItems(Selector):
                 "the model wrote no question about anything else that it could answer: give questions to --retain, and --boundary nearest"
             )
         return modality.relabel(rows.select(kept), [answers[i] for i in kept], "normal")
+
+
+def examples_before(view: View, count: int) -> str:
+    """The first questions to retain with their answers, as MUSE writes worked examples: the same ones before every question."""
+    if not count:
+        return ""
+    rows = view.retain
+    pairs = [(q, a.strip()) for q, a in zip(view.modality.questions(rows), rows["answer_text"], strict=True) if q.strip()]
+    if not pairs:
+        raise UserError("no row to retain asks anything, so there are no worked examples: leave --examples out, or give such rows")
+    return "".join(EXAMPLE.format(q, a) for q, a in pairs[:count])
+
+
+def as_muse(view: View, rows: Rows, texts: Sequence[str], before: str = "", form: str = ASKED) -> Rows:
+    """Rows of one answer each with prompts as MUSE writes them, after `before` and without a chat template."""
+    records = [{"prompt": before + form.format(text), "completion": "?"} for text in texts]
+    prompts = view.modality.rows("prompts", records)
+    return replace(view.modality.relabel(prompts, list(rows["answer_text"]), "prompts"), weight=rows.weight)
 
 
 def subjects_of(questions: Sequence[str]) -> list[str]:

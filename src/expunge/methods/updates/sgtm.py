@@ -15,7 +15,7 @@ Cost: that of training; one forward and backward of the rows of a step
 Differs: weights whose gradient is masked stay as they are, without decay (`hold`), while the authors' default lets decay and momentum move
   them; moments go on with gradients of 0. AdamW has the second moment of torch (0.999, theirs 0.95), and the rows of a step are drawn with
   replacement. Gated perceptrons and shared keys and values are an extension. The calibrated loss, with a bias of the head that is trained
-  after ablation, and the class of adjacent rows are left out
+  after ablation, is that of the attack `calibrated`; the class of adjacent rows is left out of training
 Status: faithful
 """
 

@@ -98,6 +98,8 @@ class Bipartite:
         if (name, x.dtype) not in self._weights:
             self._weights[name, x.dtype] = self._weighted(weigh, x.dtype)
         matrix, transposed = self._weights[name, x.dtype]
+        if x.dtype in FAST and not (x.requires_grad and torch.is_grad_enabled()):
+            return matrix.times(x)
         if x.dtype in FAST:
             product: Tensor = Product.apply(x, matrix, transposed)  # type: ignore[no-untyped-call]
             return product

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from expunge.core.errors import UserError
+from expunge.modalities.common.records import columns_of
 from expunge.modalities.ranking.columns import ITEM, USER
 from expunge.modalities.ranking.features import features_of, required
 from expunge.modalities.ranking.folder import built
@@ -54,7 +55,10 @@ def start_model(
     pairs = [named(record, f"{source}, row {i}") for i, record in enumerate(records, 1)]
     if place := next((i for i, pair in enumerate(pairs, 1) if None in pair), 0):
         lacks = USER if pairs[place - 1][0] is None else ITEM
-        raise UserError(f"{source}, row {place}: no {lacks}; a training row is an interaction with both {USER!r} and {ITEM!r}")
+        raise UserError(
+            f"{source}, row {place}: no {lacks}; a training row is an interaction with both {USER!r} and {ITEM!r}, and this row has "
+            f"{columns_of(records[place - 1])}; columns of other names are given with --map, such as --map {lacks}=COLUMN"
+        )
     beside = [named(record, f"vocabulary, row {i}") for i, record in enumerate(vocabulary, 1)]
     users, items = ({name for pair in (*beside, *pairs) if (name := pair[k]) is not None} for k in (0, 1))
     names = Vocabulary(tuple(sorted(users, key=_in_order)), tuple(sorted(items, key=_in_order)))

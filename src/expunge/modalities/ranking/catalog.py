@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from expunge.core.rows import Rows
 from expunge.engine.adapters import base_of
-from expunge.engine.committee import members_of
+from expunge.engine.committee import members_of, shares_of
 from expunge.modalities.ranking.interactions import Interactions, Numbers
 
 SCORES = 1 << 22  # scores of the catalog in memory at once
@@ -46,15 +46,16 @@ def catalog(model: nn.Module, users: Tensor) -> Tensor:
 def scorer(model: nn.Module) -> Callable[[Tensor], Tensor]:
     """`catalog` as a function of the users, for a model that stays as it is meanwhile: what all users share is computed once."""
     prepared = [cast(Any, base_of(member)).prepared() for member in members_of(model)]
-    device = next(model.parameters()).device
+    shares, device = shares_of(model), next(model.parameters()).device
 
     @torch.no_grad()
     def scores_of(users: Tensor) -> Tensor:
         at = users.to(device)
         scores: Tensor = prepared[0](at)
-        for of_member in prepared[1:]:
-            scores = scores + of_member(at)
-        return (scores / len(prepared) if len(prepared) > 1 else scores).float().cpu()
+        scores = scores * shares[0] if len(prepared) > 1 else scores
+        for share, of_member in zip(shares[1:], prepared[1:], strict=True):
+            scores = scores + share * of_member(at)
+        return scores.float().cpu()
 
     return scores_of
 
@@ -70,7 +71,7 @@ def pieces(model: nn.Module, known: Interactions, rows: Rows, mask: bool = True,
     """
     items = known.items
     user, item = (np.array(list(rows[c]), np.int64) for c in ("user", "item"))
-    order = np.argsort(user, kind="stable")
+    order = np.sort(user * len(user) + np.arange(len(user))) % max(1, len(user))  # a stable order, sooner than by argsort
     in_order = user[order]
     first = np.flatnonzero(np.diff(in_order, prepend=-1))
     users, bounds = in_order[first], np.append(first, len(user))
@@ -100,24 +101,31 @@ def places(piece: Piece) -> Numbers:
     scores, line = piece.scores.numpy(), piece.line
     own, ordered = scores[line, piece.item], scores
     ordered.sort(axis=1)  # several times as fast as sorting in torch; nan is last
-    bounds = np.searchsorted(line, np.arange(len(ordered) + 1))
-    upto = _below(ordered, bounds, own, "right")
+    upto = _below(ordered, line, own, np.less_equal)
     place = ordered.shape[1] - upto
     if bool(((upto > 1) & (ordered[line, (upto - 2).clip(min=0)] == own)).any()):  # some items have one score
-        place += (upto - _below(ordered, bounds, own, "left") - 1) // 2
+        place += (upto - _below(ordered, line, own, np.less) - 1) // 2
     place[np.isnan(ordered[line, -1])] = BROKEN
     return np.asarray(place)
 
 
-def _below(ordered: NDArray[np.float32], bounds: Numbers, values: NDArray[np.float32], side: Literal["left", "right"]) -> Numbers:
-    """How many entries of its line lie below each value, and on the right side also those that equal it, (values,).
+def _below(ordered: NDArray[np.float32], line: Numbers, values: NDArray[np.float32], lower: np.ufunc) -> Numbers:
+    """How many entries of its line lie below each value, by bisection of all lines at once, (values,).
 
     Args:
         ordered: lines in rising order, (lines, entries).
-        bounds: where the values of each line begin, and where the last ones end, (lines + 1,).
+        line: of each value, (values,).
+        lower: np.less, or np.less_equal to count entries that equal the value, too.
     """
-    pieces_of = zip(ordered, np.split(values, bounds[1:-1]), strict=True)
-    return np.concatenate([entries.searchsorted(own, side) for entries, own in pieces_of])
+    flat, left = ordered.reshape(-1), ordered.shape[1]
+    start = line * left
+    at = start.copy()
+    while left > 1:
+        half = left // 2
+        at += lower(flat[at + (half - 1)], values) * half
+        left -= half
+    at += lower(flat[at], values)
+    return np.asarray(at - start)
 
 
 def _keys(rows: Rows, items: int) -> Numbers:

@@ -21,6 +21,7 @@ from expunge.engine.committee import members_of
 from expunge.functional.brief import brief
 from expunge.modalities.common.network import Network
 from expunge.modalities.common.packed import Layout, call, cut, watching
+from expunge.modalities.common.records import Records, absent
 from expunge.modalities.ranking.catalog import BROKEN, catalog, pieces, places
 from expunge.modalities.ranking.columns import ITEM, USER
 from expunge.modalities.ranking.interactions import Interactions, negatives
@@ -279,10 +280,34 @@ class Ranking(Network):
         left = self.known.degrees()
         bare = [self.vocabulary.users[u] for u in sorted(set(rows["user"])) if not left[u]]
         sentences = [f"{removed} interactions to forget were taken out of the training interactions that are kept with the model"]
-        sentences += [f"{unknown} of {len(rows)} rows to forget are no training interactions of the model"] if unknown else []
+        sentences += [f"{unknown} of {len(rows)} interactions to forget are no training interactions of the model"] if unknown else []
         return sentences + (
-            [f"{len(bare)} users have no training interactions left; their ids stay in the vocabulary of the model"] if bare else []
+            [
+                f"{len(bare)} user{' has' if len(bare) == 1 else 's have'} no training interactions left; "
+                f"{'its id stays' if len(bare) == 1 else 'their ids stay'} in the vocabulary of the model"
+            ]
+            if bare
+            else []
         )
+
+    def spelled(self, name: str, records: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+        """Records that name a user or an item alone as the training interactions that they stand for; others as they are.
+
+        Args:
+            name: of the set.
+            records: as in `rows`.
+
+        Raises:
+            UserError: as `rows`.
+        """
+        if not any(absent(record.get(USER)) or absent(record.get(ITEM)) for record in records):
+            return records
+        pairs = pairs_of(name, records, name, self.vocabulary, self.known)
+        rows = [
+            {**records[k], USER: self.vocabulary.users[u], ITEM: self.vocabulary.items[i]}
+            for u, i, k in zip(pairs.user, pairs.item, pairs.record, strict=True)
+        ]
+        return records.replaced(rows) if isinstance(records, Records) else rows
 
     def alone(self, rows: Rows) -> tuple[Ranking, Rows]:
         """The modality and the rows as if these were all training interactions: masks and negatives depend on no others."""

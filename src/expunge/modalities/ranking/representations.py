@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 from expunge.core.errors import UserError
 from expunge.core.rows import Rows
 from expunge.engine.adapters import base_of
-from expunge.engine.committee import members_of
+from expunge.engine.committee import members_of, shares_of
 from expunge.modalities.ranking.catalog import pieces
 from expunge.modalities.ranking.interactions import Interactions, Numbers
 from expunge.modalities.ranking.modality import Ranking
@@ -62,7 +62,8 @@ def scores(model: nn.Module, rows: Rows) -> Values:
     """The score of each row's pair, (rows, 1); of several models that answer together the mean, as in their rankings."""
     device = next(model.parameters()).device
     user, item = (torch.tensor(list(rows[c]), dtype=torch.long, device=device) for c in ("user", "item"))
-    pair_scores = torch.stack([base_of(member)(user, item) for member in members_of(model)]).mean(0)
+    each = zip(shares_of(model), members_of(model), strict=True)
+    pair_scores = torch.stack([share * base_of(member)(user, item) for share, member in each]).sum(0)
     return np.asarray(pair_scores.float().cpu().numpy()[:, None], np.float32)
 
 

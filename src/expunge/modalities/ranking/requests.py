@@ -102,13 +102,13 @@ def pairs_of(name: str, records: Sequence[Record], source: str, vocabulary: Voca
             raise UserError(
                 f"{source}: rows name {counted(column, names)} alone, and the model has no training interactions with "
                 f"{'it' if len(names) == 1 else 'them'} (one that has forgotten them, or was retrained, has none): give the interactions "
-                f"themselves, such as FILE::{column}=ID"
+                f"themselves, such as FILE::{column}=ID; an audit finds them in --original MODEL"
             )
     note(
         records,
         [
-            f"{rows} of {len(records)} rows of {name!r} name {ARTICLE[column]} {column} alone and stand for all {count} training "
-            f"interactions with it"
+            f"{name!r} names {rows} {column}{'' if rows == 1 else 's'} alone: {'it stands' if rows == 1 else 'they stand'} for all {count} "
+            f"training interactions with {'it' if rows == 1 else 'them'}"
             for column, (rows, count) in alone.items()
             if rows
         ],
@@ -145,7 +145,7 @@ def columns_beside(records: Sequence[Record], pairs: Pairs, source: str, name: s
     """
     numbers = {c: [number(r, c, f"{source}, row {i}") for i, r in enumerate(records, 1)] for c in (RATING, TIME)}
     if rated := sum(value is not None for value in numbers[RATING]):
-        note(records, [f"the ratings of {rated} of {len(records)} rows of {name!r} are not read: every interaction counts as one"])
+        note(records, [f"the ratings of {rated} of {len(records)} interactions of {name!r} are not read: every interaction counts as one"])
     vectors = {c for r in records for c, value in r.items() if isinstance(value, (list, tuple)) or hasattr(value, "shape")}
     others = dict.fromkeys(c for r in records for c in r if c not in {USER, ITEM, RATING, TIME, *vectors})
     columns = {c: [records[i].get(c) for i in pairs.record] for c in others}

@@ -37,7 +37,7 @@ from expunge.modalities.common.records import kind_of, listed
 from expunge.modalities.text.architecture import Architecture
 from expunge.modalities.text.causal import CAUSAL, collate
 from expunge.modalities.text.encode import Content, Encoder
-from expunge.modalities.text.generate import choose, generate, recite
+from expunge.modalities.text.generate import Beginnings, choose, generate, recite
 from expunge.modalities.text.reading import Reading, strange
 from expunge.modalities.text.records import Pair, all_pairs, answering, same_question
 from expunge.modalities.text.refusals import REFUSALS, UNANSWERABLE
@@ -309,6 +309,19 @@ class Text(Network):
             with_logp: keep the log-probability of each chosen token.
         """
         beginnings = self.architecture.beginnings(model, rows, self.pad)
+        return self.generate_from(beginnings, model, rows, limit, generator, temperature, with_logp)
+
+    def generate_from(
+        self,
+        beginnings: Beginnings,
+        model: nn.Module,
+        rows: Rows,
+        limit: int,
+        generator: torch.Generator | None,
+        temperature: float,
+        with_logp: bool,
+    ) -> Samples:
+        """As `generate`, from what answers to the rows begin from: another model than `model`, or several, may choose the tokens."""
         return generate(beginnings, self.limits(rows, limit), self.ends(model), generator, temperature, with_logp)
 
     def stream(
@@ -321,6 +334,12 @@ class Text(Network):
             limit, generator, temperature: of `generate`.
         """
         beginnings = self.architecture.beginnings(model, rows.select([0]), self.pad)
+        yield from self.stream_from(beginnings, model, rows, limit, generator, temperature)
+
+    def stream_from(
+        self, beginnings: Beginnings, model: nn.Module, rows: Rows, limit: int, generator: torch.Generator | None, temperature: float
+    ) -> Iterator[str]:
+        """As `stream`, from what the answer to the row begins from."""
         with evaluating(model):
             yield from stream(
                 beginnings,

@@ -54,11 +54,14 @@ def answering(context_fields: Sequence[Any], answer: str) -> Pair:
 
 
 def asked_turns(context_fields: Sequence[Any]) -> list[str]:
-    """What users say in the context of a row, turn by turn: the question alone, or all turns of a chat that are theirs."""
+    """What a model is told in the context of a row, turn by turn: the question alone, or all turns of a chat that are not its own.
+
+    A question in the words of a system, or of a tool, is asked as well.
+    """
     context = answering(context_fields, "").context
     if isinstance(context, str):
         return [context]
-    return [str(t["content"]) for t in context if t["role"] == "user" and str(t["content"]).strip()] or [str(context[-1]["content"])]
+    return [str(t["content"]) for t in context if t["role"] != "assistant" and str(t["content"]).strip()] or [str(context[-1]["content"])]
 
 
 def same_question(pair: Pair) -> Any:

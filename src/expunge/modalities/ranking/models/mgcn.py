@@ -2,10 +2,12 @@
 
 Equation: content = LightGCN of the ids (2 layers). View of kind m: items e_i * sigmoid(gate(W f_i)), one step over the graph of the 10 most
   similar items; users R^ times these. common = softmax-weighted sum of the views, by a shared tanh query;
-  side = (common + sum over m of sigmoid(gate_m(content)) * (view_m - common)) / (kinds + 1); vectors = content + side
+  side = (common + sum over m of sigmoid(gate_m(content)) * (view_m - common)) / (kinds + 1); vectors = content + side;
+  L = BPR + contrast * (InfoNCE(side, content) of the batch's users + the same of its items), at temperature 0.2
 Source: Yu et al. 2023, Multi-view graph convolutional network for multimedia recommendation (arXiv 2308.03588)
-Differs: as in MMRec, the graph of items comes from the raw features, once, and the tables of features are trained; the contrastive term
-  between side and content, which is no loss of a row, is left out; the regularizer is the optimizer's weight decay
+Differs: as in MMRec, the graph of items comes from the raw features, once, and the tables of features are trained; the regularizer is the
+  optimizer's weight decay. The contrastive term between side and content is no loss of a row: finetune, retrain and mmrecun have it as
+  --contrast (in `expunge train` 0.01 by default), other methods do without, and it spreads over the graph once more for each step
 Status: faithful
 """
 
@@ -32,7 +34,16 @@ from expunge.modalities.ranking.network import (
 SIZES = {"mgcn-nano": (16, 2), "mgcn-micro": (64, 2)}  # width of the vectors, layers
 NEIGHBORS = 10  # of an item in the graph of items
 TRAINING: dict[str, dict[str, Any]] = {
-    size: {"epochs": 40, "lr": 5e-3, "batch_size": 256, "optimizer": "adam", "weight_decay": 1e-5, "schedule": "constant"} for size in SIZES
+    size: {
+        "epochs": 40,
+        "lr": 5e-3,
+        "batch_size": 256,
+        "optimizer": "adam",
+        "weight_decay": 1e-5,
+        "schedule": "constant",
+        "contrast": 0.01,
+    }
+    for size in SIZES
 }
 
 
@@ -99,15 +110,24 @@ class MGCN(GraphModel):
             setattr(self, f"similar_{i}", similar(vectors, NEIGHBORS))
 
     def vectors(self) -> tuple[Tensor, Tensor]:
+        content, side = self._views()
+        of_users, of_items = torch.split(content + side, [self.users, self.items])
+        return of_users, of_items
+
+    def contrasted(self) -> list[tuple[Tensor, Tensor]]:
+        """What training contrasts: side and content of all users, and of all items, (users, width) and (items, width)."""
+        content, side = (torch.split(x, [self.users, self.items]) for x in self._views())
+        return list(zip(side, content, strict=True))
+
+    def _views(self) -> tuple[Tensor, Tensor]:
+        """Content and side of all users and items, each (users + items, width)."""
         content = torch.cat(light_vectors(self, self.user_table.weight, self.item_table.weight, self.layers))
         views = [torch.cat(self._view(i, view)) for i, view in enumerate(self.views)]
         shares = torch.stack([self.query(v)[:, 0] for v in views]).softmax(0)
         common = (shares[..., None] * torch.stack(views)).sum(0)
         gates = [cast(FeatureView, view).preference(content).sigmoid() for view in self.views]
         rest = [gate * (x - common) for gate, x in zip(gates, views, strict=True)]
-        side = (common + torch.stack(rest).sum(0)) / (len(views) + 1)
-        of_users, of_items = torch.split(content + side, [self.users, self.items])
-        return of_users, of_items
+        return content, (common + torch.stack(rest).sum(0)) / (len(views) + 1)
 
     def _view(self, i: int, view: nn.Module) -> tuple[Tensor, Tensor]:
         """Vectors of users and items in one view."""
