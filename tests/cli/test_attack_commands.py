@@ -12,7 +12,7 @@ from cases import Cases, expunge
 ASKING = ("chameleon", "proximal_surrogate", "extraction", "multi_turn", "jailbreak", "knowledge_holes", "logit_lens", "activation_probe")
 CHANGING = ("prune", "merge", "finetune_benign", "backdoor", "semantic_information", "sticky_noise")
 PROBES = ("ez_mia", "wbc", "dataset_inference")
-QUICK = ("--extraction:draws", 2, "--extraction:beams", 0, "--multi-turn:turns", 1, "--knowledge-holes:steps", 0)
+QUICK = ("--extraction:draws", 2, "--extraction:beams", 0, "--multi-turn:turns", 2, "--knowledge-holes:steps", 0)
 BRIEF = ("--finetune-benign:steps", 2, "--backdoor:random", 2, "--backdoor:kept", 1)
 
 

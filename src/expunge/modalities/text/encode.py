@@ -260,7 +260,9 @@ class Encoder:
 
     def _check_room(self, prompt: Sequence[int]) -> None:
         if self.limit and len(prompt) >= self.limit:
-            raise UserError(f"a prompt has {len(prompt)} tokens, and the model takes {self.limit}")
+            raise UserError(
+                f"a prompt has {len(prompt)} tokens, and the model takes {self.limit}: shorten it, or take a model for longer texts"
+            )
 
     def fit(self, prompt: Sequence[int], answer: list[int]) -> list[int]:
         """Cut an answer to the longest sequence of the model.
