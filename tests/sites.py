@@ -14,11 +14,11 @@ from starlette.testclient import TestClient
 
 from expunge.engine import receipt
 from expunge.service import intake
-from expunge.service.files import sha256
+from expunge.service.asked_data import AskedData
+from expunge.service.files import digest_of_model, sha256
 from expunge.service.ledger import Ledger
 from expunge.service.vault import write_private
 from expunge.service.web.accounts import FILE
-from expunge.service.web.requests_pages import AskedData
 from expunge.service.web.site import website
 
 BASE = "http://127.0.0.1"
@@ -75,7 +75,7 @@ class Case:
             "state": state,
             "folder": "runs/0001",
             "receipt_sha256": sha256(folder / "receipt.json"),
-            "weights": "ab" * 32,
+            "weights": digest_of_model(str(folder)),
             "verdict": "cannot tell",
             "summary": SUMMARY,
         }

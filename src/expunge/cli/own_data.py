@@ -25,6 +25,9 @@ def find(
     where: options.Where = None,
     map: options.Map = None,
     column: Annotated[list[str] | None, typer.Option(help="column whose texts are looked for; default: all; may be repeated")] = None,
+    personal: Annotated[
+        bool, typer.Option("--personal", help="also addresses of mail, telephone numbers, accounts and cards, in any spelling")
+    ] = False,
     out: Annotated[Path | None, typer.Option("--out", help="file of JSON Lines for all places")] = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -39,7 +42,8 @@ def find(
     from expunge.service.finding import find as find_rows
 
     printer = Printer(as_json, quiet, wide)
-    result = find_rows(rows, tuple(corpus or ()), where=where or (), map=map, columns=tuple(column or ()), out=out)
+    named = tuple(column or ())
+    result = find_rows(rows, tuple(corpus or ()), where=where or (), map=map, columns=named, personal=personal, out=out)
     table = Table("row", "column", "place", "share")
     for place in result.places:
         table.add_row(str(place.row), place.column, f"{place.file}:{place.where}", f"{place.share:.0%}")

@@ -1,4 +1,4 @@
-"""The commands that hand results on: merge an adapter into its base, publish a run on the hub."""
+"""The commands that hand results on: merge an adapter into its base, publish a run on the hub, list what it was made of."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ def add(app: typer.Typer) -> None:
     """Add the commands to the application."""
     app.command()(merge)
     app.command()(push)
+    app.command()(bill)
 
 
 def merge(
@@ -54,3 +55,18 @@ def push(
     printer, address = Printer(as_json, quiet), push_to_hub(run, repo, base=base, private=not public)
     printer.say(f"published: {address}")
     printer.result(lambda: {"address": str(address)})
+
+
+def bill(
+    run: Annotated[str, typer.Argument(help="folder of a run that made a model or an adapter")],
+    out: Annotated[Path, typer.Option("--out", help="file for the bill")] = Path("bom.json"),
+    audit: Annotated[str, typer.Option(help="folder of its audit, whose scores and gaps are taken in")] = "",
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Write a bill of materials (CycloneDX ML-BOM): files, base model, data, libraries, settings, scores. It quotes no row."""
+    from expunge.workflows.materials import bill_of_materials
+
+    printer, file = Printer(as_json, quiet), bill_of_materials(run, out, audit=audit or None)
+    printer.say(f"the bill of materials is in {file}")
+    printer.result(lambda: {"file": str(file)})

@@ -10,6 +10,7 @@ import typer
 from expunge.cli import options, parsing, precheck
 from expunge.cli.console import Printer
 from expunge.cli.exits import usage
+from expunge.cli.requesting import FOLDER, Database, Place, opened_ledger
 
 
 def add(app: typer.Typer) -> None:
@@ -32,6 +33,11 @@ def serve(
     allowed_host: Annotated[list[str] | None, typer.Option(help="name by which clients call this server; may be repeated")] = None,
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     unguarded: Annotated[bool, typer.Option("--unguarded", help="serve without any guard")] = False,
+    forget_on_request: Annotated[str, typer.Option(help="file of all clients' rows: they may ask in a chat to be forgotten")] = "",
+    column: Annotated[str, typer.Option(help="its column that holds the labels of the clients' keys, e.g. customer_id")] = "",
+    map: options.Map = None,
+    ledger: Place = FOLDER,
+    database: Database = "",
     device: options.Device = "auto",
     dtype: options.Dtype = None,
     quiet: options.Quiet = False,
@@ -39,8 +45,21 @@ def serve(
     """Serve a model behind guards, with the chat protocol of OpenAI. Beyond this machine only with keys."""
     with usage():
         precheck.models(model, *(guard or ()))
+        precheck.sources(forget_on_request)
+        if forget_on_request:
+            parsing.required(column=column)
     from expunge.service import serving
 
+    chats = None
+    if forget_on_request:
+        from expunge.service.asked_data import AskedData
+        from expunge.service.interactive import Interactive
+        from expunge.service.surgeon import ListedSurgeon
+        from expunge.service.watchdog import RuleWatchdog
+
+        opened = opened_ledger(ledger, database, create=True)
+        data = AskedData(forget_on_request, column, map or ())
+        chats = Interactive(ledger=opened, data=data, watchdog=RuleWatchdog(), surgeon=ListedSurgeon(), authorized=frozenset())
     app = serving.guarded_endpoint(
         model=model,
         upstream=upstream,
@@ -52,6 +71,7 @@ def serve(
         host=host,
         hosts=tuple(allowed_host or ()),
         unguarded=unguarded,
+        chats=chats,
         load_options=options.load_options(device, dtype),
     )
     Printer(quiet=quiet).say(f"serving at http://{host}:{port}/v1 until Ctrl-C")

@@ -44,7 +44,7 @@ def web(
             parsing.required(column=column)
     opened = opened_ledger(ledger, database)
     from expunge.service import serving
-    from expunge.service.web.requests_pages import AskedData
+    from expunge.service.asked_data import AskedData
     from expunge.service.web.site import website
 
     pages = website(

@@ -6,7 +6,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from anyio import to_thread
@@ -31,6 +31,9 @@ REFUSED = frozenset({"tools", "tool_choice", "functions", "function_call", "moda
 ROLES = frozenset({"system", "developer", "user", "assistant"})
 
 
+Hear = Callable[[str, Sequence[tuple[str, str]]], str]  # the id of a key, and turns with role and text
+
+
 class BadRequest(Exception):
     """A request that is not answered. status: of HTTP."""
 
@@ -45,6 +48,7 @@ def application(
     guards: Sequence[TextGuard] = (),
     keys: ApiKeys | None = None,
     hosts: Sequence[str] = ("127.0.0.1", "localhost"),
+    hear: Hear | None = None,
 ) -> Starlette:
     """The application.
 
@@ -54,8 +58,9 @@ def application(
         guards: each looks at all that is asked, and at the whole answer before a word of it is sent.
         keys: of clients; None: whoever reaches the address may ask.
         hosts: names that requests may give to this server; another name may be a page of the web that reaches for it.
+        hear: listens to chats of clients with a key; what it returns is answered in the place of the model, '' for nothing.
     """
-    served = Served(model, name, guards, keys)
+    served = Served(model, name, guards, keys, hear)
     routes = [
         Route("/health", served.health, methods=["GET"]),
         Route("/v1/models", served.models, methods=["GET"]),
@@ -68,8 +73,8 @@ def application(
 class Served:
     """The handlers of one model; see `application`."""
 
-    def __init__(self, model: ServedModel, name: str, guards: Sequence[TextGuard], keys: ApiKeys | None) -> None:
-        self.model, self.name, self.guards, self.keys = model, name, tuple(guards), keys
+    def __init__(self, model: ServedModel, name: str, guards: Sequence[TextGuard], keys: ApiKeys | None, hear: Hear | None = None) -> None:
+        self.model, self.name, self.guards, self.keys, self.hear = model, name, tuple(guards), keys, hear
         self.started = int(time.time())
 
     async def health(self, request: HttpRequest) -> Response:
@@ -99,7 +104,8 @@ class Served:
             who = await self._admitted(request)
             body = await _body(request)
             asked = read(body, self.name, chat)
-            text, reason = await self._guarded(asked)
+            noticed = await self._noticed(who, asked)
+            text, reason = (noticed, "stop") if noticed else await self._guarded(asked)
             status = 200
             return _reply(self.name, text, reason, chat, bool(body.get("stream")))
         except BadRequest as error:
@@ -125,6 +131,12 @@ class Served:
         if (wait := self.keys.wait(owner)) > 0:
             raise BadRequest("too many requests with this key", 429, wait)
         return owner
+
+    async def _noticed(self, who: str, asked: Conversation) -> str:
+        """What is said to a wish to be forgotten; '' where nothing is wished, or nobody is known to wish it."""
+        if self.hear is None or who == "-" or not asked.messages:
+            return ""
+        return await to_thread.run_sync(self.hear, who, [(turn["role"], turn["content"]) for turn in asked.messages])
 
     async def _guarded(self, asked: Conversation) -> tuple[str, str]:
         """The answer and why it ends. Guards see the whole answer before anybody else does."""

@@ -17,6 +17,7 @@ from expunge.io.models import Source
 from expunge.io.requested import ColumnMap, Conditions, requested_records
 from expunge.modalities.common.records import Records
 from expunge.service.corpora import Document, documents, text_of
+from expunge.service.identifiers import Recognizer, identifiers
 
 LENGTH = 5  # words of a sequence; in scripts without spaces, characters
 SHORTEST = 3  # a text of fewer words is no evidence of anything
@@ -76,7 +77,9 @@ class _Text:
 class Index:
     """The sequences of all texts that are looked for."""
 
-    def __init__(self, rows: Records, columns: Sequence[str] = ()) -> None:
+    def __init__(self, rows: Records, columns: Sequence[str] = (), recognizer: Recognizer | None = None) -> None:
+        self.recognizer = recognizer
+        self.named: dict[tuple[str, str], set[tuple[int, str]]] = defaultdict(set)  # rows and columns by identifier
         self.texts: list[_Text] = []
         self.places: dict[int, dict[tuple[str, ...], list[tuple[int, int]]]] = {}
         self.short = 0
@@ -84,6 +87,8 @@ class Index:
             for column, value in row.items():
                 if (not columns or column in columns) and (isinstance(value, (str, list, tuple, Mapping))):
                     self._add(number, column, text_of(value))
+                    for known in recognizer(text_of(value)) if recognizer else ():
+                        self.named[known.kind, known.value].add((number, column))
 
     def _add(self, row: int, column: str, text: str) -> None:
         words = words_of(text)
@@ -96,8 +101,19 @@ class Index:
             self.places.setdefault(length, {}).setdefault(sequence, []).append((len(self.texts), i))
         self.texts.append(_Text(row, column, len(sequences), len(words)))
 
+    def named_in(self, document: Document) -> Iterator[Occurrence]:
+        """Places of the identifiers in a document, each line once."""
+        once = set[tuple[int, str, int]]()
+        for known in self.recognizer(document.text) if self.recognizer and self.named else ():
+            where = document.where + (document.text.count("\n", 0, known.start) if document.lines else 0)
+            for row, column in sorted(self.named.get((known.kind, known.value), ())):
+                if (row, column, where) not in once:
+                    once.add((row, column, where))
+                    yield Occurrence(row, f"{column}: {known.kind}", document.file, where, 1.0)
+
     def in_document(self, document: Document) -> Iterator[Occurrence]:
         """Places of the texts in a document."""
+        yield from self.named_in(document)
         words = words_of(document.text)
         hits: dict[int, list[tuple[int, int]]] = defaultdict(list)  # by text: where in the document, and which of its sequences
         for length, places in self.places.items():
@@ -118,6 +134,7 @@ def find(
     where: Conditions = (),
     map: ColumnMap = (),
     columns: Sequence[str] = (),
+    personal: bool | Recognizer = False,
     out: str | Path | None = None,
 ) -> SearchResult:
     """Look for rows in a corpus, word by word: whole texts, texts inside documents, and parts of them. Paraphrases are not found.
@@ -126,6 +143,8 @@ def find(
         rows: a file, hub id or list of records, with `where` and `map` as for `unlearn`.
         corpus: files or folders (see `corpora.documents`); they are read once, piece by piece.
         columns: whose texts are looked for; default: all.
+        personal: also look for what names a person by itself, such as an address of mail, in any spelling and however short (see
+            `identifiers`); or a recognizer of your own. It is called in this process, and nothing is sent anywhere.
         out: a file of JSON Lines that gets all places.
 
     Raises:
@@ -135,8 +154,8 @@ def find(
     known = {column for row in wanted for column in row}
     if unknown := [c for c in columns if c not in known]:
         raise UserError(f"no row has the column {unknown[0]!r}; there are {', '.join(sorted(known))}")
-    index = Index(wanted, columns)
-    if not index.texts:
+    index = Index(wanted, columns, identifiers if personal is True else personal or None)
+    if not index.texts and not index.named:
         raise UserError(f"no text of these rows has {SHORTEST} words or more: so short a text stands everywhere")
     result = SearchResult(len(wanted), len(index.texts))
     if index.short:

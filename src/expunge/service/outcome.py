@@ -11,6 +11,7 @@ from expunge.workflows.audit import Audit
 
 CHECK = ("name", "state", "decides", "score", "value", "yardstick", "against", "margin", "effect", "interval", "p", "n", "power")
 RECOVERY = ("attack", "state", "score", "before", "after", "retrained", "works", "steps", "rows", "queries")
+WORDS = 4  # of an answer that nobody guesses word for word
 SCORE = ("value", "interval", "n", "direction", "ideal", "variant", "kind")
 
 
@@ -39,6 +40,18 @@ def outcome_of(record: Mapping[str, Any]) -> dict[str, Any]:
         "controls": dict(record["controls"]),
         "weights": str(record["observed"].get("weights", "")),
     }
+
+
+def still_answered(record: Mapping[str, Any]) -> int:
+    """How many rows the model still answers with the whole forgotten answer, of several words.
+
+    A few rows can never decide a verdict, since each may be a guess; a model that says such an answer must not be served as one without it.
+
+    Args:
+        record: what audit.json holds.
+    """
+    leaks = record["verdict"]["leaks"]
+    return len({leak["row"] for leak in leaks if leak["kind"] == "answer" and len(str(leak["answer"]).split()) >= WORDS})
 
 
 def utility_of(audit: Audit, known: Mapping[str, float] = {}) -> tuple[str, float, float] | None:

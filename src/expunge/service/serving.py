@@ -16,8 +16,10 @@ from expunge.engine.guarding import is_guarded
 from expunge.io.models import load
 from expunge.service.api_keys import ApiKeys
 from expunge.service.endpoint import application
+from expunge.service.interactive import Interactive
 from expunge.service.models import LocalModel, ServedModel, Upstream
 from expunge.service.text_guards import RunGuard, TextGuard, names_in
+from expunge.service.watchdog import Turn
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
@@ -34,6 +36,7 @@ def guarded_endpoint(
     host: str = "127.0.0.1",
     hosts: Sequence[str] = (),
     unguarded: bool = False,
+    chats: Interactive | None = None,
     load_options: Mapping[str, Any] | None = None,
 ) -> Starlette:
     """The application of an endpoint, with everything loaded: what cannot be guarded does not start.
@@ -48,6 +51,7 @@ def guarded_endpoint(
         host: the address; another than this machine's own needs keys.
         hosts: names by which clients call this server, besides those of this machine.
         unguarded: start without any guard.
+        chats: in which clients can ask to be forgotten: the label of a key says who its client is. It brings the guard of open requests.
         load_options: of `load`.
 
     Raises:
@@ -63,6 +67,9 @@ def guarded_endpoint(
     if known_keys is not None and not known_keys.entries:
         raise UserError(f"there is no key in {keys}, so nobody could ask: expunge api-key {keys} LABEL makes one")
     text_guards: list[TextGuard] = [names_in(names)] if names else []
+    if chats is not None and known_keys is None:
+        raise UserError("who asks to be forgotten must be known: give clients keys with --api-keys, whose labels say who they are")
+    text_guards += [chats.guard()] if chats is not None else []
     text_guards += [RunGuard(load(guard, **(load_options or {}))) for guard in guards]
     served: ServedModel
     if model:
@@ -74,7 +81,14 @@ def guarded_endpoint(
         name = name or upstream_model
     if not has_guard and not unguarded:
         raise UserError("no guard stands before this model: name one with --guard or --names, or serve it so with --unguarded")
-    return application(served, name, text_guards, known_keys, [*LOOPBACK, *([host] if host not in LOOPBACK else []), *hosts])
+    hear = None
+    if chats is not None and known_keys is not None:
+        entries = known_keys.entries
+
+        def hear(owner: str, dialogue: Sequence[Turn]) -> str:
+            return chats.hear(str(entries[owner]["label"]), dialogue).reply
+
+    return application(served, name, text_guards, known_keys, [*LOOPBACK, *([host] if host not in LOOPBACK else []), *hosts], hear)
 
 
 def is_loopback(host: str) -> bool:

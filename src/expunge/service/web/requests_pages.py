@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from starlette.responses import RedirectResponse, Response
 
 from expunge.core.errors import UserError
-from expunge.functional.brief import brief
-from expunge.io.requested import ColumnMap
 from expunge.service import intake
+from expunge.service.asked_data import AskedData
 from expunge.service.ledger import Event, Ledger
 from expunge.service.states import CLOSED, FOLLOWING, RUNNABLE, as_date, due_after
 from expunge.service.undo import undo
@@ -21,26 +18,6 @@ from expunge.service.web.jobs import Jobs
 from expunge.service.web.visit import Visit, VisitRefused, log
 
 SHOWN_ROWS = 200
-
-
-@brief("name", "column")
-@dataclass(frozen=True)
-class AskedData:
-    """A file of rows out of which clerks may ask for those of one person.
-
-    Args:
-        path: of the file.
-        column: that names the person, such as customer_id. No other is compared: who may pick rows by what they hold could read them so.
-        map: columns by the names that the modality reads.
-    """
-
-    path: str
-    column: str
-    map: ColumnMap = ()
-
-    @property
-    def name(self) -> str:
-        return Path(self.path).name
 
 
 class RequestPages:

@@ -14,6 +14,7 @@ from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from expunge.core.errors import UserError
+from expunge.service.asked_data import AskedData
 from expunge.service.ledger import Ledger
 from expunge.service.serving import LOOPBACK, is_loopback
 from expunge.service.web.accounts import CARRY_OUT, CHECK, ROWS, TAKE_IN, Accounts
@@ -21,7 +22,7 @@ from expunge.service.web.comparing import ComparePages
 from expunge.service.web.evidence_pages import EvidencePages
 from expunge.service.web.headers import SecurityHeaders
 from expunge.service.web.jobs import Jobs
-from expunge.service.web.requests_pages import AskedData, RequestPages
+from expunge.service.web.requests_pages import RequestPages
 from expunge.service.web.runs_pages import RunPages
 from expunge.service.web.sessions import Sessions
 from expunge.service.web.signing_in import SigningIn
