@@ -12,15 +12,17 @@ from cases import Cases, expunge
 from expunge.core.errors import UserError
 from expunge.functional.guard_scores import dynamic_deviation_score, dynamic_utility_score
 
+UTILITY = {"kind": "utility", "direction": "higher"}
+
 
 def audits(folder: Path, deviations: list[float], **utilities: list[float]) -> list[Path]:
     """Folders with the scores that audits after each request would have."""
     folders = []
     for k, deviation in enumerate(deviations):
-        scores = {"deviation_score": {"value": deviation}, **{n: {"value": v[k], "kind": "utility"} for n, v in utilities.items()}}
+        scores = {"deviation_score": {"value": deviation}, **{n: {"value": v[k], **UTILITY} for n, v in utilities.items()}}
         folders.append(folder / f"audit{k}")
         folders[-1].mkdir()
-        (folders[-1] / "audit.json").write_text(json.dumps({"scores": scores}))
+        (folders[-1] / "audit.json").write_text(json.dumps({"scores": scores, "observed": {"modality": {"modality": "text"}}}))
     return folders
 
 
@@ -30,7 +32,7 @@ def test_the_published_row_comes_from_the_command(tmp_path: Path) -> None:
     result = json.loads(done.out)
     assert result["dynamic_deviation_score"] == pytest.approx(0.31533, abs=5e-6)
     assert result["dynamic_utility_score"] == pytest.approx(0.93410, abs=5e-6)
-    assert result["utility"] == "model_utility"
+    assert result["scores"] == {"deviation": "deviation_score", "utility": "model_utility"}
     other = json.loads(expunge("sequence", *folders, "--utility", "retain_rouge", "--json").fine().out)
     assert other["dynamic_utility_score"] == pytest.approx(0.5)
     rising = folders[::-1]
@@ -41,7 +43,7 @@ def test_the_published_row_comes_from_the_command(tmp_path: Path) -> None:
 
 
 def test_rows_without_wrong_answers_have_another_utility(tmp_path: Path) -> None:
-    assert package.sequence(audits(tmp_path, [20.0, 20.0], retain_rouge=[0.9, 0.8]))["utility"] == "retain_rouge"
+    assert package.sequence(audits(tmp_path, [20.0, 20.0], retain_rouge=[0.9, 0.8]))["scores"]["utility"] == "retain_rouge"
 
 
 def test_what_cannot_be_scored_is_said(tmp_path: Path) -> None:
