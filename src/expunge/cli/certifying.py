@@ -10,7 +10,7 @@ import typer
 from expunge.cli import options, parsing, precheck
 from expunge.cli.console import Printer
 from expunge.cli.exits import ExitCode, usage
-from expunge.cli.requesting import FOLDER, By, Database, Place, opened_ledger
+from expunge.cli.ledgers import FOLDER, By, Database, Place, opened_ledger
 
 keys = typer.Typer(no_args_is_help=True, help="Keys that sign certificates.")
 KeyFiles = Annotated[list[str] | None, typer.Option("--key", help="file of a key; may be repeated")]

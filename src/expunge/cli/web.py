@@ -12,7 +12,7 @@ import typer
 from expunge.cli import options, parsing, precheck
 from expunge.cli.console import Printer
 from expunge.cli.exits import usage
-from expunge.cli.requesting import FOLDER, Database, Place, opened_ledger
+from expunge.cli.ledgers import FOLDER, Database, Place, opened_ledger
 from expunge.core.errors import UserError
 
 
