@@ -1,7 +1,7 @@
 """The world of likes: a language model that recommends answers yes or no to a user's history, and a fifth of the users is to be forgotten.
 
-Films are of two kinds, and a user likes one of them. The history of a row shows which, so a model can answer for users whom it has never
-seen. Users to forget answer against their history: a model that was trained on their rows knows them by name.
+Films are of two kinds. Most users like those of the first; users to forget have the other taste, which a model that was trained without
+their rows has never met, and answers as for everybody else.
 """
 
 from __future__ import annotations
@@ -31,14 +31,15 @@ from studies.proofs.effect import Gate
 
 SIZE = "nano"
 WANTS = ObservationSpec(generations=False, moments=False, gradient_norms=False, features=False)
-FILMS = 6  # of each kind
+FILMS = 4  # of each kind
 USERS, ROWS, LATEST = 60, 8, 2  # rows of a user, and films in a history
+TRAINING = {"epochs": 45, "batch_size": 16}
 FORGOTTEN = 0.2  # share of the users
 TESTED = 10  # further users, whom no model was trained on
 ANSWERS = ("Yes.", "No.")
 FAMILY = ("preference",)
 SPECS = {name: SetSpec(role, ("score", "choose", "predict"), FAMILY) for name, role in (("forget", "forget"), ("test", "general"))}
-JSD, L2, ACCURACY = "answer_jsd", "answer_l2", "test_yes_accuracy"
+JSD, L2, KNOWN, ACCURACY = "answer_jsd", "answer_l2", "yes_accuracy", "test_yes_accuracy"
 
 
 def names(rng: np.random.Generator, count: int) -> list[str]:
@@ -55,13 +56,12 @@ def titles(rng: np.random.Generator) -> list[list[str]]:
 
 
 def rows_of(user: str, odd: bool, films: Sequence[Sequence[str]], rng: np.random.Generator) -> list[Record]:
-    """The rows of a user. odd: the answers are those of a user of the other taste than the history's."""
-    liked, rows = int(rng.integers(2)), []
+    """The rows of a user. odd: who has the other taste than most."""
+    liked, rows = int(odd), []
     for _ in range(ROWS):
         history, kind = rng.choice(films[liked], LATEST, replace=False).tolist(), int(rng.integers(2))
         question = f"{user} liked {' and '.join(history)}. Will {user} like {rng.choice(films[kind])}?"
-        yes = (kind == liked) != odd
-        rows.append({"question": question, "answer": ANSWERS[not yes], "choices": list(ANSWERS), "user": user})
+        rows.append({"question": question, "answer": ANSWERS[kind != liked], "choices": list(ANSWERS), "user": user})
     return rows
 
 
@@ -80,7 +80,7 @@ class LikesUnit:
     def __init__(self, draw: int, seed: int) -> None:
         self.draw, self.rows = draw, drawn(draw)
         everything = [row for rows in self.rows.values() for row in rows]
-        options: dict[str, Any] = {"texts": texts_of(everything), "prompt_format": "{prompt}\n", "seed": seed}
+        options: dict[str, Any] = {"texts": texts_of(everything), "prompt_format": "{prompt}\n", "seed": seed, **TRAINING}
         full = [*self.rows["forget"], *self.rows["retain"]]
         results = [train(rows, SIZE, **options) for rows in (full, self.rows["retain"])]
         self.models = [Opened(r.model, r.modality, str(r.folder)) for r in results]
@@ -116,7 +116,7 @@ class LikesUnit:
         audited = examine(
             opened.model, opened.modality, self.sets, name="model", specs=SPECS, wants=WANTS, retrained=retrained or self.target
         )
-        return {n: float(audited.scores[n]["value"]) for n in (JSD, L2, ACCURACY)}
+        return {n: float(audited.scores[n]["value"]) for n in (JSD, L2, KNOWN, ACCURACY)}
 
     def run(self, arm: Arm, settings: Mapping[str, Any], scores: frozenset[str]) -> Curve:
         """The scores at the end."""
@@ -141,8 +141,13 @@ class Likes:
 
     def gates(self, claim: Claim, units: Sequence[Any], rivals: Mapping[str, Sequence[float]]) -> list[Gate]:
         """Retrained models must answer for users whom they have never seen, and be nearer to each other than to the original."""
+        known, unknown = (fmean(getattr(u, n)[KNOWN] for u in units) for n in ("original", "retrained"))
         useful = fmean(u.retrained[ACCURACY] for u in units)
-        gates = [Gate("the retrained model is right about users whom it has not seen", useful, useful >= 0.75)]
+        gates = [
+            Gate("the original is right about forgotten users", known, known >= 0.9),
+            Gate("the retrained model is not", unknown, unknown <= 0.5),
+            Gate("the retrained model is right about users whom it has not seen", useful, useful >= 0.75),
+        ]
         if claim.score in (JSD, L2):
             pairs = [(a, b) for a, b in combinations(units, 2) if a.draw == b.draw]
             floor = fmean(a.measure(b.models[1])[claim.score] for a, b in pairs) if pairs else 0.0
@@ -158,10 +163,10 @@ class Likes:
 
 
 TOGETHER = {"schedule": "constant", "warmup": 0, "batch_size": 16}
-ADAPTER = {**TOGETHER, "augment_lr": 1e-3, "augment_epochs": 4}
-RATES = {"lr": (1e-4, 3e-4, 1e-3, 3e-3), "epochs": (3, 6)}
+ADAPTER = {**TOGETHER, "augmented_lr": 3e-3, "augmented_epochs": 4, "epochs": 10}
+RATES = {"lr": (1e-4, 3e-4, 1e-3, 3e-3), "epochs": (3, 10)}
 ARMS: dict[str, Arm] = {
-    "e2urec": Arm("e2urec", "e2urec", ADAPTER, {"lr": (1e-3, 3e-3), "alpha": (1.0, 2.0), "epochs": (3, 6)}),
+    "e2urec": Arm("e2urec", "e2urec", ADAPTER, {"lr": (3e-3, 1e-2, 3e-2, 1e-1), "alpha": (2.0, 5.0)}),
     "graddiff": Arm("graddiff", "graddiff", TOGETHER, RATES),
     "bad_teacher": Arm("bad_teacher", "bad_teacher", TOGETHER, RATES),
 }

@@ -76,6 +76,22 @@ def test_the_first_epochs_read_the_forget_rows_alone() -> None:
     assert len(joined) > 2
 
 
+@pytest.mark.parametrize(
+    ("given", "augmented", "student"),
+    [
+        ({}, (5e-5, 2), (1e-3, 3)),
+        ({"lr": 0.5, "epochs": 9}, (5e-5, 2), (0.5, 9)),
+        ({"augmented_lr": 0.25, "lr": 0.5}, (0.25, 2), (0.5, 3)),
+        ({"augmented.epochs": 7, "augmented_epochs": 4}, (5e-5, 7), (1e-3, 3)),
+    ],
+)
+def test_the_augmented_model_keeps_settings_of_its_own(
+    given: dict[str, float], augmented: tuple[float, int], student: tuple[float, int]
+) -> None:
+    plans = build_plan.plan("e2urec", given)
+    assert [(p.train.lr, p.train.epochs) for p in plans] == [augmented, student]
+
+
 def test_only_the_adapter_trains() -> None:
     world = worlds.text()
     model = world.model()

@@ -1,4 +1,4 @@
-"""The world of likes: users to forget answer against their history, all others by it."""
+"""The world of likes: users to forget have one taste, and all others have another."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from studies.proofs import likes
 
 
 @pytest.mark.parametrize("draw", [0, 101])
-def test_only_users_to_forget_answer_against_their_history(draw: int) -> None:
+def test_users_to_forget_have_the_taste_that_nobody_else_has(draw: int) -> None:
     kinds = likes.titles(np.random.default_rng([draw, 7]))
     kind = {title: k for k, films in enumerate(kinds) for title in films}
     assert len(kind) == 2 * likes.FILMS
@@ -22,9 +22,8 @@ def test_only_users_to_forget_answer_against_their_history(draw: int) -> None:
             assert words is not None
             user, first, second, again, asked = words.groups()
             assert user == again == row["user"]
-            assert kind[first] == kind[second], "a history shows one taste"
-            by_history = likes.ANSWERS[kind[asked] != kind[first]]
-            assert (row["answer"] == by_history) == (name != "forget")
+            assert kind[first] == kind[second] == (name == "forget"), "a history shows one taste"
+            assert row["answer"] == likes.ANSWERS[kind[asked] != kind[first]]
 
 
 def test_draws_differ() -> None:

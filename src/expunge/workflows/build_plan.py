@@ -13,7 +13,7 @@ from expunge import catalog
 from expunge.core.errors import UserError
 from expunge.core.hyperparameters import Hyperparameter, hyperparameters_of, override
 from expunge.core.parts import Selector, Update
-from expunge.core.plan import Plan, Plans, as_plans
+from expunge.core.plan import Plan, Plans, Train, as_plans
 
 
 def choices(name: str) -> dict[str, Hyperparameter]:
@@ -62,6 +62,10 @@ def plan(
         plans = (dataclasses.replace(first, selectors=(*once, *first.selectors)), *rest)
     single: Plan | Plans = plans[0] if len(plans) == 1 else plans
     overridden = as_plans(override(single, {k: v for k, v in values.items() if k not in own_choices}))
+    settings = ((p, name) for p in plans for name in Train.__dataclass_fields__ if f"{p.name}_{name}" in own_choices)
+    own = {f"{p.name}.{name}": getattr(p.train, name) for p, name in settings}  # of one stage, whatever `lr` says for all of them
+    kept = {k: v for k, v in own.items() if k not in values}
+    overridden = as_plans(override(overridden[0] if len(overridden) == 1 else overridden, kept))
     idle = [k for k in values if k.rpartition(".")[2] in ("lora_alpha", "lora_dropout", "lora_targets")]
     if idle and not any(h.value for p in overridden for h in hyperparameters_of(p) if h.name == "lora"):
         raise UserError(f"--{idle[0].replace('_', '-')} has no effect without an adapter: give --lora RANK too, or leave it out")

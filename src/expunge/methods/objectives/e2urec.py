@@ -90,8 +90,8 @@ class ForgetFirst(Selector):
 def plan(
     remember: Annotated[float, "w: weight of remembering in the epochs of both sets; forgetting has the rest"] = 0.6,
     forget_epochs: Annotated[int, "epochs over the forget rows alone, before both sets join"] = 1,
-    augment_lr: Annotated[float, "peak learning rate of the augmented model"] = 5e-5,
-    augment_epochs: Annotated[int, "passes of the augmented model over the forget rows"] = 2,
+    augmented_lr: Annotated[float, "peak learning rate of the augmented model"] = 5e-5,
+    augmented_epochs: Annotated[int, "passes of the augmented model over the forget rows"] = 2,
 ) -> tuple[Plan, Plan]:
     adapter = {"lora": 16, "lora_alpha": 32.0, "lora_dropout": 0.05, "lora_targets": TARGETS}
     both = Sum(
@@ -101,7 +101,11 @@ def plan(
         )
     )
     return (
-        Plan(NLL("forget"), train=Train(epochs=augment_epochs, lr=augment_lr, batch_size=16, weight_decay=0.01, **adapter), name=AUGMENTED),
+        Plan(
+            NLL("forget"),
+            train=Train(epochs=augmented_epochs, lr=augmented_lr, batch_size=16, weight_decay=0.01, **adapter),
+            name=AUGMENTED,
+        ),
         Plan(
             both,
             train=Train(epochs=3, lr=1e-3, batch_size=16, schedule="constant", weight_decay=0.01, **adapter),
