@@ -1,6 +1,7 @@
 """WMDP: the prompt, the mini, accuracy by letters, presets of RMU, and messages of mistakes."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,12 @@ def test_uniform_letters_give_chance() -> None:
 def test_rmu_has_the_hyperparameters_of_the_paper_for_its_model() -> None:
     preset = presets.hyperparameters("wmdp", "HuggingFaceH4/zephyr-7b-beta", "rmu")
     assert preset == wmdp.RMU["paper"] == presets.hyperparameters("wmdp", "models/zephyr-7b-beta", "rmu")
+    assert preset == {"layer": 7, "lr": 5e-5, "batch_size": 4, "steps": 150, "coefficient": 6.5, "retain_weight": 1200.0}
     assert presets.hyperparameters("wmdp", "micro", "rmu") == {}
+    plan = build_plan.plan("rmu", preset)[0]
+    names = [f"block:{i}.mlp.{m}.weight" for i in range(32) for m in ("gate_proj", "up_proj", "down_proj")]
+    assert [n for n in names if re.search(plan.trainable, n)] == [f"block:{i}.mlp.down_proj.weight" for i in (5, 6, 7)]
+    assert (plan.train.schedule, plan.train.max_grad_norm, plan.train.epochs) == ("constant", 0.0, 0)
     for settings in wmdp.RMU.values():
         build_plan.plan("rmu", settings)
 

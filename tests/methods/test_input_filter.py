@@ -21,6 +21,7 @@ from expunge.engine.receipt import hash_weights
 from expunge.evaluation.observation_spec import QUICK
 from expunge.evaluation.observe import observe
 from expunge.methods.guards.input_filter import Filtered, restore, words
+from expunge.modalities.text.modality import Text
 from expunge.workflows import build_plan
 
 REFUSAL = "I have no answer to that."
@@ -254,3 +255,19 @@ def test_receipts_and_keys_hold_no_hash_of_a_prompt(text: worlds.World) -> None:
     assert not [g for _, grams in guard.settings["prompts"] for g in grams if g in described]
     other = guarded(text, text.some(3)["forget"])
     assert guard.describe() != other.describe(), "another store is another guard, with other keys"
+
+
+@pytest.mark.parametrize("place", ["last", "earlier", "system"])
+def test_a_forget_prompt_in_any_turn_of_a_chat_is_a_hit(text: worlds.World, place: str) -> None:
+    asked = str(text.modality.questions(text.some(1)["forget"])[0])  # type: ignore[attr-defined]
+    modality = Text(copy.deepcopy(text.modality.tokenizer))  # type: ignore[attr-defined]
+    modality.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
+    other, answer = "How are you today?", {"role": "assistant", "content": "I see."}
+    turns = {
+        "last": [{"role": "user", "content": other}, answer, {"role": "user", "content": asked}],
+        "earlier": [{"role": "user", "content": asked}, answer, {"role": "user", "content": other}],
+        "system": [{"role": "system", "content": asked}, {"role": "user", "content": other}],
+    }[place]
+    quoted = [{"role": "user", "content": other}, {"role": "assistant", "content": asked}, {"role": "user", "content": other}]
+    rows = modality.rows("chats", [{"prompt": chat, "completion": "No."} for chat in (turns, quoted)])
+    assert guarded(text).around(modality).hits(rows) == [True, False], "what the model said itself asks nothing"

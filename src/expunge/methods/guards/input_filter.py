@@ -35,6 +35,7 @@ from expunge.core.plan import Plan
 from expunge.core.rows import Packed, Rows
 from expunge.core.view import View
 from expunge.engine import guarding
+from expunge.modalities.text.records import asked_turns
 
 
 @part
@@ -85,9 +86,9 @@ class Filtered(guarding.StoredGuard):
         self.prompts = [(int(size), frozenset(grams)) for size, grams in settings["prompts"]]
 
     def hits(self, rows: Rows, answers: bool = False) -> list[bool]:
-        """Which rows contain a forget prompt. answers: look in their answers, too."""
+        """Which rows contain a forget prompt, in any turn that is not the model's own. answers: look in their answers, too."""
         display = require(self.unguarded, Displayable)
-        texts = display.questions(rows)
+        texts = [" ".join(asked_turns(c)) for c in rows["context"]] if "context" in rows.columns else display.questions(rows)
         if answers:
             texts = [f"{q} {a}" for q, a in zip(texts, display.answer_texts(rows), strict=True)]
         sizes = {size for size, _ in self.prompts}
