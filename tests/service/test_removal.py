@@ -268,3 +268,16 @@ def test_a_changed_model_or_receipt_of_a_run_is_found(own: Ledger, customers: Ca
     faults = check(own)
     assert ["receipt" in f for f in faults] == [True, False]
     assert "served model was changed" in faults[1]
+
+
+def test_a_forgotten_answer_that_is_still_given_word_for_word_is_counted() -> None:
+    """A few rows decide no verdict, and such a model must not be served."""
+    from expunge.service.outcome import still_answered
+
+    def leak(row: int, answer: str, kind: str = "answer") -> dict[str, Any]:
+        return {"row": row, "answer": answer, "kind": kind}
+
+    leaks = [leak(1, "She was born in Pellgrove."), leak(1, "She was born in Pellgrove."), leak(2, "She was born in 1931.", "number")]
+    assert still_answered({"verdict": {"leaks": leaks}}) == 1
+    assert still_answered({"verdict": {"leaks": [leak(1, "red"), leak(2, "In the town.")]}}) == 0, "short answers are guessed"
+    assert still_answered({"verdict": {"leaks": []}}) == 0
