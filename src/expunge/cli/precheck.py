@@ -10,7 +10,8 @@ from expunge import catalog
 from expunge.cli import declared
 from expunge.core.errors import UserError
 from expunge.core.suggest import did_you_mean
-from expunge.io import data, hub, run_dirs
+from expunge.io import data, run_dirs
+from expunge.modalities.common import hub
 
 ALWAYS_MADE = ("relearn", "bare_question")  # attacks that a benchmark adds by itself
 

@@ -14,10 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from expunge.io import hub, image_folders
+from expunge.io import image_folders
 from expunge.io.conditions import Row, where
 from expunge.io.data_errors import BadRow, DataError, NoSuchConfig, NoSuchData, first_line
 from expunge.io.formats import READERS, read_file, reader_of, suffix_of
+from expunge.modalities.common import hub
 from expunge.modalities.common.class_name import named_classes
 from expunge.modalities.common.records import Records
 

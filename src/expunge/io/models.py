@@ -20,7 +20,8 @@ from expunge.engine import device as device_module
 from expunge.engine.adapters import unwrapped
 from expunge.engine.cache import cache_home as cache_home
 from expunge.functional.brief import brief
-from expunge.io import data, hub, run_dirs
+from expunge.io import data, run_dirs
+from expunge.modalities.common import hub
 from expunge.modalities.common.records import Records, present
 
 Source = str | Path | Sequence[Mapping[str, Any]]
