@@ -109,7 +109,7 @@ def test_words_that_leave_no_room_are_refused(text: worlds.World) -> None:
     long_prompt, long_both = "with the words of the guard asked, row 1: a prompt has", "a prompt and its answer have"
     for words, message in (("Please, please! " * 60, long_prompt), ("Please! " * 16, long_both)):
         guard = fitted(text, "guardrail_prompt", instruction=words, trial=0).around(short)
-        with pytest.raises(UserError, match=f"{message}.* tokens, and the model takes 128: let the guard use fewer words"):
+        with pytest.raises(UserError, match=f"{message}.* tokens, and the model takes 128: .*let the guard use fewer words"):
             guard.forward(text.model(), [short.rows("asked", [{"question": "Who is it?", "answer": "It is nobody. " * 24}])])
 
 

@@ -90,7 +90,7 @@ class Rewording(StoredGuard):
             if not limit or len(prompt) + room <= limit:
                 break
         if readable is None:
-            raise UserError(f"with the words of the guard {reason}: {SHORTER}") from None
+            raise UserError(f"with the words of the guard {reason}; or let the guard use fewer words or examples") from None
         return readable
 
     def answer_flagged(

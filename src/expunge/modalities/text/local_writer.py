@@ -15,6 +15,7 @@ from expunge.engine.endpoint import Endpoint
 from expunge.engine.identity import of_model
 from expunge.engine.writers import Chat, Remembering, Writer
 from expunge.functional.brief import brief
+from expunge.modalities.common import hub
 from expunge.modalities.text.pretrained import load
 
 SEED = 0
@@ -70,4 +71,6 @@ def writer_of(name: str) -> Writer:
     if name.startswith(("http://", "https://")):
         url, _, model = name.partition("#")
         return Remembering(Endpoint(url, model), cache_home() / "answers")
+    if not Path(name).expanduser().exists():
+        hub.check_model(name)  # once, before the library asks for minutes
     return Remembering(LocalWriter(name), cache_home() / "answers")
