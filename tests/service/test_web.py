@@ -531,9 +531,9 @@ def test_two_models_answer_the_same_question_side_by_side(cases: Cases, case: Ca
     row = rows_of(cases.forget)[0]
     answer = operator.post("/compare", left="original", right="1", question=row["question"])
     assert answer.status_code == 200
-    said = re.findall(r'<article class="said">.*?<p>(.*?)</p>', answer.text, flags=re.DOTALL)
-    assert html.unescape(said[0]).strip() == row["answer"]
-    assert html.unescape(said[1]).strip() != row["answer"]
+    answers = re.findall(r'<article class="said">.*?<p>(.*?)</p>', answer.text, flags=re.DOTALL)
+    assert html.unescape(answers[0]).strip() == row["answer"]
+    assert html.unescape(answers[1]).strip() != row["answer"]
     assert re.search(r"a score</th><td[^>]*>0\.9</td><td[^>]*>0\.25</td>", answer.text)
     assert re.search(r"b score</th><td[^>]*>0\.8</td>", answer.text)
     assert row["answer"] not in operator.get("/compare?left=original&right=1").text

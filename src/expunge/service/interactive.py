@@ -31,7 +31,7 @@ from expunge.service.watchdog import Turn, Watchdog, Wish
 
 BASIS = "asked in a chat"
 SHORTEST = 3  # words of a text that is hidden: a single word, such as a country, stands in other answers too
-SAID = "Your wish is noted as request {number}. What it is about is not talked about from now on; somebody will look at it until {due}."
+NOTED = "Your wish is noted as request {number}. What it is about is not talked about from now on; somebody will look at it until {due}."
 NOT_YOURS = "You can ask only for what this model knows of yourself, and nothing of that kind is known."
 
 
@@ -84,7 +84,7 @@ class Interactive:
         number = self._open_request(rows, subject) or intake.add(
             self.ledger, rows, retain=self.data.path, map=self.data.map, subject=subject, basis=BASIS, by=f"chat of {user}"
         )
-        return Heard(number, SAID.format(number=number, due=self.ledger.request(number)["due"]))
+        return Heard(number, NOTED.format(number=number, due=self.ledger.request(number)["due"]))
 
     def confirm(self, request: int, by: str) -> list[RunResult]:
         """Confirm a request, and repair the model: repairs are tried in order until a run is done.
