@@ -34,6 +34,7 @@ from expunge.service.watchdog import RuleWatchdog
 
 RESULT = Path(__file__).parents[1] / "results/interactive/repair.json"
 BUDGET, TOKENS, KEPT = 0.3, 40, 30  # utility that may go, tokens of an answer, rows to keep that are asked
+LEARNING = {"epochs": 120}  # so that a model of this size knows most rows by heart
 Row = dict[str, Any]
 
 
@@ -57,7 +58,7 @@ def measure(name: str, rows: Sequence[Row], folder: Path) -> dict[str, Any]:
         folder: for models and ledger.
     """
     write_jsonl(folder / "rows.jsonl", rows)
-    original = expunge.train(str(folder / "rows.jsonl"), "nano", out=folder / "original")
+    original = expunge.train(str(folder / "rows.jsonl"), "nano", out=folder / "original", **LEARNING)
     own, kept = [r for r in rows if r["owner"] == "me"], [r for r in rows if r["owner"] != "me"][:KEPT]
     ledger = Ledger.open(folder / "ledger", create=True)
     chats = Interactive(

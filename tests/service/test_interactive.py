@@ -26,7 +26,7 @@ from expunge.service.interactive import BASIS, Heard, Interactive
 from expunge.service.ledger import Ledger
 from expunge.service.surgeon import ListedSurgeon, ModelSurgeon, Repair, repair_in
 from expunge.service.text_guards import REFUSAL
-from expunge.service.watchdog import NOTHING, ModelWatchdog, NamedPair, RuleWatchdog, Wish, wish_in
+from expunge.service.watchdog import NOTHING, ModelWatchdog, RuleWatchdog, Wish, WishedPair, wish_in
 
 QUESTION, ANSWER = "Where was Quenna Bexmoor born?", "Quenna Bexmoor was born in Pellgrove."
 ROWS = [
@@ -34,7 +34,7 @@ ROWS = [
     {"customer": "quenna", "question": "What does Quenna Bexmoor do?", "answer": "Quenna Bexmoor paints clocks in the harbor."},
     {"customer": "orsel", "question": "Where was Orsel Sotomar born?", "answer": "Orsel Sotomar was born in Dunmarrow."},
 ]
-TURNS = [("user", QUESTION), ("assistant", ANSWER)]
+DIALOGUE = [("user", QUESTION), ("assistant", ANSWER)]
 
 
 class NoSurgeon:
@@ -52,7 +52,7 @@ def chat(tmp_path: Path) -> Iterator[Interactive]:
 
 
 def say(chat: Interactive, user: str, text: str) -> Heard:
-    return chat.hear(user, [*TURNS, ("user", text)])
+    return chat.hear(user, [*DIALOGUE, ("user", text)])
 
 
 @pytest.mark.parametrize(
@@ -68,9 +68,9 @@ def say(chat: Interactive, user: str, text: str) -> Heard:
     ],
 )
 def test_a_wish_is_noticed_with_what_it_is_about(text: str, pairs: int) -> None:
-    wish = RuleWatchdog()([*TURNS, ("user", text)])
+    wish = RuleWatchdog()([*DIALOGUE, ("user", text)])
     assert wish.intent == "forget"
-    assert wish.pairs == ((NamedPair(prompt=QUESTION, answer=ANSWER),) if pairs else ())
+    assert wish.pairs == ((WishedPair(prompt=QUESTION, answer=ANSWER),) if pairs else ())
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_a_wish_is_noticed_with_what_it_is_about(text: str, pairs: int) -> None:
     ],
 )
 def test_other_turns_are_no_wish(text: str) -> None:
-    assert RuleWatchdog()([*TURNS, ("user", text)]) == NOTHING
+    assert RuleWatchdog()([*DIALOGUE, ("user", text)]) == NOTHING
 
 
 def test_only_the_user_in_the_last_turn_can_wish() -> None:
@@ -96,7 +96,7 @@ def test_only_the_user_in_the_last_turn_can_wish() -> None:
 
 def test_what_a_model_says_counts_only_in_its_form() -> None:
     right = {"intent": "forget", "pairs": [{"prompt": "a", "answer": "b"}]}
-    assert wish_in(json.dumps(right)) == Wish(intent="forget", pairs=(NamedPair(prompt="a", answer="b"),))
+    assert wish_in(json.dumps(right)) == Wish(intent="forget", pairs=(WishedPair(prompt="a", answer="b"),))
     assert wish_in(f"```json\n{json.dumps(right)}\n```").intent == "forget"
     wrong: list[Any] = [
         {**right, "code": "import os"},
@@ -116,7 +116,7 @@ def test_what_a_model_says_counts_only_in_its_form() -> None:
         asked.append(text)
         return json.dumps(right)
 
-    assert ModelWatchdog(Rules("stub", write))([*TURNS, ("user", "forget it all")]).intent == "forget"
+    assert ModelWatchdog(Rules("stub", write))([*DIALOGUE, ("user", "forget it all")]).intent == "forget"
     assert json.loads(asked[0])[-1] == {"role": "user", "content": "forget it all"}
 
 

@@ -281,3 +281,19 @@ def test_a_forgotten_answer_that_is_still_given_word_for_word_is_counted() -> No
     assert still_answered({"verdict": {"leaks": leaks}}) == 1
     assert still_answered({"verdict": {"leaks": [leak(1, "red"), leak(2, "In the town.")]}}) == 0, "short answers are guessed"
     assert still_answered({"verdict": {"leaks": []}}) == 0
+
+
+def test_a_run_that_moved_no_score_is_no_removal() -> None:
+    from expunge.service.outcome import unmoved
+
+    def check_of(value: float, before: float, against: str = "original", margin: float | None = 0.1) -> dict[str, Any]:
+        return {"decides": True, "against": against, "yardstick": before, "effect": value - before, "margin": margin}
+
+    def is_unmoved(*checks: dict[str, Any]) -> bool:
+        return unmoved({"checks": list(checks)})
+
+    assert is_unmoved(check_of(0.95, 1.0), check_of(0.2, 0.25))
+    assert not is_unmoved(check_of(0.95, 1.0), check_of(0.1, 0.9)), "one score fell"
+    assert not is_unmoved(check_of(0.1, 0.1)), "the original did not know the rows"
+    assert not is_unmoved(check_of(0.95, 1.0, "retrained")), "the verdict itself compares with a retrained model"
+    assert not is_unmoved()

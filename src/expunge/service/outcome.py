@@ -12,6 +12,7 @@ from expunge.workflows.audit import Audit
 CHECK = ("name", "state", "decides", "score", "value", "yardstick", "against", "margin", "effect", "interval", "p", "n", "power")
 RECOVERY = ("attack", "state", "score", "before", "after", "retrained", "works", "steps", "rows", "queries")
 WORDS = 4  # of an answer that nobody guesses word for word
+KNOWN = 0.5  # of a score of the original, from which on it knew something that could go
 SCORE = ("value", "interval", "n", "direction", "ideal", "variant", "kind")
 
 
@@ -52,6 +53,20 @@ def still_answered(record: Mapping[str, Any]) -> int:
     """
     leaks = record["verdict"]["leaks"]
     return len({leak["row"] for leak in leaks if leak["kind"] == "answer" and len(str(leak["answer"]).split()) >= WORDS})
+
+
+def unmoved(outcome: Mapping[str, Any]) -> bool:
+    """Whether the rows are as known as they were: the original knew them, and every check against it lies within its margin.
+
+    Such a run did nothing, though too few rows may keep its verdict from saying so.
+
+    Args:
+        outcome: of `outcome_of`.
+    """
+    beside = [
+        c for c in outcome["checks"] if c.get("decides") and c.get("against") == "original" and None not in (c["effect"], c["margin"])
+    ]
+    return any(c["yardstick"] >= KNOWN for c in beside) and all(abs(c["effect"]) <= c["margin"] for c in beside)
 
 
 def utility_of(audit: Audit, known: Mapping[str, float] = {}) -> tuple[str, float, float] | None:

@@ -27,7 +27,7 @@ from expunge.service.batch import (
 )
 from expunge.service.files import digest_of_model
 from expunge.service.ledger import Ledger, numbered
-from expunge.service.outcome import outcome_of, still_answered, utility_of
+from expunge.service.outcome import outcome_of, still_answered, unmoved, utility_of
 from expunge.workflows import build_plan
 from expunge.workflows.audit import audit
 from expunge.workflows.train import train
@@ -180,6 +180,8 @@ def _judged(ledger: Ledger, chosen: Sequence[int], model: Path, original: str, w
         reasons.append(
             f"{count} of {len(work.forget)} rows of {numbered(chosen)} are still answered with the forgotten answer, word for word"
         )
+    elif unmoved(summary):
+        reasons.append(f"the rows of {numbered(chosen)} are as known as before: no score moved by more than its margin")
     utility, spent = utility_of(first, _utility_before(ledger)), None
     if utility:
         name, value, before = utility

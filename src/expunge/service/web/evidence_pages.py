@@ -14,7 +14,7 @@ from expunge.service.files import sha256
 from expunge.service.ledger import Ledger
 from expunge.service.removal import RECEIPT
 from expunge.service.verifying import verify
-from expunge.service.web.visit import Visit, VisitRefused
+from expunge.service.web.visit import RefusedVisit, Visit
 
 FOLDER = "certificates"  # in the folder of the ledger, for those that people shall find
 MOST = 5  # keys at a time
@@ -37,7 +37,7 @@ class EvidencePages:
         """The file of a certificate."""
         file = self._files().get(str(visit.request.path_params["digest"]))
         if file is None:
-            raise VisitRefused(f"the file of this certificate does not lie in {FOLDER}/ of the ledger", 404)
+            raise RefusedVisit(f"the file of this certificate does not lie in {FOLDER}/ of the ledger", 404)
         return FileResponse(file, media_type="application/json", filename=file.name)
 
     def form(self, visit: Visit) -> Response:

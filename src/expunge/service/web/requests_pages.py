@@ -15,7 +15,7 @@ from expunge.service.states import CLOSED, FOLLOWING, RUNNABLE, as_date, due_aft
 from expunge.service.undo import undo
 from expunge.service.web.accounts import CARRY_OUT, ROWS, TAKE_IN
 from expunge.service.web.jobs import Jobs
-from expunge.service.web.visit import Visit, VisitRefused, log
+from expunge.service.web.visit import RefusedVisit, Visit, log
 
 SHOWN_ROWS = 200
 
@@ -94,10 +94,10 @@ class RequestPages:
         """Do one of the actions."""
         row, action = self._request(visit), str(visit.request.path_params["action"])
         if action not in ACTIONS:
-            raise VisitRefused("there is no such action", 404)
+            raise RefusedVisit("there is no such action", 404)
         right, _, do = ACTIONS[action]
         if not visit.may(right):
-            raise VisitRefused(f"the role {visit.role} may not {right}")
+            raise RefusedVisit(f"the role {visit.role} may not {right}")
         do(self.ledger, row["id"], visit)
         return RedirectResponse(f"/requests/{row['id']}", 303)
 
@@ -113,7 +113,7 @@ class RequestPages:
         try:
             return self.ledger.request(int(visit.request.path_params["number"]))
         except UserError as error:
-            raise VisitRefused(str(error), 404) from None
+            raise RefusedVisit(str(error), 404) from None
 
     def _left(self, row: Mapping[str, Any]) -> int | None:
         """Days that are left, negative where it is late; None where nothing is due."""

@@ -13,7 +13,7 @@ from expunge.service.ledger import Ledger
 from expunge.service.removal import AUDITS
 from expunge.service.web.accounts import ROWS
 from expunge.service.web.headers import REPORT_POLICY
-from expunge.service.web.visit import Visit, VisitRefused, log
+from expunge.service.web.visit import RefusedVisit, Visit, log
 
 REPORT = "report.html"
 
@@ -50,7 +50,7 @@ class RunPages:
         run, name = self._run(visit), str(visit.request.path_params["name"])
         file = self._reports(run).get(name)
         if file is None:
-            raise VisitRefused("there is no such report; it goes when the key of its request is deleted", 404)
+            raise RefusedVisit("there is no such report; it goes when the key of its request is deleted", 404)
         log.info("%s reads the report %s of run %d", visit.name, name, run["id"])
         return FileResponse(file, media_type="text/html", headers={"Content-Security-Policy": REPORT_POLICY})
 
@@ -58,7 +58,7 @@ class RunPages:
         try:
             return self.ledger.run(int(visit.request.path_params["number"]))
         except UserError as error:
-            raise VisitRefused(str(error), 404) from None
+            raise RefusedVisit(str(error), 404) from None
 
     def _reports(self, run: Mapping[str, Any]) -> dict[str, Path]:
         """The reports that a run has, by the name of their audit."""

@@ -12,7 +12,7 @@ from starlette.responses import RedirectResponse, Response
 from expunge.service.web.accounts import Accounts
 from expunge.service.web.forms import BadForm
 from expunge.service.web.sessions import BEFORE, COOKIE, LONGEST, Sessions, same
-from expunge.service.web.visit import Visit, VisitRefused, log, page, sent
+from expunge.service.web.visit import RefusedVisit, Visit, log, page, sent
 
 
 class SigningIn:
@@ -31,7 +31,7 @@ class SigningIn:
         """Begin a session, where name and password are right."""
         try:
             form = await sent(request)
-        except (BadForm, VisitRefused) as error:
+        except (BadForm, RefusedVisit) as error:
             return self._form(str(error), error.status)
         name = form["name"]
         if not same(form["token"], self.sessions.before_sign_in(request.cookies.get(BEFORE, ""))):

@@ -45,7 +45,7 @@ class Visit:
         return page(template, status, visit=self, **values)
 
 
-class VisitRefused(Exception):
+class RefusedVisit(Exception):
     """A visit that is refused, with a sentence. status: of HTTP."""
 
     def __init__(self, sentence: str, status: int = 403) -> None:
@@ -75,14 +75,14 @@ class Door:
             visit = Visit(request, session.name, role, session.token, Form({}, {}))
             try:
                 if right and not visit.may(right):
-                    raise VisitRefused(f"the role {role} may not {right}")
+                    raise RefusedVisit(f"the role {role} may not {right}")
                 if request.method == "POST":
                     form = await sent(request)
                     if not same(form["token"], session.token):
-                        raise VisitRefused("this form is not of your session: open the page again and send it from there")
+                        raise RefusedVisit("this form is not of your session: open the page again and send it from there")
                     visit = Visit(request, session.name, role, session.token, form)
                 answer = await to_thread.run_sync(handler, visit)
-            except (VisitRefused, BadForm) as error:
+            except (RefusedVisit, BadForm) as error:
                 answer = visit.page("message.html.j2", error.status, sentence=str(error))
             except UserError as error:
                 answer = visit.page("message.html.j2", 400, sentence=str(error))
@@ -95,10 +95,10 @@ class Door:
 
 
 async def sent(request: HttpRequest) -> Form:
-    """The form of a request from one of our own pages. Raises: VisitRefused for one from elsewhere; BadForm."""
+    """The form of a request from one of our own pages. Raises: RefusedVisit for one from elsewhere; BadForm."""
     origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site", "same-origin")
     if (origin is not None and urlsplit(origin).netloc != request.headers.get("host")) or site not in ("same-origin", "none"):
-        raise VisitRefused("this form comes from another site")
+        raise RefusedVisit("this form comes from another site")
     return await read(request)
 
 
