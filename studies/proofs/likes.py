@@ -145,7 +145,7 @@ class Likes:
         useful = fmean(u.retrained[ACCURACY] for u in units)
         gates = [
             Gate("the original is right about forgotten users", known, known >= 0.9),
-            Gate("the retrained model is not", unknown, unknown <= 0.5),
+            Gate("the retrained model is not", unknown, unknown <= 0.6),
             Gate("the retrained model is right about users whom it has not seen", useful, useful >= 0.75),
         ]
         if claim.score in (JSD, L2):
@@ -166,7 +166,7 @@ TOGETHER = {"schedule": "constant", "warmup": 0, "batch_size": 16}
 ADAPTER = {**TOGETHER, "augmented_lr": 3e-3, "augmented_epochs": 4, "epochs": 10}
 RATES = {"lr": (1e-4, 3e-4, 1e-3, 3e-3), "epochs": (3, 10)}
 ARMS: dict[str, Arm] = {
-    "e2urec": Arm("e2urec", "e2urec", ADAPTER, {"lr": (3e-3, 1e-2, 3e-2, 1e-1), "alpha": (2.0, 5.0)}),
+    "e2urec": Arm("e2urec", "e2urec", ADAPTER, {"lr": (3e-2, 1e-1), "alpha": (2.0, 5.0, 10.0, 20.0)}),
     "graddiff": Arm("graddiff", "graddiff", TOGETHER, RATES),
     "bad_teacher": Arm("bad_teacher", "bad_teacher", TOGETHER, RATES),
 }

@@ -85,8 +85,8 @@ def pieces(model: nn.Module, known: Interactions, rows: Rows, mask: bool = True,
         line = np.repeat(np.arange(len(some)), np.diff(bounds[start : start + len(some) + 1]))
         if mask:
             flat, own = scores.view(-1).numpy(), line * items + item[at]
-            kept_scores = flat[own]
-            for keys in (kept, beside):
+            kept_scores = flat.take(own)
+            for keys in (kept, beside) if len(beside) else (kept,):
                 flat[_of_users(keys, some, items)] = -np.inf
             flat[own] = kept_scores
         yield Piece(some, at, item[at], line, scores)
@@ -99,7 +99,7 @@ def places(piece: Piece) -> Numbers:
         (rows,); items of one score share the mean of their places, rounded down; `BROKEN` where a score of the user is not a number.
     """
     scores, line = piece.scores.numpy(), piece.line
-    own, ordered = scores[line, piece.item], scores
+    own, ordered = scores.reshape(-1).take(line * scores.shape[1] + piece.item), scores
     ordered.sort(axis=1)  # several times as fast as sorting in torch; nan is last
     upto = _below(ordered, line, own, np.less_equal)
     place = ordered.shape[1] - upto
@@ -122,9 +122,9 @@ def _below(ordered: NDArray[np.float32], line: Numbers, values: NDArray[np.float
     at = start.copy()
     while left > 1:
         half = left // 2
-        at += lower(flat[at + (half - 1)], values) * half
+        at += lower(flat.take(at + (half - 1)), values) * half
         left -= half
-    at += lower(flat[at], values)
+    at += lower(flat.take(at), values)
     return np.asarray(at - start)
 
 
