@@ -12,7 +12,7 @@ Cost: for each round and block up to `iterations` products, each a double backwa
 Differs: reconstructed: the order of the blocks, and which blocks take part in which round, are from the abstract and from memory, since
   there is no public code. Vectors of one kind are solved together by conjugate gradients, which gives the solutions of the single
   ones where they are independent, and is right where a graph joins them; the halved step and the growing damping are ours
-Status: not shown
+Status: shown
 """
 
 from collections.abc import Iterator

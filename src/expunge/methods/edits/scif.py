@@ -17,7 +17,7 @@ Differs: the system is solved by conjugate gradients, with a damping that the pu
   ascent, so it is off by default, with the sign of a Newton step under `newton` and theirs under `published`. Labels of negatives belong to
   their row and become neutral with it. Where all labels are of one class, as in comparisons of an item with negatives, their mean would
   teach the forgotten again, so y' is all classes alike. The paper has one loss, the cross-entropy of pairs; here it is the model's own
-Status: not shown
+Status: shown
 """
 
 from dataclasses import replace
