@@ -67,7 +67,7 @@ def test_records_are_plain_and_whole():
         assert record["interval"][0] <= record["value"] <= record["interval"][1]
         assert record["retrained"] is not None
     for name, spec in {**tofu.SCORES, **memorization.SCORES}.items():
-        kept = {k: v for k, v in vars(spec).items() if k not in ("margin", "decides")}
+        kept = {k: v for k, v in vars(spec).items() if k not in ("margin", "decides", "one")}
         assert {k: records[name][k] for k in kept} == kept
     assert [name for name in records if records[name]["scale"] == "p"] == [*(f"{name}_quality" for name in tofu.SETS), "dataset_inference"]
     assert records["forget_quality"]["retrained"] == 1
