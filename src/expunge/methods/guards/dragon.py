@@ -17,7 +17,7 @@ Differs: the classifier is a small one on the model's own hidden states, where t
   `paraphraser` vectors are those of the prompts themselves; names count as whole words (the authors' code: any part of a word; with
   `name_parts` any word of a name); a profile depends on the question alone; an instruction that makes no sense is refused, where the
   authors' code writes None
-Status: faithful
+Status: shown
 """
 
 from __future__ import annotations
