@@ -38,10 +38,10 @@ def section(folder: Path) -> list[str]:
     records: list[dict[str, Any]] = [json.loads(f.read_text(encoding="utf-8")) for f in sorted(folder.glob("seed*.json"))]
     if not records:
         return ["Not measured yet: `python -m studies.movielens --data ML-LATEST-SMALL`."]
-    about = records[0]
+    about, seeds = records[0], f"{len(records)} seed{'' if len(records) == 1 else 's'}"
     rows = [[name, *(_cell([r["scores"][name] for r in records], score) for score in COLUMNS)] for name in about["scores"]]
     return [
-        f"MovieLens-small, `{about['split']}`, {about['model']}, {len(records)} seeds: means, and the smallest and largest value. Recall "
+        f"MovieLens-small, `{about['split']}`, {about['model']}, {seeds}: means, and the smallest and largest value. Recall "
         "and NDCG at 20; the distance is the mean of those of the three recalls from the retrained model's; the cost is the share of "
         "retraining's, in pairs that are scored, those of backward passes twice.",
         "",
