@@ -7,6 +7,7 @@ which no table shows, by the mean distance of three recalls from the retrained m
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,9 @@ def say(line: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m studies.movielens", description=__doc__)
     parser.add_argument("--data", required=True, help="the folder of ml-latest-small")
-    data = parser.parse_args().data
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="which seeds; settings that were chosen before are kept")
+    options = parser.parse_args()
+    data, file = options.data, OUT / "settings.json"
     about = {
         "command": "python -m studies.movielens --data ML-LATEST-SMALL",
         "model": SIZE,
@@ -86,9 +89,10 @@ def main() -> None:
         "machine": receipt.machine(),
     }
     OUT.mkdir(parents=True, exist_ok=True)
-    settings = chosen(data)
-    receipt.write(OUT / "settings.json", {**about, "seed": TUNED, "by": BY, "arms": settings})
-    for seed in SEEDS:
+    if not file.exists():
+        receipt.write(file, {**about, "seed": TUNED, "by": BY, "arms": chosen(data)})
+    settings = json.loads(file.read_text())["arms"]
+    for seed in options.seeds:
         receipt.write(OUT / f"seed{seed}.json", {**about, "seed": seed, "scores": measured(data, seed, settings)})
 
 
