@@ -18,6 +18,7 @@ from expunge.evaluation.attack import AttackOutcome, chosen, intervene
 from expunge.evaluation.attacks.activation_probe import SCORE, first
 from expunge.evaluation.attacks.merge import averaged
 from expunge.evaluation.attacks.prune import pruned
+from expunge.evaluation.attacks.quantize import quantized
 from expunge.io.data import write_jsonl
 
 DATA = people.generate(seed=0, people=12, forget=1, holdout=1, neighbours=1, retain_audit=60)
@@ -74,6 +75,14 @@ def test_the_mean_of_weights(text: worlds.World) -> None:
     assert torch.allclose(parameters_to_vector(mean.parameters()), expected, atol=1e-6)
     with pytest.raises(UserError, match="different families"):
         averaged(nn.Linear(2, 2), nn.Linear(3, 2), 0.5)
+
+
+def test_a_head_that_rounding_untied_has_the_tied_one_as_its_counterpart(text: worlds.World) -> None:
+    tied = text.model()
+    rounded = quantized(copy.deepcopy(tied), 4, 64)
+    assert rounded.lm_head.weight.data_ptr() != rounded.model.embed_tokens.weight.data_ptr()
+    mean = averaged(copy.deepcopy(rounded), tied, 1.0)
+    assert torch.equal(mean.lm_head.weight, tied.model.embed_tokens.weight)
 
 
 def test_merging_with_a_relative_by_folder(text: worlds.World, tmp_path: Path) -> None:

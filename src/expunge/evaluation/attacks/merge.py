@@ -54,10 +54,10 @@ def averaged(model: nn.Module, relative: nn.Module, share: float) -> nn.Module:
     Raises:
         UserError: where the tensors of the two models differ in names or shapes.
     """
-    own, other = tensors_of(model), tensors_of(relative)
+    own, other = model.state_dict(), relative.state_dict()  # where a tied weight stands by all of its names
     if odd := sorted(n for n in own.keys() | other.keys() if n not in own or n not in other or own[n].shape != other[n].shape):
         raise UserError(f"the models are of different families: {len(odd)} of their tensors have no counterpart, such as {odd[0]}")
-    for name, weight in own.items():
+    for name, weight in tensors_of(model).items():
         if weight.is_floating_point():
             weight.copy_(torch.lerp(weight, other[name].to(weight), share))
     return model
