@@ -14,7 +14,7 @@ Differs: reconstructed from the description of the paper, which flips the label 
   of a row to retain, drawn once for each row to forget; the paper forgets rows that are known beforehand, here the nearest ones are taken;
   the rows to retain are drawn once for all questions. With `flag classifier` the examples stand before flagged questions alone, and the
   flags are those of a classifier, where ICUL+ has an oracle
-Status: faithful
+Status: shown
 """
 
 from __future__ import annotations
