@@ -47,8 +47,8 @@ def section(folder: Path) -> list[str]:
         "",
         *table(("model", *COLUMNS.values()), rows),
         "",
-        f"`{about['command']}` measures this again and writes [results/movielens](../{RESULTS}/settings.json), with the settings, which were chosen on a "
-        "seed of their own.",
+        f"`{about['command']}` measures this again and writes [results/movielens](../{RESULTS}/settings.json), with the settings, which "
+        "were chosen on a seed of their own.",
     ]
 
 

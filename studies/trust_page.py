@@ -20,7 +20,7 @@ COLUMNS = {
     "trust": "trust",
 }
 COLORS = {"knowledge": "#0969da", "membership": "#8250df", "features": "#bf3989", "attack": "#9a6700", "verdict": "#1a7f37"}
-LEFT, RIGHT, ROW, TOP = 230, 640, 22, 46  # places in the picture, in pixels
+LEFT, RIGHT, ROW, TOP = 250, 660, 22, 46  # places in the picture, in pixels
 Record = Mapping[str, Any]
 
 
