@@ -18,7 +18,7 @@ Differs: the mean hidden states are standardized before the classifier; without 
   as bring each prompt to forget its own one, since the truth passes where another row's is nearest (`nearest 1` is the paper's). The
   paper leaves open the negatives (here the retain prompts, with `general` other questions too), the sizes of the classifier (from a
   public re-implementation), and what follows where everything is forbidden (the likeliest token that begins no phrase, else the end)
-Status: faithful
+Status: shown
 """
 
 from __future__ import annotations

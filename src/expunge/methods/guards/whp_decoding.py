@@ -10,7 +10,7 @@ Needs: forget; a copy of the weights
 Cost: three epochs of fine-tuning on the rows to forget; two forwards for each token of every answer, and twice the memory
 Differs: reconstructed: the settings of the reinforcement are those of the paper of 2023, as far as they are known; the benchmark takes a
   copy that was fine-tuned for longer (`epochs 10`, `lr 1e-5`). An adapter (`--lora`) is not kept apart
-Status: faithful
+Status: shown
 """
 
 from __future__ import annotations
