@@ -58,7 +58,10 @@ class Runs:
 
     def __init__(self, world: World, say: Say) -> None:
         self.world, self.say = world, say
-        self.unit = cache(world.unit)
+
+    def unit(self, draw: int, seed: int) -> Unit:
+        """The original and the retrained model of a draw and a seed."""
+        return unit_of(self.world, draw, seed)
 
     def curve(self, arm: Arm, settings: Mapping[str, Any], scores: frozenset[str], draw: int, seed: int) -> Curve:
         """The curve of an arm on a unit, from disk where the same code made it."""
@@ -71,6 +74,12 @@ class Runs:
             receipt.write(path, {"curve": list(self.unit(draw, seed).run(arm, settings, scores))})
         curve: Curve = json.loads(path.read_text())["curve"]
         return curve
+
+
+@cache
+def unit_of(world: World, draw: int, seed: int) -> Unit:
+    """A unit, made once for all proofs of a process."""
+    return world.unit(draw, seed)
 
 
 @cache

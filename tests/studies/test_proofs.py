@@ -74,7 +74,7 @@ class LinearUnit:
         return [{"known": known, "utility": 1 - slope * (1 - known)} for known in (0.5, 0.3, end) if known >= end]
 
 
-@dataclass
+@dataclass(frozen=True)
 class LinearWorld:
     name: str = "lines"
     model: str = "line"
