@@ -216,7 +216,8 @@ class Transaction:
 
 def request_in(connection: Connection, number: int) -> dict[str, Any]:
     """One request, read in a transaction. Raises: UserError for a number that none has."""
-    row = connection.execute(select(Requests).where(Requests.c.id == number)).mappings().first()
+    known = 0 < number <= tables.LARGEST  # a larger number is none that a database could look for
+    row = connection.execute(select(Requests).where(Requests.c.id == number)).mappings().first() if known else None
     if row is None:
         raise UserError(f"there is no request {number} in the ledger: expunge request list shows those there are")
     return dict(row)

@@ -30,6 +30,7 @@ from expunge.core.errors import UserError
 FILE = "ledger.sqlite3"
 SCHEMA = 1  # grows where a table changes its meaning
 LOCK = 0x6578_7075  # the advisory lock of PostgreSQL that writers take one after another
+LARGEST = 2**31 - 1  # number of a request or run
 BUSY = 60  # seconds that a writer waits for another one
 
 metadata = MetaData()
