@@ -13,6 +13,8 @@ from expunge.core.modality import Modality
 from expunge.core.rows import Packed, Rows
 
 Rng = Generator | None
+Progress = Callable[[float], None]  # receives the share that is done
+Recited = tuple[list[list[list[int]]], int]  # by set and row the tokens, and forward passes
 
 
 class Categorical(Modality, Protocol):
@@ -58,17 +60,16 @@ class Prompted(Categorical, Protocol):
 class SharedReading(Categorical, Protocol):
     """The model reads a prefix that many rows share only once."""
 
+    # `.of(i, moments)` of the reading is the output for row i, counted over all sets; `.how` describes the reading in words
     def read(
-        self, model: nn.Module, sets: Sequence[Rows], moments: Sequence[bool] = (), progress: Callable[[float], None] = lambda share: None
-    ) -> Any: ...  # `.of(i, moments)` is the output for row i, counted over all sets; `.how` describes the reading in words
+        self, model: nn.Module, sets: Sequence[Rows], moments: Sequence[bool] = (), progress: Progress = lambda share: None
+    ) -> Any: ...
 
 
 class Drafting(Generates, Protocol):
     """Greedy generation starts from the tokens that a reading already confirmed. The result equals that of `generate`, token for token."""
 
-    def recite(
-        self, model: nn.Module, sets: Sequence[Rows], limits: Sequence[int], reading: Any, heard: Sequence[Any]
-    ) -> tuple[list[list[list[int]]], int]: ...
+    def recite(self, model: nn.Module, sets: Sequence[Rows], limits: Sequence[int], reading: Any, heard: Sequence[Any]) -> Recited: ...
 
 
 class OneSequence(Categorical, Protocol):
@@ -93,6 +94,21 @@ class Redraws(Modality, Protocol):
     """A row's loss also depends on what is drawn for it, such as negative items or noise. Each training step draws it anew."""
 
     def redraw(self, rows: Rows, seed: int) -> Rows: ...  # the same rows; what is drawn for a row depends on the row and the seed alone
+
+
+class Denoises(Redraws, Protocol):
+    """The model makes pictures out of noise. Outputs have `prediction` and `target`: noise, velocity or picture, one for each draw."""
+
+    def recaption(self, rows: Rows, captions: Sequence[str], name: str = "") -> Rows: ...  # the same draws; '' is the empty prompt
+    def noised(self, rows: Rows) -> tuple[Tensor, Tensor]: ...  # noisy latents of all draws (draws, ...), and their times (draws,)
+    def placed(self, rows: Rows, latents: Tensor, times: Tensor, states: Tensor | None = None) -> Rows: ...  # rows at given noisy latents
+    def encode(self, model: nn.Module, captions: Sequence[str]) -> Tensor: ...  # (captions, tokens, width): what the denoiser reads
+    def predict(self, model: nn.Module, latents: Tensor, times: Tensor, states: Tensor) -> Tensor: ...  # as `prediction`; with gradients
+    def sample(
+        self, model: nn.Module, captions: Sequence[str], seeds: Sequence[int], steps: int = 0, guidance: float = -1, until: int = -1
+    ) -> tuple[Tensor, Tensor]: ...  # latents after `until` steps (-1: all), and the time index of each; 0 and -1: the model's own
+    def drawn(self, latents: Tensor) -> Tensor: ...  # the pictures of clean latents, bytes (rows, channels, height, width)
+    def cross_attention(self, model: nn.Module) -> list[str]: ...  # paths of the modules in which the denoiser reads the caption
 
 
 class HoldsRows(Modality, Protocol):
@@ -125,6 +141,7 @@ MEANING: dict[Any, str] = {
     OneSequence: "answers that continue their prompts in one sequence, as no encoder-decoder writes them,",
     DifferentiableInputs: "inputs that are numbers and can be moved",
     Ranks: "items that are ranked for users",
+    Denoises: "pictures that the model makes out of noise",
     LooksUp: "rows with vectors of their own in tables",
     Displayable: "rows that people can look at",
 }

@@ -1,8 +1,7 @@
 """Hyperparameters: validated frozen fields, declared once. The command line, receipts and cards derive from them.
 
-A part is a frozen dataclass. Its fields with a description are hyperparameters. A plan is a tree of parts: `hyperparameters_of` lists all
-hyperparameters, and `override` returns the same tree with some of them changed, by plain name (`beta`) or, if two parts share a name, by
-qualified name (`sam.rho`).
+A part is a frozen dataclass, whose fields with a description are hyperparameters. `hyperparameters_of` lists those of a plan, a tree of
+parts, and `override` changes some of them: by plain name (`beta`) or, if two parts share a name, by qualified name (`sam.rho`).
 """
 
 from __future__ import annotations

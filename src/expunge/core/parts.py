@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from expunge.core.hyperparameters import hp, part, snake
+from expunge.core.hyperparameters import hp, part
 from expunge.core.modality import Modality, Weights
 from expunge.core.rows import Sets
 from expunge.core.view import State, Step, View
@@ -195,8 +195,3 @@ class ByDesign(Part):
     @abstractmethod
     def weights(self, store: Mapping[str, Any], view: View) -> Weights | Sequence[Weights]:
         """The weights of the model that a store represents, or of each member of an ensemble."""
-
-
-def title(part_: Part) -> str:
-    """The name of a part in logs: its class in snake case."""
-    return snake(type(part_).__name__)

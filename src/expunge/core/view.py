@@ -14,19 +14,6 @@ from expunge.core.rows import Packed, Rows, Sets
 State = Mapping[str, Tensor]
 
 
-class Declares(Protocol):
-    """The declarations of a part. A view allows nothing else."""
-
-    @property
-    def reads(self) -> frozenset[str]: ...
-    @property
-    def requires(self) -> frozenset[Any]: ...
-    @property
-    def needs(self) -> frozenset[str]: ...
-    @property
-    def hook_points(self) -> tuple[str, ...]: ...
-
-
 class View(Protocol):
     """Whole sets, evaluation mode, no gradient; restricted to the declarations of the part."""
 
@@ -53,7 +40,7 @@ class View(Protocol):
     def forget(self) -> Rows: ...
     @property
     def retain(self) -> Rows: ...
-    def at(self, name: str, part: Declares) -> Self: ...  # the same view for a part inside this one
+    def at(self, name: str, part: Any) -> Self: ...  # the same view for a part inside this one, cut to what that part declares
     def rows(self, name: str) -> Rows: ...  # raises UndeclaredNeed unless this part declares the set
     def whole_set(self, name: str) -> Rows: ...  # the epoch's set, of which a step shows only its batch
     def batches(self, name: str, size: int) -> Iterator[Rows]: ...

@@ -80,8 +80,9 @@ def targets(model: nn.Module, wanted: str) -> str | list[str]:
     if wanted == "all-linear":
         if hasattr(model, "get_output_embeddings"):  # peft leaves the head of such a model out, so that no tied weights are adapted
             return wanted
-        chosen: list[str] = [n for n, m in model.named_modules() if isinstance(m, nn.Linear)]
-        target_modules: str | list[str] = wanted
+        resting = resting_in(model)
+        chosen: list[str] = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and not n.startswith(resting)]
+        target_modules: str | list[str] = chosen if resting else wanted
     elif re.fullmatch(r"[\w.\-]+(\s*,\s*[\w.\-]+)*\s*,?\s*", wanted):
         target_modules = [part.strip() for part in wanted.split(",") if part.strip()]
         ends = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, KINDS) or type(m).__name__ == "Conv1D"})
@@ -202,6 +203,11 @@ def base_of(model: nn.Module) -> nn.Module:
     """The model without the adapter's wrapper. Hook points and patches are named by paths in it."""
     get_base_model = getattr(model, "get_base_model", None)
     return get_base_model() if get_base_model and is_adapted(model) else model
+
+
+def resting_in(model: nn.Module) -> tuple[str, ...]:
+    """How the names of parameters begin that train only where they are named: of parts that a model declares to rest."""
+    return tuple(f"{name}." for name in getattr(base_of(model), "resting", ()))
 
 
 def is_encoder_decoder(model: nn.Module) -> bool:

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from expunge.core.errors import UserError
+from expunge.core.hyperparameters import snake
 from expunge.core.needs import Need
-from expunge.core.parts import Objective, title
+from expunge.core.parts import Objective
 from expunge.core.random import seed_of
 from expunge.core.rows import Sets
 from expunge.engine.context import RunStep
@@ -107,7 +108,11 @@ def evaluate(
         step = RunStep(run, logical, pieces[k], fuse, hook_points, means)
         step.recording = recording
         torch.manual_seed(seed_of(run.seed, run.stage, run.epoch, run.step, k))
-        parts = {f"{i} {title(o)} {o.role}": w * o.loss(step.at(f"term{i}", o)) for i, w, o in terms if o.reads <= pieces[k].keys()}
+        parts = {
+            f"{i} {snake(type(o).__name__)} {o.role}": w * o.loss(step.at(f"term{i}", o))
+            for i, w, o in terms
+            if o.reads <= pieces[k].keys()
+        }
         return torch.stack(list(parts.values())).sum(), step, parts
 
     if vector is not None:

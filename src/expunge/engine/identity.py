@@ -17,7 +17,7 @@ from expunge.core.request import digest
 from expunge.core.rows import Rows
 from expunge.engine.receipt import bytes_of, hash_weights, versions
 
-COMPUTING = ("expunge", "torch", "transformers", "peft", "accelerate", "tokenizers", "numpy")  # packages that change numbers
+COMPUTING = ("expunge", "torch", "transformers", "peft", "accelerate", "tokenizers", "numpy", "diffusers")  # packages that change numbers
 NOT_NUMBERS = frozenset(  # entries of configurations that change no number: where a model lies, and what its weights say themselves
     {
         "_name_or_path",

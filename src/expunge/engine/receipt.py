@@ -18,7 +18,7 @@ from expunge.core.hyperparameters import hyperparameters_of
 from expunge.core.plan import Plans
 from expunge.engine.run_state import RunState, device_of
 
-PACKAGES = ("expunge", "torch", "transformers", "accelerate", "peft", "datasets", "tokenizers", "numpy")
+PACKAGES = ("expunge", "torch", "transformers", "accelerate", "peft", "datasets", "tokenizers", "numpy", "diffusers")
 
 
 def hash_weights(model: nn.Module) -> str:

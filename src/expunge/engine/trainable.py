@@ -7,13 +7,16 @@ import re
 from torch import nn
 
 from expunge.core.errors import UserError
-from expunge.engine.adapters import is_adapted
+from expunge.engine.adapters import is_adapted, resting_in
 from expunge.engine.blocks import MARK, block_paths
+
+EVERYTHING = ".*"  # the pattern of a plan that names no parameters
 
 
 def choose(model: nn.Module, trainable: str) -> None:
     """Make the parameters trainable whose name matches, and freeze all others. If there are adapters, only theirs can be trainable.
 
+    Parts of a model that rest, such as the text encoder of a pipeline, train only where the pattern names parameters of them.
     A model that no gradient can change stays as it is: what needs gradients of it says so.
 
     Args:
@@ -23,13 +26,15 @@ def choose(model: nn.Module, trainable: str) -> None:
         UserError: if no parameter matches.
     """
     adapted, pattern = is_adapted(model), _spelled(model, trainable)
+    resting = resting_in(model) if trainable == EVERYTHING else ()
     try:
         re.compile(pattern)
     except re.error as error:
         raise UserError(f"--trainable {trainable!r} is no regular expression: {error}") from None
     for name, p in model.named_parameters():
         bare = name.replace("base_model.model.", "", 1) if adapted else name
-        p.requires_grad_(p.is_floating_point() and bool(re.search(pattern, bare)) and (not adapted or "lora_" in name))
+        moves = bool(re.search(pattern, bare)) and not bare.startswith(resting)
+        p.requires_grad_(p.is_floating_point() and moves and (not adapted or "lora_" in name))
     if learns(model) and not any(p.requires_grad for p in model.parameters()):
         raise UserError(f"no parameter of this model matches {trainable!r}, so nothing would train: change --trainable")
 

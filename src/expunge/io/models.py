@@ -177,7 +177,7 @@ def _architecture(path: str) -> str:
     from transformers.utils import cached_file
 
     missing: dict[str, Any] = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
-    for name in ("adapter_config.json", "config.json"):
+    for name in ("adapter_config.json", "config.json", "model_index.json"):
         try:
             file = cached_file(path, name, **missing)
             config = json.loads(Path(file).read_text(encoding="utf-8")) if file else {}
@@ -185,7 +185,7 @@ def _architecture(path: str) -> str:
             continue
         if base := config.get("base_model_name_or_path"):
             return _architecture(str(base))
-        if architectures := config.get("architectures"):
+        if architectures := config.get("architectures") or [n for n in [config.get("_class_name")] if name == "model_index.json" and n]:
             return str(architectures[0])
     return ""
 

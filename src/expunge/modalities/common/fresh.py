@@ -33,6 +33,9 @@ def fresh(model: nn.Module, seed: int) -> Weights:
 
 
 def _untrained(base: Any) -> nn.Module:
+    if hasattr(base, "untrained"):
+        own: nn.Module = base.untrained()
+        return own
     if hasattr(base, "from_pretrained") and hasattr(base, "config"):
         built: nn.Module = type(base)(copy.deepcopy(base.config))
         return built

@@ -38,7 +38,8 @@ def check_model(name: str) -> None:
     suggestion = near(Path(name).expanduser())
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
         raise UserError(f"there is no folder {name}{suggestion}")
-    if any(isinstance(huggingface_hub.try_to_load_from_cache(name, file), str) for file in ("config.json", "adapter_config.json")):
+    files = ("config.json", "adapter_config.json", "model_index.json")
+    if any(isinstance(huggingface_hub.try_to_load_from_cache(name, file), str) for file in files):
         return
     match look_up(name, "model"):
         case "missing":

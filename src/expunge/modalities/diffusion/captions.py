@@ -1,0 +1,75 @@
+"""From captions to what a denoiser is given: tokens of a text encoder, or numbers of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from expunge.core.errors import UserError
+from expunge.core.suggest import did_you_mean
+from expunge.modalities.common.records import absent, columns_of, kind_of
+from expunge.modalities.diffusion.columns import CAPTIONS, CLASSES
+
+
+def captions_of(records: Sequence[Mapping[str, Any]], source: str, classes: Sequence[str] = (), silent: bool = False) -> list[str]:
+    """The caption of each record; for a model of classes the name of its class.
+
+    Args:
+        source: name of the records in messages.
+        classes: names of the model's classes; none: captions are texts.
+        silent: the model is given nothing, so captions may be absent and are not read.
+
+    Raises:
+        UserError: for a record without a caption, and for a class that the model does not have.
+    """
+    if silent:
+        return [""] * len(records)
+    columns = CLASSES if classes else CAPTIONS
+    captions = []
+    for i, record in enumerate(records, 1):
+        place = f"{source}, row {i}"
+        column = next((c for c in columns if not absent(record.get(c))), "")
+        if not column:
+            what = "the class that the picture shows" if classes else "what the picture shows, in words"
+            raise UserError(
+                f"{place}: no caption; {what}, stands in a column {', '.join(columns)}, and this row has {columns_of(record)}; columns of "
+                f"other names are given with --map, such as --map {columns[0]}=COLUMN"
+            )
+        value: Any = record[column]
+        if classes:
+            captions.append(class_name(value, classes, place))
+        elif not isinstance(value, str):
+            raise UserError(f"{place}, column {column!r}: a caption is a text, and this is {kind_of(value)}")
+        else:
+            captions.append(value.strip())
+    return captions
+
+
+def class_name(value: Any, classes: Sequence[str], place: str) -> str:
+    """The name of a class that is named by name or number; '' is no class. Raises: UserError."""
+    if isinstance(value, str) and (value in classes or value == ""):
+        return value
+    try:
+        number = int(value)
+    except (TypeError, ValueError):
+        number = -1
+    if isinstance(value, bool) or not 0 <= number < len(classes):
+        raise UserError(f"{place}: the model has no class {str(value)[:40]!r}{did_you_mean(str(value)[:40], classes)}")
+    return classes[number]
+
+
+def tokens_of(tokenizer: Any, captions: Sequence[str]) -> Tensor:
+    """Tokens of captions, each padded and cut to the length of the text encoder, (captions, tokens)."""
+    tokens: Tensor = tokenizer(
+        list(captions), padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
+    ).input_ids
+    return tokens
+
+
+def numbers_of(classes: Sequence[str], captions: Sequence[str]) -> Tensor:
+    """Numbers of classes, (captions,); that of '' is the one after the last class, which stands for none."""
+    number = {name: i for i, name in enumerate(classes)}
+    return torch.tensor([number.get(c, len(classes)) for c in captions], dtype=torch.long)

@@ -1,0 +1,100 @@
+"""Small worlds of pictures with captions, and the smallest models that draw them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from expunge.modalities.diffusion.building import start_model
+from expunge.modalities.diffusion.libraries import class_of
+from expunge.modalities.diffusion.modality import Diffusion, Settings
+from expunge.modalities.diffusion.network import DiffusionModel
+
+COLORS = {"red": (220, 40, 40), "green": (40, 200, 60), "blue": (40, 60, 220)}
+SIDE = 8
+OWN = {"PNDMScheduler": {"skip_prk_steps": True}, "DDIMScheduler": {"clip_sample": False}}
+SETTINGS = Settings(evaluated=2, dropped=0.1, steps=3, guidance=2.0)
+
+
+def records(each: int = 3, seed: int = 0) -> list[dict[str, Any]]:
+    """Squares and bars in three colors, each some times at another place."""
+    rng = np.random.default_rng(seed)
+    drawn = []
+    for name, color in COLORS.items():
+        for shape, size in (("square", (4, 4)), ("bar", (2, 6))):
+            for _ in range(each):
+                picture = np.full((SIDE, SIDE, 3), 230, np.uint8)
+                top, left = rng.integers(0, SIDE - size[0] + 1), rng.integers(0, SIDE - size[1] + 1)
+                picture[top : top + size[0], left : left + size[1]] = color
+                drawn.append({"image": picture, "caption": f"a {name} {shape}"})
+    return drawn
+
+
+def built(seed: int = 0, **changes: Any) -> tuple[DiffusionModel, Diffusion]:
+    """An untrained model for the records."""
+    model, modality = start_model((8, 16), SETTINGS, records(), seed=seed)
+    for name, value in changes.items():
+        setattr(modality, name, value)
+    return model, modality
+
+
+def stable_diffusion(folder: Path, channels: int = 4, prediction: str = "epsilon", scheduler: str = "PNDMScheduler") -> Path:
+    """A tiny pipeline of random weights in the layout of Stable Diffusion 1.x, with a VAE, as `diffusers` writes it."""
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+
+    model, modality = built()
+    torch.manual_seed(0)
+    vae = class_of("AutoencoderKL")(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 16),
+        latent_channels=channels,
+        norm_num_groups=4,
+        sample_size=2 * SIDE,
+    )
+    unet = class_of("UNet2DConditionModel").from_config({**model.denoiser.config, "in_channels": channels, "out_channels": channels})
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=model.text_encoder,
+        tokenizer=modality.tokenizer,
+        unet=unet,
+        scheduler=class_of(scheduler)(prediction_type=prediction, steps_offset=1, **OWN.get(scheduler, {})),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def diffusion_transformer(folder: Path) -> Path:
+    """A tiny class-conditional pipeline of random weights in the layout of DiT, as `diffusers` writes it."""
+    from diffusers.pipelines.dit.pipeline_dit import DiTPipeline
+
+    torch.manual_seed(0)
+    transformer = class_of("DiTTransformer2DModel")(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=4,
+        out_channels=8,
+        num_layers=2,
+        sample_size=SIDE,
+        patch_size=2,
+        num_embeds_ada_norm=3,
+    )
+    vae = class_of("AutoencoderKL")(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 16),
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=2 * SIDE,
+    )
+    DiTPipeline(transformer, vae, class_of("DDIMScheduler")()).save_pretrained(folder)
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    (folder / "model_index.json").write_text(json.dumps({**index, "id2label": {"0": "red", "1": "green", "2": "blue"}}))
+    return folder
