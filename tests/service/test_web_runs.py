@@ -1,4 +1,4 @@
-"""The pages carry out a request with a real model, on SQLite and on PostgreSQL: from a clerk's form to the reports that an auditor opens."""
+"""The pages carry out a request with a real model, on SQLite and on PostgreSQL: from a clerk's form to the report for an auditor."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ def test_a_request_is_taken_in_carried_out_and_read_in_pages(
     settings = "--epochs 10 --lr 3e-3"
     answer = operator.post("/requests/2/run", method="graddiff", settings=settings, model=str(cases.model), budget="0.9")
     assert answer.status_code == 303, answer.text
-    assert operator.post("/requests/2/run", method="npo", settings="", model=str(cases.model), budget="").status_code == 400, "one at a time"
+    assert operator.post("/requests/2/run", method="npo", settings="", model=str(cases.model), budget="").status_code == 400, (
+        "one at a time"
+    )
     assert ended(case, 2) == "done", operator.get("/requests/2").text
 
     run = case.ledger.runs()[-1]

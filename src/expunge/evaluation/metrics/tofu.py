@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +26,7 @@ from numpy.typing import NDArray
 from expunge.evaluation.measure import Broken, Evidence, Items, Measure, Missing, PerItem, ScoreSpec, attempt, averaged, item_mean, labeled
 from expunge.evaluation.observation import SetObservation
 from expunge.evaluation.words import words
-
-if TYPE_CHECKING:
-    from rouge_score.rouge_scorer import RougeScorer
+from expunge.functional import light_rouge
 
 Mean = Literal["geometric", "arithmetic"]
 Part = Literal["recall", "fmeasure"]
@@ -122,19 +120,15 @@ def _rouge(true: str, generation: str, part: Part, stem: bool) -> float:
 
 
 @lru_cache
-def _scorer(stem: bool) -> RougeScorer:
-    from rouge_score.rouge_scorer import RougeScorer  # with the rest of nltk it takes seconds, which audits without texts need not wait
-
-    return RougeScorer(["rougeL"], tokenizer=_Words(stem))
+def _scorer(stem: bool) -> Any:
+    return light_rouge.scorer(["rougeL"], tokenizer=_Words(stem))
 
 
 class _Words:
     """Words of any script. English ones become the stems of rouge_score, which take most of ROUGE's time, so they are cached."""
 
     def __init__(self, stem: bool) -> None:
-        from rouge_score.tokenizers import DefaultTokenizer
-
-        self.stem = lru_cache(maxsize=1 << 16)(DefaultTokenizer(use_stemmer=stem).tokenize)
+        self.stem = lru_cache(maxsize=1 << 16)(light_rouge.tokenizer(stem).tokenize)
 
     def tokenize(self, text: str) -> list[str]:
         return [stem for word in words(text) for stem in (self.stem(word) if word.isascii() else [word])]
