@@ -12,7 +12,7 @@ Differs: the mask's gradient is the mean over all forget rows, while the authors
   a short last batch count more (`mask_batch_size 256` does the same); both take it at the untouched weights, as that code does since
   December 2023, when it stopped taking optimizer steps in between; the mask uses the true answers, even where training uses other answers;
   masked weights neither decay nor drift
-Status: reproduced
+Status: not shown
 """
 
 from dataclasses import replace
