@@ -29,6 +29,8 @@ WHOLE = (
     "ranks",
     "predicted",
     "document",
+    "samples",
+    "originals",
 )  # of a whole set
 HEAD = "head"  # the name of the features that the last linear layer reads
 
@@ -92,6 +94,8 @@ class SetObservation:
     ranks: NDArray[np.int64] | None = None  # (items,) place of the row's own item among all items, 0 the first, where items are ranked
     predicted: Array | None = None  # (items, classes) log-probabilities at the first label of the true answer, where they were asked for
     draws: tuple[tuple[str, ...], ...] = ()  # (items, draws) sampled answers, where they were asked for
+    samples: NDArray[np.uint8] | None = None  # (prompts, seeds, channels, height, width): pictures drawn for the items with `draws`
+    originals: NDArray[np.uint8] | None = None  # (few, channels, height, width): pictures of the set itself, as large as the samples
     document: NDArray[np.int64] | None = None  # (items,) which document of the set an item is a piece of, where the rows tell
 
     def __len__(self) -> int:

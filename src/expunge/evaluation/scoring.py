@@ -17,6 +17,7 @@ from expunge import catalog
 from expunge.benchmarks.suite import Specs, spec_of
 from expunge.core.errors import UserError
 from expunge.core.suggest import did_you_mean
+from expunge.evaluation.judging import CLIP, JUDGE, judge_of, likeness_of
 from expunge.evaluation.measure import BROKEN, ENCODER, Evidence, Measure, Missing, Scores, ScoreSpec
 from expunge.evaluation.observation import Observation
 from expunge.evaluation.profiles.profile import profile_of
@@ -77,12 +78,18 @@ def with_variants(specs: Specs, variants: Mapping[str, str]) -> Specs:
     for family in families() if variants else ():
         known |= getattr(family, "VARIANTS", {})
     names = sorted(known)
-    known["*"] = tuple(dict.fromkeys(variant for of_score in known.values() for variant in of_score if variant != ENCODER))
+    known["*"] = tuple(
+        dict.fromkeys(variant for of_score in known.values() for variant in of_score if variant not in (ENCODER, JUDGE, CLIP))
+    )
     for score, variant in variants.items():
         if score not in known:
             raise UserError(f"{score!r} is no score with several definitions{did_you_mean(score, known)}; such are {', '.join(names)}")
         if known[score] == (ENCODER,):
             encoder_of(variant)  # refuses what is none before anything is observed
+        elif known[score] == (JUDGE,):
+            judge_of(variant)  # likewise
+        elif known[score] == (CLIP,):
+            likeness_of(variant)  # likewise
         elif variant not in known[score]:
             raise UserError(f"{score!r} has no definition {variant!r}; it has {', '.join(known[score])}")
     forget = spec_of("forget", specs)
