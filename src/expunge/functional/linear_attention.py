@@ -7,6 +7,9 @@ the inputs are, since half precision gives values that are not numbers.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -38,7 +41,7 @@ def division(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     Returns:
         (..., N, width)
     """
-    with torch.autocast(q.device.type, enabled=False):
+    with _as_it_is(q.device.type):
         keys, values, queries = exact(k), exact(v), exact(q)
         summed = keys.transpose(-2, -1) @ values / k.shape[-2]
         total = (queries * keys.mean(-2, keepdim=True)).sum(-1, keepdim=True) + LEAST
@@ -59,7 +62,7 @@ def subtraction(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     Returns:
         (..., N, width)
     """
-    with torch.autocast(q.device.type, enabled=False):
+    with _as_it_is(q.device.type):
         keys, values, queries = exact(k), exact(v), exact(q) * q.shape[-1] ** -0.5
         summed = keys.transpose(-2, -1) @ values / k.shape[-2]
         rest = 1 - (queries * keys.mean(-2, keepdim=True)).sum(-1, keepdim=True)
@@ -70,3 +73,8 @@ def subtraction(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def exact(x: Tensor) -> Tensor:
     """In float32, or in float64 if it is."""
     return x if x.dtype == torch.float64 else x.float()
+
+
+def _as_it_is(device: str) -> AbstractContextManager[Any]:
+    """Mixed precision would round the sums."""
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
