@@ -4,7 +4,7 @@
 
 A layer of attention (projections, gates, convolution) with linear attention by division, and one with the fused softmax attention of torch,
 without gates and convolution, which is the floor; the reference writes down the weights of all pairs of tokens, as research code does.
-Pictures have 16, 32, 64 and 96 tokens along a side, and a quarter as many tokens of the condition. The attention alone, without
+Pictures have 16 to 64 tokens along a side, and a quarter as many tokens of the condition. The attention alone, without
 projections, is timed as well, and an exponent is fitted to it: time grows as tokens to that power. Memory is the peak above the start, in a
 new process, of a forward and a backward pass at the largest size. Operations are counted by torch for the width, the heads and the tokens
 of the largest published model at 1024 pixels, for which the paper states about 61 % fewer. Times are of the processor, not of the clock.
@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from expunge.functional.linear_attention import division, positive
 from expunge.modalities.diffusion.token_attention import TokenAttention
 
-GRIDS, QUICK = (16, 32, 64, 96), (8, 16, 32)
+GRIDS, QUICK = (16, 24, 32, 48, 64), (8, 16, 32)
 CLOCK = "wall" if torch.cuda.is_available() else "cpu"  # other processes on the machine disturb processor time less
 FITTED = 3  # sizes to which the exponent is fitted, the largest ones
 PUBLISHED = {"width": 1536, "heads": 16, "grid": 64}

@@ -11,7 +11,7 @@ import torch
 from expunge.functional.flow_matching import velocity, velocity_loss
 from expunge.functional.linear_attention import positive
 from expunge.modalities.diffusion.masked_autoregressive import (
-    LinaConfig,
+    LinaPlan,
     MaskedAutoregressor,
     pictures_of,
     sine_places,
@@ -20,7 +20,7 @@ from expunge.modalities.diffusion.masked_autoregressive import (
 )
 from expunge.modalities.diffusion.token_attention import KERNEL, TokenAttention, TokenBlock
 
-SMALL = LinaConfig(
+SMALL = LinaPlan(
     channels=1,
     side=8,
     patch=2,
@@ -35,7 +35,7 @@ SMALL = LinaConfig(
 )
 
 
-def network(config: LinaConfig = SMALL, seed: int = 0) -> MaskedAutoregressor:
+def network(config: LinaPlan = SMALL, seed: int = 0) -> MaskedAutoregressor:
     torch.manual_seed(seed)
     return MaskedAutoregressor(config).eval()
 
@@ -44,7 +44,7 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def inputs(batch: int = 2, repeats: int = 2, config: LinaConfig = SMALL) -> dict[str, Any]:
+def inputs(batch: int = 2, repeats: int = 2, config: LinaPlan = SMALL) -> dict[str, Any]:
     return {
         "x": normal(batch, config.tokens, config.values),
         "condition": torch.arange(batch) % config.classes,

@@ -6,6 +6,7 @@ Source: LINA (arXiv 2601.22630), which follows MAR and NOVA.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from expunge.modalities.diffusion.token_attention import Attention, TokenBlock
 
 
 @dataclass(frozen=True)
-class LinaConfig:
+class LinaPlan:
     """What builds a model, as plain data.
 
     Args:
@@ -141,15 +142,19 @@ class MaskedAutoregressor(nn.Module):
     """The network of LINA.
 
     Args:
-        config: what builds it.
+        plan: what builds it.
+        text_encoder: makes states of tokens; None: conditions are classes, or states.
     """
+
+    resting: tuple[str, ...] = ()  # names of children that train only where a plan names their parameters
 
     places: Tensor
     condition_places: Tensor
 
-    def __init__(self, config: LinaConfig) -> None:
+    def __init__(self, plan: LinaPlan, text_encoder: nn.Module | None = None) -> None:
         super().__init__()
-        self.config = c = config
+        self.plan = c = plan
+        self.text_encoder = text_encoder
         of_text = TextContext(c.states, c.context, c.width) if not c.classes else None
         self.context = of_text if of_text is not None else LabelContext(c.classes, c.width)
         self.start, self.mask = LearnedTokens(1, c.width), LearnedTokens(1, c.width)
@@ -166,22 +171,33 @@ class MaskedAutoregressor(nn.Module):
         self.register_buffer("places", sine_places(c.grid, c.width), persistent=False)
         self.register_buffer("condition_places", sine_places(c.grid // 2, c.width), persistent=False)
 
-    def forward(self, x: Tensor, condition: Tensor, null: Tensor, order: Tensor, visible: int, noise: Tensor, sigma: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        condition: Tensor,
+        null: Tensor,
+        order: Tensor,
+        visible: int,
+        noise: Tensor,
+        sigma: Tensor,
+        which: Tensor | None = None,
+    ) -> Tensor:
         """Predict the velocity of the masked tokens of noised pictures.
 
         Args:
             x: tokens of the pictures, (batch, tokens, values).
-            condition: classes (batch,), or states (batch, length, states).
+            condition: classes (batch,), states (batch, length, states), or tokens of a text (batch, length).
             null: whether to leave the condition out, (batch,).
             order: a permutation of the tokens for each picture, (batch, tokens); the first ones are visible.
             visible: how many.
             noise: (repeats, batch, tokens, values), by place in the picture.
             sigma: noise levels, (repeats, batch, tokens).
+            which: the condition of each picture, (batch,); None: one for each.
 
         Returns:
             (repeats, batch, masked tokens, values), in the order of `order`.
         """
-        states = self.encode(x, self.conditioned(condition, null), order[:, :visible])
+        states = self.encode(x, self.conditioned(condition, null, which), order[:, :visible])
         masked = order[:, visible:]
         clean, known = taken(x, masked), taken(states, masked)
         level = sigma.gather(2, masked.expand(len(sigma), -1, -1))
@@ -189,15 +205,23 @@ class MaskedAutoregressor(nn.Module):
         predicted: Tensor = self.head(noised(clean, noise, level[..., None]), level, known.expand(len(noise), -1, -1, -1))
         return predicted
 
-    def conditioned(self, condition: Tensor, null: Tensor) -> Tensor:
+    def conditioned(self, condition: Tensor, null: Tensor, which: Tensor | None = None) -> Tensor:
         """Tokens of the condition, (batch, conditions, width). Arguments: as of `forward`."""
-        context = self.context(condition, null)
+        condition = self.states(condition)
+        context = self.context(condition if which is None else condition[which], null)
         start = (self.start() + self.condition_places).expand(len(context), -1, -1)
         h = torch.cat([context, start], 1)
         for block in self.condition_blocks:
             h = block(h)
         tokens: Tensor = self.condition_norm(h[:, context.shape[1] :])
         return tokens
+
+    def states(self, condition: Tensor) -> Tensor:
+        """States of a text encoder where the condition is tokens (batch, length); classes and states as they are."""
+        if self.text_encoder is None or condition.is_floating_point():
+            return condition
+        states: Tensor = self.text_encoder(condition)[0]
+        return states
 
     def encode(self, x: Tensor, condition: Tensor, visible: Tensor) -> Tensor:
         """What the network knows of each place, from the condition and the visible tokens alone.
@@ -223,6 +247,17 @@ class MaskedAutoregressor(nn.Module):
         states: Tensor = self.norm(h[:, first:])
         return states
 
+    def untrained(self) -> MaskedAutoregressor:
+        """The same network with new weights."""
+        encoder: Any = self.text_encoder
+        encoder = None if encoder is None else type(encoder)(copy.deepcopy(encoder.config))
+        return MaskedAutoregressor(self.plan, encoder).to(self.mask.weight.dtype)
+
+    def blocks(self) -> tuple[str, ...]:
+        """Paths of the blocks, in the order of the forward pass."""
+        lists = ("condition_blocks", "encoder_blocks", "decoder_blocks")
+        return tuple(f"{name}.{i}" for name in lists for i in range(len(getattr(self, name))))
+
     @torch.no_grad()
     def sample(
         self,
@@ -235,7 +270,7 @@ class MaskedAutoregressor(nn.Module):
         """Draw pictures, some tokens at a time, in a random order for each.
 
         Args:
-            condition: classes (batch,), or states (batch, length, states).
+            condition: classes (batch,), states (batch, length, states), or tokens of a text (batch, length).
             generators: one for each picture, so that it depends on its own seed alone.
             steps: in which tokens are written; those that would write none are left out.
             denoising: steps of Euler's method for a token.
@@ -244,7 +279,7 @@ class MaskedAutoregressor(nn.Module):
         Returns:
             (batch, tokens, values)
         """
-        c, device, batch = self.config, self.mask.weight.device, len(generators)
+        c, device, batch = self.plan, self.mask.weight.device, len(generators)
         null = torch.zeros(batch, dtype=torch.bool, device=device)
         guided = guidance != (1.0, 1.0)
         contexts = [self.conditioned(condition, null), *([self.conditioned(condition, ~null)] if guided else [])]
