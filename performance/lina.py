@@ -28,6 +28,7 @@ from expunge.modalities.diffusion.token_attention import TokenAttention
 
 GRIDS, QUICK = (16, 24, 32, 48, 64), (8, 16, 32)
 CLOCK = "wall" if torch.cuda.is_available() else "cpu"  # other processes on the machine disturb processor time less
+TOGETHER = 20480  # tokens in a round, so that calls on few tokens are timed many times; the clock of the processor ticks in 10 ms
 FITTED = 3  # sizes to which the exponent is fitted, the largest ones
 PUBLISHED = {"width": 1536, "heads": 16, "grid": 64}
 LAYER, FLOOR, REFERENCE = "linear", "softmax", "softmax, all weights"
@@ -66,6 +67,16 @@ def exponent(counts: Sequence[int], seconds: Sequence[float]) -> float:
     return float(np.polyfit(np.log(counts[-FITTED:]), np.log(seconds[-FITTED:]), 1)[0])
 
 
+def often(way: Callable[..., Tensor], grid: int, *inputs: Tensor) -> Callable[[], None]:
+    """A way, called as often as its size allows."""
+
+    def called() -> None:
+        for _ in range(-(-TOGETHER // tokens(grid))):
+            way(*inputs)
+
+    return called
+
+
 def one(arguments: Any, name: str, grid: int) -> int:
     """Peak memory in bytes of a forward and a backward pass."""
     module = layer(name, arguments.width, arguments.heads, grid)
@@ -97,15 +108,13 @@ def main() -> None:
         q, k, v = torch.randn(3, 1, arguments.heads, tokens(grid), arguments.width // arguments.heads)
         layers = {f"{name} {grid}": layer(name, arguments.width, arguments.heads, grid) for name in MIXING}
         with torch.inference_mode():
-            bench.interleaved({n: lambda m=m, x=x: m(x) for n, m in layers.items()}, arguments.rounds, times=times)
-            bench.interleaved(
-                {f"{n} {grid}": lambda f=f, q=q, k=k, v=v: f(q, k, v) for n, f in MIXING.items()}, arguments.rounds, times=alone
-            )
-    rows = [
+            bench.interleaved({n: often(m, grid, x) for n, m in layers.items()}, arguments.rounds, times=times)
+            bench.interleaved({f"{n} {grid}": often(f, grid, q, k, v) for n, f in MIXING.items()}, arguments.rounds, times=alone)
+    rows: list[Any] = [
         {
             "tokens": tokens(grid),
-            "seconds": {n: times.seconds(f"{n} {grid}", CLOCK) for n in MIXING},
-            "attention alone": {n: alone.seconds(f"{n} {grid}", CLOCK) for n in MIXING},
+            "seconds": {n: round(times.seconds(f"{n} {grid}", CLOCK) / -(-TOGETHER // tokens(grid)), 6) for n in MIXING},
+            "attention alone": {n: round(alone.seconds(f"{n} {grid}", CLOCK) / -(-TOGETHER // tokens(grid)), 6) for n in MIXING},
             "to_floor": round(times.ratio(f"{LAYER} {grid}", f"{FLOOR} {grid}", CLOCK), 4),
             "alone_to_floor": round(alone.ratio(f"{LAYER} {grid}", f"{FLOOR} {grid}", CLOCK), 4),
         }
@@ -113,7 +122,7 @@ def main() -> None:
     ]
     bench.table([[r["tokens"], *r["seconds"].values(), r["to_floor"]] for r in rows], ("tokens", *MIXING, "linear / softmax"))
     counts = [tokens(grid) for grid in grids]
-    exponents = {n: round(exponent(counts, [alone.seconds(f"{n} {grid}", CLOCK) for grid in grids]), 3) for n in MIXING}
+    exponents = {n: round(exponent(counts, [r["attention alone"][n] for r in rows]), 3) for n in MIXING}
     counted = operations(**PUBLISHED)
     parts = {
         "sizes": rows,

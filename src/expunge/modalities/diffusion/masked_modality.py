@@ -20,8 +20,8 @@ from expunge.functional.brief import brief
 from expunge.functional.flow_matching import training_sigma, velocity, velocity_loss
 from expunge.functional.masked_order import masked_ratio, visible_tokens
 from expunge.modalities.common.packed import call, watching
-from expunge.modalities.diffusion.lina_folder import save
 from expunge.modalities.diffusion.masked_autoregressive import pictures_of, taken, tokens_of
+from expunge.modalities.diffusion.masked_saving import save
 from expunge.modalities.diffusion.modality import Diffusion, Settings
 from expunge.modalities.diffusion.output import Denoised
 
@@ -62,7 +62,7 @@ class MaskedDenoised(Denoised):
 class MaskedDiffusion(Diffusion):
     """The modality of masked autoregressors with continuous tokens.
 
-    In a training step all rows have the same number of visible tokens, as a function of the step, and each has an order of its own. Elsewhere
+    In a training step all rows have the same number of visible tokens, a function of the step, and each has an order of its own. Elsewhere
     a row has fixed orders, at shares of masked tokens that lie evenly in their distribution. The column `times` holds numbers of visible
     tokens.
     """
@@ -133,7 +133,9 @@ class MaskedDiffusion(Diffusion):
         order = torch.stack([d[0] for d in drawn]).to(x.device)
         noise, sigma = (torch.stack([d[k] for d in drawn], 1).to(x.device, x.dtype) for k in (1, 2))
         null = torch.tensor([c == "" for c in captions], device=x.device)
-        predicted = call(model, weights, tokens, null=null, order=order, visible=visible, noise=noise, sigma=sigma, **self._told(captions, x))
+        predicted = call(
+            model, weights, tokens, null=null, order=order, visible=visible, noise=noise, sigma=sigma, **self._told(captions, x)
+        )
         masked = order[:, visible:]
         wanted = velocity(taken(tokens, masked), noise.gather(2, masked[None, :, :, None].expand(repeats, -1, -1, tokens.shape[2])))
         return velocity_loss(predicted.float(), wanted.float()).mean((0, 2)).to(x.dtype)

@@ -41,3 +41,18 @@ def save(model: nn.Module, modality: MaskedDiffusion, folder: Path) -> None:
         modality.tokenizer.save_pretrained(folder / TOKENIZER)
     (folder / CONFIG).write_text(json.dumps(entries, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     stored.write_as_stored(folder, stored.of(model))
+
+
+def is_masked(path: str) -> bool:
+    """Whether a folder holds a masked autoregressor, or an adapter of one."""
+    for name in ("adapter_config.json", CONFIG):
+        file = Path(path).expanduser() / name
+        try:
+            config = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        except (OSError, ValueError):
+            continue
+        if base := config.get("base_model_name_or_path"):
+            return is_masked(str(base))
+        if config.get("architectures") == [ARCHITECTURE]:
+            return True
+    return False
