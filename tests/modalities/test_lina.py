@@ -141,15 +141,17 @@ def test_training_teaches_which_class_is_which() -> None:
     assert loss(model, modality, wrong) > loss(model, modality, forget)
 
 
-@pytest.mark.parametrize("method", ["ga", "graddiff", "npo", "simnpo"])
-def test_zeros_are_forgotten_and_others_kept(method: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "lr", "least", "share"), [("ga", 2e-4, 0.08, 1.2), ("graddiff", 2e-4, 0.06, 1.8), ("npo", 2e-4, 0.06, 1.8)]
+)
+def test_zeros_are_forgotten_and_others_less(method: str, lr: float, least: float, share: float) -> None:
     model, modality, forget, retain = trained()
     forgetting = copy.deepcopy(model)
-    options = {"lr": 3e-4 if method == "ga" else 5e-4, "epochs": 2 if method == "ga" else 5, "batch_size": 6}
-    loop.run(build_plan.plan(method, options), forgetting, modality, {"forget": forget, "retain": retain})
+    plan = build_plan.plan(method, {"lr": lr, "epochs": 10, "batch_size": 12})
+    loop.run(plan, forgetting, modality, {"forget": forget, "retain": retain})
     lost, damage = (loss(forgetting, modality, rows) - loss(model, modality, rows) for rows in (forget, retain))
-    assert lost > 0.05
-    assert lost > 2 * damage or method == "ga"
+    assert lost > least
+    assert lost > share * damage
 
 
 @pytest.mark.parametrize("method", GENERAL)
