@@ -5,15 +5,21 @@ Source: Face-diffuser (arXiv 2311.10329). The two need not be its own: an origin
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor, nn
 
+from expunge.engine.adapters import base_of
 from expunge.functional.brief import brief
-from expunge.functional.noise_fusion import PADDING, WINDOW, GuidedNoise, fused_noise, stage_of
+from expunge.functional.noise_fusion import PADDING, WINDOW, GuidedNoise, fused_noise, guided, stage_of
+from expunge.modalities.diffusion.process import Process
+from expunge.modalities.diffusion.sampling import sampler_of
+
+if TYPE_CHECKING:
+    from expunge.modalities.diffusion.modality import Diffusion
 
 Denoiser = Callable[[Tensor, Any], GuidedNoise]  # noisy latents and a time
 
@@ -46,6 +52,70 @@ class Collaboration:
 
     latents: Tensor
     masks: dict[int, Tensor]
+
+
+def guided_denoiser(denoiser: Any, process: Process, base: Tensor, condition: Tensor, guidance: float) -> Denoiser:
+    """A denoiser of `diffusers` with guidance. Its response is in units of noise, whatever it predicts.
+
+    Args:
+        denoiser: reads states.
+        process: what it predicts.
+        base, condition: states of the point of reference and of the condition, (batch, words, width).
+        guidance: g.
+    """
+
+    def predict(x: Tensor, time: Any) -> GuidedNoise:
+        at = torch.full((2 * len(x),), float(time), device=x.device)
+        both = denoiser(torch.cat([x, x]), at, encoder_hidden_states=torch.cat([base, condition]), return_dict=False)[0]
+        of_base, of_condition = both.chunk(2)
+        predicted, response = guided(of_base, of_condition, guidance)
+        return GuidedNoise(predicted, response * noise_per_prediction(process, float(time)))
+
+    return predict
+
+
+def noise_per_prediction(process: Process, time: float) -> float:
+    """By how much the noise in a given latent grows with the prediction: 1 for epsilon, and the share of signal for velocities."""
+    index = int(process.index(torch.tensor([time]))[0])
+    signal, noise = float(process.signal[index]), float(process.noise[index])
+    return {"epsilon": 1.0, "sample": -signal / noise}.get(process.kind, signal)
+
+
+@torch.no_grad()
+def blended(
+    models: tuple[nn.Module, nn.Module],
+    modality: Diffusion,
+    captions: Sequence[str],
+    seeds: Sequence[int],
+    stages: Stages,
+    steps: int = 0,
+    guidance: float = -1,
+) -> Collaboration:
+    """Draw with two text-conditional models of one modality, such as an original and an unlearned one: the second has the part of subjects.
+
+    Each is guided against the empty prompt. Where fusion never ends, each place follows the model that the caption moves more.
+
+    Args:
+        models: of scenes, and of subjects.
+        captions, seeds: (rows,).
+        stages: who denoises when.
+        steps, guidance: 0 and -1: as the modality's settings say.
+
+    Returns:
+        Latents, and where the second model won.
+    """
+    guidance = modality.settings.guidance if guidance < 0 else guidance
+    denoisers = []
+    for model in models:
+        states = modality.encode(model, [*[""] * len(captions), *captions])
+        base: Any = base_of(model)
+        empty, told = states.chunk(2)
+        denoisers.append(guided_denoiser(base.denoiser, modality.process, empty, told, guidance))
+    like = next(models[0].parameters())
+    shape = (base.channels, *base.sides)
+    start = torch.stack([torch.randn(*shape, generator=Generator().manual_seed(seed)) for seed in seeds]).to(like)
+    scene, subject = denoisers
+    return collaborate(sampler_of(modality.scheduler), start, steps or modality.settings.steps, scene, subject, stages)
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from expunge.core.errors import UserError
 from expunge.modalities.common.labels import checked_names, classes
@@ -75,6 +76,21 @@ def start_model(
         encoder = None if names else text_encoder(tokenizer, plan.width)
         model = MaskedAutoregressor(plan, encoder).eval()
     return model, modality_of(model, settings, names, tokenizer)
+
+
+def network_of(entries: Mapping[str, Any], encoder: nn.Module | None) -> MaskedAutoregressor:
+    """An untrained network.
+
+    Args:
+        entries: of `LinaPlan`.
+        encoder: of texts; None: it is told classes.
+    """
+    return MaskedAutoregressor(LinaPlan(**entries), encoder)
+
+
+def settings_of(entries: Mapping[str, Any]) -> MaskedSettings:
+    """Settings from plain data."""
+    return MaskedSettings(**entries)
 
 
 def modality_of(model: MaskedAutoregressor, settings: MaskedSettings, names: tuple[str, ...], tokenizer: Any) -> MaskedDiffusion:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,16 @@ from expunge.core.capabilities import Displayable, Redraws
 from expunge.core.errors import UserError
 from expunge.core.modality import ModelOutput, Patch, Weights
 from expunge.core.random import seed_of
-from expunge.core.rows import Packed, Rows
+from expunge.core.rows import Rows
 from expunge.engine.adapters import base_of
 from expunge.functional.brief import brief
 from expunge.functional.flow_matching import training_sigma, velocity, velocity_loss
 from expunge.functional.masked_order import masked_ratio, visible_tokens
 from expunge.modalities.common.packed import call, watching
+from expunge.modalities.diffusion.draw_losses import split
 from expunge.modalities.diffusion.masked_autoregressive import pictures_of, taken, tokens_of
-from expunge.modalities.diffusion.masked_saving import save
 from expunge.modalities.diffusion.modality import Diffusion, Settings
-from expunge.modalities.diffusion.output import Denoised
+from expunge.modalities.diffusion.own_saving import MASKED, save
 
 UNIT = 2.0**56  # seeds are below it
 
@@ -41,20 +41,6 @@ class MaskedSettings(Settings):
     repeats: int = 4
     denoising: int = 10
     first_guidance: float = 1.0
-
-
-@brief("rows", "losses")
-@dataclass
-class MaskedDenoised(Denoised):
-    """The output of a masked autoregressor for some rows. A row has a position for each order of its tokens."""
-
-    losses: Tensor | None = None  # (draws,)
-
-    @property
-    def loss(self) -> Packed:  # type: ignore[override]
-        """The squared error of each draw, a mean over repeats, masked tokens and the values of a token, (draws,)."""
-        assert self.losses is not None
-        return Packed(self.losses, self.row, self.rows)
 
 
 @brief("name", "conditioning", "sides")
@@ -122,7 +108,7 @@ class MaskedDiffusion(Diffusion):
             losses = losses.index_put((torch.tensor(at, device=like.device),), some)
             for path, (i, o) in states.items():
                 hooked.setdefault(path, []).append((at, _mean(i, len(at)), _mean(o, len(at))))
-        return self._split(losses, {n: _in_order(parts) for n, parts in hooked.items()}, groups)
+        return split(losses, {n: _in_order(parts) for n, parts in hooked.items()}, groups)
 
     def _losses(
         self, model: nn.Module, weights: Weights | None, x: Tensor, captions: Sequence[str], seeds: Sequence[int], visible: int
@@ -145,17 +131,6 @@ class MaskedDiffusion(Diffusion):
         if self.classes:
             return {"condition": conditions["tokens"][conditions["which"]]}
         return {"condition": conditions["tokens"], "which": conditions["which"]}
-
-    def _split(self, losses: Tensor, hooked: dict[str, tuple[Tensor, Tensor]], groups: Sequence[Rows]) -> list[ModelOutput]:
-        outputs: list[ModelOutput] = []
-        first = 0
-        for group in groups:
-            row = torch.arange(len(group)).repeat_interleave(torch.tensor([len(t) for t in group["times"]], dtype=torch.long))
-            part = slice(first, first + len(row))
-            states = {n: (i[part], o[part]) for n, (i, o) in hooked.items()}
-            outputs.append(MaskedDenoised(losses[part], None, row.to(losses.device), len(group), states, losses[part]))
-            first = part.stop
-        return outputs
 
     def sample(
         self, model: nn.Module, captions: Sequence[str], seeds: Sequence[int], steps: int = 0, guidance: float = -1, until: int = -1
@@ -185,7 +160,8 @@ class MaskedDiffusion(Diffusion):
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """Write weights, configuration and tokenizer, or the adapter alone."""
-        save(model, self, folder)
+        base: Any = base_of(model)
+        save(model, self, MASKED, asdict(base.plan), folder)
 
 
 def _draw(seed: int, tokens: int, values: int, repeats: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -202,11 +178,12 @@ def _mean(states: Any, draws: int) -> Tensor:
         raise UserError("a module of the hook points does not run once for each row: name a block")
     if states.shape[0] != draws:  # the head, which runs on all repeats
         states = states.mean(0)
-    return states if states.dim() == 2 else states.flatten(1, -2).mean(1)
+    pooled: Tensor = states if states.dim() == 2 else states.flatten(1, -2).mean(1)
+    return pooled
 
 
 def _in_order(parts: Sequence[tuple[list[int], Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """States of several forward passes in the order of the draws."""
     back = torch.tensor([i for at, _, _ in parts for i in at]).argsort()
-    before, after = (torch.cat([part[k] for part in parts]) for k in (1, 2))
+    before, after = torch.cat([p[1] for p in parts]), torch.cat([p[2] for p in parts])
     return before[back.to(before.device)], after[back.to(after.device)]

@@ -20,6 +20,7 @@ class SubjectFusion(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
+        self.width = width
         self.join = nn.Sequential(nn.LayerNorm(2 * width), nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, width))
         self.refine = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
         self.norm = nn.LayerNorm(width)
@@ -56,6 +57,7 @@ class ReferenceEncoder(nn.Module):
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
+        self.channels, self.width = channels, width
         sizes = (channels, width // 2, width, width)
         self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(sizes))
         self.projection = nn.Linear(16 * width, width)
@@ -67,6 +69,10 @@ class ReferenceEncoder(nn.Module):
             x = F.silu(convolution(x))
         features: Tensor = self.projection(F.adaptive_avg_pool2d(x, 4).flatten(1))
         return features
+
+    def untrained(self) -> ReferenceEncoder:
+        """The same encoder with new weights."""
+        return ReferenceEncoder(self.channels, self.width)
 
 
 def cropped(picture: Tensor, mask: Tensor, noise: Tensor, side: int) -> Tensor:

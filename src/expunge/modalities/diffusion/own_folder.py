@@ -1,4 +1,4 @@
-"""Load masked autoregressors from the folders that `masked_saving` writes."""
+"""Load models that are no pipelines from the folders that `own_saving` writes."""
 
 from __future__ import annotations
 
@@ -14,18 +14,15 @@ from torch import nn
 from expunge.core.errors import UserError
 from expunge.engine import stored
 from expunge.modalities.common import adapter_files, weight_files
+from expunge.modalities.diffusion import masked_building, subject_building
 from expunge.modalities.diffusion.libraries import class_of, silent
-from expunge.modalities.diffusion.masked_autoregressive import LinaPlan, MaskedAutoregressor
-from expunge.modalities.diffusion.masked_building import modality_of
-from expunge.modalities.diffusion.masked_modality import MaskedDiffusion, MaskedSettings
-from expunge.modalities.diffusion.masked_saving import CONFIG, TOKENIZER, WEIGHTS
-
-ADAPTER = "adapter_config.json"
+from expunge.modalities.diffusion.modality import Diffusion
+from expunge.modalities.diffusion.own_saving import ADAPTER, CONFIG, MASKED, TOKENIZER, WEIGHTS
 
 
 def load(
     path: str, *, dtype: torch.dtype | str | None = None, trust_remote_code: bool = False, allow_pickle: bool = False
-) -> tuple[nn.Module, MaskedDiffusion]:
+) -> tuple[nn.Module, Diffusion]:
     """Load a model in evaluation mode and its modality.
 
     Args:
@@ -38,8 +35,6 @@ def load(
         UserError: when something is missing, damaged or does not fit.
     """
     folder = Path(path).expanduser()
-    if not folder.is_dir():
-        raise UserError(f"there is no folder {path}: masked autoregressors load from folders alone")
     if (folder / ADAPTER).exists():
         config = adapter_files.config_of(str(folder)) or {}
         adapter_files.check(path, config)
@@ -47,7 +42,7 @@ def load(
         return adapter_files.adapted(model, str(folder), config), modality
     weight_files.check(folder, allow_pickle=False)
     entries = _entries(folder / CONFIG)
-    network = _network(folder, entries)
+    network, modality = _built(folder, entries)
     try:
         load_model(network, str(folder / WEIGHTS))
     except (SafetensorError, RuntimeError, OSError) as error:
@@ -58,12 +53,7 @@ def load(
         stored.remember(network, in_files)
     network = network.to(in_files.default if dtype == "auto" else dtype if isinstance(dtype, torch.dtype) else torch.float32)
     network.__dict__["name_or_path"] = str(folder.resolve())  # which an adapter notes as its base
-    tokenizer = None
-    if network.text_encoder is not None:
-        with silent():
-            tokenizer = class_of("CLIPTokenizer").from_pretrained(str(folder / TOKENIZER))
-    settings = MaskedSettings(**entries["settings"])
-    return network.eval(), modality_of(network, settings, tuple(entries["classes"]), tokenizer)
+    return network.eval(), modality
 
 
 def _entries(file: Path) -> dict[str, Any]:
@@ -78,15 +68,19 @@ def _entries(file: Path) -> dict[str, Any]:
     return entries
 
 
-def _network(folder: Path, entries: dict[str, Any]) -> MaskedAutoregressor:
-    """An untrained model as the configuration says. Raises: UserError for entries that describe none."""
+def _built(folder: Path, entries: dict[str, Any]) -> tuple[nn.Module, Diffusion]:
+    """An untrained model and its modality, as the configuration says. Raises: UserError for entries that describe none."""
     from transformers import CLIPTextConfig
 
+    building: Any = masked_building if entries["architectures"] == [MASKED] else subject_building
     try:
-        encoder = None
-        if (of_text := entries.get("text_encoder")) is not None:
-            with silent():
+        encoder = tokenizer = None
+        with silent():
+            if (of_text := entries.get("text_encoder")) is not None:
                 encoder = class_of("CLIPTextModel")(CLIPTextConfig(**of_text))
-        return MaskedAutoregressor(LinaPlan(**entries["model"]), encoder)
-    except (TypeError, ValueError, RuntimeError) as error:
+                tokenizer = class_of("CLIPTokenizer").from_pretrained(str(folder / TOKENIZER))
+            network: nn.Module = building.network_of(entries["model"], encoder)
+        modality: Diffusion = building.modality_of(network, building.settings_of(entries["settings"]), tuple(entries["classes"]), tokenizer)
+        return network, modality
+    except (TypeError, ValueError, KeyError, OSError, RuntimeError) as error:
         raise UserError(f"{folder / CONFIG} describes no model: {' '.join(str(error).split())[:200]}") from None
