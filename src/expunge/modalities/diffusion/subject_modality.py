@@ -89,7 +89,8 @@ class SubjectDiffusion(Diffusion):
                     f"behind each word that names one"
                 )
             masks.append(of_row)
-        return rows.add(masks=masks)
+        columns = {k: v for k, v in rows.columns.items() if k != "mask"}
+        return replace(rows, columns={**columns, "masks": masks})
 
     def _evaluated(self, rows: Rows) -> Rows:
         rows = super()._evaluated(rows)
