@@ -224,6 +224,28 @@ def ranking(record: Record) -> list[str]:
     return [*table((f"work ({sizes})", "time", "/ floor"), rows), *(["", memory] if peaks else [])]
 
 
+def lina(record: Record) -> list[str]:
+    """Time of a layer of linear and of softmax attention by tokens, exponents, memory and operations."""
+    parts = at(record, "parts") or {}
+    ways = list(parts.get("exponents") or {})
+    rows = [
+        [count(r.get("tokens")), *(duration(at(r, "seconds", way)) for way in ways), number(r.get("to_floor"), 2)]
+        for r in parts.get("sizes") or ()
+    ]
+    grown = ", ".join(f"{way} {number(x, 2)}" for way, x in (parts.get("exponents") or {}).items())
+    peaks = ", ".join(f"{way} {size(x)}" for way, x in (parts.get("bytes") or {}).items())
+    shape = at(parts, "published") or {}
+    saved = (
+        f"{share(shape.get('saved'))} fewer operations at width {count(shape.get('width'))} and {count(shape.get('grid'))} tokens a side"
+    )
+    return [
+        *table(("tokens", *ways, "linear / softmax"), rows),
+        "",
+        f"Time of the attention alone grows as tokens to the power: {grown}. Peak memory of a training pass at the largest size: {peaks}.",
+        f"Linear attention takes {saved}.",
+    ]
+
+
 def attacks(record: Record) -> list[str]:
     """Time of the attacks and of the calls that they need."""
     title = f"work ({count(record.get('rows'))} rows, {count(len(record.get('attacks') or ()))} attacks)"
@@ -248,6 +270,7 @@ SECTIONS = {
     "scale": Section("Scale", scale, "bare log-probabilities, or a plain epoch; the worst point"),
     "pools": Section("Ensembles", pools, reference="one model after the other"),
     "ranking": Section("Recommenders", ranking, "plain loop; bare products and top 20; the worse of the two"),
+    "lina": Section("Linear attention", lina, "fused softmax attention, at most tokens", "softmax attention with all weights"),
     "startup": Section("Start-up", startup, "an interpreter with the libraries of the command line"),
 }
 
