@@ -13,6 +13,7 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any
 
+import torch
 from torch import nn
 
 from expunge.core.hyperparameters import part
@@ -22,7 +23,7 @@ from expunge.evaluation.attack import AttackOutcome, beside, chosen, intervene
 from expunge.io.models import Opened
 from expunge.workflows import build_plan
 from expunge.workflows.unlearn import unlearn
-from studies.proofs.claim import Arm, Claim
+from studies.proofs.claim import Arm, Claim, Scores
 from studies.proofs.curve import Curve
 from studies.proofs.effect import Gate
 from studies.proofs.people import FORGETTING, SIZE, People, PeopleUnit
@@ -64,31 +65,52 @@ class Probe:
         read: what it reached.
         score: the same before the attack; '' where there is no such thing, and the gain is what it reached.
         compares: whether it needs the outcomes of the original and of the retrained model.
+        beside: sets that the attack needs besides the forgotten rows.
     """
 
     read: Read
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     score: str = ""
     compares: bool = False
+    beside: tuple[str, ...] = ()
 
 
 PROBES: dict[str, Probe] = {
     "quantize": Probe(most(FORGETTING), {"bits": (4,)}, FORGETTING),
     "prune": Probe(most(FORGETTING), {"share": (0.5,)}, FORGETTING),
-    "finetune_benign": Probe(most(FORGETTING), {"lr": 3e-4, "steps": 60, "every": 10}, FORGETTING),
+    "finetune_benign": Probe(most(FORGETTING), {"lr": 3e-4, "steps": 60, "every": 20}, FORGETTING, beside=("retain",)),
     "logit_lens": Probe(most(FORGETTING), {}, FORGETTING),
-    "activation_probe": Probe(most("probe_accuracy")),
+    "activation_probe": Probe(most("probe_accuracy"), beside=("retain",)),
     "extraction": Probe(most(ROUGE), {"draws": (16,), "beams": 0, "beginnings": ()}, ROUGE),
     "multi_turn": Probe(most(ROUGE), {}, ROUGE),
-    "jailbreak": Probe(most(FORGETTING), {}, FORGETTING),
+    "jailbreak": Probe(most(FORGETTING), {}, FORGETTING, beside=("retain",)),
     "chameleon": Probe(number("absolute_drop", "forget")),
     "proximal_surrogate": Probe(overestimate, compares=True),
-    "backdoor": Probe(number("excess", "sweep")),
+    "backdoor": Probe(number("excess", "sweep"), beside=("retain",)),
 }
 
 
 class ProbedUnit(PeopleUnit):
     """One original, one retrained model and one that has forgotten, on one draw of the people."""
+
+    @cached_property
+    def original(self) -> Scores:
+        return {FORGETTING: self._known(self.models[0].model)}
+
+    @cached_property
+    def retrained(self) -> Scores:
+        return {FORGETTING: self._known(self.models[1].model)}
+
+    @torch.no_grad()
+    def _known(self, model: nn.Module) -> float:
+        """The probability of the forgotten answers, the geometric mean over tokens and the mean over rows."""
+        (output,) = self.modality.forward(model.eval(), [self.sets["forget"]])
+        return float(output.target_logp.mean().exp().mean())
+
+    @cached_property
+    def outcomes(self) -> dict[tuple[str, str], AttackOutcome]:
+        """Outcomes so far, by attack and model."""
+        return {}
 
     @cached_property
     def forgotten(self) -> Opened:
@@ -127,9 +149,11 @@ class ProbedUnit(PeopleUnit):
 
     def attacked(self, name: str, who: str) -> AttackOutcome:
         """The outcome of an attack on a model."""
-        opened = self.model_of(who)
-        attack = chosen((name,), PROBES[name].hyperparameters)[name]
-        return intervene(name, attack, opened.model, opened.modality, self.suite.sets)
+        if (name, who) not in self.outcomes:
+            opened, attack = self.model_of(who), chosen((name,), PROBES[name].hyperparameters)[name]
+            sets = {n: self.suite.sets[n] for n in ("forget", *PROBES[name].beside)}
+            self.outcomes[name, who] = intervene(name, attack, opened.model, opened.modality, sets)
+        return self.outcomes[name, who]
 
     def run(self, arm: Arm, settings: Mapping[str, Any], scores: frozenset[str]) -> Curve:
         """What the attack of the arm reaches, on the arm's model."""

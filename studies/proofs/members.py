@@ -1,0 +1,134 @@
+"""The world of stories that were read a few times: a model that read them and one that did not are held against each other, story by story.
+
+Few epochs leave members hard to tell from unseen stories by their loss alone, so that attacks can differ. The score of an attack is the
+area under its curve, of the stories that only the original read against unseen ones.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
+from typing import Any
+
+from expunge.benchmarks.synthetic import bilingual
+from expunge.evaluation.measure import Evidence
+from expunge.evaluation.observation_spec import ObservationSpec
+from expunge.evaluation.observe import observe
+from expunge.evaluation.scoring import audit_scores
+from expunge.workflows.train import train
+from studies.proofs.claim import Arm, Claim, Scores
+from studies.proofs.curve import Curve
+from studies.proofs.effect import Gate
+
+SIZE = "nano"
+STORIES, UNSEEN, OTHERS, EPOCHS = 120, 120, 240, 4
+PIECES = 5  # stories of a document
+WANTS = ObservationSpec(gradient_norms=False, features=False)
+AUC = "auc"
+SINGLES = ("mia_loss", "mia_zlib", "mia_min_k", "mia_min_k_plus_plus", "mia_reference")
+
+
+class MembersUnit:
+    """Stories of a draw; a model that read half of them besides others, and one that read the others alone."""
+
+    def __init__(self, draw: int, seed: int) -> None:
+        stories = bilingual.load(seed=draw, rows=STORIES + OTHERS, unseen=UNSEEN).sets
+        told = [{**r, "document": f"document {i // PIECES}"} for i, r in enumerate([*stories["forget"], *stories["holdout"]])]
+        random.Random(f"members {draw}").shuffle(told)
+        self.sets = {"forget": told[:STORIES], "holdout": told[-UNSEEN:]}
+        self.kept = told[STORIES:-UNSEEN]
+        self.texts, self.seed = [r["text"] for r in told], seed
+
+    @cached_property
+    def scores(self) -> Scores:
+        """The areas of all attacks."""
+        observations = []
+        for rows in ([*self.sets["forget"], *self.kept], self.kept):
+            result = train([{"text": r["text"]} for r in rows], SIZE, texts=self.texts, seed=self.seed, epochs=EPOCHS)
+            observations.append(observe(result.model, result.modality, self.sets, wants=WANTS))
+        records, _ = audit_scores(Evidence(*observations), resamples=20)
+        return {name: float(r["value"]) for name, r in records.items() if r["kind"] == "membership"}
+
+    @property
+    def original(self) -> Scores:
+        """The best of the attacks on single stories that need no other model, and its area."""
+        return {AUC: max(self.scores[n] for n in SINGLES[:-1])}
+
+    @property
+    def retrained(self) -> Scores:
+        return {AUC: 0.5}
+
+    @property
+    def random(self) -> Scores:
+        return {AUC: 0.5}
+
+    def run(self, arm: Arm, settings: Mapping[str, Any], scores: frozenset[str]) -> Curve:
+        """The area of the attack of the arm."""
+        return [{AUC: self.scores[str(settings["score"])]}]
+
+
+@dataclass(frozen=True)
+class Members:
+    """Draws of stories."""
+
+    name: str = "stories that were read"
+    model: str = SIZE
+
+    def unit(self, draw: int, seed: int) -> MembersUnit:
+        return MembersUnit(draw, seed)
+
+    def gates(self, claim: Claim, units: Sequence[Any], rivals: Mapping[str, Sequence[float]]) -> list[Gate]:
+        """Rivals must tell something, and leave something to be told."""
+        values = [fmean(v) for name, v in rivals.items() if name not in ("retrained", "original")]
+        gates = [Gate("no rival tells all stories apart", max(values), max(values) <= 0.97)] if values else []
+        known = fmean(u.scores["mia_reference"] for u in units)
+        return [*gates, Gate("a model that did not read the stories helps to tell them: an area of at least 0.6", known, known >= 0.6)]
+
+
+NAMES = {"ez_mia": "ez_mia", "wbc": "wbc", "dataset_inference": "document_mia", **{n: n for n in SINGLES}}
+ARMS: dict[str, Arm] = {name: Arm(name, name, {"score": score}) for name, score in NAMES.items()}
+WORLD = Members()
+CLAIMS: dict[str, tuple[Members, tuple[Claim, ...]]] = {
+    "ez_mia": (
+        WORLD,
+        (
+            Claim(
+                "tokens that the model gets wrong tell members better than the loss, Min-K%++ and the loss beside a reference model",
+                "Ilic et al. 2026, the tables of fine-tuned language models beside earlier attacks",
+                AUC,
+                ("mia_loss", "mia_min_k_plus_plus", "mia_reference"),
+                "higher",
+                0.02,
+            ),
+        ),
+    ),
+    "wbc": (
+        WORLD,
+        (
+            Claim(
+                "votes of windows tell members better than the loss, Min-K%++ and the loss beside a reference model",
+                "Chen et al. 2026, the table of eleven data sets beside earlier attacks",
+                AUC,
+                ("mia_loss", "mia_min_k_plus_plus", "mia_reference"),
+                "higher",
+                0.02,
+            ),
+        ),
+    ),
+    "dataset_inference": (
+        WORLD,
+        (
+            Claim(
+                "documents are told from unseen ones by their pieces together, better than single pieces by any score",
+                "Puerto et al. 2025, areas that rise from sentences to documents; Maini et al. 2024",
+                AUC,
+                ("mia_loss", "mia_zlib", "mia_min_k", "mia_min_k_plus_plus"),
+                "higher",
+                0.02,
+            ),
+        ),
+    ),
+}
