@@ -1,7 +1,7 @@
-"""The world of stories that were read a few times: a model that read them and one that did not are held against each other, story by story.
+"""The world of stories that were read a few times: a model is fine-tuned on them, and held against the model before, story by story.
 
-Few epochs leave members hard to tell from unseen stories by their loss alone, so that attacks can differ. The score of an attack is the
-area under its curve, of the stories that only the original read against unseen ones.
+In a story most words follow from the one before, or hardly any do, so that losses differ between stories more than training changes
+them. The score of an attack is the area under its curve, of the stories of the fine-tuning against unseen ones.
 """
 
 from __future__ import annotations
@@ -13,18 +13,20 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any
 
-from expunge.benchmarks.synthetic import bilingual
 from expunge.evaluation.measure import Evidence
 from expunge.evaluation.observation_spec import ObservationSpec
 from expunge.evaluation.observe import observe
 from expunge.evaluation.scoring import audit_scores
+from expunge.io.models import Opened
 from expunge.workflows.train import train
+from expunge.workflows.unlearn import unlearn
 from studies.proofs.claim import Arm, Claim, Scores
 from studies.proofs.curve import Curve
 from studies.proofs.effect import Gate
 
 SIZE = "nano"
-STORIES, UNSEEN, OTHERS, EPOCHS = 120, 120, 240, 4
+STORIES, UNSEEN, OTHERS, LENGTH, EPOCHS = 120, 120, 240, 16, 8
+TUNED = {"epochs": 2, "lr": 1e-3, "batch_size": 8}
 PIECES = 5  # stories of a document
 WANTS = ObservationSpec(gradient_norms=False, features=False)
 AUC = "auc"
@@ -32,24 +34,23 @@ SINGLES = ("mia_loss", "mia_zlib", "mia_min_k", "mia_min_k_plus_plus", "mia_refe
 
 
 class MembersUnit:
-    """Stories of a draw; a model that read half of them besides others, and one that read the others alone."""
+    """Stories of a draw; a model that read some of them, and the same model, fine-tuned on others."""
 
     def __init__(self, draw: int, seed: int) -> None:
-        stories = bilingual.load(seed=draw, rows=STORIES + OTHERS, unseen=UNSEEN).sets
-        told = [{**r, "document": f"document {i // PIECES}"} for i, r in enumerate([*stories["forget"], *stories["holdout"]])]
-        random.Random(f"members {draw}").shuffle(told)
-        self.sets = {"forget": told[:STORIES], "holdout": told[-UNSEEN:]}
-        self.kept = told[STORIES:-UNSEEN]
-        self.texts, self.seed = [r["text"] for r in told], seed
+        self.texts, self.seed = written(random.Random(f"members {draw}"), STORIES + OTHERS + UNSEEN), seed
+        rows = [{"text": text, "document": f"document {i // PIECES}"} for i, text in enumerate(self.texts)]
+        self.sets = {"forget": rows[:STORIES], "holdout": rows[-UNSEEN:]}
+        self.kept = rows[STORIES:-UNSEEN]
 
     @cached_property
     def scores(self) -> Scores:
         """The areas of all attacks."""
-        observations = []
-        for rows in ([*self.sets["forget"], *self.kept], self.kept):
-            result = train([{"text": r["text"]} for r in rows], SIZE, texts=self.texts, seed=self.seed, epochs=EPOCHS)
-            observations.append(observe(result.model, result.modality, self.sets, wants=WANTS))
-        records, _ = audit_scores(Evidence(*observations), resamples=20)
+        before, members = ([{"text": r["text"]} for r in rows] for rows in (self.kept, self.sets["forget"]))
+        result = train(before, SIZE, texts=self.texts, seed=self.seed, epochs=EPOCHS)
+        reference = observe(result.model, result.modality, self.sets, wants=WANTS)
+        opened = Opened(result.model, result.modality, "stories")
+        tuned = unlearn("finetune", opened, retain=members, seed=self.seed, **TUNED)
+        records, _ = audit_scores(Evidence(observe(tuned.model, tuned.modality, self.sets, wants=WANTS), reference), resamples=20)
         return {name: float(r["value"]) for name, r in records.items() if r["kind"] == "membership"}
 
     @property
@@ -68,6 +69,20 @@ class MembersUnit:
     def run(self, arm: Arm, settings: Mapping[str, Any], scores: frozenset[str]) -> Curve:
         """The area of the attack of the arm."""
         return [{AUC: self.scores[str(settings["score"])]}]
+
+
+def written(rng: random.Random, count: int) -> list[str]:
+    """Stories of words of which each has one that follows it; in every story another share of the words is drawn at will instead."""
+    lexicon = sorted({"".join(rng.choices("bdgklmnprstv", k=1) + rng.choices("aeiou", k=1)) * 2 for _ in range(400)})
+    follows = dict(zip(lexicon, rng.sample(lexicon, len(lexicon)), strict=True))
+    stories = []
+    for _ in range(count):
+        word, share, story = rng.choice(lexicon), rng.random(), list[str]()
+        for _ in range(LENGTH):
+            word = rng.choice(lexicon) if rng.random() < share else follows[word]
+            story.append(word)
+        stories.append(" ".join(story))
+    return stories
 
 
 @dataclass(frozen=True)
