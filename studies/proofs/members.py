@@ -75,14 +75,14 @@ def written(rng: random.Random, count: int) -> list[str]:
     """Stories of words of which each has one that follows it; in every story another share of the words is drawn at will instead."""
     lexicon = sorted({"".join(rng.choices("bdgklmnprstv", k=1) + rng.choices("aeiou", k=1)) * 2 for _ in range(400)})
     follows = dict(zip(lexicon, rng.sample(lexicon, len(lexicon)), strict=True))
-    stories = []
-    for _ in range(count):
+    stories = dict[str, None]()  # each once
+    while len(stories) < count:
         word, share, story = rng.choice(lexicon), rng.random(), list[str]()
         for _ in range(LENGTH):
             word = rng.choice(lexicon) if rng.random() < share else follows[word]
             story.append(word)
-        stories.append(" ".join(story))
-    return stories
+        stories[" ".join(story)] = None
+    return list(stories)
 
 
 @dataclass(frozen=True)
