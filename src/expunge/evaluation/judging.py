@@ -37,8 +37,8 @@ def judge_of(name: str) -> Judge:
         judge: Judge = module.judge()
         return judge
     opened = load(name)
-    labels = getattr(opened.modality, "labels", ())
-    if not labels or not hasattr(opened.modality, "processor"):
+    labels = vars(opened.modality).get("labels", ())
+    if not labels or "processor" not in vars(opened.modality):
         raise UserError(f"{name} is no image classifier, and drawn pictures are judged by one")
     return Judge({"class": tuple(labels)}, {"class": (opened.model, opened.modality)})
 
