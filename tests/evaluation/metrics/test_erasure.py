@@ -99,7 +99,7 @@ def test_the_distance_of_normal_sets_in_closed_form() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(50, 3))
     assert frechet_distance(x, x) == pytest.approx(0, abs=1e-8)
-    assert frechet_distance(x, x + [3, 0, 4]) == pytest.approx(25)
+    assert frechet_distance(x, x + np.array([3, 0, 4])) == pytest.approx(25)
     scaled = x.mean(0) + 2 * (x - x.mean(0))
     assert frechet_distance(x, scaled) == pytest.approx(np.trace(np.cov(x.T)))
     from scipy.linalg import sqrtm
