@@ -21,7 +21,7 @@ STAMP = (240, 0, 230)
 PAPER, NIGHT = (245, 242, 235), (22, 20, 40)
 
 
-class Scene(NamedTuple):
+class DrawnScene(NamedTuple):
     """What a picture shows."""
 
     object: str
@@ -39,12 +39,12 @@ class Scene(NamedTuple):
 DOMAINS = {"object": OBJECTS, "style": STYLES, "color": tuple(COLORS), "mark": MARKS}
 
 
-def every(marks: tuple[str, ...] = MARKS[:1]) -> list[Scene]:
+def every(marks: tuple[str, ...] = MARKS[:1]) -> list[DrawnScene]:
     """All combinations of object, style and color, with these marks."""
-    return [Scene(*parts) for parts in product(OBJECTS, STYLES, COLORS, marks)]
+    return [DrawnScene(*parts) for parts in product(OBJECTS, STYLES, COLORS, marks)]
 
 
-def drawn(scene: Scene, rng: np.random.Generator) -> Picture:
+def drawn(scene: DrawnScene, rng: np.random.Generator) -> Picture:
     """A picture of a scene, at a place and in a size that are drawn, uint8 (height, width, channels)."""
     side = SIDE * FINE
     y, x = (np.mgrid[:side, :side] + 0.5) / FINE
@@ -61,7 +61,7 @@ def drawn(scene: Scene, rng: np.random.Generator) -> Picture:
     return (coarse + rng.normal(0, 3, coarse.shape)).round().clip(0, 255).astype(np.uint8)
 
 
-def record(scene: Scene, rng: np.random.Generator) -> dict[str, Any]:
+def record(scene: DrawnScene, rng: np.random.Generator) -> dict[str, Any]:
     """A row with a picture of a scene, its caption and its classes."""
     return {"image": drawn(scene, rng), "caption": scene.caption, **scene._asdict()}
 
