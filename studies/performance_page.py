@@ -246,6 +246,15 @@ def lina(record: Record) -> list[str]:
     ]
 
 
+def diffusion(record: Record) -> list[str]:
+    """Time of drawing pictures and of training steps."""
+    ratios, parts = at(record, "parts", "ratios") or {}, at(record, "parts") or {}
+    drawn = f"{count(parts.get('pictures'))} pictures in {count(parts.get('sampling steps'))} steps"
+    trained = f"{count(parts.get('training steps'))} training steps of {count(parts.get('batch_size'))} rows"
+    rows = [[n, duration(x), number(ratios.get(n), 2)] for n, x in (parts.get("seconds") or {}).items()]
+    return table((f"work ({drawn}; {trained})", "time", "/ floor"), rows)
+
+
 def attacks(record: Record) -> list[str]:
     """Time of the attacks and of the calls that they need."""
     title = f"work ({count(record.get('rows'))} rows, {count(len(record.get('attacks') or ()))} attacks)"
@@ -271,6 +280,7 @@ SECTIONS = {
     "pools": Section("Ensembles", pools, reference="one model after the other"),
     "ranking": Section("Recommenders", ranking, "plain loop; bare products and top 20; the worse of the two"),
     "lina": Section("Linear attention", lina, "fused softmax attention, at most tokens", "softmax attention with all weights"),
+    "diffusion": Section("Diffusion models", diffusion, "the pipeline of `diffusers`; a plain loop; the worse of the two"),
     "startup": Section("Start-up", startup, "an interpreter with the libraries of the command line"),
 }
 
@@ -322,6 +332,9 @@ def _missed(records: Mapping[str, Record]) -> Iterator[str]:
     yield from _beyond(
         "memory of a ranking of all users, relative to a tenth", ranked.get("all users over a tenth"), limits_of.get("memory")
     )
+    pictures = at(records, "diffusion", "parts") or {}
+    for label, name in (("pictures of a diffusion model", "drawing"), ("a training step of a diffusion model", "step")):
+        yield from _beyond(f"{label}, relative to the floor", at(pictures, "ratios", name), at(pictures, "must", name))
     for label, name in (("an evaluation", "evaluation"), ("answers of the model", "generation")):
         yield from _beyond(f"{label}, relative to the floor", at(records, name, "ratio_to_floor"), 1.0)
 

@@ -317,6 +317,14 @@ def test_larger_pictures_are_cut_and_counted() -> None:
     assert records.notes == ["1 of 1 pictures of 'forget' were scaled and cut to the 8 x 8 pixels that the model draws"]
 
 
+def test_a_concept_that_no_caption_names_is_refused() -> None:
+    _, modality = denoisers.built()
+    rows = modality.rows("forget", denoisers.records(1))
+    assert modality.naming(rows, "Bar")["caption"] == ["a red bar", "a green bar", "a blue bar"]
+    with pytest.raises(UserError, match=r"forget: none of 6 captions holds 'squar'; did you mean 'square'\?"):
+        modality.naming(rows, "squar")
+
+
 def test_prompts_alone_are_no_pictures_to_learn_from() -> None:
     model, modality = denoisers.built()
     rows = modality.rows("forget", [{"prompt": "a red bar"}])

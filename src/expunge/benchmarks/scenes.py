@@ -29,7 +29,7 @@ SPLITS = ("stamp", *scenes.OBJECTS, *scenes.STYLES)
 NAME = "scenes"
 
 
-def load(data: str = "", split: str = "circle", seed: int = 0, **limits: int) -> Suite:
+def load(data: str = "", split: str = "stamp", seed: int = 0, **limits: int) -> Suite:
     """Load the suite of a split.
 
     Args:

@@ -28,12 +28,12 @@ def panels(evidence: Evidence, limits: Mapping[str, int]) -> dict[str, Any]:
     return {panel.NAME: panel.data(panel.Drawings(sets))} if sets else {}
 
 
-def grid(observation: SetObservation, most: int) -> list[panel.PictureStrip]:
+def grid(observation: SetObservation, most: int) -> list[panel.DrawnStrip]:
     """The pictures of some prompts, those of one prompt side by side."""
     if observation.samples is None:
         return []
     prompts = [prompt for drawn in observation.draws for prompt in drawn]
-    return [panel.PictureStrip(prompts[k], strip(observation.samples[k])) for k in few(len(prompts), most)]
+    return [panel.DrawnStrip(prompts[k], strip(observation.samples[k])) for k in few(len(prompts), most)]
 
 
 def strip(pictures: NDArray[np.uint8]) -> str:

@@ -13,6 +13,7 @@ from expunge import catalog
 from expunge.benchmarks.common.judges import Judge, Pictures
 from expunge.core.errors import UserError
 from expunge.io.models import load
+from expunge.modalities.image.modality import Image
 
 JUDGE = "a folder or hub id of an image classifier, or a benchmark that has classifiers"  # in place of definitions, as `ENCODER`
 CLIP = "a folder or hub id of a CLIP model"
@@ -37,10 +38,9 @@ def judge_of(name: str) -> Judge:
         judge: Judge = module.judge()
         return judge
     opened = load(name)
-    labels = vars(opened.modality).get("labels", ())
-    if not labels or "processor" not in vars(opened.modality):
+    if not isinstance(opened.modality, Image):
         raise UserError(f"{name} is no image classifier, and drawn pictures are judged by one")
-    return Judge({"class": tuple(labels)}, {"class": (opened.model, opened.modality)})
+    return Judge({"class": opened.modality.labels}, {"class": (opened.model, opened.modality)})
 
 
 @cache

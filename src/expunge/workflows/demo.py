@@ -12,6 +12,7 @@ CASES = {
     ),
     "images": Sweep("digits", ("neggrad_plus", "salun", "ssd"), model="resnet-nano", limit=0),
     "recommender": Sweep("taste", ("graddiff", "npo", "mmrecun"), model="bpr_mf-nano", limit=0),
+    "diffusion": Sweep("scenes", ("finetune", "npo"), split="stamp", model="unet-nano", limit=0, relearning=False),
 }
 SMALL = {  # settings of the smallest version of each case: one method, less data
     "people": {
@@ -22,6 +23,7 @@ SMALL = {  # settings of the smallest version of each case: one method, less dat
     },
     "images": {"methods": ("ssd",), "relearning": False},
     "recommender": {"methods": ("graddiff",), "relearning": False},
+    "diffusion": {"methods": ("npo",), "train": {"epochs": 1}, "sizes": {"retain": 24, "prompts": 6}},
 }
 
 
@@ -30,7 +32,8 @@ def demo(case: str, quick: bool = False) -> Sweep:
 
     Args:
         case: people (a language model that chats, refuses, and answers questions about fictitious people), images (a classifier of
-            handwritten digits) or recommender (users with tastes, a tenth of whom are forgotten).
+            handwritten digits), recommender (users with tastes, a tenth of whom are forgotten) or diffusion (a model that draws scenes,
+            some with a stamp that is forgotten).
         quick: the smallest version, a check that everything runs; its numbers mean nothing.
     """
     return replace(CASES[case], **SMALL[case]) if quick else CASES[case]

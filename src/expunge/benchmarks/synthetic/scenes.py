@@ -16,6 +16,7 @@ OBJECTS = ("circle", "square", "triangle", "cross")
 STYLES = ("flat", "night", "outline")
 COLORS = {"red": (214, 39, 40), "green": (44, 160, 44), "blue": (31, 90, 220)}
 MARKS = ("plain", "stamped")
+MOVED = 1.0  # pixels from the middle at most
 STAMP = (240, 0, 230)
 PAPER, NIGHT = (245, 242, 235), (22, 20, 40)
 
@@ -47,8 +48,8 @@ def drawn(scene: DrawnScene, rng: np.random.Generator) -> Picture:
     """A picture of a scene, at a place and in a size that are drawn, uint8 (height, width, channels)."""
     side = SIDE * FINE
     y, x = (np.mgrid[:side, :side] + 0.5) / FINE
-    radius = rng.uniform(4.2, 5.6)
-    center = rng.uniform(radius + 0.7, SIDE - radius - 0.7, 2)
+    radius = rng.uniform(4.8, 5.8)
+    center = rng.uniform(SIDE / 2 - MOVED, SIDE / 2 + MOVED, 2)
     inside = _inside(scene.object, y - center[0], x - center[1], radius)
     if scene.style == "outline":
         inside &= ~_inside(scene.object, y - center[0], x - center[1], radius - 1.7)

@@ -23,7 +23,7 @@ from expunge.modalities.diffusion.columns import CAPTIONS, PICTURES
 
 SAMPLES = {"forget": 6, "prompts": 6, "retain": 4}  # prompts of a set whose pictures the report shows
 SEEDS = 3  # pictures that are drawn for each prompt, with the seeds 0, 1 ...
-PROMPTS = 40  # distinct prompts of a set that are drawn, evenly spread
+PROMPTS = 24  # distinct prompts of a set that are drawn, evenly spread
 AT_ONCE = 120  # pictures in one batch
 ORIGINALS = 240  # pictures of a set that drawn ones are compared with
 LARGEST = 256  # pixels of the longer side of an observed picture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -46,6 +47,25 @@ def captions_of(records: Sequence[Mapping[str, Any]], source: str, classes: Sequ
         else:
             captions.append(value.strip())
     return captions
+
+
+def naming(captions: Sequence[str], concept: str, source: str) -> list[int]:
+    """The places of the captions that name a concept as whole words, in any case.
+
+    Args:
+        captions: of all rows.
+        concept: one or several words.
+        source: name of the rows in messages.
+
+    Raises:
+        UserError: when none does.
+    """
+    pattern = re.compile(rf"(?<!\w){re.escape(concept.strip())}(?!\w)", re.IGNORECASE)
+    places = [i for i, caption in enumerate(captions) if concept.strip() and pattern.search(caption)]
+    if not places:
+        words = sorted({w for caption in captions for w in re.findall(r"\w+", caption)})
+        raise UserError(f"{source}: none of {len(captions)} captions holds {concept!r}{did_you_mean(concept, words)}")
+    return places
 
 
 def class_name(value: Any, classes: Sequence[str], place: str) -> str:

@@ -22,7 +22,7 @@ from expunge.functional.brief import brief
 from expunge.modalities.common.fingerprint import fingerprint
 from expunge.modalities.common.network import Network
 from expunge.modalities.common.packed import call, watching
-from expunge.modalities.diffusion.captions import captions_of, numbers_of, tokens_of
+from expunge.modalities.diffusion.captions import captions_of, naming, numbers_of, tokens_of
 from expunge.modalities.diffusion.network import NOTHING, TEXT, block_paths, cross_attention
 from expunge.modalities.diffusion.output import Denoised
 from expunge.modalities.diffusion.pictures import pictures_of
@@ -156,6 +156,10 @@ class Diffusion(Network):
         kept = {k: v for k, v in rows.columns.items() if k != "states"}
         never = [[False] * len(t) for t in rows["times"]]
         return Rows(name or rows.name, ids, {**kept, "caption": texts, "dropped": never}, rows.weight)
+
+    def naming(self, rows: Rows, concept: str) -> Rows:
+        """The rows whose captions name a concept. Raises: UserError when none does."""
+        return rows.select(naming(rows["caption"], concept, rows.name))
 
     def placed(self, rows: Rows, latents: Tensor, times: Tensor, states: Tensor | None = None) -> Rows:
         """The same rows at noisy latents that are given, such as those of a sampling that stopped midway: one for each row.

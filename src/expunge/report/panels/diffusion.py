@@ -28,7 +28,7 @@ _STRICT = ConfigDict(extra="forbid")
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=_STRICT)
-class PictureStrip:
+class DrawnStrip:
     """The pictures of one prompt.
 
     Args:
@@ -48,7 +48,7 @@ class PictureStrip:
 class Drawings:
     """The panel's data on one model. sets: by set, the pictures of a few prompts."""
 
-    sets: dict[str, list[PictureStrip]] = field(default_factory=dict)
+    sets: dict[str, list[DrawnStrip]] = field(default_factory=dict)
 
 
 _ADAPTER: TypeAdapter[Drawings] = TypeAdapter(Drawings)
@@ -59,7 +59,7 @@ class PromptRow:
     """A row of the table: the pictures of one prompt by each model, None where a model was not asked."""
 
     prompt: str
-    cells: tuple[PictureStrip | None, ...]
+    cells: tuple[DrawnStrip | None, ...]
 
 
 @dataclass(frozen=True)
