@@ -182,9 +182,9 @@ def test_samples_depend_on_their_seed_and_caption_alone() -> None:
         modality.sample(model, ["0"], [1], until=2)
 
 
-@pytest.mark.parametrize("told", ["classes", "captions"])
-def test_a_saved_model_is_the_same(told: str, tmp_path: Path) -> None:
-    data = records(12) if told == "classes" else captioned(12)
+@pytest.mark.parametrize("condition", ["classes", "captions"])
+def test_a_saved_model_is_the_same(condition: str, tmp_path: Path) -> None:
+    data = records(12) if condition == "classes" else captioned(12)
     model, modality = small(data)
     modality.save(model, tmp_path)
     assert sorted(p.suffix for p in tmp_path.iterdir() if p.is_file()) == [".json", ".safetensors"]

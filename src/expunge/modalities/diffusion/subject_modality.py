@@ -18,7 +18,6 @@ from expunge.core.modality import ModelOutput, Patch, Weights
 from expunge.core.random import seed_of
 from expunge.core.rows import Rows
 from expunge.engine.adapters import base_of
-from expunge.functional.brief import brief
 from expunge.functional.noise_fusion import localization
 from expunge.modalities.common.packed import call, watching
 from expunge.modalities.common.records import absent
@@ -59,8 +58,7 @@ class SubjectSettings(Settings):
         return Stages(round(self.scene_share * calls) - 1, round(self.fusion_share * calls) - 1, self.window, self.window // 2)
 
 
-@brief("name", "sides")
-@dataclass
+@dataclass(repr=False)  # as of `Diffusion`
 class SubjectDiffusion(Diffusion):
     """The modality of two denoisers, one of scenes and one of subjects.
 
