@@ -28,7 +28,7 @@ from expunge.modalities.diffusion.token_attention import TokenAttention
 
 GRIDS, QUICK = (16, 24, 32, 48, 64), (8, 16, 32)
 CLOCK = "wall" if torch.cuda.is_available() else "cpu"  # other processes on the machine disturb processor time less
-TOGETHER = 20480  # tokens in a round, so that calls on few tokens are timed many times; the clock of the processor ticks in 10 ms
+TOGETHER = 20480  # tokens in a round, so that calls on few tokens are timed many times
 FITTED = 3  # sizes to which the exponent is fitted, the largest ones
 PUBLISHED = {"width": 1536, "heads": 16, "grid": 64}
 LAYER, FLOOR, REFERENCE = "linear", "softmax", "softmax, all weights"

@@ -109,8 +109,8 @@ def blended(
     for model in models:
         states = modality.encode(model, [*[""] * len(captions), *captions])
         base: Any = base_of(model)
-        empty, captioned = states.chunk(2)
-        denoisers.append(guided_denoiser(base.denoiser, modality.process, empty, captioned, guidance))
+        empty, of_captions = states.chunk(2)
+        denoisers.append(guided_denoiser(base.denoiser, modality.process, empty, of_captions, guidance))
     like = next(models[0].parameters())
     shape = (base.channels, *base.sides)
     start = torch.stack([torch.randn(*shape, generator=Generator().manual_seed(seed)) for seed in seeds]).to(like)

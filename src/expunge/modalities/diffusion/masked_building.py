@@ -59,10 +59,10 @@ def start_model(
             f"{source}: pictures of {height} x {width} pixels, and a model of this size cuts square pictures into {GRID} x {GRID} tokens: "
             f"give pictures whose sides are equal and a multiple of {GRID}, such as 32 x 32"
         )
-    captioned = any(not absent(record.get(c)) for record in records[:1] for c in CAPTIONS)
+    has_captions = any(not absent(record.get(c)) for record in records[:1] for c in CAPTIONS)
     names: tuple[str, ...] = ()
     tokenizer: Any = None
-    if labels != () or not captioned:
+    if labels != () or not has_captions:
         names = tuple(checked_names(labels if labels != () else classes(records, source)))
     else:
         captions = captions_of(records, source)

@@ -42,7 +42,7 @@ class MaskedSettings(Settings):
     first_guidance: float = 1.0
 
 
-@dataclass(repr=False)
+@dataclass(repr=False)  # as of `Diffusion`
 class MaskedDiffusion(Diffusion):
     """The modality of masked autoregressors with continuous tokens.
 
@@ -118,13 +118,13 @@ class MaskedDiffusion(Diffusion):
         noise, sigma = (torch.stack([d[k] for d in drawn], 1).to(x.device, x.dtype) for k in (1, 2))
         null = torch.tensor([c == "" for c in captions], device=x.device)
         predicted = call(
-            model, weights, tokens, null=null, order=order, visible=visible, noise=noise, sigma=sigma, **self._given(captions, x)
+            model, weights, tokens, null=null, order=order, visible=visible, noise=noise, sigma=sigma, **self._condition(captions, x)
         )
         masked = order[:, visible:]
         wanted = velocity(taken(tokens, masked), noise.gather(2, masked[None, :, :, None].expand(repeats, -1, -1, tokens.shape[2])))
         return velocity_loss(predicted.float(), wanted.float()).mean((0, 2)).to(x.dtype)
 
-    def _given(self, captions: Sequence[str], like: Tensor) -> dict[str, Tensor]:
+    def _condition(self, captions: Sequence[str], like: Tensor) -> dict[str, Tensor]:
         conditions = self._conditions(nn.Identity(), captions, like.device)
         if self.classes:
             return {"condition": conditions["tokens"][conditions["which"]]}
@@ -143,10 +143,10 @@ class MaskedDiffusion(Diffusion):
         base: Any = base_of(model)
         like = next(p for p in model.parameters() if p.is_floating_point())
         last = self.settings.guidance if guidance < 0 else guidance
-        given = self._given(captions, like)
+        of_captions = self._condition(captions, like)
         with torch.no_grad():
-            states = base.states(given["condition"])
-            condition = states if "which" not in given else states[given["which"]]
+            states = base.states(of_captions["condition"])
+            condition = states if "which" not in of_captions else states[of_captions["which"]]
             drawn = base.sample(
                 condition,
                 [Generator().manual_seed(seed) for seed in seeds],

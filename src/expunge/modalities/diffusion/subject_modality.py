@@ -58,7 +58,7 @@ class SubjectSettings(Settings):
         return Stages(round(self.scene_share * calls) - 1, round(self.fusion_share * calls) - 1, self.window, self.window // 2)
 
 
-@dataclass(repr=False)
+@dataclass(repr=False)  # as of `Diffusion`
 class SubjectDiffusion(Diffusion):
     """The modality of two denoisers, one of scenes and one of subjects.
 

@@ -8,9 +8,9 @@ Equation: phi(u) = max(u, 0) + 1e-6; o_i = phi(q_i) (1/N sum_j phi(k_j)^T v_j) /
   projection. Loss: mean over masked tokens of |head(sigma e + (1 - sigma) x, sigma, z) - (e - x)|^2, 4 draws of e and sigma for each token
 Source: LINA: Linear Autoregressive Image Generative Models with Continuous Tokens, 2026 (arXiv 2601.22630)
 Differs: pixels and small encoders in place of a VAE and Phi-2; no exponential moving average of the weights, which `expunge train` does not
-  keep; no patch embedding in the encoder of the condition, which nothing reads for a single picture; 3-D rotary positions are left out. The
-  share of masked tokens is drawn once for a step, also where a step has several sets of rows. Which of the released variants is the one of
-  the paper is reconstructed from names of configurations: a gate of keys and values for each head
+  keep, and AdamW with its usual second beta; no patch embedding in the encoder of the condition, which nothing reads for a single picture;
+  3-D rotary positions are left out. The share of masked tokens is drawn once for a step, also where a step has several sets of rows. Which
+  of the released variants is the one of the paper is reconstructed from names of configurations: a gate of keys and values for each head
 Status: faithful
 """
 
