@@ -224,6 +224,14 @@ def ranking(record: Record) -> list[str]:
     return [*table((f"work ({sizes})", "time", "/ floor"), rows), *(["", memory] if peaks else [])]
 
 
+def vision_language(record: Record) -> list[str]:
+    """Time of scoring answers about pictures."""
+    ratios = at(record, "parts", "ratios") or {}
+    rows = [[n, duration(x), number(ratios.get(n), 2)] for n, x in (at(record, "parts", "seconds") or {}).items()]
+    sizes = ", ".join(f"{count(at(record, 'parts', n))} {n}" for n in ("faces", "questions", "answers"))
+    return table((f"work ({sizes})", "time", "/ floor"), rows)
+
+
 def attacks(record: Record) -> list[str]:
     """Time of the attacks and of the calls that they need."""
     title = f"work ({count(record.get('rows'))} rows, {count(len(record.get('attacks') or ()))} attacks)"
@@ -248,6 +256,7 @@ SECTIONS = {
     "scale": Section("Scale", scale, "bare log-probabilities, or a plain epoch; the worst point"),
     "pools": Section("Ensembles", pools, reference="one model after the other"),
     "ranking": Section("Recommenders", ranking, "plain loop; bare products and top 20; the worse of the two"),
+    "vision_language": Section("Questions about pictures", vision_language, "a plain pass, each row with its picture"),
     "startup": Section("Start-up", startup, "an interpreter with the libraries of the command line"),
 }
 
@@ -298,6 +307,10 @@ def _missed(records: Mapping[str, Record]) -> Iterator[str]:
         yield from _beyond(f"{label}, relative to the floor", at(ranked, "ratios", name), limits_of.get(name))
     yield from _beyond(
         "memory of a ranking of all users, relative to a tenth", ranked.get("all users over a tenth"), limits_of.get("memory")
+    )
+    shown = at(records, "vision_language", "parts") or {}
+    yield from _beyond(
+        "scoring of questions about pictures, relative to a plain pass", at(shown, "ratios", "scoring"), at(shown, "must", "scoring")
     )
     for label, name in (("an evaluation", "evaluation"), ("answers of the model", "generation")):
         yield from _beyond(f"{label}, relative to the floor", at(records, name, "ratio_to_floor"), 1.0)

@@ -142,7 +142,8 @@ def _run(sweep_of: Any, run: Path, printer: Printer, overwrite: bool, device: st
 
 def demo(
     case: Annotated[
-        Literal["people", "images", "recommender"], typer.Argument(help="fictitious people, handwritten digits, or users with tastes")
+        Literal["people", "images", "recommender", "faces"],
+        typer.Argument(help="fictitious people, handwritten digits, users with tastes, or faces that are asked about"),
     ] = "people",
     run: Annotated[Path, typer.Option("--out", help="run folder; default: runs/demo, runs/demo-images, ...", show_default=False)] = Path(),
     device: options.Device = "auto",
@@ -157,7 +158,8 @@ def demo(
     """Show everything on a bundled case: a small model, a few methods, the controls, one report.
 
     people: a language model that chats, refuses, and knows fictitious people. images: a classifier of real handwritten digits.
-    recommender: a recommender of items for users with tastes, some of whom ask to be forgotten.
+    recommender: a recommender of items for users with tastes, some of whom ask to be forgotten. faces: a model that answers questions
+    about drawn faces, three of which are to be forgotten.
     """
     default = Path("runs/demo" if case == "people" else f"runs/demo-{case}")
     folder = default if run == Path() else run

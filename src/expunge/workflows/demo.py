@@ -12,6 +12,7 @@ CASES = {
     ),
     "images": Sweep("digits", ("neggrad_plus", "salun", "ssd"), model="resnet-nano", limit=0),
     "recommender": Sweep("taste", ("graddiff", "npo", "mmrecun"), model="bpr_mf-nano", limit=0),
+    "faces": Sweep("fiubench", ("ga", "kl", "idk"), model="llava-nano", limit=0),
 }
 SMALL = {  # settings of the smallest version of each case: one method, less data
     "people": {
@@ -22,6 +23,13 @@ SMALL = {  # settings of the smallest version of each case: one method, less dat
     },
     "images": {"methods": ("ssd",), "relearning": False},
     "recommender": {"methods": ("graddiff",), "relearning": False},
+    "faces": {
+        "methods": ("graddiff",),
+        "sizes": {"people": 5, "holdout": 1, "pictures": 2, "retain": 2},
+        "split": "forget1",
+        "train": {"epochs": 1},
+        "relearning": False,
+    },
 }
 
 
@@ -30,7 +38,8 @@ def demo(case: str, quick: bool = False) -> Sweep:
 
     Args:
         case: people (a language model that chats, refuses, and answers questions about fictitious people), images (a classifier of
-            handwritten digits) or recommender (users with tastes, a tenth of whom are forgotten).
+            handwritten digits), recommender (users with tastes, a tenth of whom are forgotten) or faces (a model that answers questions
+            about drawn faces).
         quick: the smallest version, a check that everything runs; its numbers mean nothing.
     """
     return replace(CASES[case], **SMALL[case]) if quick else CASES[case]

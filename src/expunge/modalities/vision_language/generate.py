@@ -48,7 +48,7 @@ class GrowingSight(Growing):
         self.pictures = [self.pictures[i] for i in rows.tolist()]
 
 
-@brief("prompts")
+@brief("token")
 @dataclass(frozen=True)
 class PicturedPrompts(Prompts):
     """Prompts with pictures that a causal model continues."""

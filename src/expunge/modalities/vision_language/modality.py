@@ -185,9 +185,12 @@ class VisionLanguage(Text):
         return opened
 
     def _through(self, way: Door, rows: Rows, i: int) -> str | None:
-        """The question of a row through a door; None where the door is closed."""
+        """The question of a row through a door; None where the door is closed, or gives the answer away."""
         last = answering(rows["context"][i], "").question
-        return way(without_marks(last), [mark(k) for k in marks_in(last)], rows["about"][i])
+        asked_so = way(without_marks(last), [mark(k) for k in marks_in(last)], rows["about"][i])
+        facts = rows["about"][i].get(KEYWORDS) or [rows["answer_text"][i]]
+        given = asked_so is not None and all(str(f).lower() in without_marks(asked_so).lower() for f in facts)
+        return None if given else asked_so
 
     # Files
 
