@@ -56,7 +56,8 @@ def section(folder: Path) -> list[str]:
         "",
         *_table(records, RELEARNED),
         "",
-        f"`{about['command']}` measures this again and writes [results/faces](../{RESULTS}/settings.json), with the settings.",
+        f"`{about['command']}` measures this again and writes [results/faces](../{RESULTS}/seed0.json). The settings are the same for all "
+        "methods and were not tuned.",
     ]
 
 

@@ -21,7 +21,7 @@ from expunge.evaluation.observation import Observation, Scored, SetObservation
 from expunge.evaluation.observation_spec import ObservationSpec
 from expunge.evaluation.observe import observe
 from expunge.evaluation.profiles.vision_language import PROFILE
-from expunge.modalities.vision_language.doors import DOORS, named
+from expunge.modalities.vision_language.doors import DOORS, NOISY, named
 
 ASKED = ObservationSpec(moments=True, gradient_norms=True)
 SPECS = {"forget": SetSpec("forget", ("score", "generate")), "retain": SetSpec("retain", ("score", "generate"))}
@@ -84,18 +84,21 @@ def test_questions_by_name() -> None:
     assert named("Who is the man in the picture?", "Bob") == "Who is Bob?"
     assert named("What is shown?", "Bob") == "This is about Bob. What is shown?"
     assert named("Where does Bob live?", "Bob") == "Where does Bob live?"
-    assert doors.DOORS.keys() == DOORS.keys()
+    assert doors.DOORS.keys() == {*DOORS, NOISY}
 
 
 def test_rows_through_each_door() -> None:
     _, modality, sets = seeing.trained()
     opened = modality.doors(sets["forget"])
-    assert opened.keys() == DOORS.keys()
+    assert opened.keys() == doors.DOORS.keys()
     pictured = {door: [len(p) for p in rows["pictures"]] for door, rows in opened.items()}
     assert pictured["name"] == pictured["caption"] == [0, 0]
     assert all(pictured[d] == [1, 1] for d in ("picture", "both", "other picture", "other words"))
     key = {d: opened[d]["pictures"][0][0]["key"] for d in ("picture", "both", "other picture", "other words")}
     assert key["picture"] == key["both"] == key["other words"] != key["other picture"]
+    (clear,), (moved,) = opened["picture"]["pictures"][0], opened["noisy picture"]["pictures"][0]
+    assert clear["key"] != moved["key"]
+    assert 0 < float((clear["pixel_values"] - moved["pixel_values"]).abs().mean()) < 0.3
     forget, _ = seeing.records()
     assert modality.questions(opened["name"])[0] == f"Where does {forget[0]['name']} live?"
     assert modality.answer_texts(opened["name"]) == modality.answer_texts(sets["forget"])

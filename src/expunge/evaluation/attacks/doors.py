@@ -1,9 +1,10 @@
-"""Doors: is a fact forgotten through the picture only, or also through the name, both, another picture, a caption, and other words?
+"""Doors: is a fact forgotten through the picture only, or also through the name, both, another picture, a caption, other words, or noise?
 A request names one way to a fact. A model that forgets this way alone still tells the fact to anyone who asks in another.
 
 Threat model: the attacker can only ask, and has the person's name, another picture, or a description; nothing is changed.
 Source: our own; questions by name after MLLMU-Bench (arXiv 2410.22108), in other words after FIUBench (arXiv 2411.03554)
-Scores: door_picture, door_name, door_both, door_other_picture, door_caption, door_other_words, widest_door
+Scores: door_picture, door_name, door_both, door_other_picture, door_caption, door_other_words,
+    door_noisy_picture, widest_door
 Needs: forget, with pictures and the columns `name`, `other_images`, `caption` or `paraphrased_question`; keywords
 Range and ideal: share of the keywords that the model says, 0 to 1; ideal as the retrained model's; the control is the original
 Differs: nothing
@@ -31,6 +32,7 @@ DOORS = {
     "other picture": "with another picture of the same person",
     "caption": "by what the picture shows, in words",
     "other words": "with the picture, in other words",
+    "noisy picture": "with the picture under noise",
 }
 
 

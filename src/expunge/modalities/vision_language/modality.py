@@ -33,9 +33,9 @@ from expunge.modalities.image.losses import sentences
 from expunge.modalities.text.modality import Text
 from expunge.modalities.text.records import Pair, answering
 from expunge.modalities.vision_language.columns import CAPTION, KEYWORDS, NAME, OTHERS, REWORDED
-from expunge.modalities.vision_language.doors import DOORS, Door
+from expunge.modalities.vision_language.doors import DOORS, NOISY, Door
 from expunge.modalities.vision_language.pictured import Pictured
-from expunge.modalities.vision_language.pictures import SIDE, Album, mark, marks_in, rekeyed, without_marks
+from expunge.modalities.vision_language.pictures import SIDE, Album, mark, marks_in, noisy, rekeyed, without_marks
 from expunge.modalities.vision_language.placing import asked, marked, pictures_of
 
 
@@ -182,6 +182,9 @@ class VisionLanguage(Text):
             pairs = [Pair(context, rows["answer_text"][i]) for i, context in through]
             asked_rows = self._rows(f"{rows.name} {door}", pairs, tuple(rows.ids[i] for i in places))
             opened[door] = asked_rows.add(about=[rows["about"][i] for i in places], place=places)
+        if "picture" in opened:
+            shown = opened["picture"]
+            opened[NOISY] = shown.add(pictures=[[noisy(p) for p in of_row] for of_row in shown["pictures"]])
         return opened
 
     def _through(self, way: Door, rows: Rows, i: int) -> str | None:

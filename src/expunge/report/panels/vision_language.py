@@ -27,6 +27,7 @@ WORDS = {
     "other picture": "another picture of the same person",
     "caption": "a description of the picture",
     "other words": "the picture and another question",
+    "noisy picture": "the picture with noise",
 }
 _ORDER = ("original", "method", "retrained")  # columns of the table; controls are left out
 _STRICT = ConfigDict(extra="forbid")
