@@ -31,7 +31,7 @@ NEAR = 2e-5  # losses of both ways may differ by this much, in nats
 
 def started(arguments: Any) -> tuple[Opened, list[Any]]:
     """An untrained model, and rows of the true, the reworded and the wrong answers."""
-    people, rng = citizens(2 if arguments.quick else 8, 1, size=SIZE.side), random.Random(0)
+    people, rng = citizens(2 if arguments.quick else 4, 1, size=SIZE.side), random.Random(0)
     records = []
     for p in people:
         for kind, row in zip(("name", *FACTS), p.rows(0, rng, 3), strict=True):
