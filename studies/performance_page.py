@@ -255,6 +255,14 @@ def diffusion(record: Record) -> list[str]:
     return table((f"work ({drawn}; {trained})", "time", "/ floor"), rows)
 
 
+def vision_language(record: Record) -> list[str]:
+    """Time of scoring answers about pictures."""
+    ratios = at(record, "parts", "ratios") or {}
+    rows = [[n, duration(x), number(ratios.get(n), 2)] for n, x in (at(record, "parts", "seconds") or {}).items()]
+    sizes = ", ".join(f"{count(at(record, 'parts', n))} {n}" for n in ("faces", "questions", "answers"))
+    return table((f"work ({sizes})", "time", "/ floor"), rows)
+
+
 def attacks(record: Record) -> list[str]:
     """Time of the attacks and of the calls that they need."""
     title = f"work ({count(record.get('rows'))} rows, {count(len(record.get('attacks') or ()))} attacks)"
@@ -281,6 +289,7 @@ SECTIONS = {
     "ranking": Section("Recommenders", ranking, "plain loop; bare products and top 20; the worse of the two"),
     "lina": Section("Linear attention", lina, "fused softmax attention, at most tokens", "softmax attention with all weights"),
     "diffusion": Section("Diffusion models", diffusion, "the pipeline of `diffusers`; a plain loop; the worse of the two"),
+    "vision_language": Section("Questions about pictures", vision_language, "a plain pass, each row with its picture"),
     "startup": Section("Start-up", startup, "an interpreter with the libraries of the command line"),
 }
 
@@ -335,6 +344,10 @@ def _missed(records: Mapping[str, Record]) -> Iterator[str]:
     pictures = at(records, "diffusion", "parts") or {}
     for label, name in (("pictures of a diffusion model", "drawing"), ("a training step of a diffusion model", "step")):
         yield from _beyond(f"{label}, relative to the floor", at(pictures, "ratios", name), at(pictures, "must", name))
+    shown = at(records, "vision_language", "parts") or {}
+    yield from _beyond(
+        "scoring of questions about pictures, relative to a plain pass", at(shown, "ratios", "scoring"), at(shown, "must", "scoring")
+    )
     for label, name in (("an evaluation", "evaluation"), ("answers of the model", "generation")):
         yield from _beyond(f"{label}, relative to the floor", at(records, name, "ratio_to_floor"), 1.0)
 

@@ -1,4 +1,5 @@
-"""The doors to a fact about someone: the picture, the name, both, another picture of the same person, a caption, and other words.
+"""The doors to a fact about someone: the picture, the name, both, another picture of the same person, a caption, other words,
+and the picture with noise.
 
 A door turns a question about a picture into one that asks for the same fact in another way. It is closed where a row does not name what it
 needs.
@@ -64,3 +65,4 @@ DOORS: dict[str, Door] = {
     "caption": _caption,
     "other words": _reworded,
 }
+NOISY = "noisy picture"  # the same question about the picture with noise, which is no matter of words

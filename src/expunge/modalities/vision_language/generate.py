@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from expunge.engine.adapters import base_of
 from expunge.engine.committee import members_of
 from expunge.engine.run_state import evaluating
+from expunge.functional.brief import brief
 from expunge.modalities.text.causal import Prompts
 from expunge.modalities.text.decoding import FORCED, MODES, PLAIN, DecodingMode, Growing, equal, mode_of, together
 from expunge.modalities.vision_language.read import numbered
@@ -47,7 +48,8 @@ class GrowingSight(Growing):
         self.pictures = [self.pictures[i] for i in rows.tolist()]
 
 
-@dataclass(frozen=True, repr=False)
+@brief("token")
+@dataclass(frozen=True)
 class PicturedPrompts(Prompts):
     """Prompts with pictures that a causal model continues."""
 

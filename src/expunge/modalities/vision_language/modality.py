@@ -33,9 +33,9 @@ from expunge.modalities.image.losses import sentences
 from expunge.modalities.text.modality import Text
 from expunge.modalities.text.records import Pair, answering
 from expunge.modalities.vision_language.columns import CAPTION, KEYWORDS, NAME, OTHERS, REWORDED
-from expunge.modalities.vision_language.doors import DOORS, Door
+from expunge.modalities.vision_language.doors import DOORS, NOISY, Door
 from expunge.modalities.vision_language.pictured import Pictured
-from expunge.modalities.vision_language.pictures import SIDE, Album, mark, marks_in, rekeyed, without_marks
+from expunge.modalities.vision_language.pictures import SIDE, Album, mark, marks_in, noisy, rekeyed, without_marks
 from expunge.modalities.vision_language.placing import asked, marked, pictures_of
 
 
@@ -182,12 +182,18 @@ class VisionLanguage(Text):
             pairs = [Pair(context, rows["answer_text"][i]) for i, context in through]
             asked_rows = self._rows(f"{rows.name} {door}", pairs, tuple(rows.ids[i] for i in places))
             opened[door] = asked_rows.add(about=[rows["about"][i] for i in places], place=places)
+        if "picture" in opened:
+            shown = opened["picture"]
+            opened[NOISY] = shown.add(pictures=[[noisy(p) for p in of_row] for of_row in shown["pictures"]])
         return opened
 
     def _through(self, way: Door, rows: Rows, i: int) -> str | None:
-        """The question of a row through a door; None where the door is closed."""
+        """The question of a row through a door; None where the door is closed, or gives the answer away."""
         last = answering(rows["context"][i], "").question
-        return way(without_marks(last), [mark(k) for k in marks_in(last)], rows["about"][i])
+        asked_so = way(without_marks(last), [mark(k) for k in marks_in(last)], rows["about"][i])
+        facts = rows["about"][i].get(KEYWORDS) or [rows["answer_text"][i]]
+        given = asked_so is not None and all(str(f).lower() in without_marks(asked_so).lower() for f in facts)
+        return None if given else asked_so
 
     # Files
 

@@ -20,6 +20,7 @@ from expunge.modalities.image.preprocessing import with_channels
 
 MARK = re.compile(r"⟦picture ([0-9a-f]{16})⟧")  # in a text, the place of the picture with this key
 SIDE = 64  # of a picture for people to look at, in pixels
+NOISE = 0.2  # of a picture whose noise an attack draws, in standard deviations of its values
 SHRUNK = 8  # a side that becomes this many times shorter is noted
 Picture = dict[str, Any]  # `key`, `tokens` (how many), `shown` (a small picture, bytes), and the tensors that the processor returns
 PLAIN = ("key", "tokens", "shown")
@@ -170,6 +171,13 @@ def rekeyed(picture: Mapping[str, Any], values: Tensor) -> Picture:
     """A picture with other pixel values, which a gradient may flow through."""
     key = hashlib.sha256(values.detach().cpu().contiguous().float().numpy().tobytes()).hexdigest()[:16]
     return {**picture, "key": key, "pixel_values": values}
+
+
+def noisy(picture: Mapping[str, Any], size: float = NOISE) -> Picture:
+    """A picture with normal noise, which depends on the picture alone. size: standard deviation, as a share of the picture's own."""
+    values = picture["pixel_values"]
+    drawn = torch.randn(values.shape, generator=torch.Generator().manual_seed(int(picture["key"], 16) % 2**62))
+    return rekeyed(picture, values + size * values.float().std() * drawn.to(values.device, values.dtype))
 
 
 def separated(ids: Sequence[int], pictures: Sequence[Mapping[str, Any]], token: int) -> Iterator[tuple[int, Mapping[str, Any]]]:
