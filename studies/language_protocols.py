@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -25,8 +26,9 @@ from expunge.workflows.train import train
 from expunge.workflows.unlearn import unlearn
 
 FOLDER = Path(__file__).parents[1] / "results/protocols"
-SIZE = "nano"
-UNLEARNING = {"batch_size": 16, "lr": 3e-4, "schedule": "constant", "warmup": 0}
+SIZE, LONGER = "nano", "micro"  # most prompts are too long for the smaller one, which has PISTOL
+FACTS, QUERIES, LENGTH = 30, 20, 24  # facts and queries of a kind that are asked, tokens of an answer
+UNLEARNING = {"batch_size": 16, "lr": 1e-3, "schedule": "constant", "warmup": 0}
 Row = Mapping[str, Any]
 Numbers = dict[str, Any]
 
@@ -36,9 +38,9 @@ def rounded(scores: Mapping[str, float], *beginnings: str) -> dict[str, float]:
     return {name: round(float(value), 4) for name, value in scores.items() if name.startswith(beginnings)}
 
 
-def trained(rows: Sequence[Row], suite: Suite, texts: Sequence[str], **settings: Any) -> Opened:
-    """A model of the built-in size, with its folder as its source."""
-    result = train(list(rows), SIZE, texts=texts, prompt_format=suite.prompt_format, **settings)
+def trained(rows: Sequence[Row], suite: Suite, texts: Sequence[str], size: str = SIZE, **settings: Any) -> Opened:
+    """A model of a built-in size, with its folder as its source."""
+    result = train(list(rows), size, texts=texts, prompt_format=suite.prompt_format, **settings)
     return Opened(result.model, result.modality, str(result.folder))
 
 
@@ -59,52 +61,47 @@ def unlearned(method: str, opened: Opened, forget: Sequence[Row], kept: Sequence
 
 
 def restored(data: str) -> Numbers:
-    """Corrupt, unlearn, recover: ten people of whom documents tell wrong things, and ten others."""
+    """Corrupt, unlearn, recover: facts about people of whom documents tell wrong things, and about others."""
     suite = restor.load(data)
-    documents = suite.train["forget"][::20]
-    sets = {**suite.sets, "forget": documents[:40], "retain": suite.sets["retain"][:40]}
-    sets |= {name: suite.sets[name][:100] for name in ("restor_facts", "restor_others")}
+    documents = suite.train["forget"][::30]
+    sets = {**suite.sets, "forget": documents[:20], "retain": suite.sets["retain"][:20]}
+    sets |= {name: suite.sets[name][:: len(suite.sets[name]) // FACTS][:FACTS] for name in ("restor_facts", "restor_others")}
     learned = [{k: r[k] for k in ("prompt", "completion")} for name in ("restor_facts", "restor_others") for r in sets[name]]
     texts = words_of([*learned, *sets["retain"], *documents])
-    clean = trained([*learned, *sets["retain"]], suite, texts, epochs=12)
+    clean = trained([*learned, *sets["retain"]], suite, texts, LONGER, epochs=12)
     result = unlearn("finetune", copied(clean), retain=documents, epochs=4, lr=1e-3, batch_size=16)
     corrupted = Opened(result.model, result.modality, "corrupted")
     seen = {n: observe(o.model, o.modality, sets, specs=suite.specs, wants=PLAIN) for n, o in (("clean", clean), ("corrupted", corrupted))}
     asked = Questions(sets, suite.specs, seen["corrupted"], seen["clean"])
     models = {"clean": clean, "corrupted": corrupted}
-    for method in ("ga", "graddiff", "npo"):
+    for method in ("ga", "npo"):
         models[method] = unlearned(method, corrupted, documents, sets["retain"], epochs=1, lr=1e-4)
-    models["task_vector"] = unlearned("task_vector", corrupted, documents, sets["retain"], epochs=4, lr=1e-3)
     rows = {"documents": len(documents), "facts": len(learned), "texts": len(sets["retain"])}
     return {"rows": rows, "models": {name: rounded(asked.scores(opened), "restor_") for name, opened in models.items()}}
 
 
 def overlapping(data: str) -> Numbers:
-    """Combined queries about real rows of TOFU, and relearning; keyword insertion with the mini, whose choices the real data lacks."""
-    numbers: Numbers = {"tofu": _overlap(blur.load(data), 80, [{"text": r["answer"]} for r in blur.load(data).train["retain"][80:160]])}
-    mini = blur.load()
-    return {**numbers, "mini": _overlap(mini, 80, mini.train.get("relearn_hi", []))}
-
-
-def _overlap(suite: Suite, most: int, near: Sequence[Row]) -> Numbers:
-    sets = {name: rows[:most] for name, rows in suite.sets.items()}
+    """Combined queries, relearning from other retained answers, and keyword insertion with the mini, whose choices the real data lacks."""
+    suite = blur.load("" if data == "mini" else data)
+    near = suite.train.get("relearn_hi") or [{"text": r["answer"]} for r in suite.train["retain"][QUERIES : 2 * QUERIES]]
+    sets = {name: rows[:QUERIES] for name, rows in suite.sets.items()}
     extra = [r for r in suite.train["retain"] if r not in suite.sets["retain"]]
-    rows = {"forget": sets["forget"], "retain": [*extra, *sets["retain"]]}
+    rows = {"forget": sets["forget"], "retain": [*extra[: 2 * QUERIES], *sets["retain"]]}
     texts = words_of([*rows["forget"], *rows["retain"], *near, *(r for n in ("mmlu", "mmlu_keywords") for r in sets.get(n, ()))])
-    specs = {name: spec if spec.length is None else replace(spec, length=40) for name, spec in suite.specs.items()}
-    original, retrained = (trained(r, suite, texts, epochs=24) for r in ([*rows["retain"], *rows["forget"]], rows["retain"]))
+    specs = {name: replace(spec, length=LENGTH) if spec.length else spec for name, spec in suite.specs.items()}
+    original, retrained = (trained(r, suite, texts, LONGER, epochs=20) for r in ([*rows["retain"], *rows["forget"]], rows["retain"]))
     seen = {n: observe(o.model, o.modality, sets, specs=specs, wants=PLAIN) for n, o in (("original", original), ("retrained", retrained))}
     asked = Questions(sets, specs, seen["original"], seen["retrained"])
-    models = {"original": original, "retrained": retrained, "npo": unlearned("npo", original, rows["forget"], rows["retain"], epochs=4)}
-    shown: Numbers = {}
+    gone = unlearned("npo", original, rows["forget"], rows["retain"], epochs=8)
+    models = {"original": original, "retrained": retrained, "npo": gone}
+    scores = {name: asked.scores(opened) for name, opened in models.items()}
+    shown: Numbers = {n: rounded(s, "blur_", "mmlu", "choice", "forget_rouge", "retain_rouge") for n, s in scores.items()}
+    combined = {"blur_combined": sets["blur_combined"]}
     for name, opened in models.items():
-        look = observe(opened.model, opened.modality, sets, specs=specs, wants=PLAIN)
-        shown[name] = rounded(asked.scores(opened), "blur_", "mmlu", "choice", "forget_rouge", "retain_rouge")
+        look = observe(opened.model, opened.modality, combined, specs=specs, wants=PLAIN)
         shown[name]["perplexity_under_original"] = round(perplexity_under(original, look.sets["blur_combined"]), 2)
-    result = unlearn("npo", copied(original), rows["forget"], rows["retain"], allow_overlap=True, **{**UNLEARNING, "epochs": 4})
-    base = asked.scores(original)
+    base, folder = scores["original"], kept(gone)
     corpora: dict[str, Sequence[Row]] = {"near": near, "lo": suite.train.get("relearn_lo", [])}
-    folder = _kept(result)
     shares = {
         name: {
             score: {"before": round(r.before, 4), "after": round(r.after, 4), "share": round(r.share, 4)}
@@ -117,12 +114,10 @@ def _overlap(suite: Suite, most: int, near: Sequence[Row]) -> Numbers:
     return {"rows": {name: len(r) for name, r in sets.items()}, "models": shown, "relearned": shares}
 
 
-def _kept(result: Any) -> str:
+def kept(opened: Opened) -> str:
     """The folder of a model, saved for what loads it again."""
-    import tempfile
-
     folder = tempfile.mkdtemp(prefix="expunge-protocols-")
-    result.modality.save(result.model, Path(folder))
+    opened.modality.save(opened.model, Path(folder))
     return folder
 
 
@@ -134,13 +129,13 @@ def contracts(data: str) -> Numbers:
     original, retrained = (trained(both.train[rows], both, texts) for rows in ("full", "retain"))
     asked = Questions(both.sets, both.specs)
     models = {"original": original, "retrained": retrained}
-    models["npo, both at once"] = unlearned("npo", original, both.train["forget"], both.train["retain"], epochs=2)
+    models["npo, both at once"] = unlearned("npo", original, both.train["forget"], both.train["retain"], epochs=8)
     shown: Numbers = {}
     for name, opened in models.items():
         scores = rounded(asked.scores(opened), "forget_rouge", "forget_probability", "retain_rouge", "deviation", "extraction_strength")
         ranks = {f"{s}_{k}": round(v, 4) for s in ("forget", "retain") for k, v in ranked(opened, both.sets[s]).items()}
         shown[name] = {**scores, **ranks}
-    kept, settings = both.train["retain"], {**UNLEARNING, "epochs": 2}
+    kept, settings = both.train["retain"], {**UNLEARNING, "epochs": 8}
     folds = over_folds("npo", original.source, [*one.values()], kept, asked, in_sequence=True, prompt_format=both.prompt_format, **settings)
     sequence = {edge: rounded(scores, "forget_rouge", "retain_rouge", "deviation") for edge, scores in zip(one, folds, strict=True)}
     return {"rows": {name: len(rows) for name, rows in both.train.items()}, "models": shown, "in sequence": sequence}
@@ -151,12 +146,12 @@ def authors(data: str) -> Numbers:
     from expunge.evaluation.measure import Evidence, Measure
     from expunge.evaluation.metrics import tofu as scored
 
-    suite = tofu.load(data, "forget01", retain=100, real_authors=40, world_facts=40)
+    suite = tofu.load(data, "forget01", retain=60, real_authors=30, world_facts=30)
     rows = {"forget": suite.train["forget"], "retain": [{k: r[k] for k in ("question", "answer")} for r in suite.sets["retain"]]}
     texts = words_of([*rows["forget"], *rows["retain"], *suite.sets["real_authors"], *suite.sets["world_facts"]])
-    original, retrained = (trained(r, suite, texts, epochs=24) for r in ([*rows["retain"], *rows["forget"]], rows["retain"]))
+    original, retrained = (trained(r, suite, texts, LONGER, epochs=20) for r in ([*rows["retain"], *rows["forget"]], rows["retain"]))
     reference = observe(retrained.model, retrained.modality, suite.sets, specs=suite.specs, wants=PLAIN)
-    models = {"original": original, "retrained": retrained, "npo": unlearned("npo", original, rows["forget"], rows["retain"], epochs=4)}
+    models = {"original": original, "retrained": retrained, "npo": unlearned("npo", original, rows["forget"], rows["retain"], epochs=8)}
     shown: Numbers = {}
     for name, opened in models.items():
         look = observe(opened.model, opened.modality, suite.sets, specs=suite.specs, wants=PLAIN)
@@ -181,7 +176,12 @@ def main() -> None:
     started = time.monotonic()
     numbers = PROTOCOLS[options.name](options.data)
     command = f"python -m studies.language_protocols {options.name} --data {options.data} --update"
-    record = {"command": command, "model": SIZE, **numbers, "seconds": round(time.monotonic() - started)}
+    record = {
+        "command": command,
+        "model": SIZE if options.name == "pistol" else LONGER,
+        **numbers,
+        "seconds": round(time.monotonic() - started),
+    }
     record |= {"versions": receipt.versions(), "machine": receipt.machine()}
     if options.update:
         receipt.write(FOLDER / f"{options.name}.json", record)

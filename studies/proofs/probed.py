@@ -66,6 +66,7 @@ class Probe:
         score: the same before the attack; '' where there is no such thing, and the gain is what it reached.
         compares: whether it needs the outcomes of the original and of the retrained model.
         beside: sets that the attack needs besides the forgotten rows.
+        before: whether it asks the original as well.
     """
 
     read: Read
@@ -73,6 +74,7 @@ class Probe:
     score: str = ""
     compares: bool = False
     beside: tuple[str, ...] = ()
+    before: bool = False
 
 
 PROBES: dict[str, Probe] = {
@@ -87,6 +89,7 @@ PROBES: dict[str, Probe] = {
     "chameleon": Probe(number("absolute_drop", "forget")),
     "proximal_surrogate": Probe(overestimate, compares=True),
     "backdoor": Probe(number("excess", "sweep"), beside=("retain",)),
+    "knowledge_holes": Probe(number("grade", "adjacent"), {"steps": 0, "terms": 2, "limit": 24}, before=True),
 }
 
 
@@ -150,8 +153,9 @@ class ProbedUnit(PeopleUnit):
     def attacked(self, name: str, who: str) -> AttackOutcome:
         """The outcome of an attack on a model."""
         if (name, who) not in self.outcomes:
-            opened, attack = self.model_of(who), chosen((name,), PROBES[name].hyperparameters)[name]
-            sets = {n: self.suite.sets[n] for n in ("forget", *PROBES[name].beside)}
+            probe, opened = PROBES[name], self.model_of(who)
+            attack = chosen((name,), {**probe.hyperparameters, **({"before": self.models[0].source} if probe.before else {})})[name]
+            sets = {n: self.suite.sets[n] for n in ("forget", *probe.beside)}
             self.outcomes[name, who] = intervene(name, attack, opened.model, opened.modality, sets)
         return self.outcomes[name, who]
 
@@ -270,6 +274,19 @@ CLAIMS: dict[str, tuple[ProbedPeople, tuple[Claim, ...]]] = {
         "Shang et al. 2025, the tables of clean and triggered prompts",
         0.1,
         REACHED,
+    ),
+    "knowledge_holes": (
+        WORLD,
+        (
+            Claim(
+                "questions near the forgotten ones are answered worse, against the original's answers, than by a retrained model",
+                "Ko et al. 2025, the table of judge scores of adjacent questions before and after unlearning: from 7.3 to 2.3 - 3.7 of 10",
+                REACHED,
+                (called("knowledge_holes", "retrained"),),
+                "lower",
+                0.5,
+            ),
+        ),
     ),
     "prune": (
         WORLD,

@@ -187,7 +187,7 @@ class KnowledgeHoles(Attack):
         before = opened(self.before) if self.before else None
         judge: HoleJudge = WrittenJudge(writer_of(self.writer)) if self.writer else RuleJudge()
         earlier = (before.model, before.modality) if before else None
-        plans = plans_of(self.again) if self.again else ()
+        plans = plans_of(self.again) if self.again.strip() else ()
         search = Search(scene.model, scene.modality, judge, earlier, self.limit)
         texts = [f"{question_of(r)} {pair_of(r, 'a row').answer}" for r in scene.records]
         retained = [question_of(r) for r in with_questions(scene.sets.get("retain", ()))]
