@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol, cast
@@ -77,18 +77,21 @@ class Ddim:
                 reached.append(self._moved(reached[-1], noise, below, level))
         return reached
 
-    def sampled(self, latents: Tensor, captions: Sequence[str], grid: Sequence[int]) -> Tensor:
+    def sampled(
+        self, latents: Tensor, captions: Sequence[str], grid: Sequence[int], known: Callable[[Tensor, int], Tensor] = lambda x, level: x
+    ) -> Tensor:
         """Latents of the first level of a grid, from those of its last one.
 
         Args:
             latents: (rows, channels, height, width).
             captions: (rows,).
             grid: levels, cleanest first.
+            known: puts what is known into the latents of a level, after each step.
         """
         with evaluating(self.model), torch.no_grad():
             for level, below in zip(grid[:0:-1], grid[-2::-1], strict=True):
                 _, noise = self.split(latents, captions, level)
-                latents = self._moved(latents, noise, level, below)
+                latents = known(self._moved(latents, noise, level, below), below)
         return latents
 
     def _moved(self, latents: Tensor, noise: Tensor, start: int, end: int) -> Tensor:

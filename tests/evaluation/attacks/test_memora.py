@@ -96,7 +96,7 @@ def test_runs_leaves_the_model_as_it_is_and_looks_where_it_is_told() -> None:
 def test_prompts_alone_and_other_modalities_are_named(text: worlds.World) -> None:
     model, modality = denoisers.built()
     outcome = intervene("memora", memora(), model, modality, {"forget": [{"prompt": "a red bar"}] * 3})
-    assert "starts from two pictures of what was to be forgotten or more" in outcome.missing[""]
+    assert "starts from 2 or more pictures of what was to be forgotten" in outcome.missing[""]
     other = intervene("memora", memora(), text.model(), text.modality, {"forget": [{"question": "Who?", "answer": "Nobody."}] * 2})
     assert "pictures that the model makes out of noise" in other.missing[""]
 

@@ -135,16 +135,16 @@ class MemoRa(Attack):
         return modality.rows("forget", [{"image": p, "caption": c} for p, c in zip(shown, texts, strict=True)], "regenerated pictures")
 
 
-def pictured(records: Records, modality: Modality) -> Records:
-    """The rows to forget that have pictures. Raises: Missing where none has, and where the model makes no pictures."""
+def pictured(records: Records, modality: Modality, least: int = 2) -> Records:
+    """The rows to forget that have pictures. Raises: Missing where fewer than `least` have, and where the model makes no pictures."""
     try:
         require(modality, Denoises)
     except UserError as error:
         raise Missing(str(error)) from None
     pictures = modality.rows("forget", records)["picture"]
     kept = [r for r, picture in zip(records, pictures, strict=True) if picture is not None]
-    if len(kept) < 2:
-        raise Missing("the attack starts from two pictures of what was to be forgotten or more, and the rows to forget have fewer")
+    if len(kept) < least:
+        raise Missing(f"the attack starts from {least} or more pictures of what was to be forgotten, and the rows to forget have fewer")
     return kept
 
 
