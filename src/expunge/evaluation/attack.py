@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from expunge import catalog
-from expunge.benchmarks.suite import Specs
+from expunge.benchmarks.suite import Specs, spec_of
 from expunge.core.errors import UserError
 from expunge.core.hyperparameters import hyperparameters_of, named, override
 from expunge.core.modality import Modality
@@ -96,7 +96,7 @@ class AttackOutcome:
         if not self.recovered or self.lead not in self.original:
             return first
         enough = self.recovered * float(self.original[self.lead]["value"])
-        for t in self.cases(way, self.lead).values():
+        for t in (t for t in self.cases(way, self.lead).values() if "steps" in t.at):
             rows = int(t.at["rows"])
             if first.get(rows) is None:
                 first[rows] = t.at["steps"] if t.scores[self.lead]["value"] >= enough else None
@@ -170,8 +170,9 @@ class Scene:
         self.memory = {} if memory is None else memory
         self.model, self.modality, self.sets, self.accelerator, self.on_look = model, modality, sets, accelerator, on_look
         self.specs = specs or {}
-        self.scored, self.wants = scored, wants
         self.profile = profile_of(modality.name)
+        self.scored, self.wants = scored, self.profile.wants_under_attack(wants, spec_of("forget", specs))
+        self.context = self.profile.context(modality, sets)
         self.records: Records = sets["forget"]
         self.tries: list[Try] = []
         self.missing: dict[str, str] = {}
@@ -204,7 +205,9 @@ class Scene:
         if modality is None:
             modality = self.modality if model is None else self.weights_modality
         sets = self.asked if records is None else {**self.asked, "forget": records}
-        specs = {name: self.specs[name] for name in sets if name in self.specs}
+        context = {name: kept for name, kept in self.context.items() if name not in sets}
+        specs = {name: self.specs[name] for name in sets if name in self.specs} | {name: kept.spec for name, kept in context.items()}
+        sets |= {name: kept.records for name, kept in context.items()}
         memory = self.memory if model is None and modality is self.modality else None
         return self.scores_of(observe(model or self.model, modality, sets, specs=specs, wants=self.wants, memory=memory), specs)
 
