@@ -15,7 +15,7 @@ import worlds
 from expunge.core.plan import Plan
 from expunge.engine import adapters
 from expunge.evaluation.attack import AttackOutcome, Try, chosen, intervene
-from expunge.evaluation.attacks.memora import CURVE, GUIDED, MemoRa, Pair, beside, paired
+from expunge.evaluation.attacks.memora import CURVE, GUIDED, MemoRa, CaptionPair, beside, paired
 from expunge.evaluation.steered import Steered
 from expunge.methods.terms import NLL
 
@@ -41,9 +41,9 @@ def memora(**hyperparameters: Any) -> MemoRa:
 
 def test_pairs_share_a_caption_where_they_can() -> None:
     captions = ["a", "b", "a", "c", "d"]
-    assert paired([0, 1, 2, 3, 4], captions, 3) == [Pair(0, 2), Pair(1, 3)]
-    assert paired([4, 2, 1, 0], captions, 1) == [Pair(2, 0)]
-    assert paired([3, 4], captions, 1) == [Pair(3, 4)]
+    assert paired([0, 1, 2, 3, 4], captions, 3) == [CaptionPair(0, 2), CaptionPair(1, 3)]
+    assert paired([4, 2, 1, 0], captions, 1) == [CaptionPair(2, 0)]
+    assert paired([3, 4], captions, 1) == [CaptionPair(3, 4)]
 
 
 def test_regenerates_pictures_from_between_the_inverted_ones() -> None:

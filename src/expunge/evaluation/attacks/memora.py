@@ -54,7 +54,7 @@ GUIDED = "automemora"
 CURVE = "recovery curve"
 
 
-class Pair(NamedTuple):
+class CaptionPair(NamedTuple):
     """Two rows whose latents are joined, by their places."""
 
     first: int
@@ -148,7 +148,7 @@ def pictured(records: Records, modality: Modality, least: int = 2) -> Records:
     return kept
 
 
-def paired(order: Sequence[int], captions: Sequence[str], count: int) -> list[Pair]:
+def paired(order: Sequence[int], captions: Sequence[str], count: int) -> list[CaptionPair]:
     """Pairs of rows, those of one caption first; no row is in two pairs, unless there are too few.
 
     Args:
@@ -163,9 +163,9 @@ def paired(order: Sequence[int], captions: Sequence[str], count: int) -> list[Pa
         if other is None:
             waiting[captions[k]] = k
         else:
-            pairs.append(Pair(other, k))
+            pairs.append(CaptionPair(other, k))
     rest = list(waiting.values())
-    pairs += [Pair(a, b) for a, b in zip(rest[::2], rest[1::2], strict=False)]
+    pairs += [CaptionPair(a, b) for a, b in zip(rest[::2], rest[1::2], strict=False)]
     return pairs[: max(1, count)]
 
 
