@@ -98,3 +98,17 @@ def diffusion_transformer(folder: Path) -> Path:
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     (folder / "model_index.json").write_text(json.dumps({**index, "id2label": {"0": "red", "1": "green", "2": "blue"}}))
     return folder
+
+
+def colors(model: Any, modality: Any, captions: list[str], draws: int = 4, steps: int = 10) -> list[str]:
+    """The color of pictures that a model draws for captions, `draws` for each: that of the brightest channel."""
+    texts = [c for c in captions for _ in range(draws)]
+    latents, _ = modality.sample(model, texts, list(range(len(texts))), steps)
+    brightest = modality.drawn(latents).float().mean((2, 3)).argmax(1)
+    return [list(COLORS)[i] for i in brightest.tolist()]
+
+
+def share(model: Any, modality: Any, color: str, as_color: str = "") -> float:
+    """The share of pictures for captions of a color that show it, or that show another color."""
+    drawn = colors(model, modality, [f"a {color} square", f"a {color} bar"])
+    return drawn.count(as_color or color) / len(drawn)
