@@ -19,11 +19,12 @@ def main(folder: Path) -> None:
     """Train, unlearn, audit; write the report into the folder."""
     suite = scenes.load(split="stamp")
     full, forget, retain = (suite.train[name] for name in ("full", "forget", "retain"))
-    original = expunge.train(full, scenes.MODEL, vocabulary=full)
-    retrained = expunge.train(retain, scenes.MODEL, vocabulary=full)  # both models know the same words
+    options = {"vocabulary": full, "epochs": 16}  # both models know the same words
+    original = expunge.train(full, scenes.MODEL, **options)
+    retrained = expunge.train(retain, scenes.MODEL, **options)
 
     unlearned = expunge.unlearn(
-        "npo", original.folder, forget, retain, out=folder / "forgotten", overwrite=True, lr=1e-3, epochs=8, beta=50.0, warmup=0
+        "npo", original.folder, forget, retain, out=folder / "forgotten", overwrite=True, lr=1e-3, epochs=6, beta=50.0, warmup=0
     )
     print(f"forgot {len(forget)} pictures in {unlearned.receipt['cost']['seconds']:.1f} s")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -361,6 +362,12 @@ def test_pipelines_that_do_not_load_say_why(change: dict[str, Any], message: str
     (tmp_path / "model_index.json").write_text(json.dumps({**index, **change}))
     with pytest.raises(UserError, match=message):
         load(tmp_path)
+
+
+def test_without_diffusers_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "diffusers.utils", None)
+    with pytest.raises(UserError, match=r"diffusion models need diffusers: pip install 'expunge\[diffusion\]'"):
+        class_of("UNet2DConditionModel")
 
 
 def test_pickled_and_damaged_weights_are_refused(tmp_path: Path) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import denoisers
+from expunge import UserError
 from expunge.benchmarks.common.judges import Judge, Judged
 from expunge.benchmarks.synthetic import scenes
 from expunge.evaluation import judging
@@ -13,6 +17,8 @@ from expunge.evaluation.measure import Evidence, Measure, Missing
 from expunge.evaluation.metrics import erasure
 from expunge.evaluation.observation import Observation, SetObservation
 from expunge.functional.frechet import frechet_distance
+from expunge.modalities.image.modality import classifier_modality
+from expunge.modalities.image.models import vision
 
 DOMAINS = {"object": ("circle", "square", "cross"), "style": ("flat", "night")}
 
@@ -110,8 +116,24 @@ def test_the_distance_of_normal_sets_in_closed_form() -> None:
     assert frechet_distance(x, y) == pytest.approx(expected)
 
 
-def test_what_is_no_judge_is_refused() -> None:
-    from expunge import UserError
+def test_a_classifier_of_your_own_judges(tmp_path: Path) -> None:
+    labels = ("red", "green", "blue")
+    model, modality = vision.build("resnet-nano", (3, 8, 8), labels), classifier_modality(labels)
+    modality.save(model, tmp_path)
+    pictures = np.random.default_rng(0).integers(0, 256, (5, 3, 8, 8), dtype=np.uint8)
+    judge = judging.judge_of(str(tmp_path))
+    assert judge.domains == {"class": labels}
+    judged = judge.judged(pictures)
+    rows = modality.rows("pictures", [{"image": p.transpose(1, 2, 0), "label": 0} for p in pictures])
+    assert judged.classes["class"].tolist() == modality.forward(model, [rows])[0].logits.values.argmax(-1).tolist()
+    assert judged.features.shape == (5, 32)
+    assert judge.expected(["a Green bar", "a bar"])["class"].tolist() == [1, -1]
 
+
+def test_what_is_no_judge_is_refused(tmp_path: Path) -> None:
+    denoisers_model, denoisers_modality = denoisers.built()
+    denoisers_modality.save(denoisers_model, tmp_path)
+    with pytest.raises(UserError, match="is no image classifier, and drawn pictures are judged by one"):
+        judging.judge_of(str(tmp_path))
     with pytest.raises(UserError, match="the benchmark 'taste' has no classifiers of drawn pictures"):
         judging.judge_of("taste")
