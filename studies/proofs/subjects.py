@@ -27,7 +27,6 @@ from studies.proofs.effect import Gate
 
 SIZE = "face_diffuser-nano"
 PIXELS, PEOPLE, IMAGES, JUDGED, DRAWN = 16, 8, 40, 150, 6  # pictures of each person: to train on, for the classifiers, drawn
-TRAINING: dict[str, Any] = {"epochs": 25, "lr": 3e-3}
 PERSON, SCENE, BOTH = "person", "scene", "both"
 FUSED, SCENES_ALONE, SUBJECTS_ALONE, SWITCH = "face_diffuser", "the model of scenes", "the model of subjects", "switching alone"
 
@@ -66,7 +65,7 @@ class FacesUnit:
 
     @cached_property
     def pair(self) -> tuple[Any, Any]:
-        result = train(self.rows, SIZE, seed=self.seed, **TRAINING)
+        result = train(self.rows, SIZE, seed=self.seed)
         return result.model, result.modality
 
     def drawn(self, model: Any, modality: Any, stages: Stages | None, guidance: float) -> dict[str, float]:
