@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -227,6 +228,22 @@ def test_pictures_that_do_not_fit_are_refused_in_a_sentence() -> None:
     prompts = modality.rows("forget", [{"caption": "1"}])
     with pytest.raises(UserError, match="prompts alone"):
         modality.forward(model, [prompts])
+
+
+@pytest.mark.slow
+def test_a_classifier_recognizes_the_digits_that_are_drawn() -> None:
+    """More than 7 of 10, where chance is 1 of 4."""
+    from sklearn.linear_model import LogisticRegression
+
+    data = records(320)
+    pixels = np.stack([np.asarray(r["image"], np.float64).ravel() for r in data])
+    judge = LogisticRegression(max_iter=2000).fit(pixels, [r["label"] for r in data])
+    model, modality = start_model({**SIZE, "decoder_blocks": 2}, SETTINGS, data)
+    train = Train(epochs=20, lr=3e-3, batch_size=40, anchor="retain", warmup=1, max_grad_norm=1.0)
+    loop.run((Plan(NLL("retain"), train=train),), model, modality, {"retain": modality.rows("retain", data)})
+    wanted = [i % 4 for i in range(48)]
+    drawn = modality.drawn(modality.sample(model, list(map(str, wanted)), list(range(48)))[0]).flatten(1).numpy() / 255
+    assert (judge.predict(drawn * pixels.max()) == wanted).mean() > 0.7
 
 
 @pytest.mark.slow
