@@ -9,7 +9,7 @@ import torch
 import erasing
 from expunge import UserError
 from expunge.core.plan import as_plans
-from expunge.methods.objectives.concept_ablation import Ablate, FirstTokenFixed, pictured
+from expunge.methods.objectives.concept_ablation import AblateConcept, FirstTokenFixed, pictured
 from expunge.workflows import build_plan
 
 FEW = {"anchor_pictures": 4, "concept": "red", "anchor_concept": "green", "batch_size": 4}
@@ -30,7 +30,7 @@ def test_the_target_is_the_prediction_under_the_anchor() -> None:
     rows = start.batch["anchor"]
     assert {c.replace("red", "green") for c in rows["caption"]} == set(rows["aside"])
     expected = erasing.mean_square(start.predicted("anchor", list(rows["caption"])), start.predicted("anchor", list(rows["aside"])))
-    assert start.loss(Ablate())[0] == pytest.approx(expected, rel=1e-9)
+    assert start.loss(AblateConcept())[0] == pytest.approx(expected, rel=1e-9)
     whole = start.loss()[0]
     own = start.modality.forward(start.model, [start.modality.recaption(rows, rows["aside"])])[0].loss.values.detach().mean()
     assert whole == pytest.approx(expected + 0.2 * float(own), rel=1e-9)
