@@ -174,6 +174,16 @@ def startup(record: Record) -> list[str]:
     return table(("process", f"time (limit for a command: {duration(at(record, 'parts', 'must'))})"), rows)
 
 
+def commands(record: Record) -> list[str]:
+    """Time of each command on a small case."""
+    ratios = at(record, "parts", "ratios") or {}
+    rows = [
+        [f"`{n}`" if "expunge" in n else n, duration(x), number(ratios.get(n), 2)]
+        for n, x in (at(record, "parts", "seconds") or {}).items()
+    ]
+    return table(("process", "time", "/ floor"), rows)
+
+
 def pools(record: Record) -> list[str]:
     """Models per minute by way."""
     rows = [
@@ -291,6 +301,7 @@ SECTIONS = {
     "diffusion": Section("Diffusion models", diffusion, "the pipeline of `diffusers`; a plain loop; the worse of the two"),
     "vision_language": Section("Questions about pictures", vision_language, "a plain pass, each row with its picture"),
     "startup": Section("Start-up", startup, "an interpreter with the libraries of the command line"),
+    "commands": Section("Whole commands on 40 rows", commands, "a process that loads model and tokenizer alone; the worst command"),
 }
 
 
@@ -328,6 +339,8 @@ def _missed(records: Mapping[str, Record]) -> Iterator[str]:
     for command, x in (at(records, "startup", "parts", "seconds", "wall") or {}).items():
         if command.startswith("expunge"):
             yield from _beyond(f"seconds of `{command}`", x, at(records, "startup", "parts", "must"))
+    for command, x in (at(records, "commands", "parts", "ratios") or {}).items():
+        yield from _beyond(f"time of `{command}` on 40 rows, relative to loading alone", x, at(records, "commands", "parts", "must"))
     grown = at(records, "scale", "parts", "memory against rows") or {}
     yield from _beyond(
         "peak memory of an evaluation of many rows, relative to few rows", at(grown, "times", "evaluation"), grown.get("must")
