@@ -25,6 +25,7 @@ from expunge.io.models import load
 from expunge.methods.terms import NLL, Ascent
 from expunge.methods.updates.salun import Saliency
 from expunge.modalities.common.records import Records
+from expunge.modalities.diffusion.captions import class_name
 from expunge.modalities.diffusion.libraries import class_of
 from expunge.modalities.diffusion.process import process_of
 from expunge.workflows import build_plan
@@ -326,6 +327,16 @@ def test_larger_pictures_are_cut_and_counted() -> None:
     assert rows["picture"][0].shape == (3, 8, 8)
     assert rows["picture"][0][0, 4].tolist()[3:5] == [255, 255]
     assert records.notes == ["1 of 1 pictures of 'forget' were scaled and cut to the 8 x 8 pixels that the model draws"]
+
+
+def test_long_captions_are_counted_and_synonyms_name_a_class() -> None:
+    _, modality = denoisers.built()
+    records = Records([{"prompt": "a red bar " * 9}, {"prompt": "a red bar"}], "f.jsonl")
+    modality.rows("forget", records)
+    assert records.notes == ["1 of 2 captions of 'forget' are longer than the 16 tokens that are read"]
+    assert class_name("carp", ("tench, carp", "eel"), "row 1") == "tench, carp"
+    with pytest.raises(UserError, match=r"row 1: the model has no class 'eels'; did you mean 'eel'\?"):
+        class_name("eels", ("tench, carp", "eel"), "row 1")
 
 
 def test_a_concept_that_no_caption_names_is_refused() -> None:

@@ -72,6 +72,9 @@ def class_name(value: Any, classes: Sequence[str], place: str) -> str:
     """The name of a class that is named by name or number; '' is no class. Raises: UserError."""
     if isinstance(value, str) and (value in classes or value == ""):
         return value
+    synonyms = [c for c in classes if isinstance(value, str) and value in c.split(", ")]  # names as of ImageNet: "tench, Tinca tinca"
+    if len(synonyms) == 1:
+        return synonyms[0]
     try:
         number = int(value)
     except (TypeError, ValueError):
@@ -79,6 +82,15 @@ def class_name(value: Any, classes: Sequence[str], place: str) -> str:
     if isinstance(value, bool) or not 0 <= number < len(classes):
         raise UserError(f"{place}: the model has no class {str(value)[:40]!r}{did_you_mean(str(value)[:40], classes)}")
     return classes[number]
+
+
+def cut_short(tokenizer: Any, captions: Sequence[str], name: str) -> list[str]:
+    """A sentence on captions with more tokens than the text encoder reads, whose ends are left out. name: of the set."""
+    distinct = list(dict.fromkeys(captions))
+    lengths = dict(zip(distinct, map(len, tokenizer(distinct).input_ids if distinct else ()), strict=True))
+    most = tokenizer.model_max_length
+    longer = sum(lengths[c] > most for c in captions)
+    return [f"{longer} of {len(captions)} captions of {name!r} are longer than the {most} tokens that are read"] if longer else []
 
 
 def tokens_of(tokenizer: Any, captions: Sequence[str]) -> Tensor:

@@ -22,7 +22,9 @@ from expunge.functional.brief import brief
 from expunge.modalities.common.fingerprint import fingerprint
 from expunge.modalities.common.network import Network
 from expunge.modalities.common.packed import call, watching
-from expunge.modalities.diffusion.captions import captions_of, content_of, naming, numbers_of, starts_of, tokens_of
+from expunge.modalities.common.records import note
+from expunge.modalities.diffusion.captions import captions_of, content_of, cut_short, naming, numbers_of, starts_of, tokens_of
+from expunge.modalities.diffusion.columns import CAPTIONS, PICTURES
 from expunge.modalities.diffusion.network import NOTHING, TEXT, block_paths, cross_attention, prefixed
 from expunge.modalities.diffusion.output import Denoised
 from expunge.modalities.diffusion.pictures import pictures_of
@@ -32,7 +34,6 @@ from expunge.modalities.diffusion.saving import save
 from expunge.modalities.diffusion.vae import Latents
 
 SHOWN = 64  # longer side of a displayed picture, in pixels
-COLUMNS = ("image", "img", "pixels", "x")
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,10 @@ class Diffusion(Network):
         """
         where = source or name
         captions = captions_of(records, where, self.classes, self.conditioning == NOTHING)
+        if self.conditioning == TEXT:
+            note(records, cut_short(self.tokenizer, captions, name))
         pictures = pictures_of(records, name, where, self.channels, self.sides)
-        read = {*COLUMNS, "caption", "prompt", "text"}
+        read = {*PICTURES, *CAPTIONS[:3]}
         others = {k: [r.get(k) for r in records] for k in dict.fromkeys(k for r in records for k in r if k not in read)}
         ids = ids_of([[_hash(p), c] for p, c in zip(pictures, captions, strict=True)])
         keys = [int(content(i), 16) ^ n for i, n in zip(ids, _copies(ids), strict=True)]

@@ -14,7 +14,8 @@ from expunge.report.report_data import Entry, ReportData
 from expunge.report.templates import render
 
 NAME = "diffusion"
-STYLE = """.drawn td, .drawn th { vertical-align: middle; text-align: left; padding: .2rem .6rem; }
+STYLE = """.drawn { margin-bottom: 1rem; }
+.drawn td, .drawn th { vertical-align: middle; text-align: left; padding: .2rem .6rem; }
 .drawn th[scope="row"] { font-weight: normal; max-width: 14rem; }
 .drawn img { height: 56px; width: auto; image-rendering: pixelated; display: block; }
 """
