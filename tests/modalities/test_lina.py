@@ -262,6 +262,10 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     assert config["architectures"] == ["LinaForMaskedGeneration"]
     opened = package.load(str(out))
     assert isinstance(opened.model, MaskedAutoregressor)
+    done = expunge("audit", out, "--original", run, *options[:4], "--out", tmp_path / "audit")
+    assert done.code == 0, done.text
+    scores = json.loads((tmp_path / "audit" / "audit.json").read_text(encoding="utf-8"))["scores"]
+    assert {"sample_shift", "forget_fit", "retain_fit"} <= scores.keys()
     adapted = tmp_path / "adapted"
     done = expunge("unlearn", "graddiff", "--model", run, *options, "--lora", 4, "--out", adapted)
     assert done.code == 0, done.text

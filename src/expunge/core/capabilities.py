@@ -96,7 +96,16 @@ class Redraws(Modality, Protocol):
     def redraw(self, rows: Rows, seed: int) -> Rows: ...  # the same rows; what is drawn for a row depends on the row and the seed alone
 
 
-class Denoises(Redraws, Protocol):
+class Draws(Redraws, Protocol):
+    """The model draws pictures for captions."""
+
+    def sample(
+        self, model: nn.Module, captions: Sequence[str], seeds: Sequence[int], steps: int = 0, guidance: float = -1, until: int = -1
+    ) -> tuple[Tensor, Tensor]: ...  # latents after `until` steps (-1: all), and the time index of each; 0 and -1: the model's own
+    def drawn(self, latents: Tensor) -> Tensor: ...  # the pictures of clean latents, bytes (rows, channels, height, width)
+
+
+class Denoises(Draws, Protocol):
     """The model makes pictures out of noise. Outputs have `prediction` and `target`: noise, velocity or picture, one for each draw."""
 
     def recaption(self, rows: Rows, captions: Sequence[str], name: str = "") -> Rows: ...  # the same draws; '' is the empty prompt
@@ -107,10 +116,6 @@ class Denoises(Redraws, Protocol):
     def time_count(self) -> int: ...  # number of times of the process
     def content_tokens(self, captions: Sequence[str]) -> list[dict[int, int]]: ...  # by position, without start, end and padding
     def predict(self, model: nn.Module, latents: Tensor, times: Tensor, states: Tensor) -> Tensor: ...  # as `prediction`; with gradients
-    def sample(
-        self, model: nn.Module, captions: Sequence[str], seeds: Sequence[int], steps: int = 0, guidance: float = -1, until: int = -1
-    ) -> tuple[Tensor, Tensor]: ...  # latents after `until` steps (-1: all), and the time index of each; 0 and -1: the model's own
-    def drawn(self, latents: Tensor) -> Tensor: ...  # the pictures of clean latents, bytes (rows, channels, height, width)
     def cross_attention(self, model: nn.Module) -> list[str]: ...  # paths of the modules in which the denoiser reads the caption
 
 
@@ -144,6 +149,7 @@ MEANING: dict[Any, str] = {
     OneSequence: "answers that continue their prompts in one sequence, as no encoder-decoder writes them,",
     DifferentiableInputs: "inputs that are numbers and can be moved",
     Ranks: "items that are ranked for users",
+    Draws: "pictures for captions",
     Denoises: "pictures that the model makes out of noise",
     LooksUp: "rows with vectors of their own in tables",
     Displayable: "rows that people can look at",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from expunge.core.rows import Packed, Rows
 
 Weights = dict[str, Tensor]
+Paths = tuple[str, ...]
 
 
 class ModelOutput(Protocol):
@@ -51,12 +52,7 @@ class Modality(Protocol):
         """Convert records to rows of a set. Raises: UserError that names the faulty row."""
 
     def forward(
-        self,
-        model: nn.Module,
-        groups: Sequence[Rows],
-        hook_points: tuple[str, ...] = (),
-        patch: Patch | None = None,
-        weights: Weights | None = None,
+        self, model: nn.Module, groups: Sequence[Rows], hook_points: Paths = (), patch: Patch | None = None, weights: Weights | None = None
     ) -> list[ModelOutput]:
         """The output for each group, from one forward pass over all of them."""
 

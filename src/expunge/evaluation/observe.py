@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from expunge.benchmarks.suite import Specs, spec_of
-from expunge.core.capabilities import Categorical, Denoises, Generates, Ranks, offers, require
+from expunge.core.capabilities import Categorical, Draws, Generates, Ranks, offers, require
 from expunge.core.errors import UserError
 from expunge.core.modality import Modality
 from expunge.core.random import seed_of
@@ -152,7 +152,7 @@ def _with_other_answers(
         observation = replace(observation, ranks=require(modality, Ranks).ranks(model, asked_set.answers).cpu().numpy())
     if "predict" in asked_set.spec.ask:
         observation = replace(observation, predicted=_predicted(model, modality, asked_set.answers))
-    if "draw" in asked_set.spec.ask and wants.generations and not offers(modality, Denoises):  # its profile draws pictures
+    if "draw" in asked_set.spec.ask and wants.generations and not offers(modality, Draws):  # its profile draws pictures
         observation = replace(observation, draws=_draws(model, modality, asked_set.answers))
     return observation
 

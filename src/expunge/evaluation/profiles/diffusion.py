@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from expunge.benchmarks.suite import SetSpec
-from expunge.core.capabilities import Denoises, require
+from expunge.core.capabilities import Draws, require
 from expunge.core.modality import Modality
 from expunge.core.rows import Rows
 from expunge.evaluation.drawn_panel import panels
@@ -37,7 +37,7 @@ def look(
     model: nn.Module, modality: Modality, sets: Mapping[str, AskedSet], spec: ObservationSpec, progress: Progress
 ) -> tuple[dict[str, SetObservation], dict[str, object]]:
     """Losses of all sets with pictures, and pictures that the model draws for the prompts of those that are asked to be drawn."""
-    artist = require(modality, Denoises)
+    artist = require(modality, Draws)
     shown = {n: a for n, a in sets.items() if all(p is not None for p in a.answers["picture"])}
     observations, details = losses(model, modality, shown, spec, progress)
     for name, asked_set in sets.items():

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from expunge.core.capabilities import Displayable, Redraws
+from expunge.core.capabilities import Displayable, Draws, Redraws
 from expunge.core.errors import UserError
 from expunge.core.modality import ModelOutput, Patch, Weights
 from expunge.core.random import seed_of
@@ -52,7 +52,7 @@ class MaskedDiffusion(Diffusion):
     """
 
     settings: MaskedSettings = MaskedSettings()
-    capabilities: frozenset[Any] = frozenset({Displayable, Redraws})
+    capabilities: frozenset[Any] = frozenset({Displayable, Draws, Redraws})
     patch: int = 1
     tokens: int = 64
 

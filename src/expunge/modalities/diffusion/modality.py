@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from expunge.core.capabilities import Denoises, Displayable, Redraws
+from expunge.core.capabilities import Denoises, Displayable, Draws, Redraws
 from expunge.core.errors import UserError
 from expunge.core.modality import ModelOutput, Patch, Weights
 from expunge.core.random import seed_of
@@ -89,7 +89,7 @@ class Diffusion(Network):
     index: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
     name: str = "diffusion"
-    capabilities: frozenset[Any] = frozenset({Denoises, Displayable, Redraws})
+    capabilities: frozenset[Any] = frozenset({Denoises, Displayable, Draws, Redraws})
 
     # Rows
 

@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from expunge.core.capabilities import Displayable, Redraws
+from expunge.core.capabilities import Displayable, Draws, Redraws
 from expunge.core.errors import UserError
 from expunge.core.modality import ModelOutput, Patch, Weights
 from expunge.core.random import seed_of
@@ -68,7 +68,7 @@ class SubjectDiffusion(Diffusion):
     """
 
     settings: SubjectSettings = SubjectSettings()
-    capabilities: frozenset[Any] = frozenset({Displayable, Redraws})
+    capabilities: frozenset[Any] = frozenset({Displayable, Draws, Redraws})
 
     def rows(self, name: str, records: Sequence[Mapping[str, Any]], source: str = "") -> Rows:
         """Convert records to rows. Arguments: as of `Diffusion`.
