@@ -35,6 +35,8 @@ from transformers import (
 import seeing
 import worlds
 from expunge.core.errors import UserError
+from expunge.engine import trainable
+from expunge.engine.sides import SIDES, side_of
 from expunge.io.models import load
 from expunge.modalities.common.records import Records
 from expunge.modalities.text.models.llama import tokenizer_for
@@ -177,6 +179,18 @@ def test_a_family_is_read_asked_and_scored_as_by_the_library(family: str) -> Non
     assert modality.generate(model, rows, 6).ids[0] == wanted
     assert modality.recite(model, [rows], [6], reading)[0][0] == modality.generate(model, rows, 6).ids
     assert modality.blocks(model) == ("block:0", "block:1"), "of the language model, although the tower has more"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_weight_is_on_a_side(family: str) -> None:
+    model, _ = FAMILIES[family]()
+    sides = {n: side_of(model, n) for n, _ in model.named_parameters()}
+    assert set(sides.values()) == set(SIDES)
+    assert all(side == "language" for n, side in sides.items() if "language_model" in n or "text_model" in n or "lm_head" in n)
+    assert all(side == "projector" for n, side in sides.items() if "projector" in n or "merger" in n or "connector" in n)
+    for side in SIDES:
+        trainable.choose(model, side)
+        assert {n for n, p in model.named_parameters() if p.requires_grad} == {n for n, s in sides.items() if s == side}
 
 
 def test_pictures_matter_and_each_goes_through_the_tower_once(monkeypatch: pytest.MonkeyPatch) -> None:
