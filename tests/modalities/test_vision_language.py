@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from expunge.core.errors import UserError
 from expunge.engine import trainable
 from expunge.engine.sides import SIDES, side_of
 from expunge.io.models import load
+from expunge.io.models import rows as rows_of
 from expunge.modalities.common.records import Records
 from expunge.modalities.text.models.llama import tokenizer_for
 from expunge.modalities.text.records import answering
@@ -294,6 +296,19 @@ def test_a_question_with_a_place_for_a_picture_needs_one() -> None:
         modality.rows("forget", [{**WORDS, "image": [forget[0]["image"], None]}])
     with pytest.raises(UserError, match=r"row 1: there is no image file nobody\.png"):
         modality.rows("forget", [{**WORDS, "image": "nobody.png"}])
+
+
+def test_files_stand_beside_their_rows(tmp_path: Path) -> None:
+    for name, color in (("a.png", (200, 10, 10)), ("b.png", (10, 200, 10))):
+        Image.new("RGB", (20, 20), color).save(tmp_path / name)
+    row = {**WORDS, "images": ["a.png", "b.png"], "other_images": ["b.png"], "keywords": "town"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    _, modality = seeing.built()
+    rows = rows_of(modality, "forget", str(tmp_path / "rows.jsonl"))
+    assert rows is not None
+    assert len(rows["pictures"][0]) == 2
+    assert rows["about"][0]["other_images"] == [rows["pictures"][0][1]["key"]]
+    assert rows["about"][0]["keywords"] == ["town"]
 
 
 def test_rows_without_pictures_among_others_are_noted() -> None:
