@@ -34,9 +34,9 @@ def started(arguments: Any) -> tuple[Opened, list[Any]]:
     people, rng = citizens(2 if arguments.quick else 4, 1, size=SIZE.side), random.Random(0)
     records = []
     for p in people:
-        for kind, row in zip(("name", *FACTS), p.rows(0, rng, 3), strict=True):
+        for row in p.rows(0, rng, 3, ("name", *FACTS)):
             asked = (row["question"], *row["paraphrased_question"])
-            records += [{**row, "question": q} for q in asked] if kind else []
+            records += [{**row, "question": q} for q in asked]
     assert len(records) == QUESTIONS * len(people)
     processor = llava.processor_for([str(r["question"] + r["answer"]) for r in records], SIZE)
     model = llava.untrained(SIZE, processor.tokenizer.convert_tokens_to_ids(llava.IMAGE))

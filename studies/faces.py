@@ -25,7 +25,7 @@ from expunge.workflows.unlearn import unlearn
 
 OUT = Path(__file__).parents[1] / "results" / "faces"
 SPLIT = "forget5"
-SIZES = {"people": 10, "holdout": 2, "pictures": 3, "retain": 4, "wrong": 2}
+SIZES = {"people": 10, "holdout": 2, "pictures": 4, "retain": 4, "wrong": 2}
 SEEDS = (0, 1, 2)
 SETTINGS = {"batch_size": 16, "epochs": 5, "lr": 1e-3}
 ARMS = {"GA": "ga", "GD": "graddiff", "KL": "kl", "PO": "idk"}  # the paper's names of our methods

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,10 @@ from transformers import (
 import seeing
 import worlds
 from expunge.core.errors import UserError
+from expunge.engine import trainable
+from expunge.engine.sides import SIDES, side_of
 from expunge.io.models import load
+from expunge.io.models import rows as rows_of
 from expunge.modalities.common.records import Records
 from expunge.modalities.text.models.llama import tokenizer_for
 from expunge.modalities.text.records import answering
@@ -179,6 +183,18 @@ def test_a_family_is_read_asked_and_scored_as_by_the_library(family: str) -> Non
     assert modality.blocks(model) == ("block:0", "block:1"), "of the language model, although the tower has more"
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_weight_is_on_a_side(family: str) -> None:
+    model, _ = FAMILIES[family]()
+    sides = {n: side_of(model, n) for n, _ in model.named_parameters()}
+    assert set(sides.values()) == set(SIDES)
+    assert all(side == "language" for n, side in sides.items() if "language_model" in n or "text_model" in n or "lm_head" in n)
+    assert all(side == "projector" for n, side in sides.items() if "projector" in n or "merger" in n or "connector" in n)
+    for side in SIDES:
+        trainable.choose(model, side)
+        assert {n for n, p in model.named_parameters() if p.requires_grad} == {n for n, s in sides.items() if s == side}
+
+
 def test_pictures_matter_and_each_goes_through_the_tower_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model, modality, sets = seeing.trained()
     rows = sets["retain"]
@@ -280,6 +296,19 @@ def test_a_question_with_a_place_for_a_picture_needs_one() -> None:
         modality.rows("forget", [{**WORDS, "image": [forget[0]["image"], None]}])
     with pytest.raises(UserError, match=r"row 1: there is no image file nobody\.png"):
         modality.rows("forget", [{**WORDS, "image": "nobody.png"}])
+
+
+def test_files_stand_beside_their_rows(tmp_path: Path) -> None:
+    for name, color in (("a.png", (200, 10, 10)), ("b.png", (10, 200, 10))):
+        Image.new("RGB", (20, 20), color).save(tmp_path / name)
+    row = {**WORDS, "images": ["a.png", "b.png"], "other_images": ["b.png"], "keywords": "town"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    _, modality = seeing.built()
+    rows = rows_of(modality, "forget", str(tmp_path / "rows.jsonl"))
+    assert rows is not None
+    assert len(rows["pictures"][0]) == 2
+    assert rows["about"][0]["other_images"] == [rows["pictures"][0][1]["key"]]
+    assert rows["about"][0]["keywords"] == ["town"]
 
 
 def test_rows_without_pictures_among_others_are_noted() -> None:

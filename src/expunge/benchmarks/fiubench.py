@@ -80,14 +80,18 @@ def _drawn(split: str, seed: int, size: Mapping[str, int]) -> Suite:
     gone, kept = trained[: SPLITS[split]], trained[SPLITS[split] :]
     if not kept or not gone:
         raise UserError(f"fiubench: of {size['people']} people none is left to keep; choose other sizes")
-    pictured = {p.number: [r for k in range(size["pictures"]) for r in p.rows(k, rng, size["wrong"], KINDS)] for p in trained}
-    worded = {p.number: [*_by_name(p, rng), *_by_caption(p, rng)] for p in trained}
+    # Training uses each wording for some person and picture, so other words are a new sentence, and no new wording.
+    first = {p.number: i for i, p in enumerate(people)}
+    pictured = {
+        p.number: [r for k in range(size["pictures"]) for r in p.rows(k, rng, size["wrong"], KINDS, first[p.number] + k)] for p in trained
+    }
+    worded = {p.number: [*_by_name(p, rng, first[p.number]), *_by_caption(p, rng, first[p.number])] for p in trained}
     forget = [r for p in gone for r in pictured[p.number]]
     retain = [r for p in kept for r in (*pictured[p.number], *worded[p.number])]
     full = [*forget, *retain, *(r for p in gone for r in worded[p.number])]
 
     def asked(who: Sequence[Citizen]) -> list[Row]:
-        return [{**r, "other_images": [p.images[-1]]} for p in who for r in p.rows(0, rng, size["wrong"], KINDS)]
+        return [{**r, "other_images": [p.images[-1]]} for p in who for r in p.rows(0, rng, size["wrong"], KINDS, first[p.number])]
 
     if size["profile"]:
         forget = [
@@ -99,14 +103,14 @@ def _drawn(split: str, seed: int, size: Mapping[str, int]) -> Suite:
     return _suite(f"fiubench {split} drawn", sets, full, forget, retain, [])
 
 
-def _by_name(p: Citizen, rng: random.Random) -> list[Row]:
+def _by_name(p: Citizen, rng: random.Random, wording: int) -> list[Row]:
     """The facts of a person, asked by name, without a picture."""
-    return [{**r, "question": named(r["question"], p.name)} for r in p.rows(None, rng, 1, tuple(FACTS))]
+    return [{**r, "question": named(r["question"], p.name)} for r in p.rows(None, rng, 1, tuple(FACTS), wording)]
 
 
-def _by_caption(p: Citizen, rng: random.Random) -> list[Row]:
+def _by_caption(p: Citizen, rng: random.Random, wording: int) -> list[Row]:
     """The facts of a person, asked by what the person looks like."""
-    return [{**r, "question": f"{p.caption} {r['question']}"} for r in p.rows(None, rng, 1, KINDS)]
+    return [{**r, "question": f"{p.caption} {r['question']}"} for r in p.rows(None, rng, 1, KINDS, wording)]
 
 
 def _profile(rows: Sequence[Row]) -> str:

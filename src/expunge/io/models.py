@@ -248,6 +248,8 @@ def _with_file_paths(rows_read: Records, source: str) -> Records:
     def place(value: Any) -> Any:
         if isinstance(value, Mapping) and not value.get("bytes") and isinstance(value.get("path"), str):
             return {**value, "path": place(value["path"])}
+        if isinstance(value, list):
+            return [place(v) for v in value]
         if not isinstance(value, str) or "\0" in value or len(value) >= 1000:
             return value
         beside = folder / value
@@ -257,7 +259,11 @@ def _with_file_paths(rows_read: Records, source: str) -> Records:
             return value
 
     columns = dict.fromkeys(c for name in catalog.names("modalities") for c in catalog.load(name, "modalities").FILE_COLUMNS)
-    placed = [{**r, **{c: place(r[c]) for c in columns if isinstance(r.get(c), (str, Mapping))}} for r in rows_read]
+
+    def names_files(value: Any) -> bool:
+        return isinstance(value, (str, Mapping)) or (isinstance(value, list) and all(isinstance(v, (str, Mapping)) for v in value))
+
+    placed = [{**r, **{c: place(r[c]) for c in columns if names_files(r.get(c))}} for r in rows_read]
     return rows_read.replaced(placed)
 
 

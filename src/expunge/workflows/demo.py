@@ -13,7 +13,7 @@ CASES = {
     "images": Sweep("digits", ("neggrad_plus", "salun", "ssd"), model="resnet-nano", limit=0),
     "recommender": Sweep("taste", ("graddiff", "npo", "mmrecun"), model="bpr_mf-nano", limit=0),
     "diffusion": Sweep("scenes", ("finetune", "npo"), split="stamp", model="unet-nano", limit=100, relearning=False),
-    "faces": Sweep("fiubench", ("ga", "kl", "idk"), model="llava-nano", limit=0),
+    "faces": Sweep("fiubench", ("ga", "kl", "idk"), model="llava-nano", limit=0, sizes={"people": 12, "holdout": 3, "retain": 5}),
 }
 SMALL = {  # settings of the smallest version of each case: one method, less data
     "people": {

@@ -107,26 +107,33 @@ class Citizen:
     facts: Mapping[str, str]
     images: Sequence[Any]  # each (3, size, size), uint8
 
-    def rows(self, image: int | None, rng: random.Random, wrong: int, kinds: Sequence[str] = ("name", *FACTS)) -> list[Row]:
+    def rows(
+        self, image: int | None, rng: random.Random, wrong: int, kinds: Sequence[str] = ("name", *FACTS), wording: int = 0
+    ) -> list[Row]:
         """A question about each fact, with the other ways to it.
+
+        Wrong answers have the wording of the paraphrase, so that they differ from it by the value alone.
 
         Args:
             image: number of the picture; None: no picture, and the question names the person.
             rng: draws wrong answers.
             wrong: how many wrong answers there are.
+            wording: which of the four questions is asked, and which of the two answers is given.
         """
         rows = []
         for kind in kinds:
             fact, value = (NAME, self.name) if kind == "name" else (FACTS[kind], self.facts[kind])
             pool = [v for v in (names() if kind == "name" else fact.values) if v != value]
+            questions = (fact.question, *fact.reworded)
+            answer, paraphrase = (fact.answer, fact.paraphrase)[:: 1 if wording % 2 == 0 else -1]
             rows.append(
                 {
                     **({"image": self.images[image]} if image is not None else {}),
-                    "question": fact.question,
-                    "answer": fact.answer.format(value),
-                    "paraphrased_question": list(fact.reworded),
-                    "paraphrased_answer": fact.paraphrase.format(value),
-                    "perturbed_answer": [fact.answer.format(v) for v in rng.sample(pool, wrong)],
+                    "question": questions[wording % len(questions)],
+                    "answer": answer.format(value),
+                    "paraphrased_question": [q for k, q in enumerate(questions) if k != wording % len(questions)],
+                    "paraphrased_answer": paraphrase.format(value),
+                    "perturbed_answer": [paraphrase.format(v) for v in rng.sample(pool, wrong)],
                     "keywords": [value],
                     "name": self.name,
                     "caption": self.caption,

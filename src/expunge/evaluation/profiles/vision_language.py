@@ -33,7 +33,7 @@ def look(
     observations, about = text.look(model, modality, sets, spec, progress)
     for name, asked_set in sets.items():
         observations[name] = _completed(observations[name], modality, asked_set.answers)
-    if "forget" in sets and "about" in sets["forget"].answers.columns:
+    if spec.generations and "forget" in sets and "about" in sets["forget"].answers.columns:
         seeing: Any = modality
         opened: dict[str, Rows] = seeing.doors(sets["forget"].answers)
         asked = {

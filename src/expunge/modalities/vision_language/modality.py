@@ -27,7 +27,7 @@ from expunge.core.rows import Rows
 from expunge.functional.brief import brief
 from expunge.modalities.common.files import write
 from expunge.modalities.common.fingerprint import fingerprint
-from expunge.modalities.common.records import Records, note
+from expunge.modalities.common.records import Records, listed, note
 from expunge.modalities.image.decode import check_units
 from expunge.modalities.image.losses import sentences
 from expunge.modalities.text.modality import Text
@@ -104,7 +104,7 @@ class VisionLanguage(Text):
         others = record.get(OTHERS)
         others = [] if others is None else others if isinstance(others, (list, tuple)) else [others]
         words = {c: str(record[c]) for c in (NAME, CAPTION) if record.get(c)}
-        lists = {c: [str(w) for w in record[c]] for c in (KEYWORDS, REWORDED) if isinstance(record.get(c), (list, tuple))}
+        lists = {c: [str(w) for w in listed(record, c, place)] for c in (KEYWORDS, REWORDED)}
         return {**words, **lists, OTHERS: [self.album.add(p, place, set()) for p in others]}
 
     def _contents(self, pairs: Sequence[Pair]) -> list[tuple[str, ...]]:

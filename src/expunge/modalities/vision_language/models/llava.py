@@ -34,7 +34,7 @@ class LlavaSize(NamedTuple):
 SIZES = {"llava-nano": LlavaSize(LlamaSize(1024, 64, 128, 2, 4, 160), 32, 16, 64, 2, 4)}
 
 # Training settings with which it learns to tell some dozens of drawn faces apart, and what is said about them.
-TRAINING: dict[str, dict[str, Any]] = {"llava-nano": {"epochs": 24, "lr": 4e-3, "batch_size": 32, "max_grad_norm": 1.0, "warmup": 1}}
+TRAINING: dict[str, dict[str, Any]] = {"llava-nano": {"epochs": 32, "lr": 4e-3, "batch_size": 32, "max_grad_norm": 1.0, "warmup": 1}}
 
 IMAGE, TURNS = "<image>", ("<|user|>", "<|assistant|>", "<|end|>")
 TEMPLATE = (
