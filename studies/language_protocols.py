@@ -21,13 +21,13 @@ from expunge.benchmarks.suite import Suite
 from expunge.engine import receipt
 from expunge.evaluation.observe import observe
 from expunge.io.models import Opened
-from expunge.workflows.protocols import PLAIN, Questions, over_folds, perplexity_under, ranked, relearned
+from expunge.workflows.protocols import PLAIN, Questions, first_forgotten, over_folds, perplexity_under, ranked, relearned
 from expunge.workflows.train import train
 from expunge.workflows.unlearn import unlearn
 
 FOLDER = Path(__file__).parents[1] / "results/protocols"
 SIZE, LONGER = "nano", "micro"  # most prompts are too long for the smaller one, which has PISTOL
-FACTS, QUERIES, LENGTH = 30, 20, 24  # facts and queries of a kind that are asked, tokens of an answer
+FACTS, QUERIES, LENGTH = 30, 12, 24  # facts and queries of a kind that are asked, tokens of an answer
 UNLEARNING = {"batch_size": 16, "lr": 1e-3, "schedule": "constant", "warmup": 0}
 Row = Mapping[str, Any]
 Numbers = dict[str, Any]
@@ -68,7 +68,7 @@ def restored(data: str) -> Numbers:
     sets |= {name: suite.sets[name][:: len(suite.sets[name]) // FACTS][:FACTS] for name in ("restor_facts", "restor_others")}
     learned = [{k: r[k] for k in ("prompt", "completion")} for name in ("restor_facts", "restor_others") for r in sets[name]]
     texts = words_of([*learned, *sets["retain"], *documents])
-    clean = trained([*learned, *sets["retain"]], suite, texts, LONGER, epochs=12)
+    clean = trained([*learned, *sets["retain"]], suite, texts, LONGER, epochs=36)
     result = unlearn("finetune", copied(clean), retain=documents, epochs=4, lr=1e-3, batch_size=16)
     corrupted = Opened(result.model, result.modality, "corrupted")
     seen = {n: observe(o.model, o.modality, sets, specs=suite.specs, wants=PLAIN) for n, o in (("clean", clean), ("corrupted", corrupted))}
@@ -89,7 +89,8 @@ def overlapping(data: str) -> Numbers:
     rows = {"forget": sets["forget"], "retain": [*extra[: 2 * QUERIES], *sets["retain"]]}
     texts = words_of([*rows["forget"], *rows["retain"], *near, *(r for n in ("mmlu", "mmlu_keywords") for r in sets.get(n, ()))])
     specs = {name: replace(spec, length=LENGTH) if spec.length else spec for name, spec in suite.specs.items()}
-    original, retrained = (trained(r, suite, texts, LONGER, epochs=20) for r in ([*rows["retain"], *rows["forget"]], rows["retain"]))
+    taught = {n: [*rows[n], *({k: r[k] for k in ("prompt", "completion")} for r in sets[f"blur_{n}"])] for n in rows}  # in both forms
+    original, retrained = (trained(r, suite, texts, LONGER) for r in ([*taught["retain"], *taught["forget"]], taught["retain"]))
     seen = {n: observe(o.model, o.modality, sets, specs=specs, wants=PLAIN) for n, o in (("original", original), ("retrained", retrained))}
     asked = Questions(sets, specs, seen["original"], seen["retrained"])
     gone = unlearned("npo", original, rows["forget"], rows["retain"], epochs=8)
@@ -129,16 +130,21 @@ def contracts(data: str) -> Numbers:
     original, retrained = (trained(both.train[rows], both, texts) for rows in ("full", "retain"))
     asked = Questions(both.sets, both.specs)
     models = {"original": original, "retrained": retrained}
-    models["npo, both at once"] = unlearned("npo", original, both.train["forget"], both.train["retain"], epochs=8)
+    target, rest = asked.scores(retrained)["forget_rouge"], both.train["retain"]
+    options: dict[str, Any] = {**UNLEARNING, "lr": 5e-4, "prompt_format": both.prompt_format}
+    chosen = first_forgotten(
+        "npo", original.source, both.train["forget"], rest, asked, "forget_rouge", target, values=(2, 3, 4, 6, 8), **options
+    )
+    models["npo, both at once"] = chosen.opened
     shown: Numbers = {}
     for name, opened in models.items():
         scores = rounded(asked.scores(opened), "forget_rouge", "forget_probability", "retain_rouge", "deviation", "extraction_strength")
         ranks = {f"{s}_{k}": round(v, 4) for s in ("forget", "retain") for k, v in ranked(opened, both.sets[s]).items()}
         shown[name] = {**scores, **ranks}
-    kept, settings = both.train["retain"], {**UNLEARNING, "epochs": 8}
-    folds = over_folds("npo", original.source, [*one.values()], kept, asked, in_sequence=True, prompt_format=both.prompt_format, **settings)
+    folds = over_folds("npo", original.source, [*one.values()], rest, asked, in_sequence=True, epochs=chosen.value, **options)
     sequence = {edge: rounded(scores, "forget_rouge", "retain_rouge", "deviation") for edge, scores in zip(one, folds, strict=True)}
-    return {"rows": {name: len(rows) for name, rows in both.train.items()}, "models": shown, "in sequence": sequence}
+    rows = {name: len(of) for name, of in both.train.items()}
+    return {"rows": rows, "epochs": dict(chosen.looked_at), "models": shown, "in sequence": sequence}
 
 
 def authors(data: str) -> Numbers:

@@ -12,7 +12,7 @@ Range and ideal: dataset_inference a p-value: below 0.05 the set is told from un
     pieces are joined by their mean; ideal as the retrained model's
 Differs: the scores are those of mia that need no other model; halves go by the items' ids. Documents are those of the column `document`, or
     texts that are too long for one window of the model; where rows of either set tell no documents, ones of five items each are drawn
-Status: faithful
+Status: not shown
 """
 
 from __future__ import annotations

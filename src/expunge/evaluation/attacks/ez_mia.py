@@ -10,7 +10,7 @@ Needs: forget, holdout; retrained
 Range and ideal: AUC 0 to 1, ideal as the retrained model's, 0.5
 Differs: reconstructed from its description: the reference is the retrained model, not the pretrained one; sums get 1e-6 added; an answer in
     which the model errs nowhere accuses the most, and if all do, they tell nothing
-Status: faithful
+Status: not shown
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ Needs: forget, holdout; retrained
 Range and ideal: AUC 0 to 1, ideal as the retrained model's, 0.5
 Differs: reconstructed from its description: the ten window sizes go geometrically from 2 to 40; those longer than an answer are left out,
     and an answer of one token is one window; equal sums count half
-Status: faithful
+Status: not shown
 """
 
 from __future__ import annotations
