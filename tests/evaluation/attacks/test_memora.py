@@ -14,7 +14,7 @@ import worlds
 from expunge.core.plan import Plan
 from expunge.engine import adapters
 from expunge.evaluation.attack import AttackOutcome, Try, chosen, intervene
-from expunge.evaluation.attacks.memora import CURVE, GUIDED, MemoRa, CaptionPair, beside, paired
+from expunge.evaluation.attacks.memora import CURVE, GUIDED, CaptionPair, MemoRa, beside, paired
 from expunge.evaluation.steered import Steered
 from expunge.methods.terms import NLL
 
