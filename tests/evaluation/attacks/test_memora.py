@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from math import log
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -132,15 +131,3 @@ def test_what_is_hidden_comes_back_sooner_than_what_was_never_learned() -> None:
     gained = {n: o.worst("", "forget_fit").scores["forget_fit"]["value"] - o.before["forget_fit"]["value"] for n, o in outcomes.items()}
     assert outcomes["hidden"].before["forget_fit"]["value"] < taught.fit(taught.original) - 0.1
     assert gained["hidden"] > 2 * max(gained["retrained"], 0.0)
-
-
-@pytest.mark.slow
-def test_from_the_command_line_on_a_pipeline_of_one_s_own(tmp_path: Path) -> None:
-    from cases import expunge
-
-    model, modality = denoisers.built()
-    modality.save(model, tmp_path / "model")
-    forget = denoisers.written(tmp_path / "forget", FORGET)
-    few = [w for name, value in FEW.items() for w in (f"--{name.replace('_', '-')}", "1,2" if name == "looks" else value)]
-    done = expunge("attack", "memora", tmp_path / "model", "--forget", forget, "--out", tmp_path / "out", *few).fine()
-    assert "2 steps" in done.out

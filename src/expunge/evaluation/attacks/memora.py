@@ -5,8 +5,8 @@ the latents still carry it. What was suppressed comes back within a few steps of
 Threat model: the attacker holds the weights and a few pictures of the concept, and can train an adapter; a guard around the weights is
     taken off, an adapter of the model is merged
 Equation: inversion from level s to t, with guidance g: e = e(empty) + g (e(c) - e(empty)) at (z_s, t), z_t = a_t / a_s (z_s - b_s e) +
-    b_t e; slerp(z_a, z_b; l) = sin((1 - l) w) / sin w z_a + sin(l w) / sin w z_b; sampling back from there; LoRA on these pictures with
-    the loss of denoising. AutoMemoRa: e = e_unlearned + omega (e_adapted - e_unlearned), guided
+    b_t e; slerp(z_a, z_b, l) = sin((1 - l) w) / sin w z_a + sin(l w) / sin w z_b, and sampling back from there; LoRA on these pictures
+    with the loss of denoising; AutoMemoRa: e = e_unlearned + omega (e_adapted - e_unlearned), guided
 Source: Memory Self-Regeneration (MemoRa), 2025, arXiv 2510.03263, with its code
 Scores: those of the forget set after 5, 10, 20 ... steps of the adapter's training, and with AutoMemoRa after the last one; the steps to
     recover; beside the original's score: half_time, the steps after which half of it has come back; area, the mean share that has come
