@@ -279,6 +279,20 @@ def attacks(record: Record) -> list[str]:
     return table((title, "time"), [[n, duration(x)] for n, x in (record.get("seconds") or {}).items()])
 
 
+def esd_step(record: Record) -> list[str]:
+    """Time of a step that samples before it learns."""
+    ratios = at(record, "parts", "ratios") or {}
+    rows = [[n, duration(x), number(ratios.get(n), 2)] for n, x in (at(record, "parts", "seconds") or {}).items()]
+    return table(
+        (
+            f"work ({count(at(record, 'parts', 'forward passes'))} forward passes in {at(record, 'parts', 'steps')} steps)",
+            "time",
+            "/ floor",
+        ),
+        rows,
+    )
+
+
 SECTIONS = {
     "evaluation": Section(
         "An evaluation", evaluation, "bare body, and `generate` of the library", "one pass for each metric, whole logits"
@@ -299,6 +313,7 @@ SECTIONS = {
     "ranking": Section("Recommenders", ranking, "plain loop; bare products and top 20; the worse of the two"),
     "lina": Section("Linear attention", lina, "fused softmax attention, at most tokens", "softmax attention with all weights"),
     "diffusion": Section("Diffusion models", diffusion, "the pipeline of `diffusers`; a plain loop; the worse of the two"),
+    "esd_step": Section("A step that samples before it learns", esd_step, "the model calls alone"),
     "vision_language": Section("Questions about pictures", vision_language, "a plain pass, each row with its picture"),
     "startup": Section("Start-up", startup, "an interpreter with the libraries of the command line"),
     "commands": Section("Whole commands on 40 rows", commands, "a process that loads model and tokenizer alone; the worst command"),
@@ -354,6 +369,8 @@ def _missed(records: Mapping[str, Record]) -> Iterator[str]:
     yield from _beyond(
         "memory of a ranking of all users, relative to a tenth", ranked.get("all users over a tenth"), limits_of.get("memory")
     )
+    erasing = at(records, "esd_step", "parts") or {}
+    yield from _beyond("a step of `esd`, relative to its model calls", at(erasing, "ratios", "step"), erasing.get("must"))
     pictures = at(records, "diffusion", "parts") or {}
     for label, name in (("pictures of a diffusion model", "drawing"), ("a training step of a diffusion model", "step")):
         yield from _beyond(f"{label}, relative to the floor", at(pictures, "ratios", name), at(pictures, "must", name))

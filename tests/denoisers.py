@@ -111,17 +111,3 @@ def written(folder: Path, rows: list[dict[str, Any]]) -> Path:
         lines.append(json.dumps({"image": str(folder / f"{k}.png"), "caption": row["caption"]}))
     (folder / "rows.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder / "rows.jsonl"
-
-
-def colors(model: Any, modality: Any, captions: list[str], draws: int = 4, steps: int = 10) -> list[str]:
-    """The color of pictures that a model draws for captions, `draws` for each: that of the brightest channel."""
-    texts = [c for c in captions for _ in range(draws)]
-    latents, _ = modality.sample(model, texts, list(range(len(texts))), steps)
-    brightest = modality.drawn(latents).float().mean((2, 3)).argmax(1)
-    return [list(COLORS)[i] for i in brightest.tolist()]
-
-
-def share(model: Any, modality: Any, color: str, as_color: str = "") -> float:
-    """The share of pictures for captions of a color that show it, or that show another color."""
-    drawn = colors(model, modality, [f"a {color} square", f"a {color} bar"])
-    return drawn.count(as_color or color) / len(drawn)

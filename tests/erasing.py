@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import copy
-import functools
-import hashlib
-import os
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from torch import Tensor, nn
 
 import denoisers
 import worlds
 from expunge.core.parts import Grads
-from expunge.core.plan import Plan, Train
+from expunge.core.plan import Plan
 from expunge.core.rows import Sets
-from expunge.engine import checkpoint, loop
+from expunge.engine import loop
 from expunge.engine.context import RunStep, RunView
 from expunge.engine.gradient import evaluate
 from expunge.engine.hooks import Hooks
 from expunge.engine.run_state import RunState
 from expunge.engine.schedule import sample
 from expunge.engine.trainable import choose
-from expunge.methods.terms import NLL
-from expunge.modalities import diffusion as modalities
-from expunge.modalities.diffusion.modality import Diffusion
 from expunge.workflows import build_plan
 
 
@@ -98,35 +88,31 @@ def mean_square(a: Tensor, b: Tensor) -> float:
     return float((a - b).square().mean())
 
 
-@functools.cache
-def trained() -> tuple[nn.Module, Diffusion]:
-    """A model that draws the pictures of the world, trained once and kept on disk for as long as nothing that it depends on changes."""
+def unlearned(name: str, options: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The model of the world of pictures after a method, and the modality that the run leaves."""
     world = worlds.pictures()
-    model, modality = world.model(), world.modality
-    source = hashlib.sha256(Path(denoisers.__file__).read_bytes() + Path(__file__).read_bytes())
-    for file in sorted(Path(str(modalities.__file__)).parent.glob("*.py")):
-        source.update(file.read_bytes())
-    folder = Path(tempfile.gettempdir()) / f"expunge-worlds-{os.getuid()}" / f"trained-pictures-{source.hexdigest()[:16]}"
-    folder.parent.mkdir(exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        weights: Any = checkpoint.load(folder)
-        if weights is None:
-            train = Train(epochs=500, lr=5e-3, batch_size=18, anchor="retain", optimizer="adam", warmup=20)
-            loop.run((Plan(NLL("retain"), train=train),), model, modality, {"retain": modality.rows("retain", denoisers.records())})
-            weights = loop.weights_of(model)
-            checkpoint.save(weights, folder)
-    loop.put(model, weights)
-    return model.eval(), modality  # type: ignore[return-value]
-
-
-def unlearned(name: str, options: Mapping[str, Any], taught: bool = False) -> tuple[Any, Any]:
-    """The model of the world of pictures after a method, and the modality that the run leaves. taught: the one that draws them."""
-    world = worlds.pictures()
-    model, modality = (copy.deepcopy(trained()[0]), trained()[1]) if taught else (world.model(), world.modality)
-    run = loop.run(build_plan.plan(name, options), model, modality, world.sets)
+    run = loop.run(build_plan.plan(name, options), world.model(), world.modality, world.sets)
     return run.model.eval(), run.modality
 
 
-def shares(model: nn.Module, modality: Any, red_as: str = "red") -> dict[str, float]:
-    """For each color the share of pictures that show the color of their caption; for red the share that shows another one, if wanted."""
-    return {c: denoisers.share(model, modality, c, red_as if c == "red" else c) for c in denoisers.COLORS}
+def prediction(model: nn.Module, modality: Any, caption: str) -> Tensor:
+    """What a model predicts under a caption for noisy pictures of the world, (draws, channels, height, width)."""
+    rows = worlds.pictures().sets["holdout"].select(range(4))
+    output: Any = modality.forward(model, [modality.recaption(rows, [caption])])[0]
+    predicted: Tensor = output.prediction.values.detach()
+    return predicted
+
+
+def before(caption: str) -> Tensor:
+    """What the model of the world predicts under a caption."""
+    return prediction(worlds.pictures().model(), worlds.pictures().modality, caption)
+
+
+def away(caption: str) -> Tensor:
+    """What leads away from a caption, as seen from the empty prompt, by the model of the world."""
+    return 2 * before("") - before(caption)
+
+
+def share(model: nn.Module, modality: Any, caption: str, target: Tensor) -> float:
+    """The squared distance of the prediction under a caption from a target, over that of the model before."""
+    return mean_square(prediction(model, modality, caption), target) / mean_square(before(caption), target)

@@ -80,8 +80,8 @@ def test_a_run_lowers_the_loss_of_erasing() -> None:
     model, modality = denoisers.built()
     records = denoisers.records(1)
     sets = {"forget": modality.rows("forget", records[:2]), "retain": modality.rows("retain", records[2:])}
-    options = {**FEW, "concept": "red", "attack_steps": 2, "steps": 40, "lr": 1e-2, "retain_weight": 0.0}
+    options = {**FEW, "concept": "red", "attack_steps": 1, "steps": 20, "lr": 2e-2, "retain_weight": 0.0}
     run = loop.run(build_plan.plan("advunlearn", options), model, modality, sets)
     losses = [r["terms"] for r in run.log if "terms" in r]
     values = [next(v for n, v in terms.items() if "defended" in n) for terms in losses]
-    assert sum(values[-10:]) < 0.7 * sum(values[:10])
+    assert sum(values[-5:]) < 0.7 * sum(values[:5])

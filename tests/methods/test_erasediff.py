@@ -50,8 +50,10 @@ def test_a_fixed_weight_of_one_is_the_sum_of_the_terms() -> None:
     assert worlds.far(worlds.tensors(with_update), worlds.tensors(plain)) < 1e-6
 
 
-@pytest.mark.slow
-def test_draws_another_color_and_keeps_the_others() -> None:
-    options = {"concept": "red", "pseudo": "green", "epochs": 0, "steps": 150, "lr": 2e-3, "batch_size": 6}
-    shares = erasing.shares(*erasing.unlearned("erasediff", options, taught=True), "green")
-    assert min(shares.values()) >= 0.75
+def test_forgetting_goes_on_where_the_retain_loss_would_undo_it() -> None:
+    options = {"concept": "red", "pseudo": "green", "epochs": 0, "steps": 30, "lr": 5e-3, "batch_size": 4}
+    forgets, fixed = (
+        erasing.unlearned("erasediff", {**options, "rule": rule, "eta": eta}) for rule, eta in (("paper", 1.0), ("fixed", 0.0))
+    )
+    gaps = [erasing.mean_square(erasing.prediction(*run, "a red bar"), erasing.prediction(*run, "a green bar")) for run in (forgets, fixed)]
+    assert gaps[0] < 0.5 * gaps[1]

@@ -116,9 +116,6 @@ def test_the_present_code_trains_no_normalization_and_the_output() -> None:
     assert not [n for n in training if "norm" in n or "attn2" in n or "text_encoder" in n]
 
 
-@pytest.mark.slow
-def test_the_color_is_erased_and_the_others_are_drawn() -> None:
-    options = {**FEW, "concept": "red", "layers": "x", "steps": 150, "lr": 3e-3, "batch_size": 4, "sampling_steps": 5}
-    shares = erasing.shares(*erasing.unlearned("esd", options, taught=True))
-    assert shares["red"] <= 0.25
-    assert min(shares["green"], shares["blue"]) >= 0.75
+def test_the_prediction_moves_away_from_the_concept() -> None:
+    run = erasing.unlearned("esd", {**FEW, "concept": "red", "steps": 30, "lr": 1e-2, "sampling_steps": 2})
+    assert erasing.share(*run, "red", erasing.away("red")) < 0.5

@@ -74,8 +74,8 @@ def test_salun_with_all_weights_is_random_captions_and_with_none_the_original() 
     assert any(not torch.equal(before[n], w) for n, w in ends["plain"].items())
 
 
-@pytest.mark.slow
-def test_salun_draws_another_color_and_keeps_the_others() -> None:
-    options = {"form": "captions", "concept": "red", "pseudo": "green", "epochs": 0, "steps": 150, "lr": 2e-3, "batch_size": 6}
-    shares = erasing.shares(*erasing.unlearned("salun", options, taught=True), "green")
-    assert min(shares.values()) >= 0.75
+@pytest.mark.parametrize("name", ["random_captions", "salun"])
+def test_the_concept_is_predicted_as_the_other_caption(name: str) -> None:
+    form = {"form": "captions"} if name == "salun" else {}
+    options = {**form, "concept": "red", "pseudo": "green", "epochs": 0, "steps": 30, "lr": 5e-3, "batch_size": 4, "retain_weight": 0.0}
+    assert erasing.share(*erasing.unlearned(name, options), "a red bar", erasing.before("a green bar")) < 0.7

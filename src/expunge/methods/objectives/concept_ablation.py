@@ -106,7 +106,7 @@ class FirstTokenFixed:
 
 
 @part
-class AblateConcept(SetTerm):
+class AsAnchor(SetTerm):
     """Squared distance between predictions under the concept and under the anchor, the latter without a gradient."""
 
     over: str = "anchor"
@@ -136,4 +136,4 @@ class AnchorNoise(SetTerm):
 
 def plan() -> Plan:
     train = Train(epochs=0, steps=110, lr=1.6e-5, batch_size=8, weight_decay=0.01, optimizer="adamw", schedule="constant", anchor="anchor")
-    return Plan(AblateConcept() + 0.2 * AnchorNoise(), train=train, selectors=(AnchorPictures(),), trainable=CAPTION_READERS)
+    return Plan(AsAnchor() + 0.2 * AnchorNoise(), train=train, selectors=(AnchorPictures(),), trainable=CAPTION_READERS)
