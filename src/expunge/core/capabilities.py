@@ -13,7 +13,6 @@ from expunge.core.modality import Modality
 from expunge.core.rows import Packed, Rows
 
 Rng = Generator | None
-Progress = Callable[[float], None]  # receives the share that is done
 Recited = tuple[list[list[list[int]]], int]  # by set and row the tokens, and forward passes
 
 
@@ -60,10 +59,9 @@ class Prompted(Categorical, Protocol):
 class SharedReading(Categorical, Protocol):
     """The model reads a prefix that many rows share only once."""
 
-    # `.of(i, moments)` of the reading is the output for row i, counted over all sets; `.how` describes the reading in words
     def read(
-        self, model: nn.Module, sets: Sequence[Rows], moments: Sequence[bool] = (), progress: Progress = lambda share: None
-    ) -> Any: ...
+        self, model: nn.Module, sets: Sequence[Rows], moments: Sequence[bool] = (), progress: Callable[[float], None] = lambda share: None
+    ) -> Any: ...  # `.of(i, moments)` is the output for row i, counted over all sets; `.how` describes the reading in words
 
 
 class Drafting(Generates, Protocol):
