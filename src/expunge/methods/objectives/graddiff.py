@@ -9,7 +9,7 @@ Needs: forget, retain; with kl the reference
 Cost: one forward and backward of forget and retain rows a step; kl adds one forward of the retain rows by the reference
 Differs: in kl positions of prompt and answer count (`include_prompt false`: of the answer alone), while the TOFU code averages over
   padding, too, and over the position after the last token
-Status: reproduced
+Status: shown
 """
 
 from typing import Annotated, Literal

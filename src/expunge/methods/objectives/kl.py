@@ -9,7 +9,7 @@ Needs: forget, retain; the reference
 Cost: one forward and backward of forget and retain rows a step, and one forward of the retain rows by the reference
 Differs: padding does not count, nor does the position after the last token, while the authors' code averages over them, too;
   `include_prompt false` counts the positions of answers alone
-Status: faithful
+Status: shown
 """
 
 from typing import Annotated

@@ -7,7 +7,7 @@ Source: Zhang et al. 2024, arXiv 2404.05868
 Needs: forget, retain; the reference's log-probs of the forget rows, computed once before the first step
 Cost: one forward and backward of forget and retain rows a step
 Differs: cached numbers replace the second model as the reference; their values are the same
-Status: reproduced
+Status: undecided
 """
 
 from torch import Tensor
