@@ -95,6 +95,11 @@ def confirm(
     request: Number,
     by: Annotated[str, typer.Option(help="who confirms; the ledger keeps it, and nobody confirms an own wish")],
     model: Annotated[str, typer.Option(help="the model to begin with, where the ledger serves none yet")] = "",
+    surgeon: Annotated[
+        str,
+        typer.Option(help="who proposes the first repair: a folder or hub id of a chat model, or an endpoint's address; default: a list"),
+    ] = "",
+    send_rows_to: Annotated[str, typer.Option(help="host of that endpoint; it is told how many rows there are, and none of them")] = "",
     utility_budget: Annotated[float, typer.Option(help="share of the original's utility that all runs together may cost")] = 0.1,
     ledger: Place = FOLDER,
     database: Database = "",
@@ -109,15 +114,17 @@ def confirm(
     printer, opened = Printer(as_json, quiet), opened_ledger(ledger, database)
     from expunge.service.asked_data import AskedData
     from expunge.service.interactive import Interactive
-    from expunge.service.surgeon import ListedSurgeon
+    from expunge.service.preparing import writer_for
+    from expunge.service.surgeon import ListedSurgeon, ModelSurgeon
     from expunge.service.watchdog import RuleWatchdog
 
+    listed = ListedSurgeon()
     more = {"utility_budget": utility_budget, "load_options": options.load_options(device, dtype)}
     chats = Interactive(
         ledger=opened,
         data=AskedData("", ""),
         watchdog=RuleWatchdog(),
-        surgeon=ListedSurgeon(),
+        surgeon=ModelSurgeon(writer_for(surgeon, send_rows_to), listed) if surgeon else listed,
         authorized=frozenset({by}),
         model=model,
         options=more,

@@ -11,6 +11,7 @@ from expunge.cli import options, parsing, precheck
 from expunge.cli.console import Printer
 from expunge.cli.exits import usage
 from expunge.cli.ledgers import FOLDER, Database, Place, opened_ledger
+from expunge.core.errors import UserError
 
 
 def add(app: typer.Typer) -> None:
@@ -34,6 +35,14 @@ def serve(
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     unguarded: Annotated[bool, typer.Option("--unguarded", help="serve without any guard")] = False,
     forget_on_request: Annotated[str, typer.Option(help="file of all clients' rows: they may ask in a chat to be forgotten")] = "",
+    follow: Annotated[
+        bool, typer.Option("--follow", help="serve the model of the ledger's last run that is done, as soon as it is; until then --model")
+    ] = False,
+    watchdog: Annotated[
+        str,
+        typer.Option(help="who notices wishes: a folder or hub id of a chat model, or an endpoint's address; default: a rule for English"),
+    ] = "",
+    send_rows_to: Annotated[str, typer.Option(help="host of that endpoint: without this, no chat leaves this machine")] = "",
     column: Annotated[str, typer.Option(help="its column that holds the labels of the clients' keys, e.g. customer_id")] = "",
     map: options.Map = None,
     ledger: Place = FOLDER,
@@ -48,18 +57,23 @@ def serve(
         precheck.sources(forget_on_request)
         if forget_on_request:
             parsing.required(column=column)
+        elif watchdog:
+            raise UserError("a watchdog notices wishes to be forgotten: name the rows of all clients with --forget-on-request")
     from expunge.service import serving
 
     chats = None
+    followed = opened_ledger(ledger, database, create=bool(forget_on_request)) if follow else None
     if forget_on_request:
         from expunge.service.asked_data import AskedData
         from expunge.service.interactive import Interactive
+        from expunge.service.preparing import writer_for
         from expunge.service.surgeon import ListedSurgeon
-        from expunge.service.watchdog import RuleWatchdog
+        from expunge.service.watchdog import ModelWatchdog, RuleWatchdog
 
-        opened = opened_ledger(ledger, database, create=True)
+        opened = followed or opened_ledger(ledger, database, create=True)
         data = AskedData(forget_on_request, column, map or ())
-        chats = Interactive(ledger=opened, data=data, watchdog=RuleWatchdog(), surgeon=ListedSurgeon(), authorized=frozenset())
+        dog = ModelWatchdog(writer_for(watchdog, send_rows_to)) if watchdog else RuleWatchdog()
+        chats = Interactive(ledger=opened, data=data, watchdog=dog, surgeon=ListedSurgeon(), authorized=frozenset())
     app = serving.guarded_endpoint(
         model=model,
         upstream=upstream,
@@ -72,6 +86,7 @@ def serve(
         hosts=tuple(allowed_host or ()),
         unguarded=unguarded,
         chats=chats,
+        follow=followed,
         load_options=options.load_options(device, dtype),
     )
     Printer(quiet=quiet).say(f"serving at http://{host}:{port}/v1 until Ctrl-C")

@@ -17,7 +17,8 @@ from expunge.core.capabilities import Generates, offers, require
 from expunge.core.errors import UserError
 from expunge.core.rows import Rows
 from expunge.functional.brief import brief
-from expunge.io.models import Opened
+from expunge.io.models import Opened, load
+from expunge.service.ledger import Ledger
 
 KEY = "EXPUNGE_UPSTREAM_KEY"  # variable of the environment with the key for the server behind
 LONGEST = 1 << 22  # bytes of an answer of the server behind
@@ -79,6 +80,48 @@ class LocalModel:
         with self.lock, torch.no_grad():
             samples = modality.generate(self.opened.model, rows, int(options.get("max_tokens", 256)), generator, temperature or 1.0)
         return _stopped(str(modality.decode(samples.ids)[0]), options.get("stop"))
+
+
+@brief()
+class FollowedModel:
+    """The model that a ledger serves: after a run is done, or undone, the next answer is of the new one.
+
+    While the new one is loaded, answers wait. Where it cannot be loaded, nothing is answered: the one before may know what is to be gone.
+
+    Args:
+        ledger: that says which model is served.
+        first: the model before the first run; None: the ledger serves one already.
+        load_options: of `load`.
+
+    Raises:
+        UserError: for a ledger that serves nothing yet, without `first`.
+    """
+
+    def __init__(self, ledger: Ledger, first: Opened | None, load_options: Mapping[str, Any] | None = None) -> None:
+        self.ledger, self.load_options = ledger, dict(load_options or {})
+        self.lock, self.head = threading.Lock(), ""
+        self.first = LocalModel(first) if first is not None else None
+        self.source, self.inner = "", self.first
+        self._current()
+
+    async def answer(self, asked: Conversation) -> str:
+        """The answer of the model that is served now."""
+        inner = await to_thread.run_sync(self._current)
+        return await inner.answer(asked)
+
+    def _current(self) -> LocalModel:
+        with self.lock:
+            if (head := self.ledger.head) != self.head:
+                source, run = self.ledger.serving()
+                if run is None and self.first is not None:  # before the first run, and after its undoing
+                    self.source, self.inner = "", self.first
+                elif source != self.source:
+                    self.inner = None
+                    self.inner, self.source = LocalModel(load(source, **self.load_options)), source
+                self.head = head
+            if self.inner is None:
+                raise UserError("the ledger serves no model yet: name the one before the first run with --model")
+            return self.inner
 
 
 @brief("url", "model")

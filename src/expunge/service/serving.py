@@ -17,7 +17,8 @@ from expunge.io.models import load
 from expunge.service.api_keys import ApiKeys
 from expunge.service.endpoint import application
 from expunge.service.interactive import Interactive
-from expunge.service.models import LocalModel, ServedModel, Upstream
+from expunge.service.ledger import Ledger
+from expunge.service.models import FollowedModel, LocalModel, ServedModel, Upstream
 from expunge.service.text_guards import RunGuard, TextGuard, names_in
 from expunge.service.watchdog import Turn
 
@@ -37,6 +38,7 @@ def guarded_endpoint(
     hosts: Sequence[str] = (),
     unguarded: bool = False,
     chats: Interactive | None = None,
+    follow: Ledger | None = None,
     load_options: Mapping[str, Any] | None = None,
 ) -> Starlette:
     """The application of an endpoint, with everything loaded: what cannot be guarded does not start.
@@ -52,12 +54,17 @@ def guarded_endpoint(
         hosts: names by which clients call this server, besides those of this machine.
         unguarded: start without any guard.
         chats: in which clients can ask to be forgotten: the label of a key says who its client is. It brings the guard of open requests.
+        follow: a ledger: `model` is served until a run is done, and then the model of that run, without a new start.
         load_options: of `load`.
 
     Raises:
         UserError: where these do not fit together.
     """
-    if bool(model) is bool(upstream):
+    if follow is not None and upstream:
+        raise UserError(
+            "a server behind has a model of its own, which no ledger can swap: serve it here with --model, or leave --follow out"
+        )
+    if bool(model) is bool(upstream) and follow is None:
         raise UserError("name what is served: --model for a model that runs here, or --upstream with --upstream-model for a server behind")
     if not is_loopback(host) and not keys:
         raise UserError(
@@ -72,7 +79,11 @@ def guarded_endpoint(
     text_guards += [chats.guard()] if chats is not None else []
     text_guards += [RunGuard(load(guard, **(load_options or {}))) for guard in guards]
     served: ServedModel
-    if model:
+    if follow is not None:
+        served = FollowedModel(follow, load(model, **(load_options or {})) if model else None, load_options)
+        has_guard = bool(text_guards)
+        name = name or (Path(model).name if model else follow.folder.name)
+    elif model:
         opened = load(model, **(load_options or {}))
         served, has_guard = LocalModel(opened), bool(text_guards) or is_guarded(opened.modality)
         name = name or Path(model).name
