@@ -148,14 +148,14 @@ def contracts(data: str) -> Numbers:
 
 
 def authors(data: str) -> Numbers:
-    """TOFU, forget01, with the other authors of retain_perturbed: every score with each of its published means."""
+    """TOFU, an author to forget and one to keep: every score with each of its published means."""
     from expunge.evaluation.measure import Evidence, Measure
     from expunge.evaluation.metrics import tofu as scored
 
-    suite = tofu.load(data, "forget01", retain=60, real_authors=30, world_facts=30)
-    rows = {"forget": suite.train["forget"], "retain": [{k: r[k] for k in ("question", "answer")} for r in suite.sets["retain"]]}
+    suite = tofu.load(data, "forget01", forget=20, retain=20, real_authors=10, world_facts=10)
+    rows = {"forget": suite.train["forget"][:20], "retain": [{k: r[k] for k in ("question", "answer")} for r in suite.sets["retain"]]}
     texts = words_of([*rows["forget"], *rows["retain"], *suite.sets["real_authors"], *suite.sets["world_facts"]])
-    original, retrained = (trained(r, suite, texts, LONGER, epochs=20) for r in ([*rows["retain"], *rows["forget"]], rows["retain"]))
+    original, retrained = (trained(r, suite, texts, LONGER, epochs=15) for r in ([*rows["retain"], *rows["forget"]], rows["retain"]))
     reference = observe(retrained.model, retrained.modality, suite.sets, specs=suite.specs, wants=PLAIN)
     models = {"original": original, "retrained": retrained, "npo": unlearned("npo", original, rows["forget"], rows["retain"], epochs=8)}
     shown: Numbers = {}
