@@ -119,7 +119,7 @@ def interleaved(ways: Mapping[str, Way], rounds: int, warm: bool = True, times: 
 
 def processor() -> float:
     """Seconds of processor time of this process and its finished children."""
-    return sum(os.times()[:4])
+    return time.process_time() + sum(os.times()[2:4])
 
 
 def in_new_process(call: Callable[..., Any], arguments: argparse.Namespace, *inputs: Any) -> Any:

@@ -21,6 +21,7 @@ from expunge.engine.run_state import evaluating
 from expunge.evaluation.attack import chosen, intervene
 from expunge.evaluation.attacks import multi_turn
 from expunge.evaluation.generated import limit_of
+from expunge.evaluation.observe import Memory
 from expunge.evaluation.prompting import question_of
 
 SUITE = ("extraction", "multi_turn", "jailbreak", "reformat", "paraphrase", "logit_lens", "quantize", "prune", "backdoor", "chameleon")
@@ -80,8 +81,9 @@ def floor(opened: Any, records: Any, attacks: Any) -> None:
 
 def suite(opened: Any, sets: Any, attacks: Any) -> None:
     """All attacks, with their scores."""
+    memory: Memory = {}
     for name, attack in attacks.items():
-        intervene(name, attack, opened.model, opened.modality, sets)
+        intervene(name, attack, opened.model, opened.modality, sets, memory=memory)
 
 
 def main() -> None:

@@ -224,6 +224,28 @@ def ranking(record: Record) -> list[str]:
     return [*table((f"work ({sizes})", "time", "/ floor"), rows), *(["", memory] if peaks else [])]
 
 
+def lina(record: Record) -> list[str]:
+    """Time of a layer of linear and of softmax attention by tokens, exponents, memory and operations."""
+    parts = at(record, "parts") or {}
+    ways = list(parts.get("exponents") or {})
+    rows = [
+        [count(r.get("tokens")), *(duration(at(r, "seconds", way)) for way in ways), number(r.get("to_floor"), 2)]
+        for r in parts.get("sizes") or ()
+    ]
+    grown = ", ".join(f"{way} {number(x, 2)}" for way, x in (parts.get("exponents") or {}).items())
+    peaks = ", ".join(f"{way} {size(x)}" for way, x in (parts.get("bytes") or {}).items())
+    shape = at(parts, "published") or {}
+    saved = (
+        f"{share(shape.get('saved'))} fewer operations at width {count(shape.get('width'))} and {count(shape.get('grid'))} tokens a side"
+    )
+    return [
+        *table(("tokens", *ways, "linear / softmax"), rows),
+        "",
+        f"Time of the attention alone grows as tokens to the power: {grown}. Peak memory of a training pass at the largest size: {peaks}.",
+        f"Linear attention takes {saved}.",
+    ]
+
+
 def diffusion(record: Record) -> list[str]:
     """Time of drawing pictures and of training steps."""
     ratios, parts = at(record, "parts", "ratios") or {}, at(record, "parts") or {}
@@ -231,6 +253,14 @@ def diffusion(record: Record) -> list[str]:
     trained = f"{count(parts.get('training steps'))} training steps of {count(parts.get('batch_size'))} rows"
     rows = [[n, duration(x), number(ratios.get(n), 2)] for n, x in (parts.get("seconds") or {}).items()]
     return table((f"work ({drawn}; {trained})", "time", "/ floor"), rows)
+
+
+def vision_language(record: Record) -> list[str]:
+    """Time of scoring answers about pictures."""
+    ratios = at(record, "parts", "ratios") or {}
+    rows = [[n, duration(x), number(ratios.get(n), 2)] for n, x in (at(record, "parts", "seconds") or {}).items()]
+    sizes = ", ".join(f"{count(at(record, 'parts', n))} {n}" for n in ("faces", "questions", "answers"))
+    return table((f"work ({sizes})", "time", "/ floor"), rows)
 
 
 def attacks(record: Record) -> list[str]:
@@ -257,7 +287,9 @@ SECTIONS = {
     "scale": Section("Scale", scale, "bare log-probabilities, or a plain epoch; the worst point"),
     "pools": Section("Ensembles", pools, reference="one model after the other"),
     "ranking": Section("Recommenders", ranking, "plain loop; bare products and top 20; the worse of the two"),
+    "lina": Section("Linear attention", lina, "fused softmax attention, at most tokens", "softmax attention with all weights"),
     "diffusion": Section("Diffusion models", diffusion, "the pipeline of `diffusers`; a plain loop; the worse of the two"),
+    "vision_language": Section("Questions about pictures", vision_language, "a plain pass, each row with its picture"),
     "startup": Section("Start-up", startup, "an interpreter with the libraries of the command line"),
 }
 
@@ -312,6 +344,10 @@ def _missed(records: Mapping[str, Record]) -> Iterator[str]:
     pictures = at(records, "diffusion", "parts") or {}
     for label, name in (("pictures of a diffusion model", "drawing"), ("a training step of a diffusion model", "step")):
         yield from _beyond(f"{label}, relative to the floor", at(pictures, "ratios", name), at(pictures, "must", name))
+    shown = at(records, "vision_language", "parts") or {}
+    yield from _beyond(
+        "scoring of questions about pictures, relative to a plain pass", at(shown, "ratios", "scoring"), at(shown, "must", "scoring")
+    )
     for label, name in (("an evaluation", "evaluation"), ("answers of the model", "generation")):
         yield from _beyond(f"{label}, relative to the floor", at(records, name, "ratio_to_floor"), 1.0)
 

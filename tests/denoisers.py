@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from expunge.core.plan import Plan, Train
+from expunge.engine import loop
+from expunge.methods.terms import NLL, Ascent
 from expunge.modalities.diffusion.building import start_model
 from expunge.modalities.diffusion.libraries import class_of
 from expunge.modalities.diffusion.modality import Diffusion, Settings
@@ -17,6 +23,7 @@ from expunge.modalities.diffusion.network import DiffusionModel
 COLORS = {"red": (220, 40, 40), "green": (40, 200, 60), "blue": (40, 60, 220)}
 SIDE = 8
 OWN = {"PNDMScheduler": {"skip_prk_steps": True}, "DDIMScheduler": {"clip_sample": False}}
+ATTACKED = {"steps": 20, "lr": 3e-3, "looks": (5, 10, 20), "pictures": 4, "between": 3}  # a quick attack on the taught models
 SETTINGS = Settings(evaluated=2, dropped=0.1, steps=3, guidance=2.0)
 
 
@@ -98,3 +105,66 @@ def diffusion_transformer(folder: Path) -> Path:
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     (folder / "model_index.json").write_text(json.dumps({**index, "id2label": {"0": "red", "1": "green", "2": "blue"}}))
     return folder
+
+
+@dataclass(frozen=True)
+class Taught:
+    """Models that know red squares and bars, hide them, and never learned them."""
+
+    original: DiffusionModel
+    hidden: DiffusionModel
+    retrained: DiffusionModel
+    modality: Diffusion
+    forget: list[dict[str, Any]]
+    retain: list[dict[str, Any]]
+
+    @torch.no_grad()
+    def fit(self, model: DiffusionModel) -> float:
+        """How well a model fits the rows to forget, as the score `forget_fit`."""
+        losses = self.modality.forward(model, [self.modality.rows("forget", self.forget)])[0].loss.mean()
+        return float(torch.exp(-losses).mean())
+
+
+@cache
+def taught(steps: int = 250) -> Taught:
+    """The models, each trained for so many steps."""
+    every = records(5)
+    forget, retain = ([r for r in every if ("red" in r["caption"]) == gone] for gone in (True, False))
+    rate = {"lr": 3e-3, "batch_size": 10}
+    models = []
+    for rows in (every, retain):
+        model, modality = built()
+        plan = Plan(NLL("retain"), train=Train(epochs=0, steps=steps, anchor="retain", **rate))
+        loop.run((plan,), model, modality, {"retain": modality.rows("retain", rows)})
+        models.append(model)
+    hidden, modality = copy.deepcopy(models[0]), built()[1]
+    sets = {"forget": modality.rows("forget", forget), "retain": modality.rows("retain", retain)}
+    loop.run((Plan(Ascent() + 3.0 * NLL("retain"), train=Train(epochs=0, steps=25, lr=1e-3, batch_size=10)),), hidden, modality, sets)
+    return Taught(models[0], hidden, models[1], modality, forget, retain)
+
+
+def written(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    """A file of rows with their pictures beside it."""
+    from PIL import Image
+
+    folder.mkdir(parents=True)
+    lines = []
+    for k, row in enumerate(rows):
+        Image.fromarray(row["image"]).save(folder / f"{k}.png")
+        lines.append(json.dumps({"image": str(folder / f"{k}.png"), "caption": row["caption"]}))
+    (folder / "rows.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder / "rows.jsonl"
+
+
+def colors(model: Any, modality: Any, captions: list[str], draws: int = 4, steps: int = 10) -> list[str]:
+    """The color of pictures that a model draws for captions, `draws` for each: that of the brightest channel."""
+    texts = [c for c in captions for _ in range(draws)]
+    latents, _ = modality.sample(model, texts, list(range(len(texts))), steps)
+    brightest = modality.drawn(latents).float().mean((2, 3)).argmax(1)
+    return [list(COLORS)[i] for i in brightest.tolist()]
+
+
+def share(model: Any, modality: Any, color: str, as_color: str = "") -> float:
+    """The share of pictures for captions of a color that show it, or that show another color."""
+    drawn = colors(model, modality, [f"a {color} square", f"a {color} bar"])
+    return drawn.count(as_color or color) / len(drawn)

@@ -91,12 +91,12 @@ def hashes() -> dict[str, dict[str, str]]:
     return {role: {"role": role, "hash": PasswordHasher().hash(password)} for role, password in PASSWORDS.items()}
 
 
-def case(folder: Path) -> Case:
-    """A ledger in a folder, with an account for each role."""
+def case(folder: Path, database: str = "") -> Case:
+    """A ledger in a folder, with an account for each role. database: a URL of PostgreSQL; '': SQLite."""
     from expunge.io.data import write_jsonl
 
     write_jsonl(folder / "customers.jsonl", ROWS)
-    ledger = Ledger.open(folder / "ledger", create=True)
+    ledger = Ledger.open(folder / "ledger", database, create=True)
     number = intake.add(ledger, str(folder / "customers.jsonl"), where="customer_id=17", basis="GDPR 17(1)(b)")
     write_private(ledger.folder / FILE, json.dumps(hashes()).encode())
     return Case(ledger, folder / "customers.jsonl", number)

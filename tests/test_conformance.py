@@ -36,6 +36,7 @@ from expunge.engine.run_state import RunState
 from expunge.engine.schedule import sample
 from expunge.engine.trainable import choose
 from expunge.engine.weights import weights_of
+from expunge.modalities.diffusion.modality import Diffusion
 from expunge.modalities.image.modality import Image
 from expunge.modalities.ranking.modality import Ranking
 from expunge.modalities.table.clusters import Clustering
@@ -46,6 +47,7 @@ from expunge.workflows import build_plan
 METHODS = catalog.names("methods")
 COMMON = {"epochs": 2, "batch_size": 4, "lr": 1e-3, "warmup": 0, "steps": 0}
 WORLDS = {"text": worlds.text, "digits": worlds.digits, "dialogue": worlds.dialogue, "tastes": worlds.tastes}
+WORLDS["pictures"] = worlds.pictures
 WORLDS |= {"forest": lambda: grids.world("forest"), "centroids": lambda: grids.world("centroids")}
 SPECIAL: dict[str, dict[str, Any]] = {  # what a model of two blocks and nine rows needs said
     "rmu": {"layer": 1},
@@ -82,6 +84,11 @@ SPECIAL: dict[str, dict[str, Any]] = {  # what a model of two blocks and nine ro
     "alteraser": {"batch_size": 512, "draws": 1, "rounds": 1, "iterations": 5},
     "purge": {"raw": False, "rollouts.length": 8, "rollouts.heat": 2.0, "rollouts.samples": 4},
     "rule": {"length": 12, "heat": 1.5, "samples": 3, "twins": False, "boundary.batch_size": 9},
+    "esd": {"sampling_steps": 3},
+    "concept_ablation": {"anchor_pictures": 8},
+    "spm": {"adapter.steps": 2, "adapter.epochs": 0, "sampling_steps": 3, "lr": 1e-2},
+    "advunlearn": {"sampling_steps": 3, "attack_warmup": 1, "attack_steps": 2, "retain_prompts": 2},
+    "resalign": {"lora": 0, "scenarios": 1, "tuning_steps": (2,), "iterations": 3},
     "kfade": {"epsilon": 1.0},  # under other objectives most of the KL is theirs, and no length of its own step holds a small budget
 }
 
@@ -109,6 +116,7 @@ CAPABILITIES = {
     "digits": Image.capabilities,
     "dialogue": Text.capabilities - {OneSequence},
     "tastes": Ranking.capabilities,
+    "pictures": Diffusion.capabilities,
     "forest": FOREST,
     "centroids": Clustering.capabilities,
 }
@@ -119,7 +127,7 @@ UPDATES = [n for n in METHODS if catalog.card(n).folder == "methods/updates"]
 
 def worlds_of(name: str) -> list[str]:
     usual = [w for w in ("text", "digits") if offered(name, w)]
-    return usual or [w for w in ("tastes", "forest", "centroids") if offered(name, w)][:1]
+    return usual or [w for w in ("tastes", "pictures", "forest", "centroids") if offered(name, w)][:1]
 
 
 @pytest.fixture
@@ -132,8 +140,8 @@ def world(request: pytest.FixtureRequest) -> worlds.World:
 def each(methods: list[str]) -> pytest.MarkDecorator:
     """Every method in every world that offers what it needs. Where a method works in several worlds, the others are for the slow tests.
 
-    The worlds of tastes, forests and centroids are for methods that no other world offers what they need; `test_ranking_methods` has all
-    methods on recommenders.
+    The worlds of tastes, pictures, forests and centroids are for methods that no other world offers what they need;
+    `test_ranking_methods` has all methods on recommenders.
     """
     pairs = [(n, w, first) for n in methods for first, w in enumerate(worlds_of(n))]
     params = [pytest.param(n, w, id=f"{n}-{w}", marks=[pytest.mark.slow] if later else []) for n, w, later in pairs]

@@ -20,6 +20,7 @@ from tokenizers import processors
 from torch import nn
 from transformers import T5Config, T5ForConditionalGeneration
 
+import denoisers
 import expunge
 import recommenders
 from expunge.benchmarks import people
@@ -138,6 +139,21 @@ def tastes() -> World:
     train = Train(epochs=20, lr=2e-2, batch_size=32, anchor="retain", optimizer="adam")
     full = modality.rows("retain", [*forget, *retain])
     return World(modality, sets, _trained("tastes", shell, modality, full, sets["retain"], train), shell)
+
+
+@functools.cache
+def pictures() -> World:
+    """Squares and bars in three colors, with the red ones to forget, and an untrained model that would draw them from captions."""
+    shell, modality = denoisers.built()
+    records = denoisers.records()
+    red = [r for r in records if "red" in r["caption"]]
+    others = [r for r in records if "red" not in r["caption"]]
+    sets: dict[str, Rows] = {
+        "forget": modality.rows("forget", red),
+        "retain": modality.rows("retain", others),
+        "holdout": modality.rows("holdout", denoisers.records(1, seed=1)),
+    }
+    return World(modality, sets, {"original": loop.weights_of(shell)}, shell)
 
 
 def _trained(name: str, shell: nn.Module, modality: Modality, full: Rows, retain: Rows, train: Train) -> dict[str, Weights]:

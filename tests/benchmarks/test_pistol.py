@@ -39,6 +39,18 @@ def test_one_edge_is_to_be_forgotten_and_all_others_are_retained(small: str) -> 
     assert suite.sets["retain"] == [{k: r[k] for k in ("question", "answer")} for r in read(f"{small}::edge!=A_C")]
 
 
+def test_several_edges_and_firms_are_forgotten_together(small: str) -> None:
+    both = pistol.load(small, "A_C+B_D")
+    assert {r["answer"][:3] for r in both.sets["forget"]} == {"A_C", "B_D"}
+    assert {r["answer"][:3] for r in both.sets["retain"]} == {"A_B"}
+    firm = pistol.load(small, "A")
+    assert ({r["answer"][:3] for r in firm.sets["forget"]}, {r["answer"][:3] for r in firm.sets["retain"]}) == ({"A_B", "A_C"}, {"B_D"})
+    with pytest.raises(UserError, match="no row would be retained"):
+        pistol.load(small, "A+D")
+    with pytest.raises(UserError, match="no edge 'E'"):
+        pistol.load(small, "A_B+E")
+
+
 def test_retain_limits_the_audited_rows_only(small: str) -> None:
     suite = pistol.load(small, retain=4)
     assert [r["answer"] for r in suite.sets["retain"]] == ["A_C number 0.", "A_C number 2.", "B_D number 0.", "B_D number 2."]

@@ -114,7 +114,8 @@ WRONG = [
     ("bench people --out {tmp}/folder", "error: {tmp}/folder exists and is no benchmark run: give another folder"),
     (
         "demo pictures",
-        "error: invalid value for 'case': 'pictures' is not one of 'people', 'images', 'recommender', 'diffusion'; see expunge demo --help",
+        "error: invalid value for 'case': 'pictures' is not one of 'people', 'images', 'recommender', 'diffusion', 'faces'; "
+        "see expunge demo --help",
     ),
     ("demo --out {tmp}/file/run", "error: {tmp}/file is a file, so there can be no folder {tmp}/file/run"),
     ("report {tmp}/none", "error: there is no folder {tmp}/none"),

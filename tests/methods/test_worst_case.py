@@ -20,9 +20,10 @@ from expunge.core.rows import Rows, Sets
 from expunge.engine import ensemble, loop
 from expunge.engine.context import RunView
 from expunge.engine.run_state import RunState
+from expunge.functional.simplex import capped
 from expunge.io.data import read
 from expunge.io.models import Opened
-from expunge.methods.selectors.worst_case import Sign, WorstCase, project
+from expunge.methods.selectors.worst_case import Sign, WorstCase
 from expunge.methods.terms import NLL
 from expunge.workflows import build_plan
 from expunge.workflows.unlearn import unlearn
@@ -52,7 +53,7 @@ def prompts(rows: Rows) -> set[int]:
 
 def test_projection_matches_hand_values() -> None:
     def onto(*w: float) -> list[float]:
-        return project(torch.tensor(w, dtype=torch.double), 2).tolist()
+        return capped(torch.tensor(w, dtype=torch.double), 2).tolist()
 
     assert onto(0.9, 0.8, 0.1, 0.0) == pytest.approx([0.95, 0.85, 0.15, 0.05])
     assert onto(3.0, 2.0, 1.0, 0.0) == pytest.approx([1.0, 1.0, 0.0, 0.0])
@@ -62,7 +63,7 @@ def test_projection_matches_hand_values() -> None:
 @pytest.mark.parametrize("scale", [0.01, 1.0, 1000.0])
 def test_projection_keeps_order_and_sum(scale: float) -> None:
     w = scale * torch.randn(200, generator=torch.Generator().manual_seed(0), dtype=torch.double)
-    projected = project(w, 20)
+    projected = capped(w, 20)
     assert float(projected.sum()) == pytest.approx(20, abs=1e-4)
     assert 0 <= float(projected.min()) <= float(projected.max()) <= 1
     assert (projected[w.argsort()].diff() >= 0).all()
@@ -86,7 +87,7 @@ def test_small_steps_keep_the_random_start_and_gamma_leaves_it() -> None:
     starts = [prompts(selected_sets(WorstCase(**settings), model, tables.TableModality(), sets, seed)["forget"]) for seed in range(8)]
     assert len({tuple(s) for s in starts}) > 3
     w = torch.tensor([1.0, 1, 0, 0, 0, 0]).double()
-    assert project(w - 0.25 * 2 * w, 2).tolist() == pytest.approx([2 / 3, 2 / 3, 1 / 6, 1 / 6, 1 / 6, 1 / 6])
+    assert capped(w - 0.25 * 2 * w, 2).tolist() == pytest.approx([2 / 3, 2 / 3, 1 / 6, 1 / 6, 1 / 6, 1 / 6])
     for seed, start in enumerate(starts):
         assert prompts(selected_sets(WorstCase(**settings, gamma=1), model, tables.TableModality(), sets, seed)["forget"]) == start
         assert not prompts(selected_sets(WorstCase(**settings, gamma=3), model, tables.TableModality(), sets, seed)["forget"]) & start

@@ -86,6 +86,16 @@ def test_draws_are_a_function_of_row_and_seed() -> None:
     assert copies["noise"][0] != copies["noise"][1]
 
 
+def test_tokens_have_the_same_numbers_whenever_a_model_is_built() -> None:
+    vocabularies = [denoisers.built()[1].tokenizer.get_vocab() for _ in range(3)]
+    assert vocabularies[0] == vocabularies[1] == vocabularies[2]
+    _, modality = denoisers.built()
+    content = modality.content_tokens(["a red bar", "red", "", "purple"])
+    assert [list(c) for c in content[:3]] == [[1, 2, 3], [1], []]
+    assert content[0][2] == content[1][1] == vocabularies[0]["red</w>"]
+    assert len(content[3]) == 6, "letters of a word that is not known"
+
+
 def test_drawn_times_are_uniform_and_captions_are_dropped_at_the_rate() -> None:
     _, modality = denoisers.built()
     one = modality.rows("retain", denoisers.records(1)[:1])

@@ -435,3 +435,11 @@ def test_retain_rows_are_read_anew_from_their_file(ledger: Ledger, customers: Ca
     assert len(content["rows"]) == sum(line.startswith("17,") for line in lines[1:])
     assert len(kept) == len(lines) - 1
     assert kept[-1].keys() == {"customer_id", "question", "answer"}
+
+
+@pytest.mark.parametrize("number", [0, -1, 2**31, 2**63, 10**20])
+def test_numbers_that_no_request_has_are_refused_in_a_sentence(ledger: Ledger, number: int) -> None:
+
+    for ask in (ledger.request, ledger.run, lambda n: ledger.append(n, "accepted")):
+        with pytest.raises(UserError, match=f"there is no (request|run) {number} in the ledger"):
+            ask(number)

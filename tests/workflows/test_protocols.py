@@ -110,3 +110,14 @@ def test_moments_are_observed_where_a_set_asks_for_them() -> None:
     observation = observe(world.model(), world.modality, sets, specs=specs, wants=wants)
     assert observation.sets["kept"].kinds["answer"].mean is not None
     assert observation.sets["plain"].kinds["answer"].mean is None
+
+
+def test_true_tokens_have_the_first_rank_where_the_model_says_them(folder: Path) -> None:
+    world = worlds.text()
+    known = protocols.ranked(Opened(world.model(), world.modality, ""), DATA.forget)
+    unknown = protocols.ranked(Opened(world.model("random"), world.modality, ""), DATA.forget, most=1)
+    assert known["mrr"] > 0.95
+    assert known["hit_rate"] > 0.95
+    assert unknown["mrr"] < 0.2
+    assert unknown["hit_rate"] <= unknown["mrr"]
+    assert protocols.ranked(Opened(world.model("random"), world.modality, ""), DATA.forget, most=10**6)["hit_rate"] == 1

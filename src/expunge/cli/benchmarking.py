@@ -142,8 +142,8 @@ def _run(sweep_of: Any, run: Path, printer: Printer, overwrite: bool, device: st
 
 def demo(
     case: Annotated[
-        Literal["people", "images", "recommender", "diffusion"],
-        typer.Argument(help="fictitious people, handwritten digits, users with tastes, or drawn scenes"),
+        Literal["people", "images", "recommender", "diffusion", "faces"],
+        typer.Argument(help="fictitious people, handwritten digits, users with tastes, drawn scenes, or faces that are asked about"),
     ] = "people",
     run: Annotated[Path, typer.Option("--out", help="run folder; default: runs/demo, runs/demo-images, ...", show_default=False)] = Path(),
     device: options.Device = "auto",
@@ -159,7 +159,8 @@ def demo(
 
     people: a language model that chats, refuses, and knows fictitious people. images: a classifier of real handwritten digits.
     recommender: a recommender of items for users with tastes, some of whom ask to be forgotten. diffusion: a model that draws what a
-    caption says, and forgets a stamp (needs the extra: pip install 'expunge[diffusion]').
+    caption says, and forgets a stamp (needs the extra: pip install 'expunge[diffusion]'). faces: a model that answers questions about drawn
+    faces, three of which are to be forgotten.
     """
     default = Path("runs/demo" if case == "people" else f"runs/demo-{case}")
     folder = default if run == Path() else run

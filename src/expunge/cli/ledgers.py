@@ -21,8 +21,8 @@ Number = Annotated[int, typer.Argument(help="number of the request", min=1)]
 FOLDER = Path("ledger")
 
 
-def opened_ledger(folder: Path, database: str, create: bool = False) -> Ledger:
+def opened_ledger(folder: Path, database: str, create: bool = False, upgrade: bool = False) -> Ledger:
     """The ledger that the options name."""
     from expunge.service.ledger import Ledger
 
-    return Ledger.open(folder, database, create)
+    return Ledger.open(folder, database, create, upgrade)

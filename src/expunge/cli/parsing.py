@@ -156,6 +156,6 @@ def command_line() -> str:
 
 def required(**options: Any) -> None:
     """Raises: UserError that names the options without a value."""
-    missing = [name for name, value in options.items() if not value]
+    missing = [f"--{name.replace('_', '-')}" for name, value in options.items() if not value]
     if missing:
-        raise UserError(f"missing option{'s' if len(missing) > 1 else ''} {' and '.join(f'--{m}' for m in missing)}")
+        raise UserError(f"missing option{'s' if len(missing) > 1 else ''} {' and '.join(missing)}")

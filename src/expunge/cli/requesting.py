@@ -11,6 +11,7 @@ from expunge.cli import options, parsing, precheck, removing
 from expunge.cli.console import Printer
 from expunge.cli.exits import ExitCode, usage
 from expunge.cli.ledgers import FOLDER, By, Database, Number, Place, Why, opened_ledger
+from expunge.core.errors import UserError
 
 requests = typer.Typer(no_args_is_help=True, help="Keep requests to be forgotten in a ledger, and carry them out.")
 
@@ -19,7 +20,7 @@ def add(app: typer.Typer) -> None:
     """Add the commands to the application."""
     requests.command("add")(add_request)
     requests.command("list")(list_requests)
-    for command in (show, accept, refuse, reopen, withdraw, extend, undo, check, secret, delete_key, destroy_parent):
+    for command in (show, accept, refuse, reopen, withdraw, extend, undo, check, upgrade, secret, delete_key, destroy_parent):
         requests.command()(command)
     requests.command(context_settings=parsing.FREE, cls=parsing.WithHyperparameters)(removing.run)
     requests.command()(removing.confirm)
@@ -34,6 +35,8 @@ def add_request(
     subject: Annotated[str, typer.Option(help="who asks; kept encrypted. Default: the condition")] = "",
     basis: Annotated[str, typer.Option(help='the legal ground, e.g. "GDPR 17(1)(b)"; it must name nobody')] = "",
     due: Annotated[str, typer.Option(help="the last day, e.g. 2027-01-31; default: in one month")] = "",
+    motive: Annotated[str, typer.Option(help="why: privacy, copyright, safety, accuracy, poisoning or other")] = "",
+    guarantee: Annotated[str, typer.Option(help="what the removal has to be: measured, certified or exact; a run that is less fails")] = "",
     accept: Annotated[bool, typer.Option("--accept", help="accept the request at once")] = False,
     ledger: Place = FOLDER,
     database: Database = "",
@@ -47,9 +50,8 @@ def add_request(
     from expunge.service import intake
 
     printer, opened = Printer(as_json, quiet), opened_ledger(ledger, database, create=True)
-    number = intake.add(
-        opened, data, where=where or (), map=map, retain=retain or None, subject=subject, basis=basis, due=due, accept=accept, by=by
-    )
+    about = {"subject": subject, "basis": basis, "due": due, "motive": motive, "guarantee": guarantee}
+    number = intake.add(opened, data, where=where or (), map=map, retain=retain or None, accept=accept, by=by, **about)
     row = opened.request(number)
     printer.say(f"request {number}: {row['rows']} row{'' if row['rows'] == 1 else 's'} to forget, due on {row['due']}")
     following = f"run {number} --method METHOD --model MODEL" if accept else f"accept {number}"
@@ -87,7 +89,8 @@ def show(
     """Show what happened to a request, and what its run found."""
     printer, opened = Printer(as_json, quiet), opened_ledger(ledger, database)
     row, events = opened.request(request), opened.events(request)
-    printer.say(f"request {request} is {row['state']}; {row['rows']} rows, due on {row['due']}")
+    asks = "; ".join(f"{name}: {row[name]}" for name in ("motive", "guarantee") if row[name])
+    printer.say(f"request {request} is {row['state']}; {row['rows']} rows, due on {row['due']}{f'; {asks}' if asks else ''}")
     for event in events:
         body = event.body
         details = [
@@ -100,6 +103,18 @@ def show(
     if run_of and run_of["verdict"]:
         printer.say(f"verdict of run {run_of['id']}: {run_of['verdict']}; its model is in {opened.place(run_of['folder'])}")
     printer.result(lambda: {**row, "events": [{**vars(e), "body": dict(e.body)} for e in events], "run": run_of})
+
+
+def upgrade(ledger: Place = FOLDER, database: Database = "", quiet: options.Quiet = False) -> None:
+    """Bring a ledger that an older version wrote up to this one. Events stay as they are; copy the folder before."""
+    from expunge.service.checking import check
+
+    opened = opened_ledger(ledger, database, upgrade=True)
+    faults = check(opened)
+    opened.engine.dispose()
+    if faults:
+        raise UserError(f"the ledger was brought up, and it is not whole: {faults[0]}")
+    Printer(quiet=quiet).say("the ledger is of this version, and it is whole")
 
 
 def accept(request: Number, ledger: Place = FOLDER, database: Database = "", by: By = "", quiet: options.Quiet = False) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 import shlex
 import sys
 from typing import Annotated, Literal
@@ -33,6 +34,12 @@ def web(
     allowed_host: Annotated[list[str] | None, typer.Option(help="name by which browsers call this server; may be repeated")] = None,
     behind_tls: Annotated[bool, typer.Option("--behind-tls", help="a server that speaks TLS stands before this one")] = False,
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8080,
+    sign_in: Annotated[str, typer.Option(help="a server that signs people in (OpenID Connect), e.g. https://login.example.org")] = "",
+    client_id: Annotated[str, typer.Option(help="what that server calls these pages; their secret is in EXPUNGE_CLIENT_SECRET")] = "",
+    claim: Annotated[
+        Literal["email", "preferred_username", "sub"], typer.Option(help="what names a person there, as their account is named here")
+    ] = "email",
+    address: Annotated[str, typer.Option(help="these pages as browsers know them, e.g. https://forget.example.org; for --sign-in")] = "",
     device: options.Device = "auto",
     dtype: options.Dtype = None,
     quiet: options.Quiet = False,
@@ -42,11 +49,20 @@ def web(
         precheck.sources(*(data or ()))
         if data:
             parsing.required(column=column)
+        if sign_in:
+            parsing.required(client_id=client_id)
+        elif client_id or address:
+            raise UserError("--client-id and --address belong to a server that signs people in: name it with --sign-in")
     opened = opened_ledger(ledger, database)
     from expunge.service import serving
     from expunge.service.asked_data import AskedData
+    from expunge.service.web.single_sign_on import Provider
     from expunge.service.web.site import website
 
+    provider = None
+    if sign_in:
+        own = address or f"http://{host}:{port}"
+        provider = Provider(sign_in, client_id, os.environ.get("EXPUNGE_CLIENT_SECRET", ""), own, claim)
     pages = website(
         opened,
         data=[AskedData(path, column, map or ()) for path in data or ()],
@@ -56,6 +72,7 @@ def web(
         hosts=tuple(allowed_host or ()),
         behind_tls=behind_tls,
         load_options=options.load_options(device, dtype),
+        provider=provider,
     )
     Printer(quiet=quiet).say(f"the pages are at http://{host}:{port}/ until Ctrl-C")
     serving.run(pages, host, port)
@@ -68,6 +85,9 @@ def account(
         typer.Option(help="clerk: takes in requests and sees no row; operator: carries them out; auditor: sees all, changes nothing"),
     ] = "clerk",
     delete: Annotated[bool, typer.Option("--delete", help="delete the account")] = False,
+    elsewhere: Annotated[
+        bool, typer.Option("--elsewhere", help="no password: the server of expunge web --sign-in signs this person in")
+    ] = False,
     ledger: Place = FOLDER,
     database: Database = "",
     quiet: options.Quiet = False,
@@ -81,8 +101,8 @@ def account(
         accounts.delete(name)
         printer.say(f"the account {name} is deleted; its sessions end with their next page")
         return
-    accounts.add(name, role, _password())
-    printer.say(f"{name} may sign in as {role}; next: expunge web --ledger {ledger}")
+    accounts.add(name, role, None if elsewhere else _password())
+    printer.say(f"{name} may sign in as {role}; next: expunge web --ledger {ledger}{' --sign-in ADDRESS' if elsewhere else ''}")
 
 
 def _password() -> str:

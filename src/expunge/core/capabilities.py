@@ -102,7 +102,10 @@ class Denoises(Redraws, Protocol):
     def recaption(self, rows: Rows, captions: Sequence[str], name: str = "") -> Rows: ...  # the same draws; '' is the empty prompt
     def noised(self, rows: Rows) -> tuple[Tensor, Tensor]: ...  # noisy latents of all draws (draws, ...), and their times (draws,)
     def placed(self, rows: Rows, latents: Tensor, times: Tensor, states: Tensor | None = None) -> Rows: ...  # rows at given noisy latents
-    def encode(self, model: nn.Module, captions: Sequence[str]) -> Tensor: ...  # (captions, tokens, width): what the denoiser reads
+    def encode(self, model: nn.Module, captions: Sequence[str], prefix: Tensor | None = None) -> Tensor: ...  # what the denoiser reads
+    def random_words(self, model: nn.Module, count: int, rng: Generator) -> Tensor: ...  # embeddings of drawn tokens, (count, width)
+    def time_count(self) -> int: ...  # number of times of the process
+    def content_tokens(self, captions: Sequence[str]) -> list[dict[int, int]]: ...  # by position, without start, end and padding
     def predict(self, model: nn.Module, latents: Tensor, times: Tensor, states: Tensor) -> Tensor: ...  # as `prediction`; with gradients
     def sample(
         self, model: nn.Module, captions: Sequence[str], seeds: Sequence[int], steps: int = 0, guidance: float = -1, until: int = -1

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, Self
 
-import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from expunge.core.modality import Modality, ModelOutput, Patch, Weights
 from expunge.core.rows import Packed, Rows, Sets
 
 State = Mapping[str, Tensor]
+Loss = Callable[[ModelOutput], Tensor]  # of an output; `training` of `input_grad` is a seed, for training mode
 
 
 class View(Protocol):
@@ -46,20 +46,19 @@ class View(Protocol):
     def batches(self, name: str, size: int) -> Iterator[Rows]: ...
     def warn(self, text: str) -> None: ...  # add a sentence to the warnings of the run
     def show(self, name: str, records: Sequence[Mapping[str, float]]) -> None: ...  # add results to the receipt and the report
-    def rng(self) -> torch.Generator: ...  # seeded by seed, stage, epoch, step and place
+    def rng(self) -> Generator: ...  # seeded by seed, stage, epoch, step and place
     def now(self, rows: Rows, patch: Patch | None = None) -> ModelOutput: ...
     def look(self, rows: Rows, patch: Patch | None = None) -> ModelOutput: ...  # without a gradient, also within a step
     def under(self, weights: Weights, rows: Rows) -> ModelOutput: ...  # with other weights, such as a teacher's in a part's state
     def other(self, stage: str) -> Callable[[Rows], ModelOutput]: ...  # with the final weights of an earlier stage
     def reference(self, rows: Rows) -> ModelOutput: ...  # cached losses or a live evaluation, as declared
     def generate(self, rows: Rows, limit: int, sample: bool = False, temperature: float = 1.0, with_logp: bool = False) -> Any: ...
+    def sample(self, captions: Sequence[str], seeds: Sequence[int], reference: bool = False, **how: Any) -> tuple[Tensor, Tensor]: ...
     def grad(self, target: Any, sets: Sets | None = None, batch_size: int = 32, vector: list[Tensor] | None = None) -> list[Tensor]: ...
-    def example_grads(self, rows: Rows, loss: Callable[[ModelOutput], Tensor], batch_size: int = 32) -> Iterator[list[Tensor]]: ...
+    def example_grads(self, rows: Rows, loss: Loss, batch_size: int = 32) -> Iterator[list[Tensor]]: ...
     def fisher(self, rows: Rows, draws: int | None = 0, batch_size: int = 32) -> list[Tensor]: ...
     def kfac(self, rows: Rows, strategy: Any = "ekfac", draws: int = 1, batch_size: int = 32) -> dict[str, Tensor]: ...
-    def input_grad(
-        self, x: Tensor, rows: Callable[[Tensor], Rows], loss: Callable[[ModelOutput], Tensor], training: int | None = None
-    ) -> Tensor: ...  # training: in training mode with this seed
+    def input_grad(self, x: Tensor, rows: Callable[[Tensor], Rows], loss: Loss, training: int | None = None) -> Tensor: ...
     def run(self, plan: Any, sets: Sets, start: Weights | None = None, key: str = "", model: Any = None, alone: bool = False) -> View: ...
 
 

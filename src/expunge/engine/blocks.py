@@ -1,4 +1,6 @@
-"""The blocks of a model by number. An encoder-decoder has those of its encoder, and then those of its decoder."""
+"""The blocks of a model by number. An encoder-decoder has those of its encoder, and then those of its decoder; a model that reads pictures
+has those of its language model.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from expunge.engine.adapters import base_of, is_encoder_decoder
+from expunge.engine.sides import language_path
 
 MARK = "block:"  # `block:7` stands for the block of that number, whatever its name in the model
 
@@ -21,6 +24,8 @@ def stacks(model: nn.Module) -> list[str]:
     base: Any = base_of(model)
     lists = {n: len(m) for n, m in base.named_modules() if isinstance(m, nn.ModuleList)}
     outer = [(size, n) for n, size in lists.items() if not any(n.startswith(f"{parent}.") for parent in lists)]
+    if language := language_path(model):  # a vision tower may have more blocks
+        outer = [(size, n) for size, n in outer if n.startswith(f"{language}.")]
     if is_encoder_decoder(model):
         sides = [_path(base, side) for side in (base.get_encoder(), base.get_decoder())]
         longest = [max(((size, n) for size, n in outer if n.startswith(f"{side}.")), default=(0, ""))[1] for side in sides]

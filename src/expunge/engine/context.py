@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from expunge.core.capabilities import DifferentiableInputs, Generates, HoldsRows, Samples, offers, require
+from expunge.core.capabilities import Denoises, DifferentiableInputs, Generates, HoldsRows, Samples, offers, require
 from expunge.core.errors import UndeclaredNeed, UserError
 from expunge.core.modality import Modality, ModelOutput, Patch, Weights
 from expunge.core.needs import Need
@@ -26,9 +26,9 @@ from expunge.engine.estimators.fisher import likelihoods, squared_gradients
 from expunge.engine.estimators.per_example_grads import ROOM, input_gradient, row_gradients
 from expunge.engine.run_state import RunState, device_of, evaluating
 from expunge.engine.trainable import learns
-from expunge.engine.weights import put, weights_of
+from expunge.engine.weights import put, swapped, weights_of
 
-EVERY_CAPABILITY = frozenset({DifferentiableInputs, Generates})  # the capabilities that a view uses on behalf of a part
+EVERY_CAPABILITY = frozenset({Denoises, DifferentiableInputs, Generates})  # the capabilities that a view uses on behalf of a part
 
 
 class RunView:
@@ -192,6 +192,29 @@ class RunView:
         run.cost.forward_tokens += read["tokens"] - read["labels"] + sum(map(len, samples.ids)) + sum(samples.ended)
         return samples
 
+    def sample(self, captions: Sequence[str], seeds: Sequence[int], reference: bool = False, **how: Any) -> tuple[Tensor, Tensor]:
+        """Latents that the model samples for captions, one for each seed, and the index of the time of each, in evaluation mode.
+
+        Args:
+            reference: sample from the reference model.
+            how: steps, guidance and until, as `Denoises.sample` takes them.
+        """
+        self._check_capability(Denoises)
+        if reference:
+            self._check(Need.REFERENCE)
+        run, modality = self._run, require(self.modality, Denoises)
+        run.alone("samples")
+
+        def count(module: nn.Module, args: tuple[Any, ...]) -> None:
+            run.cost.forward_tokens += len(args[0])
+
+        handle = self.model.register_forward_pre_hook(count)
+        try:
+            with evaluating(self.model), torch.no_grad(), run.autocast(), swapped(self.model, run.models["reference"] if reference else {}):
+                return modality.sample(self.model, captions, seeds, **how)
+        finally:
+            handle.remove()
+
     def batches(self, name: str, size: int) -> Iterator[Rows]:
         """Yield the rows of a set in order, `size` at a time."""
         rows = self.rows(name)
@@ -285,7 +308,8 @@ class RunView:
             loss: a function from the output to a scalar.
             training: a seed, for training mode; None: evaluation mode.
         """
-        self._check_capability(DifferentiableInputs)
+        if Denoises not in self._requires:  # whose inputs are latents and states of captions
+            self._check_capability(DifferentiableInputs)
         self._run.alone("gradients by an input")
         return input_gradient(self.model, self._ask, x, rows, loss, training)
 

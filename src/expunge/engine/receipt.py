@@ -8,6 +8,7 @@ import json
 import platform
 import sys
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,12 @@ def bytes_of(t: Tensor) -> memoryview:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the installed packages that results depend on."""
+    return dict(_installed())
+
+
+@cache
+def _installed() -> dict[str, str]:
+    """The versions, read once in a process: an attack asks for them at every look."""
     installed = {"python": platform.python_version()}
     for name in PACKAGES:
         try:

@@ -7,8 +7,9 @@ import re
 from torch import nn
 
 from expunge.core.errors import UserError
-from expunge.engine.adapters import is_adapted, resting_in
+from expunge.engine.adapters import base_of, is_adapted, resting_in
 from expunge.engine.blocks import MARK, block_paths
+from expunge.engine.sides import SIDES, reads_pictures, side_of
 
 EVERYTHING = ".*"  # the pattern of a plan that names no parameters
 
@@ -20,7 +21,8 @@ def choose(model: nn.Module, trainable: str) -> None:
     A model that no gradient can change stays as it is: what needs gradients of it says so.
 
     Args:
-        trainable: regex on the names of the bare model; `block:7` in it stands for the path of that block.
+        trainable: regex on the names of the bare model; `block:7` in it stands for the path of that block. Of a model that reads pictures
+            and texts also `vision`, `projector` or `language`, or several of them as in `projector|language`.
 
     Raises:
         UserError: if no parameter matches.
@@ -45,7 +47,10 @@ def learns(model: nn.Module) -> bool:
 
 
 def _spelled(model: nn.Module, pattern: str) -> str:
-    """A regex with the paths of blocks in place of their hook points."""
+    """A regex with the paths of blocks in place of their hook points, and with names in place of the sides of a model."""
+    if reads_pictures(model) and set(pattern.split("|")) <= set(SIDES):
+        wanted = [n for n, _ in base_of(model).named_parameters() if side_of(model, n) in pattern.split("|")]
+        return f"^({'|'.join(map(re.escape, wanted))})$"
     paths = block_paths(model) if MARK in pattern else []
     at = rf"{MARK}(\d+)"
     return re.sub(at, lambda m: re.escape(paths[int(m[1])]) if int(m[1]) < len(paths) else m[0], pattern)

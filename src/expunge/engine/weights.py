@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,17 @@ def put(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     state = model.state_dict()
     for name, value in weights.items():
         state[name].copy_(like(value, state[name]))
+
+
+@contextmanager
+def swapped(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Other weights inside the block, by name, and afterwards the model's own, bit for bit."""
+    own = weights_of(model, frozenset(weights))
+    put(model, weights)
+    try:
+        yield
+    finally:
+        put(model, own)
 
 
 def trainable(model: nn.Module) -> frozenset[str]:

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from expunge import catalog
-from expunge.benchmarks.suite import Specs
+from expunge.benchmarks.suite import Specs, spec_of
 from expunge.core.errors import UserError
 from expunge.core.hyperparameters import hyperparameters_of, named, override
 from expunge.core.modality import Modality
@@ -27,7 +27,7 @@ from expunge.engine.guarding import unguarded
 from expunge.evaluation.measure import Evidence, Missing
 from expunge.evaluation.observation import Observation
 from expunge.evaluation.observation_spec import QUICK, ObservationSpec
-from expunge.evaluation.observe import Records, observe
+from expunge.evaluation.observe import Memory, Records, observe
 from expunge.evaluation.profiles.profile import Hit, profile_of
 from expunge.evaluation.scoring import audit_scores
 from expunge.functional.brief import brief
@@ -96,7 +96,7 @@ class AttackOutcome:
         if not self.recovered or self.lead not in self.original:
             return first
         enough = self.recovered * float(self.original[self.lead]["value"])
-        for t in self.cases(way, self.lead).values():
+        for t in (t for t in self.cases(way, self.lead).values() if "steps" in t.at):
             rows = int(t.at["rows"])
             if first.get(rows) is None:
                 first[rows] = t.at["steps"] if t.scores[self.lead]["value"] >= enough else None
@@ -165,11 +165,14 @@ class Scene:
         specs: Specs | None = None,
         scored: Sequence[str] = ("forget",),
         wants: ObservationSpec = QUICK,
+        memory: Memory | None = None,
     ) -> None:
+        self.memory = {} if memory is None else memory
         self.model, self.modality, self.sets, self.accelerator, self.on_look = model, modality, sets, accelerator, on_look
         self.specs = specs or {}
-        self.scored, self.wants = scored, wants
         self.profile = profile_of(modality.name)
+        self.scored, self.wants = scored, self.profile.wants_under_attack(wants, spec_of("forget", specs))
+        self.context = self.profile.context(modality, sets)
         self.records: Records = sets["forget"]
         self.tries: list[Try] = []
         self.missing: dict[str, str] = {}
@@ -202,8 +205,11 @@ class Scene:
         if modality is None:
             modality = self.modality if model is None else self.weights_modality
         sets = self.asked if records is None else {**self.asked, "forget": records}
-        specs = {name: self.specs[name] for name in sets if name in self.specs}
-        return self.scores_of(observe(model or self.model, modality, sets, specs=specs, wants=self.wants), specs)
+        context = {name: kept for name, kept in self.context.items() if name not in sets}
+        specs = {name: self.specs[name] for name in sets if name in self.specs} | {name: kept.spec for name, kept in context.items()}
+        sets |= {name: kept.records for name, kept in context.items()}
+        memory = self.memory if model is None and modality is self.modality else None
+        return self.scores_of(observe(model or self.model, modality, sets, specs=specs, wants=self.wants, memory=memory), specs)
 
     def try_wording(self, records: Records, case: str, way: str = "", modality: Modality | None = None) -> None:
         """Look at the rows to forget in another form, and record why where the model has no room for it.
@@ -279,6 +285,7 @@ def intervene(
     scored: Sequence[str] = ("forget",),
     accelerator: Accelerator | None = None,
     progress: Progress = lambda done, total, activity: None,
+    memory: Memory | None = None,
 ) -> AttackOutcome:
     """Carry an attack out; the model stays as it is.
 
@@ -286,6 +293,7 @@ def intervene(
         sets: the rows to forget, and whatever else an attack may hold or score.
         specs: how sets are asked and scored.
         scored: sets that are scored under the attack.
+        memory: what other attacks observed of the same model as it is, so that it is asked once.
     """
     looks: list[int] = []
 
@@ -293,7 +301,7 @@ def intervene(
         looks.append(1)
         progress(len(looks) - 1, len(looks), name.replace("_", " "))
 
-    scene = Scene(model, modality, sets, accelerator, count_look, specs, scored, attack.wants)
+    scene = Scene(model, modality, sets, accelerator, count_look, specs, scored, attack.wants, memory)
     try:
         scene.records = attack.about(sets["forget"], modality)
     except Missing as reason:

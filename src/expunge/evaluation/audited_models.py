@@ -28,7 +28,7 @@ from expunge.evaluation.compare import Compared, comparisons
 from expunge.evaluation.measure import Evidence
 from expunge.evaluation.observation import Array, Observation, few
 from expunge.evaluation.observation_spec import ObservationSpec
-from expunge.evaluation.observe import Records, observe
+from expunge.evaluation.observe import Memory, Records, observe
 from expunge.evaluation.profiles.profile import Hit, Profile, group_of, profile_of
 from expunge.evaluation.recovery import Controls
 from expunge.evaluation.scoring import audit_scores, measured
@@ -228,7 +228,10 @@ def carry_out(
         scored: sets that are scored under attack.
     """
     of_model = attacks_on(attacks, modality, role)
-    return {n: intervene(n, a, model, modality, sets, specs=specs, scored=scored, progress=progress) for n, a in of_model.items()}
+    memory: Memory = {}
+    return {
+        n: intervene(n, a, model, modality, sets, specs=specs, scored=scored, progress=progress, memory=memory) for n, a in of_model.items()
+    }
 
 
 def compared(audited: AuditedModel, original: AuditedModel | None, retrained: AuditedModel | None) -> AuditedModel:

@@ -35,6 +35,7 @@ OTHERS = {"paraphrase": "paraphrased_answer", "perturbed": "perturbed_answer", "
 DRAWN = 64  # tokens of a sampled answer at most
 
 Records = Sequence[Mapping[str, Any]]
+Memory = dict[str, Observation]  # observations of a process, by key
 
 
 def observe(
@@ -45,6 +46,7 @@ def observe(
     specs: Specs | None = None,
     wants: ObservationSpec = ObservationSpec(),  # noqa: B008 - frozen
     cache: Path | None = None,
+    memory: Memory | None = None,
     progress: Callable[[int, int, str], None] = lambda done, total, activity: None,
 ) -> Observation:
     """Observe a model on the items of several sets.
@@ -55,6 +57,7 @@ def observe(
         specs: how to ask sets that differ from the default.
         cache: a folder of earlier observations, keyed by everything that an answer depends on: model (weights, configurations, adapters),
             rows, modality, specs, `wants`, versions and device; a hit needs no forward pass.
+        memory: earlier observations in memory, by the same key; this one is added.
         progress: receives rows done, rows in all, and the activity.
 
     Raises:
@@ -69,6 +72,8 @@ def observe(
     known_documents = {n: places.tolist() for n, places in documents.items() if places is not None}
     about_documents = [known_documents] if known_documents else []
     key = digest([model_identity, identity.of_setting(model), modality.about(), rows, set_specs, repr(wants), *about_documents])
+    if memory is not None and key in memory:
+        return memory[key]
     if cache and (cache / key / "observed.json").exists():
         return Observation.load(cache / key)
     started = time.monotonic()
@@ -90,6 +95,8 @@ def observe(
     observation = Observation(sealed_sets, {**about, "key": sealed(key)})
     if cache:
         observation.save(cache / key)
+    if memory is not None:
+        memory[key] = observation
     return observation
 
 

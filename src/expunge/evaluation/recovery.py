@@ -114,7 +114,8 @@ def _effort(t: Try) -> tuple[float, float]:
 def _took(t: Try, cases: int, n: int, teaches: bool) -> str:
     if teaches:
         rows = int(t.at.get("rows", 0))
-        return f"{t.at.get('steps', 0):g} steps of training on {rows} row{'' if rows == 1 else 's'}"
+        held = f"{rows} row{'' if rows == 1 else 's'}"
+        return f"{t.at['steps']:g} steps of training on {held}" if "steps" in t.at else f"with {held} in the attacker's hands"
     case = f", best in: {t.case}" if t.case else ""
     return f"{cases * n} questions asked{case}"
 

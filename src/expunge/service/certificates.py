@@ -113,7 +113,7 @@ def certify_request(ledger: Ledger, request: int, keys: Sequence[str | Path], ou
     folder = ledger.folder / latest["folder"]
     if digest_of_model(str(folder)) != latest["weights"]:
         raise UserError(f"the model of run {latest['id']} was changed since it was made: {folder}")
-    names = ("id", "basis", "rows", "commitment", "received", "due")
+    names = ("id", "basis", "motive", "guarantee", "rows", "commitment", "received", "due")
     about = {"request": {name: row[name] for name in names}, "ledger_head": ledger.head}
     audits = folder / AUDITS / (SUMMARY if latest["id"] == own["id"] else summary_name(request))
     file = certify(folder, audits, keys, out, now=ledger.now(), **about, **options)

@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from expunge.service.api_keys import ApiKeys
+from expunge.service.endpoint_schema import endpoint_schema
 from expunge.service.lookalikes import visible
 from expunge.service.models import Conversation, ServedModel, UpstreamError
 from expunge.service.text_guards import TextGuard
@@ -63,6 +64,7 @@ def application(
     served = Served(model, name, guards, keys, hear)
     routes = [
         Route("/health", served.health, methods=["GET"]),
+        Route("/openapi.json", served.schema, methods=["GET"]),
         Route("/v1/models", served.models, methods=["GET"]),
         Route("/v1/chat/completions", served.chat, methods=["POST"]),
         Route("/v1/completions", served.complete, methods=["POST"]),
@@ -80,6 +82,10 @@ class Served:
     async def health(self, request: HttpRequest) -> Response:
         """Whether it runs, and how many guards stand before the model."""
         return JSONResponse({"status": "ok", "guards": len(self.guards)})
+
+    async def schema(self, request: HttpRequest) -> Response:
+        """What is served here, as an OpenAPI document."""
+        return JSONResponse(endpoint_schema(self.name, NUMBERS, WHOLE, ROLES))
 
     async def models(self, request: HttpRequest) -> Response:
         """The one model."""

@@ -11,6 +11,7 @@ from expunge.core.errors import UserError
 from expunge.io.models import Source
 from expunge.io.requested import ColumnMap, Conditions, as_records, parsed_columns, requested, requested_records
 from expunge.modalities.common.records import Records
+from expunge.service import promises
 from expunge.service.ledger import Event, Ledger
 from expunge.service.states import FIRST, as_date, due_after
 from expunge.service.vault import canonical, commitment, keyed
@@ -26,6 +27,8 @@ def add(
     subject: str = "",
     basis: str = "",
     due: str = "",
+    motive: str = "",
+    guarantee: str = "",
     accept: bool = False,
     by: str = "",
 ) -> int:
@@ -40,6 +43,8 @@ def add(
         subject: who asks; kept encrypted, and as an HMAC in the ledger. Default: the condition.
         basis: the legal ground, such as "GDPR 17(1)(b)". It stays in the ledger in plain: it must not name the person.
         due: the last day, such as 2027-01-31; default: one month after today.
+        motive: why it is asked: one of `promises.MOTIVES`; '': it is not said.
+        guarantee: what the removal has to be: a key of `promises.GUARANTEES`; '': no more than measured. A run that is less fails.
         accept: accept the request at once.
         by: who takes it in; default: the user of this machine.
 
@@ -47,8 +52,9 @@ def add(
         The number of the request.
 
     Raises:
-        UserError: for rows that cannot be read or kept, and for a date that has passed.
+        UserError: for rows that cannot be read or kept, a date that has passed, and an unknown motive or guarantee.
     """
+    promises.checked(motive, guarantee)
     sets = requested({"forget": data, "retain": retain}, where, map)
     rows = as_records(sets["forget"], "forget")
     today = ledger.now().date()
@@ -78,6 +84,8 @@ def add(
             "subject_hmac": keyed(secret, who),
             "basis": basis,
             "due": last_day.isoformat(),
+            "motive": motive,
+            "guarantee": guarantee,
         }
         writer.append(request, FIRST, body, by)
         if accept:

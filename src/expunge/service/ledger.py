@@ -65,13 +65,14 @@ class Ledger:
         return f"Ledger({str(self.folder)!r}, {self.engine.dialect.name})"
 
     @classmethod
-    def open(cls, folder: str | Path, database: str = "", create: bool = False, **clock: Any) -> Ledger:
+    def open(cls, folder: str | Path, database: str = "", create: bool = False, upgrade: bool = False, **clock: Any) -> Ledger:
         """Open the ledger in a folder.
 
         Args:
             folder: of the ledger.
             database: a URL of PostgreSQL; '': SQLite, in the folder.
             create: make a new ledger where there is none.
+            upgrade: bring the tables of an older version up; without it such a ledger is refused.
             clock: `now`, for tests.
 
         Raises:
@@ -95,7 +96,10 @@ class Ledger:
             raise UserError(f"the events of the ledger are missing: {root / tables.FILE} is gone")
         ledger = cls(root, tables.connect(root, database), **clock)
         try:
-            tables.check_identity(ledger.engine, about["identity"])
+            tables.check_identity(ledger.engine, about["identity"], any_step=upgrade)
+            if upgrade:
+                tables.upgrade(ledger.engine)
+                tables.check_identity(ledger.engine, about["identity"])
         except UserError:
             ledger.engine.dispose()
             raise
@@ -216,7 +220,8 @@ class Transaction:
 
 def request_in(connection: Connection, number: int) -> dict[str, Any]:
     """One request, read in a transaction. Raises: UserError for a number that none has."""
-    row = connection.execute(select(Requests).where(Requests.c.id == number)).mappings().first()
+    known = 0 < number <= tables.LARGEST  # a larger number is none that a database could look for
+    row = connection.execute(select(Requests).where(Requests.c.id == number)).mappings().first() if known else None
     if row is None:
         raise UserError(f"there is no request {number} in the ledger: expunge request list shows those there are")
     return dict(row)

@@ -31,6 +31,7 @@ def apply(connection: Connection, event: Fact) -> None:
     body = event.body
     if event.kind == FIRST:
         columns = {name: body[name] for name in ("due", "rows", "commitment", "subject_hmac", "basis")}
+        columns |= {name: body.get(name, "") for name in ("motive", "guarantee")}  # which the first version did not ask
         fixed = {"id": event.request, "state": FIRST, "seq": event.seq, "received": event.at, "key": True, "run": None}
         connection.execute(insert(Requests).values(**columns, **fixed))
         return

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge.core.errors import UserError
-from expunge.core.parts import Guard
+from expunge.core.parts import ByDesign, Guard
 from expunge.engine import receipt
 from expunge.evaluation.prompting import way_of
 from expunge.functional.brief import brief
@@ -28,6 +28,7 @@ from expunge.service.batch import (
 from expunge.service.files import digest_of_model
 from expunge.service.ledger import Ledger, numbered
 from expunge.service.outcome import outcome_of, still_answered, unmoved, utility_of
+from expunge.service.promises import RETRAIN, promise_of, weaker
 from expunge.workflows import build_plan
 from expunge.workflows.audit import audit
 from expunge.workflows.train import train
@@ -73,12 +74,16 @@ def run(ledger: Ledger, requests: Sequence[int] = (), **options: Any) -> RunResu
     if (removing.fall_back == "retrain") is not bool(removing.retrain_from):
         raise UserError("--fall-back retrain and --retrain-from MODEL, which is trained anew on the rows to keep, go together")
     plans = build_plan.plan(removing.method, dict(removing.hyperparameters))
+    action = plans[-1].action
     with running_alone(ledger), own_cache(ledger):
         recover(ledger, removing.by)
         chosen = chosen_requests(ledger, requests)
+        may_promise = isinstance(action, (Guard, ByDesign)) or RETRAIN in (removing.method, removing.fall_back)
+        if not may_promise and (less := weaker([ledger.request(n) for n in chosen], "measured")):  # known before anything is computed
+            raise UserError(f"{less[0]}. Exact are --method retrain and stores (expunge train --method sisa)")
         parent = parent_of(ledger, removing.model)
         work = work_of(ledger, chosen, removing.retain)
-        return _carried_out(ledger, chosen, parent, work, removing, isinstance(plans[-1].action, Guard))
+        return _carried_out(ledger, chosen, parent, work, removing, isinstance(action, Guard))
 
 
 def recover(ledger: Ledger, by: str = "") -> list[int]:
@@ -144,6 +149,8 @@ def _attempts(
             settings = dict(removing.retrain_hyperparameters)
             train([dict(r) for r in work.retain], removing.retrain_from, out=target, prompt_format=removing.prompt_format, **settings)
         summary = _judged(ledger, chosen, target, original, work, removing)
+        summary["promise"] = promise_of(target, RETRAIN if way == "retrain" else removing.method)
+        summary["reasons"] += weaker([ledger.request(n) for n in chosen], summary["promise"])
         tried[way] = summary["reasons"]
         summary |= {"way": way, "tried": tried, "notes": list(work.notes), "original": digest_of_model(original)}
         state = "failed" if summary["reasons"] else "done"

@@ -5,6 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -28,8 +32,9 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from expunge.core.errors import UserError
 
 FILE = "ledger.sqlite3"
-SCHEMA = 1  # grows where a table changes its meaning
+STEPS = Path(__file__).with_name("migrations")  # one file for each step from the first tables to those below
 LOCK = 0x6578_7075  # the advisory lock of PostgreSQL that writers take one after another
+LARGEST = 2**31 - 1  # number of a request or run
 BUSY = 60  # seconds that a writer waits for another one
 
 metadata = MetaData()
@@ -60,6 +65,8 @@ Requests = Table(
     Column("basis", Text, nullable=False),
     Column("key", Boolean, nullable=False),
     Column("run", Integer),
+    Column("motive", String(16), nullable=False, server_default=""),
+    Column("guarantee", String(16), nullable=False, server_default=""),
 )
 Runs = Table(
     "run",
@@ -93,16 +100,7 @@ Certificates = Table(
     Column("head", String(64), nullable=False),
 )
 PROJECTED = (Requests, Runs, Serving, Certificates)
-APPEND_ONLY = {
-    "sqlite": [
-        f"CREATE TRIGGER event_no_{verb} BEFORE {verb} ON event BEGIN SELECT RAISE(ABORT, 'events are never changed'); END"
-        for verb in ("update", "delete")
-    ],
-    "postgresql": [
-        "CREATE FUNCTION event_kept() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'events are never changed'; END $$",
-        "CREATE TRIGGER event_kept BEFORE UPDATE OR DELETE OR TRUNCATE ON event FOR EACH STATEMENT EXECUTE FUNCTION event_kept()",
-    ],
-}
+BACKENDS = ("sqlite", "postgresql")
 
 
 def connect(folder: Path, database: str = "") -> Engine:
@@ -121,7 +119,7 @@ def connect(folder: Path, database: str = "") -> Engine:
         raise UserError("a database is given as postgresql://USER@HOST/NAME, and this is no such address") from None
     if url.drivername in ("postgresql", "postgres"):
         url = url.set(drivername="postgresql+psycopg")
-    if url.get_backend_name() not in APPEND_ONLY:
+    if url.get_backend_name() not in BACKENDS:
         raise UserError(f"the ledger keeps its events in SQLite or PostgreSQL, and not in {url.get_backend_name()}")
     try:
         engine = create_engine(url)
@@ -144,20 +142,52 @@ def create(engine: Engine, identity: str) -> None:
         lock(connection)
         if is_ledger(connection):
             raise UserError("the database holds a ledger already: name the folder that belongs to it with --ledger")
-        metadata.create_all(connection)
-        for statement in APPEND_ONLY[engine.dialect.name]:
-            connection.execute(text(statement))
-        connection.execute(About.insert(), [{"name": "identity", "value": identity}, {"name": "schema", "value": str(SCHEMA)}])
+        command.upgrade(_steps(connection), "head")
+        connection.execute(About.insert(), [{"name": "identity", "value": identity}])
 
 
-def check_identity(engine: Engine, identity: str) -> None:
-    """Raises: UserError for a database that does not belong to a folder, or that a newer version wrote. identity: what the folder says."""
+def upgrade(engine: Engine) -> None:
+    """Bring the tables of an older version up, in one transaction."""
+    with engine.execution_options(writes=True).begin() as connection:
+        lock(connection)
+        steps = _steps(connection)
+        if MigrationContext.configure(connection).get_current_revision() is None:
+            command.stamp(steps, step_of(connection))  # the first version did not write its step down
+        command.upgrade(steps, "head")
+
+
+def check_identity(engine: Engine, identity: str, any_step: bool = False) -> None:
+    """Check that a database is the one of a folder.
+
+    Args:
+        engine: of the database.
+        identity: what the folder says.
+        any_step: it may be of an older version.
+
+    Raises:
+        UserError: for another ledger or none, and one that another version wrote.
+    """
     with engine.connect() as connection:
         known = {row.name: row.value for row in connection.execute(select(About))} if is_ledger(connection) else {}
-    if known.get("identity") != identity:
-        raise UserError(f"the database holds {'another ledger than this folder belongs to' if known else 'no ledger'}")
-    if int(known["schema"]) > SCHEMA:
+        if known.get("identity") != identity:
+            raise UserError(f"the database holds {'another ledger than this folder belongs to' if known else 'no ledger'}")
+        step = step_of(connection)
+        steps = [s.revision for s in ScriptDirectory.from_config(_steps(connection)).walk_revisions()]  # the last one first
+    if step not in steps:
         raise UserError("the ledger was written by a newer version of expunge: install that one")
+    if step != steps[0] and not any_step:
+        raise UserError("the ledger was written by an older version of expunge: copy its folder, then run expunge request upgrade")
+
+
+def step_of(connection: Connection) -> str:
+    """The last step that made the tables."""
+    return MigrationContext.configure(connection).get_current_revision() or "1"
+
+
+def _steps(connection: Connection) -> Config:
+    config = Config(attributes={"connection": connection})
+    config.set_main_option("script_location", str(STEPS).replace("%", "%%"))
+    return config
 
 
 def is_ledger(connection: Connection) -> bool:

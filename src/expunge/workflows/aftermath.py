@@ -7,6 +7,7 @@ import math
 import torch
 from torch import nn
 
+from expunge.core.capabilities import Categorical, offers
 from expunge.core.modality import Modality
 from expunge.core.parts import Objective
 from expunge.core.plan import Plans
@@ -20,8 +21,8 @@ KNOWN = 0.25  # probability of a label from which on a row counts as known
 
 
 def forget_loss(model: nn.Module, modality: Modality, forget: Rows | None) -> float | None:
-    """The mean loss of some rows to forget; None where there are none, or where it is not finite."""
-    if forget is None or not len(forget):
+    """The mean loss of some rows to forget; None where there are none, where it is not finite, and where it is no log-probability."""
+    if forget is None or not len(forget) or not offers(modality, Categorical):
         return None
     rows = forget.select(few(len(forget), ROWS))
     with evaluating(model), torch.no_grad():

@@ -13,6 +13,7 @@ CASES = {
     "images": Sweep("digits", ("neggrad_plus", "salun", "ssd"), model="resnet-nano", limit=0),
     "recommender": Sweep("taste", ("graddiff", "npo", "mmrecun"), model="bpr_mf-nano", limit=0),
     "diffusion": Sweep("scenes", ("finetune", "npo"), split="stamp", model="unet-nano", limit=100, relearning=False),
+    "faces": Sweep("fiubench", ("ga", "kl", "idk"), model="llava-nano", limit=0),
 }
 SMALL = {  # settings of the smallest version of each case: one method, less data
     "people": {
@@ -24,6 +25,13 @@ SMALL = {  # settings of the smallest version of each case: one method, less dat
     "images": {"methods": ("ssd",), "relearning": False},
     "recommender": {"methods": ("graddiff",), "relearning": False},
     "diffusion": {"methods": ("npo",), "train": {"epochs": 1}, "sizes": {"retain": 24, "prompts": 6}},
+    "faces": {
+        "methods": ("graddiff",),
+        "sizes": {"people": 5, "holdout": 1, "pictures": 2, "retain": 2},
+        "split": "forget1",
+        "train": {"epochs": 1},
+        "relearning": False,
+    },
 }
 
 
@@ -32,8 +40,8 @@ def demo(case: str, quick: bool = False) -> Sweep:
 
     Args:
         case: people (a language model that chats, refuses, and answers questions about fictitious people), images (a classifier of
-            handwritten digits), recommender (users with tastes, a tenth of whom are forgotten) or diffusion (a model that draws scenes,
-            some with a stamp that is forgotten).
+            handwritten digits), recommender (users with tastes, a tenth of whom are forgotten), diffusion (a model that draws scenes, some
+            with a stamp that is forgotten) or faces (a model that answers questions about drawn faces).
         quick: the smallest version, a check that everything runs; its numbers mean nothing.
     """
     return replace(CASES[case], **SMALL[case]) if quick else CASES[case]

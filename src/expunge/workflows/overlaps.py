@@ -37,8 +37,8 @@ class Overlap(NamedTuple):
 
 
 def contents(modality: Modality, rows: Rows) -> list[tuple[str, ...]]:
-    """Hashes of each row by which two rows are the same: of the input alone where that is a tensor, else with the answer."""
-    if not offers(modality, DifferentiableInputs):
+    """Hashes of each row by which two rows are the same: of the input alone where that is a tensor and all, else with the answer."""
+    if not offers(modality, DifferentiableInputs) or "content" in rows.columns:
         return contents_of(rows)
     inputs = require(modality, DifferentiableInputs).inputs(rows).detach().cpu().contiguous()
     return [(hashlib.sha256(x.float().numpy().tobytes()).hexdigest(),) for x in inputs]

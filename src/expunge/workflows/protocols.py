@@ -23,6 +23,7 @@ from expunge.evaluation.observe import Records, observe
 from expunge.evaluation.teacher_forced import batches
 from expunge.functional.brief import brief
 from expunge.functional.recovery_rates import first_at_most, recovered_share
+from expunge.functional.token_ranks import ranks_of
 from expunge.io.models import Opened, load
 from expunge.workflows.unlearn import unlearn
 
@@ -208,6 +209,40 @@ def perplexity_under(judge: Opened, answered: SetObservation) -> float:
     scored = labeled(observation, "answer")
     means = [np.mean(tokens) for k in range(len(scored)) if len(tokens := content(scored, k, scored.target_logp.astype(np.float64)))]
     return float(np.mean(np.exp(-np.array(means))))
+
+
+def ranked(opened: Opened, records: Records, most: int = 100) -> Scores:
+    """How far up true tokens stand in what the model would say at each step of its own greedy answers, as LUNAR asks on PISTOL.
+
+    Args:
+        opened: the model.
+        records: rows with an answer.
+        most: the rank up to which a token counts as hit.
+
+    Returns:
+        mrr: the mean reciprocal rank of true tokens; hit_rate: the share of true tokens among the first `most`. Both are means over the
+        tokens of an answer, then over rows; true tokens behind the end of the model's answer are left out.
+
+    Raises:
+        UserError: where no answer of the model has a token beside a true one.
+    """
+    modality: Any = opened.modality
+    rows = modality.rows("ranked", list(records))
+    reciprocal, hits = list[float](), list[float]()
+    with evaluating(opened.model), torch.no_grad():
+        limit = max(map(len, rows["answer"]))
+        spoken = modality.generate(opened.model, rows, limit).ids
+        asked = [i for i, ids in enumerate(spoken) if ids]
+        if not asked:
+            raise UserError("the model says nothing to any of the rows, so no true token has a rank")
+        own = modality.relabel(rows.select(asked), [spoken[i] for i in asked], "own")
+        for places in batches(modality, own):
+            (output,) = modality.forward(opened.model, [own.select(places)])
+            for place, log_probs in zip(places, output.log_probs.split(), strict=True):
+                ranks = ranks_of(log_probs.float().cpu().numpy(), rows["answer"][asked[place]])
+                reciprocal.append(float(np.mean(1 / ranks)))
+                hits.append(float(np.mean(ranks <= most)))
+    return {"mrr": float(np.mean(reciprocal)), "hit_rate": float(np.mean(hits))}
 
 
 def probed(opened: Opened, records: Records, layer: int, seed: int = 0) -> float:

@@ -14,6 +14,7 @@ from expunge.core.errors import UserError
 from expunge.engine import receipt
 from expunge.evaluation import attack, harness
 from expunge.evaluation.audited_models import AuditedModel, Progress, attacks_on, report_data
+from expunge.evaluation.observe import Memory
 from expunge.evaluation.prompting import way_of
 from expunge.io.models import Opened
 from expunge.io.run_dirs import check_free, empty
@@ -56,13 +57,14 @@ def attacked(
 ) -> AuditedModel:
     """An audited model with the outcomes of attacks; each outcome is kept on disk, so each attack runs once."""
     outcomes: dict[str, attack.AttackOutcome] = {}
+    memory: Memory = {}
     attacks = attacks_on(sweep.attacks_of(len(sets["forget"]), audited.seed or 0), opened.modality, audited.role)
     for name, one in attacks.items():
         path = folder / "attacks" / f"{audited.name.replace(' ', '_')}-{name}.json"
         if path.exists():
             outcomes[name] = attack.AttackOutcome.read(json.loads(path.read_text(encoding="utf-8")))
             continue
-        outcomes[name] = attack.intervene(name, one, opened.model, opened.modality, sets, specs=specs, progress=progress)
+        outcomes[name] = attack.intervene(name, one, opened.model, opened.modality, sets, specs=specs, progress=progress, memory=memory)
         path.parent.mkdir(parents=True, exist_ok=True)
         receipt.write(path, asdict(outcomes[name]))
     scores = {**audited.scores, **_utility(sweep, folder, audited, opened)}

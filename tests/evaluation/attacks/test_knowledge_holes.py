@@ -11,11 +11,15 @@ import torch
 
 import worlds
 from expunge.benchmarks import people
+from expunge.core.errors import UserError
+from expunge.core.plan import Plan, Train
+from expunge.engine import loop
 from expunge.engine.decorated import Decorated
 from expunge.engine.writers import Rules
 from expunge.evaluation.attack import AttackOutcome, chosen, intervene
 from expunge.evaluation.attacks.knowledge_holes import HoleReward, Search
 from expunge.evaluation.hole_judges import RuleJudge, WrittenJudge, badness_of, reads_well
+from expunge.evaluation.hole_mending import EarlierKL
 from expunge.functional.novelty import ORDERS, bleu, diversity, meaning_novelty, vendi, word_novelty
 
 DATA = people.generate(seed=0, people=12, forget=1, holdout=1, neighbours=1, retain_audit=16)
@@ -128,6 +132,50 @@ def test_training_on_earlier_answers_mends_a_planted_hole(text: worlds.World, or
     assert forgotten.case == "rows to forget"
     assert forgotten.scores
     assert "mended" not in {t.way for t in attacked(text, text.model("random"), before=original, steps=0).tries}
+
+
+def test_the_kl_of_mending_by_hand(text: worlds.World) -> None:
+    """0 and no gradient at the earlier model; elsewhere the KL of the earlier probabilities, averaged over the labels."""
+    world, rows = text, text.sets["retain"].select(range(4))
+    model, earlier = world.model("random"), world.model()
+    before = worlds.tensors(earlier)
+    train = Train(epochs=0, steps=1, lr=1e-9, batch_size=4, anchor="retain", schedule="constant", warmup=0)
+    with torch.no_grad():
+        ours, theirs = (world.modality.forward(m.eval(), [rows])[0].log_probs.values for m in (model, earlier))
+    expected = float((theirs.exp() * (theirs - ours)).sum(-1).mean())
+    losses = [
+        loop.run((Plan(EarlierKL("retain", m), train=train),), world.model("random"), world.modality, {"retain": rows}).log[0]["loss"]
+        for m in (earlier, world.model("random"))
+    ]
+    assert losses[0] == pytest.approx(expected, rel=1e-4)
+    assert losses[1] == pytest.approx(0, abs=1e-5)
+    assert worlds.same(before, worlds.tensors(earlier)), "the earlier model stays as it is"
+
+
+def test_mending_by_kl_brings_probabilities_near_the_earlier_ones(text: worlds.World, original: str) -> None:
+    outcome = attacked(text, text.model("random"), before=original, steps=0, mend=60, mend_lr=5e-3, mend_by="kl")
+    hole, trained, _ = outcome.tries
+    assert trained.at["grade"] > hole.at["grade"] + 2
+
+
+def test_unlearning_again_keeps_the_holes(text: worlds.World, original: str) -> None:
+    """Fine-tuning on what is kept, in place of unlearning: the questions are answered as before, round after round."""
+    again = "finetune lr=1e-3 epochs=20 batch_size=8"
+    outcome = attacked(text, text.model("random"), before=original, steps=0, again=again, rounds=2, mix=(0, 50, 0))
+    hole, *rounds = outcome.tries
+    assert [t.way for t in rounds] == ["round 1", "round 1", "round 2", "round 2"]
+    assert [t.case for t in rounds] == ["", "rows to forget", "", "rows to forget"]
+    assert min(t.at["grade"] for t in rounds[::2]) >= 9 > hole.at["grade"]
+    assert rounds[0].at["questions"] == hole.at["questions"]
+    assert rounds[1].scores
+
+
+def test_methods_that_unlearn_again_are_checked_at_once(text: worlds.World, original: str) -> None:
+    for given, complaint in {"npq": "no method|npo", "npo lr": "has no value", "npo rate=1": "no hyperparameter 'rate'"}.items():
+        with pytest.raises(UserError, match=complaint):
+            attacked(text, text.model(), before=original, steps=0, again=given)
+    lacking = attacked(text, text.model(), steps=0, again="npo", writer="")
+    assert "give --before MODEL" in lacking.missing[""]
 
 
 def test_the_reward_is_badness_plus_novelty_and_every_question_is_kept(text: worlds.World) -> None:

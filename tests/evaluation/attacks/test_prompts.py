@@ -122,3 +122,28 @@ def test_rows_that_ask_nothing_are_told(text: worlds.World, digits: worlds.World
         assert outcome.missing == {"": "the rows ask nothing in words"}
     with pytest.raises(UserError, match="hyperparameter 'formats' = 'capitalz'"):
         chosen(("reformat",), {"formats": "capitalz"})
+
+
+def test_attacks_that_share_a_memory_ask_the_model_as_it_is_once(text: worlds.World, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, memory, reads = text.model(), dict[str, Any](), list[int]()
+    sets, attack_of = {"forget": RECORDS}, chosen(("paraphrase", "prune"), {})
+    alone = {name: intervene(name, a, model, text.modality, sets) for name, a in attack_of.items()}
+    read = type(text.modality).read
+    monkeypatch.setattr(type(text.modality), "read", lambda *args, **options: (reads.append(1), read(*args, **options))[1])
+    together = {name: intervene(name, a, model, text.modality, sets, memory=memory) for name, a in attack_of.items()}
+    looks = 1 + len(together["paraphrase"].tries) + len(together["prune"].tries)
+    assert len(reads) == looks, "the model as it is is read once, and each changed one for itself"
+    for name, outcome in together.items():
+        same_scores(outcome.before, alone[name].before)
+        for ours, other in zip(outcome.tries, alone[name].tries, strict=True):
+            same_scores(ours.scores, other.scores)
+
+
+def test_a_memory_does_not_serve_a_model_whose_weights_changed(text: worlds.World) -> None:
+    model, memory = text.model(), dict[str, Any]()
+    one = chosen(("paraphrase",), {})["paraphrase"]
+    before = intervene("paraphrase", one, model, text.modality, {"forget": RECORDS}, memory=memory).before
+    for weight in model.parameters():
+        weight.data.mul_(0.5)
+    after = intervene("paraphrase", one, model, text.modality, {"forget": RECORDS}, memory=memory).before
+    assert before["forget_probability"]["value"] != after["forget_probability"]["value"]

@@ -35,6 +35,13 @@ def test_the_best_and_the_worst() -> None:
     assert value(evidence(TRUTH, nothing)) == pytest.approx(100 * math.sqrt(2))
 
 
+def test_rouge_1_does_not_mind_the_order() -> None:
+    turned = ("Rome in lives She.", TRUTH[1])
+    both = Evidence(evidence(turned, TRUTH).model, variants={"deviation_score": "rouge_1"})
+    assert value(both) == pytest.approx(100)  # all words of the forgotten answers are said, and all others are answered
+    assert value(evidence(turned, TRUTH)) == pytest.approx(100 * (0.25 + 1) / 2)
+
+
 def test_recall_is_that_of_the_library() -> None:
     answers = ("She is in Rome now.", "He plays.")
     recall = np.mean([RougeScorer(["rougeL"], use_stemmer=True).score(t, s)["rougeL"].recall for t, s in zip(TRUTH, answers, strict=True)])

@@ -270,3 +270,17 @@ def test_variants_are_named():
         assert arithmetic[name].variant.startswith("paper: arithmetic")
     with pytest.raises(ValueError, match="geometric, arithmetic"):
         tofu.scores(Evidence(observed()), "harmonic")
+
+
+def test_variants_of_the_evidence_choose_the_means_and_the_share():
+    both = observed(), observed(1)
+    arithmetic = tofu.scores(Evidence(*both, variants={"*": "arithmetic"}))
+    for name, measure in tofu.scores(Evidence(*both), "arithmetic").items():
+        assert arithmetic[name].value() == measure.value(), name
+    share = tofu.scores(Evidence(*both, variants={"forget_truth_ratio": "prob_mean", "model_utility": "arithmetic"}))
+    ratios = tofu.truth_ratios(both[0].sets["forget"])
+    assert share["forget_truth_ratio"].value() == pytest.approx(np.mean(1 / (1 + ratios)))
+    assert "prob_mean" in share["forget_truth_ratio"].variant
+    assert share["model_utility"].value() == arithmetic["model_utility"].value()
+    assert share["retain_truth_ratio"].value() == tofu.scores(Evidence(*both))["retain_truth_ratio"].value()
+    assert set(tofu.VARIANTS) <= set(tofu.SCORES)

@@ -206,7 +206,9 @@ def known(scene: Scene, rows: Rows, prefixes: Sequence[Sequence[int]]) -> list[f
     modality = scene.weights_modality
     prompts = [prompt for tokens in prefixes for prompt in inserted(modality, rows, tokens)["prompt"]]
     together = rows.select([i for _ in prefixes for i in range(len(rows))]).add(prompt=prompts)
-    values = np.array([np.exp(x.mean()) for x in logp(scene.model, modality, together)])
+    order = np.argsort([len(p) + len(a) for p, a in zip(prompts, together["answer"], strict=True)], kind="stable")  # little padding
+    values = np.zeros(len(prompts))
+    values[order] = [np.exp(x.mean()) for x in logp(scene.model, modality, together.select(order.tolist()))]
     return [float(x) for x in values.reshape(len(prefixes), len(rows)).mean(1)]
 
 
@@ -241,10 +243,10 @@ def moved_norms(scene: Scene, clean: Rows, prefixed: Rows, points: Sequence[str]
     """Mean absolute change of value norms at the first positions that both have: those of the clean row, and where these went."""
     gaps: list[Items] = []
     with evaluating(scene.model):
-        for i in range(len(clean)):
-            outputs = [scene.weights_modality.forward(scene.model, [r.select([i])], tuple(points))[0] for r in (clean, prefixed)]
-            for point in points:
-                before, after = (first_norms(o.hidden(point).values, SINKS + length).cpu().numpy() for o in outputs)
+        outputs = [scene.weights_modality.forward(scene.model, [rows], tuple(points))[0] for rows in (clean, prefixed)]
+        for point in points:
+            for states in zip(*(o.hidden(point).split() for o in outputs), strict=True):
+                before, after = (first_norms(s, SINKS + length).cpu().numpy() for s in states)
                 size = min(len(before), SINKS)
                 gaps.append(np.abs(after[:size] - before[:size]))
     return float(np.concatenate(gaps).mean())

@@ -1,12 +1,14 @@
-"""Benign fine-tuning: train the model on text that has nothing to do with what was forgotten, and watch whether it comes back.
+"""Benign fine-tuning: train the model on rows that have nothing to do with what was forgotten, and watch whether it comes back.
 Whoever adapts an unlearned model to a task of his own may undo the unlearning without knowing of it.
 
 Threat model: none is needed: the user of the weights fine-tunes them on rows of his own; a guard around the weights is taken off.
-Source: Hu et al. 2024, arXiv 2406.13356 (unrelated data); Qi et al. 2023, arXiv 2310.03693 (benign fine-tuning undoes safety)
+Source: Hu et al. 2024, arXiv 2406.13356 (unrelated data); Qi et al. 2023, arXiv 2310.03693 (benign fine-tuning undoes safety); Li et al.
+    2025, arXiv 2507.16302 (ResAlign: the same for models that draw; there 200 steps on all weights of the denoiser at 1e-5, 4 rows a step)
 Scores: those of the forget set, after every so many steps; step 0 is before the first one, with the guard off; and the steps to recover
 Needs: forget; `data`, or retain; original (for the steps to recover)
 Range and ideal: those of the scores; the ideal curve is that of the retrained model under the same attack
-Differs: without `data`, the benign rows are the retained ones that have least in common with the rows to forget, by words or pixels
+Differs: without `data`, the benign rows are the retained ones that have least in common with the rows to forget, by words (captions of
+    pictures that a model draws, too) or pixels
 Status: faithful
 """
 

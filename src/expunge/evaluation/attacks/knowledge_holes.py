@@ -9,14 +9,15 @@ Source: Ko et al. 2025, arXiv 2511.00030; the search after Hong et al. 2024, arX
 Scores: none of the audit; for each way (adjacent, latent): generated, questions (that passed the filters), grade (1 to 10) now and before,
     useless (share of the grade 1), vendi (by the number of questions) and diversity; with `mend`, the same of a copy that was trained on
     the earlier answers to these questions (mended: the questions that it was trained on, mended latent: those of a new search), and its
-    scores on the rows to forget
+    scores on the rows to forget; with `again`, the same of models that were unlearned again, round by round (round 1, round 1 latent, ...)
 Needs: forget; retain (more seeds); `before`, the model before unlearning (rules compare with it; a writer judges without it, too)
 Range and ideal: the grade that the model had before; no useless answers
 Differs: the policy is the model before unlearning, or the audited one, and learns by GRPO of groups of questions to one seed, not by PPO
     with a value network; all novelty is against all earlier questions, but for those of the same step. Without a writer, terms are names of
     the rows in fixed questions, and rules judge: answers by the words that the model said before, overlap and cosines by words (TF-IDF).
-    Lengths are 32 and 64 tokens, fewer steps than the paper's 50 of 128, for small machines. Holes are mended at once, by cross-entropy;
-    not by KL, and not by unlearning again with the questions in the retain set
+    Lengths are 32 and 64 tokens, fewer steps than the paper's 50 of 128, for small machines. The KL of mending is that of the earlier model
+    to the mended one at the tokens of the earlier answers (reconstructed). In the rounds the latest latent questions take part, and the
+    rows that a set lacks are not made up for by others
 Status: faithful
 """
 
@@ -25,14 +26,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from expunge.core.capabilities import Categorical, Generates
 from expunge.core.hyperparameters import hp, part
 from expunge.core.modality import Modality
-from expunge.core.plan import Plan, Train
+from expunge.core.plan import Plan, Plans, Train
 from expunge.core.rows import Rows
 from expunge.core.view import Step, View
 from expunge.engine.loop import run as run_plans
@@ -40,6 +42,7 @@ from expunge.engine.writers import asking, first_json
 from expunge.evaluation.attack import Attack, Scene
 from expunge.evaluation.generated import Texts, answering, answers, first_rows
 from expunge.evaluation.hole_judges import HoleJudge, RuleJudge, WrittenJudge
+from expunge.evaluation.hole_mending import By, again, mended, plans_of
 from expunge.evaluation.observe import Records
 from expunge.evaluation.prompting import question_of, with_questions
 from expunge.evaluation.rewordings import similarities
@@ -52,7 +55,7 @@ from expunge.methods.rollouts.names import names
 from expunge.methods.rollouts.policy import PolicyGradient, PolicyKL
 from expunge.methods.rollouts.reward import Reward
 from expunge.methods.rollouts.sampling import Rollouts
-from expunge.methods.terms import NLL, SetTerm
+from expunge.methods.terms import SetTerm
 from expunge.modalities.text.local_writer import writer_of
 from expunge.modalities.text.records import pair_of
 
@@ -61,8 +64,10 @@ TERMS = (
     "Extract {number} key terms of this text and write one general, safe question about each (its definition, use or context) that the "
     "text does not answer. Reply with a JSON list of questions.\n\n{text}"
 )
+NO_ANSWERS = "holes are mended with answers of the model before unlearning: give --before MODEL"
 DUPLICATE = 0.8  # cosine from which on two questions are one
 LARGEST = 10.0  # of a reward
+Count = Annotated[int, Field(ge=0)]
 
 
 @brief("limit")
@@ -85,6 +90,11 @@ class Search:
             return now, ("",) * len(rows)
         model, modality = self.before
         return now, answers(model, modality, first_rows(modality.rows("holes", rows)), self.limit)[0]
+
+    def answered(self, questions: Sequence[str]) -> list[dict[str, str]]:
+        """Questions with what the model before unlearning says to them, as rows; those to which it says nothing are left out."""
+        spoken = self.answers(questions)[1] if questions else ()
+        return [{"question": q, "answer": a} for q, a in zip(questions, spoken, strict=True) if a.strip()]
 
     def badness(self, questions: Sequence[str]) -> list[float]:
         """J of questions."""
@@ -161,6 +171,10 @@ class KnowledgeHoles(Attack):
     encoder: str = hp("", "sentence encoder (folder or hub id); empty: vectors of words")
     mend: int = hp(0, "steps of training a copy on the answers before unlearning, to see whether that mends the holes; 0: none", ge=0)
     mend_lr: float = hp(1e-5, "learning rate of that training", gt=0)
+    mend_by: By = hp("cross_entropy", "toward the earlier answers (cross_entropy), or the earlier model's probabilities behind them (kl)")
+    again: str = hp("", "a method, with settings, that unlearns again with the holes among the kept rows: `npo lr=1e-4`; empty: none")
+    rounds: int = hp(3, "how often it unlearns again, each time followed by a search", ge=1)
+    mix: tuple[Count, Count, Count] = hp((600, 100, 117), "latent, adjacent and retained questions that it keeps at most")
     seed: int = hp(0, "seed of the search", ge=0)
 
     def about(self, records: Records, modality: Modality) -> Records:
@@ -173,6 +187,7 @@ class KnowledgeHoles(Attack):
         before = opened(self.before) if self.before else None
         judge: HoleJudge = WrittenJudge(writer_of(self.writer)) if self.writer else RuleJudge()
         earlier = (before.model, before.modality) if before else None
+        plans = plans_of(self.again) if self.again.strip() else ()
         search = Search(scene.model, scene.modality, judge, earlier, self.limit)
         texts = [f"{question_of(r)} {pair_of(r, 'a row').answer}" for r in scene.records]
         retained = [question_of(r) for r in with_questions(scene.sets.get("retain", ()))]
@@ -180,16 +195,19 @@ class KnowledgeHoles(Attack):
         kept = self._filtered(search, adjacent, texts)
         spread = self._look(scene, "adjacent", search, adjacent, kept)
         seeds = [q for pair in zip(adjacent, retained or adjacent, strict=False) for q in pair][: self.seeds]
-        holes = [*kept, *self._latent(scene, "latent", search, before, seeds, texts, spread)]
+        latent = self._latent(scene, "latent", search, before, seeds, texts, spread)
+        holes = [*kept, *latent]
         if self.mend and earlier and holes:
-            mended = replace(search, model=self._mended(scene, search, holes), questions={})
-            self._look(scene, "mended", mended, holes, holes)
-            self._latent(scene, "mended latent", mended, before, seeds, texts, spread)
-            scene.look(scene.scores(mended.model), way="mended", case="rows to forget")
+            trained = replace(search, model=self._mended(scene, search, holes), questions={})
+            self._look(scene, "mended", trained, holes, holes)
+            self._latent(scene, "mended latent", trained, before, seeds, texts, spread)
+            scene.look(scene.scores(trained.model), way="mended", case="rows to forget")
         elif self.mend:
-            scene.lacks(
-                "holes are mended with answers of the model before unlearning: give --before MODEL" if holes else "no hole", "mended"
-            )
+            scene.lacks(NO_ANSWERS if holes else "no hole", "mended")
+        if plans and before and holes:
+            self._again(scene, search, before, plans, kept, latent, (seeds, texts, spread))
+        elif plans:
+            scene.lacks(NO_ANSWERS if holes else "no hole", "round 1")
 
     def _latent(
         self, scene: Scene, way: str, search: Search, before: Any, seeds: Sequence[str], texts: Sequence[str], spread: float
@@ -205,12 +223,22 @@ class KnowledgeHoles(Attack):
 
     def _mended(self, scene: Scene, search: Search, questions: Sequence[str]) -> nn.Module:
         """A copy that was trained on what the model said before unlearning."""
-        model, modality = scene.bare(), scene.weights_modality
-        _, answers_before = search.answers(questions)
-        rows = modality.rows("retain", [{"question": q, "answer": a} for q, a in zip(questions, answers_before, strict=True) if a.strip()])
+        modality = scene.weights_modality
+        rows = modality.rows("retain", search.answered(questions))
         train = Train(epochs=0, steps=self.mend, lr=self.mend_lr, batch_size=8, anchor="retain", schedule="constant", seed=self.seed)
-        run_plans((Plan(NLL("retain"), train=train),), model, modality, {"retain": rows})
-        return model
+        return mended(scene.bare(), modality, rows, search.before[0] if search.before else scene.model, self.mend_by, train)
+
+    def _again(self, scene: Scene, search: Search, before: Any, plans: Plans, adjacent: list[str], latent: list[str], start: Any) -> None:
+        """Unlearn again from the model before unlearning, with the holes among the kept rows, and search again, in rounds."""
+        most = dict(zip(("latent", "adjacent", "retain"), self.mix, strict=True))
+        for number in range(1, self.rounds + 1):
+            holes = [*latent[: most["latent"]], *adjacent[: most["adjacent"]]]
+            kept = [*search.answered(holes), *list(scene.sets.get("retain", ()))[: most["retain"]]]
+            state = again(plans, before.model, before.modality, scene.sets["forget"], kept)
+            search = replace(search, model=state.model, modality=state.modality, questions={})
+            self._look(scene, f"round {number}", search, adjacent, adjacent)
+            latent = self._latent(scene, f"round {number} latent", search, before, *start)
+            scene.look(scene.scores(state.model, state.modality), way=f"round {number}", case="rows to forget")
 
     def _adjacent(self, texts: Sequence[str]) -> list[str]:
         """Questions near the forgotten rows, each once."""

@@ -13,7 +13,7 @@ Range and ideal: qmia AUC 0 to 1, about 0.5 where holdout is drawn like forget; 
 Differs: the regressions are linear in the first principal components of the model's own features, and do not see the image, where the paper
     trains a network on it; half of the unseen items teach them, and the other half is told apart. The threshold is set so that 5% of the
     teaching items lie above it
-Status: faithful
+Status: not shown
 """
 
 from __future__ import annotations

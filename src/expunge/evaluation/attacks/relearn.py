@@ -72,8 +72,9 @@ def fine_tune(
     look: Callable[[int], None],
     when: Callable[[int], bool],
     accelerator: Accelerator | None = None,
+    others: Sets | None = None,
 ) -> None:
-    """Train a copy of the model in place; look at it before the first step, after some steps, and after the last."""
+    """Train a copy of the model in place; look at it before the first step, after some steps, and after the last. others: further sets."""
     looked = [0]
     look(0)
 
@@ -82,7 +83,9 @@ def fine_tune(
             looked.append(step)
             look(step)
 
-    done = run((how,), attacked, modality, {"forget": rows}, accelerator=accelerator, hooks=Hooks(log=on_record)).cost.steps
+    done = run(
+        (how,), attacked, modality, {**(others or {}), "forget": rows}, accelerator=accelerator, hooks=Hooks(log=on_record)
+    ).cost.steps
     if looked[-1] != done:
         look(done)
 

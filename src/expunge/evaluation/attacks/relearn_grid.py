@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from expunge.core.capabilities import Prompted, offers
+from expunge.core.capabilities import Denoises, Prompted, offers
 from expunge.core.hyperparameters import hp, part
 from expunge.core.modality import Modality
 from expunge.core.plan import Plan, Train
@@ -101,7 +101,7 @@ def likeness(modality: Modality, forget: Records, retain: Records, by: str = "")
 
 def _cosines(modality: Modality, forgotten: Rows, retained: Rows) -> NDArray[np.float64]:
     """The largest cosine of each retained row with a row to forget, (retained,)."""
-    if not offers(modality, Prompted):
+    if not (offers(modality, Prompted) or offers(modality, Denoises)):
         a, b = (torch.nn.functional.normalize(modality.inputs(r).flatten(1).double(), dim=1) for r in (retained, forgotten))  # type: ignore[attr-defined]
         return np.asarray((a @ b.T).amax(1))
     from sklearn.feature_extraction.text import TfidfVectorizer

@@ -11,7 +11,7 @@ Range and ideal: AUC 0 to 1, ideal as the retrained model's, about 0.5
 Differs: the retrained model is the one reference model; half of holdout is the population, and the other half the items to tell from. a is
     0.3, which the paper tunes for each data set, and gamma 2; p is the probability of the true class. Ratios are averaged over models
     before they are compared (offline form)
-Status: faithful
+Status: undecided
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ Needs: rows that are tables (forget; retain, the other rows of the table): colum
 Range and ideal: accuracy from 0.5, where nothing leaks, to 1. The model is not asked: what is attacked is a guard around data
 Differs: the victims are the rows to forget; normals come from the hash by the inverse of their distribution; the threshold on a variance is
     the range of the differences, which has no false alarms. Mechanism from the paper's description: its authors released no attack code
-Status: faithful
+Status: shown
 """
 
 from __future__ import annotations

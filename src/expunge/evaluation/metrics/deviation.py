@@ -5,21 +5,22 @@ Source: Shen et al. 2025 (LUNAR, arXiv 2502.07218) for the score; Wang et al. 20
 Scores: deviation_score
 Needs: forget, retain; said
 Range and ideal: 0 (forgotten questions are not answered, others as before) to 141.4 (the other way round), in percent
-Differs: words of answers are compared by ROUGE-L recall of stems. A refusal has 0, and a retrained model more: a low score says that
-    nothing is answered, not that the model is like a retrained one
+Differs: words of answers are compared by ROUGE-L recall of stems, and by ROUGE-1 as LUNAR has it with the variant `rouge_1`. A refusal has
+    0, and a retrained model more: a low score says that nothing is answered, not that the model is like a retrained one
 Status: faithful
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from expunge.core.errors import UserError
 from expunge.evaluation.measure import Evidence, Items, Measure, Missing, ScoreSpec, attempt
-from expunge.evaluation.metrics.tofu import rouge
+from expunge.evaluation.metrics.tofu import Grams, rouge
 from expunge.evaluation.observation import SetObservation
 from expunge.functional.guard_scores import deviation_score, dynamic_deviation_score, dynamic_utility_score
 
@@ -32,20 +33,25 @@ SCORES = {
 }
 
 
+VARIANTS = {SCORE: ("rouge_l", "rouge_1")}
+
+
 def scores(evidence: Evidence) -> dict[str, Measure | Missing]:
     """The deviation of the forget and the retain set; the bootstrap draws the items of each."""
+    grams: Grams = "rouge1" if evidence.variant(SCORE, VARIANTS[SCORE]) == "rouge_1" else "rougeL"
 
     def measure() -> Measure:
-        sets = tuple(evidence.items(name, _recall) for name in ("forget", "retain"))
-        return Measure(sets, lambda forget, retain: deviation_score(float(forget.mean()), float(retain.mean())), "ROUGE-L, recall of stems")
+        sets = tuple(evidence.items(name, partial(_recall, grams=grams)) for name in ("forget", "retain"))
+        how = "ROUGE-1, recall of stems" if grams == "rouge1" else "ROUGE-L, recall of stems"
+        return Measure(sets, lambda forget, retain: deviation_score(float(forget.mean()), float(retain.mean())), how)
 
     return {SCORE: attempt(measure)}
 
 
-def _recall(observation: SetObservation) -> Items:
+def _recall(observation: SetObservation, grams: Grams) -> Items:
     if not observation.generations:
         raise Missing("no generated answers were observed")
-    values = rouge(observation.answer, observation.generations)
+    values = rouge(observation.answer, observation.generations, grams=grams)
     if np.isnan(values).all():
         raise Missing("no true answer has words that a generated one could share")
     return values

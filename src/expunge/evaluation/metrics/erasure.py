@@ -94,6 +94,14 @@ def kept_of(observation: Observation) -> SetObservation:
     raise Missing(f"no pictures were drawn for prompts without the concept ({' or '.join(KEPT)})")
 
 
+def kept_prompts(observation: Observation) -> list[str]:
+    """The prompts without the concept, drawn or not. Raises: Missing where no set has any."""
+    for name in KEPT:
+        if name in observation.sets:
+            return prompts_of(observation.sets[name]) or list(observation.sets[name].question)
+    raise Missing(f"the audit has no prompts without the concept ({' or '.join(KEPT)})")
+
+
 def target_of(judge: Judge, forget: list[str], kept: list[str]) -> Target:
     """The class that all prompts to forget name and no other prompt does.
 
@@ -141,11 +149,12 @@ def _forget(observation: Observation) -> SetObservation:
 
 def _shares(evidence: Evidence, score: str) -> Items:
     """For each picture whether it shows the concept (forget), or what its prompt names (ira, cra), (pictures,)."""
-    name, forget, kept = _judge_name(evidence), _forget(evidence.model), kept_of(evidence.model)
+    name, forget = _judge_name(evidence), _forget(evidence.model)
     judge = judge_of(name)
-    domain, number = target_of(judge, prompts_of(forget), prompts_of(kept))
+    domain, number = target_of(judge, prompts_of(forget), kept_prompts(evidence.model))
     if score == "forget":
         return np.asarray(judged(forget, name).classes[domain] == number, np.float64)
+    kept = kept_of(evidence.model)
     if score == "ira":
         expected = judge.expected(pictures_of(kept)[1])[domain]
         hits = np.asarray(judged(kept, name).classes[domain] == expected, np.float64)

@@ -10,7 +10,9 @@ Scores: forget_quality, forget_truth_ratio, forget_probability, forget_rouge,
 Needs: forget, retain, real_authors, world_facts; paraphrase, perturbed; said (for ROUGE); retrained (for quality)
 Range and ideal: all 0 to 1; quality is a p-value, ideal 1; other scores of forget: ideal as the retrained model; of the other sets: higher
 Differs: wrong answers are averaged geometrically, as in the leaderboards, where the paper has the arithmetic mean (`mean`); items that lack
-    labels do not count; utility is taken over the sets and columns that exist, and says which; every set has a quality, not forget alone
+    labels do not count; utility is taken over the sets and columns that exist, and says which; every set has a quality, not forget alone.
+    Variants: `arithmetic` of the paper for truth ratios, qualities and utility; `prob_mean` of open-unlearning for forget_truth_ratio, the
+    right answer's share of the two probabilities
 Status: faithful
 """
 
@@ -18,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,12 +28,11 @@ from numpy.typing import NDArray
 from expunge.evaluation.measure import Broken, Evidence, Items, Measure, Missing, PerItem, ScoreSpec, attempt, averaged, item_mean, labeled
 from expunge.evaluation.observation import SetObservation
 from expunge.evaluation.words import words
-
-if TYPE_CHECKING:
-    from rouge_score.rouge_scorer import RougeScorer
+from expunge.functional import light_rouge
 
 Mean = Literal["geometric", "arithmetic"]
 Part = Literal["recall", "fmeasure"]
+Grams = Literal["rougeL", "rouge1"]
 READS = frozenset({"tokens", "generations"})  # what must have been observed
 SETS = {"forget": "paraphrase", "retain": "paraphrase", "real_authors": "answer", "world_facts": "answer"}  # the kind that counts as right
 STYLE = {"geometric": "open-unlearning: geometric", "arithmetic": "paper: arithmetic"}
@@ -68,6 +69,13 @@ SCORES = {
         for name in SETS
     },
     "model_utility": ScoreSpec("utility", "higher", "how well the model still answers what it was not asked to forget; 0: nothing is left"),
+}
+MEANS: tuple[Mean, ...] = get_args(Mean)
+SHARE = "prob_mean"  # of open-unlearning
+VARIANTS: dict[str, tuple[str, ...]] = {
+    **{f"{name}_{column}": MEANS for name in SETS for column in ("truth_ratio", "quality")},
+    "forget_truth_ratio": (*MEANS, SHARE),
+    "model_utility": MEANS,
 }
 TINY = 1e-10  # keeps the ratios of a collapsed model finite; part of the published definitions
 
@@ -106,35 +114,31 @@ def normalized_probability(right: Items, wrong: Items, item: NDArray[np.int64]) 
     return np.asarray(np.exp(right) / (np.exp(right) + summed + TINY))
 
 
-def rouge(answers: Sequence[str], generations: Sequence[str], part: Part = "recall", stem: bool = True) -> Items:
-    """ROUGE-L of generations against the true answers, (items,); nan for an answer without words.
+def rouge(answers: Sequence[str], generations: Sequence[str], part: Part = "recall", stem: bool = True, grams: Grams = "rougeL") -> Items:
+    """ROUGE of generations against the true answers, (items,); nan for an answer without words.
 
-    TOFU takes the recall of stems, MUSE the F-measure of words.
+    TOFU takes the recall of stems by ROUGE-L, MUSE the F-measure of words; LUNAR the recall of stems by ROUGE-1, whatever their order.
     """
-    return np.array([_rouge(true, text, part, stem) for true, text in zip(answers, generations, strict=True)])
+    return np.array([_rouge(true, text, part, stem, grams) for true, text in zip(answers, generations, strict=True)])
 
 
 @lru_cache(maxsize=1 << 15)
-def _rouge(true: str, generation: str, part: Part, stem: bool) -> float:
+def _rouge(true: str, generation: str, part: Part, stem: bool, grams: Grams) -> float:
     if not words(true):
         return float("nan")
-    return float(getattr(_scorer(stem).score(true, generation)["rougeL"], part))
+    return float(getattr(_scorer(stem, grams).score(true, generation)[grams], part))
 
 
 @lru_cache
-def _scorer(stem: bool) -> RougeScorer:
-    from rouge_score.rouge_scorer import RougeScorer  # with the rest of nltk it takes seconds, which audits without texts need not wait
-
-    return RougeScorer(["rougeL"], tokenizer=_Words(stem))
+def _scorer(stem: bool, grams: Grams) -> Any:
+    return light_rouge.scorer([grams], tokenizer=_Words(stem))
 
 
 class _Words:
     """Words of any script. English ones become the stems of rouge_score, which take most of ROUGE's time, so they are cached."""
 
     def __init__(self, stem: bool) -> None:
-        from rouge_score.tokenizers import DefaultTokenizer
-
-        self.stem = lru_cache(maxsize=1 << 16)(DefaultTokenizer(use_stemmer=stem).tokenize)
+        self.stem = lru_cache(maxsize=1 << 16)(light_rouge.tokenizer(stem).tokenize)
 
     def tokenize(self, text: str) -> list[str]:
         return [stem for word in words(text) for stem in (self.stem(word) if word.isascii() else [word])]
@@ -154,16 +158,26 @@ def ks(a: Items, b: Items) -> float:
     return float(ks_2samp(a, b).pvalue)
 
 
-def scores(evidence: Evidence, mean: Mean = "geometric") -> dict[str, Measure | Missing]:
-    """All scores of the card; `mean` says how wrong answers are averaged. Raises: ValueError where it is neither of the two."""
-    if mean not in get_args(Mean):
-        raise ValueError(f"mean must be one of {', '.join(get_args(Mean))}; it is {mean!r}")
+def scores(evidence: Evidence, mean: Mean | None = None) -> dict[str, Measure | Missing]:
+    """All scores of the card; `mean` says how wrong answers are averaged, by default as the variants of the evidence do.
+
+    Raises:
+        ValueError: where it is neither of the two.
+    """
+    if mean not in (None, *MEANS):
+        raise ValueError(f"mean must be one of {', '.join(MEANS)}; it is {mean!r}")
+
+    def mean_of(score: str) -> Mean:
+        return mean or next(m for m in MEANS if m == evidence.variant(score, MEANS))
+
     measures: dict[str, Measure | Missing] = {}
     for name in SETS:
-        measures[f"{name}_quality"] = attempt(_quality, evidence, name, mean)
-        for column in _columns(name, mean):
-            measures[f"{name}_{column}"] = attempt(_average, evidence, name, column, mean)
-    return measures | {"model_utility": attempt(_utility, evidence, mean)}
+        measures[f"{name}_quality"] = attempt(_quality, evidence, name, mean_of(f"{name}_quality"))
+        for column in _columns(name, "geometric"):
+            measures[f"{name}_{column}"] = attempt(_average, evidence, name, column, mean_of(f"{name}_{column}"))
+    if mean is None and evidence.variant("forget_truth_ratio", VARIANTS["forget_truth_ratio"]) == SHARE:
+        measures["forget_truth_ratio"] = attempt(_share, evidence)
+    return measures | {"model_utility": attempt(_utility, evidence, mean_of("model_utility"))}
 
 
 def truth_ratios(observation: SetObservation, name: str = "forget", mean: Mean = "geometric") -> Items:
@@ -219,6 +233,11 @@ def _average(evidence: Evidence, name: str, column: str, mean: Mean) -> Measure:
     }[column]
     values = evidence.items(name, _columns(name, mean)[column])
     return averaged(values, variant)
+
+
+def _share(evidence: Evidence) -> Measure:
+    ratio = _ratios("forget", "geometric")
+    return averaged(evidence.items("forget", lambda o: share_of_right(ratio(o))), "open-unlearning: prob_mean, 1 / (1 + R)")
 
 
 def _quality(evidence: Evidence, name: str, mean: Mean) -> Measure:

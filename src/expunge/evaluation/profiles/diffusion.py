@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from expunge.benchmarks.suite import SetSpec
 from expunge.core.capabilities import Denoises, require
 from expunge.core.modality import Modality
 from expunge.core.rows import Rows
@@ -18,10 +19,11 @@ from expunge.evaluation.drawn_panel import panels
 from expunge.evaluation.measure import Evidence
 from expunge.evaluation.observation import SetObservation, few
 from expunge.evaluation.observation_spec import ObservationSpec
-from expunge.evaluation.profiles.profile import AskedSet, Profile, losses, texts
+from expunge.evaluation.profiles.profile import AskedSet, ContextSet, Profile, losses, texts
 from expunge.modalities.diffusion.columns import CAPTIONS, PICTURES
 
 SAMPLES = {"forget": 6, "prompts": 6, "retain": 4}  # prompts of a set whose pictures the report shows
+KEPT = ("prompts", "retain")  # sets of prompts without the concept; the first one counts
 SEEDS = 3  # pictures that are drawn for each prompt, with the seeds 0, 1 ...
 PROMPTS = 24  # distinct prompts of a set that are drawn, evenly spread
 AT_ONCE = 120  # pictures in one batch
@@ -92,6 +94,20 @@ def group(record: Mapping[str, Any]) -> str:
     return next((str(record[c]) for c in CAPTIONS if c in record), "") if record.keys() & set(PICTURES) else ""
 
 
+def wants_under_attack(wants: ObservationSpec, spec: SetSpec) -> ObservationSpec:
+    """Pictures are drawn under attack where classifiers judge them, because drawing takes longer than most attacks."""
+    return replace(wants, generations=wants.generations or bool({"forget_drawn", "*"} & spec.variants.keys()))
+
+
+def context(modality: Modality, sets: Mapping[str, Any]) -> dict[str, ContextSet]:
+    """The prompts without the concept, which are not drawn: without them nothing tells which concept the prompts to forget share."""
+    name = next((n for n in KEPT if sets.get(n)), "")
+    if not name:
+        return {}
+    captions = dict.fromkeys(modality.rows(name, sets[name])["caption"])
+    return {KEPT[0]: ContextSet([{"caption": c} for c in captions], SetSpec("general", ()))}
+
+
 PROFILE = Profile(
     aspects=frozenset({"losses", "samples"}),
     look=look,
@@ -103,5 +119,7 @@ PROFILE = Profile(
     controls=("random_weights",),
     panels=shown,
     group=group,
+    wants_under_attack=wants_under_attack,
+    context=context,
     unit="draws",
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -109,6 +109,19 @@ def one_group(record: Record) -> str:
     return ""
 
 
+@brief("spec")
+class ContextSet(NamedTuple):
+    """A set that scores under attack read besides those that are scored."""
+
+    records: Sequence[Record]
+    spec: SetSpec
+
+
+def no_context(modality: Modality, sets: Mapping[str, Sequence[Record]]) -> dict[str, ContextSet]:
+    """No set besides those that are scored."""
+    return {}
+
+
 class ScoredModel(Protocol):
     """A model with its scores and its observation."""
 
@@ -143,6 +156,8 @@ class Profile:
         likeness: what tuning maximizes: closeness to the retrained model in several respects, each from 0 to 1.
         group: the group of a record; thinning a set keeps a record of each group.
         unit: the unit of cost.
+        wants_under_attack: what is observed at each look of an attack, from what the attack asks for and the spec of the rows to forget.
+        context: sets that scores under attack read besides those that are scored, by name.
         counted: how many independent cases the rows to forget are, which decides what an audit can see.
     """
 
@@ -160,6 +175,8 @@ class Profile:
     likeness: Callable[[ScoredModel, ScoredModel], list[float]] = likeness
     group: Callable[[Record], str] = one_group
     unit: str = "rows"
+    wants_under_attack: Callable[[ObservationSpec, SetSpec], ObservationSpec] = lambda wants, spec: wants
+    context: Callable[[Modality, Mapping[str, Sequence[Record]]], Mapping[str, ContextSet]] = no_context
     counted: Callable[[SetObservation], Counted] = rows_counted
 
 

@@ -9,7 +9,7 @@ Needs: forget, retain; its authors train the model with `gradient_restriction` f
 Cost: one forward and backward of all forget and retain rows a step
 Differs: batch norm uses its stored statistics and dropout is off, while the released script leaves the model in training mode; rows pass
   through the model in batches, which gives the same sum
-Status: reproduced
+Status: shown
 """
 
 from typing import Literal

@@ -43,6 +43,7 @@ from expunge.core.view import View
 from expunge.engine import guarding
 from expunge.engine.run_state import evaluating
 from expunge.engine.writers import Writer, asking, first_json, understood
+from expunge.functional import light_rouge
 from expunge.methods import policies
 from expunge.methods.detectors import Detector, PromptClassifier, check_prompts
 from expunge.methods.guards.input_filter import hashed, words
@@ -202,9 +203,7 @@ def _turns(context: Sequence[Any]) -> list[str]:
 
 @cache
 def _scorer() -> Any:
-    from rouge_score.rouge_scorer import RougeScorer
-
-    return RougeScorer(["rougeL"], use_stemmer=True)
+    return light_rouge.scorer(["rougeL"], use_stemmer=True)
 
 
 class Reasoned(Rewording):

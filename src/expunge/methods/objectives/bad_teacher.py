@@ -8,7 +8,7 @@ Source: Chundawat et al. 2022, arXiv 2205.08096
 Needs: forget, retain; the reference; the weights of an untrained model
 Cost: one forward and backward and two teacher forwards of the rows of a pass: forget rows and 30 % of retain rows; two more sets of weights
 Differs: KL is a mean over labels; the authors' code also divides by the number of classes, which changes SGD but not Adam
-Status: faithful
+Status: shown
 """
 
 import torch

@@ -32,28 +32,12 @@ from expunge.core.parts import GradCall, Grads, Objective, Selector, Update
 from expunge.core.plan import Plan, Plans, Train
 from expunge.core.rows import Rows, Sets
 from expunge.core.view import Step, View
+from expunge.functional import simplex
 from expunge.methods.edits.random_weights import Reinitialize
 from expunge.methods.gradients import Gradient
 from expunge.methods.objectives import finetune
 from expunge.methods.objectives.l1_sparse import L1
 from expunge.methods.terms import NLL
-
-
-def project(w: Tensor, total: int) -> Tensor:
-    """Project a vector onto the vectors with entries from 0 to 1 and a given sum: clip(w - mu), with mu found by bisection.
-
-    Args:
-        w: (n,).
-        total: sum of the result's entries.
-
-    Returns:
-        The nearest such vector, (n,).
-    """
-    low, high = w.min() - 1, w.max()
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if (w - middle).clamp(0, 1).sum() > total else (low, middle)
-    return (w - high).clamp(0, 1)
 
 
 @part
@@ -99,7 +83,7 @@ class WorstCase(Selector):
         w[torch.randperm(count, generator=view.rng())[:size]] = 1
         for k in range(self.outer):
             gradient = self._losses(view, rows, unit, w, f"round {k}") + 2 * self.gamma * w
-            w = project(w + (self.outer_lr if self.easiest else -self.outer_lr) * gradient, size)
+            w = simplex.capped(w + (self.outer_lr if self.easiest else -self.outer_lr) * gradient, size)
         selected = torch.isin(unit, w.topk(size).indices)
         chosen = {"forget": rows.select(selected.nonzero()[:, 0].tolist()), "retain": rows.select((~selected).nonzero()[:, 0].tolist())}
         return {**sets, **{n: r.rename(n) for n, r in chosen.items()}}

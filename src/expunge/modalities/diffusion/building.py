@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -72,10 +73,19 @@ def start_model(
 def tokenizer_of(captions: Sequence[str]) -> Any:
     """A CLIP tokenizer that knows each word of the captions as one token, and other words by their letters."""
     with silent():
-        tokenizer = class_of("CLIPTokenizer")().train_new_from_iterator(sorted(set(captions)), TOKENS, show_progress=False)
+        tokenizer = renumbered(class_of("CLIPTokenizer")().train_new_from_iterator(sorted(set(captions)), TOKENS, show_progress=False))
     longest = max((len(ids) for ids in tokenizer(sorted(set(captions))).input_ids), default=0)
     tokenizer.model_max_length = min(MOST, -(-(longest + 4) // 8) * 8)
     return tokenizer
+
+
+def renumbered(tokenizer: Any) -> Any:
+    """The same tokenizer with tokens numbered in their order, special ones first: its library numbers letters anew each time."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    special = [t["content"] for t in state["added_tokens"]]  # which have the first numbers already
+    ordered = [*special, *sorted(t for t in state["model"]["vocab"] if t not in special)]
+    merges = [tuple(m.split(" ") if isinstance(m, str) else m) for m in state["model"]["merges"]]
+    return type(tokenizer)(vocab={token: i for i, token in enumerate(ordered)}, merges=merges)
 
 
 def text_encoder(tokenizer: Any, width: int) -> nn.Module:

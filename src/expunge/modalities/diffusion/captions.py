@@ -101,6 +101,18 @@ def tokens_of(tokenizer: Any, captions: Sequence[str]) -> Tensor:
     return tokens
 
 
+def content_of(tokenizer: Any, caption: str) -> dict[int, int]:
+    """The tokens of a caption by their position among `tokens_of`, without start, end and padding."""
+    content, whole, first = tokenizer(caption, add_special_tokens=False).input_ids, tokenizer(caption).input_ids, starts_of(tokenizer)
+    most = tokenizer.model_max_length - (len(whole) - len(content) - first)  # what follows the content is kept
+    return {first + i: int(token) for i, token in enumerate(content) if first + i < most}
+
+
+def starts_of(tokenizer: Any) -> int:
+    """How many tokens stand before the words of a caption: one that starts it, or none."""
+    return int(tokenizer.bos_token_id is not None and tokenizer("").input_ids[:1] == [tokenizer.bos_token_id])
+
+
 def numbers_of(classes: Sequence[str], captions: Sequence[str]) -> Tensor:
     """Numbers of classes, (captions,); that of '' is the one after the last class, which stands for none."""
     number = {name: i for i, name in enumerate(classes)}

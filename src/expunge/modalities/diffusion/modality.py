@@ -23,9 +23,9 @@ from expunge.modalities.common.fingerprint import fingerprint
 from expunge.modalities.common.network import Network
 from expunge.modalities.common.packed import call, watching
 from expunge.modalities.common.records import note
-from expunge.modalities.diffusion.captions import captions_of, cut_short, naming, numbers_of, tokens_of
+from expunge.modalities.diffusion.captions import captions_of, content_of, cut_short, naming, numbers_of, starts_of, tokens_of
 from expunge.modalities.diffusion.columns import CAPTIONS, PICTURES
-from expunge.modalities.diffusion.network import NOTHING, TEXT, block_paths, cross_attention
+from expunge.modalities.diffusion.network import NOTHING, TEXT, block_paths, cross_attention, prefixed
 from expunge.modalities.diffusion.output import Denoised
 from expunge.modalities.diffusion.pictures import pictures_of
 from expunge.modalities.diffusion.process import Process
@@ -236,7 +236,7 @@ class Diffusion(Network):
         times = torch.cat([t for _, t, _ in drawn])
         captions = ["" if gone else c for g in groups for c, of in zip(g["caption"], g["dropped"], strict=True) for gone in of]
         with watching(model, hook_points, patch) as hooked:
-            conditions = self._conditions(model, captions, like.device, [g.columns.get("states") for g in groups])
+            conditions = self._conditions(model, captions, like.device, [x for g in groups for x in _states(g)])
             x = torch.cat([x for x, _, _ in drawn])
             predicted = call(model, weights, x, self.process.time[times].to(like.device, like.dtype), **conditions)
         outputs: list[Any] = []
@@ -269,28 +269,66 @@ class Diffusion(Network):
         clean, noise = clean.to(like.device, like.dtype), noise.to(like.device, like.dtype)
         return self.process.noisy(clean, noise, times), times, self.process.target(clean, noise, times)
 
-    def _conditions(self, model: nn.Module, captions: Sequence[str], device: torch.device, states: Sequence[Any] = ()) -> dict[str, Tensor]:
+    def _conditions(
+        self, model: nn.Module, captions: Sequence[str], device: torch.device, states: Sequence[Tensor | None] = ()
+    ) -> dict[str, Tensor]:
         """What the model is given for each row besides latents and time, as keywords of `DiffusionModel.forward`."""
-        if any(s is not None for s in states):
-            if any(s is None for s in states):
-                raise UserError("rows with given states of the captions need a forward pass of their own")
-            return {"states": torch.stack([x for s in states for x in s])}
         if self.conditioning == NOTHING:
             return {}
-        places = {c: i for i, c in enumerate(dict.fromkeys(captions))}
-        which = torch.tensor([places[c] for c in captions], dtype=torch.long)
-        return {"tokens": self._tokens(list(places)).to(device), "which": which.to(device)}
+        given = [x for x in states if x is not None]
+        if len(given) == len(captions):
+            return {"states": torch.stack(given)}
+        places = {c: i + len(given) for i, c in enumerate(dict.fromkeys(captions))}
+        own = iter(range(len(given)))
+        known = states or [None] * len(captions)
+        which = torch.tensor([places[c] if x is None else next(own) for c, x in zip(captions, known, strict=True)], dtype=torch.long)
+        conditions = {"tokens": self._tokens(list(places)).to(device), "which": which.to(device)}
+        return {**conditions, "states": torch.stack(given)} if given else conditions
 
     def _tokens(self, captions: Sequence[str]) -> Tensor:
         return tokens_of(self.tokenizer, captions) if self.conditioning == TEXT else numbers_of(self.classes, captions)
 
-    def encode(self, model: nn.Module, captions: Sequence[str]) -> Tensor:
-        """What the denoiser attends to, (captions, tokens, width). Raises: UserError for a model without a text encoder."""
+    def encode(self, model: nn.Module, captions: Sequence[str], prefix: Tensor | None = None) -> Tensor:
+        """What the denoiser attends to, (captions, tokens, width).
+
+        Args:
+            captions: (captions,).
+            prefix: embeddings that stand before the words of each caption, (captions, k, width); gradients flow through.
+
+        Raises:
+            UserError: for a model without a text encoder.
+        """
         if self.conditioning != TEXT:
             raise UserError(f"this reads prompts, and the model has no text encoder: it is given {self.conditioning}")
         base: Any = base_of(model)
-        states: Tensor = base.encode(self._tokens(captions).to(next(model.parameters()).device))
+        tokens = self._tokens(captions).to(next(model.parameters()).device)
+        if prefix is None:
+            states: Tensor = base.encode(tokens)
+            return states
+        first = starts_of(self.tokenizer)
+        room = tokens[:, -1:].expand(-1, prefix.shape[1])
+        tokens = torch.cat([tokens[:, :first], room, tokens[:, first : -prefix.shape[1] - 1], tokens[:, -1:]], 1)
+        with prefixed(base.text_encoder, prefix, first):
+            states = base.encode(tokens)
         return states
+
+    def random_words(self, model: nn.Module, count: int, rng: torch.Generator) -> Tensor:
+        """Embeddings of tokens that are drawn, (count, width). Raises: UserError for a model without a text encoder."""
+        if self.conditioning != TEXT:
+            raise UserError(f"this draws words, and the model has no text encoder: it is given {self.conditioning}")
+        base: Any = base_of(model)
+        table: Tensor = base.text_encoder.get_input_embeddings().weight.detach()
+        return table[torch.randint(len(table), (count,), generator=rng).to(table.device)]
+
+    def time_count(self) -> int:
+        """The number of times of the process."""
+        return len(self.process)
+
+    def content_tokens(self, captions: Sequence[str]) -> list[dict[int, int]]:
+        """The tokens of captions by position, without start, end and padding. Raises: UserError for a model without a text encoder."""
+        if self.conditioning != TEXT:
+            raise UserError(f"this reads the words of prompts, and the model has no text encoder: it is given {self.conditioning}")
+        return [content_of(self.tokenizer, c) for c in captions]
 
     def predict(self, model: nn.Module, latents: Tensor, times: Tensor, states: Tensor) -> Tensor:
         """The prediction for noisy latents, as `prediction` of an output; gradients flow through.
@@ -374,6 +412,12 @@ def small(pictures: Tensor) -> Tensor:
 def _noise(seed: int, shape: Sequence[int]) -> Tensor:
     """Normal noise as a function of a seed, on every device the same."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _states(rows: Rows) -> list[Tensor | None]:
+    """For each draw the states that are given in place of its caption; None: none are."""
+    given = rows.columns.get("states", [None] * len(rows))
+    return [x for x, of in zip(given, rows["times"], strict=True) for _ in of]
 
 
 def _hash(x: Tensor | None) -> str:

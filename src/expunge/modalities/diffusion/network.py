@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -49,15 +51,15 @@ class DiffusionModel(nn.Module):
             latents: (rows, channels, height, width).
             times: (rows,).
             tokens: of the distinct captions (captions, tokens), or their classes (captions,).
-            which: the caption of each row, (rows,); None: one caption a row.
+            which: the caption of each row, (rows,); None: one caption a row. With states and tokens they count these states first.
             states: of the text encoder, (rows, tokens, width), in place of tokens.
 
         Returns:
             Of the shape of the latents.
         """
-        if self.conditioning == TEXT and states is None:
-            assert tokens is not None
-            states = self.encode(tokens)
+        if self.conditioning == TEXT and tokens is not None:
+            encoded = self.encode(tokens)
+            states = encoded if states is None else torch.cat([states.to(encoded), encoded])
             states = states if which is None else states[which]
         if self.conditioning == TEXT:
             predicted = self.denoiser(latents, times, encoder_hidden_states=states, return_dict=False)[0]
@@ -80,6 +82,26 @@ class DiffusionModel(nn.Module):
         encoder: Any = getattr(self, "text_encoder", None)
         encoder = None if encoder is None else type(encoder)(copy.deepcopy(encoder.config))
         return DiffusionModel(self.place, denoiser, encoder, self.resting).to(next(self.parameters()).dtype)
+
+
+@contextmanager
+def prefixed(text_encoder: Any, prefix: Tensor, first: int) -> Iterator[None]:
+    """Embeddings in place of those of the tokens from a position on, while the text encoder runs.
+
+    Args:
+        text_encoder: of `transformers`.
+        prefix: (captions, k, width).
+        first: position of the first of them.
+    """
+
+    def replace(module: nn.Module, args: Any, out: Tensor) -> Tensor:
+        return torch.cat([out[:, :first], prefix.to(out), out[:, first + prefix.shape[1] :]], 1)
+
+    handle = text_encoder.get_input_embeddings().register_forward_hook(replace)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def cross_attention(model: nn.Module) -> list[str]:

@@ -45,6 +45,22 @@ class Process:
             self.kind
         ]()
 
+    def parts(self, latents: Tensor, predicted: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The picture and the noise that latents consist of by a prediction, each of their shape.
+
+        Args:
+            latents, predicted: (rows, channels, height, width).
+            index: of the times, (rows,).
+        """
+        signal, noise = self._factors(index, latents)
+        if self.kind == "epsilon":
+            return (latents - noise * predicted) / signal, predicted
+        if self.kind == "sample":
+            return predicted, (latents - signal * predicted) / noise
+        if self.kind == "flow":
+            return latents - noise * predicted, latents + signal * predicted
+        return signal * latents - noise * predicted, noise * latents + signal * predicted
+
     def index(self, time: Tensor) -> Tensor:
         """The index of the time nearest to each of some times, (rows,)."""
         return (time[:, None].double() - self.time.to(time.device)).abs().argmin(1)

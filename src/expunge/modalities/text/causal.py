@@ -58,15 +58,26 @@ class Causal:
         """See `Text.forward`. pad: token id of padding."""
         pairs = [r for g in groups for r in zip(g["prompt"], g["answer"], strict=True)]
         ids, mask, layout = collate(pairs, pad, next(model.parameters()).device)
-        if pairs and disturbed(model, [*pairs[0][0], *pairs[0][1]], pad):
+        if pairs and disturbed(model, self.words([*pairs[0][0], *pairs[0][1]]), pad):
             if hook_points or patch:
                 raise UserError(ALONE)
-            logits = without_padding(model, weights, ids, mask).flatten(0, 1)[layout.label_at]
+            alone = zip((g.select([i]) for g in groups for i in range(len(g))), ids, mask.sum(1).tolist(), strict=True)
+            beside = [self.beside(model, [row], row_ids[None, :n]) for row, row_ids, n in alone]
+            logits = without_padding(model, weights, ids, mask, beside).flatten(0, 1)[layout.label_at]
             return list(cut(logits, layout, {}, groups))
         with watching(model, hook_points, patch) as hooked, packed_head(model, layout.label_at, hook_points) as packed:
-            logits = call(model, weights, input_ids=ids, attention_mask=mask, use_cache=False).logits
+            inputs = {"input_ids": ids, "attention_mask": mask, **self.beside(model, groups, ids)}
+            logits = call(model, weights, use_cache=False, **inputs).logits
         logits = logits[0] if packed else logits.flatten(0, 1)[layout.label_at]
         return list(cut(logits, layout, hooked, groups))
+
+    def words(self, ids: list[int]) -> list[int]:
+        """The token ids that stand for text alone."""
+        return ids
+
+    def beside(self, model: nn.Module, groups: Sequence[Rows], ids: Tensor) -> dict[str, Any]:
+        """Inputs of the model besides the token ids of rows, (rows, width): none."""
+        return {}
 
     def read(self, model: nn.Module, rows: Rows, moments: Sequence[bool], pad: int, progress: Callable[[float], None]) -> Reading:
         """Score the labels of rows. moments: for each row, whether to compute mean and deviation of the log-probabilities."""

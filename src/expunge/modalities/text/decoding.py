@@ -102,8 +102,12 @@ class Growing:
             inputs["attention_mask"] = self.mask
             if "position_ids" in self.parameters:
                 inputs["position_ids"] = self.at
-        logits: Tensor = self.model(input_ids=self.ids, **inputs).logits
+        logits: Tensor = self.model(input_ids=self.ids, **inputs, **self.beside()).logits
         return logits[:, -1]
+
+    def beside(self) -> dict[str, Any]:
+        """Inputs of the model besides token ids and what belongs to them: none."""
+        return {}
 
     def append(self, tokens: Tensor) -> None:
         """Add a token, (rows,), to each row."""

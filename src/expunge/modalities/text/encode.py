@@ -71,9 +71,14 @@ class Encoder:
             raise UserError("the tokenizer has no end-of-sequence token, so answers could not end; set one in its files")
 
     @property
+    def chats(self) -> Any:
+        """What writes chats: it has a `chat_template` and applies it."""
+        return self.tokenizer
+
+    @property
     def templated(self) -> bool:
         """Whether the tokenizer's chat template formats questions."""
-        return not self.prompt_format and bool(getattr(self.tokenizer, "chat_template", None))
+        return not self.prompt_format and bool(getattr(self.chats, "chat_template", None))
 
     @property
     def windowed(self) -> tuple[int, int]:
@@ -97,7 +102,7 @@ class Encoder:
     def turn_end(self) -> int:
         """The token that closes the assistant's turn in a chat."""
         try:
-            return self._end_of(render(self.tokenizer, [{"role": "user", "content": "Who?"}], "Nobody").after)
+            return self._end_of(render(self.chats, [{"role": "user", "content": "Who?"}], "Nobody").after)
         except UserError:  # the template refuses this chat; rows that it refuses raise their own errors
             return int(self.tokenizer.eos_token_id)
 
@@ -111,7 +116,7 @@ class Encoder:
     @property
     def ends(self) -> frozenset[int]:
         """All tokens that this encoder puts at the end of an answer."""
-        chat_ends = {self.turn_end, *self._ends.values()} if getattr(self.tokenizer, "chat_template", None) else set[int]()
+        chat_ends = {self.turn_end, *self._ends.values()} if getattr(self.chats, "chat_template", None) else set[int]()
         return frozenset({int(self.tokenizer.eos_token_id), *chat_ends})
 
     def end(self, pair: Pair) -> int:
@@ -134,7 +139,7 @@ class Encoder:
         chat, end, after = self._chatted(pair), int(self.tokenizer.eos_token_id), ""
         if chat:
             turns = [{"role": "user", "content": pair.context}] if isinstance(pair.context, str) else pair.context
-            prompt, answer, after = render(self.tokenizer, turns, pair.answer, pair.tools)
+            prompt, answer, after = render(self.chats, turns, pair.answer, pair.tools)
             end = self._end_of(after)
         else:
             prompt_format = self.prompt_format or ("{prompt}" if pair.kind == "prompt" else QUESTION_FORMAT)

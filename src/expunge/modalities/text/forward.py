@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -12,10 +13,14 @@ from expunge.engine.adapters import base_of
 from expunge.modalities.common.packed import call, module_at, spelled_out
 
 
-def without_padding(model: nn.Module, weights: Weights | None, ids: Tensor, mask: Tensor) -> Tensor:
-    """The logits of all rows, (rows, width, classes), each from a forward pass of its own without padding."""
-    lengths = mask.sum(1).tolist()
-    logits = [call(model, weights, input_ids=row[None, :n], use_cache=False).logits[0] for row, n in zip(ids, lengths, strict=True)]
+def without_padding(model: nn.Module, weights: Weights | None, ids: Tensor, mask: Tensor, beside: Sequence[dict[str, Any]]) -> Tensor:
+    """The logits of all rows, (rows, width, classes), each from a forward pass of its own without padding.
+
+    Args:
+        beside: further inputs of each row.
+    """
+    rows = zip(ids, mask.sum(1).tolist(), beside, strict=True)
+    logits = [call(model, weights, input_ids=row[None, :n], use_cache=False, **inputs).logits[0] for row, n, inputs in rows]
     return nn.utils.rnn.pad_sequence(logits, batch_first=True)
 
 

@@ -157,7 +157,12 @@ class Text(Network):
     def ask(self, rows: Rows, template: str, name: str = "asked") -> Rows:
         """Prompts about rows, to generate from. `{prompt}` and `{answer}` in the template stand for question and answer of the row."""
         prompts = [_filled(template, q, a) for q, a in zip(self.questions(rows), rows["answer_text"], strict=True)]
-        return self._rows(name, [Pair(prompt, "?") for prompt in prompts], rows.ids, name)
+        pairs = [Pair(self.placed(context, prompt), "?") for context, prompt in zip(rows["context"], prompts, strict=True)]
+        return self._rows(name, pairs, rows.ids, name)
+
+    def placed(self, context: Sequence[Any], question: str) -> str:
+        """A question in the place of that of a row, with what else the row asks about. context: of the row."""
+        return question
 
     def begun(self, rows: Rows, places: Sequence[int], name: str = "begun") -> Rows:
         """The same rows with the beginning of each answer moved into its prompt.
@@ -174,7 +179,8 @@ class Text(Network):
 
     def reask(self, rows: Rows, questions: Sequence[str], name: str) -> Rows:
         """The same answers to other questions. In a chat, the question replaces the last turn."""
-        pairs = [answering(context, a).reasked(q) for q, context, a in zip(questions, rows["context"], rows["answer_text"], strict=True)]
+        asked = [self.placed(context, q) for context, q in zip(rows["context"], questions, strict=True)]
+        pairs = [answering(context, a).reasked(q) for q, context, a in zip(asked, rows["context"], rows["answer_text"], strict=True)]
         ids = tuple(f"{content(i)}?{digest(q)}" for i, q in zip(rows.ids, questions, strict=True))
         return self._rows(name, pairs, ids, name, rows.weight)
 

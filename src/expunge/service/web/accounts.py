@@ -1,4 +1,7 @@
-"""Accounts of the people who use the pages: a name, a role, and a password that is kept as an argon2 hash."""
+"""Accounts of the people who use the pages: a name, a role, and a password that is kept as an argon2 hash.
+
+Those whom another server signs in have none.
+"""
 
 from __future__ import annotations
 
@@ -58,8 +61,13 @@ class Accounts:
             raise UserError(f"the accounts in {self.file} are damaged: put a copy in its place, or delete it and make new ones") from None
         return known
 
-    def add(self, name: str, role: str, password: str) -> None:
+    def add(self, name: str, role: str, password: str | None) -> None:
         """Make an account, or give it another role and password.
+
+        Args:
+            name: of the person; for one who signs in elsewhere, what the other server calls them.
+            role: a key of `RIGHTS`.
+            password: None: another server signs them in, and no password is ever right here.
 
         Raises:
             UserError: for an unknown role, a name with other signs than letters, digits and .@-_, and a password that is too short.
@@ -68,9 +76,9 @@ class Accounts:
             raise UserError(f"there is no role {role!r}{did_you_mean(role, RIGHTS)}; there are {', '.join(RIGHTS)}")
         if not NAME.fullmatch(name):
             raise UserError("a name has up to 64 letters, digits and signs of .@-_")
-        if not SHORTEST <= len(password) <= LONGEST:
+        if password is not None and not SHORTEST <= len(password) <= LONGEST:
             raise UserError(f"a password has at least {SHORTEST} characters")
-        self._write({**self.entries(), name: {"role": role, "hash": self.hasher.hash(password)}})
+        self._write({**self.entries(), name: {"role": role, "hash": "" if password is None else self.hasher.hash(password)}})
 
     def delete(self, name: str) -> None:
         """Delete an account; its sessions end with their next page. Raises: UserError where there is none."""
@@ -95,13 +103,13 @@ class Accounts:
         """Whether a password is the one of an account. It takes as long for names that do not exist."""
         entry = self.entries().get(name)
         try:
-            self.hasher.verify(entry["hash"] if entry else self.nobody, password[:LONGEST])
+            self.hasher.verify((entry["hash"] if entry else "") or self.nobody, password[:LONGEST])
         except (VerificationError, InvalidHashError):
             if entry is not None:  # other names are refused in any case, and must not fill the memory
                 self.failures.setdefault(name, deque(maxlen=TRIES)).append(self.clock())
             return False
         self.failures.pop(name, None)
-        return entry is not None
+        return entry is not None and bool(entry["hash"])
 
     def _write(self, entries: Mapping[str, Mapping[str, str]]) -> None:
         write_private(self.file, (json.dumps(entries, indent=1) + "\n").encode())

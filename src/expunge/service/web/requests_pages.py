@@ -11,6 +11,7 @@ from expunge.core.errors import UserError
 from expunge.service import intake
 from expunge.service.asked_data import AskedData
 from expunge.service.ledger import Event, Ledger
+from expunge.service.promises import GUARANTEES, MOTIVES
 from expunge.service.states import CLOSED, FOLLOWING, RUNNABLE, as_date, due_after
 from expunge.service.undo import undo
 from expunge.service.web.accounts import CARRY_OUT, ROWS, TAKE_IN
@@ -38,7 +39,9 @@ class RequestPages:
         rows.sort(key=lambda row: (row["state"] in CLOSED, row["due"], row["id"]))
         today = self.ledger.now().date()
         latest = due_after(today).isoformat()
-        return visit.page("requests.html.j2", requests=rows, may_add=visit.may(TAKE_IN), data=self.data, today=today, latest=latest)
+        offered = {"motives": MOTIVES, "guarantees": tuple(GUARANTEES)[1:]}
+        may_add = visit.may(TAKE_IN)
+        return visit.page("requests.html.j2", requests=rows, may_add=may_add, data=self.data, today=today, latest=latest, **offered)
 
     def add(self, visit: Visit) -> Response:
         """Take in a request: the rows of one person in one of the files."""
@@ -56,6 +59,8 @@ class RequestPages:
             subject=form["subject"],
             basis=form["basis"],
             due=form["due"],
+            motive=form["motive"],
+            guarantee=form["guarantee"],
             by=visit.name,
         )
         return RedirectResponse(f"/requests/{number}", 303)

@@ -13,7 +13,7 @@ from expunge.functional.brief import brief
 
 IDLE, LONGEST = 30 * 60.0, 12 * 3600.0  # seconds after which a session ends: without a page, and in any case
 MOST = 1000  # sessions; past that the one without a page for the longest time ends
-COOKIE, BEFORE = "expunge_session", "expunge_sign_in"
+COOKIE, BEFORE, AWAY = "expunge_session", "expunge_sign_in", "expunge_away"
 
 
 @brief("name")

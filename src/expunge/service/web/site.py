@@ -26,6 +26,7 @@ from expunge.service.web.requests_pages import RequestPages
 from expunge.service.web.runs_pages import RunPages
 from expunge.service.web.sessions import Sessions
 from expunge.service.web.signing_in import SigningIn
+from expunge.service.web.single_sign_on import RETURN, Provider, SingleSignOn
 from expunge.service.web.visit import FOLDER, Door, page
 
 
@@ -40,6 +41,7 @@ def website(
     behind_tls: bool = False,
     load_options: Mapping[str, Any] | None = None,
     sessions: Sessions | None = None,
+    provider: Provider | None = None,
 ) -> Starlette:
     """The pages of a ledger.
 
@@ -53,6 +55,7 @@ def website(
         behind_tls: a proxy that speaks TLS stands before this server, so that passwords do not go in plain.
         load_options: of `load`, for models that are compared.
         sessions: for tests.
+        provider: a server that signs people in (OpenID Connect), besides passwords; those it names need accounts, too.
 
     Raises:
         UserError: where nobody has an account, and for an address that others reach without TLS.
@@ -67,7 +70,8 @@ def website(
     if odd := next((d for d in data if d.column == "rows" or not d.column), None):
         raise UserError(f"name the column of {odd.name} that says whose a row is, such as customer_id")
     sessions = sessions or Sessions()
-    door, signing_in = Door(accounts, sessions), SigningIn(accounts, sessions, behind_tls)
+    door = Door(accounts, sessions)
+    signing_in = SigningIn(accounts, sessions, behind_tls, SingleSignOn(provider) if provider else None)
     requests, runs = RequestPages(ledger, data, Jobs(ledger, database, run_options)), RunPages(ledger)
     compare, evidence = ComparePages(ledger, load_options or {}), EvidencePages(ledger)
     pages = [
@@ -96,6 +100,8 @@ def website(
         Route("/sign-in", signing_in.form, methods=["GET"]),
         Route("/sign-in", signing_in.sign_in, methods=["POST"]),
     ]
+    if provider is not None:
+        routes += [Route("/sign-in/elsewhere", signing_in.leave, methods=["GET"]), Route(RETURN, signing_in.come_back, methods=["GET"])]
     allowed = [*LOOPBACK, *([host] if host not in LOOPBACK else []), *hosts]
     middleware = [Middleware(SecurityHeaders, tls=behind_tls), Middleware(TrustedHostMiddleware, allowed_hosts=allowed)]
     return Starlette(routes=routes, middleware=middleware, exception_handlers={HTTPException: _wrong})

@@ -1,0 +1,1 @@
+"""Small reference architectures, built from a configuration."""

@@ -1,0 +1,146 @@
+"""MemoRa: what it regenerates, how the curve is read, and that it tells hiding from forgetting."""
+
+from __future__ import annotations
+
+import copy
+from math import log
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import denoisers
+import worlds
+from expunge.core.plan import Plan
+from expunge.engine import adapters
+from expunge.evaluation.attack import AttackOutcome, Try, chosen, intervene
+from expunge.evaluation.attacks.memora import CURVE, GUIDED, CaptionPair, MemoRa, beside, paired
+from expunge.evaluation.steered import Steered
+from expunge.methods.terms import NLL
+
+FEW = {
+    "steps": 2,
+    "lr": 1e-2,
+    "batch_size": 2,
+    "inversion": 6,
+    "start_step": 2,
+    "between": 2,
+    "guidance": 2.0,
+    "looks": (1, 2),
+    "pictures": 2,
+}
+FORGET = denoisers.records(2)[:4]
+
+
+def memora(**hyperparameters: Any) -> MemoRa:
+    attack = chosen(("memora",), {**FEW, **hyperparameters})["memora"]
+    assert isinstance(attack, MemoRa)
+    return attack
+
+
+def test_pairs_share_a_caption_where_they_can() -> None:
+    captions = ["a", "b", "a", "c", "d"]
+    assert paired([0, 1, 2, 3, 4], captions, 3) == [CaptionPair(0, 2), CaptionPair(1, 3)]
+    assert paired([4, 2, 1, 0], captions, 1) == [CaptionPair(2, 0)]
+    assert paired([3, 4], captions, 1) == [CaptionPair(3, 4)]
+
+
+def test_regenerates_pictures_from_between_the_inverted_ones() -> None:
+    """Without guidance and from a low level, the ends of the arc are nearly the pictures themselves."""
+    model, modality = denoisers.built()
+    rows = memora(between=3, guidance=1.0, inversion=40, start_step=36).regenerated(model, modality, FORGET[:2])
+    assert rows["caption"] == ["a red square"] * 4
+    ends = [p.float() for p in (rows["picture"][0], rows["picture"][-1])]
+    given = [torch.from_numpy(r["image"]).permute(2, 0, 1).float() for r in FORGET[:2]]
+    assert min((ends[0] - g).abs().mean() for g in given) < 8
+    assert (ends[0] - ends[1]).abs().mean() > 10
+    named = memora(prompt="a red thing").regenerated(model, modality, FORGET)
+    assert named["caption"] == ["a red thing"] * 3
+
+
+def test_the_authors_level_is_one_off() -> None:
+    model, modality = denoisers.built()
+    a, b = (memora(reference_offset=offset).regenerated(model, modality, FORGET[:2])["picture"] for offset in (False, True))
+    assert not torch.equal(torch.stack(list(a)), torch.stack(list(b)))
+
+
+def test_steering_is_either_model_at_its_ends_bit_for_bit() -> None:
+    weak, modality = denoisers.built(0)
+    strong, _ = denoisers.built(1)
+    strong.text_encoder = weak.text_encoder  # captions are encoded once, for both
+    captions, seeds = ["a red bar"], [1]
+    for omega, same in ((0.0, weak), (1.0, strong)):
+        steered = Steered(weak, strong, omega).eval()
+        assert torch.equal(modality.sample(steered, captions, seeds)[0], modality.sample(same, captions, seeds)[0])
+    x, times, states = torch.randn(1, 3, 8, 8), torch.tensor([500]), modality.encode(strong, captions)
+    far = modality.predict(Steered(weak, strong, 3.0), x, times, states)
+    a, b = (modality.predict(m, x, times, states) for m in (weak, strong))
+    assert torch.allclose(far, a + 3 * (b - a), atol=1e-5)
+    adapted = copy.deepcopy(weak)
+    adapters.insert(adapted, (Plan(NLL("forget"), train=memora().how.train),), 0)
+    assert torch.equal(modality.predict(adapted, x, times, states), a), "an adapter that is not trained changes nothing"
+
+
+def test_runs_leaves_the_model_as_it_is_and_looks_where_it_is_told() -> None:
+    model, modality = denoisers.built()
+    before = worlds.tensors(model)
+    outcome = intervene("memora", memora(), model, modality, {"forget": FORGET})
+    assert worlds.same(before, worlds.tensors(model))
+    assert [(t.way, t.case) for t in outcome.tries] == [("", "0 steps"), ("", "1 steps"), ("", "2 steps"), (GUIDED, "omega 2")]
+    assert outcome.tries[0].scores == outcome.before
+    assert outcome.tries[1].scores != outcome.before
+    assert all(t.at["rows"] == 2 for t in outcome.tries)
+
+
+def test_prompts_alone_and_other_modalities_are_named(text: worlds.World) -> None:
+    model, modality = denoisers.built()
+    outcome = intervene("memora", memora(), model, modality, {"forget": [{"prompt": "a red bar"}] * 3})
+    assert "starts from 2 or more pictures of what was to be forgotten" in outcome.missing[""]
+    other = intervene("memora", memora(), text.model(), text.modality, {"forget": [{"question": "Who?", "answer": "Nobody."}] * 2})
+    assert "pictures that the model makes out of noise" in other.missing[""]
+
+
+def scored(way: str, steps: float, value: float) -> Try:
+    return Try(way, f"{steps:g} steps", {"forget_fit": {"value": value, "interval": [value, value], "n": 1}}, {"steps": steps, "rows": 2})
+
+
+@pytest.mark.parametrize(
+    ("values", "half", "long_term"), [((0.2, 0.64, 0.64), 10.0, 0.0), ((0.2, 0.3, 0.64), 60.0, 1.0), ((0.2, 0.2, 0.3), None, 1.0)]
+)
+def test_the_curve_by_hand(values: tuple[float, ...], half: float | None, long_term: float) -> None:
+    tries = [scored("", s, v) for s, v in zip((0, 10, 60), values, strict=True)]
+    before = {"forget_fit": {"value": 0.2, "interval": [0.2, 0.2], "n": 1}}
+    original = {"forget_fit": {"value": 1.0, "interval": [1.0, 1.0], "n": 1}}
+    outcome = AttackOutcome("memora", before, [*tries, scored(GUIDED, 60, 0.9)], recovered=0.5, original=original, shows=["forget_fit"])
+    (curve,) = beside(outcome, None, None)
+    assert curve.way == CURVE
+    assert curve.at.get("half_time") == half
+    assert curve.at["long_term"] == long_term
+    r = [(v - 0.2) / 0.8 for v in values]
+    assert curve.at["area"] == pytest.approx(((r[0] + r[1]) / 2 * log(11) + (r[1] + r[2]) / 2 * (log(61) - log(11))) / log(61))
+    assert not list(beside(AttackOutcome("memora", before, tries, shows=["forget_fit"]), None, None))
+
+
+@pytest.mark.slow
+def test_what_is_hidden_comes_back_sooner_than_what_was_never_learned() -> None:
+    taught = denoisers.taught()
+    outcomes = {
+        name: intervene("memora", memora(**denoisers.ATTACKED), model, taught.modality, {"forget": taught.forget})
+        for name, model in (("hidden", taught.hidden), ("retrained", taught.retrained))
+    }
+    gained = {n: o.worst("", "forget_fit").scores["forget_fit"]["value"] - o.before["forget_fit"]["value"] for n, o in outcomes.items()}
+    assert outcomes["hidden"].before["forget_fit"]["value"] < taught.fit(taught.original) - 0.1
+    assert gained["hidden"] > 2 * max(gained["retrained"], 0.0)
+
+
+@pytest.mark.slow
+def test_from_the_command_line_on_a_pipeline_of_one_s_own(tmp_path: Path) -> None:
+    from cases import expunge
+
+    model, modality = denoisers.built()
+    modality.save(model, tmp_path / "model")
+    forget = denoisers.written(tmp_path / "forget", FORGET)
+    few = [w for name, value in FEW.items() for w in (f"--{name.replace('_', '-')}", "1,2" if name == "looks" else value)]
+    done = expunge("attack", "memora", tmp_path / "model", "--forget", forget, "--out", tmp_path / "out", *few).fine()
+    assert "2 steps" in done.out
