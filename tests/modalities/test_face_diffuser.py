@@ -145,6 +145,19 @@ def test_the_loss_of_a_row_does_not_depend_on_its_batch() -> None:
     torch.testing.assert_close(together[1].loss.values[1:2], alone, atol=1e-5, rtol=1e-4)
 
 
+def test_a_row_with_another_mask_is_another_row() -> None:
+    """And one whose mask comes as a list is the same."""
+    _, modality = built()
+    row = records()[0]
+    given = [row, {**row, "mask": row["mask"].tolist()}, {**row, "mask": np.zeros((16, 16))}, {k: v for k, v in row.items() if k != "mask"}]
+    ids = [modality.rows("retain", [r]).ids[0] for r in given]
+    assert ids[0] == ids[1]
+    assert len(set(ids)) == 3
+    assert len({modality.rows("retain", [r])["content"][0] for r in given}) == 1, "a request knows them as one"
+    twice = modality.rows("retain", [row, row]).ids
+    assert twice[0] == ids[0] != twice[1]
+
+
 def test_masks_that_do_not_fit_are_refused_in_a_sentence() -> None:
     _, modality = built()
     row = records()[0]
