@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 
+from cases import expunge
 from expunge.benchmarks.synthetic.face_scenes import MARKER as SUBJECT
 from expunge.benchmarks.synthetic.face_scenes import SCENES, face_scenes, scene_of
 from expunge.core.errors import UserError
 from expunge.engine import loop
 from expunge.functional.noise_fusion import localization
+from expunge.io.data import write_jsonl
 from expunge.io.models import load
 from expunge.modalities.diffusion.collaboration import Stages, blended, noise_per_prediction
 from expunge.modalities.diffusion.markers import MARKER, marked_places, unmarked
@@ -143,6 +145,19 @@ def test_the_loss_of_a_row_does_not_depend_on_its_batch() -> None:
     torch.testing.assert_close(together[1].loss.values[1:2], alone, atol=1e-5, rtol=1e-4)
 
 
+def test_a_row_with_another_mask_is_another_row() -> None:
+    """And one whose mask comes as a list is the same."""
+    _, modality = built()
+    row = records()[0]
+    given = [row, {**row, "mask": row["mask"].tolist()}, {**row, "mask": np.zeros((16, 16))}, {k: v for k, v in row.items() if k != "mask"}]
+    ids = [modality.rows("retain", [r]).ids[0] for r in given]
+    assert ids[0] == ids[1]
+    assert len(set(ids)) == 3
+    assert len({modality.rows("retain", [r])["content"][0] for r in given}) == 1, "a request knows them as one"
+    twice = modality.rows("retain", [row, row]).ids
+    assert twice[0] == ids[0] != twice[1]
+
+
 def test_masks_that_do_not_fit_are_refused_in_a_sentence() -> None:
     _, modality = built()
     row = records()[0]
@@ -230,3 +245,25 @@ def test_responses_are_in_units_of_noise(kind: str) -> None:
         implied.append((float(process.target(x, noise_of, zero)), e))
     (first, e_first), (second, e_second) = implied
     assert (e_second - e_first) / (second - first) == pytest.approx(noise_per_prediction(process, 5.0))
+
+
+@pytest.mark.slow
+def test_from_the_command_line(tmp_path: Path) -> None:
+    """Train, unlearn one person, and open what was written, also as an adapter."""
+    data = [{**r, "image": r["image"].tolist(), "mask": r["mask"].tolist()} for r in records()]
+    for name, rows in (("all", data), ("forget", data[:IMAGES]), ("retain", data[IMAGES:])):
+        write_jsonl(tmp_path / f"{name}.jsonl", rows)
+    run, out, adapted = (tmp_path / name for name in ("run", "out", "adapted"))
+    done = expunge("train", "--data", tmp_path / "all.jsonl", "--model", "face_diffuser-nano", "--out", run, "--steps", 2)
+    assert done.code == 0, done.text
+    options = ("--forget", tmp_path / "forget.jsonl", "--retain", tmp_path / "retain.jsonl", "--steps", 2, "--lr", 1e-3)
+    done = expunge("unlearn", "graddiff", "--model", run, *options, "--out", out)
+    assert done.code == 0, done.text
+    done = expunge("unlearn", "graddiff", "--model", run, *options, "--lora", 2, "--out", adapted)
+    assert done.code == 0, done.text
+    whole, lora = load(str(out)), load(str(adapted))
+    assert isinstance(whole.model, SubjectModel)
+    assert lora.modality.about() == whole.modality.about()
+    caption, reference = data[0]["caption"], [torch.zeros(3, 16, 16)]
+    modality: Any = lora.modality
+    assert modality.sample(lora.model, [caption], [1], steps=3, references=[reference])[0].isfinite().all()

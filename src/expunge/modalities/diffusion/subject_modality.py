@@ -16,6 +16,7 @@ from expunge.core.capabilities import Displayable, Draws, Redraws
 from expunge.core.errors import UserError
 from expunge.core.modality import ModelOutput, Patch, Weights
 from expunge.core.random import seed_of
+from expunge.core.request import content, digest
 from expunge.core.rows import Rows
 from expunge.engine.adapters import base_of
 from expunge.functional.noise_fusion import localization
@@ -88,7 +89,12 @@ class SubjectDiffusion(Diffusion):
                 )
             masks.append(of_row)
         columns = {k: v for k, v in rows.columns.items() if k != "mask"}
-        return replace(rows, columns={**columns, "masks": masks})
+        ids = tuple(  # the loss depends on the masks
+            f"{content(i)}~{digest([m.tolist() for m in of_row])}{i[len(content(i)) :]}" if of_row else i
+            for i, of_row in zip(rows.ids, masks, strict=True)
+        )
+        alike = [(content(i),) for i in rows.ids]  # a picture with its caption, by which a request knows rows that stand in two sets
+        return replace(rows, ids=ids, columns={**columns, "masks": masks, "content": alike})
 
     def _evaluated(self, rows: Rows) -> Rows:
         rows = super()._evaluated(rows)
