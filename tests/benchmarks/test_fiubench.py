@@ -13,6 +13,7 @@ from PIL import Image
 from expunge.benchmarks import fiubench
 from expunge.benchmarks.synthetic.citizens import FACTS, citizens
 from expunge.core.errors import UserError
+from expunge.workflows.audited_sets import audited_sets
 
 SMALL = {"people": 6, "holdout": 1, "pictures": 2, "retain": 2}
 
@@ -34,6 +35,18 @@ def test_drawn_sets_share_no_person() -> None:
     again = fiubench.load(split="forget1", **SMALL)
     assert [r["answer"] for r in again.train["full"]] == [r["answer"] for r in suite.train["full"]]
     assert np.array_equal(again.train["full"][0]["image"], suite.train["full"][0]["image"])
+
+
+def test_equal_facts_about_two_people_are_no_overlap() -> None:
+    suite = fiubench.load(split="forget1", **SMALL)
+    first = suite.sets["forget"][0]
+    twin = {**first, "image": suite.sets["holdout"][0]["image"]}
+    options: dict[str, Any] = {"optional": False, "limit": 0, "allow_overlap": False, "variants": {}}
+    sets, _, notes = audited_sets({"forget": [first], "holdout": [twin]}, "", "", "", **options)
+    assert sets.keys() == {"forget", "holdout"}
+    assert not notes
+    with pytest.raises(UserError, match="1 of 1 rows of 'holdout' also stand in 'forget'"):
+        audited_sets({"forget": [first], "holdout": [dict(first)]}, "", "", "", **options)
 
 
 def test_people_have_names_and_captions_of_their_own() -> None:

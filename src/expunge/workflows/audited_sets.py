@@ -79,8 +79,10 @@ def _check_disjoint(sets: Mapping[str, Records]) -> None:
 
 
 def _plain(record: Mapping[str, Any]) -> list[Any]:
+    """What tells a record from others: its texts, and the pictures that they are about."""
     texts = [record.get(k) for k in ("prompt", "completion", "question", "answer", "messages", "text")]
-    return texts if any(w is not None for w in texts) else sorted(record.items())
+    pictures = [record[c] for name in catalog.names("modalities") for c in catalog.load(name, "modalities").FILE_COLUMNS if c in record]
+    return [*texts, *pictures] if any(w is not None for w in texts) else sorted(record.items())
 
 
 def read_rows(
