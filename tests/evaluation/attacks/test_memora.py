@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from math import log
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +20,8 @@ from expunge.evaluation.attack import AttackOutcome, Try, chosen, intervene
 from expunge.evaluation.attacks.memora import CURVE, GUIDED, CaptionPair, MemoRa, beside, paired
 from expunge.evaluation.steered import Steered
 from expunge.methods.terms import NLL
+from expunge.modalities.diffusion.libraries import class_of
+from expunge.modalities.diffusion.process import process_of
 
 FEW = {
     "steps": 2,
@@ -145,3 +149,27 @@ def test_what_is_hidden_comes_back_sooner_than_what_was_never_learned() -> None:
     assert of_retrained.at["long_term"] == 1
     assert of_hidden.at["area"] > 2 * of_retrained.at["area"]
     assert original.worst("", "forget_fit").scores["forget_fit"]["value"] - known < 0.02, "it teaches the original nothing"
+
+
+def test_a_model_of_classes_is_attacked_too(tmp_path: Path) -> None:
+    from expunge.io.models import load
+
+    opened = load(denoisers.diffusion_transformer(tmp_path))
+    rows = [{"image": r["image"].repeat(2, 0).repeat(2, 1), "label": "red"} for r in FORGET[:2]]
+    opened.modality.settings = replace(opened.modality.settings, steps=3, evaluated=2)  # type: ignore[attr-defined]
+    outcome = intervene("memora", memora(steps=1, looks=(1,)), opened.model, opened.modality, {"forget": rows})
+    assert not outcome.missing
+    assert [t.case for t in outcome.tries] == ["0 steps", "1 steps", "omega 2"]
+    nowhere = intervene("memora", memora(lora_targets="attn9"), opened.model, opened.modality, {"forget": rows})
+    assert "this model has no module 'attn9' to give an adapter" in nowhere.missing[""]
+
+
+def test_flow_matching_is_inverted_too() -> None:
+    model, modality = denoisers.built()
+    modality.scheduler = class_of("FlowMatchEulerDiscreteScheduler")(shift=2.0)
+    modality.process = process_of(modality.scheduler)
+    rows = memora(between=1, guidance=1.0, inversion=40, start_step=36).regenerated(model, modality, FORGET[:2])
+    given = torch.stack([torch.from_numpy(r["image"]).permute(2, 0, 1).float() for r in FORGET[:2]])
+    drawn = torch.stack([p.float() for p in rows["picture"]])
+    apart = (drawn[:, None] - given[None]).abs().mean((2, 3, 4))
+    assert apart.min(1).values.max() < 8, "each end is one of the pictures"

@@ -101,7 +101,7 @@ class MemoRa(Attack):
 
         fine_tune(self.how, attacked, modality, rows, look, set(self.looks).__contains__, scene.accelerator)
         for omega in self.omega:
-            steered = Steered(weak, attacked, omega)
+            steered = Steered(weak.to(next(attacked.parameters()).device), attacked, omega)
             scene.look(scene.scores(steered), f"omega {omega:g}", GUIDED, steps=steps[-1], rows=held, omega=omega)
 
     def regenerated(self, model: nn.Module, modality: Modality, records: Records) -> Rows:
