@@ -17,8 +17,9 @@ Range and ideal: those of the scores; the ideal curve is that of the retrained m
 Differs: the pictures are rows to forget instead of samples of the original, taken in pairs of one caption where there are such, and each
     stands for itself in a pair of two captions; sampling starts at the level that the inverted latents have, not 20 times above it
     (reference_offset); levels above the start are not inverted; pictures are not mirrored; the adapter starts as `peft` does; a model that
-    predicts velocity, picture or flow is inverted with the noise that its prediction stands for. The paper has no formula for short-term
-    and long-term: the curve is ours, reconstructed
+    predicts velocity, picture or flow is inverted with the noise that its prediction stands for; what is scored is drawn by the model's own
+    scheduler, where the paper takes LMS; several adapters together (Multi-MemoRa) are left out. The paper has no formula for short-term and
+    long-term: the curve is ours, reconstructed
 Status: faithful
 """
 
@@ -100,7 +101,7 @@ class MemoRa(Attack):
 
         fine_tune(self.how, attacked, modality, rows, look, set(self.looks).__contains__, scene.accelerator)
         for omega in self.omega:
-            steered = Steered(weak, attacked, omega)
+            steered = Steered(weak.to(next(attacked.parameters()).device), attacked, omega)
             scene.look(scene.scores(steered), f"omega {omega:g}", GUIDED, steps=steps[-1], rows=held, omega=omega)
 
     def regenerated(self, model: nn.Module, modality: Modality, records: Records) -> Rows:
