@@ -58,7 +58,7 @@ def test_a_closed_gate_is_the_model_as_it_is_and_an_open_one_the_trained_adapter
 
 def test_the_gate_is_the_larger_of_cosine_and_share_of_tokens() -> None:
     model, modality, guard = guarded(steps=1, lr=0.0)
-    states = modality.encode(model, ["red", "a blue bar"]).flatten(1)
+    states = modality.encode(model, ["red", "a blue bar"]).detach().flatten(1)
     cosine = float(torch.nn.functional.cosine_similarity(states[0], states[1], dim=0))
     gates = guard.gates(model, ["a blue bar", "a red bar", "red", "a blue bar"])
     assert gates.tolist() == pytest.approx([max(0.0, cosine), 1.0, 1.0, max(0.0, cosine)], abs=1e-5)
