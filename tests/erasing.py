@@ -116,3 +116,9 @@ def away(caption: str) -> Tensor:
 def share(model: nn.Module, modality: Any, caption: str, target: Tensor) -> float:
     """The squared distance of the prediction under a caption from a target, over that of the model before."""
     return mean_square(prediction(model, modality, caption), target) / mean_square(before(caption), target)
+
+
+def gap(model: nn.Module, modality: Any, caption: str, other: str) -> float:
+    """The squared distance of the predictions under two captions, over that of the model before."""
+    now = mean_square(prediction(model, modality, caption), prediction(model, modality, other))
+    return now / mean_square(before(caption), before(other))

@@ -81,8 +81,6 @@ def test_pictures_become_records() -> None:
     assert pictured(picture[:, :1], ["a"])[0]["image"].shape == (4, 4)
 
 
-def test_the_concept_is_predicted_as_the_anchor_which_stays() -> None:
-    model, modality = erasing.unlearned("concept_ablation", {**FEW, "pictures": "retain", "steps": 40, "lr": 1e-2, "retain_weight": 0.0})
-    assert erasing.share(model, modality, "a red bar", erasing.before("a green bar")) < 0.5
-    kept, gone = (erasing.mean_square(erasing.prediction(model, modality, c), erasing.before(c)) for c in ("a green bar", "a red bar"))
-    assert kept < gone
+def test_the_concept_and_the_anchor_are_predicted_alike() -> None:
+    run = erasing.unlearned("concept_ablation", {**FEW, "pictures": "retain", "steps": 40, "lr": 1e-2, "retain_weight": 0.0})
+    assert erasing.gap(*run, "a red bar", "a green bar") < 0.3

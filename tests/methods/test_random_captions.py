@@ -75,7 +75,7 @@ def test_salun_with_all_weights_is_random_captions_and_with_none_the_original() 
 
 
 @pytest.mark.parametrize("name", ["random_captions", "salun"])
-def test_the_concept_is_predicted_as_the_other_caption(name: str) -> None:
+def test_both_captions_are_predicted_alike(name: str) -> None:
     form = {"form": "captions"} if name == "salun" else {}
-    options = {**form, "concept": "red", "pseudo": "green", "epochs": 0, "steps": 30, "lr": 5e-3, "batch_size": 4, "retain_weight": 0.0}
-    assert erasing.share(*erasing.unlearned(name, options), "a red bar", erasing.before("a green bar")) < 0.7
+    options = {**form, "concept": "red", "pseudo": "green", "epochs": 0, "steps": 20, "lr": 5e-3, "batch_size": 4, "retain_weight": 0.0}
+    assert erasing.gap(*erasing.unlearned(name, options), "a red bar", "a green bar") < 0.3

@@ -58,10 +58,20 @@ def test_a_closed_gate_is_the_model_as_it_is_and_an_open_one_the_trained_adapter
 
 def test_the_gate_is_the_larger_of_cosine_and_share_of_tokens() -> None:
     model, modality, guard = guarded(steps=1, lr=0.0)
-    states = modality.encode(model, ["red", "a blue bar"]).flatten(1)
+    states = modality.encode(model, ["red", "a blue bar"]).detach().flatten(1)
     cosine = float(torch.nn.functional.cosine_similarity(states[0], states[1], dim=0))
     gates = guard.gates(model, ["a blue bar", "a red bar", "red", "a blue bar"])
     assert gates.tolist() == pytest.approx([max(0.0, cosine), 1.0, 1.0, max(0.0, cosine)], abs=1e-5)
+
+
+def test_given_states_open_the_gate_by_likeness() -> None:
+    model, modality, guard = guarded(steps=2, lr=1e-1)
+    latents, times = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([400])
+    states = modality.encode(model, ["red"]).detach()
+    with guard.opened(model, torch.ones(1)):
+        expected = modality.predict(model, latents, times, states)
+    assert torch.allclose(guard.predict(model, latents, times, states), expected, atol=1e-6)
+    assert torch.equal(guard.predict(model, latents, times, -states), modality.predict(model, latents, times, -states))
 
 
 def test_drawn_states_are_as_long_as_the_concept_and_in_any_direction() -> None:

@@ -11,7 +11,8 @@ Needs: forget (prompts alone); a text encoder; a LoRA adapter and the reference 
 Cost: a step samples 15 steps with guidance on average, two passes of the reference, and a forward and backward of 5 rows for each row;
   afterwards a pass of the text encoder over each new prompt, and two thin products a layer
 Differs: m scales the product of both factors, as in the paper, while the released inference scales each and so has m squared; all prompts
-  to forget share one adapter, with the largest of their gates; the learning rate falls as one cosine instead of three; AdamW keeps 32 bits
+  to forget share one adapter, with the largest of their gates; the learning rate falls as one cosine instead of three, and its warm-up
+  counts passes over the prompts, which are 500 steps for a single one; AdamW keeps 32 bits
 Status: faithful
 """
 
@@ -140,13 +141,16 @@ class Permeable(guarding.StoredGuard):
         inner = require(self.unguarded, Denoises)
         distinct = list(dict.fromkeys(captions))
         with torch.no_grad():
-            states = inner.encode(model, distinct).flatten(1)
-        concepts = self.stored_tensors["states"].to(states).flatten(1)
-        cosine = F.normalize(states, dim=1) @ F.normalize(concepts, dim=1).T
+            cosine = self._likeness(inner.encode(model, distinct))
         of_captions = [set(of.values()) for of in inner.content_tokens(distinct)]
         shares = torch.tensor([[len(own & {*t}) / max(1, len(t)) for t in self.settings["tokens"]] for own in of_captions])
         gates = torch.maximum(cosine, shares.to(cosine)).amax(1).clamp(0, 1)
         return gates[torch.tensor([distinct.index(c) for c in captions], device=gates.device)]
+
+    def _likeness(self, states: Tensor) -> Tensor:
+        """Cosines of states, (rows, tokens, width), and those of each concept, (rows, concepts)."""
+        concepts = self.stored_tensors["states"].to(states).flatten(1)
+        return F.normalize(states.detach().flatten(1), dim=1) @ F.normalize(concepts, dim=1).T
 
     @contextmanager
     def opened(self, model: nn.Module, gates: Tensor) -> Iterator[None]:
@@ -175,6 +179,11 @@ class Permeable(guarding.StoredGuard):
         """Samples with the adapter; the prediction for the empty prompt has that of its caption."""
         with self.opened(model, self.gates(model, captions)):
             return require(self.unguarded, Denoises).sample(model, captions, seeds, *args, **how)
+
+    def predict(self, model: nn.Module, latents: Tensor, times: Tensor, states: Tensor) -> Tensor:
+        """The prediction for given states, with the adapter as far as these are like those of a concept: they have no tokens to share."""
+        with self.opened(model, self._likeness(states).amax(1).clamp(0, 1)):
+            return require(self.unguarded, Denoises).predict(model, latents, times, states)
 
     @property
     def holds(self) -> str:

@@ -10,8 +10,9 @@ Source: Wu et al. 2024, EraseDiff, arXiv 2401.05779, by the rule of BOME, Liu et
 Needs: forget, retain; as an update any objective with both roles
 Cost: a forward and backward of each set for itself
 Differs: the K inner steps are not run: their end enters as a constant, in the paper and in the code, and so no gradient depends on it. The
-  code for Stable Diffusion has a fixed weight of 0.1 and that for CIFAR-10 the cosine. Forget rows aim at another caption, as in the code
-  for Stable Diffusion, and not at uniform noise, as in that for CIFAR-10; batches of both sets are passed over alike
+  rule of the paper is written as BOME has it, which the code names as its source. The code for Stable Diffusion has a fixed weight of 0.1
+  and that for CIFAR-10 the cosine. Forget rows aim at another caption, as in the code for Stable Diffusion, and not at uniform noise, as
+  in that for CIFAR-10; batches of both sets are passed over alike
 Status: faithful
 """
 
