@@ -540,6 +540,32 @@ def test_two_models_answer_the_same_question_side_by_side(cases: Cases, case: Ca
     assert "Both answers are the same" in operator.post("/compare", left="1", right="1", question="Who?").text
 
 
+def test_two_models_draw_the_same_caption_side_by_side(case: Case) -> None:
+    pytest.importorskip("diffusers")
+    import denoisers
+
+    for seed, folder in ((0, case.ledger.folder / "runs/0001/model"), (1, case.data.parent / "original")):
+        model, modality = denoisers.built(seed)
+        folder.mkdir(parents=True)
+        modality.save(model, folder)
+    (case.ledger.folder / "runs/0001/receipt.json").write_text("{}")
+    begins = {"batch": [1], "method": "esd", "folder": "runs/0001", "parent": str(case.data.parent / "original"), "parent_weights": ""}
+    ends = {"state": "done", "folder": "runs/0001", "receipt_sha256": "", "weights": "ab", "verdict": "", "summary": sites.SUMMARY}
+    case.ledger.append(1, "accepted")
+    case.ledger.append(1, "running", {"run": 1, "begins": begins})
+    case.ledger.append(1, "done", {"run": 1, "ends": ends, "serves": {"source": "runs/0001", "run": 1}})
+    operator = Browser(case.site(), "operator")
+    answer = operator.post("/compare", left="original", right="1", question='a "red" square')
+    assert answer.status_code == 200, answer.text
+    pictures = re.findall(r'<img src="data:image/png;base64,([^"]+)" alt="What ([^"]*) draws for this caption"', answer.text)
+    assert [label for _, label in pictures] == ["the original", "run 1: esd (served)"]
+    assert pictures[0][0] != pictures[1][0]
+    assert "img-src 'self' data:" in answer.headers["content-security-policy"]
+    again = operator.post("/compare", left="1", right="1", question='a "red" square').text
+    assert "Both answers are the same" in again
+    assert pictures[1][0] in again, "the same noise draws the same picture"
+
+
 def test_an_account_is_made_in_the_command_line(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     import io
 

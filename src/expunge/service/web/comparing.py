@@ -1,26 +1,34 @@
-"""Two models side by side: their scores, and their answers to the same question, typed live."""
+"""Two models side by side: their scores, and their answers to the same question, typed live: words, or a picture."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import io
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from PIL import Image
 from starlette.responses import Response
 
+from expunge.core.capabilities import Draws, offers, require
 from expunge.core.errors import UserError
 from expunge.functional.brief import brief
-from expunge.io.models import load
+from expunge.io.models import Opened, load
 from expunge.service.batch import is_present, original_of
 from expunge.service.ledger import Ledger
 from expunge.service.models import Conversation, LocalModel
 from expunge.service.removal import RECEIPT
+from expunge.service.web.headers import POLICY
 from expunge.service.web.visit import Visit
 
 KEPT = 2  # models in memory
+SEED = 0  # of pictures: both models begin with the same noise
+SIDE = 256  # pixels of a picture's longer side at most; smaller ones are enlarged, so that they can be seen
+POLICY_WITH_PICTURES = POLICY.replace("img-src 'self'", "img-src 'self' data:")
 LONGEST, TOKENS = 2000, 96  # characters of a question, tokens of an answer
 ORIGINAL = "original"
 
@@ -47,7 +55,7 @@ class ComparePages:
     def __init__(self, ledger: Ledger, load_options: Mapping[str, Any]) -> None:
         self.ledger, self.load_options = ledger, dict(load_options)
         self.lock = threading.Lock()
-        self.opened: OrderedDict[tuple[str, str], LocalModel] = OrderedDict()
+        self.opened: OrderedDict[tuple[str, str], Opened] = OrderedDict()
 
     def form(self, visit: Visit) -> Response:
         """The two models with their scores."""
@@ -69,7 +77,7 @@ class ComparePages:
         first = sides.get(left) or next(iter(sides.values()))
         second = sides.get(right) or list(sides.values())[-1]
         answers = [self.answer(side, question) for side in (first, second)] if question else []
-        return visit.page(
+        page = visit.page(
             "compare.html.j2",
             sides=list(sides.values()),
             left=first,
@@ -78,6 +86,8 @@ class ComparePages:
             answers=answers,
             scores=compared(first, second),
         )
+        page.headers["Content-Security-Policy"] = POLICY_WITH_PICTURES
+        return page
 
     def sides(self) -> dict[str, Side]:
         """The models that are still there: the original, then those of runs."""
@@ -93,17 +103,32 @@ class ComparePages:
                 sides[str(run["id"])] = Side(str(run["id"]), f"run {run['id']}: {run['method']} ({state})", str(folder), run)
         return sides
 
-    def answer(self, side: Side, question: str) -> str:
-        """The answer of a model, which is loaded where it is not in memory."""
+    def answer(self, side: Side, question: str) -> dict[str, str]:
+        """The answer of a model, as `text` or `picture`; the model is loaded where it is not in memory."""
         with self.lock:
             key = (side.source, str((side.run or {}).get("weights", "")))
             if key not in self.opened:
                 while len(self.opened) >= KEPT:
                     self.opened.popitem(last=False)
-                self.opened[key] = LocalModel(load(side.source, **self.load_options))
+                self.opened[key] = load(side.source, **self.load_options)
             self.opened.move_to_end(key)
-            model = self.opened[key]
-        return asyncio.run(model.answer(Conversation([{"role": "user", "content": question}], "", {"max_tokens": TOKENS})))
+            opened = self.opened[key]
+        if offers(opened.modality, Draws):
+            return {"text": "", "picture": drawn(opened, question)}
+        chat = Conversation([{"role": "user", "content": question}], "", {"max_tokens": TOKENS})
+        return {"text": asyncio.run(LocalModel(opened).answer(chat)), "picture": ""}
+
+
+def drawn(opened: Opened, caption: str) -> str:
+    """What a model draws for a caption, as the address of a picture that holds it."""
+    modality = require(opened.modality, Draws)
+    latents, _ = modality.sample(opened.model, [caption], [SEED])
+    pixels = modality.drawn(latents)[0].permute(1, 2, 0).cpu().numpy()
+    picture = Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0])
+    times = max(1, SIDE // max(picture.size))
+    buffer = io.BytesIO()
+    picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST).save(buffer, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def compared(left: Side, right: Side) -> list[dict[str, Any]]:
