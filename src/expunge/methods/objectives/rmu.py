@@ -9,7 +9,7 @@ Needs: forget, retain; the reference's hidden states (only the weights that move
 Cost: one forward and backward of forget and retain rows, and one reference forward of the retain rows a step
 Differs: one forget corpus; answer tokens by default, with `positions all` every token except padding, while the authors' code averages over
   padding too; more than one pass over a short corpus; weights are found by name, not by index
-Status: reproduced
+Status: not shown
 """
 
 from typing import Annotated, Literal
