@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from torch import Tensor
 
 import denoisers
 import worlds
+from cases import expunge
 from expunge.core.errors import UserError
 from expunge.core.hyperparameters import hyperparameters_of
 from expunge.engine import loop
@@ -95,3 +98,18 @@ def test_what_cannot_be_selected_is_said() -> None:
         selected(model, modality, sets, **{**AT_REST, "size": 6})
     with pytest.raises(UserError, match="nothing"):
         selected(model, modality, sets, **{**AT_REST, "lower": "nothing"})
+
+
+@pytest.mark.slow
+def test_by_command_the_selected_rows_lie_beside_the_run(tmp_path: Path) -> None:
+    model, modality, _ = world()
+    modality.save(model, tmp_path / "model")
+    forget, retain = (denoisers.written(tmp_path / n, r) for n, r in (("forget", RECORDS[:4]), ("retain", RECORDS[4:])))
+    few = ("--lower", "esd sampling_steps=2", "--outer", 1, "--inner", 1, "--epochs", 1, "--batch-size", 4, "--lr", 1e-4)
+    words = ("unlearn", "ga", "--select", "worst_case_prompts", "--model", tmp_path / "model", "--forget", forget, "--retain", retain)
+    expunge(*words, "--out", tmp_path / "run", *few).fine()
+    chosen = {n: (tmp_path / "run" / "selected" / f"{n}.jsonl").read_text().splitlines() for n in ("forget", "retain")}
+    captions = {n: {json.loads(line)["caption"] for line in lines} for n, lines in chosen.items()}
+    assert [len(lines) for lines in chosen.values()] == [4, 8]
+    assert len(captions["forget"]) == 2
+    assert not captions["forget"] & captions["retain"]
