@@ -49,8 +49,8 @@ def bare(model: Any, modality: Diffusion, plan: Plan, stops: list[int], sampling
 
 
 def main() -> None:
-    arguments = bench.options(__doc__, rounds=(5, 3), steps={"type": int, "default": 8})
-    steps, sampling_steps, side = (4, 8, 16) if arguments.quick else (arguments.steps, 20, 32)
+    arguments = bench.options(__doc__, rounds=(5, 3), steps={"type": int, "default": 20})
+    steps, sampling_steps, side = (12, 10, 16) if arguments.quick else (arguments.steps, 20, 32)
     rows = records(side)
     model, modality = start_model((32, 64), Settings(), rows)
     plan = build_plan.plan("esd", {"steps": steps, "sampling_steps": sampling_steps})[0]

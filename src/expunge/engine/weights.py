@@ -35,12 +35,14 @@ def put(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 @contextmanager
 def swapped(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
     """Other weights inside the block, by name, and afterwards the model's own, bit for bit."""
-    own = weights_of(model, frozenset(weights))
-    put(model, weights)
+    own = weights_of(model, frozenset(weights)) if weights else {}
     try:
+        if weights:
+            put(model, weights)
         yield
     finally:
-        put(model, own)
+        if own:
+            put(model, own)
 
 
 def trainable(model: nn.Module) -> frozenset[str]:
