@@ -27,12 +27,12 @@ ASKED = ObservationSpec(moments=True, gradient_norms=True)
 SPECS = {"forget": SetSpec("forget", ("score", "generate")), "retain": SetSpec("retain", ("score", "generate"))}
 
 
-def observation(said: list[str], keywords: list[list[str]]) -> SetObservation:
+def observation(texts: list[str], keywords: list[list[str]]) -> SetObservation:
     words = [(i, w) for i, of_item in enumerate(keywords) for w in of_item]
     none, start = np.zeros(0, np.float32), np.zeros(len(words) + 1, np.int64)
     scored = Scored(np.array([i for i, _ in words]), start, none, none > 0, np.zeros(len(words), bool), tuple(w for _, w in words))
-    ids = tuple(map(str, range(len(said))))
-    return SetObservation(ids, ids, ids, {"keyword": scored}, tuple(said))
+    ids = tuple(map(str, range(len(texts))))
+    return SetObservation(ids, ids, ids, {"keyword": scored}, tuple(texts))
 
 
 def value(measure: Any) -> float:

@@ -16,8 +16,8 @@ from stub_endpoint import serving
 
 def verdict_on(asked: str) -> str:
     """1 where the given answer is the true one, else 0.5."""
-    true, said = (match[1] if (match := re.search(rf"{name} answer: (.*)", asked)) else "" for name in ("True", "Given"))
-    return json.dumps({"factuality": 1 if true.strip() == said.strip() else 0.5})
+    true, given = (match[1] if (match := re.search(rf"{name} answer: (.*)", asked)) else "" for name in ("True", "Given"))
+    return json.dumps({"factuality": 1 if true.strip() == given.strip() else 0.5})
 
 
 def judged(**settings: object) -> AttackOutcome:

@@ -65,9 +65,9 @@ SCORES = {
 
 def scores(evidence: Evidence) -> dict[str, Measure | Missing]:
     """The scores of the card; a door that no row opens is missing."""
-    said = partial(keywords_said, CUTS[0])
+    share = partial(keywords_said, CUTS[0])
     own: dict[str, Measure | Missing] = {
-        score_of(door): attempt(lambda name: averaged(evidence.items(name, said)), set_of(door)) for door in DOORS
+        score_of(door): attempt(lambda name: averaged(evidence.items(name, share)), set_of(door)) for door in DOORS
     }
     return own | {"widest_door": attempt(_widest, evidence)}
 

@@ -26,7 +26,7 @@ from expunge.modalities.text.local_writer import writer_of
 SETS = ("forget", "retain")
 SHORT = 5  # characters of an answer that says nothing
 QUESTION = (
-    "Question: {question}\nTrue answer: {answer}\nGiven answer: {said}\n\nHow far does the given answer agree with the facts of the true "
+    "Question: {question}\nTrue answer: {answer}\nGiven answer: {given}\n\nHow far does the given answer agree with the facts of the true "
     'one, in any words: from 0, not at all, to 1, in all? Reply with JSON: {{"factuality": a number from 0 to 1}}'
 )
 
@@ -56,10 +56,10 @@ class JudgedFacts(Attack):
                 scene.lacks("there are no such rows", name)
                 continue
             rows = first_rows(scene.modality.rows(name, records[: self.rows]))
-            (said,) = answers(scene.model, scene.modality, rows, limit_of(scene.modality, rows))
+            (texts,) = answers(scene.model, scene.modality, rows, limit_of(scene.modality, rows))
             display = require(scene.modality, Displayable)
-            triples = list(zip(display.questions(rows), display.answer_texts(rows), said, strict=True))
-            chats = [asking(QUESTION.format(question=q, answer=a, said=s)) for q, a, s in triples if len(s.strip()) > SHORT]
+            triples = list(zip(display.questions(rows), display.answer_texts(rows), texts, strict=True))
+            chats = [asking(QUESTION.format(question=q, answer=a, given=s)) for q, a, s in triples if len(s.strip()) > SHORT]
             grades = understood(judge, chats, read, 64, 'JSON with "factuality"') if chats else []
             scene.look({}, way=name, factuality=sum(grades) / len(triples), answers=float(len(triples)))
 

@@ -86,8 +86,8 @@ def keywords_said(cut: str, observation: SetObservation) -> Items:
     words: dict[int, list[str]] = {}
     for item, text in zip(scored.item.tolist(), scored.text, strict=True):
         words.setdefault(item, []).append(text)
-    said = [first_sentence(g) if cut == "first sentence" else g for g in observation.generations]
-    return np.array([share_said(words[i], said[i]) if i in words else np.nan for i in range(len(observation))])
+    texts = [first_sentence(g) if cut == "first sentence" else g for g in observation.generations]
+    return np.array([share_said(words[i], texts[i]) if i in words else np.nan for i in range(len(observation))])
 
 
 def _after_first(scored: Scored, values: Items) -> list[Items]:
@@ -145,13 +145,13 @@ def _utility(evidence: Evidence, cut: str) -> Measure:
 def scores(evidence: Evidence) -> dict[str, Measure | Missing]:
     """All scores of the card."""
 
-    def said(score: str, name: str) -> Measure:
+    def of_set(score: str, name: str) -> Measure:
         cut = evidence.variant(score, CUTS)
         return averaged(evidence.items(name, partial(keywords_said, cut)), cut)
 
     sets = {"forget_keywords": "forget", "retain_keywords": "retain", "reworded_keywords": REWORDED}
     return {
-        **{score: attempt(said, score, name) for score, name in sets.items()},
+        **{score: attempt(of_set, score, name) for score, name in sets.items()},
         "fiu_probability": attempt(lambda: averaged(evidence.items("forget", probability))),
         "fiu_utility": attempt(_utility, evidence, evidence.variant("retain_keywords", CUTS)),
         "fiu_min_k": attempt(lambda: Measure((evidence.items("forget", partial(membership, False)),), np.mean)),
