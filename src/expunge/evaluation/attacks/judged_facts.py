@@ -56,9 +56,9 @@ class JudgedFacts(Attack):
                 scene.lacks("there are no such rows", name)
                 continue
             rows = first_rows(scene.modality.rows(name, records[: self.rows]))
-            (given,) = answers(scene.model, scene.modality, rows, limit_of(scene.modality, rows))
+            (texts,) = answers(scene.model, scene.modality, rows, limit_of(scene.modality, rows))
             display = require(scene.modality, Displayable)
-            triples = list(zip(display.questions(rows), display.answer_texts(rows), given, strict=True))
+            triples = list(zip(display.questions(rows), display.answer_texts(rows), texts, strict=True))
             chats = [asking(QUESTION.format(question=q, answer=a, given=s)) for q, a, s in triples if len(s.strip()) > SHORT]
             grades = understood(judge, chats, read, 64, 'JSON with "factuality"') if chats else []
             scene.look({}, way=name, factuality=sum(grades) / len(triples), answers=float(len(triples)))

@@ -145,13 +145,13 @@ def _utility(evidence: Evidence, cut: str) -> Measure:
 def scores(evidence: Evidence) -> dict[str, Measure | Missing]:
     """All scores of the card."""
 
-    def share(score: str, name: str) -> Measure:
+    def of_set(score: str, name: str) -> Measure:
         cut = evidence.variant(score, CUTS)
         return averaged(evidence.items(name, partial(keywords_said, cut)), cut)
 
     sets = {"forget_keywords": "forget", "retain_keywords": "retain", "reworded_keywords": REWORDED}
     return {
-        **{score: attempt(share, score, name) for score, name in sets.items()},
+        **{score: attempt(of_set, score, name) for score, name in sets.items()},
         "fiu_probability": attempt(lambda: averaged(evidence.items("forget", probability))),
         "fiu_utility": attempt(_utility, evidence, evidence.variant("retain_keywords", CUTS)),
         "fiu_min_k": attempt(lambda: Measure((evidence.items("forget", partial(membership, False)),), np.mean)),
