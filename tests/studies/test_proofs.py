@@ -164,9 +164,11 @@ def test_every_setting_of_every_arm_is_one_of_the_method() -> None:
     from expunge.workflows import build_plan
 
     for known in proofs().values():
-        for line in known.lines:
-            for settings in known.arms[line].settings():
-                build_plan.plan(known.arms[line].method, settings)
+        for arm in (known.arms[line] for line in known.lines):
+            if known.name in catalog.names("attacks") and arm.method not in catalog.names("methods"):
+                continue  # the world gives the settings to the attack itself
+            for settings in arm.settings():
+                build_plan.plan(arm.method, settings)
 
 
 def test_every_proof_is_of_a_system_of_the_catalog() -> None:
@@ -193,6 +195,9 @@ def test_a_committed_record_says_what_its_own_values_say(name: str) -> None:
     for written, claim in zip(record["claims"], known.claims, strict=True):
         columns = written["values"]
         complete = [k for k in range(len(columns[name])) if all(column[k] is not None for column in columns.values())]
+        if len(complete) < 2:
+            assert (written["verdict"], "effect" in written) == ("case invalid", False), "too few forgot as far"
+            continue
         effects = [effect_of(r, [claim.effect(columns[name][k], columns[r][k]) for k in complete]) for r in claim.rivals]
         effect, verdict = weakest(effects, claim.matters)
         assert written["effect"]["mean"] == pytest.approx(effect.mean, abs=2e-5)

@@ -369,7 +369,7 @@ def test_membership_is_inferred(cases: Cases, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["relern"], "there is no attack called 'relern'; did you mean 'relearn' or 'relearn_grid'?"),
+        (["relern"], "there is no attack called 'relern'; did you mean 'relearn' or 'relearn_grid' or 'relearn_doors'?"),
         (["relearn", "--stepps", 3], "there is no hyperparameter 'stepps' here; did you mean 'steps'?"),
         (["relearn", "--steps", "-3"], "hyperparameter 'steps' = '-3': input should be greater than or equal to 0"),
         (["relearn", "--every", 0], "hyperparameter 'every' = '0': input should be greater than or equal to 1"),
@@ -414,7 +414,10 @@ def test_models_of_another_vocabulary_are_refused(cases: Cases, tmp_path: Path) 
         (["--suite", "people", "--split", "forget11"], "people has no split 'forget11'; did you mean "),
         (["--suite", "tofu", "--data", "{folder}"], "{folder} has no config 'full'"),
         (["--split", "forget10"], "--split belongs to a benchmark: name it with --suite"),
-        (["--forget", "{forget}", "--attack", "relern"], "there is no attack called 'relern'; did you mean 'relearn' or 'relearn_grid'?"),
+        (
+            ["--forget", "{forget}", "--attack", "relern"],
+            "there is no attack called 'relern'; did you mean 'relearn' or 'relearn_grid' or 'relearn_doors'?",
+        ),
         (["--forget", "{forget}", "--holdout", "{forget}"], "9 of 9 rows of 'holdout' also stand in 'forget', so the two cannot be told"),
         (["--forget", "{forget}", "--retain", "{forget}"], "9 of 9 rows of 'retain' also stand in 'forget', so the two cannot be told"),
         (["--forget", "{folder}/forgot.jsonl"], "{folder}/forgot.jsonl does not exist; did you mean 'forget.jsonl'"),

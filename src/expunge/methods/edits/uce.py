@@ -26,7 +26,7 @@ from expunge.core.hyperparameters import hp, part
 from expunge.core.parts import Edit
 from expunge.core.plan import Plan
 from expunge.core.view import View
-from expunge.methods.concepts import CONCEPT, last_place, pairs
+from expunge.methods.concepts import last_place, pairs
 
 CHUNK = 256  # captions in one pass of the text encoder
 
@@ -35,7 +35,7 @@ CHUNK = 256  # captions in one pass of the text encoder
 class ReadOtherwise(Edit):
     """Fits keys and values of cross-attention: those of erased words to those of a guide, those of other captions to themselves."""
 
-    concept: str = hp("", CONCEPT)
+    concept: str = hp("", "what to erase, in words that captions of the forget rows contain; '': these captions as a whole")
     guide: str = hp("", "what is read in place of the concept, such as a neutral word; '': nothing")
     erase_weight: float = hp(1.0, "a, weight of the erased words; 0: nothing changes", ge=0)
     preserve_weight: float = hp(-1.0, "p, weight of each retain caption; -1: 1 / their number, and at least 0.1; 0: none is read", ge=-1)

@@ -30,7 +30,7 @@ from expunge.core.parts import Selector
 from expunge.core.plan import Plan, Train
 from expunge.core.rows import Rows, Sets
 from expunge.core.view import Step, View
-from expunge.methods.concepts import CONCEPT, pairs, replaced
+from expunge.methods.concepts import pairs, replaced
 from expunge.methods.denoising import CAPTION_READERS, captioned, squared_error
 from expunge.methods.terms import SetTerm
 
@@ -41,7 +41,7 @@ BATCH = 16  # pictures sampled at once
 class AnchorPictures(Selector):
     """Gives pictures of the anchor: rows with the caption of the concept, and beside it that of the anchor."""
 
-    concept: str = hp("", CONCEPT)
+    concept: str = hp("", "what to erase, in words that captions of the forget rows contain; '': these captions as a whole")
     anchor_concept: str = hp("", "what is drawn in place of the concept, such as a broader concept; '': the empty prompt")
     pictures: Literal["drawn", "retain"] = hp(
         "drawn", "drawn: the model draws them; retain: the retain rows whose captions contain the anchor"

@@ -26,7 +26,7 @@ from expunge.core.hyperparameters import hp, part
 from expunge.core.parts import Objective
 from expunge.core.plan import Plan, Train
 from expunge.core.view import Step
-from expunge.methods.concepts import CONCEPT, pairs, places
+from expunge.methods.concepts import pairs, places
 from expunge.methods.denoising import CROSS_ATTENTION, DENOISER, captioned
 
 
@@ -60,7 +60,7 @@ class Attending:
 class Attention(Objective):
     """The norm of the attention that is paid to the words to forget."""
 
-    concept: str = hp("", CONCEPT)
+    concept: str = hp("", "what to erase, in words that captions of the forget rows contain; '': these captions as a whole")
     reads = frozenset({"forget"})
     requires = frozenset({Denoises})
 

@@ -25,7 +25,7 @@ from expunge.core.parts import Selector, Sum
 from expunge.core.plan import Plan, Train
 from expunge.core.rows import Sets
 from expunge.core.view import Step, View
-from expunge.methods.concepts import CONCEPT, pairs
+from expunge.methods.concepts import pairs
 from expunge.methods.denoising import DENOISER, captioned, squared_error
 from expunge.methods.terms import NLL, SetTerm
 
@@ -34,7 +34,7 @@ from expunge.methods.terms import NLL, SetTerm
 class PseudoCaptions(Selector):
     """Gives each forget row another caption beside its own, the same for all rows of a caption."""
 
-    concept: str = hp("", CONCEPT)
+    concept: str = hp("", "what to erase, in words that captions of the forget rows contain; '': these captions as a whole")
     pseudo: str = hp("", "what stands in place of the concept in the other caption; '': the other caption is that of a retain row")
     requires = frozenset({Denoises})
     gives = frozenset({"forget"})

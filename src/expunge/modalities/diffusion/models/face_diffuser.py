@@ -26,7 +26,7 @@ from expunge.modalities.diffusion.subject_model import SubjectModel
 SIZES = {"face_diffuser-nano": (16, 32), "face_diffuser-micro": (32, 64)}  # channels at each resolution
 SETTINGS = SubjectSettings(evaluated=4, dropped=0.1, steps=20, guidance=3.0)
 TRAINING: dict[str, dict[str, Any]] = {
-    size: {"epochs": 100, "lr": lr, "batch_size": 32, "optimizer": "adam", "warmup": 1, "max_grad_norm": 1.0}
+    size: {"epochs": 100, "lr": lr, "batch_size": 32, "optimizer": "adam", "weight_decay": 0.0, "warmup": 1, "max_grad_norm": 1.0}
     for size, lr in (("face_diffuser-nano", 4e-3), ("face_diffuser-micro", 2e-3))
 }
 

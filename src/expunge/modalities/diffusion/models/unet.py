@@ -20,7 +20,7 @@ from expunge.modalities.diffusion.network import DiffusionModel
 SIZES = {"unet-nano": (16, 32), "unet-micro": (32, 64)}  # channels at each resolution
 SETTINGS = Settings(dropped=0.1, steps=20, guidance=3.0)
 TRAINING: dict[str, dict[str, Any]] = {
-    size: {"epochs": 36, "lr": lr, "batch_size": 32, "optimizer": "adam", "warmup": 1, "max_grad_norm": 1.0}
+    size: {"epochs": 36, "lr": lr, "batch_size": 32, "optimizer": "adam", "weight_decay": 0.0, "warmup": 1, "max_grad_norm": 1.0}
     for size, lr in (("unet-nano", 4e-3), ("unet-micro", 2e-3))
 }
 
