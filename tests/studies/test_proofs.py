@@ -163,10 +163,8 @@ def test_every_rival_of_every_proof_has_an_arm_and_as_many_settings() -> None:
 def test_every_setting_of_every_arm_is_one_of_the_method() -> None:
     from expunge.workflows import build_plan
 
-    for known in proofs().values():
+    for known in (p for p in proofs().values() if p.name not in catalog.names("attacks")):  # whose worlds read the settings themselves
         for arm in (known.arms[line] for line in known.lines):
-            if known.name in catalog.names("attacks") and arm.method not in catalog.names("methods"):
-                continue  # the world gives the settings to the attack itself
             for settings in arm.settings():
                 build_plan.plan(arm.method, settings)
 
