@@ -32,6 +32,10 @@ def run(
         str, typer.Option(help="with --fall-back retrain: model, hub id or built-in size to train on the kept rows")
     ] = "",
     prompt_format: options.Format = "",
+    ray: Annotated[
+        str,
+        typer.Option(help="do the work on a Ray cluster whose machines share the ledger: HOST:PORT, local, or auto as in expunge bench"),
+    ] = "",
     ledger: Place = FOLDER,
     database: Database = "",
     by: By = "",
@@ -50,27 +54,28 @@ def run(
         precheck.models(model, retrained)
         precheck.sources(retain, holdout)
     printer, opened = Printer(as_json, quiet), opened_ledger(ledger, database)
-    from expunge.service import removal
+    from expunge.service import on_cluster, removal
 
+    how: dict[str, Any] = {
+        "method": method,
+        "hyperparameters": hyperparameters,
+        "model": model,
+        "retain": retain or None,
+        "holdout": holdout or None,
+        "retrained": retrained,
+        "attack": tuple(attack or ()),
+        "utility_budget": utility_budget,
+        "fall_back": fall_back,
+        "retrain_from": retrain_from,
+        "prompt_format": prompt_format,
+        "load_options": options.load_options(device, dtype),
+        "by": by,
+    }
     with printer.progress() as progress, console.interruptible():
-        result = removal.run(
-            opened,
-            chosen,
-            method=method,
-            hyperparameters=hyperparameters,
-            model=model,
-            retain=retain or None,
-            holdout=holdout or None,
-            retrained=retrained,
-            attack=tuple(attack or ()),
-            utility_budget=utility_budget,
-            fall_back=fall_back,
-            retrain_from=retrain_from,
-            prompt_format=prompt_format,
-            load_options=options.load_options(device, dtype),
-            by=by,
-            progress=progress,
-        )
+        if ray:
+            result = on_cluster.run(opened, chosen, ray, database=database, **how)
+        else:
+            result = removal.run(opened, chosen, progress=progress, **how)
     for sentence in (*result.reasons, *result.summary["notes"]):
         printer.say(sentence, "[yellow]warning:[/] ")
     printer.say(f'run {result.run} of requests {", ".join(map(str, result.requests))} is {result.state}; the verdict is "{result.verdict}"')
