@@ -17,7 +17,7 @@ Differs: `capitalized 1` passes questions and answers through str.capitalize, as
   their case there, too. The methods are ga (GA), graddiff (GD), kl (KL) and idk (PO); with `profile 1` the rows to forget are ten copies of
   a question for the whole profile and its text, which makes ga the authors' ICD, whose copies are all of the last person by a slip of
   the code. With an adapter the projector stays as it is
-Status: faithful; tests check layout, splits and sizes on substitute data; the published numbers need the faces and models, and were not rerun
+Status: faithful; tests check layout, splits and sizes on substitute data; published numbers need the faces and models, and were not rerun
 """
 
 from __future__ import annotations
