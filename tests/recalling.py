@@ -16,7 +16,6 @@ from filelock import FileLock
 from torch import nn
 
 import denoisers
-import erasing
 from expunge import modalities
 from expunge.core.plan import Plan, Train
 from expunge.engine import checkpoint, loop
@@ -46,27 +45,30 @@ class Taught:
 @cache
 def taught() -> Taught:
     """The models, trained once and kept on disk for as long as nothing that they depend on changes."""
-    original, modality = erasing.trained()
-    source = hashlib.sha256(b"".join(Path(str(f)).read_bytes() for f in (denoisers.__file__, erasing.__file__, __file__)))
+    original, modality = denoisers.built()
+    source = hashlib.sha256(b"".join(Path(str(f)).read_bytes() for f in (denoisers.__file__, __file__)))
     for file in sorted(Path(str(modalities.__file__)).parent.glob("*.py")):
         source.update(file.read_bytes())
     folder = Path(tempfile.gettempdir()) / f"expunge-worlds-{os.getuid()}" / f"taught-pictures-{source.hexdigest()[:16]}"
     with FileLock(f"{folder}.lock"):
         weights: Any = checkpoint.load(folder)
         if weights is None:
-            weights = {"hidden": loop.weights_of(_hidden(original, modality)), "retrained": loop.weights_of(_retrained(modality))}
+            known = _trained(modality, RECORDS)
+            models = {"original": known, "hidden": _hidden(known, modality), "retrained": _trained(modality, RETAIN)}
+            weights = {name: loop.weights_of(model) for name, model in models.items()}
             checkpoint.save(weights, folder)
     models = {}
     for name, tensors in weights.items():
         models[name] = copy.deepcopy(original)
         loop.put(models[name], tensors)
-    return Taught(original, models["hidden"].eval(), models["retrained"].eval(), modality)
+    return Taught(models["original"].eval(), models["hidden"].eval(), models["retrained"].eval(), modality)
 
 
-def _retrained(modality: Any) -> nn.Module:
+def _trained(modality: Any, rows: list[dict[str, Any]]) -> nn.Module:
+    """A model that draws the pictures of some rows."""
     model = denoisers.built()[0]
     train = Train(epochs=500, lr=5e-3, batch_size=18, anchor="retain", optimizer="adam", warmup=20)
-    loop.run((Plan(NLL("retain"), train=train),), model, modality, {"retain": modality.rows("retain", RETAIN)})
+    loop.run((Plan(NLL("retain"), train=train),), model, modality, {"retain": modality.rows("retain", rows)})
     return model
 
 
