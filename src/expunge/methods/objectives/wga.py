@@ -7,7 +7,7 @@ Source: Wang et al. 2025, arXiv 2502.19301
 Needs: forget, retain
 Cost: one forward and backward of forget and retain rows a step
 Differs: nothing
-Status: reproduced
+Status: shown
 """
 
 from torch import Tensor
