@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import seeing
+from cases import Cases, expunge
 from expunge.benchmarks.suite import SetSpec
 from expunge.evaluation.attack import chosen, intervene
 from expunge.evaluation.attacks import doors
@@ -134,3 +137,8 @@ def test_relearning_through_one_door_is_tested_at_the_others() -> None:
     learned = [t.scores["door_name"]["value"] for t in outcome.tries if t.way == "relearned by name"]
     assert learned[-1] >= learned[0]
     assert all((before[n] == t).all() for n, t in model.state_dict().items())
+
+
+def test_a_model_of_texts_has_no_doors(cases: Cases, tmp_path: Path) -> None:
+    expunge("audit", cases.model, "--forget", cases.forget, "--attack", "relearn_doors", "--out", tmp_path / "audit").fine()
+    assert "several doors to a fact" in json.dumps(json.loads((tmp_path / "audit" / "audit.json").read_text()))

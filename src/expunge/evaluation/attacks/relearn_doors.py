@@ -35,6 +35,9 @@ class RelearnDoors(Attack):
 
     def run(self, scene: Scene) -> None:
         modality: Any = scene.weights_modality
+        if not any("doors" in vars(kind) for kind in type(modality).__mro__):
+            scene.lacks("only models that are asked about pictures have several doors to a fact")
+            return
         opened = modality.doors(modality.rows("forget", scene.records))
         for door in self.doors:
             if door not in opened:
