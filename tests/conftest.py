@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
@@ -16,6 +17,7 @@ import worlds
 pytest_plugins = ["ledgers"]  # fixtures of the service
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex()  # one for all tests: a process keeps the first token that Ray reads in it
 
 
 @pytest.fixture(scope="session")

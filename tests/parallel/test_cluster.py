@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import signal
 import time
 from collections.abc import Iterator
@@ -49,7 +48,7 @@ SWEEP = Sweep(
 
 @pytest.fixture(scope="module", autouse=True)
 def two_workers() -> Iterator[Any]:
-    with mock.patch.dict(os.environ, RAY_AUTH_TOKEN=secrets.token_hex()), ray_cluster.connected("local:2") as ray:
+    with ray_cluster.connected("local:2") as ray:
         yield ray
 
 
