@@ -112,10 +112,10 @@ WRONG = [
     ),
     ("bench people --out {out} --train lr=-1", "error: hyperparameter 'lr' = '-1': input should be greater than or equal to 0"),
     ("bench people --out {tmp}/folder", "error: {tmp}/folder exists and is no benchmark run: give another folder"),
+    ("demo pictures", "error: there is no demo called 'pictures'; there are people, diffusion, faces, images, recommender"),
     (
-        "demo pictures",
-        "error: invalid value for 'case': 'pictures' is not one of 'people', 'images', 'recommender', 'diffusion', 'faces'; "
-        "see expunge demo --help",
+        "demo image",
+        "error: there is no demo called 'image'; there are people, diffusion, faces, images, recommender; did you mean 'images'",
     ),
     ("demo --out {tmp}/file/run", "error: {tmp}/file is a file, so there can be no folder {tmp}/file/run"),
     ("report {tmp}/none", "error: there is no folder {tmp}/none"),

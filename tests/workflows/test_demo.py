@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 
 from expunge.benchmarks import presets
-from expunge.workflows.demo import CASES, SMALL, demo
+from expunge.benchmarks.demos import cases
+from expunge.core.errors import UserError
+from expunge.workflows.demo import demo
 
 
 @pytest.mark.parametrize("quick", [True, False])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", cases())
 def test_a_case_is_an_order_that_can_be_carried_out(case: str, quick: bool) -> None:
     sweep = demo(case, quick)
     sweep.check()
@@ -18,5 +20,10 @@ def test_a_case_is_an_order_that_can_be_carried_out(case: str, quick: bool) -> N
         assert all(presets.hyperparameters(sweep.suite, sweep.size, method) for method in sweep.methods)
 
 
-def test_each_case_has_a_smallest_version() -> None:
-    assert CASES.keys() == SMALL.keys()
+def test_the_smallest_version_has_one_method() -> None:
+    assert all(len(demo(case, quick=True).methods) == 1 for case in cases())
+
+
+def test_a_case_that_does_not_exist_is_refused_with_those_that_do() -> None:
+    with pytest.raises(UserError, match=r"no demo called 'picture'; there are people, .*faces"):
+        demo("picture")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
+from expunge.benchmarks.demos import FIRST, case_of, cases
 from expunge.cli import console, options, parsing, precheck, verdicts
 from expunge.cli.console import Printer
 from expunge.cli.exits import usage
@@ -16,12 +17,19 @@ from expunge.core.errors import UserError
 from expunge.io import run_dirs
 
 CARVE = "carve"  # a holdout set that the benchmark makes itself
+CASES = cases()
+ABOUT = "\n\n".join(
+    [
+        "Show everything on a bundled case: a small model, a few methods, the controls, one report.",
+        *(f"{name}: {case.about}." for name, case in CASES.items()),
+    ]
+)
 
 
 def add(app: typer.Typer) -> None:
     """Add the commands to the application."""
     app.command(context_settings=parsing.FREE, cls=parsing.OnCluster)(bench)
-    app.command()(demo)
+    app.command(help=ABOUT)(demo)
 
 
 def bench(
@@ -141,10 +149,7 @@ def _run(sweep_of: Any, run: Path, printer: Printer, overwrite: bool, device: st
 
 
 def demo(
-    case: Annotated[
-        Literal["people", "images", "recommender", "diffusion", "faces"],
-        typer.Argument(help="fictitious people, handwritten digits, users with tastes, drawn scenes, or faces that are asked about"),
-    ] = "people",
+    case: Annotated[str, typer.Argument(help=f"{', '.join(CASES)}", autocompletion=lambda: list(CASES))] = FIRST,
     run: Annotated[Path, typer.Option("--out", help="run folder; default: runs/demo, runs/demo-images, ...", show_default=False)] = Path(),
     device: options.Device = "auto",
     overwrite: options.Overwrite = False,
@@ -155,16 +160,10 @@ def demo(
     quiet: options.Quiet = False,
     wide: options.Wide = False,
 ) -> None:
-    """Show everything on a bundled case: a small model, a few methods, the controls, one report.
-
-    people: a language model that chats, refuses, and knows fictitious people. images: a classifier of real handwritten digits.
-    recommender: a recommender of items for users with tastes, some of whom ask to be forgotten. diffusion: a model that draws what a
-    caption says, and forgets a stamp (needs the extra: pip install 'expunge[diffusion]'). faces: a model that answers questions about drawn
-    faces, three of which are to be forgotten.
-    """
-    default = Path("runs/demo" if case == "people" else f"runs/demo-{case}")
+    default = Path("runs/demo" if case == FIRST else f"runs/demo-{case}")
     folder = default if run == Path() else run
     with usage():
+        case_of(case)
         _check_folder(folder)
 
     def sweep() -> Any:
