@@ -74,6 +74,8 @@ def test_commas_separate_several_values() -> None:
     assert override(Plan(Ascent()), {"lr_milestones": "3,5"}).train.lr_milestones == (3, 5)
     with pytest.raises(UserError, match="hyperparameter 'lr_milestones'"):
         override(Plan(Ascent()), {"lr_milestones": "3,x"})
+    with pytest.raises(UserError, match="'lr_milestones' = '0,3': input should be greater than 0"):
+        override(Plan(Ascent()), {"lr_milestones": "0,3"})
 
 
 def test_an_edit_has_no_training_hyperparameters() -> None:

@@ -18,6 +18,7 @@ from expunge.core.errors import UserError
 from expunge.core.suggest import did_you_mean
 
 T = TypeVar("T")
+Count = pydantic.PositiveInt
 FORMER = {  # names of version 0.1, accepted for one more release
     "batch": "batch_size",
     "micro": "micro_batch_size",
@@ -101,8 +102,7 @@ def _walk(node: Any, path: tuple[str | int, ...], stage: str, idle: frozenset[st
 
 def _limits(field: Any) -> str:
     signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
-    limits = [f"{s} {getattr(m, n)}" for m in field.metadata for n, s in signs.items() if getattr(m, n, None) is not None]
-    return ", ".join(limits)
+    return ", ".join(f"{s} {getattr(m, n)}" for m in field.metadata for n, s in signs.items() if getattr(m, n, None) is not None)
 
 
 def hyperparameters_of(tree: Any) -> list[Hyperparameter]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
-from expunge.core.hyperparameters import hp, part
+from expunge.core.hyperparameters import Count, hp, part
 from expunge.core.parts import ByDesign, Edit, Guard, Objective, Part, Selector, Stop, Sum, Term, Update
 
 
@@ -22,7 +22,7 @@ class Train:
     lr: float = hp(1e-5, "peak learning rate", ge=0, allow_inf_nan=False)
     schedule: Literal["linear", "constant", "cosine"] = hp("linear", "how the learning rate falls after the warm-up")
     warmup: float = hp(0.0, "epochs of linear warm-up", ge=0, allow_inf_nan=False)
-    lr_milestones: tuple[int, ...] = hp((), "epochs after which the learning rate falls to a tenth, counted from 1")
+    lr_milestones: tuple[Count, ...] = hp((), "epochs after which the learning rate falls to a tenth, counted from 1")
     lr_decay: float = hp(1.0, "factor of the learning rate after every epoch", gt=0, le=1)
     optimizer: Literal["adamw", "adam", "sgd", "adagrad"] = hp("adamw", "optimizer")
     momentum: float = hp(0.0, "momentum of sgd", ge=0, lt=1)

@@ -23,13 +23,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from expunge.core.capabilities import Denoises, Redraws, require
-from expunge.core.hyperparameters import hp, part
+from expunge.core.hyperparameters import Count, hp, part
 from expunge.core.parts import GradCall, Grads, Update
 from expunge.core.plan import Plan, Train
 from expunge.core.view import Step, View
@@ -96,8 +97,8 @@ class Resilience(Update):
     w: float = hp(2.0, "weight of the retain term: at the end", ge=0)
     w_start: float = hp(1.6, "the same in the first half of the steps", ge=0)
     scenarios: int = hp(3, "simulated fine-tunings in each step", ge=1)
-    tuning_lrs: tuple[float, ...] = hp(RATES, "learning rates that scenarios are drawn from")
-    tuning_steps: tuple[int, ...] = hp((5, 10, 20, 30), "numbers of steps that scenarios are drawn from")
+    tuning_lrs: tuple[Annotated[float, Field(gt=0)], ...] = hp(RATES, "learning rates that scenarios are drawn from", min_length=1)
+    tuning_steps: tuple[Count, ...] = hp((5, 10, 20, 30), "numbers of steps that scenarios are drawn from", min_length=1)
     adam_share: float = hp(1 / 3, "share of scenarios with Adam; the others take plain gradient steps", ge=0, le=1)
     tuning_batch_size: int = hp(1, "rows of a batch of a simulated fine-tuning", ge=1)
     iterations: int = hp(5, "K, steps of the Richardson iteration", ge=1)
