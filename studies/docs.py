@@ -342,15 +342,24 @@ def _value(value: Any) -> str:
     return f"`{value}`" if value != "" else "none"
 
 
+WORDS: dict[type, str] = {bool: "true or false", int: "whole number", float: "number", str: "text"}
+SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+
+
 def _range(hyperparameter: Hyperparameter) -> str:
     options = get_args(hyperparameter.annotation)
     if options and all(isinstance(o, str) for o in options):
         return " or ".join(f"`{o}`" for o in options)
-    kind = (
-        hyperparameter.annotation if isinstance(hyperparameter.annotation, type) else next((a for a in options if isinstance(a, type)), str)
-    )
-    word = {bool: "true or false", int: "whole number", float: "number", str: "text"}.get(kind, "text")
-    return f"{word}, `{hyperparameter.limits}`" if hyperparameter.limits else word
+    kinds = [hyperparameter.annotation, *(get_args(o)[0] if hasattr(o, "__metadata__") else o for o in options)]  # of an item, if several
+    kind = next((k for k in kinds if isinstance(k, type) and k in WORDS), str)
+    own = [f"{SIGNS[n]} {getattr(m, n)}" for o in options for m in _metadata(o) for n in SIGNS if hasattr(m, n)]
+    limits = hyperparameter.limits or ", ".join(dict.fromkeys(own))
+    return f"{WORDS[kind]}, `{limits}`" if limits else WORDS[kind]
+
+
+def _metadata(annotation: Any) -> list[Any]:
+    """The limits in an annotation of an item."""
+    return [limit for m in getattr(annotation, "__metadata__", ()) for limit in getattr(m, "metadata", [m])]
 
 
 def main(arguments: Sequence[str] = ()) -> int:

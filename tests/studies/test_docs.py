@@ -138,3 +138,8 @@ def test_pages_and_readme_use_methods_that_exist() -> None:
     for path in [docs.ROOT / "README.md", *(docs.ROOT / "docs" / "tutorials").glob("*.md")]:
         for name in re.findall(r"^expunge (?:unlearn|show) (\w+)", path.read_text(), flags=re.MULTILINE):
             assert name in catalog.names("methods"), path.name
+
+
+def test_the_kind_of_each_item_of_several_is_said(pages: dict[str, str]) -> None:
+    assert "| `--bits` | `(8, 4)` | whole number, `>= 2, <= 16` |" in pages["attacks/quantize.md"]
+    assert "| `--lr-milestones` | `()` | whole number, `> 0` |" in pages["methods/ga.md"]
