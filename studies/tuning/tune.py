@@ -33,7 +33,7 @@ from expunge.evaluation.prompting import asked_as
 from expunge.io.models import Opened
 from expunge.workflows import build_plan
 from expunge.workflows.sweep import Sweep
-from expunge.workflows.train import texts_of, train
+from expunge.workflows.train import train
 from expunge.workflows.unlearn import unlearn
 
 PRESETS = Path(presets.__file__).parent  # the package ships only the chosen settings
@@ -123,6 +123,22 @@ IMAGES: dict[str, dict[str, tuple[Any, ...]]] = {
     "graddiff": {"lr": (1e-4, 3e-4, 1e-3, 3e-3), "epochs": (2, 5)},
     "npo": {"lr": (3e-4, 1e-3, 3e-3, 1e-2), "epochs": (2, 5)},
 }
+# Recommenders: vectors of users and items learn at higher rates than whole networks.
+TASTES: dict[str, dict[str, tuple[Any, ...]]] = {
+    "ga": {"lr": (3e-3, 1e-2, 3e-2, 5e-2), "epochs": (5, 10)},
+    "graddiff": {"lr": (3e-3, 1e-2, 3e-2, 5e-2), "epochs": (10, 20)},
+    "npo": {"lr": (3e-3, 1e-2, 3e-2, 5e-2), "epochs": (5, 15)},
+    "finetune": {"lr": (3e-3, 1e-2, 3e-2, 1e-1), "epochs": (2, 5)},
+    "mmrecun": {"lr": (1e-3, 3e-3, 1e-2, 3e-2), "alpha": (0.1, 0.3), "weight_decay": (1e-3,), "cut": (10,)},
+    "ifru": {"curvature": ("all", "remaining"), "damping": (0.01, 0.1, 1.0, 10.0)},
+}
+# Models that see: the few methods of its demo, whose runs take seconds.
+SIGHTS = {name: {"lr": (3e-4, 1e-3, 3e-3), "epochs": (3, 5)} for name in ("ga", "graddiff", "kl", "idk", "npo")}
+SUITES: dict[str, tuple[dict[str, dict[str, tuple[Any, ...]]], dict[str, Any]]] = {  # own grids and fixed values of a benchmark's methods
+    "tofu": (TOFU, THREE),
+    "taste": (TASTES, {"batch_size": 64}),
+    "fiubench": (SIGHTS, {"batch_size": 16}),
+}
 CONTROLS = ("retrain", "random_weights", "input_filter")  # have no settings to choose
 VALIDATION_SEED = 1
 ROWS = 100  # rows of each set of TOFU that are scored
@@ -141,9 +157,8 @@ def settings(method: str, suite: str = "people", images: bool = False) -> Iterat
         yield from (dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values()))
         return
     known = {k.name for k in build_plan.hyperparameters(method)}
-    own, common = (
-        (TOFU.get(method, {"lr": RATES}), THREE) if suite == "tofu" else (GRIDS.get(method, GRID), {**FIXED, **SPECIAL.get(method, {})})
-    )
+    grids, common = SUITES.get(suite, (GRIDS, {**FIXED, **SPECIAL.get(method, {})}))
+    own = grids.get(method, {"lr": RATES} if suite == "tofu" else GRID)
     grid = {k: v for k, v in own.items() if k in known}
     fixed = {k: v for k, v in common.items() if k in known}
     for values in itertools.product(*grid.values()):
@@ -176,8 +191,8 @@ def _wants(suite: str) -> ObservationSpec:
 def tune(sweep: Sweep, methods: list[str], path: Path) -> None:
     """Add the methods one by one to the file of a case. Entries of other methods stay."""
     suite = sweep.load_suite()
-    texts = texts_of([*suite.train["full"], *(r for n in suite.sets if suite.spec(n).role == "general" for r in suite.sets[n])])
-    options: dict[str, Any] = {"texts": texts, "labels": tuple(suite.labels), "prompt_format": suite.prompt_format, **sweep.train}
+    vocabulary = [*suite.train["full"], *(r for n in suite.sets if suite.spec(n).role == "general" for r in suite.sets[n])]
+    options: dict[str, Any] = {"vocabulary": vocabulary, "labels": tuple(suite.labels), "prompt_format": suite.prompt_format, **sweep.train}
     original, never_saw = (train(suite.train[name], sweep.model, **options) for name in ("full", "retain"))
     sets = {n: rows for n, rows in suite.sets.items() if suite.labels or suite.spec(n).role != "unseen"}
     specs = {n: suite.spec(n) for n in sets}
@@ -228,7 +243,7 @@ def _try(
         result.model, result.modality, asked_as(method, sets), name=method, specs=specs, retrained=retrained.observation, wants=wants
     )
     shown = ("model_utility", "forget_quality", "retain_rouge", "forget_rouge", "forget_probability", "extraction_strength")
-    shown += ("forget_accuracy", "test_forget_accuracy")
+    shown += ("forget_accuracy", "test_forget_accuracy", "forget_recall", "retain_recall", "test_recall")
     return {
         "goodness": round(goodness(audited, retrained), 4),
         **{n: round(audited.scores[n]["value"], 6) for n in shown if n in audited.scores},

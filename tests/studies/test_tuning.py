@@ -11,7 +11,7 @@ from studies.tuning import tune
 
 from expunge import catalog
 from expunge.benchmarks import presets
-from expunge.modalities.text.models import base, llama
+from expunge.modalities.image.models import vision
 from expunge.workflows import build_plan
 
 FILES = sorted(Path(tune.__file__).parent.glob("*.json"))
@@ -37,7 +37,7 @@ def test_the_whole_grid_was_tried_and_the_preset_is_the_best(path: Path) -> None
     tried = record["tuning"]["tried"]
     assert record["methods"].keys() - tried.keys() <= {"retrain"}, "all other methods are tuned"
     for method, settings in tried.items():
-        grid = tune.settings(method, suite, images=model not in {**llama.SIZES, **base.SIZES})
+        grid = tune.settings(method, suite, images=model in vision.SIZES)
         assert sorted(map(as_text, grid)) == sorted(as_text(t["hyperparameters"]) for t in settings), method
         assert presets.hyperparameters(suite, model, method) == max(settings, key=lambda t: t["goodness"])["hyperparameters"]
         build_plan.plan(method, presets.hyperparameters(suite, model, method))
