@@ -7,11 +7,12 @@ from typing import Any
 
 from expunge.workflows import build_plan
 from studies.proofs.claim import Arm, Claim
-from studies.proofs.people import FORGETTING, RELEARNED, People
+from studies.proofs.people import FORGETTING, RELEARNED, SAID, People
 
 # Every batch holds all rows to forget; a constant rate gives all runs of a rate one path.
 TOGETHER = {"batch_size": 36, "schedule": "constant", "warmup": 0, "epochs": 60, "steps": 0}
 RATES = {"lr": (1e-4, 3e-4, 1e-3, 3e-3)}
+SLOW: dict[str, Any] = {"epochs": 240}  # for methods that hardly move a model that is nearly sure of its answers
 
 
 def arm(method: str, name: str = "", grid: Mapping[str, Sequence[Any]] = RATES, bare: bool = False, **fixed: Any) -> Arm:
@@ -32,14 +33,14 @@ ARMS: dict[str, Arm] = {
         arm("graddiff"),
         arm("kl"),
         arm("npo"),
-        arm("simnpo", grid={"lr": (3e-4, 1e-3), "forget_weight": (0.125, 1.0)}),
+        arm("simnpo", forget_weight=1.0, grid={"lr": (1e-3, 3e-3), "beta": (0.3, 1.0)}),
         arm("idk"),
         arm("dpo"),
         arm("idk_ap"),
         arm("altpo", length=40),
         arm("wga"),
-        arm("satimp"),
-        arm("undial"),
+        arm("satimp", **SLOW, grid={"lr": (1e-3, 1e-2), "b1": (1.0, 5.0)}),
+        arm("undial", **SLOW),
         arm("ceu"),
         arm("me"),
         arm("llmu"),
@@ -74,11 +75,17 @@ ARMS: dict[str, Arm] = {
     )
 }
 WORLD = People()
+SPOKEN = People("people, by what is said", level=SAID)
 
 
 def keeps(text: str, source: str, *rivals: str, matters: float = 0.02) -> tuple[People, tuple[Claim, ...]]:
     """At equal forgetting the method keeps more utility than its rivals."""
     return WORLD, (Claim(text, source, "model_utility", rivals or ("ga",), "higher", matters, FORGETTING),)
+
+
+def says_less(text: str, source: str, *rivals: str) -> tuple[People, tuple[Claim, ...]]:
+    """Where the models say as little of the forgotten answers, the method keeps more utility than its rivals."""
+    return SPOKEN, (Claim(text, source, "model_utility", rivals or ("ga",), "higher", 0.02, SAID),)
 
 
 def resists(method: str, source: str) -> tuple[People, tuple[Claim, ...]]:
@@ -88,14 +95,15 @@ def resists(method: str, source: str) -> tuple[People, tuple[Claim, ...]]:
 
 
 MORE = "at equal forgetting it keeps more of the model's utility than gradient ascent"
+LESS = "where it says as little of the forgotten answers, it keeps more of the model's utility than gradient ascent"
 CLAIMS: dict[str, tuple[People, tuple[Claim, ...]]] = {
     "graddiff": keeps(MORE, "Maini et al. 2024 (TOFU), forget quality against model utility"),
     "kl": keeps(MORE, "Maini et al. 2024 (TOFU), forget quality against model utility"),
-    "idk": keeps(MORE, "Maini et al. 2024 (TOFU), forget quality against model utility"),
-    "dpo": keeps(MORE, "Zhang et al. 2024 (NPO), where it is a baseline on TOFU"),
+    "idk": says_less(LESS, "Maini et al. 2024 (TOFU), forget quality against model utility"),
+    "dpo": says_less(LESS, "Zhang et al. 2024 (NPO), where it is a baseline on TOFU"),
     "npo": keeps(MORE, "Zhang et al. 2024, forget quality against model utility on TOFU"),
     "simnpo": keeps("at equal forgetting it keeps more utility than NPO", "Fan et al. 2024, the table of TOFU", "npo"),
-    "idk_ap": keeps(MORE, "Yuan et al. 2024, the tables of TOFU"),
+    "idk_ap": says_less(LESS, "Yuan et al. 2024, the tables of TOFU"),
     "me": keeps(MORE, "Yuan et al. 2024, the tables of TOFU"),
     "altpo": keeps(
         "at equal forgetting it keeps more utility than gradient ascent and NPO", "Mekala et al. 2024, the table of TOFU", "ga", "npo"

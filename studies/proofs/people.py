@@ -1,7 +1,8 @@
 """The language world: a small model that knows invented people, a tenth of whom are forgotten.
 
-Methods are compared where each has forgotten as far as the retrained model, by the probability of the forgotten answers. Every batch holds
-all rows to forget, so that one epoch is one step and the curve of forgetting is fine.
+Methods are compared where each has forgotten as far as the retrained model, by the probability of the forgotten answers; methods that teach
+another answer, which leave the probability of the old one behind its first words as it was, by what the models say. Every batch holds all
+rows to forget, so that one epoch is one step and the curve of forgetting is fine.
 """
 
 from __future__ import annotations
@@ -35,15 +36,21 @@ from studies.proofs.curve import Curve
 from studies.proofs.effect import Gate
 
 SIZE = "nano"  # knows the answers as a larger one does, in a third of the time; effects show at either size
-FORGETTING, RELEARNED = "forget_probability", "relearned_probability"
+FORGETTING, RELEARNED, SAID = "forget_probability", "relearned_probability", "forget_rouge"
 WANTS = ObservationSpec(moments=False, gradient_norms=False, features=False)
 RELEARNING = {"steps": 40, "batch_size": 9, "lr": 3e-4}  # with a quarter of the rows
 
 
 class PeopleUnit:
-    """One original and one retrained model on one draw of the people."""
+    """One original and one retrained model on one draw of the people.
 
-    def __init__(self, draw: int, seed: int) -> None:
+    Args:
+        draw, seed: of the people, and of the models.
+        level: the score by which a model has forgotten.
+    """
+
+    def __init__(self, draw: int, seed: int, level: str = FORGETTING) -> None:
+        self.level = level
         self.suite = Sweep("people", (), model=SIZE, draw=draw).load_suite()
         texts = texts_of([*self.suite.train["full"], *self.suite.sets["real_authors"], *self.suite.sets["world_facts"]])
         options: dict[str, Any] = {"texts": texts, "prompt_format": self.suite.prompt_format, "seed": seed}
@@ -86,9 +93,9 @@ class PeopleUnit:
         return shown
 
     def run(self, arm: Arm, settings: Mapping[str, Any], scores: frozenset[str]) -> Curve:
-        """The scores just before and after the forgotten answers are as improbable as for the retrained model; else those at the end."""
+        """The scores just before and after the model has forgotten as far as the retrained one; else those at the end."""
         model, points = copy.deepcopy(self.models[0].model), list[Scores]()
-        level, measure = self.retrained[FORGETTING], self.measure
+        remembers, measure = self.remembers, self.measure
         before = copy.deepcopy(model)
 
         @part
@@ -98,7 +105,7 @@ class PeopleUnit:
             reads = frozenset({"forget"})
 
             def stop(self, view: View) -> str | None:
-                if float(view.now(view.forget).target_logp.mean().exp().mean()) > level:
+                if remembers(view):
                     before.load_state_dict(model.state_dict())
                     return None
                 points.append(measure(before, scores))
@@ -126,6 +133,14 @@ class PeopleUnit:
         cost = spent(result.receipt) / self.retraining
         return [{**point, "cost": cost} for point in (*points, measure(model, scores))]
 
+    def remembers(self, view: View) -> bool:
+        """Whether the model has not yet forgotten as far as the retrained one."""
+        if self.level == FORGETTING:
+            return float(view.now(view.forget).target_logp.mean().exp().mean()) > self.retrained[FORGETTING]
+        spoken = {"forget": self.suite.sets["forget"]}
+        scores = examine(view.model, self.modality, spoken, name="model", wants=WANTS).scores
+        return float(scores[self.level]["value"]) > self.retrained[self.level]
+
     @torch.no_grad()
     def _retain_logp(self, model: nn.Module) -> list[torch.Tensor]:
         """Log-probabilities of all tokens at the positions of the retain answers, by batch: (positions, vocabulary)."""
@@ -149,13 +164,18 @@ class PeopleUnit:
 
 @dataclass(frozen=True)
 class People:
-    """Draws of the people."""
+    """Draws of the people.
+
+    Args:
+        level: the score by which models have forgotten; by default the probability of the answers, else what they say.
+    """
 
     name: str = "people"
     model: str = SIZE
+    level: str = FORGETTING
 
     def unit(self, draw: int, seed: int) -> PeopleUnit:
-        return PeopleUnit(draw, seed)
+        return PeopleUnit(draw, seed, self.level)
 
     def gates(self, claim: Claim, units: Sequence[Any], rivals: Mapping[str, Sequence[float]]) -> list[Gate]:
         """The original must know what is to be forgotten, the retrained model must not, and both must be useful, unlike random weights."""
