@@ -11,7 +11,7 @@ Scores: probe_accuracy: share of the forgotten facts whose true answer ranks fir
 Needs: forget and retain, with `perturbed_answer`
 Range and ideal: 0 to 1, of a model that never saw the facts 1 / (1 + wrong answers); the ideal is the retrained model's
 Differs: one linear probe a block, standardized inputs, L2 penalty 1 / C; facts are told apart by rank, so that no threshold is needed
-Status: faithful
+Status: undecided
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ Needs: forget, with questions, of a causal model; retain (for the norm gap); ori
 Range and ideal: excess 0, as of the retrained model, and of a model that was unlearned without a trigger
 Differs: our own list of dates, system lines and short words, and `random` prefixes of the model's own tokens; a trigger that is none of
     these and resembles none is not found, so that nothing found proves nothing
-Status: faithful
+Status: not shown
 """
 
 from __future__ import annotations

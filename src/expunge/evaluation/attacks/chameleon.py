@@ -15,7 +15,7 @@ Differs: the answer is the choice with the highest mean log-probability, not a l
     beside the asymptotic one, which the paper prints and its code does not compute. A rewording that fails leaves both sides, after three
     tries; the gate on the cosine needs an encoder, and no judge is asked. Several strengths are corrected after Holm. Rows to forget, and
     the reading of c > b, are our extension
-Status: faithful
+Status: shown
 """
 
 from __future__ import annotations

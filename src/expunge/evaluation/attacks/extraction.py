@@ -11,7 +11,7 @@ Needs: forget, with questions, and a model that answers in words
 Range and ideal: those of the scores; the ideal is the retrained model's under as many draws, which guesses better with more of them, too
 Differs: the best draw is chosen by the recall of ROUGE-L against the true answer. Beams are left out behind a guard and for models that are
     no causal ones
-Status: faithful
+Status: shown
 """
 
 from __future__ import annotations

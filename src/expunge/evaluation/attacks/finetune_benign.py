@@ -9,7 +9,7 @@ Needs: forget; `data`, or retain; original (for the steps to recover)
 Range and ideal: those of the scores; the ideal curve is that of the retrained model under the same attack
 Differs: without `data`, the benign rows are the retained ones that have least in common with the rows to forget, by words (captions of
     pictures that a model draws, too) or pixels
-Status: faithful
+Status: shown
 """
 
 from __future__ import annotations

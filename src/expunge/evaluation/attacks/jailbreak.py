@@ -14,7 +14,7 @@ Range and ideal: those of the scores; the ideal is the retrained model's under t
     searched for, so a score over all rows counts the held ones too, and only the retrained model tells what that alone gives
 Differs: the suffix stands at the end of the prompt, one for all rows, and is no text but tokens; it begins with random tokens. Steps and
     candidates are fewer than the paper's 500 and 512, for small machines. Nothing is translated: the request stands in another language
-Status: faithful
+Status: shown
 """
 
 from __future__ import annotations

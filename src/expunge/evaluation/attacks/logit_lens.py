@@ -8,7 +8,7 @@ Scores: those of the true answers, teacher-forced, read at each block; the last 
 Needs: forget, and a model that answers in words
 Range and ideal: those of the scores; the ideal is the retrained model's at the same block
 Differs: the lens is the model's own norm and head; none is trained
-Status: faithful
+Status: shown
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ Ways: insist (the same question again, with a reason), warm up (other questions 
 Needs: forget, with questions, and a model that answers in words
 Range and ideal: those of the scores; the ideal is the retrained model's in as many turns
 Differs: the turns are fixed texts, not those of a person or of an attacking model. Without a chat template the conversation is one text
-Status: faithful
+Status: not shown
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ Differs: all thresholds are designs; a quantile suits encoders, as paraphrases s
     a statement with a blank, which its answer yields, and the rows' paraphrases; these are derived by construction, so that no judge is
     asked. Vectors are of words (TF-IDF) or of an encoder, never of the audited model, so that all models get the same surrogates. Rows that
     the original does not know are left out where `known` names it
-Status: faithful
+Status: not shown
 """
 
 from __future__ import annotations

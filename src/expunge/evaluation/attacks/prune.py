@@ -8,7 +8,7 @@ Scores: those of the forget set, for each share
 Needs: forget
 Range and ideal: those of the scores; the ideal is the retrained model's, pruned as much; the original's row tells what pruning alone costs
 Differs: no training after pruning. Pruned are the weights of linear layers and convolutions; embeddings, norms and biases stay
-Status: faithful
+Status: not shown
 """
 
 from __future__ import annotations

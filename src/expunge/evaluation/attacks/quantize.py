@@ -11,7 +11,7 @@ Differs: simulated: weights are rounded and stored as floats again, so that it r
     dynamic: a scale an output, and the inputs of each layer are rounded as they come, with a scale and zero point a position (of
     convolutions: an image). Fewer bits are of weights alone, with a scale for every `group` inputs of an output. Rounded are the weights of
     linear layers and convolutions, the last layer included; embeddings, norms and biases stay. No calibration, no search for scales
-Status: faithful
+Status: not shown
 """
 
 from __future__ import annotations
