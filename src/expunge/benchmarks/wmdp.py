@@ -10,9 +10,9 @@ Differs: MT-Bench is left out, because it needs a language model as judge; other
 Status: faithful; tests check the prompt, the layout of the mini, hand values of the scores, and that a probe finds a planted direction; the
   published table needs models of 7B and 34B parameters and was not rerun
 
-The hyperparameters of RMU for zephyr-7b-beta, Yi-34B-Chat and Mixtral-8x7B-Instruct-v0.1 are presets, which `--model` with a folder or hub id of
-such a name chooses; those of the larger two were recalled, not read in the paper, and leave rate, batch and steps at the defaults. Those of the
-command line of its code and of open-unlearning are RMU. Without data the suite is the mini: invented salts, oils and islands.
+The hyperparameters of RMU for zephyr-7b-beta, Yi-34B-Chat and Mixtral-8x7B-Instruct-v0.1 are presets, which `--model` with a folder or hub
+id of such a name chooses; those of the larger two were recalled, not read in the paper, and leave rate, batch and steps at the defaults.
+Those of the command line of its code and of open-unlearning are RMU. Without data the suite is the mini: invented salts, oils and islands.
 """
 
 from __future__ import annotations
