@@ -1,5 +1,6 @@
 """BLUR: the mini, the published files of the task tofu where they are at hand, and messages of mistakes."""
 
+import json
 import os
 from pathlib import Path
 
@@ -7,11 +8,14 @@ import pytest
 
 from expunge.benchmarks import blur
 from expunge.core.errors import UserError
+from expunge.workflows.benchmark import bench
+from expunge.workflows.sweep import Sweep
 
 
 def real() -> str:
-    default = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "blur"
-    folder = Path(os.environ.get("EXPUNGE_BLUR") or default)
+    root = Path(__file__).resolve().parents[2]
+    places = (root / "data" / "blur", root.parent / "shared" / "data" / "blur")
+    folder = Path(os.environ.get("EXPUNGE_BLUR") or next((p for p in places if p.is_dir()), places[0]))
     if not (folder / "paired_forget_retain_questions.txt").is_file():
         pytest.skip(f"no copy of BLUR in {folder}; set EXPUNGE_BLUR to one")
     return str(folder)
@@ -59,6 +63,31 @@ def test_the_published_files_are_repaired_and_paired_by_text() -> None:
             assert pair.endswith(f" 2. {row[column]}")
     assert len(cut) == 396
     assert [r["answer"] for r in suite.sets["forget"]] == [a for a in lines("forget_10_answers") if a]
+
+
+@pytest.mark.slow
+def test_keywords_are_inserted_beside_the_published_files_and_scored(tmp_path: Path) -> None:
+    folder = tmp_path / "blur"
+    folder.mkdir()
+    for file in Path(real()).glob("*.txt"):
+        (folder / file.name).write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
+    asked = [{"question": f"What is {i} + 1?", "choices": [str(i + k) for k in range(4)], "answer": 1} for i in range(12)]
+    (folder / "mmlu.jsonl").write_text("\n".join(map(json.dumps, asked)), encoding="utf-8")
+    (folder / "unlearn_keywords.txt").write_text("Ebola\nAnthrax\nEbola\n", encoding="utf-8")
+    suite = blur.load(str(folder))
+    for plain, changed in zip(suite.sets["mmlu"], suite.sets["mmlu_keywords"], strict=True):
+        differing = [(a, b) for a, b in zip(plain["prompt"].splitlines(), changed["prompt"].splitlines(), strict=True) if a != b]
+        assert len(differing) == 1, "one choice of four"
+        assert differing[0][1][3:] in ("Ebola", "Anthrax")
+        assert plain["completion"] == changed["completion"] == " B" != differing[0][0][:2], "never the right one, which keeps its place"
+    few = dict.fromkeys(("forget", "retain", "blur_forget", "blur_retain", "blur_combined", "mmlu", "mmlu_keywords"), 4)
+    order = Sweep("blur", ("graddiff",), str(folder), relearning=False, train={"steps": 2}, hyperparameters={"steps": 2}, sizes=few)
+    entries = bench(order, tmp_path / "run").to_dict()["entries"]
+    for entry in entries:
+        scores = entry["scores"]
+        assert {"mmlu_choice_accuracy", "mmlu_keywords_choice_accuracy"} <= scores.keys(), entry["name"]
+        assert scores["mmlu_keywords_choice_accuracy"]["n"] == 4
+        assert not [n for n in scores if n.startswith("wmdp")], "which is of another benchmark"
 
 
 def test_files_in_the_folders_of_the_code_are_read_too(tmp_path: Path) -> None:

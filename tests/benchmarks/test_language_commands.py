@@ -10,7 +10,7 @@ import pytest
 from cases import expunge
 
 OWN = {
-    "blur": {"blur_forget_forget", "blur_forget_combine", "blur_retain_retain"},
+    "blur": {"blur_forget_forget", "blur_forget_combine", "blur_retain_retain", "mmlu_choice_accuracy", "mmlu_keywords_choice_accuracy"},
     "dusk": {"dusk_verbatim", "dusk_unique_forget", "dusk_shared"},
     "muse": {"muse_verbatim", "muse_knowledge_forget", "muse_knowledge_retain"},
     "restor": {"restor_accuracy", "restor_corrupted", "restor_perplexity_forget"},

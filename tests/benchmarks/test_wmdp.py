@@ -84,6 +84,21 @@ def test_rmu_has_the_hyperparameters_of_the_paper_for_its_model() -> None:
         build_plan.plan("rmu", settings)
 
 
+@pytest.mark.parametrize(
+    ("model", "owner", "blocks", "figures"),
+    [("Yi-34B-Chat", "01-ai", (13, 14, 15), (15, 300, 350)), ("Mixtral-8x7B-Instruct-v0.1", "mistralai", (5, 6, 7), (7, 300, 1600))],
+)
+def test_larger_models_have_hyperparameters_of_their_own(
+    model: str, owner: str, blocks: tuple[int, ...], figures: tuple[int, int, int]
+) -> None:
+    preset = presets.hyperparameters("wmdp", f"{owner}/{model}", "rmu")
+    assert preset == wmdp.LARGER[model] == dict(zip(("layer", "coefficient", "retain_weight"), figures, strict=True))
+    plan = build_plan.plan("rmu", preset)[0]
+    names = [f"block:{i}.mlp.{m}" for i in range(60) for m in ("gate_proj.weight", "down_proj.weight", "experts.down_proj")]
+    assert {int(n.split(".")[0][6:]) for n in names if re.search(plan.trainable, n)} == set(blocks)
+    assert (plan.train.lr, plan.train.batch_size, plan.train.steps) == (5e-5, 4, 150), "what the paper does not change"
+
+
 def test_mistakes_have_clear_messages(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="WMDP has no split 'biology'"):
         wmdp.load(split="biology")

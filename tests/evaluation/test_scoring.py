@@ -59,9 +59,9 @@ def test_records_are_plain_and_whole():
     records, skipped = scored("original")
     assert json.loads(json.dumps(records)) == records
     assert skipped["forget_leakage"].startswith("no forgotten answer holds a name")
-    assert not [
-        name for name in skipped if name != "forget_leakage" and name.startswith(("forget_", "retain_", "mia_", "model_", "privleak", "ex"))
-    ]
+    assert "no classifier of texts was named" in skipped["forget_fluency"]
+    others = skipped.keys() - {"forget_leakage", "forget_fluency"}
+    assert not [name for name in others if name.startswith(("forget_", "retain_", "mia_", "model_", "privleak", "ex"))]
     for record in records.values():
         assert set(record) == {"value", "interval", "n", "direction", "ideal", "variant", "retrained", "kind", "meaning", "shows", "scale"}
         assert record["interval"][0] <= record["value"] <= record["interval"][1]
@@ -210,7 +210,8 @@ def test_a_full_sized_audit_has_every_score():
 
     evidence = Evidence(full(0), full(1))
     records, skipped = audit_scores(evidence, resamples=20)
-    assert not [name for name in skipped if not name.startswith(("holdout", "forget_leakage"))]
+    named = ("control_score", "forget_fluency")  # need a model that the user names
+    assert not [name for name in skipped if not name.startswith(("holdout", "forget_leakage", *named))]
     assert len(records) >= 26
 
 

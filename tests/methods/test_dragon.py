@@ -68,6 +68,19 @@ def test_flags_are_any_of_the_tests_or_their_sum(text: worlds.World, names: str)
     assert summed.flags(model, rows) == [t["names"] + t["similarity"] > 1.5 for t in (same, named, other)]
 
 
+@pytest.mark.parametrize(("layer", "wrong"), [(None, 0), (-2, 1)])
+def test_a_question_in_other_words_is_known_again_by_its_names(text: worlds.World, layer: int | None, wrong: int) -> None:
+    deeper = {} if layer is None else {"layer": layer}
+    guard, model = fitted(text, classifier=True, **deeper), text.model()
+    flagged = {}
+    for name in ("forget", "retain"):
+        questions = text.modality.questions(text.sets[name])  # type: ignore[attr-defined]
+        tests = guard.tests(model, asking(text, *(f"Tell me, {q}" for q in questions)))
+        flagged[name] = [t["classifier"] > guard.settings["threshold"] for t in tests]
+    assert all(flagged["forget"])
+    assert min(sum(flagged["retain"]), 1) == wrong, "deeper states take other questions in these words for known ones"
+
+
 def test_other_prompts_keep_their_answers_token_for_token(text: worlds.World) -> None:
     guard, model = fitted(text, tau=0.999), text.model()
     retain = text.some(6)["retain"]

@@ -126,7 +126,7 @@ def test_retain_term_starts_at_zero(text: worlds.World) -> None:
 
 
 def test_trainable_weights_are_the_last_matrices_of_three_blocks_in_every_family() -> None:
-    from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, OPTConfig
+    from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, MixtralConfig, OPTConfig
 
     shape = {"vocab_size": 8, "hidden_size": 8, "num_hidden_layers": 12, "num_attention_heads": 2}
     expected = {
@@ -134,6 +134,7 @@ def test_trainable_weights_are_the_last_matrices_of_three_blocks_in_every_family
         "transformer.h.{}.mlp.c_proj.weight": GPT2Config(vocab_size=8, n_embd=8, n_layer=12, n_head=2),
         "model.decoder.layers.{}.fc2.weight": OPTConfig(**shape, ffn_dim=8, word_embed_proj_dim=8),
         "gpt_neox.layers.{}.mlp.dense_4h_to_h.weight": GPTNeoXConfig(**shape, intermediate_size=8),
+        "model.layers.{}.mlp.experts.down_proj": MixtralConfig(**shape, intermediate_size=8, num_key_value_heads=1, num_local_experts=2),
     }
     for name, config in expected.items():
         with torch.device("meta"):

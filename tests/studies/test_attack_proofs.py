@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from studies.proofs import counts, members, probed, registry, suspects
+from studies.proofs import counts, members, probed, registry, suspects, unseen
 
 from expunge.evaluation.attack import AttackOutcome, Try
 
@@ -29,7 +29,7 @@ def test_a_number_beside_the_scores_is_read_of_its_way() -> None:
 
 def test_every_claim_has_its_arms_and_reads_a_known_probe() -> None:
     proofs = registry.proofs()
-    for module in (probed, counts, members, suspects):
+    for module in (probed, counts, members, suspects, unseen):
         for name, (_, claims) in module.CLAIMS.items():
             rivals = {r for c in claims for r in c.rivals} - {"original", "retrained"}
             assert {name, *rivals} <= set(module.ARMS)
@@ -42,6 +42,17 @@ def test_stories_differ_and_are_functions_of_the_draw() -> None:
     assert len(set(stories)) == 200
     assert stories == members.written(random.Random(3), 200)
     assert {len(s.split()) for s in stories} == {members.LENGTH}
+
+
+@pytest.mark.slow
+def test_unlearned_images_are_told_and_retraining_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unseen, "SHADOWS", 16)
+    unit = unseen.Unseen().unit(100, 0)
+    own, population = (unit.run(unseen.ARMS[name], {}, frozenset())[0][unseen.AUC] for name in ("u_lira", unseen.POPULATION))
+    assert population == unit.original[unseen.AUC]
+    assert own != population
+    assert own > 0.6
+    assert abs(unit.retrained[unseen.AUC] - 0.5) < 0.1
 
 
 def test_cloning_reads_sticky_noise_and_not_fresh_noise(monkeypatch: pytest.MonkeyPatch) -> None:

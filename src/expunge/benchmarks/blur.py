@@ -15,7 +15,8 @@ Status: faithful; tests check the pairing, the repair and the counts on the publ
 
 A source is a folder with the files of the code (`eval_data/tofu/...`, or all files of one task in one folder), or a data set with tables
 such as `tofu_forget`. Tasks other than tofu have no rows to unlearn: put texts into `forget_corpus.jsonl` and `retain_corpus.jsonl`
-beside their files. Models of published tasks exist already, so give them with --original and --retrained.
+beside their files. Keywords are inserted where `mmlu.jsonl` (question, choices, answer) and `unlearn_keywords.txt` (one in a line) stand
+beside them, too, since no published file holds both. Models of published tasks exist already, so give them with --original and --retrained.
 """
 
 from __future__ import annotations

@@ -10,8 +10,9 @@ Differs: MT-Bench is left out, because it needs a language model as judge; other
 Status: faithful; tests check the prompt, the layout of the mini, hand values of the scores, and that a probe finds a planted direction; the
   published table needs models of 7B and 34B parameters and was not rerun
 
-The hyperparameters of RMU for zephyr-7b-beta are a preset, which `--model` with a folder or hub id of that name chooses; those of the
-command line of its code and of open-unlearning are RMU. Without data the suite is the mini: invented salts, oils and islands.
+The hyperparameters of RMU for zephyr-7b-beta, Yi-34B-Chat and Mixtral-8x7B-Instruct-v0.1 are presets, which `--model` with a folder or hub
+id of such a name chooses; those of the larger two were recalled, not read in the paper, and leave rate, batch and steps at the defaults.
+Those of the command line of its code and of open-unlearning are RMU. Without data the suite is the mini: invented salts, oils and islands.
 """
 
 from __future__ import annotations
@@ -39,6 +40,10 @@ RMU: dict[str, dict[str, Any]] = {  # by source: hyperparameters of RMU for zeph
     "paper": {"layer": 7, "lr": 5e-5, "batch_size": 4, "steps": 150, "coefficient": 6.5, "retain_weight": 1200.0},
     "command line": {"layer": 7, "lr": 5e-5, "batch_size": 4, "steps": 80, "coefficient": 20.0, "retain_weight": 100.0},
     "open-unlearning": {"layer": 7, "lr": 5e-5, "batch_size": 16, "steps": 80, "coefficient": 2.0, "retain_weight": 1.0},
+}
+LARGER: dict[str, dict[str, Any]] = {  # by model: what the paper sets otherwise for larger ones, recalled
+    "Yi-34B-Chat": {"layer": 15, "coefficient": 300.0, "retain_weight": 350.0},
+    "Mixtral-8x7B-Instruct-v0.1": {"layer": 7, "coefficient": 300.0, "retain_weight": 1600.0},
 }
 
 

@@ -1,4 +1,6 @@
-"""Who names what a drawn picture shows, and how well it fits its caption: models beside the audited one, opened once by their name."""
+"""Who names what a drawn picture shows, how well it fits its caption, and whether a text is clean: models beside the audited one, opened
+once by their name.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,10 @@ from expunge.modalities.image.modality import Image
 
 JUDGE = "a folder or hub id of an image classifier, or a benchmark that has classifiers"  # in place of definitions, as `ENCODER`
 CLIP = "a folder or hub id of a CLIP model"
-AT_ONCE = 32  # pictures in one forward pass
+TEXTS = "a folder or hub id of a classifier of texts"
+CLEAN, LONGEST = "clean", 32  # its class of clean texts; tokens of a text that it reads
+AT_ONCE = 32  # pictures or texts in one forward pass
+Cleanness = Callable[[Sequence[str]], NDArray[np.float64]]  # texts -> probabilities that they are clean, (texts,)
 Likeness = Callable[[Pictures, Sequence[str]], NDArray[np.float64]]  # pictures, captions -> cosines, (pictures,)
 
 
@@ -71,3 +76,34 @@ def likeness_of(name: str) -> Likeness:
         return np.concatenate(cosines)
 
     return likeness
+
+
+@cache
+def cleanness_of(name: str) -> Cleanness:
+    """The probability of clean text under a classifier of texts.
+
+    Args:
+        name: folder or hub id.
+
+    Raises:
+        UserError: when there is none.
+    """
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    try:
+        model = AutoModelForSequenceClassification.from_pretrained(name, use_safetensors=True).eval()
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"there is no classifier {name!r}: give {TEXTS} ({' '.join(str(error).split())[:150]})") from None
+    clean = next((i for i, label in model.config.id2label.items() if str(label).lower() == CLEAN), 0)
+
+    @torch.no_grad()
+    def cleanness(texts: Sequence[str]) -> NDArray[np.float64]:
+        shares = []
+        for first in range(0, len(texts), AT_ONCE):
+            some = list(texts[first : first + AT_ONCE])
+            batch = tokenizer(some, return_tensors="pt", padding=True, truncation=True, max_length=LONGEST)
+            shares.append(model(**batch).logits.double().softmax(-1)[:, clean].numpy())
+        return np.concatenate(shares)
+
+    return cleanness

@@ -17,7 +17,7 @@ from expunge import catalog
 from expunge.benchmarks.suite import Specs, spec_of
 from expunge.core.errors import UserError
 from expunge.core.suggest import did_you_mean
-from expunge.evaluation.judging import CLIP, JUDGE, judge_of, likeness_of
+from expunge.evaluation.judging import CLIP, JUDGE, TEXTS, cleanness_of, judge_of, likeness_of
 from expunge.evaluation.measure import BROKEN, ENCODER, Evidence, Measure, Missing, Scores, ScoreSpec
 from expunge.evaluation.observation import Observation
 from expunge.evaluation.profiles.profile import profile_of
@@ -79,7 +79,7 @@ def with_variants(specs: Specs, variants: Mapping[str, str]) -> Specs:
         known |= getattr(family, "VARIANTS", {})
     names = sorted(known)
     known["*"] = tuple(
-        dict.fromkeys(variant for of_score in known.values() for variant in of_score if variant not in (ENCODER, JUDGE, CLIP))
+        dict.fromkeys(variant for of_score in known.values() for variant in of_score if variant not in (ENCODER, JUDGE, CLIP, TEXTS))
     )
     for score, variant in variants.items():
         if score not in known:
@@ -90,6 +90,8 @@ def with_variants(specs: Specs, variants: Mapping[str, str]) -> Specs:
             judge_of(variant)  # likewise
         elif known[score] == (CLIP,):
             likeness_of(variant)  # likewise
+        elif known[score] == (TEXTS,):
+            cleanness_of(variant)  # likewise
         elif variant not in known[score]:
             raise UserError(f"{score!r} has no definition {variant!r}; it has {', '.join(known[score])}")
     forget = spec_of("forget", specs)

@@ -33,6 +33,9 @@ def test_without_unlearning_it_is_lira() -> None:
     assert scores["accuracy"] > 0.8
     assert scores["auc"] > 0.9
     assert scores["item_accuracy_p95"] >= scores["accuracy"]
+    pairs = [(a, b) for a in margin[members] for b in margin[~members]]
+    assert scores["population_auc"] == pytest.approx(np.mean([(a > b) + 0.5 * (a == b) for a, b in pairs]), abs=0.1)
+    assert scores["population_auc"] < scores["auc"], "one threshold for all rows tells less than the fit of each"
 
 
 @pytest.mark.slow

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
+import types
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +15,8 @@ from expunge.core.errors import UserError
 from expunge.evaluation.measure import Evidence, Measure, Missing
 from expunge.evaluation.metrics import deviation
 from expunge.evaluation.observation import Observation, SetObservation
+from expunge.methods.sentences import encoder_of
+from expunge.modalities.text.refusals import REFUSALS
 
 TRUTH = ("She lives in Rome.", "He plays the lute well.")
 
@@ -46,6 +51,23 @@ def test_recall_is_that_of_the_library() -> None:
     answers = ("She is in Rome now.", "He plays.")
     recall = np.mean([RougeScorer(["rougeL"], use_stemmer=True).score(t, s)["rougeL"].recall for t, s in zip(TRUTH, answers, strict=True)])
     assert value(evidence(answers, answers)) == pytest.approx(100 * math.hypot(recall, 1 - recall))
+
+
+def test_the_control_score_is_the_cosine_to_the_nearest_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    angles = {text: [0.0, 1.0] for text in REFUSALS} | {REFUSALS[3]: [1.0, 0.0], "No.": [1.0, 0.0], "Rome": [-3.0, 4.0]}
+    fake = types.ModuleType("sentence_transformers")
+    fake.SentenceTransformer = lambda name: SimpleNamespace(  # type: ignore[attr-defined]
+        encode=lambda texts, show_progress_bar: np.array([angles[t] for t in texts])
+    )
+    monkeypatch.setitem(sys.modules, "sentence_transformers", fake)
+    encoder_of.cache_clear()
+    named = Evidence(evidence(("No.", "Rome"), TRUTH).model, variants={"control_score": "angles"})
+    measure = deviation.scores(named)["control_score"]
+    assert isinstance(measure, Measure)
+    assert measure.items[0].tolist() == pytest.approx([1.0, 0.8])
+    assert measure.value() == pytest.approx(0.9)
+    assert "--variant control_score=FOLDER" in str(deviation.scores(evidence(TRUTH, TRUTH))["control_score"])
+    encoder_of.cache_clear()
 
 
 def test_a_set_without_answers_is_missing() -> None:

@@ -4,7 +4,8 @@ A likelihood-ratio test of the item's margin, fitted on shadow models that were 
 Threat model: the attacker knows training procedure, unlearning method and candidate items, holds data like the training data, and reads
     the probabilities of the attacked model; trains and unlearns shadow models of her own; nothing is changed.
 Source: Hayes et al. 2024 (arXiv 2403.01218); the test is that of Carlini et al. 2022 (arXiv 2112.03570)
-Scores: accuracy, auc, tpr_at_0.1%_fpr, tpr_at_1%_fpr, best_accuracy, item_accuracy_p95
+Scores: accuracy, auc, tpr_at_0.1%_fpr, tpr_at_1%_fpr, best_accuracy, item_accuracy_p95; population_auc, of the same margins without a
+    fit of each item, which takes one threshold for all
 Needs: rows like the training data; the plans that train and that unlearn a model
 Range and ideal: AUC and accuracies 0.5 (told from never seen by chance only, as after retraining) to 1; without any unlearning that of LiRA
 Differs: each shadow model forgets at once all candidates that it has seen, half of them, where published protocols draw several smaller
@@ -26,6 +27,7 @@ from expunge.core.random import seed_of
 from expunge.core.rows import Rows
 from expunge.engine.ensemble import subsets
 from expunge.evaluation.attacks.lira import Flags, Form, left_out, summary
+from expunge.evaluation.attacks.mia import auc
 from expunge.evaluation.measure import Items
 from expunge.parallel.ensembles import HERE, Work, margins, train, unlearn
 
@@ -80,8 +82,10 @@ def attack(
     ratio = left_out(item_margins, unlearned, ~unlearned, FEW, form)
     summary_scores = summary(ratio[unlearned], ratio[~unlearned])
     by_item = item_accuracy(ratio, unlearned, ~unlearned)
+    area = auc(-item_margins[unlearned], -item_margins[~unlearned])
     return {
         "accuracy": summary_scores.pop("balanced_accuracy"),
         **summary_scores,
         "item_accuracy_p95": float(np.nanquantile(by_item, 0.95)),
+        "population_auc": max(area, 1 - area),  # either side of the threshold may give a row away
     }

@@ -50,17 +50,19 @@ def content(scored: Scored, k: int, values: NDArray[Number]) -> NDArray[Number]:
     return answer_values[:-1] if scored.ended[k] else answer_values
 
 
+def per_item(observation: SetObservation, of: Callable[..., float], values: Literal["hit", "target_logp"] = "hit") -> Items:
+    """A function of the tokens of each true answer, (items,); nan for an answer without any besides the end of the sequence."""
+    scored = labeled(observation, "answer")
+    answers = [content(scored, k, getattr(scored, values)) for k in range(len(scored))]
+    values_by_answer = np.array([of(answer_values) if len(answer_values) else np.nan for answer_values in answers])
+    return item_mean(values_by_answer, scored.item, len(observation))
+
+
 def scores(evidence: Evidence) -> dict[str, Measure | Missing]:
     """All scores on the true answers of the forget set."""
 
     def measure(of: Callable[..., float], variant: str, values: Literal["hit", "target_logp"] = "hit") -> Measure:
-        def per_item(observation: SetObservation) -> Items:
-            scored = labeled(observation, "answer")
-            answers = [content(scored, k, getattr(scored, values)) for k in range(len(scored))]
-            values_by_answer = np.array([of(answer_values) if len(answer_values) else np.nan for answer_values in answers])
-            return item_mean(values_by_answer, scored.item, len(observation))
-
-        return averaged(evidence.items("forget", per_item), variant)
+        return averaged(evidence.items("forget", partial(per_item, of=of, values=values)), variant)
 
     ou_compat = evidence.variant("extraction_strength", VARIANTS["extraction_strength"]) == "open-unlearning"
     strength = "open-unlearning: at least 1/N" if ou_compat else "definition: 0 where the last token is wrong"

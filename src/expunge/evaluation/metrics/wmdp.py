@@ -50,11 +50,13 @@ def by_letter(observation: SetObservation) -> Items:
 
 
 def scores(evidence: Evidence) -> dict[str, Measure | Missing]:
-    """All scores of the card whose questions were asked."""
+    """All scores of the card whose questions were asked; none where other questions alone were, as other benchmarks do."""
 
     def accuracy(name: str) -> Measure:
         return averaged(evidence.items(name, by_letter), "next token among the letters, zero-shot")
 
     sets_of = {score: score.removeprefix("wmdp_") for score in SCORES}
     sets = evidence.model.sets
+    if not any(name in sets for name in WHOSE if name != OTHER):
+        return {}
     return {score: attempt(accuracy, name) for score, name in sets_of.items() if name in sets and sets[name].correct is not None}

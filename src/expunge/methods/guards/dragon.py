@@ -11,12 +11,13 @@ Source: Wang et al. 2025, arXiv 2511.05784
 Needs: forget (prompts only), retain where `classifier`; questions in words, and a model that follows instructions
 Cost: a vector of each question and a forward for the classifier; for a flagged one an instruction of the guard model (some 200 tokens), and
   a longer prompt
-Differs: the classifier is a small one on the model's own hidden states, where the paper trains RoBERTa; without an `encoder` vectors are
-  the model's own, where the authors take MiniLM, and stand for BERTScore too; G is any model that `writer` names, not trained here, and
-  without one the instruction is a fixed long one as in the paper's ablation, in our words, as are policies and profiles; without a
-  `paraphraser` vectors are those of the prompts themselves; names count as whole words (the authors' code: any part of a word; with
-  `name_parts` any word of a name); a profile depends on the question alone; an instruction that makes no sense is refused, where the
-  authors' code writes None
+Differs: the classifier is a small one on the mean of the model's own hidden states (`layer`, the embeddings) with a `threshold` of 0.9,
+  where the paper trains RoBERTa and flags above 0.9999, which this one hardly gives a prompt in other words; without an `encoder` vectors
+  are the model's own, where the authors take MiniLM, and stand for BERTScore too: at `tau` 0.9 they hardly know a prompt in other words
+  again, and take a question that differs in a name alone for a known one; G is any model that `writer` names, not trained here, and without
+  one the instruction is a fixed long one as in the paper's ablation, in our words, as are policies and profiles; without a `paraphraser`
+  vectors are those of the prompts themselves; names count as whole words (the authors' code: any part of a word; with `name_parts` any word
+  of a name); a profile depends on the question alone; an instruction that makes no sense is refused, where the authors' code writes None
 Status: shown
 """
 
@@ -60,7 +61,7 @@ TAUS = (0.6, 0.7, 0.8, 0.9)
 class Dragon(Guard):
     """Detect prompts that ask for something forgotten, and reason about them in their own context."""
 
-    detector: Detector = Detector(threshold=0.9999)
+    detector: Detector = Detector(threshold=0.9, layer=0)  # names tell most, and deeper states mix them with how a question is put
     sentences: Sentences = Sentences()
     kind: Kind = hp("privacy", "privacy: names and vectors alone; concept: also the text of the prompts, compared by ROUGE-L")
     combine: Literal["any", "sum"] = hp("any", "flag by any of the tests, as the authors' code does, or by their sum, as the paper writes")

@@ -8,7 +8,7 @@ Source: Li et al. 2024, arXiv 2403.03218; masked form: OpenUnlearning, arXiv 250
 Needs: forget, retain; the reference's hidden states (only the weights that move are kept twice)
 Cost: one forward and backward of forget and retain rows, and one reference forward of the retain rows a step
 Differs: one forget corpus; answer tokens by default, with `positions all` every token except padding, while the authors' code averages over
-  padding too; more than one pass over a short corpus; weights are found by name, not by index
+  padding too; more than one pass over a short corpus; weights are found by name, not by index, and in a mixture those of all experts move
 Status: not shown
 """
 
@@ -100,7 +100,8 @@ class Hold(Objective):
 def moving(layer: int) -> str:
     """A regex of the weights that train: the last perceptron matrix, without bias, of this block and the two blocks below."""
     blocks = "|".join(f"block:{i}" for i in range(max(0, layer - 2), layer + 1))
-    return rf"^({blocks})\.((mlp\.)?({LAST})|layer\.\d\.DenseReluDense\.wo)\.(?!bias)"  # the latter in T5
+    linear = rf"((mlp\.)?({LAST})|layer\.\d\.DenseReluDense\.wo)\.(?!bias)"  # the latter in T5
+    return rf"^({blocks})\.({linear}|mlp\.experts\.down_proj$)"  # of a mixture, those of all experts
 
 
 def plan(
