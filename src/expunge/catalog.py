@@ -184,6 +184,17 @@ def path_of(name: str, kind: str = "methods") -> Path | None:
     return None if name in _registered.get(kind, {}) else _files(kind).get(FORMER.get(name, name))
 
 
+def defines(function: str, name: str, kind: str = "methods") -> bool:
+    """Whether an entry defines a function of some name; the source of our own files is read, not imported. Raises: UserError."""
+    path = path_of(name, kind)
+    return function in _functions(path) if path else callable(getattr(load(name, kind), function, None))
+
+
+@cache
+def _functions(path: Path) -> frozenset[str]:
+    return frozenset(re.findall(r"^def (\w+)\(", path.read_text(encoding="utf-8"), re.M))
+
+
 def find(name: str) -> str:
     """The kind that a name belongs to. Raises: UserError for an unknown name."""
     for kind in FOLDERS:

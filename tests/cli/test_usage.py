@@ -213,3 +213,34 @@ def test_completion_offers_names() -> None:
     command = [sys.executable, "-c", "from expunge.cli.app import app; app(prog_name='expunge')"]
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.stdout.split() == [n for n in catalog.names() if n.startswith("gradi")]
+
+
+# Runs a command and prints what it has imported.
+IMPORTED = "import json, sys\nfrom expunge.cli.app import main\ntry:\n    main()\nfinally:\n    print(json.dumps(list(sys.modules)))"
+ELSEWHERE = (
+    "datasets",
+    "diffusers",
+    "nltk",
+    "pandas",
+    "peft",
+    "plotly",
+    "polars",
+    "pyarrow",
+    "ray",
+    "scipy.stats",
+    "sklearn",
+    "transformers.trainer",
+)
+
+
+@pytest.mark.slow
+def test_an_audit_imports_no_library_and_no_attack_that_it_does_not_use(cases: Cases, tmp_path: Path) -> None:
+    words = ["audit", cases.model, "--forget", cases.forget, "--retain", cases.retain, "--out", str(tmp_path / "run"), "--fail-on", "never"]
+    env = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", IMPORTED, *words], capture_output=True, text=True, env=env)
+    assert (tmp_path / "run" / "audit.json").exists(), done.stderr
+    imported = set(json.loads(done.stdout.splitlines()[-1]))
+    assert "torch" in imported
+    assert not imported & set(ELSEWHERE)
+    unused = {f"expunge.evaluation.attacks.{name}" for name in ("quantize", "prune", "paraphrase", "logit_lens")}
+    assert not imported & unused

@@ -3,13 +3,14 @@
 import json
 from dataclasses import replace
 from functools import cache
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 
 import classified
 from counting import ABOUT, models, observation_of, pairs
+from expunge import catalog
 from expunge.benchmarks.suite import SetSpec
 from expunge.core.errors import UserError
 from expunge.evaluation import scoring
@@ -30,6 +31,22 @@ def test_families_are_found_by_listing():
     names = {family.__name__.rsplit(".", 1)[1] for family in families()}
     assert names >= {"tofu", "memorization", "mia", "mia_classifier", "classification", "representation", "choice", "losses"}
     assert not names & {"__init__", "klom", "relearn", "quantize"}, "these give no scores of an observation"
+
+
+@pytest.mark.parametrize("kind", ["attacks", "metrics"])
+def test_the_source_of_an_entry_shows_what_it_defines(kind, monkeypatch):
+    for name in catalog.names(kind):
+        for function in ("plan", "scores"):
+            assert catalog.defines(function, name, kind) == hasattr(catalog.load(name, kind), function), (name, function)
+    added = ModuleType("added")
+    monkeypatch.setitem(catalog._registered, kind, {"quantize": added, "added": added})  # the first takes the place of one of ours
+    assert not catalog.defines("plan", "added", kind)
+    assert not catalog.defines("plan", "quantize", kind)
+    added.plan = lambda: None
+    assert catalog.defines("plan", "added", kind)
+    assert catalog.defines("plan", "quantize", kind)
+    with pytest.raises(UserError, match="did you mean"):
+        catalog.defines("plan", "quantizee", kind)
 
 
 OF_OWN_SETS = {"choice", "preference", "blur", "dusk", "restor", "muse", "rwku", "wmdp", "label_auc"}  # give nothing where nobody asks

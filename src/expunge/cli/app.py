@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import warnings
@@ -28,6 +29,7 @@ from expunge.cli.exits import MEANINGS
 
 ABOUT = "Remove the influence of chosen training data from a trained model, and give evidence that it is gone."
 CODES = "Exit codes: " + "; ".join(f"{int(code)} {meaning}" for code, meaning in MEANINGS.items()) + "."
+COLLECT_AFTER = 50_000  # new objects; torch and transformers make a million that all stay, among which the default looks for garbage
 app = typer.Typer(
     cls=parsing.Commands,
     no_args_is_help=True,
@@ -73,6 +75,7 @@ for add in (
 
 def main() -> NoReturn:
     """Run the command line and exit."""
+    gc.set_threshold(COLLECT_AFTER)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

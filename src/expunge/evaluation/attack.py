@@ -323,7 +323,7 @@ def beside(name: str, outcome: AttackOutcome, original: AttackOutcome | None, re
 
 def is_intervention(name: str) -> bool:
     """Whether an attack changes something; a probe reads existing observations. Raises: UserError for an unknown name."""
-    return hasattr(catalog.load(name, "attacks"), "plan")
+    return catalog.defines("plan", name, "attacks")
 
 
 def chosen(names: Sequence[str], hyperparameters: Mapping[str, Any]) -> dict[str, Attack]:

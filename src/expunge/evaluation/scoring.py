@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import cache, lru_cache
+from functools import lru_cache
 from math import isfinite
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -30,7 +28,7 @@ UNSEEN = "holdout"  # the set of unseen items
 @catalog.until_change
 def families() -> tuple[ModuleType, ...]:
     """All families of scores: the metrics and attacks that define `scores`, plug-ins included."""
-    return tuple(catalog.load(name, kind) for kind in KINDS for name in catalog.names(kind) if _defines_scores(name, kind))
+    return tuple(catalog.load(name, kind) for kind in KINDS for name in catalog.names(kind) if catalog.defines("scores", name, kind))
 
 
 def score_specs(modality: str = "") -> dict[str, ScoreSpec]:
@@ -49,20 +47,9 @@ def _family(name: str) -> ModuleType:
     """The family of a name. Raises: UserError where there is none."""
     kind = next((kind for kind in KINDS if name in catalog.names(kind)), KINDS[0])
     module = catalog.load(name, kind)
-    if not _defines_scores(name, kind):
+    if not catalog.defines("scores", name, kind):
         raise UserError(f"{name!r} gives no scores of what was observed, so no set can be scored by it")
     return module
-
-
-def _defines_scores(name: str, kind: str) -> bool:
-    """Whether an entry is a family of scores; reads the source of our own files without importing them."""
-    path = Path(catalog.ROOT) / "evaluation" / kind / f"{name}.py"
-    return _has_scores(path) if path.is_file() else callable(getattr(catalog.load(name, kind), "scores", None))
-
-
-@cache
-def _has_scores(path: Path) -> bool:
-    return bool(re.search(r"^def scores\(", path.read_text(encoding="utf-8"), re.M))
 
 
 def with_variants(specs: Specs, variants: Mapping[str, str]) -> Specs:

@@ -63,17 +63,14 @@ class Glossary:
         self._sentences = {**TERMS, **(more or {})}
         forms = {term: FORMS.get(term, f"{re.escape(term)}s?") for term in TERMS}
         forms |= {term: rf"{re.escape(term)}(?! \()" for term in more or {}}
-        self._open = dict(sorted(forms.items(), key=lambda item: len(item[0]), reverse=True))
+        longest_first = sorted(forms.items(), key=lambda item: len(item[0]), reverse=True)
+        self._open = {term: re.compile(rf"(?<![\w-])(?:{form})(?![\w-])", re.IGNORECASE) for term, form in longest_first}
 
     def gloss(self, text: str) -> Glossed:
         """Escape a text, and explain the words in it that were not explained before."""
         html, terms, at = Markup(), [], 0
-        while self._open:
-            pattern = "|".join(f"(?P<t{k}>{form})" for k, form in enumerate(self._open.values()))
-            match = re.compile(rf"(?<![\w-])(?:{pattern})(?![\w-])", re.IGNORECASE).search(text, at)
-            if not match:
-                break
-            term = list(self._open)[int(str(match.lastgroup)[1:])]
+        while matches := [(match, term) for term, pattern in self._open.items() if (match := pattern.search(text, at))]:
+            match, term = min(matches, key=lambda item: item[0].start())  # of several at one place, the longest term
             sentence = self._sentences[term]
             html += text[at : match.start()] + Markup('<abbr title="{}">{}</abbr>').format(sentence, match[0])
             terms.append((term, sentence))
