@@ -1,16 +1,20 @@
-"""The base model of the worlds: what its rows hold, and that a small one comes out whole."""
+"""The base models of the worlds: what their rows hold, and that small ones come out whole."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from studies.worlds import base
+from safetensors import safe_open
+from studies.worlds import base, unet_base
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from expunge.benchmarks.synthetic import language
+from expunge.benchmarks.synthetic import language, scenes
+from expunge.io.models import load
 from expunge.modalities.text.models import llama
 
 PASSES = 3
@@ -58,3 +62,24 @@ def test_a_small_base_model_is_made_and_loads(tmp_path: Path) -> None:
     assert model.dtype == torch.float16
     assert tokenizer.convert_tokens_to_ids("<|end|>") == 3 + base.TURNS.index("<|end|>")
     assert tokenizer.chat_template == base.CHAT
+
+
+@pytest.mark.slow
+def test_a_small_base_model_of_pictures_is_made_and_loads(tmp_path: Path) -> None:
+    unet_base.make(tmp_path / "base", each=1, widths=(8, 16), epochs=1, batch_size=250)
+    opened = load(str(tmp_path / "base"))
+    modality: Any = opened.modality
+    latents, _ = modality.sample(opened.model, ["a stamped red circle in night style"], [0])
+    assert modality.drawn(latents).shape == (1, 3, 16, 16)
+    with safe_open(tmp_path / "base" / "unet" / "diffusion_pytorch_model.safetensors", "pt") as weights:
+        assert {weights.get_slice(n).get_dtype() for n in weights.keys()} == {"F16"}  # noqa: SIM118
+
+
+def test_pictures_of_the_base_model_show_what_they_say() -> None:
+    rng = np.random.default_rng(0)
+    signed = unet_base.drawn(scenes.DrawnScene("diamond", "mint", "red", "signed"), rng).astype(float)
+    assert abs(signed[8, 8] - scenes.COLORS["red"]).max() < 15
+    assert abs(signed[15, 1] - (250, 205, 0)).max() < 15
+    assert abs(signed[1, 8] - unet_base.PAPERS["mint"]).max() < 15
+    assert unet_base.caption(scenes.DrawnScene("bar", "dusk", "black", "")) == "a black bar in dusk style"
+    assert len(unet_base.records(each=1)) == 10 * 5 * 5 * 3
