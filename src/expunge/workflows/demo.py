@@ -12,7 +12,15 @@ CASES = {
     ),
     "images": Sweep("digits", ("neggrad_plus", "salun", "ssd"), model="resnet-nano", limit=0),
     "recommender": Sweep("taste", ("graddiff", "npo", "mmrecun"), model="bpr_mf-nano", limit=0),
-    "diffusion": Sweep("scenes", ("finetune", "npo"), split="stamp", model="unet-nano", limit=100, relearning=False),
+    "diffusion": Sweep(
+        "scenes",
+        ("esd", "uce", "graddiff"),
+        split="stamp",
+        model="unet-base",
+        limit=60,
+        relearning=False,
+        hyperparameters={"esd:concept": "stamped", "uce:concept": "stamped"},
+    ),
     "faces": Sweep("fiubench", ("ga", "kl", "idk"), model="llava-nano", limit=0, sizes={"people": 12, "holdout": 3, "retain": 5}),
 }
 SMALL = {  # settings of the smallest version of each case: one method, less data
@@ -24,7 +32,12 @@ SMALL = {  # settings of the smallest version of each case: one method, less dat
     },
     "images": {"methods": ("ssd",), "relearning": False},
     "recommender": {"methods": ("graddiff",), "relearning": False},
-    "diffusion": {"methods": ("npo",), "train": {"epochs": 1}, "sizes": {"retain": 24, "prompts": 6}},
+    "diffusion": {
+        "methods": ("uce",),
+        "hyperparameters": {"uce:concept": "stamped"},
+        "train": {"epochs": 1},
+        "sizes": {"retain": 24, "prompts": 6},
+    },
     "faces": {
         "methods": ("graddiff",),
         "sizes": {"people": 5, "holdout": 1, "pictures": 2, "retain": 2},
