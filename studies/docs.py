@@ -21,7 +21,7 @@ from expunge.core.plan import Plan, as_plans
 from expunge.core.suggest import did_you_mean
 from expunge.report.markdown import prose, table
 from expunge.workflows import build_plan
-from studies import command_line, evidence, faces_page, leaderboard, movielens_page, performance_page, trust_page
+from studies import command_line, evidence, faces_page, leaderboard, movielens_page, performance_page, pictures_page, trust_page
 from studies.tuning import page as tuning
 
 ROOT = Path(__file__).parents[1]
@@ -49,6 +49,7 @@ def pages() -> dict[str, str]:
         **performance_page.pages(ROOT),
         **movielens_page.pages(ROOT),
         **faces_page.pages(ROOT),
+        **pictures_page.pages(ROOT),
         **trust_page.pages(ROOT),
         **tuning.pages(),
         **card_pages,

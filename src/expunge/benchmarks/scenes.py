@@ -21,7 +21,7 @@ from expunge.benchmarks.suite import Record, SetSpec, Suite
 from expunge.benchmarks.synthetic import scenes
 from expunge.core.errors import UserError
 
-MODEL = "unet-nano"  # the built-in size that it is made for
+MODEL = "unet-base"  # the built-in size that it is made for
 
 EACH, STAMPED = 12, 4  # pictures of each scene without and with a stamp
 UNSEEN = 2  # pictures of each scene that no model is trained on

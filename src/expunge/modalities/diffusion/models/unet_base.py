@@ -26,13 +26,13 @@ FRESH = False  # its weights are trained
 SETTINGS = Settings(dropped=0.1, steps=8, guidance=3.0)
 TRAINING: dict[str, dict[str, Any]] = {
     "unet-base": {
-        "epochs": 4,
-        "lr": 2e-3,
-        "batch_size": 32,
+        "epochs": 7,
+        "lr": 4e-3,
+        "batch_size": 16,
         "optimizer": "adam",
         "weight_decay": 0.0,
         "schedule": "cosine",
-        "warmup": 0.1,
+        "warmup": 0.05,
         "max_grad_norm": 1.0,
     }
 }
