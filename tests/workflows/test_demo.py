@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from expunge.benchmarks import presets
@@ -17,7 +20,8 @@ def test_a_case_is_an_order_that_can_be_carried_out(case: str, quick: bool) -> N
     sweep.check()
     assert sweep.load_suite().sets["forget"]
     if not quick:
-        assert all(presets.hyperparameters(sweep.suite, sweep.size, method) for method in sweep.methods)
+        preset = Path(presets.__file__).with_name(f"{sweep.suite}-{sweep.size}.json")
+        assert {*sweep.methods} <= json.loads(preset.read_text(encoding="utf-8"))["methods"].keys(), "settings were chosen for the model"
 
 
 def test_the_smallest_version_has_one_method() -> None:
