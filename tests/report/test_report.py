@@ -618,3 +618,12 @@ def test_published_numbers_stand_beside_ours() -> None:
     assert '<a href="#published">' in html
     assert 'id="published"' not in page.build(ReportData("Title", entries))
     assert ReportData.from_json(report_data.to_json()) == report_data
+
+
+@pytest.mark.parametrize(("far", "best"), [(0.5, 1), (0.61, 2)])
+def test_a_score_that_is_best_near_the_retrained_model_has_that_model_above(far: float, best: int) -> None:
+    methods = [method("near", known=0.25, utility=0.6), method("far", known=0.8, utility=far)]
+    html = page.build(whole(quality="forget_prob", models=[*CONTROLS, *methods]))
+    plane = html[html.index('<section id="tradeoff"') :].partition("</section>")[0]
+    assert "axis reversed: best near the retrained model" in plane
+    assert plane.count('class="mark method best" transform') == 2 * best, "each in the narrow and in the wide drawing"

@@ -48,11 +48,13 @@ def tradeoff(report_data: ReportData, rows: Sequence[Group]) -> Figure | None:
     def height(value: float) -> float:
         return max(math.log10(max(value, 1e-300)), _LOWEST) if p else value
 
+    heights = {group.role: y.value or 0.0 for group, _, y in complete if group.role in ("original", "retrained")}
+    target = heights.get("retrained")
     rated = [
-        (group, (x.value or 0.0) * (-1 if toward_x == "lower" else 1), (y.value or 0.0) * (-1 if toward_y == "lower" else 1))
+        (group, (x.value or 0.0) * (-1 if toward_x == "lower" else 1), _goodness(y.value or 0.0, toward_y, target))
         for group, x, y in complete
+        if group.role == "method" and toward_x != "retrained" and (toward_y != "retrained" or target is not None)
     ]
-    rated = [point for point in rated if point[0].role == "method"] if toward_x != "retrained" and toward_y != "retrained" else []
     best = [rated[i][0] for i in front([(x, y) for _, x, y in rated])]
     marks = []
     for group, x, y in complete:
@@ -71,6 +73,8 @@ def tradeoff(report_data: ReportData, rows: Sequence[Group]) -> Figure | None:
         floor = _LOWEST if lowest <= _LOWEST else None
         y_axis = Axis(lowest - 0.02 * abs(lowest), 0.25, f"{title}, p-value (logarithmic)", log=True, floor=floor)
         guides = [Guide(math.log10(SAME), w) for w in ("p = 0.05", "p = 0.05: above, not told apart from the retrained model")]
+    elif toward_y == "retrained" and len(heights) == 2 and heights["retrained"] < heights["original"]:
+        y_axis = Axis.around(ys, f"{title} (axis reversed: best near the retrained model)", flipped=True)
     else:
         y_axis = _fit(title, ys, toward_y == "lower")
     hovers = "; ".join(_axis_scores(report_data, group) for group, _, _ in complete)
@@ -80,6 +84,13 @@ def tradeoff(report_data: ReportData, rows: Sequence[Group]) -> Figure | None:
     note = f"Not drawn, for want of one of the two scores: {', '.join(left_out)}." if left_out else ""
     charts = scatter(narrow, marks, label, "narrow", guides[0], joined), scatter(wide, marks, label, "wide", guides[1], joined)
     return Figure("", *charts, note)
+
+
+def _goodness(value: float, toward: str, target: float | None) -> float:
+    """A score as a number that is larger where it is better. target: the retrained model's, for scores that are best near it."""
+    if toward == "retrained":
+        return -abs(value - (target or 0.0))
+    return -value if toward == "lower" else value
 
 
 def _fit(label: str, values: Sequence[float], flipped: bool) -> Axis:
