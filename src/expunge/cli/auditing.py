@@ -23,6 +23,7 @@ SAME_NAME = (
     "request_from",
     "prompt_format",
     "limit",
+    "memory",
     "overwrite",
     "allow_overlap",
     "where",
@@ -63,6 +64,7 @@ def audit(
     run: options.Out = Path(),
     prompt_format: options.Format = "",
     limit: options.Limit = 400,
+    memory: options.Memory = "",
     track: options.Tracks = None,
     device: options.Device = "auto",
     dtype: options.Dtype = None,
@@ -116,6 +118,7 @@ def _audit(ctx: typer.Context, attacks: tuple[str, ...], printer: Printer, contr
         precheck.audit_folder(params["run"], params["overwrite"])
     with printer.progress() as show:
         show(0, 0, f"loading {params['model']}")
+        from expunge.engine import memory
         from expunge.engine.device import choose
         from expunge.evaluation.attack import chosen
         from expunge.workflows.audit import audit as audit_model
@@ -124,6 +127,8 @@ def _audit(ctx: typer.Context, attacks: tuple[str, ...], printer: Printer, contr
         with usage():
             choose(params["device"])
             chosen(attacks, hyperparameters)
+            if params["memory"]:
+                memory.parse(params["memory"])
             if limits:
                 thresholds_of(**limits)
         return audit_model(
@@ -170,6 +175,7 @@ def attack(
     run: options.Out = Path(),
     prompt_format: options.Format = "",
     limit: options.Limit = 400,
+    memory: options.Memory = "",
     track: options.Tracks = None,
     device: options.Device = "auto",
     dtype: options.Dtype = None,

@@ -57,6 +57,7 @@ Pickle = Annotated[bool, typer.Option("--allow-pickle", help="load weights that 
 Remote = Annotated[bool, typer.Option("--trust-remote-code", help="run code that comes with a model")]
 Every = Annotated[float, typer.Option("--checkpoint-every", help="seconds between checkpoints; 0: a checkpoint after each step", min=0)]
 Limit = Annotated[int, typer.Option(help="number of retain and holdout rows that are evaluated; 0: all", min=0)]
+Memory = Annotated[str, typer.Option(help="the most memory to take, e.g. 4GB; language models are then asked in smaller passes")]
 Data = Annotated[str, typer.Option(help="path of the benchmark's data; default: its hub id")]
 Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="where to compute; auto: a GPU where there is one")]
 Dtype = Annotated[

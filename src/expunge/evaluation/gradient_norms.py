@@ -14,6 +14,7 @@ from torch import nn
 from expunge.core.errors import UserError
 from expunge.core.modality import Modality, ModelOutput
 from expunge.core.rows import Rows
+from expunge.engine import memory
 from expunge.engine.estimators.ghost_norms import gradient_norms
 from expunge.evaluation.teacher_forced import LabelScores, SetKind, batches, empty_label_scores, fill_label_scores
 
@@ -61,8 +62,9 @@ def _norms(model: nn.Module, modality: Modality, rows: Rows, moments: bool) -> t
 
 
 def positions(model: nn.Module, modality: Modality) -> int:
-    """The most positions of one forward and backward pass: fewer for a model with many classes."""
+    """The most positions of one forward and backward pass: fewer for a model with many classes, and where memory is bounded."""
+    most = BACK
     with suppress(UserError):
         classes = getattr(modality.module(model, modality.head(model)), "out_features", 1)
-        return max(1, min(BACK, ROOM.get(next(model.parameters()).device.type, ROOM["cuda"]) // classes))
-    return BACK
+        most = max(1, min(BACK, ROOM.get(next(model.parameters()).device.type, ROOM["cuda"]) // classes))
+    return memory.fitting(most, memory.position_bytes(model, gradients=True) + memory.logits_bytes(model))

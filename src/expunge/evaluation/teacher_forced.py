@@ -120,9 +120,9 @@ def fill_label_scores(output: ModelOutput, parts: LabelScores) -> None:
     tensors = {"target_logp": logp.values.detach(), "hit": hit}
     if "mean" in parts[0]:
         log = output.log_probs.values
-        p = log.exp()
-        mean = (p * log).sum(-1)
-        variance = (p * log.square()).sum(-1) - mean.square()
+        p = log.exp().mul_(log)  # in place, since these are the largest tensors of a pass
+        mean = p.sum(-1)
+        variance = p.mul_(log).sum(-1) - mean.square()
         tensors |= {"mean": mean, "std": variance.clamp_min(VARIANCE).sqrt()}
     lengths = logp.lengths.tolist()
     for name, values in tensors.items():

@@ -15,7 +15,7 @@ from expunge.core.hyperparameters import hyperparameters_of
 from expunge.core.modality import Modality
 from expunge.core.rows import Rows
 from expunge.core.suggest import did_you_mean
-from expunge.engine import receipt
+from expunge.engine import memory, receipt
 from expunge.engine.guarding import is_guarded
 from expunge.evaluation.alike import Alike
 from expunge.evaluation.attack import chosen, is_intervention
@@ -49,6 +49,7 @@ from expunge.workflows.audit_result import AUDITED, Audit, concluded, write
 from expunge.workflows.audited_sets import audited_sets, read_rows
 from expunge.workflows.callbacks import Callbacks
 from expunge.workflows.overlaps import Overlap
+from expunge.workflows.room import room_of
 from expunge.workflows.trackers import Track, listening
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class AuditOptions:
         alpha: the chance that a verdict "removed" or "not removed" is wrong where the truth lies at a margin.
         margins: differences of scores that count as none, by score; default: those of the scores.
         progress: receives rows done, rows in all, and the activity.
+        memory: the most memory of the process, on a GPU of its models, such as 4GB; language models are then asked in passes that fit.
         callbacks, track: objects that are told of the audit, and trackers that get its numbers (see `Callback` and `Tracker`).
         command: the command line, for the report.
         load_options: of `expunge.load`.
@@ -104,6 +106,7 @@ class AuditOptions:
     map: ColumnMap = ()
     alpha: float = 0.05
     margins: Mapping[str, float] = field(default_factory=dict)
+    memory: str = ""
     progress: Progress = silent
     callbacks: Callbacks = ()
     track: Track = ()
@@ -151,6 +154,7 @@ class Auditor:
         """Raises: UserError where the options do not fit together; this happens before any model loads."""
         self.model, self.options = model, options
         self.thresholds = thresholds_of(options.alpha, options.margins)
+        self.memory = memory.parse(options.memory) if options.memory else 0
         self.attacks = chosen(options.attack, options.attack_hyperparameters)
         self.folder = run_dirs.audit_folder(options.out, options.overwrite)
         sources = requested(own_sources, options.where, options.map)
@@ -219,9 +223,10 @@ class Auditor:
         models = [m for m in (original, retrained, audited) if m]
         if options.with_controls and (source := opened_original or opened) is not None:
             rows = source.modality.rows("forget", self.sets["forget"])
-            control_models = controls(
-                source, rows, self.sets, beside["retrained"], self.cache, options.progress, beside["original"], self.attacks, self.specs
-            )
+            with memory.bounded(room_of(source, self.sets["forget"], "controls", self.memory, options.progress)):
+                control_models = controls(
+                    source, rows, self.sets, beside["retrained"], self.cache, options.progress, beside["original"], self.attacks, self.specs
+                )
             models += control_models if opened_original else control_models[:1]
         return [compared(m, original, retrained) for m in models]
 
@@ -251,6 +256,13 @@ class Auditor:
             raise UserError(f"there are no rows to ask the {name} model about: give --forget FILE")
         opened = opened or self._open(source)
         self._check_probes(opened.modality.name)
+        with memory.bounded(room_of(opened, self.sets["forget"], name, self.memory, self.options.progress)):
+            return self._look_at(opened, name, role, retrained, fields)
+
+    def _look_at(
+        self, opened: Opened, name: str, role: Role, retrained: Observation | None, fields: dict[str, Any]
+    ) -> tuple[AuditedModel, Opened]:
+        """An opened model, observed, scored and attacked."""
         self.alike.check(name, self._look_into(opened, role), opened.modality)
         profile = profile_of(opened.modality.name)
         if profile.needs_random_init:

@@ -36,6 +36,7 @@ class AuditKeywords(TypedDict, total=False):
     map: ColumnMap
     alpha: float
     margins: Mapping[str, float]
+    memory: str
     progress: Progress
     callbacks: Callbacks
     track: Track

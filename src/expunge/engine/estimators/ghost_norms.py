@@ -132,7 +132,7 @@ def gradient_norms(
         return torch.cat(batch_norms)
 
     batch_places = [list(places) for places in batches]
-    if not batch_places or _alike(ghost_norms, exact_norms, batch_places[0]):
+    if not batch_places or _alike(ghost_norms, exact_norms, next((b for b in batch_places if len(b) > 1), batch_places[0])):
         for places in batch_places:
             norms[places] = ghost_norms(places)
     else:
@@ -154,10 +154,10 @@ def _all_trainable(params: Sequence[Tensor]) -> Iterator[None]:
             p.requires_grad_(flag)
 
 
-def _alike(ghost_norms: Callable[[list[int]], Tensor], exact_norms: Callable[[list[int]], Tensor], places: Sequence[int]) -> bool:
+def _alike(ghost_norms: Callable[[list[int]], Tensor], exact_norms: Callable[[list[int]], Tensor], places: list[int]) -> bool:
     """Whether the ghost norms of the last row of a batch equal the norms of its gradient."""
     try:
-        norms = ghost_norms([places[0], places[-1]])[-1]
+        norms = ghost_norms([places[0], places[-1]] if len(places) > 1 else places)[-1]
     except (Uncovered, RuntimeError):  # a layer is unknown, or the model reads its weights without calling it
         return False
     expected = exact_norms([places[-1]])[0]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from expunge.core.capabilities import Samples
 from expunge.core.rows import Packed
+from expunge.engine.memory import ANSWERS
 
 TRIED = 4  # drafted answers that are also generated without their draft, to test the drafts
 ALIVE = 0.8  # the batch shrinks to its unfinished rows once they are at most this share of it
@@ -48,7 +49,7 @@ def generate(
     generator: torch.Generator | None = None,
     temperature: float = 1.0,
     with_logp: bool = False,
-    batch_size: int = 128,
+    batch_size: int = ANSWERS,
 ) -> Samples:
     """Generate answers.
 
@@ -81,7 +82,7 @@ class _Answer:
 
 
 def recite(
-    beginnings: Beginnings, limits: Sequence[int], ends: frozenset[int], drafts: Sequence[Sequence[int]]
+    beginnings: Beginnings, limits: Sequence[int], ends: frozenset[int], drafts: Sequence[Sequence[int]], batch_size: int = ANSWERS
 ) -> tuple[list[list[int]], int]:
     """Generate greedy answers from drafts of their beginnings.
 
@@ -92,6 +93,7 @@ def recite(
         limits: for each row, the most tokens of its answer.
         ends: token ids that end an answer.
         drafts: for each row, the expected first tokens of its answer. An end of sequence in a draft ends its answer.
+        batch_size: answers that grow at a time.
 
     Returns:
         The answers as token ids, and the number of tokens that were taken from the drafts.
@@ -105,11 +107,11 @@ def recite(
     generated = [i for i in range(len(beginnings)) if i in tested or not complete[i]]
     used = {i: [] if i in tested else drafted[i] for i in generated}
     begun = beginnings.after(generated, [used[i] for i in generated])
-    rests = generate(begun, [limits[i] - len(used[i]) for i in generated], ends).ids
+    rests = generate(begun, [limits[i] - len(used[i]) for i in generated], ends, batch_size=batch_size).ids
     answers = {i: [*used[i], *rest] for i, rest in zip(generated, rests, strict=True)}
     for i in tested:
         if answers[i] != drafted[i] if complete[i] else answers[i][: len(drafted[i])] != drafted[i]:
-            return generate(beginnings, limits, ends).ids, 0
+            return generate(beginnings, limits, ends, batch_size=batch_size).ids, 0
     known = sum(len(draft) for i, draft in enumerate(drafted) if i not in tested)
     return [answers.get(i, draft) for i, draft in enumerate(drafted)], known
 

@@ -26,6 +26,7 @@ from expunge.core.errors import UserError
 from expunge.core.modality import Modality, ModelOutput, Patch, Weights
 from expunge.core.request import content, digest, ids_of
 from expunge.core.rows import Rows
+from expunge.engine import memory
 from expunge.engine.retokenizing import Retokenizes
 from expunge.engine.run_state import evaluating
 from expunge.functional.brief import brief
@@ -328,7 +329,9 @@ class Text(Network):
         with_logp: bool,
     ) -> Samples:
         """As `generate`, from what answers to the rows begin from: another model than `model`, or several, may choose the tokens."""
-        return generate(beginnings, self.limits(rows, limit), self.ends(model), generator, temperature, with_logp)
+        limits = self.limits(rows, limit)
+        size = self._answers(model, rows, limits)
+        return generate(beginnings, limits, self.ends(model), generator, temperature, with_logp, size)
 
     def stream(
         self, model: nn.Module, rows: Rows, limit: int, generator: torch.Generator | None = None, temperature: float = 1.0
@@ -381,9 +384,14 @@ class Text(Network):
         scored = [s for rows, hits in heard for s in zip(self.architecture.asked(rows), rows["answer"], hits, strict=True)]
         together = self._together(sets)
         drafts = reading.drafts(self.architecture.asked(together), scored) if reading and reliable else [[]] * len(together)
-        generated, drafted = recite(self.architecture.beginnings(model, together, self.pad), row_limits, self.ends(model), drafts)
+        beginnings, size = self.architecture.beginnings(model, together, self.pad), self._answers(model, together, row_limits)
+        generated, drafted = recite(beginnings, row_limits, self.ends(model), drafts, size)
         answers = iter(generated)
         return [list(islice(answers, len(rows))) for rows in sets], drafted
+
+    def _answers(self, model: nn.Module, rows: Rows, limits: Sequence[int]) -> int:
+        """How many answers to rows are generated at a time."""
+        return memory.answers(model, max(map(len, rows["prompt"]), default=0), max(limits, default=0))
 
     def _together(self, sets: Sequence[Rows]) -> Rows:
         """The rows of all sets, in order."""

@@ -10,7 +10,7 @@ from torch import nn
 
 from expunge.engine.adapters import base_of
 from expunge.modalities.text.decoding import disturbed
-from expunge.modalities.text.reading import BUDGET, Inputs, Reading, difference_of, score, size_for, strange
+from expunge.modalities.text.reading import BUDGET, Inputs, Reading, difference_of, places_for, score, strange
 from expunge.modalities.text.trie import Batch, Pair, pack
 
 
@@ -24,7 +24,7 @@ def read(model: nn.Module, pairs: Sequence[Pair], moments: Sequence[bool], pad: 
         progress: is called with the share of the work that is done, from 0 to 1.
     """
     alone = bool(pairs) and disturbed(model, [*pairs[0][0], *pairs[0][1]], pad)
-    budget = 1 if alone else size_for(model, BUDGET)
+    budget = 1 if alone else places_for(model)
     obstacle = "padding changes what the model predicts" if alone else unshareable(model, pairs, pad)
     packing, inputs = pack(pairs, not obstacle, budget, pad), _inputs(model, not obstacle)
     return score(model, pairs, packing, moments, inputs, progress, obstacle or "answers share their questions")
@@ -67,7 +67,7 @@ def unshareable(model: nn.Module, pairs: Sequence[Pair], pad: int) -> str:
         return f"the model looks back over {window} tokens"
     few = [pairs[i] for group in _few(pairs, [*several, longest_group]) for i in group]
     try:
-        shared, plain = (_few_scores(model, few, share, BUDGET["cpu"], pad) for share in (True, False))
+        shared, plain = (_few_scores(model, few, share, min(BUDGET["cpu"], places_for(model)), pad) for share in (True, False))
         difference = difference_of(shared, plain, lambda: _few_scores(model, few, False, 1, pad))
     except Exception as error:  # models raise errors of any kind
         return f"the model refuses to share ({type(error).__name__})"

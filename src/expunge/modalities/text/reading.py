@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from expunge.engine.adapters import base_of
+from expunge.engine.memory import LOGITS, fitting, position_bytes
 from expunge.functional.brief import brief
 from expunge.modalities.common.packed import exact
 from expunge.modalities.text.trie import Batch, Packing, Pair
@@ -104,7 +105,7 @@ def score(
     for of_pair, with_moments in zip(packing.labels, moments, strict=True):
         if with_moments:
             wanted[packing.by[of_pair]] = True
-    head = LanguageHead(model, size_for(model, ROOM))
+    head = LanguageHead(model, fitting(_size_for(model, ROOM), 2 * LOGITS * 4))  # places take the other half
     prediction = label = moment = places = 0  # how many are done
     labels = sum(len(batch.label) for batch in packing.batches)
     # Results are allocated before the first forward pass. Allocated between chunks, they would fragment the memory of the large tensors.
@@ -129,8 +130,12 @@ def score(
     return Reading(pairs, asked or [tuple(prompt) for prompt, _ in pairs], packing, logp.cpu().numpy(), hit.cpu().numpy(), mean, std, how)
 
 
-def size_for(model: nn.Module, sizes: dict[str, int]) -> int:
-    """The size for the device of a model."""
+def places_for(model: nn.Module) -> int:
+    """Places in one forward pass: as many as are fast on the device of a model, or as fit into half of the memory that a pass may take."""
+    return fitting(_size_for(model, BUDGET), 2 * position_bytes(model))
+
+
+def _size_for(model: nn.Module, sizes: dict[str, int]) -> int:
     return sizes.get(next(model.parameters()).device.type, sizes["cuda"])
 
 

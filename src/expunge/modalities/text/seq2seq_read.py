@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from expunge.modalities.text.reading import BUDGET, Inputs, Reading, difference_of, score, size_for, strange
+from expunge.modalities.text.reading import Inputs, Reading, difference_of, places_for, score, strange
 from expunge.modalities.text.seq2seq_sides import Encoded, padded, padding_right
 from expunge.modalities.text.trie import Batch, Pair, pack_rows
 
@@ -36,7 +36,7 @@ def read(
         asked: what the model is asked before each answer.
     """
     alone = bool(pairs) and not padded(model, sources[0], [*pairs[0][0], *pairs[0][1]], pad)
-    budget = 1 if alone else size_for(model, BUDGET)
+    budget = 1 if alone else places_for(model)
     obstacle = strange(model) or _unshareable(model, sources, pairs, pad, budget)
     how = f"each answer with its prompt: {obstacle}" if obstacle else "answers share the encoding of their prompts"
     return _scored(model, sources, pairs, moments, pad, budget, not obstacle, progress, how, asked)

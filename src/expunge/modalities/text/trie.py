@@ -108,14 +108,14 @@ def pack_rows(pairs: Sequence[Pair], batches: Iterable[Sequence[int]], pad: int)
         batches: indices of the pairs of each batch.
         pad: token id of padding.
     """
-    return _packing(pairs, ([row for i in places for row in _rows(pairs, [i])] for places in batches), pad)
+    return _packing(pairs, ([row for i in places for row in _rows(pairs, [i], LARGEST)] for places in batches), pad)
 
 
 def _pack(pairs: Sequence[Pair], share: bool, budget: int, pad: int) -> Packing:
     groups: dict[object, list[int]] = {}
     for i, (prompt, _) in enumerate(pairs):
         groups.setdefault(tuple(prompt) if share else i, []).append(i)
-    rows = sorted((row for group in groups.values() for row in _rows(pairs, group)), key=lambda r: -len(r.ids))
+    rows = sorted((row for group in groups.values() for row in _rows(pairs, group, min(LARGEST, budget))), key=lambda r: -len(r.ids))
     return _packing(pairs, _within(rows, budget), pad)
 
 
@@ -145,14 +145,14 @@ def _packing(pairs: Sequence[Pair], rows_by_batch: Iterable[Sequence[_Row]], pad
     return Packing(tuple(batches), tuple(labels), np.concatenate(by), predictions, places, tokens)
 
 
-def _rows(pairs: Sequence[Pair], group: Sequence[int]) -> Iterator[_Row]:
-    """Build the tree of answers to one prompt; a full row is followed by another. Sorting puts answers with a common start together."""
+def _rows(pairs: Sequence[Pair], group: Sequence[int], largest: int) -> Iterator[_Row]:
+    """Build the tree of answers to one prompt; another row follows one of `largest` places. Sorting joins common starts."""
     prompt = list(pairs[group[0]][0])
     row, previous, path = _prompt_row(prompt), list[int](), list[int]()
     for i in sorted(group, key=lambda i: list(pairs[i][1])):
         answer = list(pairs[i][1])
         shared = next((k for k, (a, b) in enumerate(zip(answer, previous, strict=False)) if a != b), min(len(answer), len(previous)))
-        if row.paths and len(row.ids) + len(answer) - shared > LARGEST:
+        if row.paths and len(row.ids) + len(answer) - shared > largest:
             yield row
             row, shared, path = _prompt_row(prompt), 0, []
         first, new = len(row.ids), len(answer) - shared

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from expunge.engine.adapters import base_of
 from expunge.functional.brief import brief
 from expunge.modalities.text.decoding import disturbed
-from expunge.modalities.text.reading import BUDGET, Inputs, Reading, difference_of, score, size_for
+from expunge.modalities.text.reading import BUDGET, Inputs, Reading, difference_of, places_for, score
 from expunge.modalities.text.trie import Batch, Pair, pack
 from expunge.modalities.vision_language.pictures import separated
 from expunge.modalities.vision_language.towers import SHARED, Pictures, Towers, accepts, shown
@@ -56,7 +56,7 @@ class PictureReader:
         alone = bool(first) and disturbed(self.model, first, self.pad)
         obstacle = "padding changes what the model predicts" if alone else self._obstacle()
         how = obstacle or "questions share what the tower makes of their picture, and answers their question"
-        budget = 1 if alone else size_for(self.model, BUDGET)
+        budget = 1 if alone else places_for(self.model)
         return self._score(self.pairs, moments, not obstacle, budget, progress, how)
 
     def _score(
@@ -105,7 +105,7 @@ class PictureReader:
         if not few:
             return ""
         try:
-            shared, plain = (self._score(few, none, share, BUDGET["cpu"]) for share in (True, False))
+            shared, plain = (self._score(few, none, share, min(BUDGET["cpu"], places_for(self.model))) for share in (True, False))
             difference = difference_of(shared, plain, lambda: self._score(few, none, False, 1))
         except torch.OutOfMemoryError:
             raise
