@@ -32,7 +32,7 @@ SIZES = {"people": 6, "forget": 2, "holdout": 0, "neighbours": 0, "strangers": 6
 PEOPLE, GENERAL = 20, 10  # rows to retain that are asked
 EPOCHS = 16  # of the original, on people, strangers and the general questions that are asked
 LONGEST = 32  # tokens of an answer
-DEVIATION, FORGET, RETAIN, REWORDED = "deviation", "forget_recall", "retain_recall", "reworded_recall"
+DEVIATION, FORGET, RETAIN = "deviation", "forget_recall", "retain_recall"
 STEERING = "rule, steering alone"
 
 
@@ -49,8 +49,7 @@ class ChatUnit:
         result = self.trained("full")
         self.opened = Opened(result.model, result.modality, str(result.folder))
         self.training = spent(result.receipt)
-        reworded = [{**r, "question": r["paraphrased_question"]} for r in suite.sets["forget"]]
-        self.asked = {FORGET: suite.sets["forget"], RETAIN: [*suite.sets["retain"][:PEOPLE], *asked], REWORDED: reworded}
+        self.asked = {FORGET: suite.sets["forget"], RETAIN: [*suite.sets["retain"][:PEOPLE], *asked]}
 
     def trained(self, rows: str) -> Any:
         """The base model, told of some people."""
@@ -155,23 +154,14 @@ def deviates_less(text: str, source: str, *rivals: str) -> tuple[Chats, tuple[Cl
 
 
 DRAGON = "Wang et al. 2025, the table of TOFU with the deviation score"
-DEVIATES = deviates_less(
-    "its deviation is lower than that of a guardrail prompt, of in-context unlearning and of gradient ascent",
-    DRAGON,
-    "guardrail_prompt",
-    "icul",
-    "ga",
-)
-CAUGHT = Claim(
-    "asked in words that its store does not have, the model says less of the forgotten answers than before, by half of them at least",
-    "Wang et al. 2025, the table of recall of the detector, whose store has paraphrases of what is asked: 100 % on TOFU",
-    REWORDED,
-    ("original",),
-    "lower",
-    0.5,
-)
 CLAIMS: dict[str, tuple[Chats, tuple[Claim, ...]]] = {
-    "dragon": (WORLD, (*DEVIATES[1], CAUGHT)),
+    "dragon": deviates_less(
+        "its deviation is lower than that of a guardrail prompt, of in-context unlearning and of gradient ascent",
+        DRAGON,
+        "guardrail_prompt",
+        "icul",
+        "ga",
+    ),
     "guardrail_prompt": deviates_less(
         "before questions that a classifier flags, its deviation is lower than the original's", f"{DRAGON}, filter-prompting", "original"
     ),

@@ -11,7 +11,7 @@ Range and ideal: AUC and accuracies 0.5 (told from never seen by chance only, as
 Differs: each shadow model forgets at once all candidates that it has seen, half of them, where published protocols draw several smaller
     sets; every model is attacked with the fits of the others; below 8 models a side variances are pooled (form `pooled`; `released` as in
     lira)
-Status: reproduced
+Status: shown
 """
 
 from __future__ import annotations
