@@ -16,7 +16,7 @@ Differs: reconstructed: the paper's simpler combination of the shards is known b
   study's transport ends after its iterations by mistake; here plans are exact, or converged with an entropy. A shard knows its own
   interactions alone, so that nothing of a forgotten one stays in its negatives or its graph; graph models answer over the graph of all
   rows. The first model is of the kind that is trained; epochs are fixed
-Status: faithful
+Status: not shown
 
 The store holds the training rows themselves: it is as confidential as they are.
 """

@@ -12,7 +12,7 @@ Cost: a prompt longer by the instruction, about 50 tokens and the topic
 Differs: the words of the instruction are our own, since those of the papers name their data; without a `topic`, it is made of the words
   that stand in prompts to forget and in no prompt to retain. With `flag classifier` the flags are those of a classifier on the model's
   hidden states
-Status: faithful
+Status: shown
 """
 
 from __future__ import annotations
