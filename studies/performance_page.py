@@ -348,6 +348,7 @@ BUILT_IN = [
     "Training keeps several copies of the logits at the labels of a micro-batch; for large vocabularies, `--micro-batch-size` bounds them.",
     "Gradient norms keep at least the logits of one row, also of a long one.",
     "Memory holds the rows, their tokens and a few numbers per label; everything else is streamed.",
+    "`--memory` bounds the passes by estimates from the widths of layers, which a peak may exceed; training by attacks is not bounded.",
 ]
 
 

@@ -10,7 +10,7 @@ from expunge.engine import memory
 from expunge.evaluation.audited_models import Progress
 from expunge.evaluation.gradient_norms import positions
 from expunge.evaluation.observe import Records
-from expunge.evaluation.profiles.text import LENGTH
+from expunge.evaluation.profiles.text import LENGTH, TIMES
 from expunge.io.models import Opened
 from expunge.report.words import size
 
@@ -53,9 +53,12 @@ def _passes(opened: Opened, sets: Mapping[str, Records], most_positions: int, mo
     """The larger of the pass with gradients and the pass that generates answers. It holds a row at least; those to forget stand for all."""
     model, modality = opened.model, opened.modality
     rows = modality.rows("forget", sets["forget"])
-    tokens = [int(modality.counts(rows.select([i]))["tokens"]) for i in range(len(rows))]
-    longest, count = max(tokens, default=1), sum(map(len, sets.values()))
-    at_once = max(longest, min(longest * count, most_positions))
-    answers = min(count, most_answers, memory.answers(model, longest, LENGTH))
+    counts = [modality.counts(rows.select([i])) for i in range(len(rows))]
+    longest, labels = (int(max((c[kind] for c in counts), default=1)) for kind in ("tokens", "labels"))
+    prompt = int(max((c["tokens"] - c["labels"] for c in counts), default=1))
+    count, length = sum(map(len, sets.values())), min(LENGTH, TIMES * labels)
     with_gradients = memory.position_bytes(model, gradients=True) + memory.logits_bytes(model)
-    return max(at_once * with_gradients, answers * memory.answer_bytes(model, longest, LENGTH))
+    at_once = max(longest, min(longest * count, most_positions))
+    answers = min(count, most_answers, memory.answers(model, prompt, length))
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())  # the norms of one row are compared with its gradient
+    return max(at_once * with_gradients, longest * with_gradients + weights, answers * memory.answer_bytes(model, prompt, length))
