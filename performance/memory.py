@@ -4,7 +4,8 @@
 
 Each way runs in its own process. The number is the peak memory above the memory before the start (on a GPU, memory allocated by torch). The
 floor is the plain loop of `performance.training` over the batches of GradDiff. The memory of an evaluation must not grow with the rows, so
-it runs over some rows and over four times as many.
+it runs over some rows and over four times as many. What an audit says that its largest pass will take is compared with
+that, and an evaluation whose passes are bounded with the bound.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ from typing import Any
 from performance import _bench as bench
 from performance import training
 
+from expunge.engine import memory
 from expunge.evaluation.observe import observe
+from expunge.workflows.room import largest_pass
 
 FEW = 1  # methods of a quick run
+BOUND = 2**25  # bytes that the passes of a bounded evaluation may take
 MUST = 1.1  # the largest allowed ratio to plain fine-tuning
 FLOORS = ("plain", "lean")
 
@@ -29,10 +33,14 @@ def one(arguments: Any, name: str) -> int:
     rows = {n: opened.modality.rows(n, suite.train[n][:items]) for n in ("forget", "retain")}
     sets = {**rows, "alternate_answers": opened.modality.answers(list(suite.refusals) or opened.modality.refusals())}
     way, _, factor = name.partition(" x")
-    if way == "evaluation":
-        records = {n: r[: items // 8 * int(factor)] for n, r in suite.sets.items()}
+    if way in ("evaluation", "bounded"):
+        records = {n: r[: items // 8 * int(factor or 1)] for n, r in suite.sets.items()}
+        room = BOUND if way == "bounded" else 0
         before = bench.reset_peak_memory()
-        observe(opened.model, opened.modality, records, specs=suite.specs)
+        with memory.bounded(room):
+            observe(opened.model, opened.modality, records, specs=suite.specs)
+    elif way == "said":
+        return largest_pass(opened, {n: r[: items // 8] for n, r in suite.sets.items()})
     elif way in FLOORS:
         pairs = [tuple(zip(r["prompt"], r["answer"], strict=True))[: arguments.batch_size] for r in rows.values()]
         batches = [[*pairs[0], *pairs[1]]] * 2
@@ -53,7 +61,7 @@ def main() -> None:
         batch_size={"type": int, "default": 32, "help": "rows of each set in a step"},
     )
     methods = arguments.methods.split(",")[: FEW if arguments.quick else None]  # each way has its own process, which takes seconds to start
-    ways = [*FLOORS, *methods, "evaluation x1", "evaluation x4"]
+    ways = [*FLOORS, *methods, "evaluation x1", "evaluation x4", "said", "bounded"]
     peaks = {}
     for way in ways:
         peaks[way] = bench.in_new_process(one, arguments, way)
@@ -68,6 +76,9 @@ def main() -> None:
         "to_plain": ratios,
         "must": MUST,
         "four times the rows": round(peaks["evaluation x4"] / peaks["evaluation x1"], 3),
+        "peak to said": round(peaks["evaluation x1"] / peaks["said"], 3),
+        "bound": BOUND,
+        "bounded to bound": round(peaks["bounded"] / BOUND, 3),
     }
     bench.finish(arguments, "memory", {"ratio_to_floor": max(ratios.values()), "parts": parts})
 

@@ -158,12 +158,15 @@ def gradients(record: Record) -> list[str]:
 def memory(record: Record) -> list[str]:
     """Peak memory by way."""
     sizes, must = at(record, "parts", "bytes") or {}, at(record, "parts", "must")
-    rows = [[n, size(x), number(over(x, sizes.get("plain")), 2)] for n, x in sizes.items() if not n.startswith("evaluation")]
-    four = at(record, "parts", "four times the rows")
+    evaluations = ("evaluation", "said", "bounded")
+    rows = [[n, size(x), number(over(x, sizes.get("plain")), 2)] for n, x in sizes.items() if not n.startswith(evaluations)]
+    four, bound = at(record, "parts", "four times the rows"), at(record, "parts", "bound")
+    of_passes = f"It is said beforehand to take {size(sizes.get('said'))}; bounded to {size(bound)}, it takes {size(sizes.get('bounded'))}."
     return [
         *table(("way", "peak above the start", f"/ plain (limit {number(must, 1)})"), rows),
         "",
         f"An evaluation takes {size(sizes.get('evaluation x1'))}, and with four times the rows {number(four, 2)} times as much.",
+        *([of_passes] if bound else []),
     ]
 
 
@@ -182,6 +185,17 @@ def commands(record: Record) -> list[str]:
         for n, x in (at(record, "parts", "seconds") or {}).items()
     ]
     return table(("process", "time", "/ floor"), rows)
+
+
+def gpu(record: Record) -> list[str]:
+    """Time and memory of each way on a GPU."""
+    ratios, sizes = at(record, "parts", "ratios") or {}, at(record, "parts", "bytes") or {}
+    rows = [[n, duration(x), number(ratios.get(n), 2), size(sizes.get(n))] for n, x in (at(record, "parts", "seconds") or {}).items()]
+    about = ", ".join(f"{count(at(record, 'parts', n))} {words}" for n, words in GPU_SIZES.items())
+    return table((f"work ({about})", "time", "/ floor", "peak memory above the model"), rows)
+
+
+GPU_SIZES = {"parameters": "weights", "rows": "rows", "tokens a row": "tokens each"}
 
 
 def pools(record: Record) -> list[str]:
@@ -309,6 +323,7 @@ SECTIONS = {
     "gradients": Section("Gradients of single rows", gradients, "one backward pass, for the mean only", "one backward pass per row"),
     "memory": Section("Memory", memory, "plain fine-tuning; the worst method"),
     "scale": Section("Scale", scale, "bare log-probabilities, or a plain epoch; the worst point"),
+    "gpu": Section("A billion weights on a GPU", gpu, "bare body and `generate`, or a plain epoch; the worse of the two"),
     "pools": Section("Ensembles", pools, reference="one model after the other"),
     "ranking": Section("Recommenders", ranking, "plain loop; bare products and top 20; the worse of the two"),
     "lina": Section("Linear attention", lina, "fused softmax attention, at most tokens", "softmax attention with all weights"),
@@ -333,6 +348,7 @@ BUILT_IN = [
     "Training keeps several copies of the logits at the labels of a micro-batch; for large vocabularies, `--micro-batch-size` bounds them.",
     "Gradient norms keep at least the logits of one row, also of a long one.",
     "Memory holds the rows, their tokens and a few numbers per label; everything else is streamed.",
+    "`--memory` bounds the passes by estimates from the widths of layers, which a peak may exceed; training by attacks is not bounded.",
 ]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from performance import _bench as bench
-from performance import rollouts, scale
+from performance import gpu, rollouts, scale
 
 from expunge.engine.run_state import evaluating
 from expunge.modalities.text import reading as reading_module
@@ -128,3 +128,17 @@ def test_a_step_of_reinforcement_is_timed_against_the_same_answers(tmp_path: Pat
     assert record["parts"]["answers that differ"] == 0
     assert record["ratio_to_floor"] > 0
     assert record["command"] == "python -m performance.rollouts --quick --rounds 1 --items 3"
+
+
+@pytest.mark.slow
+def test_what_is_measured_on_a_gpu_also_runs_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["x", "--quick", "--json", str(tmp_path / "gpu.json")])
+    gpu.main()
+    parts = json.loads((tmp_path / "gpu.json").read_text())["parts"]
+    assert parts["parameters"] == scale.parameters(gpu.QUICK)
+    assert parts["seconds"].keys() == parts["bytes"].keys() == {"body", "generate", "evaluation", "plain", "npo"}
+    assert all(ratio > 0 for ratio in parts["ratios"].values())
+
+
+def test_the_model_for_a_gpu_has_a_billion_weights() -> None:
+    assert 1.0e9 < scale.parameters(gpu.LARGE) < 1.2e9

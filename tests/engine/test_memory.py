@@ -104,10 +104,10 @@ def test_bounded_passes_are_smaller_and_give_the_same(text: worlds.World, monkey
 def test_an_audit_says_what_it_will_need_and_what_is_too_little(text: worlds.World) -> None:
     opened, texts = Opened(text.model(), text.modality, ""), list[str]()
     used = memory.in_use(opened.model)
-    assert room_of(opened, RECORDS, "audited model", 0, lambda done, total, activity: texts.append(activity)) == 0
+    assert room_of(opened, {"forget": RECORDS}, "audited model", 0, lambda done, total, activity: texts.append(activity)) == 0
     assert len(texts) == 1
     assert texts[0].startswith("audited model: about ")
-    room = room_of(opened, RECORDS, "audited model", 2 * used, lambda *_: None)
+    room = room_of(opened, {"forget": RECORDS}, "audited model", 2 * used, lambda *_: None)
     assert 0 < room < 2 * used
     with pytest.raises(UserError, match=r"an audit of the audited model needs at least .* give a larger --memory"):
         audit(opened, RECORDS, memory="1MB")
@@ -115,6 +115,6 @@ def test_an_audit_says_what_it_will_need_and_what_is_too_little(text: worlds.Wor
 
 def test_a_bound_that_has_no_effect_is_refused(digits: worlds.World) -> None:
     opened = Opened(digits.model(), digits.modality, "")
-    assert room_of(opened, [], "audited", 0, lambda *_: None) == 0
+    assert room_of(opened, {"forget": []}, "audited", 0, lambda *_: None) == 0
     with pytest.raises(UserError, match="leave it out"):
-        room_of(opened, [], "audited", 10**12, lambda *_: None)
+        room_of(opened, {"forget": []}, "audited", 10**12, lambda *_: None)

@@ -223,7 +223,7 @@ class Auditor:
         models = [m for m in (original, retrained, audited) if m]
         if options.with_controls and (source := opened_original or opened) is not None:
             rows = source.modality.rows("forget", self.sets["forget"])
-            with memory.bounded(room_of(source, self.sets["forget"], "controls", self.memory, options.progress)):
+            with memory.bounded(room_of(source, self.sets, "controls", self.memory, options.progress)):
                 control_models = controls(
                     source, rows, self.sets, beside["retrained"], self.cache, options.progress, beside["original"], self.attacks, self.specs
                 )
@@ -256,7 +256,7 @@ class Auditor:
             raise UserError(f"there are no rows to ask the {name} model about: give --forget FILE")
         opened = opened or self._open(source)
         self._check_probes(opened.modality.name)
-        with memory.bounded(room_of(opened, self.sets["forget"], name, self.memory, self.options.progress)):
+        with memory.bounded(room_of(opened, self.sets, name, self.memory, self.options.progress)):
             return self._look_at(opened, name, role, retrained, fields)
 
     def _look_at(
