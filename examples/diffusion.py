@@ -22,7 +22,7 @@ def main(folder: Path) -> None:
     original = expunge.train(full, scenes.MODEL)  # from a base model that has never seen a stamp
     retrained = expunge.train(retain, scenes.MODEL)
 
-    settings = {"concept": "stamped", "lr": 1e-3, "steps": 60, "batch_size": 4, "sampling_steps": 8}
+    settings = {"concept": "stamped", "layers": "full", "eta": 3.0, "lr": 7e-4, "steps": 25, "batch_size": 4, "sampling_steps": 8}
     unlearned = expunge.unlearn("esd", original.folder, forget, out=folder / "forgotten", overwrite=True, **settings)
     print(f"forgot a stamp in {unlearned.receipt['cost']['seconds']:.1f} s")
 
