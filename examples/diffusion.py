@@ -30,6 +30,7 @@ def main(folder: Path) -> None:
         unlearned.folder,
         suite="scenes",
         split="stamp",
+        limit=60,
         original=original.folder,
         retrained=retrained.folder,
         out=folder / "audit",
