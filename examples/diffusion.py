@@ -1,6 +1,6 @@
 """Forget a stamp: train a small model that draws scenes from captions, make it forget a stamp on some of them, and audit the result.
 
-Run it: python examples/diffusion.py [FOLDER]. It needs the extra (pip install 'expunge[diffusion]') and takes a minute on two cores; a
+Run it: python examples/diffusion.py [FOLDER]. It needs the extra (pip install 'expunge[diffusion]') and takes two minutes on two cores; a
 second run reuses the trained models.
 """
 
