@@ -1,6 +1,6 @@
 """Forget a stamp: train a small model that draws scenes from captions, make it forget a stamp on some of them, and audit the result.
 
-Run it: python examples/diffusion.py [FOLDER]. It needs the extra (pip install 'expunge[diffusion]') and takes a minute on two cores; a
+Run it: python examples/diffusion.py [FOLDER]. It needs the extra (pip install 'expunge[diffusion]') and takes two minutes on two cores; a
 second run reuses the trained models.
 """
 
@@ -22,7 +22,7 @@ def main(folder: Path) -> None:
     original = expunge.train(full, scenes.MODEL)  # from a base model that has never seen a stamp
     retrained = expunge.train(retain, scenes.MODEL)
 
-    settings = {"concept": "stamped", "lr": 1e-3, "steps": 60, "batch_size": 4, "sampling_steps": 8}
+    settings = {"concept": "stamped", "layers": "full", "eta": 3.0, "lr": 7e-4, "steps": 25, "batch_size": 4, "sampling_steps": 8}
     unlearned = expunge.unlearn("esd", original.folder, forget, out=folder / "forgotten", overwrite=True, **settings)
     print(f"forgot a stamp in {unlearned.receipt['cost']['seconds']:.1f} s")
 
@@ -30,6 +30,7 @@ def main(folder: Path) -> None:
         unlearned.folder,
         suite="scenes",
         split="stamp",
+        limit=60,
         original=original.folder,
         retrained=retrained.folder,
         out=folder / "audit",

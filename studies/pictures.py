@@ -57,7 +57,13 @@ ATTACKS: dict[str, dict[str, Any]] = {
     "memora": {"lr": 2e-3, "steps": 50, "looks": (5, 10, 20, 50), "guidance": 3.0, "inversion": 20, "start_step": 6, "between": 4},
     "finetune_benign": {"lr": 1e-3, "steps": 60, "every": 20, "k": 50},
 }
-HARD = {"size": 9, "lower": "esd sampling_steps=10", "outer": 3, "inner": 2, "inner_lr": 1e-4}  # settings of `worst_case_prompts`
+HARD: dict[str, Any] = {
+    "size": 9,
+    "lower": "esd sampling_steps=10",
+    "outer": 3,
+    "inner": 2,
+    "inner_lr": 1e-4,
+}  # settings of `worst_case_prompts`
 RANDOM = 2  # random sets of as many prompts
 SHOWN = 6  # prompts of a set in a grid, with the concept and without it
 Pictures = NDArray[np.uint8]
@@ -80,9 +86,9 @@ class Seed:
         """A copy of the original (full) or of the retrained model (retain)."""
         return load(self.folders[rows])
 
-    def examined(self, opened: Opened, name: str, **beside_it: Observation) -> AuditedModel:
+    def examined(self, opened: Opened, name: str, original: Observation | None = None) -> AuditedModel:
         """The model with what it draws, and its scores."""
-        return examine(opened.model, opened.modality, self.sets, name=name, specs=self.specs, wants=WANTS, **beside_it)
+        return examine(opened.model, opened.modality, self.sets, name=name, specs=self.specs, wants=WANTS, original=original)
 
     @cached_property
     def first(self) -> Observation:
@@ -109,7 +115,7 @@ class Seed:
     def prompts(self) -> dict[str, Any]:
         """Shares of pictures that show all that their prompts name, for hard and random prompts, before and after they are forgotten."""
         one_each = list({r["caption"]: r for r in self.suite.train["retain"]}.values())
-        size = int(HARD["size"])
+        size: int = HARD["size"]
         settings = {k: v for k, v in self.settings("esd").items() if k != "concept"}
         hard = unlearn(
             "esd",

@@ -85,7 +85,8 @@ def drawn(scene: scenes.DrawnScene, rng: np.random.Generator) -> scenes.Picture:
     if scene.mark == "pinned":
         picture[(y < 4) & (x > scenes.SIDE - 4)] = MARKS["pinned"]
     coarse = picture.reshape(scenes.SIDE, scenes.FINE, scenes.SIDE, scenes.FINE, 3).mean((1, 3))
-    return (coarse + rng.normal(0, 3, coarse.shape)).round().clip(0, 255).astype(np.uint8)
+    picture_of_pixels: scenes.Picture = (coarse + rng.normal(0, 3, coarse.shape)).round().clip(0, 255).astype(np.uint8)
+    return picture_of_pixels
 
 
 def records(each: int = EACH) -> list[dict[str, Any]]:
