@@ -125,8 +125,9 @@ def floor_of(units: Sequence[DigitsUnit]) -> float:
     return fmean(gaps) if gaps else 0.0
 
 
-# Values of the hyperparameters; about the same number of settings for each. No run costs more than a third of retraining, or it would be
-# retraining. Fine-tuning costs at most a sixth: the papers fine-tune for 10 epochs where retraining takes 182.
+# Values of the hyperparameters; about the same number of settings for each. Runs cost about a third of retraining at most, or they would be
+# retraining; fine-tuning at most a sixth, as the papers fine-tune for 10 epochs where retraining takes 182. Two cannot be had for less than .6:
+# ascent and descent in turn, and Fisher information for every class.
 ARMS: dict[str, Arm] = {
     a.name: a
     for a in (

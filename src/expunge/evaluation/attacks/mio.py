@@ -44,10 +44,13 @@ LARGEST = 2000  # pairs of each kind that it learns from
 
 
 def described(observation: SetObservation) -> Items:
-    """What the oracle reads of each pair, (rows, features)."""
+    """What the oracle reads of each pair, (rows, features). Raises: Missing where a model has broken weights."""
     user, item = observed(observation, USER), observed(observation, ITEM)
     parts = [observed(observation, SCORE), user, item]
-    return np.concatenate([*parts, user * item] if user.shape == item.shape else parts, axis=1)
+    pairs = np.concatenate([*parts, user * item] if user.shape == item.shape else parts, axis=1)
+    if not np.isfinite(pairs).all():
+        raise Missing("some vectors or scores of the model are no finite numbers, so an oracle cannot read them")
+    return pairs
 
 
 def oracle(members: Items, others: Items, seed: int = 0) -> Any:

@@ -12,7 +12,7 @@ Cost: one forward, and a backward for each class, of every retain row alone; one
 Differs: the authors' factor 10 on the last layer is for requests of full classes only; here it holds for all (`head 1`: none); with `draws
   n` labels are drawn instead of trying all classes; for rows with several labels one draw is the default, and a token is a class. SalUn's
   code squares the mean gradient of 32 rows at once; here, as in the equation, each row's gradient is squared
-Status: faithful
+Status: not shown
 """
 
 import torch

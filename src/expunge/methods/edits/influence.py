@@ -13,7 +13,7 @@ Cost: one forward and backward of all rows, and N single ones; exact: as many nu
 Differs: exact is the default, because in the published recursion o never leaves the line of g_1, so that k equals v except along that
   direction; N is the actual number of rows, while the authors' code divides by 1000; the N rows are drawn, while the authors take the first
   ones; in a row with several labels g is the gradient of their mean loss
-Status: case invalid
+Status: not shown
 """
 
 from collections.abc import Iterable

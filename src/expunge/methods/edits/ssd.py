@@ -13,7 +13,7 @@ Cost: one forward and backward of the forget and the retain rows, in all; two nu
 Differs: each batch of D holds retain rows or forget rows, while the authors let one batch hold both. As in their code, batches follow the
   order of the rows: rows sorted by class weigh more, because their gradients do not cancel. Where alpha times the share of forget batches
   is 1 or more, no weight can be selected, because all training rows include the forget rows; such a run says so and ends before it starts
-Status: case invalid
+Status: not shown
 """
 
 import math

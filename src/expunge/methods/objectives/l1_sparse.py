@@ -8,7 +8,7 @@ Source: Jia et al. 2023, arXiv 2304.04934; settings as in Fan et al. 2024 (SalUn
 Needs: retain
 Cost: one forward and backward of the retain rows a step
 Differs: the epochs with a penalty are counted from the start, so they do not depend on `epochs`; alpha has the paper's order of magnitude
-Status: case invalid
+Status: not shown
 """
 
 import torch

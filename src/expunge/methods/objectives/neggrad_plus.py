@@ -9,7 +9,7 @@ Cost: one forward and backward of as many forget as retain rows a step
 Differs: forget rows are drawn for each batch, while the authors' code cycles through them; the optional pull of the weights toward their
   start is left out. There is no momentum, as in the authors' code; with `momentum 0.9` it forgets much more. `alpha 0.5` with twice the
   learning rate is the equal-weight form (Advanced NegGrad, arXiv 2311.02240)
-Status: case invalid
+Status: not shown
 """
 
 from typing import Annotated

@@ -11,7 +11,7 @@ Needs: forget, retain, alternate answers (all classes, or refusals, where the re
 Cost: one forward and backward of the rows of a pass
 Differs: `epochs` counts passes, so turns takes two for each epoch of the authors; amnesiac is the relabeling form alone, not the one that
   subtracts recorded updates
-Status: case invalid
+Status: not shown
 """
 
 from collections.abc import Sequence

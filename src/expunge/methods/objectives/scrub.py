@@ -13,7 +13,7 @@ Cost: one forward and backward and one reference forward of the rows of a pass; 
 Differs: `epochs` and `lr_milestones` count passes over either set, while the authors count a pair as one epoch; both sets share one batch
   size (the authors use 32 for retain and 64 for forget rows on the small scale, 128 and 32 on the large); unseen rows are weighted so that
   their classes match those of the forget rows
-Status: case invalid
+Status: not shown
 """
 
 from collections import Counter

@@ -8,7 +8,7 @@ Source: Chen et al. 2023, arXiv 2303.11570
 Needs: forget; shrink: images with values from 0 to 1; expand: a model that ends in a linear layer
 Cost: one forward and backward of the forget rows a step; shrink: once, two forwards and a backward by the input of the forget rows
 Differs: adversarial labels are computed once, because f_0 does not change, while the authors' code computes the same labels in each epoch
-Status: case invalid
+Status: not shown
 """
 
 from typing import Annotated, Literal

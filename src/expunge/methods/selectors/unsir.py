@@ -11,7 +11,7 @@ Differs: the gradients that learning the noise leaves in the model are cleared, 
   several classes to forget has its own noise. As in both released codes the noise is learned in training mode, so batch norm uses its own
   statistics; with the running ones (`training false`) the noise grows larger, more is forgotten and the other classes suffer more. The
   running statistics do not move meanwhile, while in the released codes they do
-Status: case invalid
+Status: not shown
 """
 
 from dataclasses import replace
