@@ -126,8 +126,8 @@ def floor_of(units: Sequence[DigitsUnit]) -> float:
 
 
 # Values of the hyperparameters; about the same number of settings for each. Runs cost about a third of retraining at most, or they would be
-# retraining; fine-tuning at most a sixth, as the papers fine-tune for 10 epochs where retraining takes 182. Two cannot be had for less than .6:
-# ascent and descent in turn, and Fisher information for every class.
+# retraining; fine-tuning at most a sixth, as the papers fine-tune for 10 epochs where retraining takes 182. Two cost .6 at least: ascent and
+# descent in turn, and Fisher information for every class.
 ARMS: dict[str, Arm] = {
     a.name: a
     for a in (
