@@ -126,7 +126,7 @@ def floor_of(units: Sequence[DigitsUnit]) -> float:
 
 
 # Values of the hyperparameters; about the same number of settings for each. Runs cost about a third of retraining at most, or they would be
-# retraining; fine-tuning at most a sixth, as the papers fine-tune for 10 epochs where retraining takes 182. Two cost .6 at least: ascent and
+# retraining; fine-tuning at most a sixth, as the papers fine-tune for 10 epochs where retraining takes 182. Two cost .6: ascent and
 # descent in turn, and Fisher information for every class.
 ARMS: dict[str, Arm] = {
     a.name: a
