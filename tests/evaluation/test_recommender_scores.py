@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -140,6 +141,10 @@ def test_the_oracle_never_learns_from_the_pairs_that_it_is_asked_about() -> None
     assert abs(value(scores, "mio") - 0.5) < 0.25, "members and others are drawn alike, so nothing can be learned"
     assert scores["mio"].n == 60, "forgotten pairs, and the half of the unseen ones that it did not learn from"  # type: ignore[union-attr]
     assert "no original model" in str(mio.scores(Evidence(Observation(sets)))["mio"])
+    forget = sets["forget"].features
+    part = {n: replace(x, features={k: np.where(np.arange(40)[:, None] < 30, v, NAN) for k, v in forget.items()}) for n, x in sets.items()}
+    scores = mio.scores(Evidence(Observation({**sets, "forget": part["forget"]}), original=Observation(sets)))
+    assert scores["mio"].n == 50, "rows beyond those whose vectors are observed do not count"  # type: ignore[union-attr]
 
 
 def test_infinite_vectors_are_a_broken_model() -> None:

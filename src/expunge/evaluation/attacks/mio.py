@@ -44,13 +44,10 @@ LARGEST = 2000  # pairs of each kind that it learns from
 
 
 def described(observation: SetObservation) -> Items:
-    """What the oracle reads of each pair, (rows, features). Raises: Missing where a model has broken weights."""
+    """What the oracle reads of each pair, (rows, features), nan where a row was not observed. Raises: Missing."""
     user, item = observed(observation, USER), observed(observation, ITEM)
     parts = [observed(observation, SCORE), user, item]
-    pairs = np.concatenate([*parts, user * item] if user.shape == item.shape else parts, axis=1)
-    if not np.isfinite(pairs).all():
-        raise Missing("some vectors or scores of the model are no finite numbers, so an oracle cannot read them")
-    return pairs
+    return np.concatenate([*parts, user * item] if user.shape == item.shape else parts, axis=1)
 
 
 def oracle(members: Items, others: Items, seed: int = 0) -> Any:
@@ -79,7 +76,9 @@ def scores(evidence: Evidence) -> dict[str, Measure | Missing]:
             pairs = described(observation)
             if pairs.shape[1] != classifier.n_features_in_:
                 raise Missing("the model's vectors are of another width than the original's, from which the oracle learned")
-            return np.asarray(-classifier.predict_proba(pairs)[:, 1])
+            known, values = ~np.isnan(pairs).any(1), np.full(len(pairs), np.nan)
+            values[known] = -classifier.predict_proba(pairs[known])[:, 1]
+            return values
 
         def of_other_half(observation: SetObservation) -> Items:
             values = suspicion(observation)
