@@ -63,6 +63,16 @@ def test_areas_of_two_models_are_compared_on_the_same_pairs() -> None:
     assert low == pytest.approx(-high)
 
 
+def test_areas_of_large_sets_are_compared_on_some_of_the_pairs() -> None:
+    rng = np.random.default_rng(0)
+    own, other, unseen = rng.normal(1, 1, 9000), rng.normal(0, 1, 9000), rng.normal(0, 1, 30_000)  # all pairs would be 2 GB
+    gap = difference(*(Measure((x, unseen), auc, kernel=precedes) for x in (own, other)))
+    low, high = gap.interval(0.025)
+    assert gap.n == 9000
+    assert low < gap.effect < high
+    assert 0.01 < high - low < 0.1
+
+
 def test_a_score_that_is_no_mean_is_drawn_again() -> None:
     rng = np.random.default_rng(2)
     x = rng.uniform(0, 1, 200)

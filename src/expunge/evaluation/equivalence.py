@@ -18,6 +18,7 @@ from expunge.functional.brief import brief
 
 DRAWS = 4000  # of weights
 REDRAWN = 200  # draws of a bootstrap, for scores that are no means
+LARGEST = 2000  # items of a set in a kernel of pairs, whose size is the product of both sets; the interval is as wide as for so many
 WORST = 1.0  # the largest difference that an item which was never seen can have
 
 
@@ -65,7 +66,7 @@ def difference(own: Measure, other: Measure, seed: int = 0) -> Difference:
     if own.kernel is None or other.kernel is None:
         draws = _redrawn(own, other, paired, rng)
         return Difference(value, yardstick, draws, draws, n)
-    own_values, other_values = own.kernel(*own.items), other.kernel(*other.items)
+    own_values, other_values = (m.kernel(*m.items) if len(m.items) == 1 else m.kernel(*map(_some, m.items)) for m in (own, other))
     if paired:
         center, unseen = _weighted(own_values - other_values, rng)
         return Difference(value, yardstick, center - WORST * unseen, center + WORST * unseen, n)
@@ -85,6 +86,11 @@ def holm(p: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(p) - rank) * p[i]))
         corrected[i] = largest
     return corrected
+
+
+def _some(items: Items) -> Items:
+    """Evenly spaced items, `LARGEST` at most; the same places in sets of one length, so that pairs stay pairs."""
+    return items if len(items) <= LARGEST else items[np.linspace(0, len(items) - 1, LARGEST).round().astype(int)]
 
 
 def _weighted(kernel: Items, rng: np.random.Generator) -> tuple[Items, Items]:
