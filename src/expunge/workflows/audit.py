@@ -256,6 +256,7 @@ class Auditor:
             raise UserError(f"there are no rows to ask the {name} model about: give --forget FILE")
         opened = opened or self._open(source)
         self._check_probes(opened.modality.name)
+        self.alike.check(name, self._look_into(opened, role), opened.modality)
         with memory.bounded(room_of(opened, self.sets, name, self.memory, self.options.progress)):
             return self._look_at(opened, name, role, retrained, fields)
 
@@ -263,7 +264,6 @@ class Auditor:
         self, opened: Opened, name: str, role: Role, retrained: Observation | None, fields: dict[str, Any]
     ) -> tuple[AuditedModel, Opened]:
         """An opened model, observed, scored and attacked."""
-        self.alike.check(name, self._look_into(opened, role), opened.modality)
         profile = profile_of(opened.modality.name)
         if profile.needs_random_init:
             with suppress(UserError):  # not every module can initialize itself; then the scores that need random weights are missing

@@ -97,7 +97,7 @@ class Resilience(Update):
     w: float = hp(2.0, "weight of the retain term: at the end", ge=0)
     w_start: float = hp(1.6, "the same in the first half of the steps", ge=0)
     scenarios: int = hp(3, "simulated fine-tunings in each step", ge=1)
-    tuning_lrs: tuple[Annotated[float, Field(gt=0)], ...] = hp(RATES, "learning rates that scenarios are drawn from", min_length=1)
+    tuning_lrs: tuple[Annotated[float, Field(ge=0)], ...] = hp(RATES, "learning rates that scenarios are drawn from", min_length=1)
     tuning_steps: tuple[Count, ...] = hp((5, 10, 20, 30), "numbers of steps that scenarios are drawn from", min_length=1)
     adam_share: float = hp(1 / 3, "share of scenarios with Adam; the others take plain gradient steps", ge=0, le=1)
     tuning_batch_size: int = hp(1, "rows of a batch of a simulated fine-tuning", ge=1)
