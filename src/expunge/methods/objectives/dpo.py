@@ -8,7 +8,7 @@ Source: Zhang et al. 2024, arXiv 2404.05868 (as a baseline); Rafailov et al. 202
 Needs: forget, retain, alternate answers (refusals); the reference: cached log-probs of the forget rows, a forward of the drawn refusals
 Cost: one forward and backward of forget, refusal and retain rows a step, and one forward of the refusals by the reference
 Differs: from TOFU's code, which lacks the factor 2/beta and does not run; this is the form that NPO compares with
-Status: case invalid
+Status: not shown
 """
 
 from torch import Tensor

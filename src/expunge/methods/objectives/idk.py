@@ -7,7 +7,7 @@ Source: Maini et al. 2024 (TOFU), arXiv 2401.06121
 Needs: forget (questions), retain, alternate answers (refusals)
 Cost: one forward and backward of as many refusals and retain rows as the batch has rows
 Differs: the one mean is written as two terms with a common denominator, so that each half has a role and a weight; the value is the same
-Status: case invalid
+Status: undecided
 """
 
 from typing import Literal

@@ -8,7 +8,7 @@ Needs: forget, retain
 Cost: one forward and backward of forget and retain rows a step
 Differs: nothing in the loss; the paper's margin gamma is beta * delta here, and its weight of the forget term (0.125 with the default
   beta 4.5, both for 10 % of TOFU) is forget_weight; for 5 % of TOFU use beta 2.5 and forget_weight 0.1375
-Status: case invalid
+Status: shown
 """
 
 from torch import Tensor

@@ -8,7 +8,7 @@ Needs: forget; the reference
 Cost: one forward and backward of the forget rows a step, and one forward of them by the reference
 Differs: the loss is averaged over answer labels; the code of open-unlearning averages over all positions, and lowers an arbitrary class
   where there is no label. The paper trains a LoRA adapter (rank 8, alpha 16): use --lora 8
-Status: case invalid
+Status: undecided
 """
 
 from torch import Tensor
