@@ -61,8 +61,7 @@ def section(folder: Path) -> list[str]:
         lines += ["Differences between seeds, with Student's interval of 95 %:", "", *claims, ""]
     return [
         *lines,
-        f"`{about['command']}` measures this again, to [results/pictures](../{RESULTS}/seed{about['seed']}.json), with its settings. "
-        "They were chosen on another seed.",
+        f"`{about['command']}` measures this again, to [results/pictures](../{RESULTS}/seed{about['seed']}.json), with its settings. ",
     ]
 
 
