@@ -11,10 +11,12 @@ from typing import Any
 
 from expunge.core.errors import UserError
 from expunge.core.suggest import did_you_mean
+from expunge.functional.brief import brief
 
 FIRST = "people"  # the case that is shown where none is named
 
 
+@brief("about")
 @dataclass(frozen=True)
 class Demonstration:
     """A bundled case.
