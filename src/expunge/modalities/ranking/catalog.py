@@ -70,11 +70,8 @@ def pieces(model: nn.Module, known: Interactions, rows: Rows, mask: bool = True,
         without: further interactions to leave out.
     """
     items = known.items
-    user, item = (np.array(list(rows[c]), np.int64) for c in ("user", "item"))
-    order = np.sort(user * len(user) + np.arange(len(user))) % max(1, len(user))  # a stable order, sooner than by argsort
-    in_order = user[order]
-    first = np.flatnonzero(np.diff(in_order, prepend=-1))
-    users, bounds = in_order[first], np.append(first, len(user))
+    order, users, bounds = _by_user(rows)
+    item = np.fromiter(rows["item"], np.int32, len(rows))
     beside = _keys(without, items) if without is not None else np.empty(0, np.int64)
     kept = known.keys[known.kept]
     size, scores_of = max(1, SCORES // max(1, items)), scorer(model)
@@ -89,7 +86,7 @@ def pieces(model: nn.Module, known: Interactions, rows: Rows, mask: bool = True,
             for keys in (kept, beside) if len(beside) else (kept,):
                 flat[_of_users(keys, some, items)] = -np.inf
             flat[own] = kept_scores
-        yield Piece(some, at, item[at], line, scores)
+        yield Piece(some, at, item[at].astype(np.int64), line, scores)
 
 
 def places(piece: Piece) -> Numbers:
@@ -126,6 +123,21 @@ def _below(ordered: NDArray[np.float32], line: Numbers, values: NDArray[np.float
         left -= half
     at += lower(flat.take(at), values)
     return np.asarray(at - start)
+
+
+def _by_user(rows: Rows) -> tuple[NDArray[np.int32], Numbers, Numbers]:
+    """Places of the rows user by user, the users in order, and where each of them starts among the places; the last bound is the end.
+
+    Rows may be many, so numbers are sorted in place and what stays is narrow.
+    """
+    keys = np.fromiter(rows["user"], np.int64, len(rows))
+    keys *= len(rows)
+    keys += np.arange(len(rows))
+    keys.sort()  # a stable order, sooner than by argsort
+    order = (keys % max(1, len(rows))).astype(np.int32)
+    keys //= max(1, len(rows))
+    first = np.flatnonzero(np.diff(keys, prepend=-1))
+    return order, keys[first], np.append(first, len(rows))
 
 
 def _keys(rows: Rows, items: int) -> Numbers:
