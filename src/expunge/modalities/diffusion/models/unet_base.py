@@ -26,8 +26,8 @@ FRESH = False  # its weights are trained
 SETTINGS = Settings(dropped=0.1, steps=8, guidance=3.0)
 TRAINING: dict[str, dict[str, Any]] = {
     "unet-base": {
-        "epochs": 7,
-        "lr": 4e-3,
+        "epochs": 10,
+        "lr": 3e-3,
         "batch_size": 16,
         "optimizer": "adam",
         "weight_decay": 0.0,
