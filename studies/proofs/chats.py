@@ -92,7 +92,7 @@ class ChatUnit:
                 allow_overlap=True,
             )
         except UserError as error:  # these settings leave the weights as they are, which a run refuses to call unlearning
-            if "unchanged" not in str(error):
+            if "the weights did not change" not in str(error):
                 raise
             return [self.original]
         return [{**self.measure(result.model, result.modality), "cost": spent(result.receipt) / self.training}]
@@ -136,7 +136,7 @@ ARMS: dict[str, Arm] = {
         Arm(
             "purge",
             "purge",
-            {"rollouts.length": LONGEST, "schedule": "constant", "epochs": 4, "batch_size": 9},
+            {"rollouts.length": LONGEST, "schedule": "constant", "epochs": 4, "batch_size": 9, "raw": False},  # it is taught in chats alone
             {"lr": (3e-5, 1e-4)},
         ),
     )
