@@ -54,7 +54,7 @@ ARMS: dict[str, dict[str, Any]] = {  # of each method what the presets do not ho
 }
 ATTACKED = {"memora": (RETRAINED, "esd", "uce", "advunlearn", "resalign"), "finetune_benign": ("esd", "resalign")}
 ATTACKS: dict[str, dict[str, Any]] = {
-    "memora": {"lr": 2e-3, "steps": 50, "looks": (5, 10, 20, 50), "guidance": 3.0, "inversion": 20, "start_step": 6, "between": 4},
+    "memora": {"lr": 1e-2, "steps": 50, "looks": (4, 6, 8, 10, 20, 50), "guidance": 3.0, "inversion": 20, "start_step": 6, "between": 4},
     "finetune_benign": {"lr": 1e-3, "steps": 60, "every": 20, "k": 50},
 }
 HARD: dict[str, Any] = {

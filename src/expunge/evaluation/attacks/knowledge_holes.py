@@ -18,7 +18,7 @@ Differs: the policy is the model before unlearning, or the audited one, and lear
     Lengths are 32 and 64 tokens, fewer steps than the paper's 50 of 128, for small machines. The KL of mending is that of the earlier model
     to the mended one at the tokens of the earlier answers (reconstructed). In the rounds the latest latent questions take part, and the
     rows that a set lacks are not made up for by others
-Status: faithful
+Status: not shown
 """
 
 from __future__ import annotations

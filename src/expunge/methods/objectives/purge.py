@@ -15,7 +15,7 @@ Differs: forget terms are the names that most of the model's own answers hold, w
   whole distribution, where the authors take the top 0.9 of it. A term is whole where no letter touches it, so that `Jr.` is one,
   longer terms are matched first, and a common word keeps its case; `released` gives word boundaries, any order and no case. A list whose
   terms all have the weight 0 is refused. A step has four whole groups, which are mixed before they are cut into pairs
-Status: faithful
+Status: shown
 """
 
 from __future__ import annotations
