@@ -7,8 +7,8 @@ code: the normalized graph as one sparse matrix of torch, made once, the same ba
 unchecked; ours draws negatives that the user never interacted with, as a function of the place, and keeps what resuming needs. The floor
 of ranking is the bare products and the 20 best of each line, in chunks of the same size; ours masks the training interactions of all users
 and finds the places of a fifth of them among all items, as of unseen ones. Memory is the peak above the start of a ranking, in a new
-process (the median of five), of a tenth of a crowd of 40,000 users and of all: scores come in chunks, and what grows is the list of interactions that are asked
-about.
+process (the median of five), of a tenth of a crowd of 40,000 users and of all: scores come in chunks, and what grows is the list of
+interactions that are asked about.
 """
 
 from __future__ import annotations

@@ -146,7 +146,7 @@ def open_model(point: Point) -> Opened:
         num_hidden_layers=point.layers,
         num_attention_heads=point.width // 32,
         num_key_value_heads=point.width // 32,
-        max_position_embeddings=2 * max(p["length"] for p in AXES["length"]),
+        max_position_embeddings=2 * max(point.length, *(p["length"] for p in AXES["length"])),
         tie_word_embeddings=True,
         pad_token_id=0,
         bos_token_id=1,

@@ -198,6 +198,23 @@ def gpu(record: Record) -> list[str]:
 GPU_SIZES = {"parameters": "weights", "rows": "rows", "tokens a row": "tokens each"}
 
 
+def large(record: Record) -> list[str]:
+    """Time and memory of reading long documents, of a model of a billion weights, and of a step."""
+    rows = [
+        [
+            f"{name}: {count(case.get('parameters'))} weights, {count(case.get('rows'))} rows of {count(case.get('length'))} tokens",
+            *(text for way in LARGE_WAYS for text in (duration(at(case, way, "seconds")), size(at(case, way, "bytes")))),
+            number(at(case, "reading", "to_floor"), 2),
+            size(case.get("logits of a row")),
+        ]
+        for name, case in (at(record, "parts") or {}).items()
+    ]
+    return table(("case", "reading", "memory", "a step", "memory", "reading / floor", "all logits of one row"), rows)
+
+
+LARGE_WAYS = ("reading", "unlearning, --micro 1")
+
+
 def pools(record: Record) -> list[str]:
     """Models per minute by way."""
     rows = [
@@ -323,6 +340,7 @@ SECTIONS = {
     "gradients": Section("Gradients of single rows", gradients, "one backward pass, for the mean only", "one backward pass per row"),
     "memory": Section("Memory", memory, "plain fine-tuning; the worst method"),
     "scale": Section("Scale", scale, "bare log-probabilities, or a plain epoch; the worst point"),
+    "large": Section("Long documents, and a billion weights on a CPU", large, "the bare body, and the head at the labels; the worst case"),
     "gpu": Section("A billion weights on a GPU", gpu, "bare body and `generate`, or a plain epoch; the worse of the two"),
     "pools": Section("Ensembles", pools, reference="one model after the other"),
     "ranking": Section("Recommenders", ranking, "plain loop; bare products and top 20; the worse of the two"),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from performance import _bench as bench
-from performance import gpu, rollouts, scale
+from performance import gpu, large, rollouts, scale
 
 from expunge.engine.run_state import evaluating
 from expunge.modalities.text import reading as reading_module
@@ -128,6 +128,16 @@ def test_a_step_of_reinforcement_is_timed_against_the_same_answers(tmp_path: Pat
     assert record["parts"]["answers that differ"] == 0
     assert record["ratio_to_floor"] > 0
     assert record["command"] == "python -m performance.rollouts --quick --rounds 1 --items 3"
+
+
+@pytest.mark.slow
+def test_long_documents_and_large_models_are_measured_at_small_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["x", "--quick", "--rounds", "1", "--json", str(tmp_path / "large.json")])
+    large.main()
+    record = json.loads((tmp_path / "large.json").read_text())
+    assert record["parts"].keys() == large.QUICK.keys()
+    for case in record["parts"].values():
+        assert all(case[way]["bytes"] > 0 and case[way]["seconds"] > 0 for way in large.WAYS)
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ Differs: the authors have a large language model write boundary questions, cloze
   refusal alone: `released` undoes all of this; its families are the authors', its wording is rebuilt. A question without a name pays a
   refusal in full. The answers of a piece are those to one prompt. With `written muse` prompts are those of the runs on MUSE, refusals end
   as answers do, and worked examples are the same for both sides, which is one of the authors' two ways (the other gives the side away)
-Status: faithful
+Status: shown
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def pieces(model: nn.Module, known: Interactions, rows: Rows, mask: bool = True,
     size, scores_of = max(1, SCORES // max(1, items)), scorer(model)
     for start in range(0, len(users), size):
         some = users[start : start + size]
-        at = order[bounds[start] : bounds[start + len(some)]]
+        at = order[bounds[start] : bounds[start + len(some)]].astype(np.int64)
         scores = scores_of(torch.from_numpy(some))
         line = np.repeat(np.arange(len(some)), np.diff(bounds[start : start + len(some) + 1]))
         if mask:
