@@ -16,7 +16,7 @@ Differs: weights whose gradient is masked stay as they are, without decay (`hold
   them; moments go on with gradients of 0. AdamW has the second moment of torch (0.999, theirs 0.95), and the rows of a step are drawn with
   replacement. Gated perceptrons and shared keys and values are an extension. The calibrated loss, with a bias of the head that is trained
   after ablation, is that of the attack `calibrated`; the class of adjacent rows is left out of training
-Status: faithful
+Status: shown
 """
 
 from typing import Annotated, Literal
