@@ -64,6 +64,7 @@ HARD: dict[str, Any] = {
     "inner": 2,
     "inner_lr": 1e-4,
 }  # settings of `worst_case_prompts`
+FEW: dict[str, Any] = {"steps": 3, "eta": 1.0}  # so that some of the prompts are still drawn afterwards, whichever they are
 RANDOM = 2  # random sets of as many prompts
 SHOWN = 6  # prompts of a set in a grid, with the concept and without it
 Pictures = NDArray[np.uint8]
@@ -116,7 +117,7 @@ class Seed:
         """Shares of pictures that show all that their prompts name, for hard and random prompts, before and after they are forgotten."""
         one_each = list({r["caption"]: r for r in self.suite.train["retain"]}.values())
         size: int = HARD["size"]
-        settings = {k: v for k, v in self.settings("esd").items() if k != "concept"}
+        settings = {k: v for k, v in self.settings("esd").items() if k != "concept"} | FEW
         hard = unlearn(
             "esd",
             self.opened(),
@@ -246,7 +247,7 @@ def main() -> None:
             "sizes": SIZES,
             "settings": {m: {**presets.hyperparameters(scenes.NAME, MODEL, m), **own} for m, own in ARMS.items()},
             "attacked with": ATTACKS,
-            "hard prompts": HARD,
+            "hard prompts": HARD | FEW,
             "versions": receipt.versions(),
             "machine": receipt.machine(),
             "seed": seed,

@@ -267,3 +267,13 @@ def test_a_store_is_made_forgotten_from_and_loaded_by_commands(cases: Cases, tmp
         "unlearn", "npo", "--model", tmp_path / "less", "--forget", cases.forget, "--retain", cases.retain, "--out", tmp_path / "x"
     )
     assert "is an ensemble of 2 models, and this method changes one" in refused.error
+
+
+def test_steps_of_all_shards_are_told() -> None:
+    told = list[tuple[int, int, str]]()
+    world = worlds.text()
+    plan = Plan(SISA(shards=2, slices=1, train=TRAIN))
+    hooks = Hooks(progress=lambda done, total, stage: told.append((done, total, stage)))
+    loop.run((plan,), world.model("random"), world.modality, {"retain": world.some(9)["retain"]}, hooks=hooks)
+    assert len({stage for _, _, stage in told}) == 2, "one run for each shard"
+    assert all(0 < done <= total for done, total, _ in told)

@@ -30,7 +30,7 @@ from expunge.engine.distributed.process_group import processes
 from expunge.engine.gradient import evaluate, global_norm
 from expunge.engine.hooks import Hooks, nothing
 from expunge.engine.picking import picked_before
-from expunge.engine.run_state import Cost, RunState
+from expunge.engine.run_state import Cost, Progress, RunState
 from expunge.engine.schedule import anchor_of, check_statistics, descend, lr_at, optimizer_of, sample, steps_of, total_steps
 from expunge.engine.trainable import choose
 from expunge.engine.validate import check, check_weights
@@ -121,8 +121,8 @@ class _Engine:
     evaluate = staticmethod(evaluate)
 
     @staticmethod
-    def run(plans: Plans, model: nn.Module, modality: Modality, sets: Sets, **options: Any) -> RunState:
-        return run(plans, model, modality, sets, **options)
+    def run(plans: Plans, model: nn.Module, modality: Modality, sets: Sets, progress: Progress | None = None, **options: Any) -> RunState:
+        return run(plans, model, modality, sets, hooks=Hooks(progress=progress or nothing), **options)
 
 
 def new_state(model: nn.Module, modality: Modality, accelerator: Accelerator, seed: int = 0, **fields: Any) -> RunState:
@@ -155,6 +155,7 @@ class _Stage:
         r, plan = self.r, self.plan
         r.precision = self.train.precision
         r.objective = plan.action if isinstance(plan.action, Objective) else None
+        r.progress = self.hooks.progress if isinstance(plan.action, (ByDesign, Guard)) else None
         choose(r.model, plan.trainable)
         if resume is None:
             r.epoch = r.step = 0

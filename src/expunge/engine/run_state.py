@@ -71,11 +71,16 @@ class Cost:
         return parameters * (2 * self.forward_tokens + 4 * self.backward_tokens)
 
 
+Progress = Callable[[int, int, str], None]  # steps done, steps in all, what is being done
+
+
 class Engine(Protocol):
     """The functions of the loop that views need: gradient evaluations, and runs inside a run."""
 
     def evaluate(self, run: RunState, objective: Any, logical: Sets, *args: Any, **options: Any) -> tuple[Tensor, list[Tensor]]: ...
-    def run(self, plans: Any, model: nn.Module, modality: Modality, sets: Sets, **options: Any) -> RunState: ...
+    def run(
+        self, plans: Any, model: nn.Module, modality: Modality, sets: Sets, progress: Progress | None = None, **options: Any
+    ) -> RunState: ...
 
 
 @brief("seed", "stage", "epoch", "done", "total", "warnings")
@@ -109,6 +114,7 @@ class RunState:
     store: Mapping[str, Any] | None = None  # the store of a by-design method
     finished: dict[str, Any] = field(default_factory=dict)  # ends of the runs inside a by-design method, which a resumed run takes over
     keep: Callable[[str, Any], None] | None = None  # of a by-design method: keeps the end of a run inside it
+    progress: Progress | None = None  # of an action without steps of its own: told of those of runs inside it
     shown: dict[str, list[dict[str, float]]] = field(default_factory=dict)  # results of parts by name, for the receipt and the report
     cost: Cost = field(default_factory=Cost)
     started: float = field(default_factory=time.monotonic)
