@@ -37,7 +37,6 @@ ARMS: dict[str, Arm] = {
         arm("idk"),
         arm("dpo"),
         arm("idk_ap"),
-        arm("altpo", length=40),
         arm("wga"),
         arm("satimp", **SLOW, grid={"lr": (1e-3, 1e-2), "b1": (1.0, 5.0)}),
         arm("undial", **SLOW),
@@ -105,9 +104,6 @@ CLAIMS: dict[str, tuple[People, tuple[Claim, ...]]] = {
     "simnpo": keeps("at equal forgetting it keeps more utility than NPO", "Fan et al. 2024, the table of TOFU", "npo"),
     "idk_ap": says_less(LESS, "Yuan et al. 2024, the tables of TOFU"),
     "me": keeps(MORE, "Yuan et al. 2024, the tables of TOFU"),
-    "altpo": keeps(
-        "at equal forgetting it keeps more utility than gradient ascent and NPO", "Mekala et al. 2024, the table of TOFU", "ga", "npo"
-    ),
     "wga": keeps(MORE, "Wang et al. 2025, the table of TOFU"),
     "satimp": keeps(
         "at equal forgetting it keeps more utility than gradient ascent and NPO", "Yang et al. 2025, the tables of TOFU", "ga", "npo"
