@@ -13,7 +13,7 @@ Differs: reconstructed: strength and training settings are those that the paper 
   Replacements come from a file that the user gives (`anchors`), where the paper has them written by GPT-4; without a file x' is x. Places
   inside a replaced name have no label, and neither have tokens that do not begin at the same character in both texts; all mentions of a
   name are replaced alike, and the paper's lowering of repeated names is left out
-Status: faithful
+Status: case invalid
 """
 
 import json
