@@ -19,6 +19,7 @@ from expunge.engine import receipt
 from expunge.engine.distributed.process_group import ProcessGroup
 from expunge.engine.guarding import is_guarded
 from expunge.engine.hooks import Hooks
+from expunge.engine.shared import sharing
 from expunge.evaluation.audited_models import (
     AuditedModel,
     Progress,
@@ -103,6 +104,7 @@ class Setting:
         return self.attacked(audited, opened, progress)
 
 
+@sharing()
 def bench(
     sweep: Sweep,
     out: str | Path,

@@ -6,6 +6,7 @@ turn alone is the answer is a `prompt` of turns with a `completion`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -125,6 +126,11 @@ def unread(record: Mapping[str, Any]) -> set[str]:
 def pair_of(record: Mapping[str, Any], where: str) -> Pair:
     """The last answer of a record, with what stands before it. Raises: UserError, as `pairs_of`."""
     return pairs_of(record, where)[-1]
+
+
+def filled(template: str, prompt: str, answer: str) -> str:
+    """Fill in prompt and answer in one pass, because either may contain braces."""
+    return re.sub(r"\{(prompt|answer)\}", lambda match: prompt if match[1] == "prompt" else answer, template)
 
 
 def split_chats(record: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
