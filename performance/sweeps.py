@@ -29,9 +29,10 @@ from expunge.engine import checkpoint, loop
 from expunge.engine.cache import cache_home
 from expunge.evaluation import attack, audited_models, observe
 from expunge.evaluation.audited_models import AuditedModel
+from expunge.io import copies
 from expunge.modalities.text import shared_rows
 from expunge.parallel import ray_cluster
-from expunge.workflows import benchmark
+from expunge.workflows import aftermath, benchmark
 from expunge.workflows.benchmark import Sweep
 
 METHODS = ("npo", "graddiff", "idk", "undial", "simnpo", "dpo", "wga", "satimp")
@@ -109,7 +110,9 @@ def run(sweep: Sweep, ray: str = "") -> None:
 
 def alone(sweep: Sweep) -> dict[str, float]:
     """The seconds of a sweep whose jobs share nothing."""
-    with mock.patch.object(shared_rows, "shared", return_value=None):
+    with ExitStack() as stack:
+        for sharer in (shared_rows, copies, aftermath):
+            stack.enter_context(mock.patch.object(sharer, "shared", return_value=None))
         return watched(sweep)
 
 

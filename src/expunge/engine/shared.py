@@ -14,7 +14,7 @@ from typing import Any
 
 from expunge.functional.brief import brief
 
-ROOM = 1 << 14  # rows
+ROOM = 1 << 27  # bytes
 
 
 @brief("room", "taken")
@@ -22,7 +22,7 @@ class Shared:
     """Results by key, which names all that they depend on. Where there is no room, those leave that nobody asked for the longest.
 
     Args:
-        room: sum of the sizes of all results.
+        room: bytes that all results may take, as far as whoever keeps them can tell.
     """
 
     def __init__(self, room: int = ROOM) -> None:

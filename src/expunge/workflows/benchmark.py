@@ -38,6 +38,7 @@ from expunge.evaluation.prompting import asked_as
 from expunge.evaluation.thresholds import Thresholds
 from expunge.evaluation.verdict import Context
 from expunge.functional.brief import brief
+from expunge.io.copies import load_copy
 from expunge.io.models import Opened, cache_home, load, receipt_of
 from expunge.io.run_dirs import log_of
 from expunge.parallel import ray_cluster
@@ -79,6 +80,10 @@ class Setting:
     def load(self, path: str | Path) -> Opened:
         """A model of the sweep, with a modality of its own, which a method may teach new tokens."""
         return load(path, self.suite.prompt_format, dtype=self.sweep.dtype, device=self.device)
+
+    def begin(self) -> Opened:
+        """The original, likewise, which a job may change."""
+        return load_copy(self.original, self.suite.prompt_format, dtype=self.sweep.dtype, device=self.device)
 
     def attacked(self, audited: AuditedModel, opened: Opened, progress: Progress) -> AuditedModel:
         """An audited model with the outcomes of attacks, beside the original and the retrained one."""
@@ -305,7 +310,7 @@ def _forgotten(
     common |= {"alternate_answers": suite.alternate_answers} if suite.alternate_answers else {}
     result = unlearn(
         method,
-        setting.load(setting.original),
+        setting.begin(),
         suite.train["forget"],
         suite.train.get("kept", suite.train["retain"]),
         holdout=suite.sets.get("holdout"),

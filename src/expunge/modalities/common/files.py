@@ -91,7 +91,7 @@ def _whole(path: str, kind: Kind, dtype: torch.dtype | str | None, trust_remote_
         preprocessor = kind.preprocessor(path, trust_remote_code)
         config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
         model, info = getattr(transformers, kind.auto(config)).from_pretrained(
-            path, dtype=dtype or torch.float32, trust_remote_code=trust_remote_code, output_loading_info=True, **options
+            path, config=config, dtype=dtype or torch.float32, trust_remote_code=trust_remote_code, output_loading_info=True, **options
         )
     except TROUBLE as error:
         if not allow_pickle and "model.safetensors" in str(error) and not Path(path).exists():  # `check` has seen a folder

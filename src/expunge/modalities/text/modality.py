@@ -39,7 +39,7 @@ from expunge.modalities.text.causal import CAUSAL, collate
 from expunge.modalities.text.encode import Content, Encoder
 from expunge.modalities.text.generate import Beginnings, choose, generate, recite
 from expunge.modalities.text.reading import Reading, strange
-from expunge.modalities.text.records import Pair, all_pairs, answering, filled, same_question
+from expunge.modalities.text.records import Pair, all_pairs, answered, answered_ids, answering, filled, same_question
 from expunge.modalities.text.refusals import REFUSALS, UNANSWERABLE
 from expunge.modalities.text.shapes import plain
 from expunge.modalities.text.shared_rows import Known, known_rows
@@ -156,15 +156,15 @@ class Text(Network):
         """
         if odd := [a for a in answers if not hasattr(a, "__len__") or isinstance(a, Mapping)]:
             raise UserError(f"{name}: an answer is a text, and this is {kind_of(odd[0])}")
-        ids = tuple(f"{content(i)}~{digest(a)}" for i, a in zip(rows.ids, answers, strict=True))
         if not answers or isinstance(answers[0], str):
-            pairs = [answering(context, a) for context, a in zip(rows["context"], answers, strict=True)]
-            key = ["relabel", name, ids, rows.weight, rows["context"], answers]
-            return self._known(len(ids), key, lambda r: (r._rows(name, pairs, ids, name, rows.weight), ())).rows
+            key = ["relabel", name, rows.ids, rows.weight, rows["context"], answers]
+            return self._known(
+                len(rows), key, lambda r: (r._rows(name, answered(rows, answers), answered_ids(rows, answers), name, rows.weight), ())
+            ).rows
         ends = [[] if pair.kind == "text" else [self.encoder.end(pair)] for pair in (answering(context, "") for context in rows["context"])]
         labels = [self.encoder.fit(p, [*a, *end]) for p, a, end in zip(rows["prompt"], answers, ends, strict=True)]
         columns = {**rows.columns, "answer": labels, "answer_text": self.decode(answers)}
-        return Rows(name, ids, self._kept(columns), rows.weight)
+        return Rows(name, answered_ids(rows, answers), self._kept(columns), rows.weight)
 
     def ask(self, rows: Rows, template: str, name: str = "asked") -> Rows:
         """Prompts about rows, to generate from. `{prompt}` and `{answer}` in the template stand for question and answer of the row."""

@@ -15,6 +15,7 @@ from expunge.modalities.common.fingerprint import fingerprint
 from expunge.modalities.text.encode import Encoder
 
 SCALARS = (bool, int, float, str, type(None))
+ROW = 1 << 13  # bytes that a row takes, about
 PLACES = frozenset({"name_or_path", "_processor_class"})  # settings of a tokenizer that change no token
 
 
@@ -47,14 +48,14 @@ def known_rows(modality: R, size: int, content: list[Any], make: Callable[[R], t
         make: rows, and notes on their records, as a modality reads them.
     """
     results = shared()
-    key = _key(modality.encoder, content) if results is not None and size <= results.room else ""
+    key = _key(modality.encoder, content) if results is not None and ROW * size <= results.room else ""
     if results is None or not key:
         return Known(*make(modality), modality)
     known: Known[R] | None = results.get(key)
     if known is None:
         reader = _unread(modality)
         known = Known(*make(reader), reader)
-        results.put(key, known, max(1, len(known.rows)))
+        results.put(key, known, ROW * (1 + len(known.rows)))
     modality.encoder.adopt(known.reader.encoder)
     modality.several |= known.reader.several
     return known
