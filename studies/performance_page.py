@@ -200,6 +200,16 @@ def sweeps(record: Record) -> list[str]:
     return lines_
 
 
+def short_runs(record: Record) -> list[str]:
+    """Time of a short run, by way."""
+    ratios = at(record, "parts", "ratios") or {}
+    rows = []
+    for name, x in (at(record, "parts", "seconds") or {}).items():
+        way, _, kind = name.partition(", ")
+        rows.append([name, duration(x), number(at(ratios, kind, "cpu"), 2) if way == "ours" else DASH])
+    return table((f"way ({count(at(record, 'parts', 'rows'))} rows)", "processor time", "/ floor"), rows)
+
+
 def gpu(record: Record) -> list[str]:
     """Time and memory of each way on a GPU."""
     ratios, sizes = at(record, "parts", "ratios") or {}, at(record, "parts", "bytes") or {}
@@ -344,6 +354,7 @@ SECTIONS = {
     "esd_step": Section("A step that samples before it learns", esd_step, "the model calls alone"),
     "vision_language": Section("Questions about pictures", vision_language, "a plain pass, each row with its picture"),
     "startup": Section("Start-up", startup, "an interpreter with the libraries of the command line"),
+    "short_runs": Section("Short runs", short_runs, "a plain script, from files to files; the worse of the two"),
     "sweeps": Section("Sweeps", sweeps, "trainings, passes and scores of the same sweep", "jobs that share nothing"),
     "commands": Section("Whole commands on 40 rows", commands, "a process that loads model and tokenizer alone; the worst command"),
 }
@@ -386,6 +397,10 @@ def _missed(records: Mapping[str, Record]) -> Iterator[str]:
             yield from _beyond(f"seconds of `{command}`", x, at(records, "startup", "parts", "must"))
     for command, x in (at(records, "commands", "parts", "ratios") or {}).items():
         yield from _beyond(f"time of `{command}` on 40 rows, relative to loading alone", x, at(records, "commands", "parts", "must"))
+    for kind, ratio in (at(records, "short_runs", "parts", "ratios") or {}).items():
+        yield from _beyond(
+            f"a short run on {kind}, relative to a plain script", ratio.get("cpu"), at(records, "short_runs", "parts", "must")
+        )
     swept = at(records, "sweeps", "parts") or {}
     yield from _beyond("a sweep, relative to its trainings and evaluations", at(swept, "ratios", "sharing"), swept.get("must"))
     if (faster := at(swept, "cluster", "speedup")) and faster < (least := at(swept, "cluster", "must")):
