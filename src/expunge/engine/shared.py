@@ -1,7 +1,7 @@
 """What the runs of one process share: results in memory by their content, as long as a block of `sharing` lasts.
 
-Each job of a sweep reads the same rows with the same tokenizer, and so does each look of an attack. A process that serves many people
-shares nothing, so that it keeps no rows longer than a request needs them.
+Each job of a sweep reads the same rows with the same tokenizer, and so does each look of an attack; comparisons draw the same weights. A
+process that serves many people shares nothing, so that it keeps no rows longer than a request needs them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from expunge.functional.brief import brief
 
-ROOM = 1 << 27  # bytes
+ROOM = 1 << 28  # bytes
 
 
 @brief("room", "taken")
