@@ -187,6 +187,29 @@ def commands(record: Record) -> list[str]:
     return table(("process", "time", "/ floor"), rows)
 
 
+def sweeps(record: Record) -> list[str]:
+    """Time of a sweep by kind of work, with and without what its jobs share, and the gain of a second worker."""
+    kinds = {"training": "training", "evaluation": "passes over models", "scores": "scores and verdicts", "rest": "overhead"}
+    seconds, ratios, cluster = (at(record, "parts", k) or {} for k in ("seconds", "ratios", "cluster"))
+    named = {"sharing": "the sweep", "alone": "jobs that share nothing"}
+    rows = [[name, *(duration(at(seconds, n, k)) for k in kinds), number(ratios.get(n), 2)] for n, name in named.items()]
+    lines_ = table((f"way ({count(at(record, 'parts', 'jobs'))} jobs)", *kinds.values(), "/ floor"), rows)
+    if cluster:
+        one, two = (duration(at(cluster, "seconds", n)) for n in ("1", "2"))
+        lines_ += ["", f"On a cluster one worker takes {one} and two take {two}: {number(cluster.get('speedup'), 2)} times as fast."]
+    return lines_
+
+
+def short_runs(record: Record) -> list[str]:
+    """Time of a short run, by way."""
+    ratios = at(record, "parts", "ratios") or {}
+    rows = []
+    for name, x in (at(record, "parts", "seconds") or {}).items():
+        way, _, kind = name.partition(", ")
+        rows.append([name, duration(x), number(at(ratios, kind, "cpu"), 2) if way == "ours" else DASH])
+    return table((f"way ({count(at(record, 'parts', 'rows'))} rows)", "processor time", "/ floor"), rows)
+
+
 def gpu(record: Record) -> list[str]:
     """Time and memory of each way on a GPU."""
     ratios, sizes = at(record, "parts", "ratios") or {}, at(record, "parts", "bytes") or {}
@@ -349,6 +372,8 @@ SECTIONS = {
     "esd_step": Section("A step that samples before it learns", esd_step, "the model calls alone"),
     "vision_language": Section("Questions about pictures", vision_language, "a plain pass, each row with its picture"),
     "startup": Section("Start-up", startup, "an interpreter with the libraries of the command line"),
+    "short_runs": Section("Short runs", short_runs, "a plain script, from files to files; the worse of the two"),
+    "sweeps": Section("Sweeps", sweeps, "trainings, passes and scores of the same sweep", "jobs that share nothing"),
     "commands": Section("Whole commands on 40 rows", commands, "a process that loads model and tokenizer alone; the worst command"),
 }
 
@@ -390,6 +415,14 @@ def _missed(records: Mapping[str, Record]) -> Iterator[str]:
             yield from _beyond(f"seconds of `{command}`", x, at(records, "startup", "parts", "must"))
     for command, x in (at(records, "commands", "parts", "ratios") or {}).items():
         yield from _beyond(f"time of `{command}` on 40 rows, relative to loading alone", x, at(records, "commands", "parts", "must"))
+    for kind, ratio in (at(records, "short_runs", "parts", "ratios") or {}).items():
+        yield from _beyond(
+            f"a short run on {kind}, relative to a plain script", ratio.get("cpu"), at(records, "short_runs", "parts", "must")
+        )
+    swept = at(records, "sweeps", "parts") or {}
+    yield from _beyond("a sweep, relative to its trainings and evaluations", at(swept, "ratios", "sharing"), swept.get("must"))
+    if (faster := at(swept, "cluster", "speedup")) and faster < (least := at(swept, "cluster", "must")):
+        yield f"**Missed**: two workers of a cluster are {number(faster, 2)} times as fast as one; the limit is {number(least, 2)}."
     grown = at(records, "scale", "parts", "memory against rows") or {}
     yield from _beyond(
         "peak memory of an evaluation of many rows, relative to few rows", at(grown, "times", "evaluation"), grown.get("must")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, ttest_rel
 
+from expunge.engine.shared import sharing
 from expunge.evaluation.attacks.mia import auc, precedes
 from expunge.evaluation.equivalence import difference, holm, least_visible
 from expunge.evaluation.measure import Measure, averaged
@@ -85,3 +86,23 @@ def test_correction_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([]) == []
     assert holm([0.9, 0.9]) == [1.0, 1.0]
+
+
+def test_weights_that_comparisons_share_are_those_that_each_would_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+
+    def pairs(n: int, m: int) -> Measure:
+        return Measure((rng.random(n), rng.random(m)), auc, kernel=precedes)
+
+    cases = [(averaged(rng.random(30)), averaged(rng.random(n))) for n in (30, 30, 20)]
+    cases += [(pairs(20, 10), pairs(n, 10)) for n in (20, 20, 15)]
+    alone = [difference(*case, seed=seed) for case in cases for seed in (0, 3)]
+    drawn: list[int] = []
+    default_rng = np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: drawn.append(seed) or default_rng(seed))  # type: ignore[func-returns-value]
+    with sharing():
+        together = [difference(*case, seed=seed) for case in cases for seed in (0, 3)]
+    assert len(drawn) == 8, "of four cases of sizes, with two seeds each"
+    for a, b in zip(alone, together, strict=True):
+        assert np.array_equal(a.low, b.low)
+        assert np.array_equal(a.high, b.high)

@@ -104,6 +104,20 @@ def test_lora_of_every_kind_goes_in_and_out(name: str, tmp_path: Path) -> None:
     torch.testing.assert_close(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()), after, atol=1e-4, rtol=0)
 
 
+def test_an_adapter_is_written_without_the_empty_card_of_peft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored_adapter(tmp_path, peft.LoraConfig())
+    model, modality = load(str(tmp_path / "adapter"))
+    cards: list[str] = []
+    monkeypatch.setattr(peft.PeftModel, "create_or_update_model_card", lambda self, folder: cards.append(folder))
+    modality.save(model, tmp_path / "out")
+    assert (tmp_path / "out" / "adapter_model.safetensors").exists()
+    assert not (tmp_path / "out" / "README.md").exists()
+    assert not cards
+    whole: Any = model
+    whole.create_or_update_model_card("afterwards")
+    assert cards == ["afterwards"], "the model can still write one"
+
+
 @pytest.mark.parametrize("kind", MERGED)
 def test_other_kinds_become_part_of_the_weights(kind: str, tmp_path: Path) -> None:
     right = stored_adapter(tmp_path, MERGED[kind])

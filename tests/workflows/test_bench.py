@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 
 from expunge.core.errors import Interrupted, UserError
+from expunge.io import copies
 from expunge.io.run_dirs import check_free
+from expunge.modalities.text import shared_rows
+from expunge.workflows import aftermath
 from expunge.workflows import benchmark as module
 from expunge.workflows.benchmark import SweepResult, bench
 from expunge.workflows.sweep import Sweep
@@ -64,6 +67,20 @@ def test_seeds_differ_and_relearning_is_measured(done: SweepResult) -> None:
     assert curves["retrained"]
     assert curves["npo seed 0"][0].step == 0
     assert not curves["npo seed 1"]
+
+
+def test_what_jobs_share_changes_no_number(done: SweepResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXPUNGE_CACHE", str(tmp_path / "cache"))  # so that nothing was observed before
+    for sharer in (shared_rows, copies, aftermath):
+        monkeypatch.setattr(sharer, "shared", lambda: None)
+    alone = bench(SMALL, tmp_path / "run")
+    for entry, other in zip(done.entries, alone.entries, strict=True):
+        assert (entry.name, entry.scores, entry.relearn) == (other.name, other.scores, other.relearn)
+        for name in ("modality", "forget_loss"):
+            assert entry.receipt.get(name) == other.receipt.get(name), "counts of rows, and losses"
+    for name in ("npo_seed_1", "ga_seed_1"):
+        model, other_model = (r.folder / "runs" / name / "model" / "model.safetensors" for r in (done, alone))
+        assert model.read_bytes() == other_model.read_bytes()
 
 
 def test_what_is_done_is_not_done_again(done: SweepResult, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from expunge.core.random import seed_of
 from expunge.core.rows import Sets
 from expunge.engine.context import RunStep
 from expunge.engine.distributed.sharding import whole
-from expunge.engine.run_state import RunState, device_of
+from expunge.engine.run_state import RunState, device_of, seed_draws
 from expunge.engine.schedule import split
 from expunge.functional.brief import brief
 
@@ -107,7 +107,7 @@ def evaluate(
     def loss_of(k: int, recording: bool) -> tuple[Tensor, RunStep, dict[str, Tensor]]:
         step = RunStep(run, logical, pieces[k], fuse, hook_points, means)
         step.recording = recording
-        torch.manual_seed(seed_of(run.seed, run.stage, run.epoch, run.step, k))
+        seed_draws(seed_of(run.seed, run.stage, run.epoch, run.step, k), device)
         parts = {
             f"{i} {snake(type(o).__name__)} {o.role}": w * o.loss(step.at(f"term{i}", o))
             for i, w, o in terms

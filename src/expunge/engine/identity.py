@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -52,8 +53,13 @@ def of_model(model: nn.Module) -> dict[str, str]:
 
 
 def of_rows(rows: Rows) -> str:
-    """A digest of all that rows hold: ids, columns and weights."""
-    return digest([rows.name, rows.ids, _plain(dict(rows.columns)), _plain(rows.weight)])
+    """A digest of all that rows hold: ids, columns and weights. Rows do not change, so the digest of rows that several runs share stays."""
+    if rows not in _of_rows:
+        _of_rows[rows] = digest([rows.name, rows.ids, _plain(dict(rows.columns)), _plain(rows.weight)])
+    return _of_rows[rows]
+
+
+_of_rows: WeakKeyDictionary[Rows, str] = WeakKeyDictionary()
 
 
 def of_setting(model: nn.Module) -> dict[str, str]:

@@ -70,8 +70,12 @@ def _digits(text: str) -> str:
     return "".join(str(unicodedata.digit(c)) for c in text if c.isdigit())
 
 
-def telling(answer: str, question: str) -> list[Telling]:
-    """The telling parts of an answer that its question does not give away; whether they are rare, only other answers can tell."""
+@lru_cache(maxsize=1 << 14)
+def telling(answer: str, question: str) -> tuple[Telling, ...]:
+    """The telling parts of an answer that its question does not give away; whether they are rare, only other answers can tell.
+
+    Every model of an audit is asked the same questions, so the parts are kept for a while.
+    """
     question_words = normalized(question)
     known_numbers = numbers(question)
     parts = [Telling("e-mail", m[0], m[0].casefold(), True) for m in EMAIL.finditer(answer) if m[0].casefold() not in question.casefold()]
@@ -89,7 +93,7 @@ def telling(answer: str, question: str) -> list[Telling]:
         enough = LETTERS if has_case else SHORT
         if len(key) >= enough and not unspaced(key) and not holds(question_words, key) and not holds(taken, key):
             parts.append(Telling("rare words", word, key, False))
-    return list({(p.kind, p.key): p for p in parts}.values())
+    return tuple({(p.kind, p.key): p for p in parts}.values())
 
 
 def _names(answer: str, question_words: str) -> Iterator[Telling]:

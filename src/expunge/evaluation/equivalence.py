@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from expunge.engine.shared import shared
 from expunge.evaluation.measure import Items, Measure
 from expunge.functional.brief import brief
 
@@ -59,18 +60,17 @@ class Difference:
 
 def difference(own: Measure, other: Measure, seed: int = 0) -> Difference:
     """The difference of two measures of one score. Items are paired where both models answered as many, in the same order."""
-    rng = np.random.default_rng(seed)
     paired = [len(a) for a in own.items] == [len(b) for b in other.items]
     n = len(own.items[0])
     value, yardstick = own.value(), other.value()
     if own.kernel is None or other.kernel is None:
-        draws = _redrawn(own, other, paired, rng)
+        draws = _redrawn(own, other, paired, np.random.default_rng(seed))
         return Difference(value, yardstick, draws, draws, n)
     own_values, other_values = (m.kernel(*m.items) if len(m.items) == 1 else m.kernel(*map(_some, m.items)) for m in (own, other))
     if paired:
-        center, unseen = _weighted(own_values - other_values, rng)
+        (center, unseen), *_ = _weighted(seed, own_values - other_values)
         return Difference(value, yardstick, center - WORST * unseen, center + WORST * unseen, n)
-    (a, unseen_a), (b, unseen_b) = (_weighted(x, rng) for x in (own_values, other_values))
+    (a, unseen_a), (b, unseen_b) = _weighted(seed, own_values, other_values)
     return Difference(value, yardstick, a - b - unseen_b, a + unseen_a - b, n)
 
 
@@ -93,13 +93,28 @@ def _some(items: Items) -> Items:
     return items if len(items) <= LARGEST else items[np.linspace(0, len(items) - 1, LARGEST).round().astype(int)]
 
 
-def _weighted(kernel: Items, rng: np.random.Generator) -> tuple[Items, Items]:
-    """Draws of the weighted mean of a kernel, (draws,), without the unseen item of its first axis; and that item's weight, (draws,)."""
-    weights = rng.dirichlet(np.ones(len(kernel) + 1), DRAWS)
-    observed, unseen = weights[:, :-1], weights[:, -1]
-    if kernel.ndim == 1:
-        return observed @ kernel, unseen
-    return np.einsum("dj,dj->d", observed @ kernel, rng.dirichlet(np.ones(kernel.shape[1]), DRAWS)), unseen
+def _weighted(seed: int, *kernels: Items) -> list[tuple[Items, Items]]:
+    """Draws of the weighted mean of each kernel, (draws,), without the unseen item of its first axis; and that item's weight, (draws,)."""
+    sizes = tuple(size for kernel in kernels for size in (len(kernel) + 1, *kernel.shape[1:]))
+    drawn = iter(_weights(seed, sizes))
+    means = []
+    for kernel in kernels:
+        weights = next(drawn)
+        mean, unseen = weights[:, :-1] @ kernel, weights[:, -1]
+        means.append((mean if kernel.ndim == 1 else np.einsum("dj,dj->d", mean, next(drawn)), unseen))
+    return means
+
+
+def _weights(seed: int, sizes: tuple[int, ...]) -> list[Items]:
+    """Weights of items, (draws, size) for each size. In a block of `sharing`, scores of as many items get the same ones, undrawn."""
+    results, key = shared(), f"weights {seed} {sizes}"
+    weights: list[Items] | None = results.get(key) if results is not None else None
+    if weights is None:
+        rng = np.random.default_rng(seed)
+        weights = [rng.dirichlet(np.ones(size), DRAWS) for size in sizes]
+        if results is not None:
+            results.put(key, weights, sum(w.nbytes for w in weights))
+    return weights
 
 
 def _redrawn(own: Measure, other: Measure, paired: bool, rng: np.random.Generator) -> Items:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -108,6 +108,12 @@ class Corpus:
         return [times[core] > max(1, USUAL * len(cores)) for core in cores]
 
 
+@lru_cache(maxsize=2)
+def corpus_of(observation: Observation) -> Corpus:
+    """The corpus of an observation, kept for a while: the score of leaks, the verdict and its list of leaks all read it."""
+    return Corpus(observation)
+
+
 def leaks(observation: Observation, retrained: Observation | None = None) -> list[Leak]:
     """What the model still produces of the forgotten answers, proofs and whole answers first; what the retrained model also produces is no
     leak.
@@ -115,7 +121,7 @@ def leaks(observation: Observation, retrained: Observation | None = None) -> lis
     observed = observation.sets.get(FORGET)
     if observed is None or not observed.generations:
         return []
-    corpus, others = Corpus(observation), _answers_of(retrained, observed.ids)
+    corpus, others = corpus_of(observation), _answers_of(retrained, observed.ids)
     recited, also_recited = recitations(observation), recitations(retrained) if retrained else np.zeros(len(observed))
     leaked: list[Leak] = []
     for i in range(len(observed)):
@@ -198,7 +204,7 @@ def leaking(observation: Observation) -> Items:
     Raises:
         Missing: without generated answers, or where no answer holds anything telling.
     """
-    corpus = Corpus(observation)
+    corpus = corpus_of(observation)
     if not corpus.forget.generations:
         raise Missing("no generated answers were observed")
     if not any(corpus.parts) and not any(corpus.new(normalized(answer), i) for i, answer in enumerate(corpus.forget.answer)):

@@ -12,7 +12,7 @@ from expunge.evaluation.attack import AttackOutcome, called, is_intervention
 from expunge.evaluation.checks import Limits, against_original, against_retrained, order, production
 from expunge.evaluation.compare import Compared
 from expunge.evaluation.equivalence import least_visible
-from expunge.evaluation.leaks import FORGET, Corpus, leaks, recitations
+from expunge.evaluation.leaks import FORGET, corpus_of, leaks, recitations
 from expunge.evaluation.measure import BROKEN, Evidence, Items
 from expunge.evaluation.profiles.profile import Counted, Profile, Records
 from expunge.evaluation.recovery import Controls, recoveries
@@ -118,7 +118,7 @@ def _recited(evidence: Evidence) -> Items:
     values = recitations(evidence.model)
     if np.isnan(values).all():
         return np.zeros(0)
-    usual = np.array(Corpus(evidence.model).usual)
+    usual = np.array(corpus_of(evidence.model).usual)
     return np.asarray(values[~np.isnan(values) & ~usual])
 
 

@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 import torch
 
 from expunge.core.errors import UserError
+from expunge.engine.shared import share_from_now_on
 from expunge.io.models import cache_home
 
 T = TypeVar("T")
@@ -200,6 +201,7 @@ def _job(do: bytes, job: bytes, required: Mapping[Path, Path], environment: Mapp
     with suppress(OSError):  # relative paths in the rows start from this folder
         os.chdir(environment["folder"])
     torch.set_num_threads(CPUS)
+    share_from_now_on()  # a worker gets one job after the other
     signal.signal(signal.SIGINT, signal.default_int_handler)  # any other handler could ignore the interrupt
     ended = threading.Event()
     threading.Thread(target=_watch, args=(next(iter(required)), ended), daemon=True).start()

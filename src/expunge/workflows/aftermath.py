@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -11,11 +12,15 @@ from expunge.core.capabilities import Categorical, offers
 from expunge.core.modality import Modality
 from expunge.core.parts import Objective
 from expunge.core.plan import Plans
+from expunge.core.request import digest
 from expunge.core.rows import Rows
+from expunge.engine import identity
 from expunge.engine.run_state import RunState, evaluating
+from expunge.engine.shared import shared
 from expunge.evaluation.observation import few
 
 ROWS = 32  # rows to forget whose loss is compared
+SIZE = 1 << 10  # bytes that a number with its key takes, about
 RISE = 0.1  # nats: below it, an answer has lost less than a tenth of its probability
 KNOWN = 0.25  # probability of a label from which on a row counts as known
 
@@ -28,6 +33,22 @@ def forget_loss(model: nn.Module, modality: Modality, forget: Rows | None) -> fl
     with evaluating(model), torch.no_grad():
         loss = float(modality.forward(model, [rows])[0].loss.mean().mean())
     return loss if math.isfinite(loss) else None
+
+
+def loss_before(model: nn.Module, modality: Modality, forget: Rows | None, known: Mapping[str, str]) -> float | None:
+    """`forget_loss` of the model that a run starts from: in a block of `sharing` it is computed once for each model and its rows.
+
+    Args:
+        known: what identifies the model, see `identity.of_model`.
+    """
+    results = shared()
+    if results is None or forget is None:
+        return forget_loss(model, modality, forget)
+    key = digest(["forget_loss", known, identity.of_setting(model), modality.about(), identity.of_rows(forget)])
+    if (kept := results.get(key)) is None:
+        results.put(key, kept := [forget_loss(model, modality, forget)], size=SIZE)
+    loss: float | None = kept[0]
+    return loss
 
 
 def still_known(before: float | None, after: float | None) -> list[str]:

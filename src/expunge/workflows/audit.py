@@ -17,6 +17,7 @@ from expunge.core.rows import Rows
 from expunge.core.suggest import did_you_mean
 from expunge.engine import memory, receipt
 from expunge.engine.guarding import is_guarded
+from expunge.engine.shared import sharing
 from expunge.evaluation.alike import Alike
 from expunge.evaluation.attack import chosen, is_intervention
 from expunge.evaluation.audited_models import (
@@ -114,6 +115,7 @@ class AuditOptions:
     load_options: Mapping[str, Any] = field(default_factory=dict)
 
 
+@sharing()
 def audit(
     model: str | Path | Opened,
     forget: Source | None = None,

@@ -19,6 +19,7 @@ from expunge.engine import receipt
 from expunge.engine.distributed.process_group import ProcessGroup
 from expunge.engine.guarding import is_guarded
 from expunge.engine.hooks import Hooks
+from expunge.engine.shared import sharing
 from expunge.evaluation.audited_models import (
     AuditedModel,
     Progress,
@@ -37,6 +38,7 @@ from expunge.evaluation.prompting import asked_as
 from expunge.evaluation.thresholds import Thresholds
 from expunge.evaluation.verdict import Context
 from expunge.functional.brief import brief
+from expunge.io.copies import load_copy
 from expunge.io.models import Opened, cache_home, load, receipt_of
 from expunge.io.run_dirs import log_of
 from expunge.parallel import ray_cluster
@@ -79,6 +81,10 @@ class Setting:
         """A model of the sweep, with a modality of its own, which a method may teach new tokens."""
         return load(path, self.suite.prompt_format, dtype=self.sweep.dtype, device=self.device)
 
+    def begin(self) -> Opened:
+        """The original, likewise, which a job may change."""
+        return load_copy(self.original, self.suite.prompt_format, dtype=self.sweep.dtype, device=self.device)
+
     def attacked(self, audited: AuditedModel, opened: Opened, progress: Progress) -> AuditedModel:
         """An audited model with the outcomes of attacks, beside the original and the retrained one."""
         with_attacks = attacked(self.sweep, self.folder, audited, opened, self.sets_for(audited.method), progress, self.specs)
@@ -103,6 +109,7 @@ class Setting:
         return self.attacked(audited, opened, progress)
 
 
+@sharing()
 def bench(
     sweep: Sweep,
     out: str | Path,
@@ -303,7 +310,7 @@ def _forgotten(
     common |= {"alternate_answers": suite.alternate_answers} if suite.alternate_answers else {}
     result = unlearn(
         method,
-        setting.load(setting.original),
+        setting.begin(),
         suite.train["forget"],
         suite.train.get("kept", suite.train["retain"]),
         holdout=suite.sets.get("holdout"),

@@ -30,7 +30,7 @@ from expunge.io.models import opened as open_model
 from expunge.io.requested import ColumnMap, Conditions, notes_of, requested
 from expunge.report import result_tables
 from expunge.workflows import build_plan, resuming, stores
-from expunge.workflows.aftermath import forget_loss, still_known
+from expunge.workflows.aftermath import forget_loss, loss_before, still_known
 from expunge.workflows.callbacks import Callbacks, result_of
 from expunge.workflows.overlaps import shared_items
 from expunge.workflows.run_log import RunLog
@@ -170,7 +170,7 @@ def unlearn(
         "modality": modality.about(),
         **({"watch": {"sets": {n: len(r) for n, r in watch.sets.items()}, "best": watch.best}} if watch else {}),
     }
-    known_before = forget_loss(opened.model, modality, request.forget)
+    known_before = loss_before(opened.model, modality, request.forget, before)
     if request.forget is not None and offers(modality, HoldsRows) and not isinstance(plans[-1].action, Guard):
         findings += require(modality, HoldsRows).remove_rows(opened.model, request.forget)
     key = resuming.key_of(description, plans, opened, request, watch)

@@ -6,6 +6,7 @@ from math import comb, exp
 import numpy as np
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
+from scipy.stats import ks_2samp
 
 from expunge.evaluation.measure import BROKEN, Evidence, Measure, Missing, item_mean
 from expunge.evaluation.metrics import tofu
@@ -157,6 +158,28 @@ def test_ks_does_not_change_under_monotone_maps():
     a, b = rng.lognormal(0, 1, 80), rng.lognormal(0.4, 1, 80)
     for f in (np.log, np.reciprocal, np.sqrt):
         assert tofu.ks(f(a), f(b)) == pytest.approx(tofu.ks(a, b), rel=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:ks_2samp. Exact calculation unsuccessful")
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (7, 7), (40, 40), (100, 100), (40, 30)])
+def test_ks_is_that_of_scipy_bit_for_bit(n, m):
+    rng = np.random.default_rng(n)
+    for digits in (0, 1, 8):  # few digits make ties
+        for shift in (0.0, 0.3, 3.0):
+            a, b = rng.normal(size=n).round(digits), (shift + rng.normal(size=m)).round(digits)
+            assert tofu.ks(a, b) == float(ks_2samp(a, b).pvalue)
+    a[0] = np.nan
+    assert np.isnan(tofu.ks(a, b))
+
+
+@pytest.mark.filterwarnings("ignore:ks_2samp. Exact calculation unsuccessful")
+def test_draws_of_a_bootstrap_ask_scipy_once_for_each_lead(monkeypatch):
+    asked = []
+    monkeypatch.setattr("scipy.stats.ks_2samp", lambda a, b: asked.append(0) or ks_2samp(a, b))
+    tofu._ks_of.cache_clear()
+    values = np.random.default_rng(0).normal(size=(6, 2))
+    Measure((values,), lambda pair: tofu.ks(pair[:, 0], pair[:, 1])).interval(resamples=300)
+    assert 0 < len(asked) <= 7, "one sample of 6 is ahead of the other by 0 to 6"
 
 
 def test_harmonic_mean_by_hand():

@@ -91,7 +91,7 @@ def _whole(path: str, kind: Kind, dtype: torch.dtype | str | None, trust_remote_
         preprocessor = kind.preprocessor(path, trust_remote_code)
         config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
         model, info = getattr(transformers, kind.auto(config)).from_pretrained(
-            path, dtype=dtype or torch.float32, trust_remote_code=trust_remote_code, output_loading_info=True, **options
+            path, config=config, dtype=dtype or torch.float32, trust_remote_code=trust_remote_code, output_loading_info=True, **options
         )
     except TROUBLE as error:
         if not allow_pickle and "model.safetensors" in str(error) and not Path(path).exists():  # `check` has seen a folder
@@ -144,12 +144,24 @@ def write(model: nn.Module, preprocessor: Any, folder: Path) -> None:
     if generation is not None and not generation.do_sample:  # `transformers` refuses to save a greedy model with sampling settings
         for name in SAMPLING:
             setattr(generation, name, None)
-    with quiet():
+    with quiet(), without_card(saved):
         saved.save_pretrained(folder, **({"save_embedding_layers": getattr(base_of(model), "widened", False)} if is_adapted(model) else {}))
-        (folder / "README.md").unlink(missing_ok=True)  # the empty card of peft; the run writes its own
+        (folder / "README.md").unlink(missing_ok=True)  # of another model that lay here
         stored.write_as_stored(folder, stored.of(model))
         if preprocessor is not None:
             preprocessor.save_pretrained(folder)
+
+
+@contextmanager
+def without_card(model: Any) -> Iterator[None]:
+    """Keep peft from writing an empty card, which takes as long as the rest of a small adapter; the run writes its own."""
+    if adapted := is_adapted(model):
+        model.create_or_update_model_card = lambda folder: None
+    try:
+        yield
+    finally:
+        if adapted:
+            del model.create_or_update_model_card
 
 
 @contextmanager

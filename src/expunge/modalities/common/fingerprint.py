@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from typing import Any
 
 from expunge.core.request import digest
@@ -22,8 +23,15 @@ def fingerprint(preprocessor: Any) -> str:
     if not hasattr(preprocessor, "get_vocab"):
         return digest({k: v for k, v in preprocessor.to_dict().items() if k not in PATHS} if hasattr(preprocessor, "to_dict") else None)
     fast = getattr(preprocessor, "backend_tokenizer", None)
-    pieces = {k: v for k, v in json.loads(fast.to_str()).items() if k not in LATER} if fast is not None else preprocessor.get_vocab()
     special = {k: str(v) for k, v in preprocessor.special_tokens_map.items()}
     template = getattr(preprocessor, "chat_template", None)
     options = [bool(getattr(preprocessor, name, False)) for name in ("add_bos_token", "add_eos_token")]
-    return digest([pieces, special, template, options])
+    if fast is None:
+        return digest([preprocessor.get_vocab(), special, template, options])
+    return _of_tokenizer(fast.to_str(), json.dumps([special, template, options]))
+
+
+@lru_cache(maxsize=2)
+def _of_tokenizer(tokenizer: str, rest: str) -> str:
+    """The digest of a tokenizer as JSON with the rest, also as JSON: the same one is asked for before and after each look at a model."""
+    return digest([{k: v for k, v in json.loads(tokenizer).items() if k not in LATER}, *json.loads(rest)])

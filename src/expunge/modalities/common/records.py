@@ -98,6 +98,8 @@ def listed(record: Mapping[str, Any], column: str, place: str) -> list[Any]:
         UserError: for a list that is no valid JSON, and for values that are lists or objects; the message names row and column.
     """
     value: Any = record.get(column)
+    if type(value) is list and value and all(type(v) is str and v.strip() for v in value):  # as most are
+        return [*value]
     value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, str):
         value = from_cell(value, f"{place}, column {column!r}")

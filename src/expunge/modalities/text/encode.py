@@ -45,7 +45,7 @@ class Written(NamedTuple):
     after: str = ""  # what the template writes after the answer, which is not encoded
 
 
-@brief("prompt_format", "limit", "cut", "unknown")
+@brief("prompt_format", "limit", "cut")
 @dataclass
 class Encoder:
     """Encode pairs with one tokenizer and prompt format, and count the distinct rows with irregularities."""
@@ -55,9 +55,9 @@ class Encoder:
     prompt_format: str = ""  # '': the chat template, or without one QUESTION_FORMAT for questions and no format for prompts
     limit: int = 0  # longest sequence in tokens; 0: no limit
     vocabulary: int = 0  # how many tokens the model knows; 0: unknown
-    merged: int = 0  # rows tokenized in two pieces
     cut: int = 0  # answers that were too long
-    unknown: int = 0  # answers with the tokenizer's token for unknown text
+    _merged: set[Written] = field(default_factory=set, repr=False)  # tokenized in two pieces
+    _unknown: set[Written] = field(default_factory=set, repr=False)  # answers with the tokenizer's token for unknown text
     _encoded: dict[Written, Content] = field(default_factory=dict, repr=False)
     _fitted: dict[Written, Content] = field(default_factory=dict, repr=False)
     _windows: dict[Written, list[Content]] = field(default_factory=dict, repr=False)
@@ -79,6 +79,16 @@ class Encoder:
     def templated(self) -> bool:
         """Whether the tokenizer's chat template formats questions."""
         return not self.prompt_format and bool(getattr(self.chats, "chat_template", None))
+
+    @property
+    def merged(self) -> int:
+        """How many rows were tokenized in two pieces."""
+        return len(self._merged)
+
+    @property
+    def unknown(self) -> int:
+        """How many answers have the tokenizer's token for unknown text."""
+        return len(self._unknown)
 
     @property
     def windowed(self) -> tuple[int, int]:
@@ -168,6 +178,13 @@ class Encoder:
                     self._fitted[w] = prompt, self.fit(prompt, answer)
         return [self._fitted[w] for w in written]
 
+    def adopt(self, other: Encoder) -> None:
+        """Know and count all that another encoder with the same tokenizer and settings encoded, as if this one had."""
+        new = other._fitted.keys() - self._fitted.keys()
+        self.cut += sum(len(other._fitted[w][1]) < len(other._encoded[w][1]) for w in new)
+        for name in ("_merged", "_unknown", "_encoded", "_fitted", "_windows", "_ends"):
+            getattr(self, name).update(getattr(other, name))
+
     def columns(self, pairs: Sequence[Pair], encoded: Sequence[Content]) -> dict[str, list[Any]]:
         """The columns of rows with token ids. encoded: what `encode`, or a window of each pair, gave."""
         return {"prompt": [p for p, _ in encoded], "answer": [a for _, a in encoded]}
@@ -230,7 +247,7 @@ class Encoder:
         """Split the ids of a sequence into prompt and answer, and add the beginning and end of sequence."""
         eos, answer = self.tokenizer.eos_token_id, sequence[len(prompt) :]
         if sequence[: len(prompt)] != prompt or not answer:  # unknown characters may become one token, also across the boundary
-            self.merged += 1
+            self._merged.add(w)
             answer = self._apart(w.answer)
         prompt, answer = self._begun(prompt, answer, w.chat)
         if not prompt:  # the first label needs a token before it
@@ -240,7 +257,8 @@ class Encoder:
         if len(answer) < 1 + (not w.free):
             raise UserError("an answer has no tokens")
         self._check_known([*prompt, *answer])
-        self.unknown += self.tokenizer.unk_token_id not in (None, eos) and self.tokenizer.unk_token_id in answer
+        if self.tokenizer.unk_token_id not in (None, eos) and self.tokenizer.unk_token_id in answer:
+            self._unknown.add(w)
         return prompt, answer
 
     def _begun(self, prompt: list[int], answer: list[int], chat: bool) -> Content:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -34,15 +33,16 @@ from expunge.modalities.common.files import write
 from expunge.modalities.common.fingerprint import fingerprint
 from expunge.modalities.common.network import Network
 from expunge.modalities.common.packed import Layout
-from expunge.modalities.common.records import kind_of, listed
+from expunge.modalities.common.records import Records, kind_of, listed, note
 from expunge.modalities.text.architecture import Architecture
 from expunge.modalities.text.causal import CAUSAL, collate
 from expunge.modalities.text.encode import Content, Encoder
 from expunge.modalities.text.generate import Beginnings, choose, generate, recite
 from expunge.modalities.text.reading import Reading, strange
-from expunge.modalities.text.records import Pair, all_pairs, answering, same_question
+from expunge.modalities.text.records import Pair, all_pairs, answered, answered_ids, answering, filled, same_question
 from expunge.modalities.text.refusals import REFUSALS, UNANSWERABLE
 from expunge.modalities.text.shapes import plain
+from expunge.modalities.text.shared_rows import Known, known_rows
 from expunge.modalities.text.streaming import stream
 from expunge.modalities.text.wider import known_tokens, vectors, widen
 
@@ -88,7 +88,17 @@ class Text(Network):
         Raises:
             UserError: when a record cannot be encoded; the message names the row.
         """
-        where = source or name
+        own = Records(list[Any](records))  # which takes the notes of this reading
+        known = self._known(len(own), ["rows", name, source, own], lambda r: (r._read(name, own, source or name), own.notes))
+        note(records, known.notes)
+        return known.rows
+
+    def _known(self, size: int, content: list[Any], make: Callable[[Text], tuple[Rows, Sequence[str]]]) -> Known[Text]:
+        """Rows that a run of this process shares (see `known_rows`), or new ones: a subclass may read them by more than `content`."""
+        return known_rows(self, size, content, make) if type(self) is Text else Known(*make(self), self)
+
+    def _read(self, name: str, records: Sequence[Mapping[str, Any]], where: str) -> Rows:
+        """The rows of records. where: name of the records in messages."""
         by_record = all_pairs(records, name, where)
         alternates = [listed(r, "alternate", f"{where}, row {i + 1}") for i, r in enumerate(records)]
         for i, pairs in enumerate(by_record):
@@ -146,18 +156,19 @@ class Text(Network):
         """
         if odd := [a for a in answers if not hasattr(a, "__len__") or isinstance(a, Mapping)]:
             raise UserError(f"{name}: an answer is a text, and this is {kind_of(odd[0])}")
-        ids = tuple(f"{content(i)}~{digest(a)}" for i, a in zip(rows.ids, answers, strict=True))
         if not answers or isinstance(answers[0], str):
-            pairs = [answering(context, a) for context, a in zip(rows["context"], answers, strict=True)]
-            return self._rows(name, pairs, ids, name, rows.weight)
+            key = ["relabel", name, rows.ids, rows.weight, rows["context"], answers]
+            return self._known(
+                len(rows), key, lambda r: (r._rows(name, answered(rows, answers), answered_ids(rows, answers), name, rows.weight), ())
+            ).rows
         ends = [[] if pair.kind == "text" else [self.encoder.end(pair)] for pair in (answering(context, "") for context in rows["context"])]
         labels = [self.encoder.fit(p, [*a, *end]) for p, a, end in zip(rows["prompt"], answers, ends, strict=True)]
         columns = {**rows.columns, "answer": labels, "answer_text": self.decode(answers)}
-        return Rows(name, ids, self._kept(columns), rows.weight)
+        return Rows(name, answered_ids(rows, answers), self._kept(columns), rows.weight)
 
     def ask(self, rows: Rows, template: str, name: str = "asked") -> Rows:
         """Prompts about rows, to generate from. `{prompt}` and `{answer}` in the template stand for question and answer of the row."""
-        prompts = [_filled(template, q, a) for q, a in zip(self.questions(rows), rows["answer_text"], strict=True)]
+        prompts = [filled(template, q, a) for q, a in zip(self.questions(rows), rows["answer_text"], strict=True)]
         pairs = [Pair(self.placed(context, prompt), "?") for context, prompt in zip(rows["context"], prompts, strict=True)]
         return self._rows(name, pairs, rows.ids, name)
 
@@ -428,8 +439,3 @@ class Text(Network):
             "long_answers": self.encoder.windowed[0],
             "windows_of_long_answers": self.encoder.windowed[1],
         }
-
-
-def _filled(template: str, prompt: str, answer: str) -> str:
-    """Fill in prompt and answer in one pass, because either may contain braces."""
-    return re.sub(r"\{(prompt|answer)\}", lambda match: prompt if match[1] == "prompt" else answer, template)

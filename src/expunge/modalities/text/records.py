@@ -6,11 +6,14 @@ turn alone is the answer is a `prompt` of turns with a `completion`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from expunge.core.errors import UserError
+from expunge.core.request import content, digest
+from expunge.core.rows import Rows
 from expunge.functional.brief import brief
 from expunge.modalities.common.records import columns_of, ignored, note, present
 from expunge.modalities.text.shapes import ORDER, SHAPES, shaped
@@ -51,6 +54,16 @@ def answering(context_fields: Sequence[Any], answer: str) -> Pair:
     """The pair with what `Pair.context_fields` gave, and an answer."""
     context, kind, *tools = context_fields
     return Pair(context, answer, kind, *tools)
+
+
+def answered(rows: Rows, answers: Sequence[str]) -> list[Pair]:
+    """The contexts of rows with other answers."""
+    return [answering(context, a) for context, a in zip(rows["context"], answers, strict=True)]
+
+
+def answered_ids(rows: Rows, answers: Sequence[Any]) -> tuple[str, ...]:
+    """Ids of rows with other answers, each a text or token ids."""
+    return tuple(f"{content(i)}~{digest(a)}" for i, a in zip(rows.ids, answers, strict=True))
 
 
 def asked_turns(context_fields: Sequence[Any]) -> list[str]:
@@ -125,6 +138,11 @@ def unread(record: Mapping[str, Any]) -> set[str]:
 def pair_of(record: Mapping[str, Any], where: str) -> Pair:
     """The last answer of a record, with what stands before it. Raises: UserError, as `pairs_of`."""
     return pairs_of(record, where)[-1]
+
+
+def filled(template: str, prompt: str, answer: str) -> str:
+    """Fill in prompt and answer in one pass, because either may contain braces."""
+    return re.sub(r"\{(prompt|answer)\}", lambda match: prompt if match[1] == "prompt" else answer, template)
 
 
 def split_chats(record: Mapping[str, Any], where: str) -> list[dict[str, Any]]:

@@ -78,7 +78,8 @@ class SourceEncoder(Encoder):
                 if len(closed) < 2:
                     raise UserError("an answer has no tokens")
                 self._check_known(closed)
-                self.unknown += self.tokenizer.unk_token_id not in (None, w.end) and self.tokenizer.unk_token_id in closed
+                if self.tokenizer.unk_token_id not in (None, w.end) and self.tokenizer.unk_token_id in closed:
+                    self._unknown.add(w)
                 self._encoded[w] = list(self.start), closed
         return texts
 
