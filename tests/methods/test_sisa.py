@@ -270,10 +270,10 @@ def test_a_store_is_made_forgotten_from_and_loaded_by_commands(cases: Cases, tmp
 
 
 def test_steps_of_all_shards_are_told() -> None:
-    told = list[tuple[int, int, str]]()
+    calls = list[tuple[int, int, str]]()
     world = worlds.text()
     plan = Plan(SISA(shards=2, slices=1, train=TRAIN))
-    hooks = Hooks(progress=lambda done, total, stage: told.append((done, total, stage)))
+    hooks = Hooks(progress=lambda done, total, stage: calls.append((done, total, stage)))
     loop.run((plan,), world.model("random"), world.modality, {"retain": world.some(9)["retain"]}, hooks=hooks)
-    assert len({stage for _, _, stage in told}) == 2, "one run for each shard"
-    assert all(0 < done <= total for done, total, _ in told)
+    assert len({stage for _, _, stage in calls}) == 2, "one run for each shard"
+    assert all(0 < done <= total for done, total, _ in calls)

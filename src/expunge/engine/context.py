@@ -24,7 +24,7 @@ from expunge.engine.cached_reference import CachedReference
 from expunge.engine.estimators import kfac
 from expunge.engine.estimators.fisher import likelihoods, squared_gradients
 from expunge.engine.estimators.per_example_grads import ROOM, input_gradient, row_gradients
-from expunge.engine.run_state import Progress, RunState, device_of, evaluating
+from expunge.engine.run_state import RunState, device_of, evaluating
 from expunge.engine.trainable import learns
 from expunge.engine.weights import put, swapped, weights_of
 
@@ -351,20 +351,11 @@ class RunView:
             put(model, ended["weights"])
             return RunView(replace(self._run, model=model, modality=modality, keep=None, state=ended["state"], done=ended["done"]), sets)
         seed = seed_of(self._run.seed, self.place, self._run.epoch, key)
-        inner = self._run.engine.run(as_plans(plan), model, modality, sets, self._told(key), seed=seed, accelerator=self._run.accelerator)
-        self._run.cost.forward_tokens += inner.cost.forward_tokens
-        self._run.cost.backward_tokens += inner.cost.backward_tokens
-        self._run.cost.steps += inner.cost.steps
-        self._run.warnings += [text for text in inner.warnings if text not in self._run.warnings]
+        inner = self._run.inner(as_plans(plan), model, modality, sets, key, seed)
         if self._run.keep:
             inner.model = adapters.merged(inner.model)
             self._run.keep(place, {"weights": weights_of(inner.model), "state": inner.state, "done": inner.done})
         return RunView(inner, sets)
-
-    def _told(self, key: str) -> Progress | None:
-        """Who is told of the steps of a run inside this one, which is called by its key."""
-        progress = self._run.progress
-        return None if progress is None else lambda done, total, stage: progress(done, total, key or stage)
 
 
 class RunStep(RunView):

@@ -135,6 +135,17 @@ class RunState:
         """The processes that share the run."""
         return ProcessGroup(self.accelerator)
 
+    def inner(self, plans: Any, model: nn.Module, modality: Modality, sets: Sets, key: str, seed: int) -> RunState:
+        """A run inside this one, on the same devices. Whoever is told of its steps knows it by its key."""
+        progress = self.progress
+        steps: Progress | None = None if progress is None else lambda done, total, stage: progress(done, total, key or stage)
+        inner: RunState = self.engine.run(plans, model, modality, sets, steps, seed=seed, accelerator=self.accelerator)
+        self.cost.forward_tokens += inner.cost.forward_tokens
+        self.cost.backward_tokens += inner.cost.backward_tokens
+        self.cost.steps += inner.cost.steps
+        self.warnings += [text for text in inner.warnings if text not in self.warnings]
+        return inner
+
     def forward(
         self,
         groups: Sequence[Rows],
