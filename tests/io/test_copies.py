@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -81,6 +82,19 @@ def test_outside_a_block_and_beyond_the_room_every_call_reads(folder: Path, read
         for _ in range(2):
             load_copy(folder)
     assert len(reads) == 4
+
+
+def test_a_model_that_cannot_be_copied_is_read_each_time(folder: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refusing(*_: object) -> None:
+        raise TypeError("cannot pickle a lock")
+
+    monkeypatch.setattr(copies, "copy", SimpleNamespace(deepcopy=refusing))
+    expected = load(folder)
+    with sharing():
+        models = [load_copy(folder) for _ in range(2)]
+    assert len({id(m.model) for m in models}) == 2
+    assert all(same(m, expected) for m in models)
+    assert len(reads) == 3, "once to be kept, and once for each"
 
 
 def test_an_adapter_whose_base_lies_elsewhere_is_read_each_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

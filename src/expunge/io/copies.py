@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
 from pathlib import Path
 
 from expunge.core.request import digest
@@ -31,4 +32,6 @@ def load_copy(path: str | Path, prompt_format: str = "", *, dtype: str = "", dev
     if kept is None:
         kept = load(path, prompt_format, dtype=dtype, device=device)
         results.put(key, kept, size)
-    return copy.deepcopy(kept)
+    with suppress(TypeError, ValueError, RuntimeError, NotImplementedError):  # a plug-in's model or modality may not let itself be copied
+        return copy.deepcopy(kept)
+    return load(path, prompt_format, dtype=dtype, device=device)
