@@ -15,6 +15,7 @@ from expunge.methods.selectors.low_influence import LowInfluence
 def test_rows_of_wrong_labels_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"UNITS": 64, "OTHERS": 100, "WRONG": 10, "COPIED": 10}.items():
         monkeypatch.setattr(marginal, name, value)
+    monkeypatch.setitem(marginal.TRAINED, "epochs", 200)
     unit = marginal.CLAIMS[marginal.METHOD][0].unit(100, 0)
     assert [len(unit.rows[n]) for n in ("forget", "wrong", "copied", "retain")] == [20, 10, 10, 100 + 10 * marginal.COPIES]
     assert unit.lead("wrong") > 0.3
