@@ -27,8 +27,8 @@ from studies.proofs.claim import Arm, Claim, Scores
 from studies.proofs.curve import Curve
 from studies.proofs.effect import Gate
 
-UNITS, OTHERS = 256, 400  # of the hidden layer; rows to retain besides copies
-WRONG, COPIED, COPIES, NOISE = 40, 40, 4, 0.05  # rows to forget with wrong labels and with copies; copies of each; deviation of a pixel
+UNITS, OTHERS = 256, 600  # of the hidden layer; rows to retain besides copies
+WRONG, COPIED, COPIES, NOISE = 20, 20, 4, 0.05  # rows to forget with wrong labels and with copies; copies of each; deviation of a pixel
 TRAINED = {"lr": 5e-3, "batch_size": 64, "epochs": 60}
 METHOD, WHOLE, CHANCE = "low_influence", "the whole request", "a half by chance"
 GAP, COST = "gap", "cost"
@@ -126,8 +126,8 @@ class Marginal:
         return gates
 
 
-FIXED = {"batch_size": 30, "schedule": "constant", "warmup": 0, "epochs": 20}
-GRID = {"lr": (1e-4, 3e-4, 1e-3, 2e-3)}
+FIXED = {"batch_size": 8, "schedule": "constant", "warmup": 0, "epochs": 10}
+GRID = {"lr": (1e-4, 2e-4, 3e-4, 5e-4)}
 ARMS: dict[str, Arm] = {
     a.name: a
     for a in (
