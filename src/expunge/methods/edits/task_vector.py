@@ -7,7 +7,7 @@ Source: Ilharco et al. 2023, arXiv 2212.04089; as a baseline with these settings
 Needs: forget
 Cost: ten epochs of fine-tuning on the forget rows, on a copy of the model
 Differs: nothing
-Status: faithful
+Status: not shown
 """
 
 from expunge.core.hyperparameters import hp, part
