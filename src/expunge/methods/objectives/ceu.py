@@ -7,7 +7,7 @@ Source: Yang 2025, arXiv 2503.01224
 Needs: forget
 Cost: one forward and backward of the forget rows a step
 Differs: nothing
-Status: reproduced
+Status: shown
 """
 
 import math

@@ -10,7 +10,7 @@ Needs: forget, retain
 Cost: one forward and backward of forget and retain rows a step
 Differs: logits are those that predict the labels, while the authors' code does not shift them; lambda moves once an optimizer step, not
   once a micro-batch; the reported loss leaves out lambda eps, which has no gradient; the retain loss is that of the batch, not of an epoch
-Status: reproduced
+Status: shown
 """
 
 import torch
