@@ -55,7 +55,7 @@ def test_steering_alone_runs_the_first_stage(monkeypatch: pytest.MonkeyPatch) ->
 
     def unlearned(plans: Any, *args: Any, **options: Any) -> Any:
         stages.append([p.name for p in plans])
-        raise UserError("the weights are unchanged")
+        raise UserError("the weights did not change in 2 steps: the gradients were 0")
 
     monkeypatch.setattr(chats, "unlearn", unlearned)
     opened = SimpleNamespace(model=None, modality=None, source="")
