@@ -9,7 +9,7 @@ Needs: retain; as an update any objective that has second derivatives
 Cost: one forward and backward, and one forward and double backward a step
 Differs: nothing; the sum over tensors is that of the authors' code, where the paper writes one length (`whole`). The authors stop training
   after ten epochs without a better validation accuracy, we stop after all epochs
-Status: faithful
+Status: not shown
 """
 
 from torch import Tensor
