@@ -28,6 +28,15 @@ def test_greedy_assignment_is_that_of_a_plain_loop(samples: int, clusters: int, 
         assert greedy(scores, capacity).tolist() == by_loop(scores, capacity)
 
 
+def test_greedy_assignment_takes_a_pass_for_each_cluster_that_fills_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = list[int]()
+    count = torch.bincount
+    monkeypatch.setattr(torch, "bincount", lambda *inputs, **options: (passes.append(1), count(*inputs, **options))[1])
+    scores = torch.randn(500, 5, generator=torch.Generator().manual_seed(0)) + torch.arange(5) * 3
+    greedy(scores, 100)  # all want the last cluster, then the one before it
+    assert len(passes) <= 5
+
+
 def test_too_little_room_is_refused() -> None:
     with pytest.raises(ValueError, match="2 clusters of 2 do not hold 5 samples"):
         greedy(random(5, 2), 2)

@@ -41,7 +41,7 @@ def greedy(scores: Tensor, capacity: int) -> Tensor:
         best, cluster = scores[free].masked_fill(room == 0, -torch.inf).max(1)
         order = best.sort(descending=True, stable=True).indices
         taken = torch.nn.functional.one_hot(cluster[order], clusters).cumsum(0)
-        full = (taken == room).any(1).nonzero()[:, 0]  # places in the order at which some cluster gets its last sample
+        full = ((taken == room) & (room > 0)).any(1).nonzero()[:, 0]  # places in the order at which some cluster gets its last sample
         until = int(full[0]) + 1 if len(full) else len(order)
         accepted = order[:until]
         labels[free[accepted]] = cluster[accepted]
