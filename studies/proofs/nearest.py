@@ -52,9 +52,9 @@ class NearestUnit:
 
     def measure(self, model: nn.Module) -> dict[str, float]:
         """Distances of a model from the retrained ones: of the share that looks like the nearest class, and of distributions."""
-        told = mia_nn.attack(model, self.pool, self.opened.modality, self.others, self.forgotten, seed=self.seed)
+        outcome = mia_nn.attack(model, self.pool, self.opened.modality, self.others, self.forgotten, seed=self.seed)
         taken = accuracy(model, self.opened.modality, self.forgotten)
-        return {GAP: told.gap, VARIATION: told.total_variation, TAKEN: taken}
+        return {GAP: outcome.gap, VARIATION: outcome.total_variation, TAKEN: taken}
 
     @cached_property
     def original(self) -> Scores:

@@ -81,10 +81,15 @@ def accepted(draws: int, originals: int) -> dict[str, Any]:
         "every model knows what it was taught": min(m["retain_exact"] for n in ("original", "retrained") for m in models[n]) >= KNOWN,
         "every model answers general questions": min(m["general_right"] for runs in models.values() for m in runs) >= GENERAL,
     }
+    return record_of("python -m studies.worlds.accept", gates, models)
+
+
+def record_of(command: str, gates: Mapping[str, bool], models: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, Any]:
+    """What a file keeps of a world: its conditions, whether all hold, and the numbers of all models."""
     return {
-        "command": "python -m studies.worlds.accept",
+        "command": command,
         "accepted": all(gates.values()),
-        "gates": gates,
+        "gates": dict(gates),
         "models": {n: [{k: round(v, 4) for k, v in m.items()} for m in runs] for n, runs in models.items()},
         "versions": receipt.versions(),
         "machine": receipt.machine(),

@@ -21,7 +21,7 @@ from expunge.evaluation.audited_models import examine
 from expunge.evaluation.observation_spec import ObservationSpec
 from expunge.io.models import Opened
 from expunge.workflows.train import start, train
-from studies.worlds.accept import GENERAL, answers, exact, right
+from studies.worlds.accept import GENERAL, answers, exact, record_of, right
 
 RESULTS = Path(__file__).parents[2] / "results" / "worlds"
 KNOWN, UNKNOWN = 0.9, 0.5  # the least share that is known, and the largest of what was never told
@@ -42,8 +42,8 @@ def letters(opened: Opened, records: Records) -> float:
 def fit(opened: Opened, records: Records) -> float:
     """The mean probability that the model gives to a token of the documents."""
     wants = ObservationSpec(moments=False, gradient_norms=False, features=False)
-    seen = examine(opened.model, opened.modality, {"forget": list(records)}, name="model", wants=wants).observation
-    return float(np.mean(np.exp(seen.sets["forget"].kinds["answer"].mean_logp())))
+    observation = examine(opened.model, opened.modality, {"forget": list(records)}, name="model", wants=wants).observation
+    return float(np.mean(np.exp(observation.sets["forget"].kinds["answer"].mean_logp())))
 
 
 # By world: what is measured, by name of the number: how, and of which rows. `forget` and `retain` decide.
@@ -91,20 +91,13 @@ def accepted(name: str, draws: int) -> dict[str, Any]:
         "every model knows what is kept": min(m["retain"] for m in trained) >= KNOWN,
         "every model answers general questions": min(m["general_right"] for m in trained) >= GENERAL,
     }
-    return {
-        "command": f"python -m studies.worlds.others {name}",
-        "accepted": all(gates.values()),
-        "gates": gates,
-        "models": {n: [{k: round(v, 4) for k, v in m.items()} for m in runs] for n, runs in models.items()},
-        "versions": receipt.versions(),
-        "machine": receipt.machine(),
-    }
+    return record_of(f"python -m studies.worlds.others {name}", gates, models)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", choices=[*LOADERS, []], metavar="NAME", help="worlds; all where none is named")
-    parser.add_argument("--draws", type=int, default=2)
+    parser.add_argument("--draws", type=int, default=1)
     options = parser.parse_args()
     for world in options.names or LOADERS:
         record = accepted(world, options.draws)
