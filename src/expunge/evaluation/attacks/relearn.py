@@ -8,7 +8,7 @@ Scores: those of the forget set, after every so many steps; step 0 is before the
 Needs: forget; original (for the steps to recover)
 Range and ideal: those of the scores; the ideal curve is that of the retrained model under the same attack
 Differs: the rows are drawn from the forget set itself, not from related public text; a score over all forget rows counts them too
-Status: faithful
+Status: shown
 """
 
 from __future__ import annotations

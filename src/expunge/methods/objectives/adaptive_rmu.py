@@ -8,7 +8,7 @@ Source: Dang et al. 2025, arXiv 2408.06223
 Needs: forget, retain; the reference's hidden states (only the weights that move are stored twice)
 Cost: the cost of RMU, and one forward of the forget rows at the start
 Differs: N is measured over all forget rows at the start; the authors' code takes the first batch and counts padding. All else as in RMU
-Status: reproduced
+Status: not shown
 """
 
 from typing import Annotated

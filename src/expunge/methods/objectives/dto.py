@@ -12,7 +12,7 @@ Cost: once, draws x q forwards of each row; then a forward and backward of the f
 Differs: reconstructed: replacements are drawn uniformly from all classes that decode to some text, the same ones at every place of a row;
   labels after the cut are held; lambda 1, kappa 0.3, rho 0.5, 4 draws; an answer of one label is a target as a whole. For the variant with
   orthogonal gradients add `--update gradient_projection`; to choose among the question's words as well, give rows of whole texts
-Status: faithful
+Status: not shown
 """
 
 import math

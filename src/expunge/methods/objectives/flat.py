@@ -10,7 +10,7 @@ Cost: one forward and backward of forget and refusal rows a step; mean_first add
 Differs: refusals answer the forget question; the authors' collator pairs them with other inputs. g and f act on each row (the paper's
   risk); with mean_first they act on the batch mean, as in the code. P divides by the number of the answer's labels: answers are packed, so
   the code's division by the padded length has no counterpart
-Status: reproduced
+Status: not shown
 """
 
 from torch import Tensor

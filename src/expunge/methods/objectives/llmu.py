@@ -10,7 +10,7 @@ Needs: forget, retain; the reference
 Cost: one forward and backward of forget rows, K mismatched rows each and retain rows, and one reference forward of the retain rows a step
 Differs: unrelated answers come from the retain rows, not from TruthfulQA; padding does not count; the stop rule tests the loss itself over
   all forget rows after each epoch, while the authors' code tests its negative, which never stops a run
-Status: reproduced
+Status: not shown
 """
 
 import torch

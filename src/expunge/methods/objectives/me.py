@@ -9,7 +9,7 @@ Cost: one forward and backward of forget and retain rows a step
 Differs: positions of prompt and answer count and padding does not, while the authors' code averages over both; `include_prompt false`
   counts answers only. The authors add 1e-12 to each probability inside the logarithm, so that tokens below it have no gradient (`epsilon
   1e-12` does the same)
-Status: faithful
+Status: shown
 """
 
 import math

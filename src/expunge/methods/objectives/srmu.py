@@ -12,7 +12,7 @@ Cost: that of RMU, and a forward of forget and retain rows at the start; with a 
 Differs: reconstructed from descriptions: mean absolute activations, c by the length of RMU's vector, lambda 1, a map that is made once (or
   a moving average over batches), the same moving weights as in RMU; with whole rows the map leaves out the first token, whose activations
   dwarf all others
-Status: faithful
+Status: shown
 """
 
 from typing import Annotated, Literal

@@ -13,7 +13,7 @@ Differs: the penalty has a gradient; the authors' code adds it as a plain number
   warm-up, which takes the first tenth of the steps in the authors' code. The authors accumulate four batches of one, so that NPO is that of
   each row's mean loss, as here, and take the length of each row's gradient, while here the length of the batch's gradient counts;
   `batch_mean true` takes NPO of the mean loss of a batch, which allows no micro-batches. Other defaults are the authors' for WMDP
-Status: reproduced
+Status: shown
 """
 
 from typing import Annotated

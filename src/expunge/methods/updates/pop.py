@@ -13,7 +13,7 @@ Cost: one forward and backward of forget and two of retain rows a step, and a co
 Differs: we do not know how the paper estimates the correction: this one is exact for convex losses (with a frozen target and lambda in
   proportion to the rows it ends where retraining does), and of first order otherwise; lambda, learning rate and batch size are ours, and so
   is the threshold of RMA where it is not measured
-Status: reproduced
+Status: shown
 """
 
 from typing import Literal

@@ -10,7 +10,7 @@ Cost: one copy of the trainable weights and no further computation
 Differs: running statistics (batch norm) are averaged with the weights; there is no warm-up, which takes the first tenth of the steps in the
   authors' code; defaults are the authors' for WMDP, who accumulate four batches of one, so that NPO is that of each row's mean loss
   (`batch_mean true`: NPO of the mean loss of a batch, as in `sam`)
-Status: faithful
+Status: undecided
 """
 
 from typing import Annotated
