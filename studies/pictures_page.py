@@ -98,7 +98,7 @@ def _claims(records: Sequence[Record]) -> Iterator[str]:
     for words, paper, difference in CLAIMS:
         values = [v for r in records if (v := _tried(difference, r)) is not None]
         if len(values) >= 2:
-            yield f"- {words} ({paper}): {_in_words(effect_of('', values))}"
+            yield f"- {words} ({paper}): {_in_words(effect_of('', values), len(records))}"
 
 
 def _tried(difference: Callable[[Record], float], record: Record) -> float | None:
@@ -108,9 +108,11 @@ def _tried(difference: Callable[[Record], float], record: Record) -> float | Non
         return None
 
 
-def _in_words(effect: Effect) -> str:
+def _in_words(effect: Effect, seeds: int) -> str:
+    """The effect in a sentence. seeds: of all records, of which some may lack the score."""
     decided = "shown" if effect.low > 0 else "the opposite is shown" if effect.high < 0 else "undecided"
-    return f"{effect.mean:+.2f} ({effect.low:+.2f} to {effect.high:+.2f}), **{decided}** by {len(effect.values)} seeds."
+    counted = str(seeds) if len(effect.values) == seeds else f"{len(effect.values)} of {seeds}"
+    return f"{effect.mean:+.2f} ({effect.low:+.2f} to {effect.high:+.2f}), **{decided}** by {counted} seeds."
 
 
 def _score(score: str, model: str, other: str) -> Callable[[Record], float]:

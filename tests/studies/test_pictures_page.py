@@ -58,3 +58,15 @@ def test_a_claim_is_decided_by_its_interval(values: tuple[float, float], decided
     lines = [line for line in pictures_page.section(tmp_path / pictures_page.RESULTS) if line.startswith("- ESD draws the stamp")]
     assert len(lines) == 1
     assert decided in lines[0]
+
+
+def test_a_claim_says_of_how_many_seeds_it_knows(tmp_path: Path) -> None:
+    for seed, ua in ((0, 0.5), (1, 0.75), (2, 1.0)):
+        written(tmp_path, seed, ua, 0.5)
+    last = tmp_path / pictures_page.RESULTS / "seed2.json"
+    record = json.loads(last.read_text(encoding="utf-8"))
+    del record["attacks"]["memora"]["advunlearn"]["area"]  # of a model that draws the concept from the start there is none
+    last.write_text(json.dumps(record), encoding="utf-8")
+    lines = pictures_page.section(tmp_path / pictures_page.RESULTS)
+    assert [line.rpartition(" by ")[2] for line in lines if "AdvUnlearn" in line] == ["2 of 3 seeds."]
+    assert [line.rpartition(" by ")[2] for line in lines if line.startswith("- ESD draws the stamp")] == ["3 seeds."]
