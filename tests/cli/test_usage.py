@@ -122,7 +122,8 @@ WRONG = [
     ("report {tmp}/file", "error: {tmp}/file is a file, and a run is a folder"),
     ("list zzz", "error: there is no kind of thing called 'zzz'"),
     ("show npoo", "error: nothing here is called 'npoo'"),
-    ("unlern", "error: no such command 'unlern'"),
+    ("unlern", "error: no such command 'unlern'; did you mean 'unlearn'? See expunge --help"),
+    ("methods", "error: no such command 'methods'; see expunge --help"),
 ]
 
 

@@ -62,7 +62,8 @@ def _sentence(error: Any, ctx: Any) -> str:
     """The message of the option parser as one sentence, with the command whose help says more."""
     message = " ".join(str(error.format_message()).replace("Value error, ", "").split()).rstrip(".")
     known = ctx.invoked_subcommand if ctx.invoked_subcommand in ctx.command.commands else ""
-    return f"{message[:1].lower()}{message[1:]}; see {' '.join(filter(None, ['expunge', known, '--help']))}"
+    message = f"{message[:1].lower()}{message[1:]}".replace(". Did you mean", "; did you mean")
+    return f"{message}{' See' if message.endswith('?') else '; see'} {' '.join(filter(None, ['expunge', known, '--help']))}"
 
 
 class WithHyperparameters(typer.core.TyperCommand):
