@@ -14,7 +14,7 @@ Differs: greedy answers instead of beams of two; BLEU of a reference of fewer th
   reference; without an `encoder`, rows are compared by their words (TF-IDF) and F1 is left out; with one, F1 uses its token vectors; of a
   row with a question only the answer is trained on and generated; Adam has its usual betas; an epoch limit; nothing is added inside the
   logarithm, where the authors add 1e-12; padding does not count
-Status: reproduced
+Status: undecided
 """
 
 import re

@@ -8,7 +8,7 @@ Source: Yuan et al. 2024, arXiv 2410.08109
 Needs: forget, retain, alternate answers; no reference
 Cost: one forward and backward a step of the refusals to forget rows, and of retain rows once with their answers and once with refusals
 Differs: nothing
-Status: faithful
+Status: undecided
 """
 
 from torch import Tensor
