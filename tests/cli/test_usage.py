@@ -123,6 +123,9 @@ WRONG = [
     ("list zzz", "error: there is no kind of thing called 'zzz'"),
     ("show npoo", "error: nothing here is called 'npoo'"),
     ("unlern", "error: no such command 'unlern'; did you mean 'unlearn'? See expunge --help"),
+    ("audit --forgett x m", "error: there is no option or hyperparameter --forgett; did you mean --forget?"),
+    ("audit --zzzzzz x m", "error: --zzzzzz stands where MODEL is expected: give MODEL first, and such options after it"),
+    ("unlearn --lr 3 npo --model m --forget f --out o", "error: --lr stands where METHOD is expected: give METHOD first"),
     ("methods", "error: no such command 'methods'; see expunge --help"),
 ]
 

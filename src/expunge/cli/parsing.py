@@ -84,15 +84,25 @@ class WithHyperparameters(typer.core.TyperCommand):
 
     def _check(self, ctx: Any, name: str, kind: str) -> None:
         """Refuse an option that took another one for its value, and a word that is nearly an option."""
+        arguments = {p.name for p in self.params if p.param_type_name == "argument"}
+        taken = dict[str, str]()  # unknown options that were read as the model or the method, because these stand at their place
         for key, value in ctx.params.items():
             if isinstance(value, str) and value.startswith("--"):
+                if key in arguments:
+                    taken[value] = key
+                    continue
                 raise UsageError(f"--{key.replace('_', '-')} needs a value, but {value} follows it")
         options = [o.removeprefix("--") for p in self.params for o in p.opts if o.startswith("--")]
-        for word in (w.removeprefix("--").partition("=")[0] for w in ctx.args if w.startswith("--")):
+        for word in (w.removeprefix("--").partition("=")[0] for w in (*taken, *ctx.args) if w.startswith("--")):
             if near := difflib.get_close_matches(word, options, n=1, cutoff=0.75):
                 names = {name, *(ctx.params.get("select") or ()), *(ctx.params.get("update") or ())} & {*catalog.names(kind)}
                 if word.replace("-", "_") not in _hyperparameters(names, kind):
                     raise UsageError(f"there is no option or hyperparameter --{word}; did you mean --{near[0]}?")
+        if taken:
+            word, key = next(iter(taken.items()))
+            raise UsageError(
+                f"{word.partition('=')[0]} stands where {key.upper()} is expected: give {key.upper()} first, and such options after it"
+            )
 
 
 def _hyperparameters(names: set[str], kind: str) -> set[str]:
