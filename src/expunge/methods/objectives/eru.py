@@ -17,7 +17,7 @@ Differs: reconstructed; the losing half of alpha-DPO alone; the averages are tho
   rows to forget stand for prompts that the model should refuse, retain rows for other prompts; the ablation, all positions, 32 rows a side,
   every 4 steps, p = 0.5 as in ReFAT. The deviation is the unbiased one, as in alpha-DPO (`unbiased false`: that of the population), and 0
   for a batch of one row
-Status: reproduced
+Status: not shown
 """
 
 from collections.abc import Iterator

@@ -15,7 +15,7 @@ Differs: gradients are means over rows, where the authors sum over batches of on
   weights that do not train are not ranked; scores use the true answers, even where an objective trains refusals; defaults are the authors'
   for TOFU with NPO, with the warm-up of its forget10; they accumulate four batches of one, so that NPO is that of each row's mean loss
   (`batch_mean true`: NPO of the mean loss of a batch)
-Status: faithful
+Status: not shown
 """
 
 from collections.abc import Callable
