@@ -83,25 +83,22 @@ class WithHyperparameters(typer.core.TyperCommand):
         return remaining
 
     def _check(self, ctx: Any, name: str, kind: str) -> None:
-        """Refuse an option that took another one for its value, and a word that is nearly an option."""
+        """Refuse an option that took another one for its value or stands at an argument's place, and a word that is nearly an option."""
         arguments = {p.name for p in self.params if p.param_type_name == "argument"}
-        taken = dict[str, str]()  # unknown options that were read as the model or the method, because these stand at their place
-        for key, value in ctx.params.items():
-            if isinstance(value, str) and value.startswith("--"):
-                if key in arguments:
-                    taken[value] = key
-                    continue
+        words = {key: value for key, value in ctx.params.items() if isinstance(value, str) and value.startswith("--")}
+        for key, value in words.items():
+            if key not in arguments:
                 raise UsageError(f"--{key.replace('_', '-')} needs a value, but {value} follows it")
         options = [o.removeprefix("--") for p in self.params for o in p.opts if o.startswith("--")]
-        for word in (w.removeprefix("--").partition("=")[0] for w in (*taken, *ctx.args) if w.startswith("--")):
+        for word in (w.removeprefix("--").partition("=")[0] for w in (*words.values(), *ctx.args) if w.startswith("--")):
             if near := difflib.get_close_matches(word, options, n=1, cutoff=0.75):
                 names = {name, *(ctx.params.get("select") or ()), *(ctx.params.get("update") or ())} & {*catalog.names(kind)}
                 if word.replace("-", "_") not in _hyperparameters(names, kind):
                     raise UsageError(f"there is no option or hyperparameter --{word}; did you mean --{near[0]}?")
-        if taken:
-            word, key = next(iter(taken.items()))
+        for key, value in words.items():
+            expected = key.upper()
             raise UsageError(
-                f"{word.partition('=')[0]} stands where {key.upper()} is expected: give {key.upper()} first, and such options after it"
+                f"{value.partition('=')[0]} stands where {expected} is expected: give {expected} first, and such options after it"
             )
 
 
