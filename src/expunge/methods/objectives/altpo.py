@@ -8,7 +8,7 @@ Needs: forget, retain; generation once at the start, unless the forget rows have
 Cost: k generations per question, once; then one forward and backward of forget rows, alternates and retain rows, and one reference
   forward a step
 Differs: the wording of the request for an invented answer is ours; empty alternates are dropped
-Status: reproduced
+Status: not shown
 """
 
 import re

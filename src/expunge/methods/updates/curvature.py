@@ -15,7 +15,7 @@ Differs: the penalty has a gradient; in the authors' code the penalty is a plain
   batches of one, so that NPO is that of each row's mean loss, as here, and take the change of each row's gradient, while here the change of
   the batch's gradient counts; `batch_mean true` takes NPO of the mean loss of a batch, which allows no micro-batches. Defaults are the
   authors' for WMDP
-Status: reproduced
+Status: shown
 """
 
 from typing import Annotated

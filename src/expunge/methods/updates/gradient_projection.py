@@ -11,7 +11,7 @@ Cost: one forward and backward of forget rows and another of retain rows a step,
 Differs: as PCGrad, with the forget gradient alone projected (`both`: the retain gradient too); GRU's moving average of the retain gradient
   and its clipping are left out; the retain gradient has its weight in the step, and the projection does not depend on that weight; an
   optimizer with moments changes the direction of the step again; defaults are those of npo
-Status: reproduced
+Status: undecided
 """
 
 from dataclasses import replace

@@ -13,7 +13,7 @@ Cost: k T small batches with few trainable weights; a copy of the model during a
 Differs: the source is a method of continual learning; here the forget rows are the stream and gradient ascent is the learner; the buffer is
   drawn from the retain rows at once, while a reservoir reaches the same distribution along the way; T, eta, beta and S_l are recalled or
   inferred; layer norms count as norms; an adapter is repaired as a whole
-Status: reproduced
+Status: shown
 """
 
 import re

@@ -14,7 +14,7 @@ Differs: `step fixed` is the paper's. We added step lengths by KL, the check of 
   the prediction, and a run that cannot hold it ends), damping by layer, which float32 and few rows call for, the choice of layers, and k.
   EK-FAC is the default, while the paper's main runs use K-FAC. Units are those of a label, so alpha is not comparable with the paper's.
   Factors are fitted once. Only rows of equal length share a forward, because padding must not count
-Status: faithful
+Status: shown
 """
 
 from pathlib import Path

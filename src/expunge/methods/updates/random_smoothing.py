@@ -10,7 +10,7 @@ Cost: K forwards and backwards of forget rows and one of retain rows a step; one
 Differs: the gradient is clipped like any other, unlike in the authors' code; gradient accumulation works; there is no warm-up, which takes
   the first tenth of the steps in the authors' code; a forget term keeps its notes for its own state from the first draw; defaults are the
   authors' for WMDP, who take batches of four without accumulation for this method, so that NPO is that of a batch's mean loss
-Status: reproduced
+Status: not shown
 """
 
 import torch
