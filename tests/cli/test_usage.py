@@ -93,6 +93,9 @@ WRONG = [
     ("train --data {tmp}/none.csv --out {out}", "error: {tmp}/none.csv does not exist"),
     (f"{AUDIT} --out {{out}} --attack relern", "error: there is no attack called 'relern'; did you mean 'relearn'"),
     (f"{AUDIT} --out {{out}} --attack relearn --every 0", "error: hyperparameter 'every' = '0': input should be greater than or equal"),
+    ("bench people --ouut {out}", "error: there is no option or hyperparameter --ouut; did you mean --out?"),
+    ("bench people --sedes 2 --out {out}", "error: there is no option or hyperparameter --sedes; did you mean --seeds?"),
+    ("bench people --methods npo,sam --rhoo 1 --out {out}", "error: there is no hyperparameter 'rhoo' here; did you mean 'rho'?"),
     (f"{AUDIT} --out {{out}} --suite tofuu", "error: there is no benchmark called 'tofuu'; did you mean 'tofu'?"),
     (
         f"{AUDIT} --out {{out}} --suite tofu",

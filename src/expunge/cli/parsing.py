@@ -77,43 +77,54 @@ class WithHyperparameters(typer.core.TyperCommand):
             out.print(self.get_help(ctx))
             cards.show_hyperparameters(name, kind, out.print)
             ctx.exit()
-        remaining = super().parse_args(ctx, args)
+        try:
+            remaining = super().parse_args(ctx, args)
+        except ClickException:
+            with usage():  # what is missing may have been given under a misspelled name
+                self._check_spelling(args, args)
+            raise
         with usage():
-            self._check(ctx, name, kind)
+            self._check(ctx, name)
         return remaining
 
-    def _check(self, ctx: Any, name: str, kind: str) -> None:
+    def _check(self, ctx: Any, name: str) -> None:
         """Refuse an option that took another one for its value or stands at an argument's place, and a word that is nearly an option."""
         arguments = {p.name for p in self.params if p.param_type_name == "argument"}
         words = {key: value for key, value in ctx.params.items() if isinstance(value, str) and value.startswith("--")}
         for key, value in words.items():
             if key not in arguments:
                 raise UsageError(f"--{key.replace('_', '-')} needs a value, but {value} follows it")
-        options = [o.removeprefix("--") for p in self.params for o in p.opts if o.startswith("--")]
-        for word in (w.removeprefix("--").partition("=")[0] for w in (*words.values(), *ctx.args) if w.startswith("--")):
-            if near := difflib.get_close_matches(word, options, n=1, cutoff=0.75):
-                names = {name, *(ctx.params.get("select") or ()), *(ctx.params.get("update") or ())} & {*catalog.names(kind)}
-                if word.replace("-", "_") not in _hyperparameters(names, kind):
-                    raise UsageError(f"there is no option or hyperparameter --{word}; did you mean --{near[0]}?")
+        chosen = (ctx.params.get(key) or () for key in ("select", "update", "methods", "attack"))
+        names = [n for value in chosen for n in ([value] if isinstance(value, str) else value)]
+        self._check_spelling((*words.values(), *ctx.args), [name, *names])
         for key, value in words.items():
             expected = key.upper()
             raise UsageError(
                 f"{value.partition('=')[0]} stands where {expected} is expected: give {expected} first, and such options after it"
             )
 
+    def _check_spelling(self, words: Sequence[str], names: Sequence[str]) -> None:
+        """Refuse a word that is nearly an option, and no hyperparameter of the methods and attacks among names."""
+        options = [o.removeprefix("--") for p in self.params for o in (*p.opts, *p.secondary_opts) if o.startswith("--")]
+        for word in (w.removeprefix("--").partition("=")[0] for w in words if w.startswith("--")):
+            near = difflib.get_close_matches(word, options, n=1, cutoff=0.75)
+            if near and word not in options and word.replace("-", "_") not in _hyperparameters(names):
+                raise UsageError(f"there is no option or hyperparameter --{word}; did you mean --{near[0]}?")
 
-def _hyperparameters(names: set[str], kind: str) -> set[str]:
-    """Names of the hyperparameters that some methods or attacks may have."""
+
+def _hyperparameters(names: Sequence[str]) -> set[str]:
+    """Names of the hyperparameters that some methods or attacks may have. names: also several in one word, with commas."""
     from expunge.cli import declared
 
     known: set[str] = set()
-    for name in names:
-        path = catalog.path_of(name, kind)
-        known |= set(declared.declarations(path)) if path else {h.name for h in cards.hyperparameters_of(name, kind)}
+    for kind in ("methods", "attacks"):
+        for name in {n for word in names for n in word.split(",")} & {*catalog.names(kind)}:
+            path = catalog.path_of(name, kind)
+            known |= set(declared.declarations(path)) if path else {h.name for h in cards.hyperparameters_of(name, kind)}
     return known
 
 
-class OnCluster(typer.core.TyperCommand):
+class OnCluster(WithHyperparameters):
     """A command whose `--ray` may stand alone, as `--ray auto`: the next word is its value only where it looks like an address."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
