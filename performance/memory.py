@@ -4,24 +4,29 @@
 
 Each way runs in its own process. The number is the peak memory above the memory before the start (on a GPU, memory allocated by torch). The
 floor is the plain loop of `performance.training` over the batches of GradDiff. The memory of an evaluation must not grow with the rows, so
-it runs over some rows and over four times as many. What an audit says that its largest pass will take is compared with
-that, and an evaluation whose passes are bounded with the bound.
+it runs over some rows and over four times as many; it may take 1.2 times the bare forward pass of its largest batch, the one whose gradients
+it takes. What an audit says that its largest pass will take is compared with that, and an evaluation whose passes are bounded with the
+bound.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from performance import _bench as bench
 from performance import training
 
 from expunge.engine import memory
+from expunge.evaluation import teacher_forced
+from expunge.evaluation.gradient_norms import positions
 from expunge.evaluation.observe import observe
 from expunge.workflows.room import largest_pass
 
 FEW = 1  # methods of a quick run
 BOUND = 2**25  # bytes that the passes of a bounded evaluation may take
 MUST = 1.1  # the largest allowed ratio to plain fine-tuning
+MUST_TO_BARE = 1.2  # of an evaluation to the bare forward pass of its largest batch
 FLOORS = ("plain", "lean")
 
 
@@ -39,6 +44,13 @@ def one(arguments: Any, name: str) -> int:
         before = bench.reset_peak_memory()
         with memory.bounded(room):
             observe(opened.model, opened.modality, records, specs=suite.specs)
+    elif way == "bare":
+        members = opened.modality.rows("forget", suite.sets["forget"][: items // 8])
+        groups = teacher_forced.batches(opened.modality, members, positions(opened.model, opened.modality))
+        pairs = [(members["prompt"][i], members["answer"][i]) for i in max(groups, key=len)]
+        ids, mask, _ = opened.modality.collate(pairs, torch.device("cpu"))
+        before = bench.reset_peak_memory()
+        opened.model(input_ids=ids, attention_mask=mask, use_cache=False)
     elif way == "said":
         return largest_pass(opened, {n: r[: items // 8] for n, r in suite.sets.items()})
     elif way in FLOORS:
@@ -61,7 +73,7 @@ def main() -> None:
         batch_size={"type": int, "default": 32, "help": "rows of each set in a step"},
     )
     methods = arguments.methods.split(",")[: FEW if arguments.quick else None]  # each way has its own process, which takes seconds to start
-    ways = [*FLOORS, *methods, "evaluation x1", "evaluation x4", "said", "bounded"]
+    ways = [*FLOORS, *methods, "evaluation x1", "evaluation x4", "bare", "said", "bounded"]
     peaks = {}
     for way in ways:
         peaks[way] = bench.in_new_process(one, arguments, way)
@@ -76,6 +88,8 @@ def main() -> None:
         "to_plain": ratios,
         "must": MUST,
         "four times the rows": round(peaks["evaluation x4"] / peaks["evaluation x1"], 3),
+        "peak to bare": round(peaks["evaluation x1"] / peaks["bare"], 3),
+        "must to bare": MUST_TO_BARE,
         "peak to said": round(peaks["evaluation x1"] / peaks["said"], 3),
         "bound": BOUND,
         "bounded to bound": round(peaks["bounded"] / BOUND, 3),

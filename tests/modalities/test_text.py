@@ -227,10 +227,10 @@ def test_an_unused_or_hooked_head_computes_all_logits(modality: Text) -> None:
     model = makers.model()
     with packed_head(model, torch.tensor([0])) as used:
         pass
-    assert not used
+    assert not used.used
     with packed_head(model, torch.tensor([0]), ("lm_head",)) as used:
         assert model(input_ids=torch.tensor([[1, 2]])).logits.shape[1] == 2
-    assert not used
+    assert not used.used
 
 
 # Rows

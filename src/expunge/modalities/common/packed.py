@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from expunge.core.errors import UndeclaredNeed, UserError
 from expunge.core.modality import Patch, Weights
@@ -24,14 +25,25 @@ from expunge.functional.brief import brief
 @brief("rows", "scores")
 @dataclass
 class PackedOutput:
-    """The output of a model for a set of rows. Softmaxes are computed on demand, in float32 (or float64)."""
+    """The output of a model for a set of rows. Softmaxes are computed on demand, in float32 (or float64).
 
-    scores: Tensor  # (labels, classes), before the softmax
+    Where there is a head, it has not run: whoever reads logits runs it on all labels, and losses run it on some labels at a time, once more
+    on the way back, so that the logits of long rows never stand in memory at once.
+    """
+
+    states: Tensor  # (labels, classes), before the softmax; where there is a head (labels, width), before the head
     labels: Tensor  # (labels,)
     row: Tensor  # (labels,) the row of each label
     rows: int
     hooked: Mapping[str, tuple[Tensor, Tensor]]  # module -> packed (input, output), each (tokens, width)
     token_row: Tensor  # (tokens,) the row of each token
+    head: Callable[[Tensor], Tensor] | None = None  # (labels, width) -> (labels, classes)
+    at_once: int = 0  # labels that the head runs on at a time
+
+    @cached_property
+    def scores(self) -> Tensor:
+        """Logits, (labels, classes)."""
+        return self.states if self.head is None else self.head(self.states)
 
     @property
     def logits(self) -> Packed:
@@ -43,7 +55,15 @@ class PackedOutput:
 
     @cached_property
     def loss(self) -> Packed:
-        return Packed(F.cross_entropy(exact(self.scores), self.labels, reduction="none"), self.row, self.rows)
+        if self.head is None:
+            return Packed(_losses(self.scores, self.labels), self.row, self.rows)
+        pieces = zip(torch.split(self.states, self.at_once), torch.split(self.labels, self.at_once), strict=True)
+        losses = [checkpoint(self._losses_of, *piece, use_reentrant=False, preserve_rng_state=False) for piece in pieces]
+        return Packed(torch.cat(losses), self.row, self.rows)
+
+    def _losses_of(self, states: Tensor, labels: Tensor) -> Tensor:
+        assert self.head is not None
+        return _losses(self.head(states), labels)
 
     @cached_property
     def target_logp(self) -> Packed:
@@ -66,6 +86,10 @@ class PackedOutput:
             raise UndeclaredNeed(f"the module {hook_point!r} was not declared in `hook_points`")
         states = self.hooked[hook_point][side]
         return Packed(states[self.answer_tokens], self.row, self.rows) if answers else Packed(states, self.token_row, self.rows, "tokens")
+
+
+def _losses(scores: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(exact(scores), labels, reduction="none")
 
 
 def exact(x: Tensor) -> Tensor:
@@ -92,13 +116,21 @@ class Layout:
         return replace(self, **moved)
 
 
-def cut(logits: Tensor, layout: Layout, hook_points: Mapping[str, tuple[Tensor, Tensor]], groups: Sequence[Rows]) -> list[PackedOutput]:
+def cut(
+    logits: Tensor,
+    layout: Layout,
+    hook_points: Mapping[str, tuple[Tensor, Tensor]],
+    groups: Sequence[Rows],
+    head: Callable[[Tensor], Tensor] | None = None,
+    at_once: int = 0,
+) -> list[PackedOutput]:
     """Split one forward pass over all groups into the output of each group.
 
     Args:
-        logits: (labels, classes), packed as `layout` describes.
+        logits: (labels, classes), packed as `layout` describes; with a head, which has not run, the states before it (labels, width).
         hook_points: input and output of each hooked module, padded (rows, positions, width).
         groups: the rows of each output.
+        head, at_once: see `PackedOutput`.
     """
     hooked = {n: (_flat(i)[layout.token_at], _flat(o)[layout.token_at]) for n, (i, o) in hook_points.items()}
     label_row, token_row = layout.label_row.contiguous(), layout.token_row.contiguous()
@@ -108,7 +140,7 @@ def cut(logits: Tensor, layout: Layout, hook_points: Mapping[str, tuple[Tensor, 
     for (a, c, first), (b, d, end) in pairwise(at):
         group_hooked = {n: (i[c:d], o[c:d]) for n, (i, o) in hooked.items()}
         rows = [(r - first).to(logits.device, non_blocking=True) for r in (label_row[a:b], token_row[c:d])]
-        outputs.append(PackedOutput(logits[a:b], layout.labels[a:b], rows[0], end - first, group_hooked, rows[1]))
+        outputs.append(PackedOutput(logits[a:b], layout.labels[a:b], rows[0], end - first, group_hooked, rows[1], head, at_once))
     return outputs
 
 

@@ -65,10 +65,13 @@ class Causal:
             beside = [self.beside(model, [row], row_ids[None, :n]) for row, row_ids, n in alone]
             logits = without_padding(model, weights, ids, mask, beside).flatten(0, 1)[layout.label_at]
             return list(cut(logits, layout, {}, groups))
-        with watching(model, hook_points, patch) as hooked, packed_head(model, layout.label_at, hook_points) as packed:
-            inputs = {"input_ids": ids, "attention_mask": mask, **self.beside(model, groups, ids)}
+        inputs = {"input_ids": ids, "attention_mask": mask, **self.beside(model, groups, ids)}
+        late = not weights and not patch
+        with watching(model, hook_points, patch) as hooked, packed_head(model, layout.label_at, hook_points, late) as packed:
             logits = call(model, weights, use_cache=False, **inputs).logits
-        logits = logits[0] if packed else logits.flatten(0, 1)[layout.label_at]
+        if packed.late:
+            return list(cut(packed.late.states, layout, hooked, groups, packed.late, packed.late.at_once))
+        logits = logits[0] if packed.used else logits.flatten(0, 1)[layout.label_at]
         return list(cut(logits, layout, hooked, groups))
 
     def words(self, ids: list[int]) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -79,7 +79,7 @@ class EncoderDecoder:
             return list(cut(logits, layout, {}, groups))
         with watching(model, hook_points, patch) as hooked, packed_head(model, layout.label_at, hook_points) as packed:
             logits = call(model, weights, **inputs, use_cache=False).logits
-        logits = logits[0] if packed else logits.flatten(0, 1)[layout.label_at]
+        logits = logits[0] if packed.used else logits.flatten(0, 1)[layout.label_at]
         of_source = {n: states for n, states in hooked.items() if in_encoder(model, module_at(base_of(model), n))}
         outputs = cut(logits, layout, {n: states for n, states in hooked.items() if n not in of_source}, groups)
         source_outputs = cut(logits[:0], _unlabeled(source_layout), of_source, groups)
@@ -105,7 +105,7 @@ def _unlabeled(layout: Any) -> Any:
 class TwoSided(PackedOutput):
     """The output of an encoder-decoder. Its tokens are those of the decoder; modules of the encoder have other ones."""
 
-    source: PackedOutput
+    source: PackedOutput = field(kw_only=True)
 
     def _hooked(self, hook_point: str, side: int, answers: bool) -> Packed:
         if hook_point not in self.source.hooked:
