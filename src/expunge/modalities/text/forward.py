@@ -17,7 +17,7 @@ from expunge.functional.brief import brief
 from expunge.modalities.common.packed import call, module_at, spelled_out
 
 FLOAT = 4  # bytes
-LATE = 1 << 30  # bytes of float32 logits from which the head runs late: training holds several copies of them
+LATE = 1 << 29  # bytes of float32 logits from which the head runs late: training holds several copies of them
 PIECE = 1 << 27  # bytes of float32 logits that a late head makes at a time
 
 
