@@ -36,7 +36,7 @@ def ways(opened: Opened, rows: Rows) -> dict[str, Callable[[], Any]]:
         return modality.forward(model, [batch])[0]
 
     def plain() -> list[Tensor]:
-        for places in batches(modality, rows, BACK):
+        for places in batches(modality, rows, BACK["cpu"]):
             batch = rows.select(places)
             (-forward(batch).target_logp.mean().sum()).backward()
         gradients = [p.grad for p in params if p.grad is not None]

@@ -4,9 +4,9 @@
 
 Each way runs in its own process. The number is the peak memory above the memory before the start (on a GPU, memory allocated by torch). The
 floor is the plain loop of `performance.training` over the batches of GradDiff. The memory of an evaluation must not grow with the rows, so
-it runs over some rows and over four times as many; it may take 1.2 times the bare forward pass of its largest batch, the one whose gradients
-it takes. What an audit says that its largest pass will take is compared with that, and an evaluation whose passes are bounded with the
-bound.
+it runs over some rows and over four times as many; it may take 1.2 times as much as the bare passes over the same rows, the body alone and
+`generate` of the library. What an audit says that its largest pass will take is compared with that, and an evaluation whose passes are
+bounded with the bound.
 """
 
 from __future__ import annotations
@@ -15,18 +15,16 @@ from typing import Any
 
 import torch
 from performance import _bench as bench
-from performance import training
+from performance import evaluation, training
 
 from expunge.engine import memory
-from expunge.evaluation import teacher_forced
-from expunge.evaluation.gradient_norms import positions
 from expunge.evaluation.observe import observe
 from expunge.workflows.room import largest_pass
 
 FEW = 1  # methods of a quick run
 BOUND = 2**25  # bytes that the passes of a bounded evaluation may take
 MUST = 1.1  # the largest allowed ratio to plain fine-tuning
-MUST_TO_BARE = 1.2  # of an evaluation to the bare forward pass of its largest batch
+MUST_TO_BARE = 1.2  # of an evaluation to the bare passes over its rows
 FLOORS = ("plain", "lean")
 
 
@@ -45,12 +43,11 @@ def one(arguments: Any, name: str) -> int:
         with memory.bounded(room):
             observe(opened.model, opened.modality, records, specs=suite.specs)
     elif way == "bare":
-        members = opened.modality.rows("forget", suite.sets["forget"][: items // 8])
-        groups = teacher_forced.batches(opened.modality, members, positions(opened.model, opened.modality))
-        pairs = [(members["prompt"][i], members["answer"][i]) for i in max(groups, key=len)]
-        ids, mask, _ = opened.modality.collate(pairs, torch.device("cpu"))
+        work = evaluation.Workload(opened, {n: r[: items // 8] for n, r in suite.sets.items()}, suite.specs)
         before = bench.reset_peak_memory()
-        opened.model(input_ids=ids, attention_mask=mask, use_cache=False)
+        with torch.no_grad():
+            evaluation.body(work)
+            evaluation.generate(work)
     elif way == "said":
         return largest_pass(opened, {n: r[: items // 8] for n, r in suite.sets.items()})
     elif way in FLOORS:

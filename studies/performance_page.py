@@ -158,14 +158,16 @@ def gradients(record: Record) -> list[str]:
 def memory(record: Record) -> list[str]:
     """Peak memory by way."""
     sizes, must = at(record, "parts", "bytes") or {}, at(record, "parts", "must")
-    evaluations = ("evaluation", "said", "bounded")
+    evaluations = ("evaluation", "bare", "said", "bounded")
     rows = [[n, size(x), number(over(x, sizes.get("plain")), 2)] for n, x in sizes.items() if not n.startswith(evaluations)]
     four, bound = at(record, "parts", "four times the rows"), at(record, "parts", "bound")
+    bare, most = at(record, "parts", "peak to bare"), at(record, "parts", "must to bare")
     of_passes = f"It is said beforehand to take {size(sizes.get('said'))}; bounded to {size(bound)}, it takes {size(sizes.get('bounded'))}."
     return [
         *table(("way", "peak above the start", f"/ plain (limit {number(must, 1)})"), rows),
         "",
         f"An evaluation takes {size(sizes.get('evaluation x1'))}, and with four times the rows {number(four, 2)} times as much.",
+        *([f"That is {number(bare, 2)} times the bare passes over its rows (limit {number(most, 1)})."] if bare else []),
         *([of_passes] if bound else []),
     ]
 
@@ -388,8 +390,8 @@ def limits(records: Mapping[str, Record]) -> list[str]:
 
 BUILT_IN = [
     "If a model changes its logits after the head (a soft cap, a scale), reading keeps the logits of a whole batch.",
-    "Training runs the head on some labels at a time where the logits at the labels of a micro-batch would take more than 512 MiB, if only losses are "
-    "read, the head is a plain one and one process trains; else it keeps several copies of them, which `--micro-batch-size` bounds.",
+    "Training runs the head on some labels at a time where all their logits would take more than 512 MiB, if only losses are read, the head "
+    "is a plain one and one process trains; else it keeps several copies of the logits, which `--micro-batch-size` bounds.",
     "Gradient norms keep at least the logits of one row, also of a long one.",
     "Memory holds the rows, their tokens and a few numbers per label; everything else is streamed.",
     "`--memory` bounds the passes by estimates from the widths of layers, which a peak may exceed; training by attacks is not bounded.",

@@ -18,7 +18,7 @@ from expunge.engine import memory
 from expunge.engine.estimators.ghost_norms import gradient_norms
 from expunge.evaluation.teacher_forced import LabelScores, SetKind, batches, empty_label_scores, fill_label_scores
 
-BACK = 1024  # positions in one forward and backward pass
+BACK = {"cpu": 512, "cuda": 1024}  # positions in one forward and backward pass: more take as long on a CPU, and memory
 ROOM = {"cpu": 2**25, "cuda": 2**27}  # logits in one pass, of which several copies exist
 
 Norms = NDArray[np.float32]
@@ -63,8 +63,9 @@ def _norms(model: nn.Module, modality: Modality, rows: Rows, moments: bool) -> t
 
 def positions(model: nn.Module, modality: Modality) -> int:
     """The most positions of one forward and backward pass: fewer for a model with many classes, and where memory is bounded."""
-    most = BACK
+    device = next(model.parameters()).device.type
+    most = BACK.get(device, BACK["cuda"])
     with suppress(UserError):
         classes = getattr(modality.module(model, modality.head(model)), "out_features", 1)
-        most = max(1, min(BACK, ROOM.get(next(model.parameters()).device.type, ROOM["cuda"]) // classes))
+        most = max(1, min(most, ROOM.get(device, ROOM["cuda"]) // classes))
     return memory.fitting(most, memory.position_bytes(model, gradients=True) + memory.logits_bytes(model))
