@@ -390,8 +390,8 @@ def limits(records: Mapping[str, Record]) -> list[str]:
 
 BUILT_IN = [
     "If a model changes its logits after the head (a soft cap, a scale), reading keeps the logits of a whole batch.",
-    "Training runs the head on some labels at a time where all their logits would take more than 512 MiB, if only losses are read, the head "
-    "is a plain one and one process trains; else it keeps several copies of the logits, which `--micro-batch-size` bounds.",
+    "Training runs the head on some labels at a time where all their logits would take more than 512 MiB, if only losses are read, the "
+    "head is a plain one and one process trains; else it keeps several copies of the logits, which `--micro-batch-size` bounds.",
     "Gradient norms keep at least the logits of one row, also of a long one.",
     "Memory holds the rows, their tokens and a few numbers per label; everything else is streamed.",
     "`--memory` bounds the passes by estimates from the widths of layers, which a peak may exceed; training by attacks is not bounded.",
