@@ -404,8 +404,9 @@ def _untried(records: Mapping[str, Record]) -> Iterator[str]:
     if missing := [f"`{n}`" for n in SECTIONS if n not in records]:
         yield f"Not measured yet: {', '.join(missing)}."
     points = [p for axis in (at(records, "scale", "parts", "axes") or {}).values() for p in axis]
-    if most := max((p.get("parameters", 0) for p in points), default=0):
-        yield f"The largest model here has {count(most)} weights, in float32; larger models and other types are untested."
+    largest = max([*points, *(at(records, "large", "parts") or {}).values()], key=lambda p: p.get("parameters", 0), default={})
+    if most := largest.get("parameters", 0):
+        yield f"The largest model here has {count(most)} weights, in {largest.get('precision', 'float32')}; larger models are untested."
 
 
 def _missed(records: Mapping[str, Record]) -> Iterator[str]:
