@@ -341,7 +341,7 @@ def esd_step(record: Record) -> list[str]:
     rows = [[n, duration(x), number(ratios.get(n), 2)] for n, x in (at(record, "parts", "seconds") or {}).items()]
     return table(
         (
-            f"work ({count(at(record, 'parts', 'forward passes'))} forward passes in {at(record, 'parts', 'steps')} steps)",
+            f"work ({count(at(record, 'parts', 'forward passes'))} forward passes in {count(at(record, 'parts', 'steps'))} steps)",
             "time",
             "/ floor",
         ),
