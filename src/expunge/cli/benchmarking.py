@@ -47,6 +47,12 @@ def bench(
     ] = "",
     original: Annotated[str, typer.Option(help="a model trained on all rows, so that none is trained here")] = "",
     retrained: Annotated[str, typer.Option(help="a model trained without the forget set, so that none is trained here")] = "",
+    prompt_format: Annotated[
+        str,
+        typer.Option(
+            help="how a question becomes a prompt, with {prompt}; chat: the chat template, if there is one; default: as in the benchmark"
+        ),
+    ] = "",
     limit: options.Limit = 400,
     variant: options.Variants = None,
     train_hyperparameters: Annotated[
@@ -114,6 +120,7 @@ def bench(
             "utility": parsing.split_names(utility),
             "utility_tasks": utility_tasks,
             "variants": parsing.settings(variant),
+            "prompt_format": prompt_format,
             **({"dtype": dtype} if dtype else {}),
         }
         return Sweep(suite, names, hyperparameters=hyperparameters, train=training, **sources, **others)

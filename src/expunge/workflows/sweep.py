@@ -28,6 +28,8 @@ from expunge.workflows import build_plan
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+CHAT = "chat"  # the format of prompts that is the model's own
+
 
 @brief("suite", "methods", "size", "seeds", "attacks")
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Sweep:
     utility: tuple[str, ...] = ()  # tasks of lm-evaluation-harness that every trained model is asked
     utility_tasks: str = ""  # a folder of tasks besides those of the harness
     attacks: tuple[str, ...] = ()  # on every model, with every seed; their hyperparameters as `quantize:bits`
+    prompt_format: str = ""  # how a question becomes a prompt; '': as in the benchmark; CHAT: by the model's chat template
 
     @property
     def size(self) -> str:
@@ -96,7 +99,10 @@ class Sweep:
         if self.holdout and "holdout" not in inspect.signature(load).parameters:
             raise UserError(f"the benchmark {self.suite!r} has unseen rows of its own: leave --holdout out")
         suite: Suite = load(self.data, seed=self.draw, **options, **self.sizes)
-        return replace(suite, specs=with_variants(suite.specs, self.variants))
+        own = {"": suite.prompt_format, CHAT: ""}
+        return replace(
+            suite, specs=with_variants(suite.specs, self.variants), prompt_format=own.get(self.prompt_format, self.prompt_format)
+        )
 
     def hyperparameters_of(self, method: str) -> dict[str, Any]:
         """Hyperparameters of a method: the preset of case and model size, then the user's for all methods, then the user's for this one."""
