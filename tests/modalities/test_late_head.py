@@ -123,6 +123,23 @@ def test_a_model_that_caps_its_logits_keeps_them(modality: Text, rows: Rows, mon
     torch.testing.assert_close(output.logits.values, expected)
 
 
+def test_a_model_that_needs_more_than_tokens_is_not_asked_about_one(modality: Text, rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = makers.model()
+    inner = model.forward
+
+    def demanding(input_ids: Tensor, **inputs: Any) -> Any:
+        if input_ids.shape[1] == 1:
+            raise ValueError("pictures are missing")
+        return inner(input_ids=input_ids, **inputs)
+
+    expected = outputs_of(modality, model, rows)[0].loss.values
+    late(monkeypatch)
+    monkeypatch.setattr(model, "forward", demanding)
+    (output,) = outputs_of(modality, model, rows)
+    assert output.head is None
+    torch.testing.assert_close(output.loss.values, expected)
+
+
 @pytest.mark.parametrize("method", ["npo", "graddiff"])
 def test_unlearning_ends_at_the_same_weights(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ends = []

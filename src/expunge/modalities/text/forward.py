@@ -105,6 +105,8 @@ def _last(model: nn.Module, head: nn.Linear) -> bool:
     try:
         with torch.no_grad(), torch.random.fork_rng([head.weight.device] if head.weight.is_cuda else []):
             logits = model(input_ids=token, attention_mask=torch.ones_like(token), use_cache=False).logits
+    except (RuntimeError, TypeError, ValueError):  # it needs more inputs than tokens
+        return False
     finally:
         handle.remove()
     return len(outputs) == 1 and logits is outputs[0]
