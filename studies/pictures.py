@@ -10,6 +10,7 @@ compared with random ones.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -67,7 +68,10 @@ HARD: dict[str, Any] = {
 FEW: dict[str, Any] = {"steps": 3, "eta": 1.0}  # so that some of the prompts are still drawn afterwards, whichever they are
 RANDOM = 2  # random sets of as many prompts
 SHOWN = 6  # prompts of a set in a grid, with the concept and without it
+MODELS = (ORIGINAL, RETRAINED, *ARMS)
+RESISTED = "esd"  # the method that hard prompts are to resist
 Pictures = NDArray[np.uint8]
+Known = tuple[dict[str, Any], dict[str, list[Pictures]]]
 Records = Sequence[Mapping[str, Any]]
 
 
@@ -198,16 +202,28 @@ def grid(rows: Mapping[str, Sequence[Pictures]], file: Path, scale: int = 3) -> 
     Image.fromarray(canvas.repeat(scale, 0).repeat(scale, 1)).save(file, optimize=True)
 
 
-def measured(seed: int, write: Any, attacks: bool = True) -> None:
-    """Measure all models of a seed. write: is given what is known after each part, and the grid of pictures."""
+def pictures_of(file: Path, names: Sequence[str], scale: int = 3) -> dict[str, list[Pictures]]:
+    """The lines of pictures that `grid` wrote, by name of the model."""
+    canvas = np.asarray(Image.open(file))[::scale, ::scale]
+    side = canvas.shape[0] // len(names)
+    cells = {n: canvas[i * side : (i + 1) * side - 1] for i, n in enumerate(names)}
+    return {n: [line[:, k : k + side - 1] for k in range(0, line.shape[1], side)] for n, line in cells.items()}
+
+
+def measured(seed: int, write: Any, known: Known | None = None, only: Sequence[str] = MODELS) -> None:
+    """Measure models of a seed.
+
+    Args:
+        write: is given what is known after each part, and the grid of pictures.
+        known: results and pictures of an earlier run, whose other parts stay as they are.
+        only: names of the models; the hard prompts belong to the method that they are to resist.
+    """
     of_seed = Seed(seed)
-    scores: dict[str, dict[str, float]] = {}
-    outcomes: dict[str, dict[str, Any]] = {n: {} for n in ATTACKS}
-    rows: dict[str, list[Pictures]] = {}
-    results: dict[str, Any] = {"scores": scores, "attacks": outcomes, "prompts": {}}
+    results, rows = known or ({"scores": {}, "attacks": {n: {} for n in ATTACKS}, "prompts": {}}, {})
+    scores, outcomes = results["scores"], results["attacks"]
     begun = {ORIGINAL: "full", RETRAINED: "retain"}
-    before: Mapping[str, Any] = {}
-    for name in (ORIGINAL, RETRAINED, *ARMS):
+    before = of_seed.examined(of_seed.opened(), ORIGINAL, original=of_seed.first).scores
+    for name in only:
         start = time.process_time()
         opened = of_seed.opened(begun[name]) if name in begun else of_seed.after(name)
         seconds = time.process_time() - start
@@ -216,13 +232,11 @@ def measured(seed: int, write: Any, attacks: bool = True) -> None:
         scores[name]["seconds"] = 0.0 if name in begun else round(seconds, 1)
         rows[name] = row_of(audited.observation)
         say(f"seed {seed}: {name} {scores[name]}")
-        if name == ORIGINAL:
-            before = audited.scores
-        for attack in (a for a, arms in ATTACKED.items() if attacks and name in arms):
+        for attack in (a for a, arms in ATTACKED.items() if name in arms):
             outcomes[attack][name] = numbers(of_seed.attacked(attack, opened, AttackOutcome(attack, before=before)))
             say(f"seed {seed}: {attack} {name} {outcomes[attack][name]}")
         write(results, rows)
-    if attacks:
+    if RESISTED in only:
         results["prompts"] = of_seed.prompts()
         say(f"seed {seed}: {results['prompts']}")
         write(results, rows)
@@ -236,6 +250,7 @@ def say(line: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m studies.pictures", description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="which seeds")
+    parser.add_argument("--only", nargs="+", default=MODELS, choices=MODELS, help="which models, beside what the files hold of the others")
     parser.add_argument("--out", type=Path, default=OUT, help="where the files are written")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -257,7 +272,12 @@ def main() -> None:
             receipt.write(options.out / f"seed{seed}.json", {**about, **results})
             grid(rows, options.out / f"seed{seed}.png")
 
-        measured(seed, write)
+        file, picture = (options.out / f"seed{seed}.{ending}" for ending in ("json", "png"))
+        known = None
+        if tuple(options.only) != MODELS:
+            earlier = json.loads(file.read_text(encoding="utf-8"))
+            known = {n: earlier[n] for n in ("scores", "attacks", "prompts")}, pictures_of(picture, MODELS)
+        measured(seed, write, known, options.only)
 
 
 if __name__ == "__main__":
