@@ -4,7 +4,7 @@ A small model that draws is to forget a stamp on some of the pictures that it wa
 trainings; all originals come from one base model, which has never seen these scenes. What the models draw is named by classifiers. The
 settings of the methods were chosen on another seed (`TUNED_ON`), which is not reported. Then models that have forgotten are trained
 further: by whoever holds pictures of the stamp (MemoRa), and by whoever holds harmless ones. At last, prompts that are hard to forget are
-compared with random ones.
+compared with random ones. `--only METHOD ...` measures these methods and the attacks on them again, and leaves the rest of the files.
 """
 
 from __future__ import annotations
@@ -68,10 +68,7 @@ HARD: dict[str, Any] = {
 FEW: dict[str, Any] = {"steps": 3, "eta": 1.0}  # so that some of the prompts are still drawn afterwards, whichever they are
 RANDOM = 2  # random sets of as many prompts
 SHOWN = 6  # prompts of a set in a grid, with the concept and without it
-MODELS = (ORIGINAL, RETRAINED, *ARMS)
-RESISTED = "esd"  # the method that hard prompts are to resist
 Pictures = NDArray[np.uint8]
-Known = tuple[dict[str, Any], dict[str, list[Pictures]]]
 Records = Sequence[Mapping[str, Any]]
 
 
@@ -202,28 +199,50 @@ def grid(rows: Mapping[str, Sequence[Pictures]], file: Path, scale: int = 3) -> 
     Image.fromarray(canvas.repeat(scale, 0).repeat(scale, 1)).save(file, optimize=True)
 
 
-def pictures_of(file: Path, names: Sequence[str], scale: int = 3) -> dict[str, list[Pictures]]:
-    """The lines of pictures that `grid` wrote, by name of the model."""
-    canvas = np.asarray(Image.open(file))[::scale, ::scale]
-    side = canvas.shape[0] // len(names)
-    cells = {n: canvas[i * side : (i + 1) * side - 1] for i, n in enumerate(names)}
-    return {n: [line[:, k : k + side - 1] for k in range(0, line.shape[1], side)] for n, line in cells.items()}
+def lines(file: Path, names: Sequence[str], scale: int = 3) -> dict[str, list[Pictures]]:
+    """The pictures that `grid` wrote, of each model. file: PNG; names: of the models, from the top."""
+    canvas: Pictures = np.asarray(Image.open(file).convert("RGB"))[::scale, ::scale]
+    side, rest = divmod(len(canvas), max(1, len(names)))
+    if rest or canvas.shape[1] % side:
+        raise ValueError(f"{file} does not have a line for each of {len(names)} models. Measure the whole seed again.")
+    tops, lefts = range(0, len(canvas), side), range(0, canvas.shape[1], side)
+    return {n: [canvas[i : i + side - 1, k : k + side - 1] for k in lefts] for n, i in zip(names, tops, strict=True)}
 
 
-def measured(seed: int, write: Any, known: Known | None = None, only: Sequence[str] = MODELS) -> None:
-    """Measure models of a seed.
+def renewed(record: Mapping[str, Any], about: Mapping[str, Any], only: Sequence[str]) -> dict[str, Any]:
+    """A record with the new settings of the methods that are measured again, and with what they were measured with."""
+    settings = {**record["settings"], **{m: about["settings"][m] for m in only}}
+    again = {m: {k: about[k] for k in ("versions", "machine")} for m in only}
+    return {**record, "settings": settings, "measured again": {**record.get("measured again", {}), **again}}
+
+
+def measured(
+    seed: int,
+    write: Any,
+    attacks: bool = True,
+    only: Sequence[str] = (),
+    record: Mapping[str, Any] | None = None,
+    rows: Mapping[str, list[Pictures]] | None = None,
+) -> None:
+    """Measure the models of a seed.
 
     Args:
-        write: is given what is known after each part, and the grid of pictures.
-        known: results and pictures of an earlier run, whose other parts stay as they are.
-        only: names of the models; the hard prompts belong to the method that they are to resist.
+        seed: The seed.
+        write: Is given what is known after each part, and the grid of pictures.
+        attacks: Whether the models are attacked.
+        only: The methods that are measured; default: all models.
+        record: What was measured before, in which the methods of `only` are replaced.
+        rows: The pictures of that.
     """
-    of_seed = Seed(seed)
-    results, rows = known or ({"scores": {}, "attacks": {n: {} for n in ATTACKS}, "prompts": {}}, {})
-    scores, outcomes = results["scores"], results["attacks"]
+    of_seed, record, rows = Seed(seed), record or {}, dict(rows or {})
+    scores: dict[str, dict[str, float]] = dict(record.get("scores", {}))
+    outcomes: dict[str, dict[str, Any]] = {n: dict(record.get("attacks", {}).get(n, {})) for n in ATTACKS}
+    results: dict[str, Any] = {"scores": scores, "attacks": outcomes, "prompts": record.get("prompts", {})}
     begun = {ORIGINAL: "full", RETRAINED: "retain"}
-    before = of_seed.examined(of_seed.opened(), ORIGINAL, original=of_seed.first).scores
-    for name in only:
+    before: Mapping[str, Any] = {}
+    if only:
+        before = of_seed.examined(of_seed.opened(), ORIGINAL, original=of_seed.first).scores
+    for name in only or (ORIGINAL, RETRAINED, *ARMS):
         start = time.process_time()
         opened = of_seed.opened(begun[name]) if name in begun else of_seed.after(name)
         seconds = time.process_time() - start
@@ -232,11 +251,13 @@ def measured(seed: int, write: Any, known: Known | None = None, only: Sequence[s
         scores[name]["seconds"] = 0.0 if name in begun else round(seconds, 1)
         rows[name] = row_of(audited.observation)
         say(f"seed {seed}: {name} {scores[name]}")
-        for attack in (a for a, arms in ATTACKED.items() if name in arms):
+        if name == ORIGINAL:
+            before = audited.scores
+        for attack in (a for a, arms in ATTACKED.items() if attacks and name in arms):
             outcomes[attack][name] = numbers(of_seed.attacked(attack, opened, AttackOutcome(attack, before=before)))
             say(f"seed {seed}: {attack} {name} {outcomes[attack][name]}")
         write(results, rows)
-    if RESISTED in only:
+    if attacks and (not only or "esd" in only):  # the prompts are forgotten with esd
         results["prompts"] = of_seed.prompts()
         say(f"seed {seed}: {results['prompts']}")
         write(results, rows)
@@ -250,8 +271,8 @@ def say(line: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m studies.pictures", description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="which seeds")
-    parser.add_argument("--only", nargs="+", default=MODELS, choices=MODELS, help="which models, beside what the files hold of the others")
     parser.add_argument("--out", type=Path, default=OUT, help="where the files are written")
+    parser.add_argument("--only", nargs="+", choices=list(ARMS), default=(), metavar="METHOD", help="measure only these again, in place")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     for seed in options.seeds:
@@ -268,16 +289,20 @@ def main() -> None:
             "seed": seed,
         }
 
+        file, picture = options.out / f"seed{seed}.json", options.out / f"seed{seed}.png"
+        record, rows = None, None
+        if options.only:
+            if not file.exists() or not picture.exists():
+                parser.error(f"{options.out} has no complete results of seed {seed}. Measure the whole seed first, without --only.")
+            record = json.loads(file.read_text(encoding="utf-8"))
+            rows = lines(picture, list(record["scores"]))
+            about = renewed(record, about, options.only)
+
         def write(results: Mapping[str, Any], rows: Mapping[str, Sequence[Pictures]], seed: int = seed, about: Any = about) -> None:
             receipt.write(options.out / f"seed{seed}.json", {**about, **results})
             grid(rows, options.out / f"seed{seed}.png")
 
-        file, picture = (options.out / f"seed{seed}.{ending}" for ending in ("json", "png"))
-        known = None
-        if tuple(options.only) != MODELS:
-            earlier = json.loads(file.read_text(encoding="utf-8"))
-            known = {n: earlier[n] for n in ("scores", "attacks", "prompts")}, pictures_of(picture, MODELS)
-        measured(seed, write, known, options.only)
+        measured(seed, write, only=options.only, record=record, rows=rows)
 
 
 if __name__ == "__main__":
