@@ -57,6 +57,7 @@ ARMS: dict[str, Arm] = {
     a.name: a
     for a in (
         Arm("stamp", "stamp", {"share": 1.0, "layers": (0, 1, 2, 3)}, {"weight": (10.0, 100.0), "positions": ("last", "said")}),
+        Arm("lunar", "lunar", {}, {"layers": ((1,), (2,)), "c": (4.0, 6.0)}),
         Arm("ga", "ga", TRAINED, {"lr": (3e-5, 1e-4), "epochs": (5, 15)}),
         Arm("npo", "npo", TRAINED, {"lr": (1e-4, 3e-4), "epochs": (5, 15)}),
     )
@@ -81,6 +82,27 @@ CLAIMS: dict[str, tuple[Refusing, tuple[Claim, ...]]] = {
                 ("ga", "npo"),
                 "lower",
                 0.0,
+            ),
+        ),
+    ),
+    "lunar": (
+        WORLD,
+        (
+            Claim(
+                "forgotten questions lose their answers and others keep them: its deviation is lower than those of gradient ascent and NPO",
+                "Shen et al. 2025, the tables of PISTOL and TOFU, deviation score",
+                DEVIATION,
+                ("ga", "npo"),
+                "lower",
+                5.0,
+            ),
+            Claim(
+                "more of the forgotten questions are answered with a refusal in the model's own words than after gradient ascent and NPO",
+                "Shen et al. 2025, the same tables, control score",
+                REFUSED,
+                ("ga", "npo"),
+                "higher",
+                0.2,
             ),
         ),
     ),
