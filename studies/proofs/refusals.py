@@ -56,10 +56,10 @@ TRAINED = {"batch_size": 18, "schedule": "constant", "warmup": 0}
 ARMS: dict[str, Arm] = {
     a.name: a
     for a in (
-        Arm("stamp", "stamp", {"share": 1.0, "layers": (0, 1, 2, 3)}, {"weight": (3.0, 10.0), "positions": ("last", "said")}),
+        Arm("stamp", "stamp", {"share": 1.0, "layers": (0, 1, 2, 3)}, {"weight": (1.0, 3.0), "positions": ("last", "said")}),
         Arm("lunar", "lunar", {}, {"layers": ((2,),), "c": (4.0, 6.0, 8.0, 12.0)}),
         Arm("ga", "ga", TRAINED, {"lr": (1e-4, 3e-4), "epochs": (5, 15)}),
-        Arm("npo", "npo", TRAINED, {"lr": (3e-4, 1e-3), "epochs": (5, 15)}),
+        Arm("npo", "npo", TRAINED, {"lr": (1e-3, 3e-3), "epochs": (5, 15)}),
     )
 }
 WORLD = Refusing()
