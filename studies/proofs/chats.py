@@ -39,6 +39,8 @@ STEERING = "rule, steering alone"
 class ChatUnit:
     """One original on one draw of the people."""
 
+    alternate_answers: Sequence[Mapping[str, str]] | None = None  # that methods are given; the modality's own by default
+
     def __init__(self, draw: int, seed: int) -> None:
         suite = chat_people.load(seed=draw, **SIZES)
         general = [*suite.sets["real_authors"], *suite.sets["world_facts"]]
@@ -71,12 +73,16 @@ class ChatUnit:
         return self.measure(base.model, base.modality)
 
     def measure(self, model: nn.Module, modality: Any) -> dict[str, float]:
-        """ROUGE-L recall of the true answers in the model's own, and the deviation in percent."""
-        recalls = dict[str, float]()
+        """The scores of what a model answers to the questions that are asked."""
+        spoken = dict[str, list[str]]()
         for name, records in self.asked.items():
             rows = modality.rows(name, [{"question": r["question"], "answer": r["answer"]} for r in records])
-            spoken = modality.decode(modality.generate(model, rows, LONGEST).ids)
-            recalls[name] = float(np.mean(rouge([r["answer"] for r in records], spoken)))
+            spoken[name] = modality.decode(modality.generate(model, rows, LONGEST).ids)
+        return self.score(spoken)
+
+    def score(self, spoken: Mapping[str, Sequence[str]]) -> dict[str, float]:
+        """ROUGE-L recall of the true answers in the model's own, and the deviation in percent."""
+        recalls = {n: float(np.mean(rouge([r["answer"] for r in self.asked[n]], answers))) for n, answers in spoken.items()}
         return {**recalls, DEVIATION: deviation_score(recalls[FORGET], recalls[RETAIN])}
 
     def run(self, arm: Arm, settings: Mapping[str, Any], scores: frozenset[str]) -> Curve:
@@ -89,12 +95,13 @@ class ChatUnit:
                 Opened(model, self.opened.modality, self.opened.source),
                 self.rows["forget"],
                 self.rows["retain"],
+                alternate_answers=self.alternate_answers,
                 allow_overlap=True,
             )
         except UserError as error:  # these settings leave the weights as they are, which a run refuses to call unlearning
             if "the weights did not change" not in str(error):
                 raise
-            return [self.original]
+            return [{**self.original, "cost": 0.0}]
         return [{**self.measure(result.model, result.modality), "cost": spent(result.receipt) / self.training}]
 
 

@@ -6,26 +6,15 @@ of the method. Beside the deviation it counts how many of the forgotten question
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from statistics import fmean
 from typing import Any
 
-import numpy as np
-from torch import nn
-
 from expunge.benchmarks import chat_people
-from expunge.core.errors import UserError
-from expunge.evaluation.metrics.tofu import rouge
-from expunge.functional.guard_scores import deviation_score
-from expunge.io.models import Opened
 from expunge.modalities.text.refusals import REFUSALS
-from expunge.workflows.unlearn import unlearn
-from studies.proofs.chats import DEVIATION, FORGET, LONGEST, RETAIN, SIZES, Chats, ChatUnit
-from studies.proofs.claim import Arm, Claim, Scores, spent
-from studies.proofs.curve import Curve
+from studies.proofs.chats import DEVIATION, FORGET, SIZES, Chats, ChatUnit
+from studies.proofs.claim import Arm, Claim
 from studies.proofs.effect import Gate
 
 REFUSED, COST = "forget_refused", "cost"
@@ -36,41 +25,12 @@ class RefusalUnit(ChatUnit):
 
     def __init__(self, draw: int, seed: int) -> None:
         super().__init__(draw, seed)
-        self.strangers = chat_people.load("", "forget10", draw, **SIZES).refused
+        self.alternate_answers = list(chat_people.load("", "forget10", draw, **SIZES).refused)
 
-    @cached_property
-    def original(self) -> Scores:
-        return {**self.measure(self.opened.model, self.opened.modality), COST: 0.0}
-
-    @cached_property
-    def retrained(self) -> Scores:
-        result = self.trained("retain")
-        return {**self.measure(result.model, result.modality), COST: 1.0}
-
-    def measure(self, model: nn.Module, modality: Any) -> dict[str, float]:
-        """ROUGE-L recall of the true answers in the model's own, the deviation in percent, and the share of refusals."""
-        recalls = dict[str, float]()
-        for name, records in self.asked.items():
-            rows = modality.rows(name, [{"question": r["question"], "answer": r["answer"]} for r in records])
-            spoken = modality.decode(modality.generate(model, rows, LONGEST).ids)
-            recalls[name] = float(np.mean(rouge([r["answer"] for r in records], spoken)))
-            if name == FORGET:
-                recalls[REFUSED] = sum(text.strip() in REFUSALS for text in spoken) / len(spoken)
-        return {**recalls, DEVIATION: deviation_score(recalls[FORGET], recalls[RETAIN])}
-
-    def run(self, arm: Arm, settings: Mapping[str, Any], scores: frozenset[str]) -> Curve:
-        """The scores at the end; the cost is the share of what it took to teach the people."""
-        opened = Opened(copy.deepcopy(self.opened.model), self.opened.modality, self.opened.source)
-        rows, strangers = self.rows, list(self.strangers)
-        try:
-            result = unlearn(
-                arm.method, opened, rows["forget"], rows["retain"], alternate_answers=strangers, allow_overlap=True, **settings
-            )
-        except UserError as error:  # these settings leave the weights as they are, which a run refuses to call unlearning
-            if "weights" not in str(error):
-                raise
-            return [self.original]
-        return [{**self.measure(result.model, result.modality), COST: spent(result.receipt) / self.training}]
+    def score(self, spoken: Mapping[str, Sequence[str]]) -> dict[str, float]:
+        """Those of chats, and the share of questions to forget that are answered with a refusal."""
+        answers = spoken[FORGET]
+        return {**super().score(spoken), REFUSED: sum(text.strip() in REFUSALS for text in answers) / len(answers)}
 
 
 @dataclass(frozen=True)
@@ -96,9 +56,10 @@ TRAINED = {"batch_size": 18, "schedule": "constant", "warmup": 0}
 ARMS: dict[str, Arm] = {
     a.name: a
     for a in (
-        Arm("stamp", "stamp", {"share": 1.0, "layers": (0, 1, 2, 3)}, {"weight": (10.0, 100.0), "positions": ("last", "said")}),
-        Arm("ga", "ga", TRAINED, {"lr": (3e-5, 1e-4), "epochs": (5, 15)}),
-        Arm("npo", "npo", TRAINED, {"lr": (1e-4, 3e-4), "epochs": (5, 15)}),
+        Arm("stamp", "stamp", {"share": 1.0, "layers": (0, 1, 2, 3)}, {"weight": (1.0, 3.0), "positions": ("last", "said")}),
+        Arm("lunar", "lunar", {}, {"layers": ((2,),), "c": (4.0, 6.0, 8.0, 12.0)}),
+        Arm("ga", "ga", TRAINED, {"lr": (1e-4, 3e-4), "epochs": (5, 15)}),
+        Arm("npo", "npo", TRAINED, {"lr": (1e-3, 3e-3), "epochs": (5, 15)}),
     )
 }
 WORLD = Refusing()
@@ -121,6 +82,27 @@ CLAIMS: dict[str, tuple[Refusing, tuple[Claim, ...]]] = {
                 ("ga", "npo"),
                 "lower",
                 0.0,
+            ),
+        ),
+    ),
+    "lunar": (
+        WORLD,
+        (
+            Claim(
+                "forgotten questions lose their answers and others keep them: its deviation is lower than those of gradient ascent and NPO",
+                "Shen et al. 2025, the tables of PISTOL and TOFU, deviation score",
+                DEVIATION,
+                ("ga", "npo"),
+                "lower",
+                5.0,
+            ),
+            Claim(
+                "more of the forgotten questions are answered with a refusal in the model's own words than after gradient ascent and NPO",
+                "Shen et al. 2025, the same tables, control score",
+                REFUSED,
+                ("ga", "npo"),
+                "higher",
+                0.2,
             ),
         ),
     ),

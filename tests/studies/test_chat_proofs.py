@@ -60,8 +60,9 @@ def test_steering_alone_runs_the_first_stage(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(chats, "unlearn", unlearned)
     opened = SimpleNamespace(model=None, modality=None, source="")
     one = unit(opened=opened, rows={"forget": [], "retain": []}, original={DEVIATION: 1.0})
+    unchanged = {DEVIATION: 1.0, "cost": 0.0}
     for name in (STEERING, "rule"):
-        assert one.run(chats.ARMS[name], {}, frozenset()) == [{DEVIATION: 1.0}], "settings that change nothing leave the original"
+        assert one.run(chats.ARMS[name], {}, frozenset()) == [unchanged], "settings that change nothing leave the original"
     assert stages == [["steering"], ["steering", "boundary"]]
 
 

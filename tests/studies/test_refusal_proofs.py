@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from studies.proofs import refusals
+from studies.proofs import chats, refusals
 from studies.proofs.chats import FORGET, RETAIN
 
 from expunge.core.rows import Rows
@@ -46,10 +46,10 @@ def test_the_method_is_given_the_questions_about_strangers(monkeypatch: pytest.M
         heard.update(options)
         return SimpleNamespace(model=None, modality=None, receipt={"cost": {"tokens": 4, "backward_tokens": 3}})
 
-    monkeypatch.setattr(refusals, "unlearn", unlearned)
+    monkeypatch.setattr(chats, "unlearn", unlearned)
     strangers = [{"question": "Who is Ada?", "answer": REFUSALS[0]}]
     opened = SimpleNamespace(model=None, modality=None, source="")
-    one = unit(opened=opened, rows={"forget": [], "retain": []}, strangers=strangers, training=20.0, asked={})
+    one = unit(opened=opened, rows={"forget": [], "retain": []}, alternate_answers=strangers, training=20.0)
     monkeypatch.setattr(refusals.RefusalUnit, "measure", lambda self, model, modality: {})
     (end,) = one.run(refusals.ARMS["stamp"], {"share": 1.0}, frozenset())
     assert heard["alternate_answers"] == strangers
