@@ -14,7 +14,7 @@ Cost: one forward of all questions; `choose replies` adds two forwards of the fo
 Differs: a common beginning of questions of both sets (start of sequence, header of the template) counts as to retain alone, while the
   authors give the same z two targets (`parity`); a block is chosen by probabilities of a refusal and of the true answer, while they compare
   generated texts; ridge pulls the matrix toward W, weight decay toward 0; where a norm follows the perceptron the shift passes through it
-Status: faithful
+Status: not shown
 """
 
 from collections.abc import Iterator, Mapping, Sequence

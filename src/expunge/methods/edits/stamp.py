@@ -15,7 +15,7 @@ Cost: one forward of the rows to forget, of some retain rows and of the refusals
 Differs: the paper is known to us by its description alone, so the equations are reconstructed: the matrix (the last of the perceptron), the
   tokens (the end of a forget or refused question, and all of a retain row), lambda, and the basis of STAMP-LR. The full form, which the
   description suggests, maps inputs outside the span of the given rows to 0; the default changes nothing there. The chat is left out
-Status: faithful
+Status: shown
 """
 
 from collections.abc import Mapping, Sequence
