@@ -73,7 +73,7 @@ def test_the_score_is_that_of_the_worst_group() -> None:
     near, far = np.zeros((4, 3)), np.full((4, 3), 9.0)
     measured.groups = {n: n for n in pools.GROUPS}  # type: ignore[misc]
     measured.targets = dict.fromkeys(pools.GROUPS, near)
-    measured.margins = lambda models, rows: far if rows == "retain" else near  # type: ignore[method-assign]
+    measured.margins = lambda models, rows: far if rows == "retain" else near  # type: ignore[method-assign, comparison-overlap]
     scores = measured.measure(None)  # type: ignore[arg-type]
     assert scores["forget"] == scores["test"] == 0
     assert scores[pools.WORST] == scores["retain"] == pytest.approx(np.log((1 + 1e-5) / 1e-5))
