@@ -15,7 +15,7 @@ Cost: a thousand trainings on half of the rows, in which small models take their
 Differs: ridge regression in closed form, where the authors tune a lasso; the optional pull to the old weights is left out; the pool trains
   by AdamW, as the method `retrain` does, where the paper trains its own networks by SGD. `lr` and `epochs` set both stages: match.lr and
   pool.lr set one. A pool with fewer models than rows underestimates the effects
-Status: faithful
+Status: undecided
 """
 
 from __future__ import annotations
