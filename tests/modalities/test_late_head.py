@@ -95,6 +95,13 @@ def test_no_more_logits_stand_at_a_time_than_allowed(modality: Text, rows: Rows,
     assert sum(counts) >= 2 * sum(map(len, rows["answer"]))  # there, and on the way back
 
 
+def test_other_scores_replace_a_late_head(modality: Text, rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    late(monkeypatch)
+    (output,) = outputs_of(modality, makers.model(), rows)
+    doubled = output.with_scores(2 * output.scores)
+    torch.testing.assert_close(doubled.loss.values, torch.nn.functional.cross_entropy(2 * output.scores, output.labels, reduction="none"))
+
+
 def test_small_logits_are_computed_at_once(modality: Text, rows: Rows) -> None:
     model = makers.model()
     with labels_seen_by(model.lm_head) as counts:

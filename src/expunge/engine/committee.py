@@ -114,7 +114,7 @@ class Voting(Decorated):
         hooked = {paths.get(n, n): tuple(_joined([o.hooked[n][side] for o in outputs]) for side in (0, 1)) for n in outputs[0].hooked}
         each = [o.scores for o in outputs]
         scores = majority(each) if self.answer == "majority" else mean_of_softmax(each, shares)
-        return cast(ModelOutput, replace(outputs[0], scores=scores, hooked=hooked))
+        return cast(ModelOutput, replace(outputs[0].with_scores(scores), hooked=hooked))
 
     def independent(self, model: nn.Module) -> bool:
         return all(self.inner.independent(member) for member in members_of(model))

@@ -24,7 +24,6 @@ Status: shown
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -244,7 +243,7 @@ class Restricted(guarding.StoredGuard):
                 for place, token in zip((logits.row == i).nonzero()[:, 0].tolist(), rows["answer"][i], strict=True):
                     penalty[place] = restriction.penalties(spoken, penalty.shape[1]).clamp_max(INFINITE).to(penalty)
                     spoken = restriction.after(spoken, token)
-            outputs[k] = replace(outputs[k], scores=outputs[k].scores - penalty)
+            outputs[k] = outputs[k].with_scores(outputs[k].scores - penalty)
         return outputs
 
     @property

@@ -19,7 +19,6 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +111,7 @@ class Filtered(guarding.StoredGuard):
         for i, rows in enumerate(groups):
             logits = outputs[i].logits
             blocked = torch.tensor(self.hits(rows, answers=True), dtype=torch.bool, device=logits.row.device)[logits.row]
-            outputs[i] = replace(outputs[i], scores=torch.where(blocked[:, None], torch.zeros_like(logits.values), logits.values))
+            outputs[i] = outputs[i].with_scores(torch.where(blocked[:, None], torch.zeros_like(logits.values), logits.values))
         return outputs
 
     def flags(self, model: nn.Module, rows: Rows) -> list[bool]:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +67,7 @@ class NoisyGuard(guarding.StoredGuard):
     ) -> list[ModelOutput]:
         """Outputs with blurred logits; what hooks see is the model's own."""
         outputs: list[Any] = [*self.unguarded.forward(model, groups, hook_points, patch, weights)]
-        return [replace(own, scores=own.scores * self.factors(rows, own)[:, None]) for rows, own in zip(groups, outputs, strict=True)]
+        return [own.with_scores(own.scores * self.factors(rows, own)[:, None]) for rows, own in zip(groups, outputs, strict=True)]
 
     def factors(self, rows: Rows, output: ModelOutput) -> Tensor:
         """What the logits at each label are multiplied by, (labels,): one number a row."""

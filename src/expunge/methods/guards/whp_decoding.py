@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -115,7 +114,7 @@ class GenericGuard(guarding.StoredGuard):
         outputs: list[Any] = [*self.unguarded.forward(model, groups, hook_points, patch, weights)]
         with torch.no_grad():
             others: list[Any] = [*self.unguarded.forward(self.reinforced(model), groups)]
-        return [replace(own, scores=self.combined(own.scores, other.scores)) for own, other in zip(outputs, others, strict=True)]
+        return [own.with_scores(self.combined(own.scores, other.scores)) for own, other in zip(outputs, others, strict=True)]
 
     def _beginnings(self, model: nn.Module, rows: Rows) -> PairedBeginnings:
         inner: Any = self.unguarded

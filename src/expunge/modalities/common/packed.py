@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,10 @@ class PackedOutput:
     def scores(self) -> Tensor:
         """Logits, (labels, classes)."""
         return self.states if self.head is None else self.head(self.states)
+
+    def with_scores(self, scores: Tensor) -> Self:
+        """The same output with other logits, (labels, classes)."""
+        return replace(self, states=scores, head=None, at_once=0)
 
     @property
     def logits(self) -> Packed:
