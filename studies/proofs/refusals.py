@@ -3,8 +3,8 @@
 The original was told of people and of strangers, about whom it says that it knows nothing; the questions about strangers are the reference
 of the method. Beside the deviation it counts how many of the forgotten questions are answered with a refusal.
 
-The grids were widened twice on the tuning draws, because the best settings stood at their ends, so that more settings were looked at than the
-files count: ten of STAMP, eight each of LUNAR and NPO, six of gradient ascent.
+The grids were widened twice on the tuning draws, because the best settings stood at their ends, so that more settings were looked at
+than the files count: ten of STAMP, eight each of LUNAR and NPO, six of gradient ascent.
 """
 
 from __future__ import annotations
