@@ -43,9 +43,19 @@ def test_the_rows_left_out_are_those_that_the_selector_leaves_out() -> None:
 
     unit = topics.CLAIMS[topics.METHOD][0].unit(100, 3)
     rows = unit.opened.modality.rows("forget", unit.requests[topics.METHOD])
-    assert len(rows) == 120
+    assert len(rows) == topics.ROWS
+    control = [*map(str, unit.requests[topics.CONTROL])]
+    assert len(set(control)) == topics.ROWS // 2
+    assert not set(control) & {str(r) for r in unit.requests[topics.METHOD]}
     view = RunView(loop.new_state(unit.opened.model, unit.opened.modality, Accelerator()), {"forget": rows})
     part = Coreset(fraction=topics.FRACTION, draw=unit.draw, repeat=False)
     kept = set(part.pick(view.sets, view)["forget"].ids)
     order = sorted(range(len(rows)), key=lambda i: seed_of(unit.draw, rows.ids[i]), reverse=True)
     assert kept == {rows.ids[i] for i in order[: len(kept)]}
+
+
+def test_the_control_is_what_the_harshest_setting_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    one: Any = object.__new__(topics.TopicUnit)
+    left = {(12, 3e-3): 0.8, (12, 1e-3): 0.6, (6, 3e-3): 0.7, (6, 1e-3): 0.9}
+    monkeypatch.setattr(one, "after", lambda request, epochs, lr, **_: {topics.LEFT_OUT: left[epochs, lr]}, raising=False)
+    assert one.unrelated == 0.6
