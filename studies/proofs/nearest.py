@@ -46,7 +46,8 @@ def suite_of(draw: int, digit: int) -> Suite:
 @cache
 def retrained_of(draw: int, digit: int, seed: int) -> nn.Module:
     """A network that was trained without a digit; the units of a draw share it."""
-    return trained(suite_of(draw, digit), "retain", seed).model
+    model: nn.Module = trained(suite_of(draw, digit), "retain", seed).model
+    return model
 
 
 def trained(suite: Suite, rows: str, seed: int) -> Any:
