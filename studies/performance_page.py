@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -75,7 +76,7 @@ def overview(records: Mapping[str, Record]) -> list[str]:
         section = SECTIONS[name]
         speedup = at(record, "speedup_over_reference")
         slower = DASH if speedup is None else f"{number(speedup, 2)} times as long"
-        anchor = section.title.lower().replace(" ", "-")
+        anchor = re.sub(r"[^\w -]", "", section.title.lower()).replace(" ", "-")
         ratio = number(at(record, "ratio_to_floor"), 2)
         rows.append([f"[{section.title}](#{anchor})", section.floor or DASH, ratio, section.reference or DASH, slower])
     return table(("benchmark", "floor", "ours / floor", "reference", "time of the reference"), rows)
