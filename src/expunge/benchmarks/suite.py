@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from expunge.core.errors import UserError
+from expunge.core.request import digest
+from expunge.core.suggest import did_you_mean
 from expunge.functional.brief import brief
 
 Record = Mapping[str, Any]
@@ -84,3 +87,26 @@ class Suite:
     def spec(self, name: str) -> SetSpec:
         """The spec of one of the sets."""
         return spec_of(name, self.specs)
+
+    def taught(self, names: Sequence[str]) -> Suite:
+        """The suite whose models learn these general sets, too, and keep them; so that a model that knows nothing has something to lose.
+
+        Raises:
+            UserError: for an unknown set, for one that is not general, and for one whose rows are trained on in any case.
+        """
+        general = [n for n in self.sets if self.spec(n).role == "general"]
+        for name in names:
+            if name not in general:
+                has = f"it has {', '.join(general)}" if general else "it has none"
+                raise UserError(f"{self.name} has no general set '{name}' to teach{did_you_mean(name, general)}; {has}")
+            if self._learned(self.sets[name]):
+                raise UserError(f"the models of {self.name} learn the set '{name}' in any case: do not ask to teach it")
+        rows = [row for name in names for row in self.sets[name]]
+        train = {use: rows_of if use == "forget" else [*rows_of, *rows] for use, rows_of in self.train.items()}
+        return replace(self, name=f"{self.name} +taught {', '.join(names)}", train=train) if names else self
+
+    def _learned(self, rows: Sequence[Record]) -> bool:
+        """Whether all these rows are in the training data, whatever else their columns hold."""
+        columns = self.train["full"][0].keys()
+        learned = {digest(dict(row)) for row in self.train["full"]}
+        return all(digest({c: row.get(c) for c in columns}) in learned for row in rows)

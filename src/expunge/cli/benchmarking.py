@@ -53,6 +53,10 @@ def bench(
             help="how a question becomes a prompt, with {prompt}; chat: the chat template, if there is one; default: as in the benchmark"
         ),
     ] = "",
+    teach: Annotated[
+        str,
+        typer.Option(help="general sets that the models learn, too, comma-separated; without, a small new model has no utility to lose"),
+    ] = "",
     limit: options.Limit = 400,
     variant: options.Variants = None,
     train_hyperparameters: Annotated[
@@ -121,6 +125,7 @@ def bench(
             "utility_tasks": utility_tasks,
             "variants": parsing.settings(variant),
             "prompt_format": prompt_format,
+            "teach": parsing.split_names(teach),
             **({"dtype": dtype} if dtype else {}),
         }
         return Sweep(suite, names, hyperparameters=hyperparameters, train=training, **sources, **others)

@@ -57,6 +57,7 @@ class Sweep:
     utility_tasks: str = ""  # a folder of tasks besides those of the harness
     attacks: tuple[str, ...] = ()  # on every model, with every seed; their hyperparameters as `quantize:bits`
     prompt_format: str = ""  # how a question becomes a prompt; '': as in the benchmark; CHAT: by the model's chat template
+    teach: tuple[str, ...] = ()  # general sets that the models learn, too
 
     @property
     def size(self) -> str:
@@ -92,13 +93,13 @@ class Sweep:
         """Load the suite.
 
         Raises:
-            UserError: for an unknown benchmark, split or size, and for holdout rows where the benchmark has its own.
+            UserError: for an unknown benchmark, split, size or set to teach, and for holdout rows where the benchmark has its own.
         """
         load = catalog.load(self.suite, "benchmarks").load
         options: dict[str, Any] = {**({"split": self.split} if self.split else {}), **({"holdout": self.holdout} if self.holdout else {})}
         if self.holdout and "holdout" not in inspect.signature(load).parameters:
             raise UserError(f"the benchmark {self.suite!r} has unseen rows of its own: leave --holdout out")
-        suite: Suite = load(self.data, seed=self.draw, **options, **self.sizes)
+        suite: Suite = load(self.data, seed=self.draw, **options, **self.sizes).taught(self.teach)
         own = {"": suite.prompt_format, CHAT: ""}
         return replace(
             suite, specs=with_variants(suite.specs, self.variants), prompt_format=own.get(self.prompt_format, self.prompt_format)
