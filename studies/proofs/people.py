@@ -14,9 +14,11 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
+from expunge.benchmarks.suite import Suite
 from expunge.core.errors import UserError
 from expunge.core.hyperparameters import override, part
 from expunge.core.parts import Objective, Stop
@@ -37,6 +39,7 @@ from studies.proofs.effect import Gate
 
 SIZE = "nano"  # knows the answers as a larger one does, in a third of the time; effects show at either size
 FORGETTING, RELEARNED, SAID = "forget_probability", "relearned_probability", "forget_rouge"
+RETAINED, NEIGHBOURS = "retain_probability", "neighbour_probability"
 WANTS = ObservationSpec(moments=False, gradient_norms=False, features=False)
 RELEARNING = {"steps": 40, "batch_size": 9, "lr": 3e-4}  # with a quarter of the rows
 
@@ -51,8 +54,8 @@ class PeopleUnit:
 
     def __init__(self, draw: int, seed: int, level: str = FORGETTING) -> None:
         self.level = level
-        self.suite = Sweep("people", (), model=SIZE, draw=draw).load_suite()
-        texts = texts_of([*self.suite.train["full"], *self.suite.sets["real_authors"], *self.suite.sets["world_facts"]])
+        self.suite = self.drawn(draw)
+        texts = texts_of([*self.suite.train["full"], *(r for n in ("real_authors", "world_facts") for r in self.suite.sets.get(n, ()))])
         options: dict[str, Any] = {"texts": texts, "prompt_format": self.suite.prompt_format, "seed": seed}
         results = [train(self.suite.train[rows], SIZE, **options) for rows in ("full", "retain")]
         self.models = [Opened(result.model, result.modality, str(result.folder)) for result in results]
@@ -60,6 +63,10 @@ class PeopleUnit:
         self.modality = self.models[0].modality
         self.sets = {name: self.modality.rows(name, self.suite.train[name]) for name in ("forget", "retain")}
         self.original_logp = self._retain_logp(self.models[0].model)
+
+    def drawn(self, draw: int) -> Suite:
+        """The people of a draw."""
+        return Sweep("people", (), model=SIZE, draw=draw).load_suite()
 
     @cached_property
     def original(self) -> Scores:
@@ -80,9 +87,12 @@ class PeopleUnit:
         audited = examine(model, self.modality, self.suite.sets, name="model", wants=WANTS)
         shown = {
             n: float(audited.scores[n]["value"])
-            for n in ("model_utility", FORGETTING, "forget_rouge", "retain_rouge", "extraction_strength")
+            for n in ("model_utility", FORGETTING, "forget_rouge", "retain_rouge", RETAINED, "extraction_strength")
         }
-        shown["retain_loss"] = float(-audited.observation.sets["retain"].kinds["answer"].mean_logp().mean())
+        observed = {n: o.kinds["answer"].mean_logp() for n, o in audited.observation.sets.items()}
+        shown["retain_loss"] = float(-observed["retain"].mean())
+        if NEIGHBOURS in scores:
+            shown[NEIGHBOURS] = float(np.exp(observed["neighbours"]).mean())
         if "retain_kl" in scores:
             now = self._retain_logp(model)
             shown["retain_kl"] = float(
@@ -122,7 +132,7 @@ class PeopleUnit:
                 Opened(model, self.modality, "original"),
                 rows["forget"],
                 rows["retain"],
-                holdout=self.suite.sets["holdout"],
+                holdout=self.suite.sets.get("holdout"),
                 alternate_answers=self.suite.alternate_answers,
                 allow_overlap=True,
             )
