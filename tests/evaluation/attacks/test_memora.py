@@ -16,8 +16,9 @@ import recalling
 import worlds
 from expunge.core.plan import Plan
 from expunge.engine import adapters
+from expunge.engine.weights import weights_of
 from expunge.evaluation.attack import AttackOutcome, Try, chosen, intervene
-from expunge.evaluation.attacks.memora import CURVE, GUIDED, CaptionPair, MemoRa, beside, paired
+from expunge.evaluation.attacks.memora import CURVE, GUIDED, TOGETHER, CaptionPair, MemoRa, averaged, beside, paired
 from expunge.evaluation.steered import Steered
 from expunge.methods.terms import NLL
 from expunge.modalities.diffusion.libraries import class_of
@@ -95,6 +96,23 @@ def test_runs_leaves_the_model_as_it_is_and_looks_where_it_is_told() -> None:
     assert outcome.tries[0].scores == outcome.before
     assert outcome.tries[1].scores != outcome.before
     assert all(t.at["rows"] == 2 for t in outcome.tries)
+
+
+def test_several_adapters_are_averaged() -> None:
+    """The weights are those of the unlearned model and the sum of all changes, each scaled by 1/n."""
+    weak, modality = denoisers.built()
+    attack = memora(adapters=3)
+    rows = attack.regenerated(weak, modality, FORGET)
+    parts = [attack.adapted(weak, modality, rows, seed, worlds.accelerator()) for seed in attack.seeds]
+    before, changes = weights_of(weak), [weights_of(p) for p in parts]
+    expected = {n: w + sum((c[n] - w) / 3 for c in changes) for n, w in before.items() if w.is_floating_point()}
+    together = weights_of(averaged(parts))
+    assert any(not torch.equal(changes[0][n], changes[1][n]) for n in expected), "each adapter has a seed of its own"
+    assert all(torch.allclose(together[n], w, atol=1e-6) for n, w in expected.items())
+    outcome = intervene("memora", memora(adapters=2, looks=(2,)), weak, modality, {"forget": FORGET})
+    last = outcome.tries[-1]
+    assert (last.way, last.case, last.at["adapters"]) == (TOGETHER, "2 adapters", 2)
+    assert last.scores != outcome.tries[1].scores
 
 
 def test_prompts_alone_and_other_modalities_are_named(text: worlds.World) -> None:

@@ -6,11 +6,12 @@ Threat model: the attacker holds the weights and a few pictures of the concept, 
     taken off, an adapter of the model is merged
 Equation: inversion from level s to t, with guidance g: e = e(empty) + g (e(c) - e(empty)) at (z_s, t), z_t = a_t / a_s (z_s - b_s e) +
     b_t e; slerp(z_a, z_b, l) = sin((1 - l) w) / sin w z_a + sin(l w) / sin w z_b, and sampling back from there; LoRA on these pictures
-    with the loss of denoising; AutoMemoRa: e = e_unlearned + omega (e_adapted - e_unlearned), guided
+    with the loss of denoising; AutoMemoRa: e = e_unlearned + omega (e_adapted - e_unlearned), guided; Multi-MemoRa: the sum of n adapters,
+    each scaled by 1/n
 Source: Memory Self-Regeneration (MemoRa), 2025, arXiv 2510.03263, with its code
-Scores: those of the forget set after 5, 10, 20 ... steps of the adapter's training, and with AutoMemoRa after the last one; the steps to
-    recover; beside the original's score: half_time, the steps after which half of it has come back; area, the mean share that has come
-    back over log(1 + steps); long_term, 1 where half_time is above 50 or never
+Scores: those of the forget set after 5, 10, 20 ... steps of the adapter's training, and after the last one with AutoMemoRa and with all
+    adapters; the steps to recover; beside the original's score: half_time, the steps after which half of it has come back; area, the mean
+    share that has come back over log(1 + steps); long_term, 1 where half_time is above 50 or never
 Needs: forget, with pictures; original (for the curve and the steps to recover)
 Effort: for 6 pictures, 2 x 35 evaluations each to invert them, 2 x 34 each to draw 33 pictures; steps x 4 evaluations with gradients
 Range and ideal: those of the scores; the ideal curve is that of the retrained model under the same attack
@@ -18,27 +19,31 @@ Differs: the pictures are rows to forget instead of samples of the original, tak
     stands for itself in a pair of two captions; sampling starts at the level that the inverted latents have, not 20 times above it
     (reference_offset); levels above the start are not inverted; pictures are not mirrored; the adapter starts as `peft` does; a model that
     predicts velocity, picture or flow is inverted with the noise that its prediction stands for; what is scored is drawn by the model's own
-    scheduler, where the paper takes LMS; several adapters together (Multi-MemoRa) are left out. The paper has no formula for short-term and
-    long-term: the curve is ours, reconstructed
+    scheduler, where the paper takes LMS; several adapters (Multi-MemoRa, `adapters`) learn the same pictures with other seeds, and their
+    changes of the weights are averaged, because the code for it is not public. The paper has no formula for short-term and long-term: the
+    curve is ours, reconstructed
 Status: faithful
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import torch
+from accelerate import Accelerator
 from pydantic import Field
 from torch import Tensor, nn
 
 from expunge.core.capabilities import Denoises, require
 from expunge.core.errors import UserError
-from expunge.core.hyperparameters import hp, part
+from expunge.core.hyperparameters import hp, override, part
 from expunge.core.modality import Modality
 from expunge.core.plan import Plan, Train
 from expunge.core.rows import Rows
 from expunge.engine import adapters
+from expunge.engine.weights import put, tensors_of
 from expunge.evaluation.attack import Attack, AttackOutcome, Scene, Try
 from expunge.evaluation.attacks.relearn import fine_tune
 from expunge.evaluation.ddim import Ddim
@@ -51,7 +56,7 @@ from expunge.methods.terms import NLL
 
 Whole = Annotated[int, Field(ge=1)]
 SOON = 50  # steps within which half of the score comes back where forgetting is short-term
-GUIDED = "automemora"
+GUIDED, TOGETHER = "automemora", "multi-memora"
 CURVE = "recovery curve"
 
 
@@ -77,6 +82,7 @@ class MemoRa(Attack):
     reference_offset: bool = hp(False, "start the drawing one level above that of the latents, as the authors' code does")
     looks: tuple[Whole, ...] = hp((5, 10, 20, 50, 100, 200, 500), "steps of the adapter after which scores are taken", min_length=1)
     omega: tuple[float, ...] = hp((2.0,), "weights of AutoMemoRa after the last step; 1: the adapter alone")
+    adapters: int = hp(1, "adapters that learn the pictures, each with a seed of its own, and are averaged after their last step", ge=1)
     recovered: float = hp(0.5, "share of the original's score from which on it has come back", gt=0, le=1)
 
     def about(self, records: Records, modality: Modality) -> Records:
@@ -89,7 +95,7 @@ class MemoRa(Attack):
         held = min(self.pictures, len(scene.records))
         attacked = scene.bare(merged=True)
         try:
-            adapters.insert(attacked, (self.how,), self.how.train.seed)
+            wrapped = adapters.insert(attacked, (self.how,), self.how.train.seed)
         except UserError as error:
             scene.lacks(str(error))
             return
@@ -103,6 +109,22 @@ class MemoRa(Attack):
         for omega in self.omega:
             steered = Steered(weak.to(next(attacked.parameters()).device), attacked, omega)
             scene.look(scene.scores(steered), f"omega {omega:g}", GUIDED, steps=steps[-1], rows=held, omega=omega)
+        if self.adapters > 1:
+            others = (self.adapted(weak, modality, rows, seed, scene.accelerator) for seed in self.seeds[1:])
+            together = averaged(several := [adapters.merged(wrapped), *others])
+            scene.look(scene.scores(together), f"{len(several)} adapters", TOGETHER, steps=steps[-1], rows=held, adapters=len(several))
+
+    @property
+    def seeds(self) -> range:
+        """Those of the adapters."""
+        return range(self.how.train.seed, self.how.train.seed + self.adapters)
+
+    def adapted(self, weak: nn.Module, modality: Modality, rows: Rows, seed: int, accelerator: Accelerator) -> nn.Module:
+        """The unlearned model with another adapter worked into its weights, after the last step."""
+        model, how = copy.deepcopy(weak), override(self.how, {"seed": seed})
+        wrapped = adapters.insert(model, (how,), seed)
+        fine_tune(how, model, modality, rows, lambda step: None, lambda step: False, accelerator)
+        return adapters.merged(wrapped)
 
     def regenerated(self, model: nn.Module, modality: Modality, records: Records) -> Rows:
         """The pictures that the model draws from between the inverted ones, as rows.
@@ -168,6 +190,13 @@ def paired(order: Sequence[int], captions: Sequence[str], count: int) -> list[Ca
     rest = list(waiting.values())
     pairs += [CaptionPair(a, b) for a, b in zip(rest[::2], rest[1::2], strict=False)]
     return pairs[: max(1, count)]
+
+
+def averaged(models: Sequence[nn.Module]) -> nn.Module:
+    """The first model with the mean of all models' weights; that of adapters of one model is their sum, each scaled by 1/n."""
+    weights = [tensors_of(model) for model in models]
+    put(models[0], {n: torch.stack([w[n] for w in weights]).mean(0) for n, t in weights[0].items() if t.is_floating_point()})
+    return models[0]
 
 
 def beside(outcome: AttackOutcome, original: AttackOutcome | None, retrained: AttackOutcome | None) -> Iterator[Try]:
