@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ import torch
 from torch import Tensor
 
 import denoisers
+import squares
 import worlds
 from cases import expunge
 from expunge.core.errors import UserError
 from expunge.core.hyperparameters import hyperparameters_of
+from expunge.core.rows import Rows
 from expunge.engine import loop
 from expunge.engine.context import RunView
 from expunge.engine.weights import weights_of
@@ -84,6 +87,30 @@ def test_a_step_is_the_same_for_every_positive_weight(weight: float, same: bool)
     sizes = torch.cat([d.flatten() for d in ends[0].values()]).abs()
     assert torch.allclose(sizes[sizes > 0], torch.tensor(1e-3), rtol=1e-2)
     assert same or not any(d.any() for d in ends[1].values()), "weight 0 moves nothing"
+
+
+def linear_rows(name: str, items: Sequence[tuple[str, Tensor, float]]) -> Rows:
+    """Rows of a linear model, with captions."""
+    captions = [c for c, _, _ in items]
+    ids = tuple(f"{c} {k}" for k, c in enumerate(captions))
+    return Rows(
+        name, ids, {"caption": captions, "x": [x[None] for _, x, _ in items], "y": [torch.tensor([y]).double() for _, _, y in items]}
+    )
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_prompts_beside_what_is_kept_are_the_worst(seed: int) -> None:
+    """On one shared linear layer, two prompts that lie nearly parallel to an anchor, which stays, can hardly be forgotten."""
+    axes = torch.eye(4, dtype=torch.double)
+    near = {f"near {k}": axes[3] + 0.1 * axes[j] for k, j in enumerate((0, 2))}
+    prompts = {"alone 0": axes[0], "alone 1": axes[1], **near}
+    known = [(caption, x, float(x.sum())) for caption, x in prompts.items()]  # the weights that know all are ones
+    anchor = [("anchor", axes[3], 1.0 + shift) for shift in (0.7, -0.7)] * 20  # never learned by heart, so never the worst
+    sets = {"forget": linear_rows("forget", known[:2]), "retain": linear_rows("retain", [*known[2:], *anchor])}
+    part = WorstCasePrompts(lower="graddiff", inner=20, inner_lr=0.02, outer=5)
+    run = loop.new_state(squares.Linear(torch.full((4,), 0.9)), squares.SquaresModality(), worlds.accelerator(), seed)
+    chosen = part.pick(sets, RunView(run, sets).at("select0", part))
+    assert sorted(chosen["forget"]["caption"]) == ["near 0", "near 1"]
 
 
 def test_the_method_below_takes_its_hyperparameters() -> None:
