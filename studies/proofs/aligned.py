@@ -54,8 +54,10 @@ class Aligned:
 
 WORLD = Aligned()
 ARMS: dict[str, Arm] = {  # eight settings each
-    METHOD: arm(METHOD, batch_size=40, grid={"lr": (1e-4, 3e-4), "alignment": ("product", "cosine"), "temperature": (1.0, 3.0)}),
-    ALIKE: arm(METHOD, ALIKE, batch_size=40, grid={"lr": (5e-5, 1e-4, 1.5e-4, 2e-4, 3e-4, 5e-4, 1e-3, 3e-3)}, temperature=1e9),
+    METHOD: arm(
+        METHOD, batch_size=40, epochs=120, grid={"lr": (1.5e-4, 3e-4), "alignment": ("product", "cosine"), "temperature": (1.0, 3.0)}
+    ),
+    ALIKE: arm(METHOD, ALIKE, batch_size=40, epochs=120, grid={"lr": (5e-5, 1e-4, 1.5e-4, 2e-4, 3e-4, 5e-4, 1e-3, 3e-3)}, temperature=1e9),
 }
 
 
