@@ -33,8 +33,8 @@ FRACTION = 0.05  # eight of them
 LEFT_OUT, KEPT = "left_out_known", "retain_known"
 METHOD, WHOLE, CONTROL = "coreset", "the whole set", "control"
 TOGETHER = {"batch_size": 32, "schedule": "constant", "warmup": 0}
-# Of equals tuning takes the first, which has most time to repair what is kept. Six epochs are too few for it: the control was then forgotten,
-# too, on the draws for tuning and in a first report, which was invalid for that reason.
+# Of equals tuning takes the first, which has most time to repair what is kept. Six epochs are too few for it: the control was then
+# forgotten, too, on the draws for tuning and in a first report, which was invalid for that reason.
 GRID = {"epochs": (18, 12), "lr": (3e-3, 1e-3)}
 
 
