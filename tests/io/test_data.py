@@ -129,6 +129,16 @@ def test_a_missing_file_suggests_similar_names(tmp_path: Path) -> None:
         read("")
 
 
+def test_several_files_at_once_are_named(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("a.jsonl", "b.jsonl")]
+    for file in files:
+        file.write_text('{"question": "Who?", "answer": "Nobody."}\n')
+    with pytest.raises(NoSuchData, match=r"b\.jsonl are 2 files, where rows come from one"):
+        read(",".join(map(str, files)))
+    with pytest.raises(NoSuchData, match="does not exist"):
+        read(f"{files[0]},{tmp_path / 'c.jsonl'}")
+
+
 def test_a_path_relative_to_a_known_folder_is_never_looked_for_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "rows").mkdir()
     put(tmp_path / "rows", "forget.jsonl", "{}")

@@ -127,6 +127,9 @@ def _missing(path: Path) -> str:
     folder = path.parent
     if re.match(r"\w{2,}:/", str(path)):
         return f"{path} is an address: download the file, and give its path"
+    several = str(path).split(",")
+    if len(several) > 1 and all(Path(name.strip()).expanduser().is_file() for name in several):
+        return f"{path} are {len(several)} files, where rows come from one: write them into one file"
     if not folder.is_dir():
         return f"{path} does not exist, nor does its folder"
     return f"{path} does not exist{hub.near(path)}"
