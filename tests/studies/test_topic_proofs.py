@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from types import SimpleNamespace
 from typing import Any
 
@@ -56,6 +57,6 @@ def test_the_rows_left_out_are_those_that_the_selector_leaves_out() -> None:
 
 def test_the_control_is_what_the_harshest_setting_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     one: Any = object.__new__(topics.TopicUnit)
-    left = {(12, 3e-3): 0.8, (12, 1e-3): 0.6, (6, 3e-3): 0.7, (6, 1e-3): 0.9}
+    left = dict(zip(product(*topics.GRID.values()), (0.8, 0.6, 0.7, 0.9), strict=True))
     monkeypatch.setattr(one, "after", lambda request, epochs, lr, **_: {topics.LEFT_OUT: left[epochs, lr]}, raising=False)
     assert one.unrelated == 0.6
