@@ -1,7 +1,7 @@
 """The world of suspects: a small classifier was trained on half of some images, and attacks tell that half from the other one.
 
-Shadow models are few, as for an attacker with little time. The score of an attack is the area under its curve, of the images that the model
-was trained on against as many others; an attack that needs no shadow model has none.
+Shadow models are few, as for an attacker with little time; LiRA, which fits each image, has sixteen beside the loss. The score of an attack is
+the area under its curve, of the images that the model was trained on against as many others; an attack that needs no shadow model has none.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from studies.proofs.curve import Curve
 from studies.proofs.effect import Gate
 
 SIZE = "resnet-nano"
-EACH, SHADOWS = 200, 4  # images of each kind; shadow models, half of which saw an image
+EACH, SHADOWS, MANY = 200, 4, 16  # images of each kind; shadow models, half of which saw an image
 TRAINED = {"epochs": 15, "lr": 3e-3, "batch_size": 32, "warmup": 0, "weight_decay": 0.0}
 AUC = "auc"
 LOSS, LIRA = "loss, without shadow models", "lira with as many shadow models"
@@ -100,6 +100,7 @@ class Suspects:
 ARMS: dict[str, Arm] = {
     "rmia": Arm("rmia", "rmia", {"shadows": SHADOWS}),
     LIRA: Arm(LIRA, "lira", {"shadows": SHADOWS}),
+    "lira": Arm("lira", "lira", {"shadows": MANY}),
     "qmia": Arm("qmia", "qmia"),
     LOSS: Arm(LOSS, "mia_classifier"),
 }
@@ -113,6 +114,19 @@ CLAIMS: dict[str, tuple[Suspects, tuple[Claim, ...]]] = {
                 "Zarifzadeh et al. 2024, the table of attacks with one and two reference models",
                 AUC,
                 (LOSS, LIRA),
+                "higher",
+                0.02,
+            ),
+        ),
+    ),
+    "lira": (
+        WORLD,
+        (
+            Claim(
+                "with sixteen shadow models, eight without each image, it tells members better than the loss does",
+                "Carlini et al. 2022, the table beside attacks with one threshold for all",
+                AUC,
+                (LOSS,),
                 "higher",
                 0.02,
             ),
