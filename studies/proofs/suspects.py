@@ -1,6 +1,6 @@
 """The world of suspects: a small classifier was trained on half of some images, and attacks tell that half from the other one.
 
-Shadow models are few, as for an attacker with little time; LiRA, which fits each image, has sixteen beside the loss. The score of an attack is
+Shadow models are few, as for an attacker with little time; LiRA, which fits each image, has sixteen. The score of an attack is
 the area under its curve, of the images that the model was trained on against as many others; an attack that needs no shadow model has none.
 """
 
