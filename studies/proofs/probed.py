@@ -89,6 +89,11 @@ PROBES: dict[str, Probe] = {
     "chameleon": Probe(number("absolute_drop", "forget")),
     "proximal_surrogate": Probe(overestimate, compares=True),
     "backdoor": Probe(number("excess", "sweep"), beside=("retain",)),
+    "reformat": Probe(most(FORGETTING), {}, FORGETTING),
+    "paraphrase": Probe(most(FORGETTING), {}, FORGETTING),
+    "calibrated": Probe(most(FORGETTING), {}, FORGETTING, beside=("retain", "holdout")),
+    "relearn_grid": Probe(most(FORGETTING), {"k": (4,), "n": (40,), "source": ("forget",), "lr": 3e-4}, FORGETTING),
+    "semantic_information": Probe(number("pdi", "mixture"), beside=("retain",)),
     "knowledge_holes": Probe(number("grade", "adjacent"), {"steps": 0, "terms": 2, "limit": 24}, before=True),
 }
 
@@ -198,7 +203,8 @@ def called(name: str, model: str) -> str:
     return f"{name} on the {model} model"
 
 
-MODELS = {"chameleon": ("original", "retrained"), "backdoor": ("planted", "forgotten"), "prune": ("original",)}
+KNEW = ("original", "retrained")
+MODELS = {"chameleon": KNEW, "semantic_information": KNEW, "backdoor": ("planted", "forgotten"), "prune": ("original",)}
 ARMS: dict[str, Arm] = {a.name: a for name in PROBES for a in arms_of(name, *MODELS.get(name, ("forgotten", "retrained")))}
 ARMS[UNPRUNED] = Arm(UNPRUNED, "npo", ARMS["prune"].fixed)
 WORLD = ProbedPeople()
