@@ -103,10 +103,23 @@ class Members:
         return [*gates, Gate("a model that did not read the stories helps to tell them: an area of at least 0.6", known, known >= 0.6)]
 
 
-NAMES = {"ez_mia": "ez_mia", "wbc": "wbc", "dataset_inference": "document_mia", **{n: n for n in SINGLES}}
+NAMES = {"mia": "mia_reference", "ez_mia": "ez_mia", "wbc": "wbc", "dataset_inference": "document_mia", **{n: n for n in SINGLES}}
 ARMS: dict[str, Arm] = {name: Arm(name, name, {"score": score}) for name, score in NAMES.items()}
 WORLD = Members()
 CLAIMS: dict[str, tuple[Members, tuple[Claim, ...]]] = {
+    "mia": (
+        WORLD,
+        (
+            Claim(
+                "the loss beside a reference model tells members better than the loss, its share of zlib bytes and Min-K% alone",
+                "Carlini et al. 2021, the table of memorized samples by perplexity alone, zlib and smaller models",
+                AUC,
+                ("mia_loss", "mia_zlib", "mia_min_k"),
+                "higher",
+                0.02,
+            ),
+        ),
+    ),
     "ez_mia": (
         WORLD,
         (
