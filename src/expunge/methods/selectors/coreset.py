@@ -14,7 +14,7 @@ Cost: once, random: nothing; moderate, min_k: a forward of the forget rows; gran
 Differs: all sizes get the same number of steps, while the authors choose the epochs for each size; gradients for grand are NPO's without a
   retain term, whatever method follows; clusters and k are assumptions; keywords are found by their frequency (`keywords`), while the
   authors ask a language model. A method of several stages scores the rows again in each stage; random draws stay the same
-Status: faithful
+Status: case invalid
 """
 
 import math
