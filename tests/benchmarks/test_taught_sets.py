@@ -22,7 +22,7 @@ SUITE = Suite(
 
 
 def test_original_and_retrained_learn_the_set_and_methods_keep_it() -> None:
-    taught = SUITE.taught(["capitals"])
+    taught = SUITE.taught(["capitals", "capitals"])
     assert taught.train == {
         "full": rows("a", "b", "x", "y"),
         "forget": rows("a"),

@@ -94,7 +94,7 @@ class Suite:
         Raises:
             UserError: for an unknown set, for one that is not general, and for one whose rows are trained on in any case.
         """
-        general = [n for n in self.sets if self.spec(n).role == "general"]
+        names, general = tuple(dict.fromkeys(names)), [n for n in self.sets if self.spec(n).role == "general"]
         for name in names:
             if name not in general:
                 has = f"it has {', '.join(general)}" if general else "it has none"
