@@ -27,6 +27,10 @@ COLUMNS = {  # the meaning of a column, and its scores in order of preference
     "cost": (COST,),
 }
 QUALITY = {"forget_accuracy": "h_lr", "forget_rouge": "worst_attack"}  # the score that the plot shows instead of forget_quality
+NO_UTILITY = (
+    "Beyond its training rows the original of this board knows no more than random weights: their utilities are not told apart. "
+    "So utility is left out, and what a method keeps is said by retention alone."
+)
 HEAD = "<!-- Made by `make docs` from results/; run the commands below to make these again. -->\n"
 
 
@@ -40,9 +44,17 @@ class Board:
     entries: Sequence[Entry]
 
     @property
+    def has_utility(self) -> bool:
+        """Whether the original's utility is told from that of random weights, where both are known."""
+        of_role = {e.role: s.interval for e in self.entries for n in COLUMNS["utility"] if (s := e.scores.get(n)) and s.interval}
+        ours, blank = (of_role.get(role, (None, None)) for role in ("original", "random"))
+        return ours[0] is None or blank[1] is None or ours[0] > blank[1]
+
+    @property
     def columns(self) -> list[str]:
-        """The first known score of each column."""
+        """The first known score of each column; utility only where there is some."""
         known = {n for e in self.entries for n, s in e.scores.items() if s.value is not None}
+        known -= set() if self.has_utility else set(COLUMNS["utility"])
         return [score for scores in COLUMNS.values() if (score := next((n for n in scores if n in known), ""))]
 
     @property
@@ -55,6 +67,7 @@ class Board:
             command="\n".join(self.commands),
             main=list(dict.fromkeys([quality, *self.columns])),
             quality=quality,
+            utility=next((n for n in (*COLUMNS["utility"], *COLUMNS["retention"]) if n in self.columns), ""),
         )
 
 
@@ -107,6 +120,7 @@ def pages(results: Path) -> dict[str, str]:
         methods = [g for g in groups(board.entries) if g.role == "method"]
         lines += [f"## {board.title}", ""]
         lines += [f"{len(methods)} methods beside the controls. [Table that sorts, and plot](leaderboards/{board.name}.html).", ""]
+        lines += [] if board.has_utility else [NO_UTILITY, ""]
         lines += [markdown(board.entries, board.columns), "```sh", *board.commands, "```", ""]
     if all_boards:
         lines += [*_legend(), ""]

@@ -69,5 +69,22 @@ def test_pages(tmp_path: Path) -> None:
     assert leaderboard.pages(tmp_path) == pages
 
 
+@pytest.mark.parametrize(("low", "stands"), [(0.0, False), (0.3, True)])
+def test_utility_stands_only_where_the_original_has_some(low: float, stands: bool, tmp_path: Path) -> None:
+    commit(tmp_path, "one", ["npo"])
+    file = tmp_path / "one" / "bench.json"
+    run = json.loads(file.read_text())
+    blank = entry("random weights", "random", 0.0)
+    for e, interval in ((run["entries"][0], [low, 0.5]), (blank, [0.0, 0.0]), (run["entries"][-1], [0.1, 0.2])):
+        e["scores"]["model_utility"] = {"value": sum(interval) / 2, "interval": interval, "direction": "higher"}
+    file.write_text(json.dumps({**run, "entries": [*run["entries"], blank]}))
+    (board,) = leaderboard.boards(tmp_path)
+    page = leaderboard.pages(tmp_path)["leaderboard.md"]
+    assert board.has_utility == stands
+    assert board.report_data.utility == ("model_utility" if stands else ""), "the plot has what is left of the rest on its x axis"
+    assert ("| model_utility ↑ |" in page) == stands
+    assert (leaderboard.NO_UTILITY in page) != stands
+
+
 def test_without_runs_the_page_says_so(tmp_path: Path) -> None:
     assert "No benchmark run is committed yet." in leaderboard.pages(tmp_path)["leaderboard.md"]
