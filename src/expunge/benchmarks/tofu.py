@@ -12,8 +12,9 @@ Status: faithful; tests check row counts and overlaps of the data; the published
 Non-members: holdout01/05/10 were added later, and many copies lack them. No other row of TOFU can replace them, since the original model is
 trained on all 4,000. `holdout="carve"` is the honest way without them: it removes the last retained authors, as many rows as are to be
 forgotten, from all training rows. The original and the retrained model must then both be trained on the rows of the suite, and their scores
-must not be compared with the scores of published checkpoints. A small model knows no real author and no fact about the world, so that it has
-no utility to lose; `--teach real_authors,world_facts` lets original and retrained model learn them beside the rest. Refusals are in our own wording, because TOFU's list is not in its data set.
+must not be compared with the scores of published checkpoints. A small model knows no real author and no fact about the world, so that it
+has no utility to lose; `--teach real_authors,world_facts` lets original and retrained model learn them beside the rest. Refusals are in our
+own wording, because TOFU's list is not in its data set.
 """
 
 from __future__ import annotations
