@@ -12,7 +12,7 @@ Needs: forget, retain; a model that ends in a linear layer; the reference's dist
 Cost: one forward and backward of forget and retain rows, and one reference forward of the forget rows a step
 Differs: written from the paper without its code; tau, the number of directions and the training settings are inferred; a language model's
   classes are its tokens, at each label
-Status: faithful
+Status: not shown
 """
 
 import torch
