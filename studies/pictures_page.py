@@ -2,48 +2,39 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from statistics import fmean
-from typing import Any
 
 from expunge.report.markdown import table
 from studies.proofs.effect import Effect, effect_of
+from studies.seed_pages import Record, cell, counted, records_of, renewed, score_table
 
 RESULTS = "results/pictures"
 PAGE = "diffusion.md"
-BEGIN, END = "<!-- Made by `make docs` from results/pictures/ -->", "<!-- end -->"
 SCORES = {"ua": "UA", "ira": "IRA", "cra": "CRA", "kept_drawn": "kept", "frechet": "Fréchet", "seconds": "seconds"}  # score -> head
 ATTACKS = {
     "memora": "MemoRa: an adapter learns what the model itself rebuilt from six pictures of the stamp",
     "finetune_benign": "fine-tuning on fifty retained pictures that have least in common with the stamp",
 }
-Record = Mapping[str, Any]
 
 
 def pages(root: Path) -> dict[str, str]:
     """The page with its section renewed; nothing where it has no place for it. root: the checkout."""
-    file = root / "docs" / PAGE
-    text = file.read_text(encoding="utf-8") if file.exists() else ""
-    if BEGIN not in text or END not in text:
-        return {}
-    head, rest = text.split(BEGIN, 1)
-    return {PAGE: "\n".join([head + BEGIN, "", *section(root / RESULTS), "", END]) + rest.split(END, 1)[1]}
+    return renewed(root, PAGE, RESULTS, section)
 
 
 def section(folder: Path) -> list[str]:
     """Tables, claims and pictures, and what was measured. folder: with a file for each seed."""
-    records: list[Record] = [json.loads(f.read_text(encoding="utf-8")) for f in sorted(folder.glob("seed*.json"))]
+    records = records_of(folder)
     if not records:
         return ["Not measured yet: `python -m studies.pictures`."]
-    about, seeds = records[0], f"{len(records)} seed{'' if len(records) == 1 else 's'}"
+    about, seeds = records[0], counted(records)
     lines = [
         f"Scenes of {about['model']}, `{about['split']}`, {seeds}: what models draw after a method; means, and the smallest and largest "
         "value. UA: share of pictures for prompts with the stamp that lack it; IRA: share of those without it that lack it; CRA: share "
         "that show object, style and color that was asked for; kept: the same with the stamp, for prompts without it.",
         "",
-        *table(("model", *SCORES.values()), [_row(records, name) for name in _names(records, "scores")]),
+        *score_table(records, SCORES, {"seconds": ".0f"}),
         "",
     ]
     if (folder / f"seed{about['seed']}.png").exists():
@@ -65,22 +56,6 @@ def section(folder: Path) -> list[str]:
     ]
 
 
-def _names(records: Sequence[Record], key: str) -> list[str]:
-    return list(dict.fromkeys(name for r in records for name in r[key]))
-
-
-def _row(records: Sequence[Record], name: str) -> list[str]:
-    return [name, *(_cell([float(r["scores"][name][s]) for r in records if s in r["scores"].get(name, {})], s) for s in SCORES)]
-
-
-def _cell(values: Sequence[float], score: str) -> str:
-    if not values:
-        return "-"
-    form = ".0f" if score == "seconds" else ".2f"
-    low, high = format(min(values), form), format(max(values), form)
-    return format(fmean(values), form) + (f" ({low} to {high})" if low != high else "")
-
-
 def _curves(records: Sequence[Record], attack: str) -> list[str]:
     """A table with a line for each model, and a column for each number of steps."""
     of_seeds = [r["attacks"].get(attack, {}) for r in records]
@@ -89,7 +64,7 @@ def _curves(records: Sequence[Record], attack: str) -> list[str]:
     if not names:
         return []
     at = [{n: {int(s): v for s, v in of[n]["curve"]} for n in of} for of in of_seeds]
-    rows = [[n, *(_cell([of[n][s] for of in at if s in of.get(n, {})], attack) for s in steps)] for n in names]
+    rows = [[n, *(cell([of[n][s] for of in at if s in of.get(n, {})]) for s in steps)] for n in names]
     return table(("model", *(str(s) for s in steps)), rows)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from studies import faces_page
+from studies import faces_page, seed_pages
 
 
 def written(root: Path, seed: int, share: float) -> None:
@@ -19,7 +19,7 @@ def written(root: Path, seed: int, share: float) -> None:
 def test_means_and_ranges_of_the_seeds_stand_in_the_tables(tmp_path: Path) -> None:
     page = tmp_path / "docs" / faces_page.PAGE
     page.parent.mkdir()
-    page.write_text(f"before\n\n{faces_page.BEGIN}\nold\n{faces_page.END}\n\nafter\n", encoding="utf-8")
+    page.write_text(f"before\n\n{seed_pages.begin(faces_page.RESULTS)}\nold\n{seed_pages.END}\n\nafter\n", encoding="utf-8")
     assert "Not measured yet" in faces_page.pages(tmp_path)[faces_page.PAGE]
     for seed, share in ((0, 0.5), (1, 1.0)):
         written(tmp_path, seed, share)

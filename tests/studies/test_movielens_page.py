@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from studies import movielens_page
+from studies import movielens_page, seed_pages
 
 
 def write(root: Path, seed: int, recall: float) -> None:
@@ -21,7 +21,7 @@ def test_means_and_ranges_of_two_seeds(tmp_path: Path) -> None:
         write(tmp_path, seed, recall)
     (tmp_path / "docs").mkdir()
     page = tmp_path / "docs" / movielens_page.PAGE
-    page.write_text(f"before\n\n{movielens_page.BEGIN}\nold\n{movielens_page.END}\n\nafter\n", encoding="utf-8")
+    page.write_text(f"before\n\n{seed_pages.begin(movielens_page.RESULTS)}\nold\n{seed_pages.END}\n\nafter\n", encoding="utf-8")
     text = movielens_page.pages(tmp_path)[movielens_page.PAGE]
     assert "| original | 0.300 (0.200 to 0.400) | - | - | - | - | 0.000 |" in text
     assert "| mmrecun | 0.250 | - | - | - | - | 0.500 |" in text

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from studies import pictures_page
+from studies import pictures_page, seed_pages
 
 
 def written(root: Path, seed: int, ua: float, area: float) -> None:
@@ -30,7 +30,7 @@ def written(root: Path, seed: int, ua: float, area: float) -> None:
 def test_the_section_holds_means_curves_and_claims(tmp_path: Path) -> None:
     page = tmp_path / "docs" / pictures_page.PAGE
     page.parent.mkdir()
-    page.write_text(f"before\n\n{pictures_page.BEGIN}\nold\n{pictures_page.END}\n\nafter\n", encoding="utf-8")
+    page.write_text(f"before\n\n{seed_pages.begin(pictures_page.RESULTS)}\nold\n{seed_pages.END}\n\nafter\n", encoding="utf-8")
     assert "Not measured yet" in pictures_page.pages(tmp_path)[pictures_page.PAGE]
     for seed, ua, area in ((0, 0.5, 0.4), (1, 1.0, 0.5), (2, 0.75, 0.6)):
         written(tmp_path, seed, ua, area)
