@@ -96,9 +96,11 @@ def accepted(name: str, draws: int) -> dict[str, Any]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("names", nargs="*", choices=[*LOADERS, []], metavar="NAME", help="worlds; all where none is named")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"worlds: {', '.join(LOADERS)}; all where none is named")
     parser.add_argument("--draws", type=int, default=1)
     options = parser.parse_args()
+    if unknown := next((n for n in options.names if n not in LOADERS), ""):
+        parser.error(f"there is no world '{unknown}'; there are {', '.join(LOADERS)}")
     for world in options.names or LOADERS:
         record = accepted(world, options.draws)
         receipt.write(RESULTS / f"{world}.json", record)
