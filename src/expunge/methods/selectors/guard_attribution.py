@@ -13,7 +13,7 @@ Differs: weights and their form are inferred, because the authors' code and abso
   temperatures in units of a's spread; another base loss averages as it does without weights (over labels or rows), and `batch_mean true`
   makes the default one average over all labels of a batch; the attribution uses the true answers, even where refusals are trained. A method
   of several stages computes the weights again in each stage
-Status: faithful
+Status: not shown
 """
 
 from dataclasses import replace
