@@ -9,7 +9,7 @@ Needs: forget, retain; a language model whose head is a linear layer
 Range and ideal: the loss of a model that never saw the rows, after the same calibration
 Differs: a step draws `batch_size` rows of each set with replacement; AdamW without weight decay, which the sheet leaves open; a loss is the
     mean over batches of the mean over their tokens, on the rows of the audit: `--attacked-set` adds rows that no model was trained on
-Status: faithful
+Status: not shown
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ Range and ideal: those of the scores; the ideal is the retrained model's under t
 Differs: one procedure for all methods of erasure, without the changes that the paper makes for those that act while sampling; as many
     vectors as the concept has tokens, where the paper learns one; captions are those of the pictures instead of templates. Without
     `concept`, its words are those that all captions to forget share and fewest retained captions have
-Status: faithful
+Status: shown
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ Differs: the pictures are rows to forget instead of samples of the original, tak
     scheduler, where the paper takes LMS; several adapters (Multi-MemoRa, `adapters`) learn the same pictures with other seeds, and their
     changes of the weights are averaged, because the code for it is not public. The paper has no formula for short-term and long-term: the
     curve is ours, reconstructed
-Status: faithful
+Status: shown
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ Scores: mia_loss, mia_zlib, mia_reference, mia_gradnorm, mia_min_k, mia_min_k_pl
 Needs: forget, holdout; retrained (for mia_reference), gradnorm (for mia_gradnorm), mean and std (for mia_min_k_plus_plus)
 Range and ideal: AUC 0 to 1, ideal as the retrained model, about 0.5 where holdout is drawn like forget; privleak from -100, ideal 0
 Differs: the last label is left out only where it is the end of the sequence; holdout items that stand in the forget set are refused
-Status: faithful
+Status: shown
 """
 
 from __future__ import annotations

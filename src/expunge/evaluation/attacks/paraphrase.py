@@ -7,7 +7,7 @@ Scores: those of the true answers, teacher-forced after the other question; rows
 Needs: forget, with a column `paraphrased_question`, a text or a list (the fictitious people and the perturbed sets of TOFU have it)
 Range and ideal: those of the scores; the ideal is the retrained model's, asked in the same words
 Differs: rows without a paraphrase are left out, before the attack as well as after it; nothing is paraphrased here
-Status: faithful
+Status: not shown
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ Scores: those of the true answers, teacher-forced, for each format; the worst ca
 Needs: forget, with questions
 Range and ideal: those of the scores; the ideal is the retrained model's, asked in the same format
 Differs: of rows that are chats, only the question itself changes, since the template is the format around it
-Status: faithful
+Status: undecided
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ Needs: forget; retain (for neighbour and unrelated rows); original (for the step
 Range and ideal: those of the scores; the ideal is the retrained model's under the same attack
 Differs: steps of one batch on the same k rows instead of samples and epochs; rows are alike by their column `by` where all have one, else
     by their words (tf-idf) or pixels; the rate does not warm up. Scores count the rows that the attacker holds, too
-Status: faithful
+Status: shown
 """
 
 from __future__ import annotations

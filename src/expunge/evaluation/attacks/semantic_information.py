@@ -10,7 +10,7 @@ Needs: forget, with questions; retain, with questions (for the mixture); origina
 Range and ideal: those of the metric information; the ideal is the retrained model's
 Differs: foils are the retained questions nearest in words to the own one. Samples are drawn at temperature 1, without truncation, from the
     first `facts` rows. Intervals are of the bootstrap over rows. A name is the longest run of words with capitals in the question
-Status: faithful
+Status: shown
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ Cost: one pass of the text encoder over the captions, and one solution of a line
 Differs: with a `concept`, every forget caption that contains it is erased besides the concept alone, each beside the same caption with the
   guide in its place, from the last token of the concept on; the authors erase the listed prompts, from their last token on, which is the
   same for a prompt that is the concept. `states last` is the authors' present code: one vector for each prompt
-Status: faithful
+Status: shown
 """
 
 from __future__ import annotations
