@@ -426,7 +426,8 @@ def _missed(records: Mapping[str, Record]) -> Iterator[str]:
         )
     swept = at(records, "sweeps", "parts") or {}
     yield from _beyond("a sweep, relative to its trainings and evaluations", at(swept, "ratios", "sharing"), swept.get("must"))
-    if (faster := at(swept, "cluster", "speedup")) and faster < (least := at(swept, "cluster", "must")):
+    faster, least = (at(swept, "cluster", n) for n in ("speedup", "must"))
+    if faster and least and faster < least:
         yield f"**Missed**: two workers of a cluster are {number(faster, 2)} times as fast as one; the limit is {number(least, 2)}."
     grown = at(records, "scale", "parts", "memory against rows") or {}
     yield from _beyond(
