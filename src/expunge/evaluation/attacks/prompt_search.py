@@ -15,7 +15,7 @@ Range and ideal: those of the scores; the ideal is the retrained model's under t
 Differs: one choice of words for all prompts to forget, where the paper searches for each; noise and times are drawn in each step instead of
     50 times in order with 40 steps each; the target is what the model was trained to predict. A success is counted over pictures: the share
     before the attack is not joined to it, as in the ASR of the paper, but stands beside it
-Status: faithful
+Status: shown
 """
 
 from __future__ import annotations

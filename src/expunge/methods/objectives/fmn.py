@@ -9,7 +9,7 @@ Needs: forget (pictures with captions); a text encoder
 Cost: one forward and backward of the forget rows a step, with the attention of each layer in plain form beside the fast one
 Differs: the norm is of each row, where the authors' batches have one; the words themselves are the concept, without textual inversion
   before; the first end token is marked alone, also where more of them fill the caption up
-Status: faithful
+Status: shown
 """
 
 from __future__ import annotations

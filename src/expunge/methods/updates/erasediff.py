@@ -13,7 +13,7 @@ Differs: the K inner steps are not run: their end enters as a constant, in the p
   rule of the paper is written as BOME has it, which the code names as its source. The code for Stable Diffusion has a fixed weight of 0.1
   and that for CIFAR-10 the cosine. Forget rows aim at another caption, as in the code for Stable Diffusion, and not at uniform noise, as
   in that for CIFAR-10; batches of both sets are passed over alike
-Status: faithful
+Status: shown
 """
 
 from dataclasses import replace
