@@ -11,7 +11,7 @@ Differs: pixels and small encoders in place of a VAE and Phi-2; no exponential m
   keep, and AdamW with its usual second beta; no patch embedding in the encoder of the condition, which nothing reads for a single picture;
   3-D rotary positions are left out. The share of masked tokens is drawn once for a step, also where a step has several sets of rows. Which
   of the released variants is the one of the paper is reconstructed from names of configurations: a gate of keys and values for each head
-Status: faithful
+Status: shown
 """
 
 from __future__ import annotations
