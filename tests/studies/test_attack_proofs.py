@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from studies.proofs import asked, counts, members, probed, registry, suspects, unseen
+from studies.proofs import counts, members, people_attacks, probed, registry, suspects, unseen
 
 from expunge.evaluation.attack import AttackOutcome, Try
 
@@ -29,7 +29,7 @@ def test_a_number_beside_the_scores_is_read_of_its_way() -> None:
 
 def test_every_claim_has_its_arms_and_reads_a_known_probe() -> None:
     proofs = registry.proofs()
-    for module in (probed, asked, counts, members, suspects, unseen):
+    for module in (probed, people_attacks, counts, members, suspects, unseen):
         for name, (_, claims) in module.CLAIMS.items():
             rivals = {r for c in claims for r in c.rivals} - {"original", "retrained"}
             assert {name, *rivals} <= set(module.ARMS)
